@@ -1,0 +1,97 @@
+package wxtoken
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Kind says what sort of token a Key names.
+type Kind string
+
+// The kinds of token that wxtoken keeps.
+const (
+	KindComponent    Kind = "component"      // component_access_token of a third-party platform
+	KindAuthorizer   Kind = "authorizer"     // authorizer_access_token of one account under one component
+	KindJSAPITicket  Kind = "jsapi_ticket"   // ticket for the JS-SDK of one authorizer
+	KindWxCardTicket Kind = "wx_card_ticket" // ticket for the card API of one authorizer
+)
+
+// maxAppIDLen bounds an appid, in bytes. WeChat's own are 18 long.
+const maxAppIDLen = 64
+
+// Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line.
+// The zero Key names nothing.
+type Key struct {
+	Kind       Kind
+	Component  string // component_appid
+	Authorizer string // authorizer_appid; empty for KindComponent
+}
+
+// ComponentKey returns the key of a component's own access token.
+func ComponentKey(component string) Key {
+	return Key{Kind: KindComponent, Component: component}
+}
+
+// AuthorizerKey returns the key of the access token of authorizer under component.
+func AuthorizerKey(component, authorizer string) Key {
+	return Key{Kind: KindAuthorizer, Component: component, Authorizer: authorizer}
+}
+
+// ParseKey reads a key as String writes it. It returns an error that wraps ErrBadKey
+// when the kind is unknown, a part is missing, or an appid is not an appid.
+func ParseKey(s string) (Key, error) {
+	parts := strings.Split(s, ".")
+	key := Key{Kind: Kind(parts[0])}
+	switch {
+	case key.Kind == KindComponent && len(parts) == 2:
+		key.Component = parts[1]
+	case (key.Kind == KindAuthorizer || key.Kind == KindJSAPITicket || key.Kind == KindWxCardTicket) && len(parts) == 3:
+		key.Component, key.Authorizer = parts[1], parts[2]
+	default:
+		return Key{}, fmt.Errorf("%w: %q: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>", ErrBadKey, clip(s))
+	}
+	if !ValidAppID(key.Component) || key.Kind != KindComponent && !ValidAppID(key.Authorizer) {
+		return Key{}, fmt.Errorf("%w: %q: an appid is 1 to %d of A-Z a-z 0-9 _ -", ErrBadKey, clip(s), maxAppIDLen)
+	}
+	return key, nil
+}
+
+// String returns the key as it stands in the bucket and at the end of subjects,
+// for instance "authorizer.wx1234567890abcdef.wxfedcba0987654321".
+func (k Key) String() string {
+	if k.Kind == KindComponent {
+		return string(k.Kind) + "." + k.Component
+	}
+	return string(k.Kind) + "." + k.Component + "." + k.Authorizer
+}
+
+// MarshalText returns String.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText is ParseKey.
+func (k *Key) UnmarshalText(text []byte) (err error) {
+	*k, err = ParseKey(string(text))
+	return err
+}
+
+// ValidAppID reports whether s can stand as an appid in a key: it never carries
+// a character that means something in a subject.
+func ValidAppID(s string) bool {
+	if s == "" || len(s) > maxAppIDLen {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// clip keeps a foreign text short enough for an error message.
+func clip(s string) string {
+	if len(s) > 2*maxAppIDLen {
+		return s[:2*maxAppIDLen] + "..."
+	}
+	return s
+}

@@ -1,0 +1,100 @@
+package wxtoken
+
+import (
+	"encoding/json"
+	"maps"
+	"time"
+)
+
+// State is the one-word truth about a key.
+type State string
+
+// The states of a key. They stand in Status.State.
+const (
+	StateActive             State = "active"              // the token is good and will be renewed in time
+	StateRenewingFailed     State = "renewing_failed"     // the last renewal failed; it is being tried again
+	StateNeedsAuthorization State = "needs_authorization" // the merchant has to authorize again
+	StateRevoked            State = "revoked"             // the merchant cancelled the authorization
+	StateWaitingForTicket   State = "waiting_for_ticket"  // the component has no usable component_verify_ticket
+	StateOperator           State = "operator"            // a person must act: secret wrong, IP not on the whitelist, quota gone
+)
+
+// Status is what wxtoken knows about a key beside its token: the value in the bucket "status"
+// and the payload of status.updated.<key>. It never holds a secret.
+type Status struct {
+	Key              Key         `json:"key"`
+	State            State       `json:"state"`
+	Conditions       []Condition `json:"conditions"`
+	Authorizer       *Authorizer `json:"authorizer,omitempty"`
+	TicketReceivedAt *time.Time  `json:"ticket_received_at,omitempty"` // component only
+	LastError        *LastError  `json:"last_error,omitempty"`
+	Failures         int         `json:"failures"` // renewals that failed since the last good one
+	ReauthorizeURL   string      `json:"reauthorize_url,omitempty"`
+}
+
+// Condition is one aspect of a key and since when it holds.
+type Condition struct {
+	Type    string    `json:"type"`
+	Status  string    `json:"status"` // "True" or "False"
+	Reason  string    `json:"reason"`
+	Message string    `json:"message,omitempty"`
+	Since   time.Time `json:"since"`
+}
+
+// LastError is the last refusal or failure that concerned the key.
+type LastError struct {
+	Code    int       `json:"code"` // WeChat's errcode; 0 when WeChat gave none
+	Message string    `json:"message"`
+	RID     string    `json:"rid,omitempty"` // WeChat's request id, good for seven days
+	At      time.Time `json:"at"`
+}
+
+// Authorizer is what is known about the account behind an authorizer key. Its JSON is one flat
+// object: WeChat's own profile fields by their own names (nick_name, principal_name, ...; from
+// authorizer_info of api_get_authorizer_info) beside func_info, authorized_at and ref.
+type Authorizer struct {
+	Profile      map[string]json.RawMessage
+	FuncInfo     []int      // ids of the permission sets granted
+	AuthorizedAt *time.Time // nil when not known
+	Ref          string     // the caller's own id for this authorization
+}
+
+// authorizerRecord holds the fields of an Authorizer that are ours.
+type authorizerRecord struct {
+	FuncInfo     []int      `json:"func_info,omitempty"`
+	AuthorizedAt *time.Time `json:"authorized_at,omitempty"`
+	Ref          string     `json:"ref,omitempty"`
+}
+
+// MarshalJSON writes the flat object.
+func (a Authorizer) MarshalJSON() ([]byte, error) {
+	ours, err := json.Marshal(authorizerRecord{FuncInfo: a.FuncInfo, AuthorizedAt: a.AuthorizedAt, Ref: a.Ref})
+	if err != nil {
+		return nil, err
+	}
+	flat := maps.Clone(a.Profile)
+	if flat == nil {
+		flat = map[string]json.RawMessage{}
+	}
+	if err := json.Unmarshal(ours, &flat); err != nil {
+		return nil, err
+	}
+	return json.Marshal(flat)
+}
+
+// UnmarshalJSON reads the flat object; what is not ours is profile.
+func (a *Authorizer) UnmarshalJSON(data []byte) error {
+	var ours authorizerRecord
+	if err := json.Unmarshal(data, &ours); err != nil {
+		return err
+	}
+	var flat map[string]json.RawMessage
+	if err := json.Unmarshal(data, &flat); err != nil {
+		return err
+	}
+	for _, name := range []string{"func_info", "authorized_at", "ref"} {
+		delete(flat, name)
+	}
+	*a = Authorizer{Profile: flat, FuncInfo: ours.FuncInfo, AuthorizedAt: ours.AuthorizedAt, Ref: ours.Ref}
+	return nil
+}
