@@ -1,2 +1,166 @@
 // Package natsd runs a NATS server with JetStream inside this process: for cmd/wxtoken and for tests.
+//
+// The server keeps its streams below one directory and holds a lock on it for as long as it runs,
+// because two servers on one directory start without a word and then write over each other.
 package natsd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+)
+
+// ErrLocked is returned by Start when another server, in this or in another process, uses the directory.
+var ErrLocked = errors.New("in use by another server")
+
+// lockName is the file in StoreDir that carries the lock. It stays behind, empty and unlocked:
+// removing it would let two servers lock two files of one name.
+const lockName = "natsd.lock"
+
+// readyPoll is how long one look at the server waits for it to be ready.
+const readyPoll = 50 * time.Millisecond
+
+// Config says how a Server runs. Only StoreDir must be set.
+type Config struct {
+	StoreDir   string         // directory of the streams; made, readable by its owner alone, if it is not there
+	Addr       string         // host:port to listen on, port 0 for any; empty: no listener, Connect alone reaches the server
+	MaxStore   int64          // bytes that the streams may fill; 0: three quarters of what they hold plus what the disk has free
+	SyncAlways bool           // flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of acked messages
+	Bubble     bool           // for testing/synctest: no system account, whose timers belong to the world outside; no advisories either
+	Log        zerolog.Logger // the server's own lines go here as role=nats
+}
+
+// Server is a running NATS server.
+type Server struct {
+	nats  *server.Server
+	lock  *os.File
+	close sync.Once
+}
+
+// Start starts a server and returns when it takes connections and its streams are loaded.
+// It returns an error that wraps ErrLocked when another server uses cfg.StoreDir, and the
+// server's own words when it can't start, for instance because the address is taken.
+// When ctx ends before the server is ready, Start stops it and returns the reason.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	opts, err := options(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of the NATS server: %w", err)
+	}
+	lock, err := lockDir(cfg.StoreDir)
+	if err != nil {
+		return nil, err
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up the NATS server in %s: %w", cfg.StoreDir, err), lock.Close())
+	}
+	log := &logger{log: cfg.Log.With().Str("role", "nats").Logger(), fatal: make(chan string, 1)}
+	srv.SetLoggerV2(log, false, false, false) // its traces would show payloads
+	s := &Server{nats: srv, lock: lock}
+	go srv.Start()
+	for {
+		select {
+		case text := <-log.fatal:
+			s.Close()
+			return nil, fmt.Errorf("start the NATS server on %q in %s: %s", cfg.Addr, cfg.StoreDir, text)
+		case <-ctx.Done():
+			s.Close()
+			return nil, fmt.Errorf("wait for the NATS server in %s: %w", cfg.StoreDir, context.Cause(ctx))
+		default:
+			if srv.ReadyForConnections(readyPoll) {
+				return s, nil
+			}
+		}
+	}
+}
+
+// options puts cfg into the server's own words.
+func options(cfg Config) (*server.Options, error) {
+	if cfg.StoreDir == "" {
+		return nil, errors.New("start the NATS server: no store directory")
+	}
+	opts := &server.Options{
+		JetStream: true, StoreDir: cfg.StoreDir, JetStreamMaxStore: cfg.MaxStore, SyncAlways: cfg.SyncAlways,
+		NoSystemAccount: cfg.Bubble,
+		NoSigs:          true, // signals are for main
+		DontListen:      cfg.Addr == "", DisableJetStreamBanner: true,
+	}
+	if opts.DontListen {
+		return opts, nil
+	}
+	host, port, err := net.SplitHostPort(cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen address of the NATS server %q: want host:port: %w", cfg.Addr, err)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("listen address of the NATS server %q: want host:port with a port from 0 to 65535", cfg.Addr)
+	}
+	opts.Host, opts.Port = host, int(number)
+	if number == 0 {
+		opts.Port = server.RANDOM_PORT
+	}
+	return opts, nil
+}
+
+// lockDir takes the lock on dir, or returns an error that wraps ErrLocked.
+func lockDir(dir string) (*os.File, error) {
+	name := filepath.Join(dir, lockName)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the directory of the NATS server: %w", err)
+	}
+	busy, err := tryLock(f)
+	switch {
+	case busy:
+		err = fmt.Errorf("directory %s is %w: stop that one, or choose another directory", dir, ErrLocked)
+	case err != nil:
+		err = fmt.Errorf("lock the directory of the NATS server: %s: %w", name, err)
+	default:
+		return f, nil
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
+// Connect returns a connection to the server that does not leave the process.
+func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s)}, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the NATS server in this process: %w", err)
+	}
+	return nc, nil
+}
+
+// InProcessConn makes a Server a nats.InProcessConnProvider.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
+
+// ClientURL returns the URL that clients elsewhere connect to, or "" when the server does not listen.
+func (s *Server) ClientURL() string {
+	if s.nats.Addr() == nil {
+		return ""
+	}
+	return s.nats.ClientURL()
+}
+
+// Close stops the server, waits until its streams are closed, and gives the directory free.
+// Connections that are still open see it as a lost server. It may be called more than once.
+func (s *Server) Close() {
+	s.close.Do(func() {
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+		_ = s.lock.Close() // the lock goes with the descriptor, and nothing was written
+	})
+}

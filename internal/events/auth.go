@@ -1,0 +1,58 @@
+package events
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Auth is the payload of every event on AUTH.
+type Auth struct {
+	Kind       string    `json:"kind"`
+	Component  string    `json:"component"`
+	CreateTime time.Time `json:"create_time"` // WeChat's CreateTime; for a callback when it came in
+	ReceivedAt time.Time `json:"received_at"`
+
+	Authorizer    string     `json:"authorizer,omitempty"`
+	Ticket        string     `json:"ticket,omitempty"`
+	Code          string     `json:"code,omitempty"`
+	CodeExpiresAt *time.Time `json:"code_expires_at,omitempty"`
+	PreAuthCode   string     `json:"pre_auth_code,omitempty"`
+	Connect       string     `json:"connect,omitempty"` // id of the authorization attempt; callback only
+}
+
+// Type is the event's ce-type.
+func (a Auth) Type() string { return "wechat.auth." + a.Kind }
+
+// Event returns the event that carries a. id is the digest of the push, source its path.
+func (a Auth) Event(id, source string) (Event, error) {
+	data, err := json.Marshal(a)
+	if err != nil {
+		return Event{}, fmt.Errorf("encode event %s: %w", a.Kind, err)
+	}
+	return Event{
+		Subject: AuthSubject(a.Component, a.Kind), ID: id, Source: source, Type: a.Type(), About: a.Authorizer,
+		Time: a.CreateTime, ContentType: "application/json", Data: data,
+	}, nil
+}
+
+// ParseAuth reads the payload of an event on AUTH. The error never shows the payload.
+func ParseAuth(data []byte) (Auth, error) {
+	var a Auth
+	if err := json.Unmarshal(data, &a); err != nil {
+		return Auth{}, errors.New("read event: not the JSON of an AUTH event")
+	}
+	var missing []string
+	if a.Kind == "" {
+		missing = append(missing, "kind")
+	}
+	if a.Component == "" {
+		missing = append(missing, "component")
+	}
+	if missing != nil {
+		return Auth{}, fmt.Errorf("read event: %s is missing", strings.Join(missing, " and "))
+	}
+	return a, nil
+}

@@ -1,0 +1,265 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+const (
+	// ackWait is how long a message may go without a heartbeat before the server gives it to
+	// somebody else. It bounds how long the death of a refresher delays a renewal.
+	ackWait = 4 * time.Second
+	// heartbeat is how often a handler at work says so.
+	heartbeat = time.Second
+	// pullWait is how long one pull waits for messages.
+	pullWait = 30 * time.Second
+	// pullHeartbeat finds out that the server forgot a pull.
+	pullHeartbeat = 5 * time.Second
+	// plainDelay is the wait after an error that is not a verb, and after a pull that failed.
+	plainDelay = time.Second
+)
+
+// Msg is one delivery of a message.
+type Msg struct {
+	Subject  string
+	Data     []byte
+	Sequence uint64 // in the stream
+	// Redelivered tells that this message was handed out before. Whoever had it gave it back,
+	// or has not been heard of for a while.
+	Redelivered bool
+}
+
+// Handler deals with one message and answers with an error verb.
+type Handler func(ctx context.Context, m Msg) error
+
+type laterError struct {
+	after time.Duration
+	err   error
+}
+
+func (e *laterError) Error() string { return e.err.Error() }
+func (e *laterError) Unwrap() error { return e.err }
+
+// Later gives the message back: it comes again after the given time. err says why.
+func Later(after time.Duration, err error) error { return &laterError{after: after, err: err} }
+
+type neverError struct{ err error }
+
+func (e *neverError) Error() string { return e.err.Error() }
+func (e *neverError) Unwrap() error { return e.err }
+
+// Never ends the message: it can't be processed, now or later. A copy with the reason goes to DEAD.
+func Never(err error) error { return &neverError{err: err} }
+
+// Consumer feeds the messages of one durable consumer to a handler.
+type Consumer struct {
+	JS          jetstream.JetStream
+	Stream      string
+	Durable     string
+	Filter      string
+	Concurrency int // messages at work at the same time
+	Log         zerolog.Logger
+	Panicked    func() // called when a handler panicked; may be nil
+}
+
+// Run handles messages until ctx ends, then waits for the handlers that are at work; they
+// get a context that goes on. It survives a server that is away and a consumer that was deleted.
+func (c Consumer) Run(ctx context.Context, handle Handler) {
+	var working sync.WaitGroup
+	defer working.Wait()
+	free := make(chan struct{}, c.Concurrency)
+	for range c.Concurrency {
+		free <- struct{}{}
+	}
+	var cons jetstream.Consumer
+	for ctx.Err() == nil {
+		var err error
+		if cons == nil {
+			if cons, err = c.consumer(ctx); err != nil {
+				c.trouble(ctx, err)
+				cons = nil
+				continue
+			}
+		}
+		if err := c.pull(ctx, cons, free, &working, handle); err != nil {
+			c.trouble(ctx, err)
+			cons = nil // it may have been deleted: look again
+		}
+	}
+}
+
+// pull takes as many messages as there are free hands, so that none waits here while another
+// refresher has time for it.
+func (c Consumer) pull(ctx context.Context, cons jetstream.Consumer, free chan struct{}, working *sync.WaitGroup, handle Handler) error {
+	hands := 0
+	select {
+	case <-free:
+		hands++
+	case <-ctx.Done():
+		return nil
+	}
+	for more := true; more; {
+		select {
+		case <-free:
+			hands++
+		default:
+			more = false
+		}
+	}
+	defer func() {
+		for range hands {
+			free <- struct{}{}
+		}
+	}()
+	pullCtx, cancel := context.WithTimeout(ctx, pullWait)
+	defer cancel()
+	batch, err := cons.Fetch(hands, jetstream.FetchContext(pullCtx), jetstream.FetchHeartbeat(pullHeartbeat))
+	if err != nil {
+		return fmt.Errorf("pull from %s: %w", c.Durable, err)
+	}
+	for m := range batch.Messages() {
+		hands--
+		working.Go(func() {
+			defer func() { free <- struct{}{} }()
+			c.deliver(context.WithoutCancel(ctx), m, handle)
+		})
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("pull from %s: %w", c.Durable, err)
+	}
+	return nil
+}
+
+func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, pullHeartbeat)
+	defer cancel()
+	cons, err := c.JS.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
+		Durable:       c.Durable,
+		FilterSubject: c.Filter,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1, // a consumer that gave up on a message would only say so in an advisory
+		MaxAckPending: -1, // messages that wait out a delay count too, and must not hold up the others
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create or update consumer %s: %w", c.Durable, err)
+	}
+	return cons, nil
+}
+
+func (c Consumer) trouble(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	c.Log.Warn().Err(err).Dur("delay", plainDelay).Msg("pull failed")
+	select {
+	case <-ctx.Done():
+	case <-time.After(plainDelay):
+	}
+}
+
+// deliver hands one message to the handler, keeps the server informed meanwhile, and turns the
+// handler's verb into ack, nak or term.
+func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle Handler) {
+	meta, err := m.Metadata()
+	if err != nil {
+		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message not understood")
+		return
+	}
+	done := make(chan struct{})
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		t := time.NewTicker(heartbeat)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				_ = m.InProgress() // if it can't be sent, the message comes again
+			case <-done:
+				return
+			}
+		}
+	})
+	returned := false
+	defer func() {
+		close(done)
+		beating.Wait()
+		if !returned {
+			return // the goroutine is being ended: say nothing, the message comes again
+		}
+		c.answer(ctx, m, err)
+	}()
+	err = c.guarded(ctx, Msg{
+		Subject: m.Subject(), Data: m.Data(), Sequence: meta.Sequence.Stream, Redelivered: meta.NumDelivered > 1,
+	}, handle)
+	returned = true
+}
+
+// guarded turns a panic of the handler into an error: one bad message must not stop the others.
+func (c Consumer) guarded(ctx context.Context, m Msg, handle Handler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if c.Panicked != nil {
+				c.Panicked()
+			}
+			c.Log.Error().Str("subject", m.Subject).Bytes("stack", debug.Stack()).Msg("handler panicked")
+			err = Later(plainDelay*10, errors.New("handle message: the handler panicked"))
+		}
+	}()
+	return handle(ctx, m)
+}
+
+func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
+	var later *laterError
+	var never *neverError
+	switch {
+	case err == nil:
+		err = m.Ack()
+	case errors.As(err, &never):
+		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message given up")
+		if err = c.bury(ctx, m, never); err != nil {
+			err = errors.Join(err, m.NakWithDelay(plainDelay))
+		} else {
+			err = m.TermWithReason("copied to DEAD")
+		}
+	case errors.As(err, &later):
+		c.Log.Debug().Err(err).Str("subject", m.Subject()).Dur("delay", later.after).Msg("message put off")
+		err = m.NakWithDelay(max(later.after, time.Millisecond))
+	default:
+		c.Log.Warn().Err(err).Str("subject", m.Subject()).Dur("delay", plainDelay).Msg("message put off")
+		err = m.NakWithDelay(plainDelay)
+	}
+	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		c.Log.Warn().Err(err).Str("subject", m.Subject()).Msg("message not answered")
+	}
+}
+
+// headerReason says on DEAD why a message lies there.
+const headerReason = "Wxtoken-Reason"
+
+// bury copies a message that can't be processed to DEAD.
+func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
+	ctx, cancel := context.WithTimeout(ctx, pullHeartbeat)
+	defer cancel()
+	dead := nats.NewMsg(prefixDead + m.Subject())
+	for name, values := range m.Headers() {
+		if !strings.HasPrefix(name, "Nats-") { // those told the server what to do with the original
+			dead.Header[name] = values
+		}
+	}
+	dead.Header.Set(headerReason, why.Error())
+	dead.Data = m.Data()
+	if _, err := c.JS.PublishMsg(ctx, dead); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", m.Subject(), StreamDead, err)
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Event is one message on AUTH or MESSAGES. Its attributes travel as CloudEvents 1.0 headers
+// (NATS protocol binding, binary mode).
+type Event struct {
+	Subject     string    // NATS subject
+	ID          string    // ce-id and Nats-Msg-Id: the same push has the same id, however often WeChat repeats it
+	Source      string    // ce-source: the path on which it came in, without a query
+	Type        string    // ce-type: WeChat's own word for it
+	About       string    // ce-subject: the appid that it is about
+	Time        time.Time // ce-time: WeChat's CreateTime
+	ContentType string
+	Data        []byte
+}
+
+// CloudEvents headers in NATS binary mode.
+const (
+	headerSpecVersion = "ce-specversion"
+	headerID          = "ce-id"
+	headerSource      = "ce-source"
+	headerType        = "ce-type"
+	headerSubject     = "ce-subject"
+	headerTime        = "ce-time"
+	headerContentType = "Content-Type"
+)
+
+func (e Event) msg() *nats.Msg {
+	m := nats.NewMsg(e.Subject)
+	m.Data = e.Data
+	m.Header = nats.Header{
+		headerSpecVersion:     {"1.0"},
+		headerID:              {e.ID},
+		headerSource:          {e.Source},
+		headerType:            {e.Type},
+		headerTime:            {e.Time.UTC().Format(time.RFC3339)},
+		headerContentType:     {e.ContentType},
+		jetstream.MsgIDHeader: {e.ID},
+	}
+	if e.About != "" {
+		m.Header[headerSubject] = []string{e.About}
+	}
+	return m
+}
+
+// Publish stores the event and returns when the server has acked it. duplicate is true when
+// an event with the same id lay there already.
+func Publish(ctx context.Context, js jetstream.JetStream, e Event) (duplicate bool, err error) {
+	ack, err := js.PublishMsg(ctx, e.msg(), jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return false, fmt.Errorf("publish %s: %w", e.Subject, err)
+	}
+	return ack.Duplicate, nil
+}

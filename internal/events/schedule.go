@@ -1,0 +1,80 @@
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+)
+
+// Due is the payload of renewal.scheduled.<key> and renewal.due.<key>: the wish for the token
+// after the one with this generation. Once that generation is past, the wish is fulfilled.
+type Due struct {
+	Key        wxtoken.Key `json:"key"`
+	Generation uint64      `json:"generation"`
+	Reason     string      `json:"reason"`
+}
+
+// Reasons of a due message.
+const (
+	ReasonScheduled = "scheduled" // its time has come
+	ReasonSwept     = "swept"     // its time had passed and nobody was at it
+	ReasonRefused   = "refused"   // WeChat refused the token
+	ReasonTicket    = "ticket"    // a ticket came for a component without a valid token
+	ReasonListed    = "listed"    // WeChat lists an authorizer that was not known or had another refresh token
+	ReasonOverlap   = "overlap"   // two calls overlapped: nobody knows which token WeChat holds for the newest
+	ReasonAsked     = "asked"     // the operator asked
+)
+
+// ParseDue reads a due message.
+func ParseDue(data []byte) (Due, error) {
+	var d Due
+	if err := json.Unmarshal(data, &d); err != nil {
+		return Due{}, fmt.Errorf("read due message: %w", err)
+	}
+	return d, nil
+}
+
+// DueMsg returns the message that makes key due now.
+func DueMsg(d Due) (*nats.Msg, error) {
+	data, err := json.Marshal(d)
+	if err != nil {
+		return nil, fmt.Errorf("encode due message of %s: %w", d.Key, err)
+	}
+	m := nats.NewMsg(DueSubject(d.Key))
+	m.Data = data
+	return m, nil
+}
+
+// ScheduleMsg returns the message that makes key due at the given time, which is cut to whole
+// seconds. There is one schedule a key: this one replaces the one before.
+func ScheduleMsg(key wxtoken.Key, generation uint64, at time.Time) (*nats.Msg, error) {
+	data, err := json.Marshal(Due{Key: key, Generation: generation, Reason: ReasonScheduled})
+	if err != nil {
+		return nil, fmt.Errorf("encode schedule of %s: %w", key, err)
+	}
+	m := nats.NewMsg(ScheduleSubject(key))
+	m.Data = data
+	m.Header.Set(jetstream.ScheduleHeader, "@at "+at.UTC().Truncate(time.Second).Format(time.RFC3339))
+	m.Header.Set(jetstream.ScheduleTargetHeader, DueSubject(key))
+	return m, nil
+}
+
+// ReconcileMsg returns the schedule that asks for a reconcile of component every so often
+// (at least a second), first after that time.
+func ReconcileMsg(component string, every time.Duration) *nats.Msg {
+	m := nats.NewMsg(ReconcileScheduleSubject(component))
+	m.Header.Set(jetstream.ScheduleHeader, "@every "+every.String())
+	m.Header.Set(jetstream.ScheduleTargetHeader, ReconcileDueSubject(component))
+	return m
+}
+
+// EndSchedule marks a message of the stream so that storing it removes the schedule of key.
+func EndSchedule(m *nats.Msg, key wxtoken.Key) {
+	m.Header.Set(jetstream.ScheduleNextHeader, "purge")
+	m.Header.Set(jetstream.SchedulerHeader, ScheduleSubject(key))
+}

@@ -1,0 +1,133 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// SetupConfig says how the streams are to be.
+type SetupConfig struct {
+	Replicas         int           // 1 or 3
+	MessagesMaxAge   time.Duration // how long MESSAGES keeps a message
+	MessagesMaxBytes int64         // how many bytes MESSAGES keeps; 0 = no limit of its own
+}
+
+// minServer is the oldest server that has all of: atomic batches, scheduled messages, @every.
+var minServer = [2]int{2, 15}
+
+// Setup creates the streams and buckets that are missing and updates the others. It may be run
+// by several refreshers at once, and again at each start. It returns the names that it created.
+func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) (created []string, err error) {
+	if err := checkServer(nc.ConnectedServerVersion()); err != nil {
+		return nil, err
+	}
+	for _, sc := range streams(cfg) {
+		_, err := js.Stream(ctx, sc.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			created = append(created, sc.Name)
+		case err != nil:
+			return created, fmt.Errorf("look up stream %s: %w", sc.Name, err)
+		}
+		if _, err := js.CreateOrUpdateStream(ctx, sc); err != nil {
+			return created, fmt.Errorf("create or update stream %s: %w", sc.Name, err)
+		}
+	}
+	return created, nil
+}
+
+// Exists reports whether the stream AUTH is there: ingest can't take a push before that.
+func Exists(ctx context.Context, js jetstream.JetStream) error {
+	if _, err := js.Stream(ctx, StreamAuth); err != nil {
+		return fmt.Errorf("look up stream %s: %w", StreamAuth, err)
+	}
+	return nil
+}
+
+func checkServer(version string) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("read the NATS server's version %q: %w", version, err)
+	}
+	if major < minServer[0] || major == minServer[0] && minor < minServer[1] {
+		return fmt.Errorf("check the NATS server: version %s lacks scheduled messages as wxtoken needs them; run %d.%d or newer",
+			version, minServer[0], minServer[1])
+	}
+	return nil
+}
+
+const day = 24 * time.Hour
+
+// streams is the table of everything that rests in NATS (docs/contract.md).
+func streams(cfg SetupConfig) []jetstream.StreamConfig {
+	maxBytes := cfg.MessagesMaxBytes
+	if maxBytes == 0 {
+		maxBytes = -1
+	}
+	replicas := max(cfg.Replicas, 1)
+	return []jetstream.StreamConfig{
+		{
+			Name:        StreamAuth,
+			Description: "tickets, codes and cancellations for the refresher; private",
+			Subjects:    []string{AllAuth},
+			Retention:   jetstream.WorkQueuePolicy,
+			MaxAge:      day,
+			Duplicates:  10 * time.Minute,
+			Replicas:    replicas,
+		},
+		{
+			Name:        StreamMessages,
+			Description: "messages and notices for services; never a secret",
+			Subjects:    []string{prefixMessage + ">", prefixNotice + ">"},
+			MaxAge:      cfg.MessagesMaxAge,
+			MaxBytes:    maxBytes,
+			Duplicates:  2 * time.Minute,
+			Replicas:    replicas,
+		},
+		{
+			// The bucket "tokens" for every KV client. What one renewal changes lies in this one
+			// stream, so that one atomic batch can hold it. No age, size or count limit: each of
+			// them could make a schedule vanish.
+			Name:               StreamTokens,
+			Description:        "current tokens (bucket tokens), their credentials and their schedules",
+			Subjects:           []string{AllTokens, AllCredentials, prefixScheduled + ">", AllDue},
+			MaxMsgsPerSubject:  1,
+			Discard:            jetstream.DiscardOld,
+			MaxMsgs:            -1,
+			MaxBytes:           -1,
+			Duplicates:         2 * time.Minute,
+			AllowDirect:        true,
+			AllowRollup:        true,
+			DenyDelete:         true,
+			AllowMsgTTL:        true,
+			AllowAtomicPublish: true,
+			AllowMsgSchedules:  true,
+			RePublish:          &jetstream.RePublish{Source: AllTokens, Destination: prefixUpdated + ">"},
+			Replicas:           replicas,
+		},
+		{
+			Name:              "KV_" + BucketStatus,
+			Description:       "what is known about each key beside its token",
+			Subjects:          []string{"$KV." + BucketStatus + ".>"},
+			MaxMsgsPerSubject: 1,
+			Discard:           jetstream.DiscardNew,
+			AllowDirect:       true,
+			AllowRollup:       true,
+			DenyDelete:        true,
+			RePublish:         &jetstream.RePublish{Source: "$KV." + BucketStatus + ".>", Destination: "status.updated.>"},
+			Replicas:          replicas,
+		},
+		{
+			Name:        StreamDead,
+			Description: "events that can't be processed, with the reason; private",
+			Subjects:    []string{prefixDead + ">"},
+			MaxAge:      30 * day,
+			Replicas:    replicas,
+		},
+	}
+}

@@ -1,0 +1,145 @@
+package events
+
+import (
+	"strings"
+
+	"wxtoken"
+)
+
+// Streams and buckets.
+const (
+	StreamAuth     = "AUTH"
+	StreamMessages = "MESSAGES"
+	StreamTokens   = "KV_tokens"
+	StreamDead     = "DEAD"
+	BucketTokens   = "tokens"
+	BucketStatus   = "status"
+)
+
+// Durable consumers of the refresher.
+const (
+	DurableAuth = "refresher-auth" // on AUTH
+	DurableDue  = "refresher-due"  // on KV_tokens, renewal.due.>
+)
+
+// Kinds of events on AUTH: the last token of wechat.auth.<component>.<kind>. All but the last two
+// are WeChat's InfoTypes.
+const (
+	KindTicket       = "component_verify_ticket"
+	KindAuthorized   = "authorized"
+	KindUpdated      = "updateauthorized"
+	KindUnauthorized = "unauthorized"
+	KindFastRegister = "notify_third_fasteregister"
+	KindCallback     = "callback"      // the redirect after an authorization
+	KindReleaseCheck = "release_check" // a code inside a message of the full-network-release check
+)
+
+const (
+	prefixAuth      = "wechat.auth."
+	prefixNotice    = "wechat.notice."
+	prefixMessage   = "wechat.message."
+	prefixDead      = "dead."
+	prefixTokens    = "$KV.tokens."
+	prefixCred      = "credential."
+	prefixScheduled = "renewal.scheduled."
+	prefixDue       = "renewal.due."
+	prefixUpdated   = "token.updated."
+)
+
+// Filters for consumers.
+const (
+	AllAuth        = prefixAuth + ">"
+	AllDue         = prefixDue + ">"
+	AllTokens      = prefixTokens + ">"
+	AllCredentials = prefixCred + ">"
+)
+
+// AuthSubject returns the subject of an event that only the refresher may read.
+func AuthSubject(component, kind string) string {
+	return prefixAuth + token(component) + "." + token(kind)
+}
+
+// NoticeSubject returns the subject under which services learn of an InfoType.
+func NoticeSubject(component, infoType string) string {
+	return prefixNotice + token(component) + "." + token(infoType)
+}
+
+// MessageSubject returns the subject of a message or event for an authorizer. event is empty
+// unless msgType is "event".
+func MessageSubject(component, appid, msgType, event string) string {
+	s := prefixMessage + token(component) + "." + token(appid) + "." + token(msgType)
+	if event != "" {
+		s += "." + token(event)
+	}
+	return s
+}
+
+// TokenSubject returns where the token of key lies: the bucket's own subject.
+func TokenSubject(key wxtoken.Key) string { return prefixTokens + key.String() }
+
+// CredentialSubject returns where the credential of key lies.
+func CredentialSubject(key wxtoken.Key) string { return prefixCred + key.String() }
+
+// ScheduleSubject returns where the schedule of key lies.
+func ScheduleSubject(key wxtoken.Key) string { return prefixScheduled + key.String() }
+
+// DueSubject returns the target of the schedule of key.
+func DueSubject(key wxtoken.Key) string { return prefixDue + key.String() }
+
+// UpdatedSubject returns where the server announces a stored token of key.
+func UpdatedSubject(key wxtoken.Key) string { return prefixUpdated + key.String() }
+
+// ReconcileScheduleSubject and ReconcileDueSubject are the schedule of the comparison with
+// WeChat's list of authorizers, and its target.
+func ReconcileScheduleSubject(component string) string {
+	return prefixScheduled + "reconcile." + token(component)
+}
+
+// ReconcileDueSubject is the target of ReconcileScheduleSubject.
+func ReconcileDueSubject(component string) string { return prefixDue + "reconcile." + token(component) }
+
+// ReconcileComponent returns the component whose reconcile a due subject asks for.
+func ReconcileComponent(subject string) (component string, ok bool) {
+	return strings.CutPrefix(subject, prefixDue+"reconcile.")
+}
+
+// DueKey returns the key that a due subject speaks of.
+func DueKey(subject string) (wxtoken.Key, error) {
+	return wxtoken.ParseKey(strings.TrimPrefix(subject, prefixDue))
+}
+
+// TokenKey returns the key of a subject in the bucket; ok is false for other subjects.
+func TokenKey(subject string) (key wxtoken.Key, ok bool) { return keyAfter(subject, prefixTokens) }
+
+// CredentialKey returns the key of a credential's subject; ok is false for other subjects.
+func CredentialKey(subject string) (key wxtoken.Key, ok bool) { return keyAfter(subject, prefixCred) }
+
+func keyAfter(subject, prefix string) (wxtoken.Key, bool) {
+	tail, ok := strings.CutPrefix(subject, prefix)
+	if !ok {
+		return wxtoken.Key{}, false
+	}
+	key, err := wxtoken.ParseKey(tail)
+	return key, err == nil
+}
+
+// maxTokenLen bounds one token of a subject that is made from foreign text, in bytes.
+const maxTokenLen = 64
+
+// token makes one token of a subject out of foreign text: no character that means something
+// to NATS survives, and the token is never empty.
+func token(s string) string {
+	if s == "" {
+		return "_"
+	}
+	b := []byte(s)
+	if len(b) > maxTokenLen {
+		b = b[:maxTokenLen]
+	}
+	for i, c := range b {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
+			b[i] = '_'
+		}
+	}
+	return string(b)
+}

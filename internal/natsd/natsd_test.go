@@ -1,0 +1,242 @@
+package natsd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
+)
+
+func TestMain(m *testing.M) {
+	natsdtest.Register()
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// stream makes a stream that takes subject and keeps timers.
+func stream(t *testing.T, nc *nats.Conn, subjects ...string) (jetstream.JetStream, jetstream.Stream) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: subjects, AllowMsgSchedules: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, st
+}
+
+func TestDataOutlivesTheServer(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name   string
+		server *natsdtest.Server
+	}{
+		{"in process", natsdtest.Start(t)},
+		{"tcp, flushed each time", natsdtest.StartTCP(t, func(c *natsd.Config) { c.SyncAlways = true })},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			js, _ := stream(t, row.server.Connect(), "a")
+			if _, err := js.Publish(t.Context(), "a", []byte("kept")); err != nil {
+				t.Fatal(err)
+			}
+			url := row.server.ClientURL()
+			row.server.Restart()
+			if again := row.server.ClientURL(); again != url {
+				t.Errorf("address after a restart: %q, before: %q", again, url)
+			}
+			_, st := stream(t, row.server.Connect(), "a")
+			msg, err := st.GetLastMsgForSubject(t.Context(), "a")
+			if err != nil || string(msg.Data) != "kept" {
+				t.Fatalf("after a restart: %v, %v", msg, err)
+			}
+		})
+	}
+}
+
+func TestConnectionsFindTheServerAgain(t *testing.T) {
+	t.Parallel()
+	s := natsdtest.Start(t)
+	nc := s.Connect()
+	s.Restart()
+	for nc.FlushWithContext(t.Context()) != nil {
+		if t.Context().Err() != nil {
+			t.Fatal("the connection never came back")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestListensOnlyWhenAsked(t *testing.T) {
+	t.Parallel()
+	if url := natsdtest.Start(t).ClientURL(); url != "" {
+		t.Errorf("a server without an address listens on %s", url)
+	}
+	s := natsdtest.StartTCP(t)
+	if !strings.HasPrefix(s.ClientURL(), "nats://127.0.0.1:") {
+		t.Fatalf("ClientURL() = %q", s.ClientURL())
+	}
+	nc, err := nats.Connect(s.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+}
+
+func TestTwoServersNeverShareADirectory(t *testing.T) {
+	t.Parallel()
+	first := natsdtest.Start(t)
+	second, err := natsd.Start(t.Context(), natsd.Config{StoreDir: first.StoreDir()})
+	if err == nil {
+		second.Close()
+	}
+	if !errors.Is(err, natsd.ErrLocked) || !strings.Contains(err.Error(), first.StoreDir()) {
+		t.Fatalf("second server on one directory: %v", err)
+	}
+	first.Stop()
+	second, err = natsd.Start(t.Context(), natsd.Config{StoreDir: first.StoreDir()})
+	if err != nil {
+		t.Fatalf("after the first has closed: %v", err)
+	}
+	second.Close()
+	second.Close()
+}
+
+func TestStartRefuses(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken := strings.TrimPrefix(natsdtest.StartTCP(t).ClientURL(), "nats://")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, row := range []struct {
+		name string
+		ctx  context.Context
+		cfg  natsd.Config
+		want string
+	}{
+		{"no directory", t.Context(), natsd.Config{}, "no store directory"},
+		{"a file as the directory", t.Context(), natsd.Config{StoreDir: file}, file},
+		{"address without port", t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: "localhost"}, "want host:port"},
+		{"port out of range", t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: "localhost:70000"}, "0 to 65535"},
+		{"address taken", t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: taken}, "address already in use"},
+		{"context over", ended, natsd.Config{StoreDir: t.TempDir()}, "context canceled"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			s, err := natsd.Start(row.ctx, row.cfg)
+			if err == nil {
+				s.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Fatalf("got %v, want an error with %q", err, row.want)
+			}
+		})
+	}
+}
+
+func TestAFailedStartGivesTheDirectoryFree(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	taken := strings.TrimPrefix(natsdtest.StartTCP(t).ClientURL(), "nats://")
+	if _, err := natsd.Start(t.Context(), natsd.Config{StoreDir: dir, Addr: taken}); err == nil {
+		t.Fatal("started on an address that is taken")
+	}
+	natsdtest.Start(t, func(c *natsd.Config) { c.StoreDir = dir })
+}
+
+func TestServerSpeaksThroughOurLogger(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	s := natsdtest.Start(t, func(c *natsd.Config) { c.Log = zerolog.New(zerolog.SyncWriter(&out)) })
+	s.Stop()
+	for line := range strings.Lines(out.String()) {
+		if !strings.Contains(line, `"role":"nats"`) || !strings.Contains(line, `"message":"nats server spoke"`) {
+			t.Errorf("line of another shape: %s", line)
+		}
+	}
+	if !strings.Contains(out.String(), "Server is ready") {
+		t.Errorf("the start of the server is not in its log:\n%s", out.String())
+	}
+}
+
+func TestMaxStoreIsTheLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 8 << 20 // bytes
+	js, err := jetstream.New(natsdtest.Start(t, func(c *natsd.Config) { c.MaxStore = limit }).Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "BIG", Subjects: []string{"b"}, MaxBytes: limit + 1}); err == nil {
+		t.Fatal("a stream may be larger than the limit of the server")
+	}
+}
+
+// TestTimersFireInABubble shows that the server itself lives on virtual time: a message scheduled
+// for two hours later arrives two hours later, and so it does when the server was away meanwhile.
+// It is the only bubble of this process: see natsdtest.
+func TestTimersFireInABubble(t *testing.T) {
+	natsdtest.Bubble(t, func(t *testing.T) {
+		s := natsdtest.Start(t, natsdtest.InBubble)
+		js, st := stream(t, s.Connect(), "timer.*", "due.*")
+		cons, err := st.CreateOrUpdateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: "c", FilterSubject: "due.*"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		due := func(target string, after, away time.Duration) {
+			t.Helper()
+			began := time.Now()
+			at := began.Add(after)
+			if _, err := js.Publish(t.Context(), "timer.1", []byte("wake up"),
+				jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(target)); err != nil {
+				t.Fatal(err)
+			}
+			if away > 0 {
+				s.Stop()
+				time.Sleep(away)
+				s.Restart()
+			}
+			for {
+				msg, err := cons.Next(jetstream.FetchContext(fetch(t)))
+				if err != nil {
+					if time.Since(began) > 24*time.Hour {
+						t.Fatalf("nothing came within a day: %v", err)
+					}
+					continue
+				}
+				want := max(after, away)
+				if late := time.Since(began) - want; string(msg.Data()) != "wake up" || msg.Subject() != target || late < -time.Second || late > 10*time.Second {
+					t.Fatalf("got %q on %s, %v after the time", msg.Data(), msg.Subject(), late)
+				}
+				if err := msg.DoubleAck(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+		due("due.1", 2*time.Hour, 0)
+		due("due.2", 2*time.Hour, 3*24*time.Hour)
+	})
+}
+
+// fetch bounds one look for messages.
+func fetch(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -1,0 +1,137 @@
+// Package natsdtest gives a test a real NATS server of its own in one call.
+//
+// In a testing/synctest bubble: call Register in TestMain, wrap the test in Bubble, and use
+// the WithContext forms of nats.go, whose pool of timers outlives a bubble. For the same reason
+// a process should run one bubble with a server in it, and no more.
+package natsdtest
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+
+	"wxtoken/internal/natsd"
+)
+
+// readyWithin bounds the start of a server. It is long, because a machine may be slow.
+const readyWithin = time.Minute
+
+// Register prepares the process for servers inside bubbles. Call it in TestMain, before any
+// bubble: the server's clock goroutine, started inside one, would keep virtual time from moving.
+func Register() { ats.Register() }
+
+// Bubble runs f in a synctest bubble, and afterwards gives the goroutines of the server and of
+// its clients the virtual time that they need to end.
+func Bubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(2 * time.Minute) })
+		f(t)
+	})
+}
+
+// Server is a NATS server that can be stopped and started again on the same data.
+type Server struct {
+	t   testing.TB
+	cfg natsd.Config
+
+	mu  sync.Mutex
+	srv *natsd.Server // nil while stopped
+}
+
+// Start starts a server without a listener on a directory of its own, and stops it when the test ends.
+// Each change is applied to its settings first.
+func Start(t testing.TB, changes ...func(*natsd.Config)) *Server {
+	t.Helper()
+	s := &Server{t: t, cfg: natsd.Config{StoreDir: t.TempDir()}}
+	for _, change := range changes {
+		change(&s.cfg)
+	}
+	s.Restart()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// InBubble is a change for Start: the server runs inside a synctest bubble.
+func InBubble(cfg *natsd.Config) { cfg.Bubble = true }
+
+// StartTCP is Start with a listener on a free port of 127.0.0.1, which stays the same over restarts.
+func StartTCP(t testing.TB, changes ...func(*natsd.Config)) *Server {
+	t.Helper()
+	listen := func(cfg *natsd.Config) { cfg.Addr = "127.0.0.1:0" }
+	return Start(t, append([]func(*natsd.Config){listen}, changes...)...)
+}
+
+// Stop stops the server. Connections to it wait for Restart, if their options say so.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.srv != nil {
+		s.srv.Close()
+		s.srv = nil
+	}
+}
+
+// Restart stops the server, if it runs, and starts it on the same data and the same address.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), readyWithin)
+	defer cancel()
+	srv, err := natsd.Start(ctx, s.cfg)
+	if err != nil {
+		s.t.Fatalf("start a NATS server: %v", err)
+	}
+	if at := srv.ClientURL(); at != "" {
+		u, err := url.Parse(at)
+		if err != nil {
+			s.t.Fatalf("address of the NATS server: %v", err)
+		}
+		s.cfg.Addr = u.Host
+	}
+	s.mu.Lock()
+	s.srv = srv
+	s.mu.Unlock()
+}
+
+// Connect returns a connection within the process that is closed when the test ends. It finds the
+// server again after Restart.
+func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
+	s.t.Helper()
+	first := []nats.Option{nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)}
+	nc, err := nats.Connect("", append(first, opts...)...)
+	if err != nil {
+		s.t.Fatalf("connect to the NATS server of the test: %v", err)
+	}
+	s.t.Cleanup(nc.Close)
+	return nc
+}
+
+// ClientURL returns the URL of a server that StartTCP started, also while it is stopped; else "".
+func (s *Server) ClientURL() string {
+	if s.cfg.Addr == "" {
+		return ""
+	}
+	return "nats://" + s.cfg.Addr
+}
+
+// StoreDir returns the directory of the server's streams.
+func (s *Server) StoreDir() string { return s.cfg.StoreDir }
+
+// InProcessConn makes a Server a nats.InProcessConnProvider that survives Restart.
+func (s *Server) InProcessConn() (net.Conn, error) {
+	s.mu.Lock()
+	srv := s.srv
+	s.mu.Unlock()
+	if srv == nil {
+		return nil, net.ErrClosed
+	}
+	return srv.InProcessConn()
+}

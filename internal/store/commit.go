@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"wxtoken/internal/events"
+)
+
+const (
+	// maxGathered bounds how many commits share a batch.
+	maxGathered = 300
+	// maxBatch is how many messages the server takes in one batch.
+	maxBatch = 1000
+
+	headerBatchID       = "Nats-Batch-Id"
+	headerBatchSequence = "Nats-Batch-Sequence"
+	headerBatchCommit   = "Nats-Batch-Commit"
+)
+
+// commit is a set of messages that are stored together or not at all. The first is the credential.
+type commit struct {
+	credential Credential
+	msgs       []*nats.Msg
+	done       chan error // buffered; nil = stored
+	revision   uint64
+}
+
+// commit hands messages to the committer and waits for its word.
+func (s *Store) commit(ctx context.Context, c Credential, msgs ...*nats.Msg) (Credential, error) {
+	wanted := &commit{credential: c, msgs: msgs, done: make(chan error, 1)}
+	select {
+	case s.commits <- wanted:
+	case <-ctx.Done():
+		return c, fmt.Errorf("commit %s: %w", c.Key, ctx.Err())
+	}
+	select {
+	case err := <-wanted.done:
+		if err != nil {
+			return c, fmt.Errorf("commit %s: %w", c.Key, err)
+		}
+		c.Revision = wanted.revision
+		return c, nil
+	case <-ctx.Done():
+		return c, fmt.Errorf("commit %s: %w", c.Key, ctx.Err())
+	}
+}
+
+// Run is the committer: one a process. It gathers whatever is waiting into one batch, because the
+// server takes about as long for a batch of many as for a batch of one. It ends with ctx.
+func (s *Store) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case first := <-s.commits:
+			gathered := []*commit{first}
+			size := len(first.msgs)
+			for more := true; more && len(gathered) < maxGathered && size+len(first.msgs) <= maxBatch; {
+				select {
+				case next := <-s.commits:
+					gathered = append(gathered, next)
+					size += len(next.msgs)
+				default:
+					more = false
+				}
+			}
+			s.store(ctx, gathered)
+		}
+	}
+}
+
+// store stores the commits as one batch. If the server refuses it, or does not answer, each is
+// stored alone: then the fault of one is its own.
+func (s *Store) store(ctx context.Context, gathered []*commit) {
+	var msgs []*nats.Msg
+	for _, c := range gathered {
+		msgs = append(msgs, c.msgs...)
+	}
+	if last, err := s.batch(ctx, msgs); err == nil {
+		first := last - uint64(len(msgs)) + 1
+		for _, c := range gathered {
+			c.revision = first
+			first += uint64(len(c.msgs))
+			c.done <- nil
+		}
+		return
+	} else if len(gathered) == 1 {
+		gathered[0].done <- s.settle(ctx, gathered[0], err)
+		return
+	}
+	for _, c := range gathered {
+		last, err := s.batch(ctx, c.msgs)
+		if err == nil {
+			c.revision = last - uint64(len(c.msgs)) + 1
+		} else {
+			err = s.settle(ctx, c, err)
+		}
+		c.done <- err
+	}
+}
+
+// settle finds out whether a batch was stored that seems not to be: an answer may have been lost.
+func (s *Store) settle(ctx context.Context, c *commit, err error) error {
+	stored, readErr := s.Credential(ctx, c.credential.Key)
+	if readErr == nil && stored.Commit == c.credential.Commit {
+		c.revision = stored.Revision
+		return nil
+	}
+	return err
+}
+
+// batch stores messages as one atomic batch and returns the sequence of the last.
+func (s *Store) batch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	id := nuid.Next()
+	for i, m := range msgs {
+		m.Header.Set(headerBatchID, id)
+		m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
+		m.Header.Del(headerBatchCommit)
+		switch {
+		case i == len(msgs)-1:
+			m.Header.Set(headerBatchCommit, "1")
+			last, err = s.commitBatch(ctx, m)
+		case i == 0:
+			// Asked for an answer, so that a server that takes no batch says so at once.
+			err = s.openBatch(ctx, m)
+		default:
+			err = s.nc.PublishMsg(m)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("store batch of %d messages: %w", len(msgs), err)
+		}
+		s.step("batch." + strconv.Itoa(i+1))
+	}
+	return last, nil
+}
+
+func (s *Store) openBatch(ctx context.Context, m *nats.Msg) error {
+	answer, err := s.nc.RequestMsgWithContext(ctx, m)
+	if err != nil || len(answer.Data) == 0 {
+		return err
+	}
+	_, err = parseAck(answer.Data)
+	return err
+}
+
+func (s *Store) commitBatch(ctx context.Context, m *nats.Msg) (uint64, error) {
+	answer, err := s.nc.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return 0, err
+	}
+	return parseAck(answer.Data)
+}
+
+// errBadAck is returned when the server's answer to a batch is none that is known.
+var errBadAck = errors.New("read the publish ack of a batch")
+
+func parseAck(data []byte) (sequence uint64, err error) {
+	var ack struct {
+		Stream   string              `json:"stream"`
+		Sequence uint64              `json:"seq"`
+		Error    *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(data, &ack); err != nil {
+		return 0, fmt.Errorf("%w: %w", errBadAck, err)
+	}
+	if ack.Error != nil {
+		return 0, lost(ack.Error)
+	}
+	if ack.Stream != events.StreamTokens {
+		return 0, fmt.Errorf("%w: it names the stream %q", errBadAck, ack.Stream)
+	}
+	return ack.Sequence, nil
+}

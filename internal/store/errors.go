@@ -1,0 +1,13 @@
+package store
+
+import "errors"
+
+// ErrLost is returned by a save or commit that came late: the credential changed meanwhile.
+// Nothing was stored. Load it again before doing anything else.
+var ErrLost = errors.New("the credential changed meanwhile")
+
+// ErrUnreadable is returned for a record that can't be read. WeChat's list can replace it.
+var ErrUnreadable = errors.New("unreadable record")
+
+// ErrNewer is returned for a record that a newer program wrote. It must be left alone.
+var ErrNewer = errors.New("record of a newer program")

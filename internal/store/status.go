@@ -1,0 +1,68 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+)
+
+// Status returns the status of key; an empty one when none is stored or it can't be read.
+func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status, revision uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	st.Key = key
+	entry, err := s.status.Get(ctx, key.String())
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return st, 0, nil
+	}
+	if err != nil {
+		return st, 0, fmt.Errorf("read status of %s: %w", key, err)
+	}
+	if json.Unmarshal(entry.Value(), &st) != nil {
+		st = wxtoken.Status{} // it is made from other records: write it anew
+	}
+	st.Key = key
+	return st, entry.Revision(), nil
+}
+
+// UpdateStatus changes the status of key by compare-and-set, and does not write what is there
+// already.
+func (s *Store) UpdateStatus(ctx context.Context, key wxtoken.Key, change func(*wxtoken.Status)) error {
+	const tries = 5
+	var err error
+	for range tries {
+		var st wxtoken.Status
+		var revision uint64
+		if st, revision, err = s.Status(ctx, key); err != nil {
+			return err
+		}
+		before, _ := json.Marshal(st)
+		change(&st)
+		if st.Conditions == nil {
+			st.Conditions = []wxtoken.Condition{}
+		}
+		after, encodeErr := json.Marshal(st)
+		if encodeErr != nil {
+			return fmt.Errorf("encode status of %s: %w", key, encodeErr)
+		}
+		if revision != 0 && string(before) == string(after) {
+			return nil
+		}
+		if err = s.putStatus(ctx, key, after, revision); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("write status of %s: %w", key, err)
+}
+
+func (s *Store) putStatus(ctx context.Context, key wxtoken.Key, data []byte, revision uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := s.status.Update(ctx, key.String(), data, revision)
+	return err
+}

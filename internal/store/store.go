@@ -1,0 +1,218 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+)
+
+// requestTimeout bounds one request to NATS.
+const requestTimeout = 5 * time.Second
+
+// Store reads and writes the records. Its methods may be called from several goroutines.
+type Store struct {
+	js      jetstream.JetStream
+	nc      *nats.Conn
+	tokens  jetstream.Stream
+	status  jetstream.KeyValue
+	commits chan *commit
+	step    func(string)
+}
+
+// Open returns the store in the streams that events.Setup made. step, if not nil, is called
+// with a name after each message of a batch: tests end the process there.
+func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, step func(string)) (*Store, error) {
+	tokens, err := js.Stream(ctx, events.StreamTokens)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", events.StreamTokens, err)
+	}
+	status, err := js.KeyValue(ctx, events.BucketStatus)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", events.BucketStatus, err)
+	}
+	if step == nil {
+		step = func(string) {}
+	}
+	return &Store{js: js, nc: nc, tokens: tokens, status: status, commits: make(chan *commit), step: step}, nil
+}
+
+// last returns the last message on a subject of KV_tokens, nil when there is none.
+func (s *Store) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m, err := s.tokens.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", subject, err)
+	}
+	return m, nil
+}
+
+// Credential returns the credential of key; one with Revision 0 when none is stored. With
+// ErrUnreadable it returns an empty one that has the Revision, so that it can be replaced.
+func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (Credential, error) {
+	m, err := s.last(ctx, events.CredentialSubject(key))
+	if err != nil || m == nil {
+		return Credential{Key: key}, err
+	}
+	c, err := decodeCredential(key, m.Data)
+	c.Key, c.Revision = key, m.Sequence
+	return c, err
+}
+
+// Token returns the token of key. ok is false when the bucket has none.
+func (s *Store) Token(ctx context.Context, key wxtoken.Key) (t wxtoken.Token, ok bool, err error) {
+	m, err := s.last(ctx, events.TokenSubject(key))
+	if err != nil || m == nil || deletes(m.Header) {
+		return wxtoken.Token{}, false, err
+	}
+	t, err = wxtoken.ParseToken(m.Data)
+	t.Revision = m.Sequence
+	return t, err == nil, err
+}
+
+// kvOperation is the header by which KV clients mark a deletion.
+const kvOperation = "KV-Operation"
+
+func deletes(h nats.Header) bool {
+	op := h.Get(kvOperation)
+	return op == "DEL" || op == "PURGE"
+}
+
+// Save stores a credential alone and returns it with its new revision. It returns ErrLost when
+// the stored one is no longer the one that c was made from.
+func (s *Store) Save(ctx context.Context, c Credential) (Credential, error) {
+	m, err := credentialMsg(c)
+	if err != nil {
+		return c, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	ack, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return c, fmt.Errorf("save credential of %s: %w", c.Key, lost(err))
+	}
+	c.Revision = ack.Sequence
+	return c, nil
+}
+
+// Commit stores a renewal: credential, token and next schedule, all of it or nothing. It returns
+// ErrLost when the credential changed since c was loaded, and c with its new revision otherwise.
+func (s *Store) Commit(ctx context.Context, c Credential, t wxtoken.Token) (Credential, error) {
+	c.Commit = nuid.Next()
+	record, err := credentialMsg(c)
+	if err != nil {
+		return c, err
+	}
+	data, err := t.Record()
+	if err != nil {
+		return c, fmt.Errorf("encode token of %s: %w", c.Key, err)
+	}
+	token := nats.NewMsg(events.TokenSubject(c.Key))
+	token.Data = data
+	schedule, err := events.ScheduleMsg(c.Key, t.Generation, t.RenewAt)
+	if err != nil {
+		return c, err
+	}
+	return s.commit(ctx, c, record, token, schedule)
+}
+
+// Revoke stores a credential whose authorization is over, removes the token, and ends the
+// schedule: all of it or nothing. It returns ErrLost as Commit does.
+func (s *Store) Revoke(ctx context.Context, c Credential) (Credential, error) {
+	c.Commit = nuid.Next()
+	record, err := credentialMsg(c)
+	if err != nil {
+		return c, err
+	}
+	events.EndSchedule(record, c.Key)
+	token := nats.NewMsg(events.TokenSubject(c.Key))
+	token.Header.Set(kvOperation, "DEL")
+	return s.commit(ctx, c, record, token)
+}
+
+func credentialMsg(c Credential) (*nats.Msg, error) {
+	data, err := c.encode()
+	if err != nil {
+		return nil, err
+	}
+	m := nats.NewMsg(events.CredentialSubject(c.Key))
+	m.Data = data
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(c.Revision))
+	return m, nil
+}
+
+// Reschedule publishes the schedule of a stored token again. A schedule that is replaced in the
+// moment in which it fires takes its successor with it; the due message of a past generation is
+// the sign of that.
+func (s *Store) Reschedule(ctx context.Context, t wxtoken.Token) error {
+	m, err := events.ScheduleMsg(t.Key, t.Generation, t.RenewAt)
+	if err != nil {
+		return err
+	}
+	return s.publish(ctx, m)
+}
+
+// MakeDue asks for a renewal now. Of several with the same id within two minutes one counts;
+// an empty id makes each count.
+func (s *Store) MakeDue(ctx context.Context, d events.Due, id string) error {
+	m, err := events.DueMsg(d)
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		m.Header.Set(jetstream.MsgIDHeader, id)
+	}
+	return s.publish(ctx, m)
+}
+
+// ScheduleReconcile has component compared with WeChat's list now, and every so often from now on.
+// It does nothing when that is scheduled already, unless now is wanted in any case.
+func (s *Store) ScheduleReconcile(ctx context.Context, component string, every time.Duration, now bool) error {
+	m, err := s.last(ctx, events.ReconcileScheduleSubject(component))
+	if err != nil {
+		return err
+	}
+	schedule := events.ReconcileMsg(component, every)
+	if m == nil || m.Header.Get(jetstream.ScheduleHeader) != schedule.Header.Get(jetstream.ScheduleHeader) {
+		if err := s.publish(ctx, schedule); err != nil {
+			return err
+		}
+		now = true
+	}
+	if !now {
+		return nil
+	}
+	return s.publish(ctx, nats.NewMsg(events.ReconcileDueSubject(component)))
+}
+
+func (s *Store) publish(ctx context.Context, m *nats.Msg) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0)); err != nil {
+		return fmt.Errorf("publish %s: %w", m.Subject, err)
+	}
+	return nil
+}
+
+// lost turns the server's "wrong last sequence" into ErrLost.
+func lost(err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == errWrongLastSequenceConstant) {
+		return ErrLost
+	}
+	return err
+}
+
+// errWrongLastSequenceConstant is the server's other code for a wrong last sequence.
+const errWrongLastSequenceConstant = 10164

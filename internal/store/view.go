@@ -1,0 +1,128 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+)
+
+// Entry is what a View knows about a key.
+type Entry struct {
+	Credential Credential
+	Token      wxtoken.Token // zero when the bucket has none
+}
+
+// View is a live copy of all tokens and credentials. It may lag a little behind: what it says is
+// good for choosing what to look at, and for reading a token, never for changing a record.
+type View struct {
+	mu      sync.RWMutex
+	entries map[wxtoken.Key]Entry
+}
+
+// Get returns the entry of key.
+func (v *View) Get(key wxtoken.Key) (e Entry, ok bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	e, ok = v.entries[key]
+	return e, ok
+}
+
+// All returns a copy of all entries.
+func (v *View) All() map[wxtoken.Key]Entry {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return maps.Clone(v.entries)
+}
+
+// Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
+// the returned function for its goroutine to end.
+func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait func(), err error) {
+	v = &View{entries: map[wxtoken.Key]Entry{}}
+	ready := make(chan struct{})
+	var once sync.Once
+	var following sync.WaitGroup
+	following.Go(func() {
+		for ctx.Err() == nil {
+			if err := s.follow(ctx, v, func() { once.Do(func() { close(ready) }) }); err != nil && ctx.Err() == nil {
+				log.Warn().Err(err).Dur("delay", time.Second).Msg("watch ended")
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
+			}
+		}
+	})
+	select {
+	case <-ready:
+		return v, following.Wait, nil
+	case <-ctx.Done():
+		following.Wait()
+		return nil, nil, fmt.Errorf("load stream %s: %w", events.StreamTokens, ctx.Err())
+	}
+}
+
+// follow copies the stream into v until ctx ends or the consumer does. It calls ready once
+// everything that lay there at the start is in.
+func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
+	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{events.AllTokens, events.AllCredentials},
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+	})
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
+	}
+	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
+		ready()
+	}
+	msgs, err := cons.Messages()
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
+	}
+	defer context.AfterFunc(ctx, msgs.Stop)()
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next()
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
+		}
+		v.take(m, meta.Sequence.Stream)
+		if meta.NumPending == 0 {
+			ready()
+		}
+	}
+}
+
+// take puts one message into the view.
+func (v *View) take(m jetstream.Msg, sequence uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if key, ok := events.CredentialKey(m.Subject()); ok {
+		e := v.entries[key]
+		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
+		e.Credential, _ = decodeCredential(key, m.Data())
+		e.Credential.Key, e.Credential.Revision = key, sequence
+		v.entries[key] = e
+	} else if key, ok := events.TokenKey(m.Subject()); ok {
+		e := v.entries[key]
+		e.Token = wxtoken.Token{}
+		if !deletes(m.Headers()) {
+			if t, err := wxtoken.ParseToken(m.Data()); err == nil {
+				t.Revision = sequence
+				e.Token = t
+			}
+		}
+		v.entries[key] = e
+	}
+}
