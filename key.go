@@ -56,6 +56,15 @@ func ParseKey(s string) (Key, error) {
 	return key, nil
 }
 
+// check returns an error that wraps ErrBadKey unless ParseKey would give back k.
+func (k Key) check() error {
+	parsed, err := ParseKey(k.String())
+	if err == nil && parsed != k {
+		err = fmt.Errorf("%w: %s with authorizer %q: a component's own token has none", ErrBadKey, k, clip(k.Authorizer))
+	}
+	return err
+}
+
 // String returns the key as it stands in the bucket and at the end of subjects,
 // for instance "authorizer.wx1234567890abcdef.wxfedcba0987654321".
 func (k Key) String() string {
@@ -65,8 +74,13 @@ func (k Key) String() string {
 	return string(k.Kind) + "." + k.Component + "." + k.Authorizer
 }
 
-// MarshalText returns String.
-func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+// MarshalText returns String, or an error that wraps ErrBadKey for a Key that UnmarshalText would refuse.
+func (k Key) MarshalText() ([]byte, error) {
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	return []byte(k.String()), nil
+}
 
 // UnmarshalText is ParseKey.
 func (k *Key) UnmarshalText(text []byte) (err error) {

@@ -66,6 +66,9 @@ type authorizerRecord struct {
 	Ref          string     `json:"ref,omitempty"`
 }
 
+// ourNames are the names in authorizerRecord.
+var ourNames = []string{"func_info", "authorized_at", "ref"}
+
 // MarshalJSON writes the flat object.
 func (a Authorizer) MarshalJSON() ([]byte, error) {
 	ours, err := json.Marshal(authorizerRecord{FuncInfo: a.FuncInfo, AuthorizedAt: a.AuthorizedAt, Ref: a.Ref})
@@ -75,6 +78,9 @@ func (a Authorizer) MarshalJSON() ([]byte, error) {
 	flat := maps.Clone(a.Profile)
 	if flat == nil {
 		flat = map[string]json.RawMessage{}
+	}
+	for _, name := range ourNames {
+		delete(flat, name) // the profile has no say in what is ours
 	}
 	if err := json.Unmarshal(ours, &flat); err != nil {
 		return nil, err
@@ -92,7 +98,7 @@ func (a *Authorizer) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &flat); err != nil {
 		return err
 	}
-	for _, name := range []string{"func_info", "authorized_at", "ref"} {
+	for _, name := range ourNames {
 		delete(flat, name)
 	}
 	*a = Authorizer{Profile: flat, FuncInfo: ours.FuncInfo, AuthorizedAt: ours.AuthorizedAt, Ref: ours.Ref}

@@ -4,22 +4,37 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"unique"
 )
 
 // Secret holds a value that must not be shown. It prints, logs and marshals as "[redacted]";
-// only Reveal gives the value.
-type Secret struct{ value string }
+// only Reveal gives the value. Two Secrets are == when their values are.
+type Secret struct {
+	// A handle, not a string: package fmt calls no method of a field that is not exported and prints what
+	// it finds in there, which would be the value wherever a Secret lies in such a field of another struct.
+	value unique.Handle[string] // zero for ""
+}
 
 const redacted = "[redacted]"
 
 // NewSecret returns a Secret that holds value.
-func NewSecret(value string) Secret { return Secret{value: value} }
+func NewSecret(value string) Secret {
+	if value == "" {
+		return Secret{}
+	}
+	return Secret{value: unique.Make(value)}
+}
 
 // Reveal returns the value itself. Call it where the value is used, not before.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.IsZero() {
+		return ""
+	}
+	return s.value.Value()
+}
 
 // IsZero reports whether the secret is empty.
-func (s Secret) IsZero() bool { return s.value == "" }
+func (s Secret) IsZero() bool { return s == Secret{} }
 
 // String returns "[redacted]".
 func (s Secret) String() string { return redacted }
@@ -41,7 +56,7 @@ type Token struct {
 	ObtainedAt time.Time // when WeChat was asked for it
 	ExpiresAt  time.Time // ObtainedAt plus WeChat's expires_in
 	RenewAt    time.Time // when wxtoken will fetch the next one
-	Previous   *Previous // the token before, while WeChat still accepts it; nil after a re-authorization
+	Previous   *Previous // the token before, while WeChat still accepts it; nil after a re-authorization. Don't change what it points to: readers share it
 	Revision   uint64    // revision of the bucket's entry; 0 for a token that does not come from the bucket
 }
 

@@ -68,7 +68,8 @@ type Consumer struct {
 	Filter      string
 	Concurrency int // messages at work at the same time
 	Log         zerolog.Logger
-	Panicked    func() // called when a handler panicked; may be nil
+	Panicked    func()       // called when a handler panicked; may be nil
+	Step        func(string) // called with "acked" after an ack; may be nil
 }
 
 // Run handles messages until ctx ends, then waits for the handlers that are at work; they
@@ -223,7 +224,9 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 	var never *neverError
 	switch {
 	case err == nil:
-		err = m.Ack()
+		if err = m.Ack(); c.Step != nil {
+			c.Step("acked")
+		}
 	case errors.As(err, &never):
 		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message given up")
 		if err = c.bury(ctx, m, never); err != nil {

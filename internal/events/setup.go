@@ -20,6 +20,9 @@ type SetupConfig struct {
 // minServer is the oldest server that has all of: atomic batches, scheduled messages, @every.
 var minServer = [2]int{2, 15}
 
+// ErrServerTooOld is returned by Setup for a NATS server that lacks what wxtoken is built on.
+var ErrServerTooOld = errors.New("the NATS server is too old")
+
 // Setup creates the streams and buckets that are missing and updates the others. It may be run
 // by several refreshers at once, and again at each start. It returns the names that it created.
 func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) (created []string, err error) {
@@ -55,8 +58,7 @@ func checkServer(version string) error {
 		return fmt.Errorf("read the NATS server's version %q: %w", version, err)
 	}
 	if major < minServer[0] || major == minServer[0] && minor < minServer[1] {
-		return fmt.Errorf("check the NATS server: version %s lacks scheduled messages as wxtoken needs them; run %d.%d or newer",
-			version, minServer[0], minServer[1])
+		return fmt.Errorf("%w: it is %s, wxtoken needs %d.%d or newer", ErrServerTooOld, version, minServer[0], minServer[1])
 	}
 	return nil
 }

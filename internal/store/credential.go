@@ -35,8 +35,10 @@ type Credential struct {
 
 	// Claim is set while somebody is at it.
 	Claim *Claim `json:"claim,omitempty"`
-	// Failures counts the failed renewals since the last good one; RetryAt is when the next may start.
+	// Failures counts the failed renewals since the last good one, Refusals those of them in which
+	// WeChat refused the refresh token; RetryAt is when the next may start.
 	Failures int       `json:"failures,omitempty"`
+	Refusals int       `json:"refusals,omitempty"`
 	RetryAt  time.Time `json:"retry_at,omitzero"`
 
 	// Commit is unique to each commit, so that a committer that got no answer can tell its own record.

@@ -42,6 +42,18 @@ func (v *View) All() map[wxtoken.Key]Entry {
 	return maps.Clone(v.entries)
 }
 
+// Any reports whether some entry is as wanted.
+func (v *View) Any(wanted func(wxtoken.Key, Entry) bool) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for key, e := range v.entries {
+		if wanted(key, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
 // the returned function for its goroutine to end.
 func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait func(), err error) {

@@ -1,0 +1,438 @@
+package wxtoken
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+)
+
+const (
+	tokensBucket  = "tokens"
+	statusBucket  = "status"
+	rejectSubject = "wxtoken.reject"
+
+	// requestTimeout bounds one request to NATS where the caller sets no deadline.
+	requestTimeout = 5 * time.Second
+
+	// maxNamed is how many missing keys an error names; a service may declare thousands.
+	maxNamed = 10
+)
+
+// Config says what a Client watches. The zero Config watches every token.
+type Config struct {
+	// Keys are the tokens that the service needs. NewClient waits for each of them, and the
+	// client watches nothing else, with one NATS consumer per key. Name them where the service
+	// may read only some tokens, or needs only a few. Default: every token, with one consumer.
+	Keys []Key
+
+	// Now is the clock that decides whether a token has expired. Default: time.Now.
+	Now func() time.Time
+}
+
+// Client is a live view of the tokens: it keeps the bucket "tokens" in memory and follows it.
+// Its methods may be called from any goroutine.
+type Client struct {
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	now func() time.Time
+
+	declared map[Key]bool // Config.Keys; empty when everything is watched
+
+	ctx   context.Context // ends with Close
+	close context.CancelFunc
+	wg    sync.WaitGroup
+
+	mu      sync.RWMutex
+	entries map[Key]*entry // an entry is replaced, never changed; nil after Close
+	feeds   map[*feed]struct{}
+	watches int // how many there should be
+	live    int // how many have delivered what the bucket held and go on
+	stats   Stats
+}
+
+// entry is what the bucket holds for one key.
+type entry struct {
+	token   Token
+	revoked bool // the bucket holds a deletion; token has only Key and Revision
+}
+
+// Stats says how the view of a Client is doing. It is meant to be published as metrics.
+type Stats struct {
+	Live       bool   // the view follows the bucket; false while NATS is away
+	Tokens     int    // tokens in the view, expired ones included
+	Updates    uint64 // entries of the bucket that changed the view
+	Unreadable uint64 // entries of the bucket that were no token and changed nothing
+	Faults     uint64 // times that a watch ended, or could not be made, and was begun anew
+	Err        error  // the last thing that went wrong; nil when nothing ever did
+}
+
+// NewClient returns a Client once its view is complete: every key in cfg.Keys has a token that
+// has not expired, or, without Keys, everything that the bucket holds has been read. It is the
+// only call that waits for tokens. It waits for NATS, and for the bucket, which the refresher
+// creates, as long as ctx lasts: give ctx a deadline.
+//
+// When ctx ends first, the error wraps ctx's and, for each key that is missing, ErrNoToken,
+// ErrExpired or ErrRevoked; it says what is missing and what to do. ErrBadKey is returned for
+// a key that can't be one. ctx does not bound the life of the Client: Close does. The Client
+// uses nc and never closes it.
+func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	c := &Client{
+		nc: nc, js: js, now: cfg.Now,
+		declared: make(map[Key]bool, len(cfg.Keys)),
+		entries:  make(map[Key]*entry),
+		feeds:    make(map[*feed]struct{}),
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	filters := []string{">"}
+	if len(cfg.Keys) > 0 {
+		filters = nil
+	}
+	for _, key := range cfg.Keys {
+		if err := key.check(); err != nil {
+			return nil, fmt.Errorf("Config.Keys: %w", err)
+		}
+		if !c.declared[key] {
+			c.declared[key] = true
+			filters = append(filters, key.String())
+		}
+	}
+	c.ctx, c.close = context.WithCancel(context.Background())
+	c.watches = len(filters)
+	wait := c.subscribe(cfg.Keys) // before the watches start, so that it misses nothing
+	defer c.unsubscribe(wait)
+	for _, filter := range filters {
+		c.wg.Go(func() { c.follow(filter) })
+	}
+	if err := c.await(ctx, wait); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// await returns when the view is complete, or says why it does not come to be.
+func (c *Client) await(ctx context.Context, wait *feed) error {
+	for !c.complete() {
+		select {
+		case <-wait.wake:
+		case <-ctx.Done():
+			return c.incomplete(context.Cause(ctx))
+		}
+		if c.nc.IsClosed() {
+			return c.incomplete(nats.ErrConnectionClosed)
+		}
+	}
+	return nil
+}
+
+// complete reports whether everything that was declared is there to be read.
+func (c *Client) complete() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.live < c.watches {
+		return false
+	}
+	now := c.now()
+	for key := range c.declared {
+		if !c.entries[key].usable(now) {
+			return false
+		}
+	}
+	return true
+}
+
+// incomplete is the error of a NewClient that had to give up.
+func (c *Client) incomplete(cause error) error {
+	if stats := c.Stats(); !stats.Live {
+		cause = explain(c.nc, cause)
+		switch {
+		case stats.Err == nil:
+			return fmt.Errorf("read the tokens from NATS (connection %s): %w", c.nc.Status(), cause)
+		case errors.Is(stats.Err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("read the tokens from NATS: %w: %w: there is no bucket %s; the refresher creates it: start it, or check that this connection is to its NATS account", cause, stats.Err, tokensBucket)
+		}
+		return fmt.Errorf("read the tokens from NATS: %w: %w", cause, stats.Err)
+	}
+	errs := []error{}
+	for _, key := range slices.SortedFunc(maps.Keys(c.declared), func(a, b Key) int { return strings.Compare(a.String(), b.String()) }) {
+		if _, err := c.Token(key); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	rest := ""
+	if len(errs) > maxNamed {
+		rest = fmt.Sprintf(" and %d more", len(errs)-maxNamed)
+		errs = errs[:maxNamed]
+	}
+	return fmt.Errorf("wait for the tokens in Config.Keys: %w: %w%s", cause, errors.Join(errs...), rest)
+}
+
+// Token returns the token of key from memory: it does no I/O, waits for nothing and allocates
+// nothing. While NATS is away it goes on returning the last token known, until that expires.
+// A token that it returns may be refused by WeChat all the same: see Reject.
+//
+// The errors are ErrNoToken for a key that the view does not have, ErrExpired for a token
+// that died without a successor, ErrRevoked when the authorization was cancelled, and ErrClosed.
+// Each comes with a text that says what to do. What Previous points to is shared: don't change it.
+func (c *Client) Token(key Key) (Token, error) {
+	c.mu.RLock()
+	e := c.entries[key]
+	c.mu.RUnlock()
+	if now := c.now(); !e.usable(now) {
+		return Token{}, c.refuse(key, e, now)
+	}
+	return e.token, nil
+}
+
+// usable reports whether e holds a token that is not dead.
+func (e *entry) usable(now time.Time) bool {
+	return e != nil && !e.revoked && now.Before(e.token.ExpiresAt)
+}
+
+// refuse is the error for a key whose entry is not usable.
+func (c *Client) refuse(key Key, e *entry, now time.Time) error {
+	switch {
+	case c.ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", key, ErrClosed)
+	case e == nil && len(c.declared) > 0 && !c.declared[key]:
+		return fmt.Errorf("%s: %w: add the key to Config.Keys, or leave Keys empty to watch every token", key, ErrNoToken)
+	case e == nil:
+		return fmt.Errorf("%s: %w in the bucket: check the appids, and whether the account is connected: Client.Status and the console tell", key, ErrNoToken)
+	case e.revoked:
+		return fmt.Errorf("%s: %w: the token was removed; ask the merchant to authorize again: Client.Status may have the link", key, ErrRevoked)
+	}
+	ago := now.Sub(e.token.ExpiresAt).Round(time.Second)
+	if !c.following() {
+		return fmt.Errorf("%s: %w %s ago, and this view is cut off from NATS: check the connection, then the clock of this machine", key, ErrExpired, ago)
+	}
+	return fmt.Errorf("%s: %w %s ago and was not renewed: Client.Status tells why; check that the refresher runs, and the clock of this machine", key, ErrExpired, ago)
+}
+
+// Updates tells of changes, for those who must rebuild something when a token changes. It yields
+// what Token returns for each of the keys that the view has, and again for each that changes;
+// without keys, for every key. With an error the Token has only its Key.
+//
+// It ends when ctx ends, when the client is closed or when the loop is left. A slow loop holds up nobody: of
+// changes to one key that come while it is busy it sees the newest. Keys come in no order. That
+// a token expires without a successor is not a change.
+func (c *Client) Updates(ctx context.Context, keys ...Key) iter.Seq2[Token, error] {
+	return func(yield func(Token, error) bool) {
+		f := c.subscribe(keys)
+		defer c.unsubscribe(f)
+		for {
+			for key := range c.take(f) {
+				token, err := c.Token(key)
+				if ctx.Err() != nil || c.ctx.Err() != nil {
+					return
+				}
+				if err != nil {
+					token = Token{Key: key}
+				}
+				if !yield(token, err) {
+					return
+				}
+			}
+			select {
+			case <-f.wake:
+			case <-ctx.Done():
+				return
+			case <-c.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// Next waits until the view has another token than old for old.Key and returns it. It is what to
+// call after Reject answered RejectRenewing or RejectAlreadyRenewed; with only a Key in old it
+// waits for the first token, for instance of a merchant who is just authorizing.
+//
+// It returns ErrRevoked as soon as the authorization is cancelled, ErrClosed, or an error that
+// wraps ctx's when ctx ends first: give ctx a deadline.
+func (c *Client) Next(ctx context.Context, old Token) (Token, error) {
+	for token, err := range c.Updates(ctx, old.Key) {
+		if errors.Is(err, ErrRevoked) {
+			return Token{}, err
+		}
+		if err == nil && token.Value != old.Value {
+			return token, nil
+		}
+	}
+	if ctx.Err() == nil {
+		return Token{}, fmt.Errorf("wait for a token of %s: %w", old.Key, ErrClosed)
+	}
+	if _, err := c.Token(old.Key); err != nil {
+		return Token{}, fmt.Errorf("wait for a token: %w: %w", context.Cause(ctx), err)
+	}
+	return Token{}, fmt.Errorf("wait for a token of %s: %w: the view still has the old one; Client.Status tells why", old.Key, context.Cause(ctx))
+}
+
+// Outcome is the answer to a report that WeChat refused a token.
+type Outcome string
+
+// The outcomes of Reject.
+const (
+	RejectRenewing       Outcome = "renewing"        // the token is being replaced: wait for it with Next
+	RejectAlreadyRenewed Outcome = "already_renewed" // there is a newer token: Next returns it at once or within milliseconds
+	RejectTooSoon        Outcome = "too_soon"        // the token is so young that it is hardly the reason: look elsewhere, report again later
+	RejectUnknownKey     Outcome = "unknown_key"     // wxtoken keeps no token for this key
+)
+
+// Reject reports that WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call
+// made with it. However many services report a token, it is replaced once. A token without a
+// Revision, because it does not come from a Client, is reported by a digest of its value.
+//
+// The error wraps nats.ErrNoResponders when no refresher is listening, and
+// nats.ErrPermissionViolation when this user may not report tokens.
+func (c *Client) Reject(ctx context.Context, token Token) (Outcome, error) {
+	outcome, err := c.reject(ctx, token)
+	if err != nil {
+		return "", fmt.Errorf("report the refused token of %s: %w", token.Key, err)
+	}
+	return outcome, nil
+}
+
+func (c *Client) reject(ctx context.Context, token Token) (Outcome, error) {
+	if c.ctx.Err() != nil {
+		return "", ErrClosed
+	}
+	request := struct {
+		Key         Key    `json:"key"`
+		Revision    uint64 `json:"revision,omitempty"`
+		TokenSHA256 string `json:"token_sha256,omitempty"`
+	}{Key: token.Key, Revision: token.Revision}
+	if token.Revision == 0 {
+		sum := sha256.Sum256([]byte(token.Value.Reveal()))
+		request.TokenSHA256 = hex.EncodeToString(sum[:])
+	}
+	data, err := json.Marshal(request)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	msg, err := c.nc.RequestWithContext(ctx, rejectSubject, data)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return "", fmt.Errorf("%w: no refresher is listening on %s: start it, or check that this connection is to its NATS account", err, rejectSubject)
+	case err != nil:
+		return "", explain(c.nc, err)
+	}
+	if text := msg.Header.Get(micro.ErrorHeader); text != "" {
+		return "", fmt.Errorf("the refresher answered %s %q", msg.Header.Get(micro.ErrorCodeHeader), text)
+	}
+	var answer struct {
+		Outcome Outcome `json:"outcome"`
+	}
+	if err := json.Unmarshal(msg.Data, &answer); err != nil || answer.Outcome == "" {
+		return "", fmt.Errorf("the answer on %s is not an outcome: does something else listen there?", rejectSubject)
+	}
+	return answer.Outcome, nil
+}
+
+// Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. It
+// returns ErrNoStatus when nothing is known, ErrBadStatus for a record that can't be read, and
+// an error that wraps jetstream.ErrBucketNotFound before the refresher has created the bucket.
+func (c *Client) Status(ctx context.Context, key Key) (Status, error) {
+	status, err := c.status(ctx, key)
+	if err != nil {
+		return Status{}, fmt.Errorf("read the status of %s: %w", key, err)
+	}
+	return status, nil
+}
+
+func (c *Client) status(ctx context.Context, key Key) (status Status, err error) {
+	if c.ctx.Err() != nil {
+		return status, ErrClosed
+	}
+	if err := key.check(); err != nil {
+		return status, err
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	kv, err := c.js.KeyValue(ctx, statusBucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return status, fmt.Errorf("%w: the refresher creates the bucket %s: start it, or check that this connection is to its NATS account", err, statusBucket)
+	}
+	if err != nil {
+		return status, explain(c.nc, err)
+	}
+	record, err := kv.Get(ctx, key.String())
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound): // or deleted
+		return status, fmt.Errorf("%w: check the appids, and whether the account was ever connected", ErrNoStatus)
+	case err != nil:
+		return status, explain(c.nc, err)
+	}
+	if err := json.Unmarshal(record.Value(), &status); err != nil {
+		return Status{}, fmt.Errorf("%w: revision %d: %w", ErrBadStatus, record.Revision(), err)
+	}
+	return status, nil
+}
+
+// Stats returns how the view is doing.
+func (c *Client) Stats() Stats {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	stats := c.stats
+	stats.Live = c.live == c.watches
+	for _, e := range c.entries {
+		if !e.revoked {
+			stats.Tokens++
+		}
+	}
+	return stats
+}
+
+// following reports whether every watch goes on.
+func (c *Client) following() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.live == c.watches
+}
+
+// Close ends the view and returns when its goroutines have ended. It leaves the connection open.
+func (c *Client) Close() {
+	c.close()
+	c.wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries = nil // a view that no longer follows must not look as if it did
+}
+
+// withTimeout gives ctx a deadline if it has none.
+func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, requestTimeout)
+}
+
+// explain adds to err what NATS refused this connection last. Nobody answers a request that may not be
+// made, so without it a missing permission looks like a slow server.
+func explain(nc *nats.Conn, err error) error {
+	last := nc.LastError()
+	if !errors.Is(last, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	return fmt.Errorf("%w; give this user the permissions that package wxtoken lists: %w", err, last)
+}

@@ -1,0 +1,61 @@
+// Command wechatsim is a fake WeChat Open Platform to develop and test against. NOT FOR PRODUCTION.
+//
+// It serves the platform's API on one address and a control door on another; "curl" on the control
+// door lists what can be done there. Exit codes: 0 ended by a signal, 1 failed, 2 bad settings.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"wxtoken/internal/wechatsim"
+)
+
+func main() {
+	settings := parse(os.Args[1:])
+	config := settings.config()
+	platform, err := wechatsim.New(config)
+	if err != nil {
+		exit(2, err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
+	api := serve(ctx, group, settings.Addr, platform.Handler())
+	control := serve(ctx, group, settings.ControlAddr, platform.Control())
+	announce(config.Components[0], api, control)
+	group.Go(func() error { return platform.Run(ctx) })
+	if err := group.Wait(); err != nil {
+		exit(1, err)
+	}
+}
+
+// serve listens at once, so that a taken port ends the process, and serves until ctx ends.
+func serve(ctx context.Context, group *errgroup.Group, addr string, handler http.Handler) net.Addr {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		exit(1, err)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	context.AfterFunc(ctx, func() { _ = server.Close() }) // nobody waits for the answers of a fake
+	group.Go(func() error {
+		if err := server.Serve(listener); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	return listener.Addr()
+}
+
+func exit(code int, err error) {
+	fmt.Fprintln(os.Stderr, "wechatsim:", err)
+	os.Exit(code)
+}

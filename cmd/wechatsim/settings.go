@@ -1,0 +1,167 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/rs/zerolog"
+
+	"wxtoken/internal/wechatsim"
+)
+
+// settings are the flags. Each has a variable: --life is WXTOKEN_SIM_LIFE.
+type settings struct {
+	Addr               string `default:"127.0.0.1:8090" help:"Address of the platform's API."`
+	ControlAddr        string `default:"127.0.0.1:8091" help:"Address of the control door."`
+	ExposeTestPlatform bool   `help:"Allow addresses that are not loopback: whoever reaches the control door can do everything."`
+
+	PushBase   string `default:"http://127.0.0.1:8080" help:"Where ingest listens: pushes go to <push-base>/wechat/<component_appid>/auth and .../message/$APPID$$."`
+	AuthURL    string `help:"授权事件接收URL, instead of the one under --push-base."`
+	MessageURL string `help:"消息与事件接收URL, instead of the one under --push-base."`
+
+	Authorizers int           `default:"3" help:"Accounts that authorize by themselves after the first answered ticket."`
+	Life        time.Duration `default:"20s" help:"Life of access tokens, in whole seconds."`
+	TicketEvery time.Duration `default:"10s" help:"Time between two ticket pushes."`
+	TicketLife  time.Duration `default:"12h" help:"How long a ticket works."`
+	Overlap     time.Duration `default:"5m" help:"How long a replaced token still works; 0s: not at all."`
+
+	Rotation        string        `default:"never" enum:"never,each,each-old-dead" help:"What a refresh does to the refresh token: ${enum}."`
+	PushTries       int           `default:"3" help:"Tries of a push in all."`
+	PushEvery       time.Duration `default:"1s" help:"Time between two tries."`
+	PausePushes     bool          `help:"Tickets stop after failing for long, until api_start_push_ticket."`
+	OldTicketDies   bool          `help:"A new ticket kills the older ones."`
+	HideUnexchanged bool          `help:"The list shows no refresh token until the code was exchanged."`
+	ShuffleWithin   time.Duration `help:"Push events in random order within this time."`
+
+	Kind           bool          `help:"No trouble by chance: no rates, no varying forms."`
+	BusyRate       float64       `default:"0.05" help:"Share of calls answered busy."`
+	LostAnswerRate float64       `default:"0.02" help:"Share of calls executed but not answered."`
+	RepeatPushRate float64       `default:"0.02" help:"Share of pushes sent twice."`
+	LatePushRate   float64       `default:"0.02" help:"Share of pushes sent late."`
+	Latency        time.Duration `help:"Time an answer takes."`
+	LatencyJitter  time.Duration `help:"Up to this much more."`
+	Seed           uint64        `help:"Seed of all chance; 0: another one each time."`
+
+	LogLevel  string           `default:"info" enum:"debug,info,warn,error" help:"${enum}."`
+	LogFormat string           `default:"auto" enum:"auto,json,console" help:"${enum}; auto is console on a terminal."`
+	Version   kong.VersionFlag `help:"Print the version and exit."`
+}
+
+// parse reads flags and variables. It exits with 2 when they are bad.
+func parse(args []string) settings {
+	var s settings
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+	}
+	parser, err := kong.New(&s,
+		kong.Name("wechatsim"),
+		kong.Description("A fake WeChat Open Platform to develop and test against. NOT FOR PRODUCTION."),
+		kong.DefaultEnvars("WXTOKEN_SIM"),
+		kong.Vars{"version": version},
+	)
+	if err != nil {
+		exit(1, err)
+	}
+	if _, err := parser.Parse(args); err != nil {
+		exit(2, fmt.Errorf("%w (see --help)", err))
+	}
+	if err := s.validate(); err != nil {
+		exit(2, err)
+	}
+	return s
+}
+
+func (s settings) validate() error {
+	var faults []error
+	fault := func(flag, variable, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
+	}
+	if !s.ExposeTestPlatform {
+		const hint = "%q is not a loopback address: use 127.0.0.1, or --expose-test-platform if you mean it"
+		if !loopback(s.Addr) {
+			fault("addr", "WXTOKEN_SIM_ADDR", hint, s.Addr)
+		}
+		if !loopback(s.ControlAddr) {
+			fault("control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.ControlAddr)
+		}
+	}
+	if s.Life < time.Second || s.Life%time.Second != 0 {
+		fault("life", "WXTOKEN_SIM_LIFE", "%s: want whole seconds, at least 1s", s.Life)
+	}
+	if s.Authorizers < 0 || s.Authorizers > 1_000_000 {
+		fault("authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 1000000", s.Authorizers)
+	}
+	return errors.Join(faults...)
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+}
+
+// config returns the platform that the settings describe.
+func (s settings) config() wechatsim.Config {
+	config := wechatsim.Demo(s.Life, s.Authorizers, s.PushBase)
+	component := &config.Components[0]
+	component.AuthURL = cmp.Or(s.AuthURL, component.AuthURL)
+	component.MessageURL = cmp.Or(s.MessageURL, component.MessageURL)
+	if s.Kind {
+		config = wechatsim.Config{Components: config.Components, TokenLife: s.Life}
+	} else {
+		config.BusyRate, config.LostAnswerRate = s.BusyRate, s.LostAnswerRate
+		config.RepeatPushRate, config.LatePushRate = s.RepeatPushRate, s.LatePushRate
+	}
+	config.TicketEvery, config.TicketLife = s.TicketEvery, s.TicketLife
+	config.Overlap = cmp.Or(s.Overlap, wechatsim.Off)
+	config.Rotation = wechatsim.Rotation(s.Rotation)
+	config.PushRetry = wechatsim.Retry{Times: s.PushTries, Every: s.PushEvery}
+	config.PausePushes, config.OldTicketDies, config.HideUnexchanged = s.PausePushes, s.OldTicketDies, s.HideUnexchanged
+	config.ShuffleWithin = s.ShuffleWithin
+	config.Latency, config.LatencyJitter = s.Latency, s.LatencyJitter
+	config.Seed = cmp.Or(s.Seed, rand.Uint64())
+	config.Log = s.logger()
+	return config
+}
+
+func (s settings) logger() zerolog.Logger {
+	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
+	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
+	level, err := zerolog.ParseLevel(s.LogLevel)
+	if err != nil {
+		exit(2, err)
+	}
+	log := zerolog.New(os.Stdout)
+	if s.LogFormat == "console" || s.LogFormat == "auto" && terminal(os.Stdout) {
+		log = zerolog.New(zerolog.ConsoleWriter{Out: os.Stdout, TimeFormat: "15:04:05.000"})
+	}
+	return log.Level(level).With().Timestamp().Str("role", "wechatsim").Logger()
+}
+
+func terminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// announce prints what a person copies. It goes to stderr: stdout is for log lines.
+func announce(c wechatsim.Component, api, control net.Addr) {
+	fmt.Fprintf(os.Stderr, `wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION: everything below is fake and known to all.
+
+  export WXTOKEN_WECHAT_API_URL=http://%s
+  export WXTOKEN_COMPONENT_APPID=%s
+  export WXTOKEN_COMPONENT_APPSECRET=%s
+  export WXTOKEN_COMPONENT_TOKEN=%s
+  export WXTOKEN_COMPONENT_AES_KEY=%s
+
+Tickets and events are pushed to %s
+What you can do to it:           curl http://%s
+
+`, api, c.AppID, c.AppSecret, c.Token, c.EncodingAESKey, c.AuthURL, control)
+}

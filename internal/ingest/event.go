@@ -1,0 +1,135 @@
+package ingest
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/wechat"
+)
+
+// pushed is a push that was read.
+type pushed struct {
+	kind    string    // InfoType, or kindMessage, or kindReleaseCheck
+	created time.Time // zero when the push does not tell
+	events  []events.Event
+}
+
+// authInfoTypes are the InfoTypes that the refresher acts on. Their events go to AUTH.
+var authInfoTypes = []string{
+	wechat.InfoTicket, wechat.InfoAuthorized, wechat.InfoUpdateAuthorized, wechat.InfoUnauthorized, wechat.InfoFastRegister,
+}
+
+// fromPush reads a document of the authorization event URL. The error is a *wechat.Refusal.
+func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
+	push, err := wechat.ParsePush(text)
+	if err != nil {
+		return pushed{}, err
+	}
+	if push.AppID != component {
+		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonAppID, Detail: "AppId is not the component of the path"}
+	}
+	p := pushed{kind: push.InfoType, created: push.CreateTime}
+	id := push.ID()
+	if slices.Contains(authInfoTypes, push.InfoType) {
+		auth := events.Auth{
+			Kind: push.InfoType, Component: component, CreateTime: push.CreateTime, ReceivedAt: i.now().UTC(),
+			Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code, PreAuthCode: push.PreAuthCode,
+		}
+		if !push.CodeExpiresAt.IsZero() {
+			auth.CodeExpiresAt = &push.CodeExpiresAt
+		}
+		// First, because it is the one that somebody waits for.
+		e, err := auth.Event(id, path)
+		if err != nil {
+			return pushed{}, fmt.Errorf("push of InfoType %s: %w", push.InfoType, err)
+		}
+		p.events = append(p.events, e)
+	}
+	if push.InfoType != wechat.InfoTicket {
+		subject := events.NoticeSubject(component, push.InfoType)
+		p.events = append(p.events, events.Event{
+			Subject: subject, ID: id, Source: path, Type: eventType(subject, 1), About: push.AuthorizerAppID,
+			Time: push.CreateTime, ContentType: contentType(text), Data: wechat.Redact(text),
+		})
+	}
+	return p, nil
+}
+
+// fromMessage reads a document of the message and event URL. The error is a *wechat.Refusal.
+func (i *Ingest) fromMessage(path, component, appid string, text []byte) (pushed, error) {
+	m, err := wechat.ParseMessage(text)
+	if err != nil {
+		return pushed{}, err
+	}
+	p := pushed{kind: kindMessage, created: m.CreateTime}
+	id := m.ID(component, appid, text)
+	at := m.CreateTime
+	if at.IsZero() {
+		at = i.now().UTC()
+	}
+	if code, authorizer, ok := releaseCheck(appid, m); ok {
+		p.kind = kindReleaseCheck
+		e, err := events.Auth{
+			Kind: events.KindReleaseCheck, Component: component, CreateTime: at, ReceivedAt: i.now().UTC(),
+			Authorizer: authorizer, Code: code,
+		}.Event(id, path)
+		if err != nil {
+			return pushed{}, fmt.Errorf("message of the release check: %w", err)
+		}
+		p.events = []events.Event{e}
+		return p, nil
+	}
+	subject := events.MessageSubject(component, appid, m.MsgType, m.Event)
+	p.events = []events.Event{{
+		Subject: subject, ID: id, Source: path, Type: eventType(subject, 2), About: appid,
+		Time: at, ContentType: contentType(text), Data: text,
+	}}
+	return p, nil
+}
+
+// eventType returns the ce-type of an event on subject: the subject without its appids, of which
+// there are so many. No character in it means anything to a header.
+func eventType(subject string, appids int) string {
+	tokens := strings.Split(subject, ".")
+	return strings.Join(slices.Delete(tokens, 2, 2+appids), ".")
+}
+
+// contentType tells XML from JSON, which are all that wechat reads.
+func contentType(text []byte) string {
+	if bytes.HasPrefix(bytes.TrimLeft(text, "\uFEFF \t\r\n"), []byte("{")) {
+		return "application/json"
+	}
+	return "application/xml"
+}
+
+// releaseAccounts are the accounts that WeChat lends for the network release check
+// ("releases_instructions"): gh_ id and appid, five official accounts and five mini programs.
+var releaseAccounts = map[string]string{
+	"gh_3c884a361561": "wx570bc396a51b8ff8", "gh_8dad206e9538": "wxd101a85aa106f53e",
+	"gh_c0f28a78b318": "wx9252c5e0bb1836fc", "gh_905ae9d01059": "wxc39235c15087f6f3",
+	"gh_3f222ed8d140": "wx8e1097c5bc82cde9", "gh_393666f1fdf4": "wx7720d01d4b2a4500",
+	"gh_26128078e9ab": "wx14550af28c71a144", "gh_39abb5d4e1b7": "wx05d483572dcd5d8b",
+	"gh_2b3713f184a6": "wxa35b9c23cfe664eb", "gh_7818dcb60240": "wx5910277cae6fd970",
+}
+
+// releaseCheck returns the authorization code that the release check sends as a text to one of its
+// accounts. Either of appid, which is that of the path, and ToUserName tells the account.
+func releaseCheck(appid string, m wechat.Message) (code, authorizer string, ok bool) {
+	code, ok = strings.CutPrefix(m.Content, "QUERY_AUTH_CODE:")
+	if !ok || code == "" || m.MsgType != "text" {
+		return "", "", false
+	}
+	if authorizer, ok := releaseAccounts[m.ToUserName]; ok {
+		return code, authorizer, true
+	}
+	for _, account := range releaseAccounts {
+		if account == appid {
+			return code, appid, true
+		}
+	}
+	return "", "", false
+}

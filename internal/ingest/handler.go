@@ -1,0 +1,292 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"wxtoken"
+	"wxtoken/internal/wechat"
+)
+
+// Bounds of one push.
+const (
+	maxBody     = 64 << 10        // bytes
+	maxParsing  = 64              // pushes parsed at once
+	readTime    = 2 * time.Second // for the body
+	answerTime  = 4 * time.Second // until the answer; WeChat waits 5 ("message_push")
+	maxAge      = 24 * time.Hour  // by CreateTime; older pushes are not stored
+	maxSkew     = 5 * time.Minute // by CreateTime; more is counted
+	maxLogAgent = 128             // bytes of a User-Agent in the log
+)
+
+// Bodies of an answer. WeChat takes nothing but success for a yes ("component_verify_ticket").
+const (
+	bodySuccess   = "success"
+	bodyForbidden = "forbidden" // the same for every fault behind the signature
+	bodyRetry     = "retry"
+)
+
+// answer is what becomes of one request.
+type answer struct {
+	status int
+	body   string
+	result string
+	reason wechat.Reason // of a refusal, of a stale push, and when NATS is unavailable
+	kind   string
+	bytes  int   // of the body, as far as it was read
+	err    error // what NATS said
+}
+
+// refuse returns the answer to a request that is at fault. The body says no more than the status does.
+func refuse(status int, reason wechat.Reason) answer {
+	body := strings.ToLower(http.StatusText(status))
+	if status == http.StatusServiceUnavailable {
+		body = bodyRetry
+	}
+	return answer{status: status, body: body, result: resultRejected, reason: reason}
+}
+
+// refused is refuse for an error of wechat.
+func refused(status int, err error) answer {
+	var r *wechat.Refusal
+	if !errors.As(err, &r) {
+		return refuse(status, reasonUnlisted)
+	}
+	return refuse(status, r.Reason)
+}
+
+// forbid refuses a push whose envelope could be read: all of these look alike.
+func forbid(reason wechat.Reason) answer {
+	return answer{status: http.StatusForbidden, body: bodyForbidden, result: resultRejected, reason: reason}
+}
+
+// target is what a path names.
+type target struct {
+	component string
+	appid     string // {appid} of the message URL; empty on the authorization event URL
+	crypter   *wechat.Crypter
+	methods   []string
+	kind      string // of a push that can't be read
+}
+
+// find reads a path. It takes no detour: a path with "//", ".." or an escaped character in it is
+// not found, where http.ServeMux would redirect.
+func (i *Ingest) find(r *http.Request) (to target, found bool) {
+	parts := strings.Split(r.URL.Path, "/")
+	if r.URL.RawPath != "" || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" {
+		return target{}, false
+	}
+	to = target{component: parts[2], crypter: i.components[parts[2]]}
+	switch {
+	case to.crypter == nil:
+		return target{}, false
+	case len(parts) == 4 && parts[3] == "auth":
+		to.methods, to.kind = []string{http.MethodPost}, kindOther
+	case len(parts) == 5 && parts[3] == "message" && !slices.Contains([]string{"", ".", ".."}, parts[4]):
+		to.appid, to.methods, to.kind = parts[4], []string{http.MethodGet, http.MethodPost}, kindMessage
+	default:
+		return target{}, false
+	}
+	return to, true
+}
+
+func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	// WeChat may hang up while its push is being stored. The store goes on: the repeat then finds it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
+	defer cancel()
+	to, found := i.find(r)
+	a := i.answer(ctx, w, r, to, found)
+	if a.kind == "" {
+		a.kind = to.kind
+	}
+	if !slices.Contains(kinds, a.kind) {
+		a.kind = kindOther
+	}
+	if a.result == resultRejected && a.status < 500 && !i.failures.allow(r.RemoteAddr) {
+		a.status, a.body = http.StatusTooManyRequests, "too many refused requests"
+	}
+	i.record(r, to, a, time.Since(start))
+
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
+	w.WriteHeader(a.status)
+	_, _ = io.WriteString(w, a.body) // if it does not arrive, WeChat sends the push again
+}
+
+// answer finds out what to answer, from the cheapest check to the dearest.
+func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Request, to target, found bool) answer {
+	methods := to.methods
+	if !found {
+		methods = []string{http.MethodGet, http.MethodPost}
+	}
+	switch {
+	case !slices.Contains(methods, r.Method):
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		return refuse(http.StatusMethodNotAllowed, reasonMethod)
+	case !strings.HasPrefix(r.RequestURI, "/"): // a request to a proxy: we are none
+		return refuse(http.StatusBadRequest, reasonPath)
+	case !found:
+		return refuse(http.StatusNotFound, reasonPath)
+	case len(to.methods) > 1 && !wxtoken.ValidAppID(to.appid):
+		return refuse(http.StatusBadRequest, wechat.ReasonAppIDSyntax)
+	}
+	q, err := wechat.ParseQuery(r.URL.RawQuery)
+	if r.Method == http.MethodGet {
+		return echo(to, q, err)
+	}
+	for _, encoding := range r.Header.Values("Content-Encoding") {
+		if !strings.EqualFold(encoding, "identity") {
+			return refuse(http.StatusUnsupportedMediaType, reasonEncoding)
+		}
+	}
+	if err != nil {
+		return refused(http.StatusBadRequest, err)
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		a := refuse(http.StatusRequestTimeout, reasonBody)
+		if _, large := errors.AsType[*http.MaxBytesError](err); large {
+			a = refuse(http.StatusRequestEntityTooLarge, reasonTooLarge)
+		}
+		a.bytes = len(body)
+		return a
+	}
+	p, a, ok := i.parse(r.URL.Path, to, q, body)
+	if ok {
+		a = i.store(ctx, p)
+	}
+	a.bytes = len(body)
+	return a
+}
+
+// echo answers the GET with which WeChat tries a URL ("message-push"). Its signature covers
+// timestamp and nonce alone.
+func echo(to target, q wechat.Query, err error) answer {
+	var a answer
+	switch {
+	case err != nil:
+		a = refused(http.StatusBadRequest, err)
+	case q.EchoStr == "":
+		a = refuse(http.StatusBadRequest, wechat.ReasonQuery)
+	case !to.crypter.CheckSignature(q):
+		a = forbid(wechat.ReasonSignature)
+	default:
+		a = answer{status: http.StatusOK, body: q.EchoStr, result: resultAccepted}
+	}
+	a.kind = kindEchoStr
+	return a
+}
+
+// readBody reads the body in readTime. The error is an *http.MaxBytesError when there is too much of it.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	conn := http.NewResponseController(w)
+	// Where a connection has no deadline of its own the server's holds.
+	_ = conn.SetReadDeadline(time.Now().Add(readTime))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		// The server goes on reading to notice a hang-up, and would take the deadline for one.
+		_ = conn.SetReadDeadline(time.Time{})
+	}
+	return body, err
+}
+
+// parse turns the body into events, or into a refusal.
+func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pushed, answer, bool) {
+	select {
+	case i.parsing <- struct{}{}:
+		defer func() { <-i.parsing }()
+	default:
+		return pushed{}, refuse(http.StatusServiceUnavailable, reasonBusy), false
+	}
+	envelope, err := wechat.ParseEnvelope(body)
+	if err != nil {
+		return pushed{}, refused(http.StatusBadRequest, err), false
+	}
+	if q.MsgSignature == "" {
+		return pushed{}, refuse(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
+	}
+	opened, err := to.crypter.Open(q, envelope.Encrypt)
+	if err != nil {
+		return pushed{}, forbid(refused(0, err).reason), false
+	}
+	i.metrics.keys.WithLabelValues(keyLabel(opened.Key)).Inc()
+	var p pushed
+	if to.appid == "" {
+		p, err = i.fromPush(path, to.component, opened.Text)
+	} else {
+		p, err = i.fromMessage(path, to.component, to.appid, opened.Text)
+	}
+	if err != nil {
+		return pushed{}, forbid(refused(0, err).reason), false
+	}
+	return p, answer{}, true
+}
+
+// store publishes what the push becomes, unless it is too old.
+func (i *Ingest) store(ctx context.Context, p pushed) answer {
+	a := answer{kind: p.kind, status: http.StatusOK, body: bodySuccess, result: resultAccepted}
+	if !p.created.IsZero() {
+		kind := p.kind
+		if !slices.Contains(kinds, kind) {
+			kind = kindOther
+		}
+		skew := i.now().Sub(p.created)
+		i.metrics.skew.WithLabelValues(kind).Observe(skew.Seconds())
+		if skew > maxAge {
+			// Not refused: if it is our clock that is wrong, a refusal would make WeChat stop sending.
+			a.result, a.reason = resultStale, reasonStale
+			return a
+		}
+		if skew > maxSkew || skew < -maxSkew {
+			i.metrics.skewed.Inc()
+			i.lines.event(zerolog.WarnLevel, reasonSkewed).Str("info_type", kind).Dur("skew", skew).Msg("push skewed")
+		}
+	}
+	duplicate, err := i.publish(ctx, p.events)
+	switch {
+	case err != nil:
+		a.status, a.body = http.StatusServiceUnavailable, bodyRetry
+		a.result, a.reason, a.err = resultNATSUnavailable, reasonNATS, err
+	case duplicate:
+		a.result = resultDuplicate
+	}
+	return a
+}
+
+// record counts the answer and logs it. Nothing of query or body goes into a line.
+func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
+	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
+	i.metrics.duration.WithLabelValues(a.result).Observe(took.Seconds())
+	var e *zerolog.Event
+	msg := "push refused"
+	switch a.result {
+	case resultAccepted, resultDuplicate:
+		i.lines.log.Debug().Str("component", to.component).Str("info_type", a.kind).Str("result", a.result).
+			Dur("duration", took).Msg("push answered")
+		return
+	case resultRejected:
+		i.metrics.rejected.WithLabelValues(string(a.reason)).Inc()
+		e = i.lines.event(zerolog.WarnLevel, a.reason)
+	case resultStale:
+		e = i.lines.event(zerolog.WarnLevel, a.reason)
+		msg = "push too old, not stored"
+	case resultNATSUnavailable:
+		e = i.lines.event(zerolog.WarnLevel, a.reason).Err(a.err)
+		msg = "push not stored"
+	}
+	agent := r.UserAgent()
+	if len(agent) > maxLogAgent {
+		agent = agent[:maxLogAgent]
+	}
+	e.Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).Int("bytes", a.bytes).
+		Str("remote", r.RemoteAddr).Str("user_agent", agent).Dur("duration", took).Msg(msg)
+}

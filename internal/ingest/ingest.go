@@ -1,0 +1,111 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/wechat"
+)
+
+// Config holds the settings of ingest.
+type Config struct {
+	HTTPAddr string `name:"http-addr" default:":8080" help:"Address for WeChat's pushes, host:port. The one port that is open to the world unless you say otherwise: WeChat has to reach it, through your proxy with TLS."`
+}
+
+// Component is one third-party platform whose pushes are taken.
+type Component struct {
+	AppID   string           // component_appid
+	Tokens  []wxtoken.Secret // signs; the current one first, then earlier ones
+	AESKeys []wxtoken.Secret // EncodingAESKey; the current one first, then earlier ones
+}
+
+// Deps is what an Ingest works with. Crash may be nil.
+type Deps struct {
+	JetStream jetstream.JetStream
+	Log       zerolog.Logger
+	Metrics   prometheus.Registerer
+	Now       func() time.Time   // the clock against which CreateTime is held
+	Crash     func(point string) // called at the points "ingest.before_publish" and "ingest.after_puback", for tests that kill the process there
+}
+
+// Ingest takes WeChat's pushes. It is safe for concurrent use.
+type Ingest struct {
+	components map[string]*wechat.Crypter // by component_appid
+	js         jetstream.JetStream
+	now        func() time.Time
+	crash      func(point string)
+	metrics    *metrics
+	failures   *failures
+	lines      *lines
+	parsing    chan struct{} // one for each push that is being parsed
+}
+
+// New returns an Ingest for the given components. Its error names every fault of their settings
+// and shows no secret.
+func New(components []Component, d Deps) (*Ingest, error) {
+	if len(components) == 0 {
+		return nil, errors.New("set up ingest: no component: set component-appid or components-dir")
+	}
+	i := &Ingest{
+		components: make(map[string]*wechat.Crypter, len(components)),
+		js:         d.JetStream,
+		now:        d.Now,
+		crash:      d.Crash,
+		failures:   newFailures(),
+		parsing:    make(chan struct{}, maxParsing),
+	}
+	if i.crash == nil {
+		i.crash = func(string) {}
+	}
+	var faults []error
+	for _, c := range components {
+		if _, twice := i.components[c.AppID]; twice {
+			faults = append(faults, fmt.Errorf("component %q is given twice", c.AppID))
+			continue
+		}
+		crypter, err := wechat.NewCrypter(wechat.Keys{AppID: c.AppID, Tokens: reveal(c.Tokens), AESKeys: reveal(c.AESKeys)})
+		if err != nil {
+			faults = append(faults, fmt.Errorf("component %q: %w", c.AppID, err))
+			continue
+		}
+		i.components[c.AppID] = crypter
+	}
+	var err error
+	if i.metrics, err = newMetrics(d.Metrics); err != nil {
+		faults = append(faults, err)
+	}
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("set up ingest: %w", errors.Join(faults...))
+	}
+	i.lines = newLines(d.Log.With().Str("role", "ingest").Logger(), i.metrics.suppressed)
+	return i, nil
+}
+
+func reveal(secrets []wxtoken.Secret) []string {
+	values := make([]string, len(secrets))
+	for n, secret := range secrets {
+		values[n] = secret.Reveal()
+	}
+	return values
+}
+
+// Ready reports whether a push could be stored: the stream AUTH is there.
+func (i *Ingest) Ready(ctx context.Context) error {
+	if err := events.Exists(ctx, i.js); err != nil {
+		return fmt.Errorf("%w; the refresher creates it when it starts", err)
+	}
+	return nil
+}
+
+// Handler returns the handler of all URLs of the package. It answers 404 to any other path, and
+// redirects none.
+func (i *Ingest) Handler() http.Handler { return http.HandlerFunc(i.serve) }

@@ -1,0 +1,95 @@
+package ingest
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"wxtoken/internal/wechat"
+)
+
+// How many refused pushes one address may send. A good push is never held back.
+const (
+	failuresPerSecond = 50
+	failuresBurst     = 100
+	maxRemotes        = 4096 // addresses that are remembered
+)
+
+// failures counts what was refused for each remote address.
+type failures struct {
+	mu      sync.Mutex
+	remotes map[netip.Prefix]*rate.Limiter
+}
+
+func newFailures() *failures { return &failures{remotes: map[netip.Prefix]*rate.Limiter{}} }
+
+// allow reports whether one more failure of remote, "address:port", is within bounds. It looks at
+// the connection alone: what X-Forwarded-For says anybody can write.
+func (f *failures) allow(remote string) bool {
+	var from netip.Prefix // the zero Prefix stands for all whose address can't be read
+	if ap, err := netip.ParseAddrPort(remote); err == nil {
+		addr := ap.Addr().Unmap()
+		bits := addr.BitLen()
+		if addr.Is6() {
+			bits = 64 // one host has that many addresses to send from
+		}
+		from, _ = addr.WithZone("").Prefix(bits) // these bits always fit
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	limiter := f.remotes[from]
+	if limiter == nil {
+		if len(f.remotes) == maxRemotes {
+			// Whoever has so many addresses is not held back by a limit for each of them; what counts is the memory.
+			clear(f.remotes)
+		}
+		limiter = rate.NewLimiter(failuresPerSecond, failuresBurst)
+		f.remotes[from] = limiter
+	}
+	return limiter.Allow()
+}
+
+// linesPerSecond is how many lines with the same reason are logged.
+const linesPerSecond = 10
+
+// lines logs what is wrong with pushes, and keeps a flood of them out of the log.
+type lines struct {
+	log        zerolog.Logger
+	suppressed prometheus.Counter
+	byReason   map[wechat.Reason]*line // fixed: only read
+}
+
+type line struct {
+	limiter    *rate.Limiter
+	suppressed atomic.Int64 // since the last line that was written
+}
+
+func newLines(log zerolog.Logger, suppressed prometheus.Counter) *lines {
+	l := &lines{log: log, suppressed: suppressed, byReason: map[wechat.Reason]*line{}}
+	for _, reason := range append([]wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS}, reasons...) {
+		l.byReason[reason] = &line{limiter: rate.NewLimiter(linesPerSecond, linesPerSecond)}
+	}
+	return l
+}
+
+// event returns a line at that level about a push, or nil, which logs nothing, when there were many like it.
+func (l *lines) event(level zerolog.Level, reason wechat.Reason) *zerolog.Event {
+	like, listed := l.byReason[reason]
+	if !listed {
+		like = l.byReason[reasonUnlisted]
+	}
+	if !like.limiter.Allow() {
+		like.suppressed.Add(1)
+		l.suppressed.Inc()
+		return nil
+	}
+	e := l.log.WithLevel(level).Str("reason", string(reason))
+	if n := like.suppressed.Swap(0); n > 0 {
+		e = e.Int64("suppressed", n)
+	}
+	return e
+}

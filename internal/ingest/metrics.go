@@ -1,0 +1,130 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"wxtoken/internal/wechat"
+)
+
+// Kinds of a push, beside the InfoTypes.
+const (
+	kindMessage      = "message"
+	kindReleaseCheck = "release_check"
+	kindEchoStr      = "echostr"
+	kindOther        = "other" // an InfoType that is not in the list, or a push that could not be read
+)
+
+// kinds are the values of the label kind. The list is fixed: a label made of foreign text could grow without end.
+var kinds = []string{
+	wechat.InfoTicket, wechat.InfoAuthorized, wechat.InfoUpdateAuthorized, wechat.InfoUnauthorized, wechat.InfoFastRegister,
+	"notify_third_fastregisterbetaapp", "notify_third_fastverifybetaapp", "notify_3rd_wxa_auth", "notify_3rd_wxa_wxverify",
+	"notify_3rd_wxa_auth_and_icp", "notify_icpfiling_verify_result", "notify_apply_icpfiling_result",
+	kindMessage, kindReleaseCheck, kindEchoStr, kindOther,
+}
+
+// Results of a push.
+const (
+	resultAccepted        = "accepted"
+	resultDuplicate       = "duplicate" // a repeat of what was stored already
+	resultStale           = "stale"     // too old to be stored
+	resultRejected        = "rejected"
+	resultNATSUnavailable = "nats_unavailable" // no publish ack; WeChat was asked to send it again
+)
+
+var results = []string{resultAccepted, resultDuplicate, resultStale, resultRejected, resultNATSUnavailable}
+
+// Reasons for refusing a push, beside those of wechat.
+const (
+	reasonMethod   wechat.Reason = "method"
+	reasonPath     wechat.Reason = "path"
+	reasonEncoding wechat.Reason = "encoding"  // a Content-Encoding: nothing is ever decompressed
+	reasonTooLarge wechat.Reason = "too_large" // the body is larger than maxBody
+	reasonBody     wechat.Reason = "body"      // the body did not come in time, or not whole
+	reasonBusy     wechat.Reason = "busy"      // maxParsing pushes are being parsed
+
+	// Not refusals, but each has its line in the log.
+	reasonStale    wechat.Reason = "stale"
+	reasonSkewed   wechat.Reason = "skewed"
+	reasonNATS     wechat.Reason = "nats_unavailable"
+	reasonUnlisted wechat.Reason = "" // stands for a reason that is in no list
+)
+
+var reasons = []wechat.Reason{
+	reasonMethod, reasonPath, reasonEncoding, reasonTooLarge, reasonBody, reasonBusy,
+	wechat.ReasonQuery, wechat.ReasonQueryDup, wechat.ReasonTimestamp, wechat.ReasonNonce, wechat.ReasonSignatureSyntax,
+	wechat.ReasonEmpty, wechat.ReasonXML, wechat.ReasonXMLShape, wechat.ReasonJSON, wechat.ReasonNoEncrypt,
+	wechat.ReasonSignature, wechat.ReasonDecrypt, wechat.ReasonAppID, wechat.ReasonAppIDSyntax, wechat.ReasonField,
+}
+
+type metrics struct {
+	pushes     *prometheus.CounterVec   // kind, result
+	rejected   *prometheus.CounterVec   // reason
+	duration   *prometheus.HistogramVec // result
+	skew       *prometheus.HistogramVec // kind
+	skewed     prometheus.Counter
+	keys       *prometheus.CounterVec // key
+	suppressed prometheus.Counter
+}
+
+// newMetrics registers all metrics, with zero for every value of a label, so that an alert can tell
+// "never" from "not measured".
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		pushes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_push_total", Help: "Pushes from WeChat, by InfoType or other kind, and by what became of them.",
+		}, []string{"kind", "result"}),
+		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_push_rejected_total", Help: "Pushes that were refused, by reason.",
+		}, []string{"reason"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "wxtoken_push_duration_seconds", Help: "Time from the request's header to the answer. WeChat waits 5 seconds.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"result"}),
+		skew: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "wxtoken_push_skew_seconds", Help: "Our clock minus CreateTime when a push came in.",
+			Buckets: []float64{-300, -60, -5, 0, 1, 5, 30, 60, 300, 3600, 86400},
+		}, []string{"kind"}),
+		skewed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "wxtoken_push_skewed_total", Help: "Pushes whose CreateTime is more than 5 minutes from our clock. They are taken all the same.",
+		}),
+		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_push_key_total", Help: "Pushes that were decrypted, by the EncodingAESKey that did it. A key that is no longer used may be removed.",
+		}, []string{"key"}),
+		suppressed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "wxtoken_push_log_suppressed_total", Help: "Log lines about pushes that were left out because many like them came in the same second.",
+		}),
+	}
+	var faults []error
+	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.keys, m.suppressed} {
+		if err := reg.Register(c); err != nil {
+			faults = append(faults, fmt.Errorf("register a metric: %w", err))
+		}
+	}
+	for _, kind := range kinds {
+		m.skew.WithLabelValues(kind)
+		for _, result := range results {
+			m.pushes.WithLabelValues(kind, result)
+		}
+	}
+	for _, reason := range reasons {
+		m.rejected.WithLabelValues(string(reason))
+	}
+	for _, result := range results {
+		m.duration.WithLabelValues(result)
+	}
+	for key := range 2 {
+		m.keys.WithLabelValues(keyLabel(key))
+	}
+	return m, errors.Join(faults...)
+}
+
+// keyLabel names the EncodingAESKey with that index.
+func keyLabel(index int) string {
+	if index == 0 {
+		return "current"
+	}
+	return "previous"
+}

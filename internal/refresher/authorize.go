@@ -1,0 +1,369 @@
+package refresher
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// auth handles wechat.auth.>: tickets, codes and cancellations.
+func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
+	a, err := events.ParseAuth(m.Data)
+	if err != nil {
+		return events.Never(err)
+	}
+	c, ok := r.components[a.Component]
+	if !ok {
+		return events.Later(unknownDelay, fmt.Errorf("handle %s: component %s is not in the settings", a.Kind, a.Component))
+	}
+	if a.Authorizer != "" && !wxtoken.ValidAppID(a.Authorizer) {
+		return events.Never(fmt.Errorf("handle %s: the authorizer's appid is not one", a.Kind))
+	}
+	key := wxtoken.ComponentKey(a.Component)
+	if a.Authorizer != "" {
+		key = wxtoken.AuthorizerKey(a.Component, a.Authorizer)
+	}
+	switch a.Kind {
+	case events.KindTicket:
+		return r.alone(key, func() error { return r.ticket(ctx, key, a) })
+	case events.KindUnauthorized:
+		return r.unauthorized(ctx, c, key, a) // waits for nobody: the token has to go
+	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
+		if a.Authorizer == "" || a.Code == "" {
+			return nil // a quick registration that failed brings no code: services learn of it from the notice
+		}
+		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
+	case events.KindCallback, events.KindReleaseCheck:
+		return r.code(ctx, c, a)
+	}
+	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
+}
+
+// maxAhead is how far in the future a ticket's CreateTime may lie.
+const maxAhead = 5 * time.Minute
+
+// ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
+// there, because each new component access token ends the one before; but a component without
+// a valid token gets one now.
+func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
+	if a.Ticket == "" {
+		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
+	}
+	created := a.CreateTime
+	if created.After(a.ReceivedAt.Add(maxAhead)) {
+		r.log.Warn().Stringer("key", key).Time("create_time", created).Msg("ticket from the future: is the clock right?")
+		created = a.ReceivedAt // so that it can't hold off the tickets to come
+	}
+	cred, err := r.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	if !created.After(cred.TicketCreatedAt) {
+		r.metrics.staleTickets.Inc()
+		return nil
+	}
+	if cred.ClaimedAt(r.now()) {
+		return events.Later(lostDelay, fmt.Errorf("store ticket: %s is being renewed", key))
+	}
+	first := cred.Ticket == ""
+	cred.Ticket, cred.TicketCreatedAt, cred.TicketReceivedAt = a.Ticket, created.UTC(), a.ReceivedAt.UTC()
+	token, ok, err := r.store.Token(ctx, key)
+	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
+		return err
+	}
+	needed := !ok || !r.now().Before(token.ExpiresAt)
+	if needed {
+		cred.RetryAt = time.Time{}
+		cred.Generation = max(cred.Generation, token.Generation)
+	}
+	if cred, err = r.store.Save(ctx, cred); err != nil {
+		if errors.Is(err, store.ErrLost) {
+			return events.Later(lostDelay, err)
+		}
+		return err
+	}
+	log := r.log.Debug()
+	if first || needed {
+		log = r.log.Info()
+	}
+	log.Stringer("key", key).Time("create_time", created).Msg("ticket received")
+	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt))
+	if !needed {
+		return nil
+	}
+	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonTicket}, "")
+}
+
+// authorized exchanges the code of a push. The same code, and an authorization older than the one
+// in force, change nothing.
+func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
+	cred, err := r.store.Credential(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return err
+	}
+	created := a.CreateTime.UTC()
+	if created.Before(cred.AuthorizedAt) || created.Before(cred.RevokedAt) {
+		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
+		return nil
+	}
+	if cred.CodeDigest == digest(a.Code) && cred.RefreshToken != "" {
+		return r.dateAuthorization(ctx, cred, created)
+	}
+	if _, err := r.componentToken(c); err != nil {
+		return err
+	}
+	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
+		return err
+	}
+	if cred.Generation, err = r.generation(ctx, cred); err != nil {
+		return err
+	}
+	if cred, err = r.claim(ctx, cred, m, "auth"); err != nil {
+		return err
+	}
+	r.step("exchange.claimed")
+	asked := r.now()
+	granted, err := r.exchange(ctx, c, a.Code)
+	r.step("exchange.asked")
+	if err != nil {
+		return r.unexchanged(ctx, c, cred, a, err)
+	}
+	if granted.AuthorizerAppID != key.Authorizer {
+		if _, err := r.store.Save(ctx, released(cred)); err != nil && !errors.Is(err, store.ErrLost) {
+			return err
+		}
+		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
+	}
+	cred.AuthorizedAt = created
+	return r.establish(ctx, c, cred, granted, a, asked)
+}
+
+// dateAuthorization notes the time of an authorization of which a redirect had told without one.
+func (r *Refresher) dateAuthorization(ctx context.Context, cred store.Credential, created time.Time) error {
+	if !created.After(cred.AuthorizedAt) {
+		return nil
+	}
+	if cred.ClaimedAt(r.now()) {
+		return events.Later(claimedDelay, fmt.Errorf("date authorization: %s is being renewed", cred.Key))
+	}
+	cred.AuthorizedAt = created
+	if _, err := r.store.Save(ctx, cred); err != nil {
+		return events.Later(lostDelay, err)
+	}
+	r.setStatus(ctx, cred.Key, authorizedAt(created))
+	return nil
+}
+
+// code exchanges a code of which nobody knows yet for which account it is.
+func (r *Refresher) code(ctx context.Context, c *component, a events.Auth) error {
+	if a.Code == "" {
+		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
+	}
+	if r.view.Any(func(key wxtoken.Key, e store.Entry) bool {
+		return key.Component == c.appid && e.Credential.CodeDigest == digest(a.Code)
+	}) {
+		return nil // the push came first
+	}
+	if _, err := r.componentToken(c); err != nil {
+		return err
+	}
+	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
+		return err
+	}
+	asked := r.now()
+	granted, err := r.exchange(ctx, c, a.Code)
+	if err != nil {
+		if wechat.Judge(err) != wechat.CodeSpent {
+			return events.Later(retryAfter[1], fmt.Errorf("exchange code: %w", err))
+		}
+		// Spent by the push most likely; if by somebody else, the list knows.
+		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
+		return r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true)
+	}
+	if !wxtoken.ValidAppID(granted.AuthorizerAppID) {
+		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
+	}
+	key := wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID)
+	// The code is spent now: come what may, its answer must find its way into the store. Whoever is at
+	// the key meanwhile loses, and the loser renews once more.
+	for {
+		cred, err := r.store.Credential(ctx, key)
+		if err != nil && !errors.Is(err, store.ErrUnreadable) {
+			return err
+		}
+		overlapped := cred.ClaimedAt(r.now()) || cred.RefreshToken != ""
+		if cred.Generation, err = r.generation(ctx, cred); err != nil {
+			return err
+		}
+		if !cred.RevokedAt.IsZero() {
+			cred.AuthorizedAt = time.Time{} // not known: a cancellation has to ask WeChat
+		}
+		err = r.establish(ctx, c, cred, granted, a, asked)
+		if errors.Is(err, store.ErrLost) && ctx.Err() == nil {
+			continue
+		}
+		if err == nil && overlapped {
+			// A renewal may have asked WeChat after us: nobody knows which token is the newer one.
+			return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}, "")
+		}
+		return err
+	}
+}
+
+// exchange turns a code into the first tokens of an authorization.
+func (r *Refresher) exchange(ctx context.Context, c *component, code string) (a wechat.Authorization, err error) {
+	err = r.withComponentToken(ctx, c, func(token string) (err error) {
+		a, err = r.wx.QueryAuth(ctx, token, c.appid, code)
+		return err
+	})
+	r.metrics.exchanged(err)
+	return a, err
+}
+
+// establish stores an authorization: refresh token, token and schedule at once. It replaces what was
+// there, and keeps no previous token: WeChat ends the old authorization.
+func (r *Refresher) establish(ctx context.Context, c *component, cred store.Credential, granted wechat.Authorization, a events.Auth, asked time.Time) error {
+	key := cred.Key
+	if granted.RefreshToken != "" {
+		if cred.RefreshToken != "" && cred.RefreshToken != granted.RefreshToken {
+			cred.RefreshTokenBefore = cred.RefreshToken
+		}
+		cred.RefreshToken = granted.RefreshToken
+	}
+	cred.CodeDigest, cred.RevokedAt = digest(a.Code), time.Time{}
+	cred = released(cred)
+	if granted.AccessToken == "" {
+		// The account gives no API permission (api_getauthorizerrefreshtoken): there is no token to keep.
+		if _, err := r.store.Save(ctx, cred); err != nil {
+			return fmt.Errorf("store authorization: %w", err)
+		}
+		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
+		r.setStatus(ctx, key, withoutPermission(r.now()))
+		return nil
+	}
+	cred.Generation++
+	token := nextToken(wxtoken.Token{}, key, cred.Generation, granted.AccessToken, asked, granted.ExpiresIn, r.cfg.RenewFraction)
+	if _, err := r.store.Commit(ctx, cred, token); err != nil {
+		if errors.Is(err, store.ErrLost) && a.Authorizer != "" {
+			return r.uncommitted(ctx, key, err)
+		}
+		return fmt.Errorf("store authorization: %w", err)
+	}
+	r.step("exchange.committed")
+	r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Uint64("generation", cred.Generation).
+		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
+	r.setStatus(ctx, key, active(r.now()), authorizedAt(cred.AuthorizedAt), funcInfo(granted.FuncInfo))
+	r.fetchProfile(ctx, c, key)
+	return nil
+}
+
+// unexchanged deals with a code that WeChat did not turn into tokens.
+func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Credential, a events.Auth, cause error) error {
+	now := r.now()
+	key := cred.Key
+	cred.Claim = nil
+	switch wechat.Judge(cause) {
+	case wechat.CodeSpent:
+		// Used by the redirect, or by a refresher that died before it stored the answer: the refresh
+		// token that the code brought is WeChat's to tell.
+		info, err := r.authorizerInfo(ctx, c, key.Authorizer)
+		if err != nil && wechat.Judge(err) == wechat.Revoked {
+			cause = err
+			break // cancelled in the meantime; that event is on its way
+		}
+		if err != nil {
+			return r.giveBack(ctx, cred, retryAfter[1], err)
+		}
+		if info.RefreshToken == "" {
+			r.log.Error().Err(cause).Stringer("key", key).Msg("authorization needed")
+			r.setStatus(ctx, key, needsAuthorization(now, cred.Failures, cause))
+			break
+		}
+		if info.RefreshToken != cred.RefreshToken {
+			cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
+		}
+		cred.AuthorizedAt, cred.RevokedAt = a.CreateTime.UTC(), time.Time{}
+		if cred, err = r.store.Save(ctx, released(cred)); err != nil {
+			return events.Later(lostDelay, err)
+		}
+		r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Msg("authorizer authorized, its code was used already")
+		r.setStatus(ctx, key, authorizedAt(cred.AuthorizedAt), profile(info))
+		return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+	case wechat.Operator:
+		c.pause(everyAPI, now.Add(retryAfter[len(retryAfter)-1]))
+		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, cause))
+		return r.giveBack(ctx, cred, retryAfter[len(retryAfter)-1], cause)
+	case wechat.QuotaGone:
+		c.pause(wechat.APIQueryAuth, nextDay(now))
+		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, cause))
+		return r.giveBack(ctx, cred, maxPause, cause)
+	case wechat.SlowDown:
+		c.pause(wechat.APIQueryAuth, now.Add(slowDown))
+		return r.giveBack(ctx, cred, slowDown, cause)
+	default:
+		return r.giveBack(ctx, cred, jittered(retryAfter[1]), cause)
+	}
+	if _, err := r.store.Save(ctx, cred); err != nil {
+		return events.Later(lostDelay, err)
+	}
+	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
+	return nil
+}
+
+// giveBack ends a claim and puts the event off.
+func (r *Refresher) giveBack(ctx context.Context, cred store.Credential, wait time.Duration, cause error) error {
+	if _, err := r.store.Save(ctx, cred); err != nil && !errors.Is(err, store.ErrLost) {
+		return err
+	}
+	return events.Later(wait, fmt.Errorf("exchange code: %w", cause))
+}
+
+// unauthorized ends an authorization, unless a newer one is in force: the push may come late.
+func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth) error {
+	cred, err := r.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	created := a.CreateTime.UTC()
+	switch {
+	case cred.Revision == 0 || !cred.RevokedAt.IsZero():
+		return nil
+	case created.Before(cred.AuthorizedAt):
+		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("cancellation ignored, a newer authorization is in force")
+		return nil
+	case cred.AuthorizedAt.IsZero() || created.Equal(cred.AuthorizedAt):
+		// Which of the two came last only WeChat can tell.
+		if _, err := r.authorizerInfo(ctx, c, key.Authorizer); err == nil {
+			r.log.Info().Stringer("key", key).Msg("cancellation ignored, WeChat says the authorization is in force")
+			return nil
+		} else if wechat.Judge(err) != wechat.Revoked {
+			return events.Later(retryAfter[1], fmt.Errorf("check cancellation: %w", err))
+		}
+	}
+	return r.cancelled(ctx, c, cred, created, nil)
+}
+
+// fetchProfile fetches what WeChat tells about an account. It is not worth a second try here: the
+// next renewal makes one when the profile is still missing.
+func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.Key) {
+	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
+	if err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("profile not fetched")
+		return
+	}
+	r.setStatus(ctx, key, profile(info))
+}
+
+// digest returns the SHA-256 of a code, in hex.
+func digest(code string) string {
+	sum := sha256.Sum256([]byte(code))
+	return hex.EncodeToString(sum[:])
+}

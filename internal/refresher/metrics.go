@@ -1,0 +1,197 @@
+package refresher
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/wechat"
+)
+
+// metrics are what a refresher counts. No label ever holds an authorizer's appid: there may be
+// a hundred thousand.
+type metrics struct {
+	renewals     *prometheus.CounterVec
+	durations    *prometheus.HistogramVec
+	exchanges    *prometheus.CounterVec
+	overlaps     prometheus.Counter
+	rescheduled  prometheus.Counter
+	missed       prometheus.Counter
+	recovered    prometheus.Counter
+	staleTickets prometheus.Counter
+	panics       prometheus.Counter
+	reconciles   *prometheus.CounterVec
+	reconciledAt *prometheus.GaugeVec
+	swept        prometheus.Gauge
+}
+
+// outcomes of a call, as labels.
+var outcomes = []string{"ok", "retry", "slow_down", "quota_gone", "renew_component_token", "wait_for_ticket",
+	"recover_refresh_token", "revoked", "code_spent", "operator"}
+
+func outcome(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return wechat.Judge(err).String()
+}
+
+var reasons = []string{events.ReasonScheduled, events.ReasonSwept, events.ReasonRefused, events.ReasonTicket,
+	events.ReasonListed, events.ReasonOverlap, events.ReasonAsked}
+
+func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "wxtoken_" + name, Help: help})
+	}
+	m := &metrics{
+		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_refresh_total", Help: "Calls to WeChat for the next token of a key.",
+		}, []string{"kind", "outcome", "trigger"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "wxtoken_refresh_duration_seconds", Help: "How long WeChat took to answer them.",
+			Buckets: []float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"outcome"}),
+		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_exchange_total", Help: "Auth codes sent to WeChat.",
+		}, []string{"outcome"}),
+		overlaps:     counter("overlap_total", "Answers thrown away because the key had changed meanwhile."),
+		rescheduled:  counter("schedule_missing_total", "Schedules published again because they may have been lost."),
+		missed:       counter("sweep_missed_total", "Renewals that the sweep found missed."),
+		recovered:    counter("refresh_token_recovered_total", "Refresh tokens got back from WeChat."),
+		staleTickets: counter("ticket_stale_total", "Tickets that came after a newer one."),
+		panics:       counter("panics_total", "Handlers that panicked."),
+		reconciles: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_reconcile_total", Help: "Comparisons with WeChat's list of authorizers.",
+		}, []string{"result"}),
+		reconciledAt: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "wxtoken_reconcile_last_success_timestamp_seconds", Help: "When the comparison was last complete.",
+		}, []string{"component"}),
+		swept: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "wxtoken_sweep_last_success_timestamp_seconds", Help: "When the last sweep ended.",
+		}),
+	}
+	for _, kind := range []wxtoken.Kind{wxtoken.KindComponent, wxtoken.KindAuthorizer} {
+		for _, o := range outcomes {
+			for _, reason := range reasons {
+				m.renewals.WithLabelValues(string(kind), o, reason)
+			}
+		}
+	}
+	for _, o := range outcomes {
+		m.durations.WithLabelValues(o)
+		m.exchanges.WithLabelValues(o)
+	}
+	m.reconciles.WithLabelValues("ok")
+	m.reconciles.WithLabelValues("failed")
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets, m.panics,
+		m.reconciles, m.reconciledAt, m.swept, fleet{r},
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) asked(kind wxtoken.Kind, reason string, err error, took time.Duration) {
+	m.renewals.WithLabelValues(string(kind), outcome(err), reason).Inc()
+	m.durations.WithLabelValues(outcome(err)).Observe(took.Seconds())
+}
+
+func (m *metrics) exchanged(err error) { m.exchanges.WithLabelValues(outcome(err)).Inc() }
+
+func (m *metrics) reconciled(component, result string, now time.Time) {
+	m.reconciles.WithLabelValues(result).Inc()
+	if result == "ok" {
+		m.reconciledAt.WithLabelValues(component).Set(seconds(now))
+	}
+}
+
+// fleet counts the tokens when it is asked, from the live view: no series outlives what it counts.
+type fleet struct{ r *Refresher }
+
+var (
+	descAuthorizers = prometheus.NewDesc("wxtoken_authorizers", "Authorizers by state.", []string{"component", "state"}, nil)
+	descInvalid     = prometheus.NewDesc("wxtoken_authorizers_token_invalid", "Authorizers in force whose token has expired.", []string{"component"}, nil)
+	descMinExpiry   = prometheus.NewDesc("wxtoken_token_min_expiration_timestamp_seconds", "When the first of the authorizers' tokens expires; 0 without any.", []string{"component"}, nil)
+	descCompExpiry  = prometheus.NewDesc("wxtoken_component_token_expiration_timestamp_seconds", "When the component access token expires; 0 without one.", []string{"component"}, nil)
+	descCompRenewal = prometheus.NewDesc("wxtoken_component_token_renewal_timestamp_seconds", "When the component access token is to be renewed; 0 without one.", []string{"component"}, nil)
+	descTicketMade  = prometheus.NewDesc("wxtoken_ticket_last_created_timestamp_seconds", "CreateTime of the ticket in use; 0 without one.", []string{"component"}, nil)
+	descTicketGot   = prometheus.NewDesc("wxtoken_ticket_last_received_timestamp_seconds", "When the ticket in use came; 0 without one.", []string{"component"}, nil)
+)
+
+// Describe sends the descriptions of what Collect counts.
+func (f fleet) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot} {
+		ch <- d
+	}
+}
+
+// Collect counts.
+func (f fleet) Collect(ch chan<- prometheus.Metric) {
+	f.r.mu.Lock()
+	view := f.r.view
+	f.r.mu.Unlock()
+	if view == nil {
+		return
+	}
+	type sums struct {
+		active, retrying, revoked, invalid int
+		first                              time.Time
+	}
+	now, all := f.r.now(), view.All()
+	components := map[string]*sums{}
+	for _, id := range f.r.appids() {
+		components[id] = &sums{}
+	}
+	for key, e := range all {
+		s := components[key.Component]
+		if s == nil || key.Kind != wxtoken.KindAuthorizer {
+			continue
+		}
+		switch {
+		case !e.Credential.Renewable():
+			s.revoked++
+			continue
+		case e.Credential.Failures > 0:
+			s.retrying++
+		default:
+			s.active++
+		}
+		if !now.Before(e.Token.ExpiresAt) {
+			s.invalid++
+		}
+		if !e.Token.ExpiresAt.IsZero() && (s.first.IsZero() || e.Token.ExpiresAt.Before(s.first)) {
+			s.first = e.Token.ExpiresAt
+		}
+	}
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for id, s := range components {
+		gauge(descAuthorizers, float64(s.active), id, string(wxtoken.StateActive))
+		gauge(descAuthorizers, float64(s.retrying), id, string(wxtoken.StateRenewingFailed))
+		gauge(descAuthorizers, float64(s.revoked), id, string(wxtoken.StateRevoked))
+		gauge(descInvalid, float64(s.invalid), id)
+		gauge(descMinExpiry, seconds(s.first), id)
+		own := all[wxtoken.ComponentKey(id)]
+		gauge(descCompExpiry, seconds(own.Token.ExpiresAt), id)
+		gauge(descCompRenewal, seconds(own.Token.RenewAt), id)
+		gauge(descTicketMade, seconds(own.Credential.TicketCreatedAt), id)
+		gauge(descTicketGot, seconds(own.Credential.TicketReceivedAt), id)
+	}
+}
+
+// seconds returns a time as Unix seconds, 0 for none.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}

@@ -1,0 +1,255 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// Config holds the refresher's settings; the tags are read by package ops.
+type Config struct {
+	WechatAPIURL     string        `name:"wechat-api-url" default:"https://api.weixin.qq.com" help:"WeChat's API."`
+	RenewFraction    float64       `name:"renew-fraction" default:"0.66" help:"Part of a token's life after which it is renewed, less a random 0 to 0.05 (0.1 to 0.95)."`
+	Concurrency      int           `name:"concurrency" default:"64" help:"Renewals at work at the same time."`
+	APIRate          float64       `name:"api-rate" default:"20" help:"Calls to WeChat per second and component."`
+	Replicas         int           `name:"replicas" default:"1" help:"Copies that NATS keeps of each stream (1 or 3)."`
+	MessagesMaxAge   time.Duration `name:"messages-max-age" default:"168h" help:"How long the stream MESSAGES keeps a message."`
+	MessagesMaxBytes int64         `name:"messages-max-bytes" default:"1073741824" help:"How many bytes of messages the stream MESSAGES keeps (0 = no limit)."`
+	SweepEvery       time.Duration `name:"sweep-every" default:"30s" help:"How often to look for renewals that were missed."`
+	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
+}
+
+// Validate returns every fault of the settings.
+func (c Config) Validate() error {
+	var faults []error
+	check := func(ok bool, flag, variable, want string) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("--%s (%s): want %s", flag, variable, want))
+		}
+	}
+	check(c.RenewFraction >= 0.1 && c.RenewFraction <= 0.95, "renew-fraction", "WXTOKEN_RENEW_FRACTION", "0.1 to 0.95, for instance 0.66")
+	check(c.Concurrency >= 1 && c.Concurrency <= 10_000, "concurrency", "WXTOKEN_CONCURRENCY", "1 to 10000")
+	check(c.APIRate > 0 && c.APIRate <= 10_000, "api-rate", "WXTOKEN_API_RATE", "more than 0, at most 10000")
+	check(c.Replicas == 1 || c.Replicas == 3, "replicas", "WXTOKEN_REPLICAS", "1, or 3 with a cluster of three servers")
+	check(c.MessagesMaxAge >= time.Minute, "messages-max-age", "WXTOKEN_MESSAGES_MAX_AGE", "a minute or more, for instance 168h")
+	check(c.MessagesMaxBytes >= 0, "messages-max-bytes", "WXTOKEN_MESSAGES_MAX_BYTES", "0 or more bytes")
+	check(c.SweepEvery >= time.Second, "sweep-every", "WXTOKEN_SWEEP_EVERY", "a second or more, for instance 30s")
+	check(c.ReconcileEvery >= time.Second, "reconcile-every", "WXTOKEN_RECONCILE_EVERY", "a second or more, for instance 6h")
+	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
+		faults = append(faults, fmt.Errorf("--wechat-api-url (WXTOKEN_WECHAT_API_URL): %w", err))
+	}
+	return errors.Join(faults...)
+}
+
+// Component is one third-party platform that the refresher acts for.
+type Component struct {
+	AppID     string
+	AppSecret wxtoken.Secret
+}
+
+// Deps is what a refresher works with.
+type Deps struct {
+	NATS       *nats.Conn
+	Components []Component
+	Log        zerolog.Logger
+	Metrics    prometheus.Registerer
+	Transport  http.RoundTripper // to WeChat; nil = Go's default
+	Now        func() time.Time  // nil = time.Now
+	Step       func(name string) // called at each step of a renewal; nil = nothing. Tests end the process there
+}
+
+// Refresher is one of any number of refreshers that work side by side.
+type Refresher struct {
+	cfg        Config
+	id         string
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	wx         *wechat.Client
+	components map[string]*component
+	log        zerolog.Logger
+	metrics    *metrics
+	now        func() time.Time
+	step       func(string)
+
+	store *store.Store // set by Run, before anything uses it
+	view  *store.View
+
+	guard  guard
+	atWork sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
+
+	mu    sync.Mutex
+	swept time.Time
+	ready bool
+}
+
+// New returns a refresher; Run makes it work.
+func New(cfg Config, deps Deps) (*Refresher, error) {
+	wx, err := wechat.NewClient(wechat.ClientConfig{BaseURL: cfg.WechatAPIURL, Transport: deps.Transport, Timeout: callTimeout})
+	if err != nil {
+		return nil, fmt.Errorf("set up the client of WeChat's API: %w", err)
+	}
+	js, err := jetstream.New(deps.NATS)
+	if err != nil {
+		return nil, fmt.Errorf("set up JetStream: %w", err)
+	}
+	r := &Refresher{
+		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, log: deps.Log, now: deps.Now, step: deps.Step,
+		components: map[string]*component{},
+	}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	if r.step == nil {
+		r.step = func(string) {}
+	}
+	for _, c := range deps.Components {
+		r.components[c.AppID] = newComponent(c, cfg.APIRate)
+	}
+	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return r, nil
+}
+
+// Run works until ctx ends; then it takes nothing new, finishes what it is at and returns. It waits
+// for NATS when that is away, at the start too. The only error is that of a NATS server that
+// can't be used at all.
+func (r *Refresher) Run(ctx context.Context) error {
+	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	// The committer and the view outlive the handlers, which finish what they are at.
+	outer, end := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer end()
+	background.Go(func() { r.store.Run(outer) })
+	view, wait, err := r.store.Watch(outer, r.log)
+	if err != nil {
+		return err
+	}
+	background.Go(wait)
+	r.mu.Lock()
+	r.view, r.ready = view, true
+	r.mu.Unlock()
+	r.log.Info().Int("tokens", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
+
+	var working sync.WaitGroup
+	defer working.Wait()
+	working.Go(func() { r.greet(ctx) })
+	working.Go(func() { r.sweeper(ctx) })
+	consume := func(stream, durable, filter string, handle events.Handler) {
+		c := events.Consumer{
+			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
+			Log: r.log, Panicked: r.metrics.panics.Inc, Step: r.step,
+		}
+		working.Go(func() { c.Run(ctx, handle) })
+	}
+	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.auth)
+	consume(events.StreamTokens, events.DurableDue, events.AllDue, r.due)
+	<-ctx.Done()
+	return nil
+}
+
+// prepare makes the streams and opens the store, as soon as NATS is there.
+func (r *Refresher) prepare(ctx context.Context) error {
+	cfg := events.SetupConfig{Replicas: r.cfg.Replicas, MessagesMaxAge: r.cfg.MessagesMaxAge, MessagesMaxBytes: r.cfg.MessagesMaxBytes}
+	for {
+		created, err := r.setup(ctx, cfg)
+		if len(created) > 0 {
+			r.log.Warn().Strs("streams", created).Msg("streams created")
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, events.ErrServerTooOld) {
+			return err
+		}
+		r.log.Warn().Err(err).Dur("delay", time.Second).Msg("NATS not ready")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (r *Refresher) setup(ctx context.Context, cfg events.SetupConfig) (created []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if !r.nc.IsConnected() {
+		return nil, errors.New("not connected")
+	}
+	if created, err = events.Setup(ctx, r.nc, r.js, cfg); err != nil {
+		return created, err
+	}
+	r.store, err = store.Open(ctx, r.nc, r.js, r.step)
+	return created, err
+}
+
+// greet says what is known of each component, and has it compared with WeChat's list if that was
+// never done.
+func (r *Refresher) greet(ctx context.Context) {
+	for appid := range r.components {
+		key := wxtoken.ComponentKey(appid)
+		for ctx.Err() == nil {
+			c, err := r.store.Credential(ctx, key)
+			if err == nil {
+				if c.Ticket == "" {
+					r.setStatus(ctx, key, waitingForTicket(r.now()))
+				}
+				err = r.store.ScheduleReconcile(ctx, appid, r.cfg.ReconcileEvery, false)
+			}
+			if err == nil {
+				break
+			}
+			r.log.Warn().Err(err).Stringer("key", key).Dur("delay", time.Second).Msg("start not finished")
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+// Ready returns an error while the refresher can't do its work.
+func (r *Refresher) Ready(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !r.ready:
+		return errors.New("the tokens are not loaded yet: is NATS reachable?")
+	case !r.nc.IsConnected():
+		return errors.New("not connected to NATS")
+	case r.now().Sub(r.swept) > 2*r.cfg.SweepEvery+callTimeout:
+		return fmt.Errorf("the last sweep was at %s", r.swept.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (r *Refresher) appids() []string {
+	var ids []string
+	for id := range r.components {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}

@@ -1,0 +1,329 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// due handles renewal.due.>: the time has come, or somebody asked.
+func (r *Refresher) due(ctx context.Context, m events.Msg) error {
+	if appid, ok := events.ReconcileComponent(m.Subject); ok {
+		return r.reconcile(ctx, appid)
+	}
+	due, err := events.ParseDue(m.Data)
+	if err != nil {
+		return events.Never(err)
+	}
+	return r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
+}
+
+// alone runs f unless another handler of this process is at the same key.
+func (r *Refresher) alone(key wxtoken.Key, f func() error) error {
+	if _, busy := r.atWork.LoadOrStore(key, struct{}{}); busy {
+		return events.Later(claimedDelay, fmt.Errorf("%s is being worked at here", key))
+	}
+	defer r.atWork.Delete(key)
+	return f()
+}
+
+// renew is the story of a renewal; see the package's comment.
+func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) error {
+	key := due.Key
+	c, ok := r.components[key.Component]
+	if !ok {
+		return events.Later(unknownDelay, fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
+	}
+
+	// a. Load.
+	cred, err := r.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !cred.Renewable():
+		return nil
+	case due.Generation < cred.Generation:
+		return r.fulfilled(ctx, cred)
+	case due.Generation > cred.Generation:
+		return events.Later(claimedDelay, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
+	}
+	if wait := cred.RetryAt.Sub(r.now()); wait > 0 {
+		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
+	}
+	ask, err := r.prepareAsk(ctx, c, cred)
+	if err != nil {
+		return err
+	}
+	r.step("loaded")
+
+	// b. Claim.
+	if cred, err = r.claim(ctx, cred, m, "due"); err != nil {
+		return err
+	}
+	r.step("claimed")
+
+	// c. Ask. Life is counted from before the request.
+	asked := r.now()
+	grant, err := ask(ctx)
+	r.step("asked")
+	r.metrics.asked(key.Kind, due.Reason, err, r.now().Sub(asked))
+	if key.Kind == wxtoken.KindAuthorizer {
+		r.guard.saw(asked, err)
+	}
+
+	// d. Judge.
+	if err != nil {
+		return r.failed(ctx, c, cred, err)
+	}
+	old, _, err := r.store.Token(ctx, key)
+	if err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
+	}
+	next := granted(cred, grant)
+	token := nextToken(old, key, next.Generation, grant.AccessToken, asked, grant.ExpiresIn, r.cfg.RenewFraction)
+	r.step("judged")
+
+	// e. Commit.
+	if _, err := r.store.Commit(ctx, next, token); err != nil {
+		return r.uncommitted(ctx, key, err)
+	}
+	r.step("committed")
+	r.renewed(ctx, c, token, cred, due.Reason, asked)
+
+	// f. Ack: the consumer's, last.
+	return nil
+}
+
+// unknownDelay is the wait for a component that isn't in the settings: it may be added.
+const unknownDelay = time.Minute
+
+// load reads a credential. It answers with Later for one that can't be used.
+func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (store.Credential, error) {
+	cred, err := r.store.Credential(ctx, key)
+	switch {
+	case errors.Is(err, store.ErrUnreadable):
+		r.log.Error().Err(err).Stringer("key", key).Msg("credential unreadable, asking WeChat's list")
+		if err := r.store.ScheduleReconcile(ctx, key.Component, r.cfg.ReconcileEvery, true); err != nil {
+			return cred, err
+		}
+		return cred, events.Later(unknownDelay, err)
+	case errors.Is(err, store.ErrNewer):
+		return cred, events.Later(unknownDelay, err)
+	}
+	return cred, err
+}
+
+// claim takes the credential for message m. Somebody else's claim is respected, unless it was made
+// for the same message: that is delivered again only when its owner is no longer heard of.
+func (r *Refresher) claim(ctx context.Context, cred store.Credential, m events.Msg, stream string) (store.Credential, error) {
+	purpose := fmt.Sprintf("%s/%d", stream, m.Sequence)
+	if cred.ClaimedAt(r.now()) && !(m.Redelivered && cred.Claim.For == purpose) {
+		return cred, events.Later(claimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
+	}
+	cred.Claim = &store.Claim{By: r.id, For: purpose, Until: r.now().Add(claimFor).UTC()}
+	cred, err := r.store.Save(ctx, cred)
+	if errors.Is(err, store.ErrLost) {
+		return cred, events.Later(lostDelay, err)
+	}
+	return cred, err
+}
+
+// fulfilled ends a due message whose generation is past. A schedule that was replaced while it
+// fired is lost; this message is the only sign of that, so the current one is published again.
+func (r *Refresher) fulfilled(ctx context.Context, cred store.Credential) error {
+	token, ok, err := r.store.Token(ctx, cred.Key)
+	if err != nil || !ok {
+		return err
+	}
+	if err := r.store.Reschedule(ctx, token); err != nil {
+		return err
+	}
+	r.metrics.rescheduled.Inc()
+	r.setStatus(ctx, cred.Key, active(r.now()))
+	return nil
+}
+
+// grant is what an ask brings: wechat.Grant for every kind of token.
+type ask func(ctx context.Context) (wechat.Grant, error)
+
+// prepareAsk returns the call that gets the next token, when it is its turn.
+func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Credential) (ask, error) {
+	if cred.Key.Kind == wxtoken.KindComponent {
+		if err := r.pass(ctx, c, wechat.APIComponentToken); err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) (wechat.Grant, error) {
+			return r.wx.ComponentToken(ctx, c.appid, c.secret.Reveal(), cred.Ticket)
+		}, nil
+	}
+	if _, err := r.componentToken(c); err != nil {
+		return nil, err
+	}
+	if err := r.pass(ctx, c, wechat.APIAuthorizerToken); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (wechat.Grant, error) {
+		var grant wechat.Grant
+		err := r.withComponentToken(ctx, c, func(componentToken string) (err error) {
+			grant, err = r.wx.AuthorizerToken(ctx, componentToken, c.appid, cred.Key.Authorizer, cred.RefreshToken)
+			return err
+		})
+		return grant, err
+	}, nil
+}
+
+// withComponentToken makes a call that takes a component access token, and has that renewed when it
+// was refused.
+func (r *Refresher) withComponentToken(ctx context.Context, c *component, call func(componentToken string) error) error {
+	t, err := r.componentToken(c)
+	if err != nil {
+		return err
+	}
+	if err = call(t.Value.Reveal()); err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
+		r.refused(ctx, c, t)
+	}
+	return err
+}
+
+// granted returns the credential after a good answer. An empty refresh token never replaces one.
+func granted(cred store.Credential, g wechat.Grant) store.Credential {
+	if g.RefreshToken != "" && g.RefreshToken != cred.RefreshToken && cred.Key.Kind == wxtoken.KindAuthorizer {
+		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, g.RefreshToken
+	}
+	cred.Generation++
+	return released(cred)
+}
+
+// released returns the credential as it is when nobody is at it and all is well.
+func released(cred store.Credential) store.Credential {
+	cred.Claim = nil
+	cred.Failures, cred.Refusals, cred.RetryAt = 0, 0, time.Time{}
+	return cred
+}
+
+// renewed says that a token was stored.
+func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, before store.Credential, reason string, asked time.Time) {
+	log := r.log.Info().Stringer("key", t.Key).Uint64("generation", t.Generation).Str("reason", reason).
+		Dur("duration", r.now().Sub(asked)).Time("renew_at", t.RenewAt).Time("expires_at", t.ExpiresAt)
+	if before.Failures > 0 {
+		log = log.Int("attempt", before.Failures+1)
+	}
+	log.Msg("token renewed")
+	unknown := false
+	r.setStatus(ctx, t.Key, active(r.now()), func(s *wxtoken.Status) {
+		unknown = s.Authorizer == nil || s.Authorizer.Profile == nil
+	})
+	if t.Key.Kind != wxtoken.KindAuthorizer {
+		return
+	}
+	r.answered(ctx, c, asked)
+	if unknown {
+		r.fetchProfile(ctx, c, t.Key)
+	}
+}
+
+// answered clears a component's state "operator" once WeChat answers its calls again. It looks at
+// the status once a minute at most.
+func (r *Refresher) answered(ctx context.Context, c *component, asked time.Time) {
+	if !c.lookAgain(asked) {
+		return
+	}
+	key := wxtoken.ComponentKey(c.appid)
+	s, _, err := r.store.Status(ctx, key)
+	if err == nil && s.State == wxtoken.StateOperator && s.LastError != nil && s.LastError.At.Before(asked) {
+		r.setStatus(ctx, key, active(r.now()))
+	}
+}
+
+// uncommitted deals with a token that could not be stored.
+func (r *Refresher) uncommitted(ctx context.Context, key wxtoken.Key, err error) error {
+	if !errors.Is(err, store.ErrLost) {
+		return err // delivered again, and taken up at a. or b.
+	}
+	// Somebody stored another state meanwhile. If that is a token, two calls overlapped.
+	r.metrics.overlaps.Inc()
+	cred, err := r.load(ctx, key)
+	if err != nil || !cred.Renewable() {
+		return err
+	}
+	r.log.Warn().Stringer("key", key).Uint64("generation", cred.Generation).Msg("two renewals overlapped, renewing once more")
+	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonOverlap}, "")
+}
+
+// failed deals with a renewal that WeChat did not answer with a token: it stores when to try again,
+// gives the claim back and says so.
+func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credential, err error) error {
+	verdict := wechat.Judge(err)
+	now := r.now()
+	cred.Claim = nil
+	cred.Failures++
+	wait := r.retryDelay(cred)
+	change := failing(now, cred.Failures, err)
+	switch verdict {
+	case wechat.Retry, wechat.RenewComponentToken:
+	case wechat.SlowDown:
+		wait = jittered(slowDown)
+		c.pause(errAPI(err), now.Add(slowDown))
+	case wechat.QuotaGone:
+		wait = nextDay(now).Sub(now)
+		c.pause(errAPI(err), now.Add(wait))
+		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
+	case wechat.WaitForTicket:
+		wait = retryAfter[len(retryAfter)-1]
+		change = ticketRefused(now, cred.Failures, err)
+		r.startPush(ctx, c)
+	case wechat.CodeSpent, wechat.Operator:
+		wait = retryAfter[len(retryAfter)-1]
+		if cred.Key.Kind != wxtoken.KindComponent {
+			c.pause(everyAPI, now.Add(wait))
+		}
+		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
+		if cred.Key.Kind == wxtoken.KindComponent {
+			change = nil
+		}
+	case wechat.RecoverRefreshToken:
+		return r.recover(ctx, c, cred, err)
+	case wechat.Revoked:
+		return r.cancelled(ctx, c, cred, now, err)
+	}
+	return r.tryAgain(ctx, cred, wait, change, err)
+}
+
+// tryAgain stores that cred failed and when it may be tried again, and answers with Later.
+func (r *Refresher) tryAgain(ctx context.Context, cred store.Credential, wait time.Duration, change statusChange, cause error) error {
+	cred.RetryAt = r.now().Add(wait).UTC()
+	if _, err := r.store.Save(ctx, cred); err != nil {
+		if errors.Is(err, store.ErrLost) {
+			return events.Later(lostDelay, err)
+		}
+		return err
+	}
+	r.log.Warn().Err(cause).Stringer("key", cred.Key).Int("attempt", cred.Failures).Dur("delay", wait).Msg("renewal delayed")
+	if change != nil {
+		r.setStatus(ctx, cred.Key, change)
+	}
+	return events.Later(wait, cause)
+}
+
+// retryDelay returns how long to wait after the failure that cred counts.
+func (r *Refresher) retryDelay(cred store.Credential) time.Duration {
+	e, _ := r.view.Get(cred.Key)
+	return backoff(cred.Failures, e.Token.ExpiresAt.Sub(r.now()), rand.Float64())
+}
+
+// errAPI returns the API that an error of the client is about.
+func errAPI(err error) wechat.API {
+	var e *wechat.Error
+	if errors.As(err, &e) {
+		return e.API
+	}
+	return everyAPI
+}

@@ -1,0 +1,179 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/wechat"
+)
+
+// Types of conditions.
+const (
+	conditionReady  = "Ready"         // the token is good
+	conditionTicket = "TicketFlowing" // a component's tickets arrive
+)
+
+// statusChange changes one aspect of a status.
+type statusChange func(*wxtoken.Status)
+
+// setStatus changes the status of key. A status that can't be written is only logged: it is made
+// from the other records, and the next change makes it again.
+func (r *Refresher) setStatus(ctx context.Context, key wxtoken.Key, changes ...statusChange) {
+	err := r.store.UpdateStatus(ctx, key, func(s *wxtoken.Status) {
+		for _, change := range changes {
+			if change != nil {
+				change(s)
+			}
+		}
+	})
+	if err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
+	}
+}
+
+// condition sets one condition; since moves only when its status does.
+func condition(s *wxtoken.Status, kind string, now time.Time, ok bool, reason, message string) {
+	status := "False"
+	if ok {
+		status = "True"
+	}
+	c := wxtoken.Condition{Type: kind, Status: status, Reason: reason, Message: message, Since: now.UTC()}
+	for i, old := range s.Conditions {
+		if old.Type == kind {
+			if old.Status == status {
+				c.Since = old.Since
+			}
+			s.Conditions[i] = c
+			return
+		}
+	}
+	s.Conditions = append(s.Conditions, c)
+}
+
+// active: the token was renewed. A key that was cancelled stays so: this news may come late.
+func active(now time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.State == wxtoken.StateRevoked {
+			return
+		}
+		s.State, s.Failures, s.LastError, s.ReauthorizeURL = wxtoken.StateActive, 0, nil, ""
+		condition(s, conditionReady, now, true, "Renewed", "")
+	}
+}
+
+// authorizedAt: an authorization is in force, again perhaps.
+func authorizedAt(at time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.State == wxtoken.StateRevoked || s.State == "" {
+			s.State = wxtoken.StateActive
+		}
+		account(s)
+		if !at.IsZero() {
+			at := at.UTC()
+			s.Authorizer.AuthorizedAt = &at
+		}
+	}
+}
+
+func funcInfo(ids []int) statusChange {
+	return func(s *wxtoken.Status) { account(s).FuncInfo = ids }
+}
+
+func profile(info wechat.AuthorizerInfo) statusChange {
+	return func(s *wxtoken.Status) {
+		account(s).Profile = info.Profile
+		if info.FuncInfo != nil {
+			s.Authorizer.FuncInfo = info.FuncInfo
+		}
+	}
+}
+
+func account(s *wxtoken.Status) *wxtoken.Authorizer {
+	if s.Authorizer == nil {
+		s.Authorizer = &wxtoken.Authorizer{}
+	}
+	return s.Authorizer
+}
+
+// withoutPermission: the account is authorized and there is no token for it.
+func withoutPermission(now time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		s.State = wxtoken.StateNeedsAuthorization
+		condition(s, conditionReady, now, false, "NoAPIPermission", "the account granted no API permission: WeChat gives no token")
+	}
+}
+
+// failing: a renewal failed and will be tried again.
+func failing(now time.Time, failures int, err error) statusChange {
+	return troubled(wxtoken.StateRenewingFailed, "RenewalFailed", now, failures, err)
+}
+
+// needsAuthorization: only the merchant can help.
+func needsAuthorization(now time.Time, failures int, err error) statusChange {
+	return troubled(wxtoken.StateNeedsAuthorization, "RefreshTokenInvalid", now, failures, err)
+}
+
+// ticketRefused: the component's ticket is no good; the next one may be.
+func ticketRefused(now time.Time, failures int, err error) statusChange {
+	return troubled(wxtoken.StateWaitingForTicket, "TicketRefused", now, failures, err)
+}
+
+// operator: a person must act.
+func operator(now time.Time, err error) statusChange {
+	return func(s *wxtoken.Status) {
+		troubled(wxtoken.StateOperator, "OperatorNeeded", now, s.Failures+1, err)(s)
+	}
+}
+
+// revoked: the authorization is over.
+func revoked(now time.Time, cause error) statusChange {
+	return func(s *wxtoken.Status) {
+		s.State, s.Failures = wxtoken.StateRevoked, 0
+		if cause != nil {
+			s.LastError = lastError(now, cause)
+		}
+		condition(s, conditionReady, now, false, "Cancelled", "the authorization was cancelled")
+	}
+}
+
+func troubled(state wxtoken.State, reason string, now time.Time, failures int, err error) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.State == wxtoken.StateRevoked {
+			return
+		}
+		s.State, s.Failures, s.LastError = state, failures, lastError(now, err)
+		condition(s, conditionReady, now, false, reason, s.LastError.Message)
+	}
+}
+
+// lastError keeps what WeChat said; an error of package wechat never shows a secret.
+func lastError(now time.Time, err error) *wxtoken.LastError {
+	e := &wxtoken.LastError{Message: err.Error(), At: now.UTC()}
+	var w *wechat.Error
+	if errors.As(err, &w) {
+		e.Code, e.RID = w.Code, w.RID
+	}
+	return e
+}
+
+// waitingForTicket: nothing can be done for a component before its first ticket.
+func waitingForTicket(now time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		s.State = wxtoken.StateWaitingForTicket
+		condition(s, conditionTicket, now, false, "NoTicket", "no component_verify_ticket came yet: WeChat pushes one every 10 minutes")
+	}
+}
+
+// ticketReceived: a ticket came.
+func ticketReceived(now, received time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		at := received.UTC()
+		s.TicketReceivedAt = &at
+		condition(s, conditionTicket, now, true, "TicketReceived", "")
+		if s.State == "" {
+			s.State = wxtoken.StateWaitingForTicket // until the token is there
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package refresher
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// sweeper looks for renewals that were missed until ctx ends. A schedule makes a renewal punctual,
+// the sweep makes it certain.
+func (r *Refresher) sweeper(ctx context.Context) {
+	t := time.NewTicker(r.cfg.SweepEvery)
+	defer t.Stop()
+	for {
+		r.sweep(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// sweep makes every key due that should have been renewed and that nobody is at.
+func (r *Refresher) sweep(ctx context.Context) {
+	now := r.now()
+	missed := 0
+	for key, e := range r.view.All() {
+		if ctx.Err() != nil {
+			return
+		}
+		c, ok := r.components[key.Component]
+		if !ok || !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) {
+			continue
+		}
+		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
+		// Many sweepers make one due message.
+		id := fmt.Sprintf("%s/%d/sweep", key, e.Credential.Generation)
+		if err := r.store.MakeDue(ctx, due, id); err != nil {
+			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
+			return
+		}
+		missed++
+	}
+	if missed > 0 {
+		r.metrics.missed.Add(float64(missed))
+		r.log.Warn().Int("keys", missed).Msg("missed renewals found")
+	}
+	r.metrics.swept.SetToCurrentTime()
+	r.mu.Lock()
+	r.swept = now
+	r.mu.Unlock()
+}
+
+// overdue reports whether a key should have been renewed longer than grace ago.
+func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
+	if !e.Credential.Renewable() || e.Credential.ClaimedAt(now) {
+		return false
+	}
+	latest := e.Token.RenewAt
+	if e.Credential.RetryAt.After(latest) {
+		latest = e.Credential.RetryAt
+	}
+	return now.After(latest.Add(grace))
+}
+
+// held reports whether a renewal could not be made now anyway.
+func (r *Refresher) held(c *component, key wxtoken.Key) bool {
+	api := wechat.APIComponentToken
+	if key.Kind != wxtoken.KindComponent {
+		if _, err := r.componentToken(c); err != nil {
+			return true
+		}
+		api = wechat.APIAuthorizerToken
+	}
+	return c.pausedUntil(api).After(r.now())
+}

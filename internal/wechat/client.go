@@ -1,0 +1,467 @@
+package wechat
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DefaultBaseURL is where the platform's API lives.
+const DefaultBaseURL = "https://api.weixin.qq.com"
+
+// Bounds of an answer.
+const (
+	defaultTimeout = 10 * time.Second
+	smallAnswer    = 64 << 10 // bytes
+	largeAnswer    = 1 << 20  // bytes; a page of 500 authorizers has about 120 KiB
+	maxTokenLength = 2048     // bytes; "AccessToken" asks to leave room for 512
+	minExpiresIn   = 10 * time.Second
+	maxExpiresIn   = 30 * 24 * time.Hour
+)
+
+// ClientConfig says how to reach the platform. The zero value is ready to use.
+type ClientConfig struct {
+	BaseURL   string            // default DefaultBaseURL
+	Transport http.RoundTripper // default a transport of its own like http.DefaultTransport
+	Timeout   time.Duration     // of one call from dialling to the last byte of the answer; default 10 s
+}
+
+// Client calls the platform's token APIs, each once: it never retries, follows no redirect, and keeps nothing.
+// Every error is an *Error. It is safe for concurrent use.
+type Client struct {
+	base    *url.URL
+	http    *http.Client
+	timeout time.Duration
+}
+
+// NewClient returns a Client. It fails when BaseURL is not an http or https address without user, query or fragment.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	if cfg.BaseURL == "" {
+		cfg.BaseURL = DefaultBaseURL
+	}
+	base, err := url.Parse(strings.TrimRight(cfg.BaseURL, "/"))
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" ||
+		base.User != nil || base.RawQuery != "" || base.ForceQuery || base.Fragment != "" || base.Opaque != "" {
+		return nil, errors.New("WeChat's API address: want http:// or https:// with a host and no user, query or fragment, such as " + DefaultBaseURL)
+	}
+	if cfg.Timeout < 0 {
+		return nil, errors.New("WeChat's API timeout is negative")
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = http.DefaultTransport.(*http.Transport).Clone()
+	}
+	return &Client{
+		base: base,
+		http: &http.Client{
+			Transport: cfg.Transport,
+			// A redirect would carry the token in the URL to whoever is named there.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		timeout: cfg.Timeout,
+	}, nil
+}
+
+// Close ends the connections that are kept open between calls.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Grant is an access token that WeChat issued.
+type Grant struct {
+	hidden
+	AccessToken  string
+	ExpiresIn    time.Duration // counts from before the call
+	RefreshToken string        // often the one that was sent; empty when WeChat sent none: keep the old one then
+}
+
+// ComponentToken gets a new component_access_token for a ticket ("api_getcomponentaccesstoken"). The one before
+// lives five minutes more.
+func (c *Client) ComponentToken(ctx context.Context, component, appsecret, ticket string) (Grant, error) {
+	request := struct {
+		Component string `json:"component_appid"`
+		Secret    string `json:"component_appsecret"`
+		Ticket    string `json:"component_verify_ticket"`
+	}{component, appsecret, ticket}
+	call := call{api: APIComponentToken, request: request, secrets: []string{appsecret, ticket}}
+	var answer struct {
+		Token     string `json:"component_access_token"`
+		ExpiresIn number `json:"expires_in"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return Grant{}, err
+	}
+	return call.grant(answer.Token, answer.ExpiresIn, "")
+}
+
+// Authorization is what an authorization code is exchanged for. An account without any API permission has no tokens.
+type Authorization struct {
+	hidden
+	AuthorizerAppID string
+	AccessToken     string        // may be empty
+	RefreshToken    string        // may be empty
+	ExpiresIn       time.Duration // of AccessToken, counts from before the call; 0 without one
+	FuncInfo        []int         // ids of the permission sets granted
+}
+
+// QueryAuth exchanges an authorization code, which works once ("api_getauthorizerrefreshtoken").
+func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code string) (Authorization, error) {
+	request := struct {
+		Component string `json:"component_appid"`
+		Code      string `json:"authorization_code"`
+	}{component, code}
+	call := call{api: APIQueryAuth, token: componentToken, request: request, secrets: []string{code}}
+	var answer struct {
+		Info struct {
+			AppID        string   `json:"authorizer_appid"`
+			Token        string   `json:"authorizer_access_token"`
+			ExpiresIn    number   `json:"expires_in"`
+			RefreshToken string   `json:"authorizer_refresh_token"`
+			FuncInfo     funcInfo `json:"func_info"`
+		} `json:"authorization_info"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return Authorization{}, err
+	}
+	info := answer.Info
+	if !isAppID(info.AppID) {
+		return Authorization{}, call.faulty("authorizer_appid is missing or not an appid")
+	}
+	var grant Grant
+	if info.Token != "" {
+		var err error
+		if grant, err = call.grant(info.Token, info.ExpiresIn, info.RefreshToken); err != nil {
+			return Authorization{}, err
+		}
+	} else if info.RefreshToken != "" && !isPrintable(info.RefreshToken, maxTokenLength) {
+		return Authorization{}, call.faulty("the refresh token is not one")
+	}
+	return Authorization{
+		AuthorizerAppID: info.AppID, AccessToken: grant.AccessToken, RefreshToken: info.RefreshToken,
+		ExpiresIn: grant.ExpiresIn, FuncInfo: info.FuncInfo,
+	}, nil
+}
+
+// AuthorizerToken gets a new authorizer_access_token for a refresh token ("api_getauthorizeraccesstoken").
+func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component, authorizer, refreshToken string) (Grant, error) {
+	request := struct {
+		Component    string `json:"component_appid"`
+		Authorizer   string `json:"authorizer_appid"`
+		RefreshToken string `json:"authorizer_refresh_token"`
+	}{component, authorizer, refreshToken}
+	call := call{api: APIAuthorizerToken, token: componentToken, request: request, secrets: []string{refreshToken}}
+	var answer struct {
+		Token        string `json:"authorizer_access_token"`
+		ExpiresIn    number `json:"expires_in"`
+		RefreshToken string `json:"authorizer_refresh_token"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return Grant{}, err
+	}
+	return call.grant(answer.Token, answer.ExpiresIn, answer.RefreshToken)
+}
+
+// AuthorizerInfo is what WeChat tells of an account.
+type AuthorizerInfo struct {
+	hidden
+	Profile      map[string]json.RawMessage // authorizer_info as it is: nick_name, principal_name, account_status, ...
+	FuncInfo     []int                      // ids of the permission sets granted
+	RefreshToken string                     // the current one; may be empty
+}
+
+// AuthorizerInfo asks for an account's profile, permission sets and refresh token ("api_getauthorizerinfo").
+func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, authorizer string) (AuthorizerInfo, error) {
+	request := struct {
+		Component  string `json:"component_appid"`
+		Authorizer string `json:"authorizer_appid"`
+	}{component, authorizer}
+	call := call{api: APIAuthorizerInfo, token: componentToken, request: request, limit: largeAnswer}
+	var answer struct {
+		Profile map[string]json.RawMessage `json:"authorizer_info"`
+		Info    struct {
+			AppID        string   `json:"authorizer_appid"`
+			RefreshToken string   `json:"authorizer_refresh_token"`
+			FuncInfo     funcInfo `json:"func_info"`
+		} `json:"authorization_info"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return AuthorizerInfo{}, err
+	}
+	switch {
+	case answer.Profile == nil:
+		return AuthorizerInfo{}, call.faulty("authorizer_info is missing")
+	case answer.Info.AppID != "" && answer.Info.AppID != authorizer:
+		return AuthorizerInfo{}, call.faulty("authorizer_appid is of another account")
+	case answer.Info.RefreshToken != "" && !isPrintable(answer.Info.RefreshToken, maxTokenLength):
+		return AuthorizerInfo{}, call.faulty("the refresh token is not one")
+	}
+	return AuthorizerInfo{Profile: answer.Profile, FuncInfo: answer.Info.FuncInfo, RefreshToken: answer.Info.RefreshToken}, nil
+}
+
+// AuthorizerPage is one page of the accounts that authorized a component.
+type AuthorizerPage struct {
+	Total int // accounts in all pages
+	List  []ListedAuthorizer
+}
+
+// ListedAuthorizer is one account in an AuthorizerPage.
+type ListedAuthorizer struct {
+	hidden
+	AppID        string
+	RefreshToken string    // the current one; empty for an account whose code was never exchanged
+	AuthTime     time.Time // of the last authorization, UTC, to the second; zero when WeChat gave none
+}
+
+// AuthorizerList asks for a page of accounts, at most 500, from offset 0 on ("api_getauthorizerlist"). WeChat
+// promises no order: a page may repeat an account, and one that no page lists need not be gone.
+func (c *Client) AuthorizerList(ctx context.Context, componentToken, component string, offset, count int) (AuthorizerPage, error) {
+	request := struct {
+		Component string `json:"component_appid"`
+		Offset    int    `json:"offset"`
+		Count     int    `json:"count"`
+	}{component, offset, count}
+	call := call{api: APIAuthorizerList, token: componentToken, request: request, limit: largeAnswer}
+	var answer struct {
+		Total *number `json:"total_count"`
+		List  []struct {
+			AppID        string `json:"authorizer_appid"`
+			RefreshToken string `json:"refresh_token"`
+			AuthTime     number `json:"auth_time"`
+		} `json:"list"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return AuthorizerPage{}, err
+	}
+	if answer.Total == nil || *answer.Total < 0 || *answer.Total > math.MaxInt32 {
+		return AuthorizerPage{}, call.faulty("total_count is missing or absurd")
+	}
+	page := AuthorizerPage{Total: int(*answer.Total), List: make([]ListedAuthorizer, 0, len(answer.List))}
+	for i, listed := range answer.List {
+		if !isAppID(listed.AppID) || listed.RefreshToken != "" && !isPrintable(listed.RefreshToken, maxTokenLength) {
+			return AuthorizerPage{}, call.faulty(fmt.Sprintf("entry %d of the list has no appid or an odd refresh token", i))
+		}
+		entry := ListedAuthorizer{AppID: listed.AppID, RefreshToken: listed.RefreshToken}
+		if listed.AuthTime > 0 {
+			entry.AuthTime = time.Unix(int64(listed.AuthTime), 0).UTC()
+		}
+		page.List = append(page.List, entry)
+	}
+	return page, nil
+}
+
+// StartPushTicket asks WeChat to push tickets to the component ("api_startpushticket"). alreadyOn tells
+// that it was doing so before.
+func (c *Client) StartPushTicket(ctx context.Context, component, appsecret string) (alreadyOn bool, err error) {
+	request := struct {
+		Component string `json:"component_appid"`
+		Secret    string `json:"component_secret"` // not component_appsecret, as elsewhere
+	}{component, appsecret}
+	call := call{api: APIStartPushTicket, request: request, secrets: []string{appsecret}}
+	var answer struct {
+		Code    *number `json:"errcode"`
+		Message string  `json:"errmsg"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return false, err
+	}
+	if answer.Code == nil {
+		return false, call.faulty("errcode is missing")
+	}
+	return strings.Contains(strings.ToLower(answer.Message), "normal state"), nil
+}
+
+// PreAuthCode is what an authorization link is made with. One code serves one authorization.
+type PreAuthCode struct {
+	hidden
+	Code      string
+	ExpiresIn time.Duration // counts from before the call
+}
+
+// CreatePreAuthCode gets a pre-auth code ("api_getpreauthcode").
+func (c *Client) CreatePreAuthCode(ctx context.Context, componentToken, component string) (PreAuthCode, error) {
+	request := struct {
+		Component string `json:"component_appid"`
+	}{component}
+	call := call{api: APICreatePreAuthCode, token: componentToken, request: request}
+	var answer struct {
+		Code      string `json:"pre_auth_code"`
+		ExpiresIn number `json:"expires_in"`
+	}
+	if err := c.do(ctx, &call, &answer); err != nil {
+		return PreAuthCode{}, err
+	}
+	grant, err := call.grant(answer.Code, answer.ExpiresIn, "")
+	return PreAuthCode{Code: grant.AccessToken, ExpiresIn: grant.ExpiresIn}, err
+}
+
+// call is one call under way.
+type call struct {
+	api     API
+	token   string   // component token; empty for a call without one
+	request any      // marshalled as the body
+	secrets []string // beside token, what must not be found in an error
+	limit   int64    // of the answer, in bytes; 0 means smallAnswer
+}
+
+// fail returns an *Error with a text that may be foreign.
+func (k *call) fail(code int, text string, cause error) error {
+	message, rid := scrub(text, append([]string{k.token}, k.secrets...))
+	return &Error{API: k.api, Code: code, Message: message, RID: rid, cause: cause}
+}
+
+// faulty is fail for an answer that makes no sense.
+func (k *call) faulty(what string) error {
+	return k.fail(0, "the answer makes no sense: "+what, nil)
+}
+
+// grant checks what WeChat issued. An empty or odd token must never replace a good one.
+func (k *call) grant(token string, expiresIn number, refreshToken string) (Grant, error) {
+	if !isPrintable(token, maxTokenLength) {
+		return Grant{}, k.faulty("the token is missing or not one")
+	}
+	if refreshToken != "" && !isPrintable(refreshToken, maxTokenLength) {
+		return Grant{}, k.faulty("the refresh token is not one")
+	}
+	if expiresIn < number(minExpiresIn/time.Second) || expiresIn > number(maxExpiresIn/time.Second) {
+		return Grant{}, k.faulty(fmt.Sprintf("expires_in is missing or not %v to %v", minExpiresIn, maxExpiresIn))
+	}
+	return Grant{AccessToken: token, ExpiresIn: time.Duration(expiresIn) * time.Second, RefreshToken: refreshToken}, nil
+}
+
+// do posts the request and reads the answer into answer.
+func (c *Client) do(ctx context.Context, k *call, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	body, err := marshal(k.request)
+	if err != nil {
+		return k.fail(0, "write the request: "+err.Error(), nil)
+	}
+	target := c.base.JoinPath("cgi-bin", "component", string(k.api))
+	if k.token != "" {
+		// The older of the two documented names; every public SDK uses it.
+		target.RawQuery = url.Values{"component_access_token": {k.token}}.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base.String(), bytes.NewReader(body))
+	if err != nil {
+		return k.fail(0, "make the request: "+err.Error(), nil)
+	}
+	request.URL = target // set here, so that no error of the line above can show the token
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("User-Agent", "wxtoken")
+
+	response, err := c.http.Do(request)
+	if err != nil {
+		return k.noAnswer(ctx, err)
+	}
+	defer response.Body.Close()
+	limit := k.limit
+	if limit == 0 {
+		limit = smallAnswer
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	if err != nil {
+		return k.noAnswer(ctx, err)
+	}
+	return k.read(response.StatusCode, text, limit, answer)
+}
+
+// noAnswer is fail for a call that got no whole answer. Of err, which may be a url.Error with the token in it, it keeps
+// a scrubbed text and the context's error.
+func (k *call) noAnswer(ctx context.Context, err error) error {
+	var withURL *url.Error
+	if errors.As(err, &withURL) {
+		err = withURL.Err
+	}
+	cause := ctx.Err()
+	if cause == nil && errors.Is(err, context.DeadlineExceeded) {
+		cause = context.DeadlineExceeded
+	}
+	return k.fail(0, "no answer: "+err.Error(), cause)
+}
+
+// read judges an answer: WeChat's errcode before anything else, whatever the HTTP status.
+func (k *call) read(status int, text []byte, limit int64, answer any) error {
+	if int64(len(text)) > limit {
+		return k.faulty(fmt.Sprintf("longer than %d bytes (HTTP %d)", limit, status))
+	}
+	var refusal struct {
+		Code    number `json:"errcode"`
+		Message any    `json:"errmsg"`
+	}
+	if err := json.Unmarshal(text, &refusal); err != nil {
+		return k.faulty(fmt.Sprintf("%d bytes that are not a JSON object with a fitting errcode (HTTP %d)", len(text), status))
+	}
+	if refusal.Code != 0 {
+		message, _ := refusal.Message.(string)
+		return k.fail(int(refusal.Code), message, nil)
+	}
+	if status != http.StatusOK {
+		return k.faulty(fmt.Sprintf("HTTP %d without an errcode; redirects are not followed", status))
+	}
+	if err := json.Unmarshal(text, answer); err != nil {
+		return k.faulty("a field has the wrong type")
+	}
+	return nil
+}
+
+// marshal writes v as WeChat wants it: UTF-8 without escapes, which it answers with 47002.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
+
+// number is a whole number, which WeChat sometimes writes as a string. Null and "" are 0.
+type number int64
+
+func (n *number) UnmarshalJSON(text []byte) error {
+	s := strings.Trim(string(text), `"`)
+	if s == "" || s == "null" {
+		*n = 0
+		return nil
+	}
+	whole, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+			return errors.New("not a whole number")
+		}
+		whole = int64(f)
+	}
+	*n = number(whole)
+	return nil
+}
+
+// funcInfo is a list of permission sets, of which only the ids matter. It is nice to know and must never cost a token,
+// so what can't be read is left out.
+type funcInfo []int
+
+func (f *funcInfo) UnmarshalJSON(text []byte) error {
+	var sets []struct {
+		Category struct {
+			ID number `json:"id"`
+		} `json:"funcscope_category"`
+	}
+	*f = nil
+	if err := json.Unmarshal(text, &sets); err == nil {
+		for _, set := range sets {
+			if set.Category.ID > 0 && set.Category.ID <= math.MaxInt32 {
+				*f = append(*f, int(set.Category.ID))
+			}
+		}
+	}
+	return nil
+}

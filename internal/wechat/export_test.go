@@ -1,0 +1,4 @@
+package wechat
+
+// SetPrefix replaces the 16 random bytes before a text, so that published ciphertexts can be had again.
+func (c *Crypter) SetPrefix(prefix string) { c.prefix = func() string { return prefix } }

@@ -1,0 +1,676 @@
+package wechatsim
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"wxtoken"
+)
+
+const (
+	maxRequestBody = 64 << 10 // bytes of a call's body
+	maxListCount   = 500      // of api_get_authorizer_list
+	clearsPerMonth = 10       // of clear_quota, per appid
+
+	// unlimitedDaily is the daily limit of an API that Config.DailyLimit does not name.
+	// The real figures are not published; the quota API is the authority.
+	unlimitedDaily = 10_000_000
+)
+
+// The errcodes that the platform answers by itself.
+const (
+	codeOK                  = 0
+	codeBusy                = -1
+	codeInvalidCredential   = 40001
+	codeInvalidAppID        = 40013
+	codeInvalidURL          = 40066
+	codeInvalidSecret       = 40125
+	codeTooManyArgs         = 40170
+	codeTokenMissing        = 41001
+	codeAppIDMissing        = 41002
+	codeSecretMissing       = 41004
+	codeComponentMissing    = 41018
+	codeTokenExpired        = 42001
+	codePostRequired        = 43002
+	codeEmptyBody           = 44002
+	codeDailyLimit          = 45009
+	codeBadJSON             = 47001
+	codeClearsUsedUp        = 48006
+	codeNotAuthorized       = 61003
+	codeTicketExpired       = 61005
+	codeTicketInvalid       = 61006
+	codeCodeInvalid         = 61009
+	codeCodeExpired         = 61010
+	codeNeedsComponentToken = 61014
+	codeNeedsAccountToken   = 61015
+	codeRefreshInvalid      = 61023
+	codeBadCGIPath          = 76021
+	codeWrongOwner          = 76022
+)
+
+// errmsgs are the beginnings of WeChat's texts; the rid follows.
+var errmsgs = map[int]string{
+	codeBusy:                "system error",
+	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
+	codeInvalidAppID:        "invalid appid",
+	codeInvalidURL:          "invalid url",
+	codeInvalidSecret:       "invalid appsecret",
+	codeTooManyArgs:         "args count exceed count limit",
+	codeTokenMissing:        "access_token missing",
+	codeAppIDMissing:        "appid missing",
+	codeSecretMissing:       "appsecret missing",
+	codeComponentMissing:    "component_appid missing",
+	codeTokenExpired:        "access_token expired",
+	codePostRequired:        "require POST method",
+	codeEmptyBody:           "empty post data",
+	codeDailyLimit:          "reach max api daily quota limit",
+	codeBadJSON:             "data format error",
+	codeClearsUsedUp:        "forbid to clear quota because of reaching the limit",
+	codeNotAuthorized:       "component is not authorized by this account",
+	codeTicketExpired:       "component ticket is expired",
+	codeTicketInvalid:       "component ticket is invalid",
+	codeCodeInvalid:         "code is invalid",
+	codeCodeExpired:         "code is expired",
+	codeNeedsComponentToken: "must use component token for component api",
+	codeNeedsAccountToken:   "must use user token for this api",
+	codeRefreshInvalid:      "refresh_token is invalid",
+	codeBadCGIPath:          "cgi_path not found",
+	codeWrongOwner:          "could not use this cgi_path, no permission",
+}
+
+// tokenKind says which access token an API wants.
+type tokenKind int
+
+const (
+	noToken tokenKind = iota
+	componentToken
+	accountToken
+	eitherToken
+)
+
+type api struct {
+	name  string
+	path  string
+	token tokenKind
+	get   bool // may also be called with GET
+	run   func(*Platform, *call) (object, int)
+}
+
+// apis is every API of the platform. The paths are WeChat's.
+var apis = []*api{
+	{"api_component_token", "/cgi-bin/component/api_component_token", noToken, false, (*Platform).apiComponentToken},
+	{"api_start_push_ticket", "/cgi-bin/component/api_start_push_ticket", noToken, false, (*Platform).apiStartPushTicket},
+	{"api_create_preauthcode", "/cgi-bin/component/api_create_preauthcode", componentToken, false, (*Platform).apiCreatePreAuthCode},
+	{"api_query_auth", "/cgi-bin/component/api_query_auth", componentToken, false, (*Platform).apiQueryAuth},
+	{"api_authorizer_token", "/cgi-bin/component/api_authorizer_token", componentToken, false, (*Platform).apiAuthorizerToken},
+	{"api_get_authorizer_info", "/cgi-bin/component/api_get_authorizer_info", componentToken, false, (*Platform).apiGetAuthorizerInfo},
+	{"api_get_authorizer_list", "/cgi-bin/component/api_get_authorizer_list", componentToken, false, (*Platform).apiGetAuthorizerList},
+	{"openapi/quota/get", "/cgi-bin/openapi/quota/get", eitherToken, false, (*Platform).apiQuotaGet},
+	{"clear_quota", "/cgi-bin/clear_quota", eitherToken, false, (*Platform).apiClearQuota},
+	{"component/clear_quota/v2", "/cgi-bin/component/clear_quota/v2", noToken, false, (*Platform).apiClearQuotaV2},
+	{"getcallbackip", "/cgi-bin/getcallbackip", eitherToken, true, (*Platform).apiGetCallbackIP},
+	{"user/info", "/cgi-bin/user/info", accountToken, true, (*Platform).apiUserInfo},
+	{"message/custom/send", "/cgi-bin/message/custom/send", accountToken, false, (*Platform).apiCustomSend},
+}
+
+func knownAPI(name string) bool {
+	return slices.ContainsFunc(apis, func(a *api) bool { return a.name == name || a.path == name })
+}
+
+// request is every field that any API reads.
+type request struct {
+	ComponentAppID        string `json:"component_appid"`
+	ComponentAppSecret    string `json:"component_appsecret"`
+	ComponentSecret       string `json:"component_secret"` // of api_start_push_ticket
+	ComponentVerifyTicket string `json:"component_verify_ticket"`
+	AuthorizationCode     string `json:"authorization_code"`
+	AuthorizerAppID       string `json:"authorizer_appid"`
+	AuthorizerRefresh     string `json:"authorizer_refresh_token"`
+	Offset                int    `json:"offset"`
+	Count                 int    `json:"count"`
+	CGIPath               string `json:"cgi_path"`
+	AppID                 string `json:"appid"`
+	AppSecret             string `json:"appsecret"`
+	ToUser                string `json:"touser"`
+	Text                  struct {
+		Content string `json:"content"`
+	} `json:"text"`
+}
+
+// call is one call of the API on its way through.
+type call struct {
+	api     *api
+	method  string
+	query   url.Values
+	body    []byte
+	bodyErr error
+	request request
+
+	componentAppID    string // what the call is about, for faults and history; not yet checked
+	authorizer        string
+	token             *token
+	component         *component // checked by checkToken
+	refreshGeneration int
+	text              string
+}
+
+// Handler returns the platform's API. It may be called before Run; calls that are waiting when
+// Run ends are cut off.
+func (p *Platform) Handler() http.Handler { return http.HandlerFunc(p.serveAPI) }
+
+func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
+	a := p.apis[r.URL.Path]
+	if a == nil {
+		p.mu.Lock()
+		answer := p.refusal(codeInvalidURL, "")
+		p.mu.Unlock()
+		writeAnswer(w, http.StatusOK, answer)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	c := &call{api: a, method: r.Method, query: r.URL.Query(), body: body}
+	if len(body) > 0 {
+		c.bodyErr = json.Unmarshal(body, &c.request)
+	}
+
+	p.mu.Lock()
+	p.about(c)
+	fate := p.fate(c)
+	p.mu.Unlock()
+	// The call is on the wire: it is executed even if the caller goes away now.
+	if !p.wait(nil, fate.before) {
+		panic(http.ErrAbortHandler)
+	}
+	p.mu.Lock()
+	status, answer := p.settle(c, fate)
+	p.mu.Unlock()
+	if !p.wait(r.Context().Done(), fate.after) || status == 0 {
+		panic(http.ErrAbortHandler) // cuts the connection without an answer
+	}
+	writeAnswer(w, status, answer)
+}
+
+func writeAnswer(w http.ResponseWriter, status int, answer string) {
+	kind := "application/json; charset=utf-8"
+	if strings.HasPrefix(answer, "<") {
+		kind = "text/html"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, answer)
+}
+
+// about finds out which component and account a call is about. The caller holds p.mu.
+func (p *Platform) about(c *call) {
+	c.token = p.tokens[cmp.Or(c.query.Get("access_token"), c.query.Get("component_access_token"))]
+	// What the caller claims goes into the history only if it can't be a secret in the wrong field.
+	if p.components[c.request.ComponentAppID] != nil {
+		c.componentAppID = c.request.ComponentAppID
+	}
+	if wxtoken.ValidAppID(c.request.AuthorizerAppID) && !strings.Contains(c.request.AuthorizerAppID, "SEKRET") {
+		c.authorizer = c.request.AuthorizerAppID
+	}
+	if c.token != nil {
+		c.componentAppID, c.authorizer = c.token.component, cmp.Or(c.authorizer, c.token.authorizer)
+	}
+	if code := p.codes[c.request.AuthorizationCode]; code != nil && c.authorizer == "" {
+		c.authorizer = code.authorizer
+	}
+}
+
+// fate is what becomes of a call.
+type fate struct {
+	outcome       string
+	execute       bool
+	before, after time.Duration // waiting before and after the execution
+	status        int           // of an answer that is not an execution's
+	answer        string
+	errcode       int
+}
+
+// fate decides what becomes of a call. The caller holds p.mu.
+func (p *Platform) fate(c *call) fate {
+	if p.down {
+		return fate{outcome: OutcomeDown}
+	}
+	latency := p.config.Latency + p.upTo(p.config.LatencyJitter)
+	result := fate{outcome: OutcomeAnswered, execute: true, before: latency / 2, after: latency - latency/2}
+	busy := func() {
+		result.outcome, result.execute, result.status = OutcomeBusy, false, http.StatusOK
+		result.errcode, result.answer = codeBusy, p.refusal(codeBusy, "")
+	}
+	f := p.takeFault(c)
+	if f == nil {
+		if p.chance(p.config.BusyRate) {
+			busy()
+		} else if p.chance(p.config.LostAnswerRate) {
+			result.outcome = OutcomeLost
+		}
+		return result
+	}
+	result.after += f.Delay
+	if f.Mode != FaultSlow && f.Mode != FaultLost {
+		result.outcome, result.execute, result.status = OutcomeFaked, false, http.StatusOK
+	}
+	switch f.Mode {
+	case FaultSlow:
+	case FaultLost:
+		result.outcome = OutcomeLost
+	case FaultDrop:
+		result.outcome, result.status = OutcomeDropped, 0
+	case FaultBusy:
+		busy()
+	case FaultErrcode:
+		result.errcode, result.answer = f.Errcode, p.refusal(f.Errcode, f.Errmsg)
+	case FaultHTML:
+		result.status = http.StatusBadGateway
+		result.answer = "<html><head><title>502 Bad Gateway</title></head><body><center><h1>502 Bad Gateway</h1></center></body></html>"
+	case FaultBody:
+		result.status, result.answer = cmp.Or(f.Status, http.StatusOK), f.Body
+	}
+	return result
+}
+
+// settle executes the call, if that is its fate, and records it. It returns what to answer;
+// status 0 means to cut the connection. The caller holds p.mu.
+func (p *Platform) settle(c *call, f fate) (status int, answer string) {
+	status, answer = f.status, f.answer
+	var errcode int
+	if f.execute {
+		var success object
+		success, errcode = p.execute(c)
+		if errcode == codeOK {
+			answer = renderJSON(success, p.vary())
+		} else {
+			answer = p.refusal(errcode, "")
+		}
+		if f.outcome != OutcomeLost {
+			status = http.StatusOK
+		}
+	} else {
+		errcode = f.errcode
+	}
+	p.record(Entry{
+		Kind: EntryCall, Component: c.componentAppID, Authorizer: c.authorizer, API: c.api.name,
+		Errcode: errcode, Outcome: f.outcome, RefreshGeneration: c.refreshGeneration, Text: c.text,
+	})
+	p.config.Log.Debug().Str("api", c.api.name).Str("component", c.componentAppID).Str("authorizer", c.authorizer).
+		Int("errcode", errcode).Str("outcome", f.outcome).Msg("call handled")
+	return status, answer
+}
+
+// vary returns what makes forms vary, or nil. The caller holds p.mu as long as it is used.
+func (p *Platform) vary() *rand.Rand {
+	if p.config.VaryForm {
+		return p.rng
+	}
+	return nil
+}
+
+// refusal returns an answer with errcode. The caller holds p.mu.
+func (p *Platform) refusal(errcode int, errmsg string) string {
+	errmsg = cmp.Or(errmsg, errmsgs[errcode], "error")
+	rid := hex.EncodeToString(p.random(12))
+	errmsg = fmt.Sprintf("%s rid: %s-%s-%s", errmsg, rid[:8], rid[8:16], rid[16:])
+	return renderJSON(object{{"errcode", errcode}, {"errmsg", errmsg}}, p.vary())
+}
+
+// execute checks a call as far as all are alike, counts it and runs it. It returns the answer or
+// an errcode. The caller holds p.mu.
+func (p *Platform) execute(c *call) (object, int) {
+	switch {
+	case c.method != http.MethodPost && !(c.api.get && c.method == http.MethodGet):
+		return nil, codePostRequired
+	case !c.api.get && len(c.body) == 0:
+		return nil, codeEmptyBody
+	case c.bodyErr != nil:
+		return nil, codeBadJSON
+	}
+	if errcode := p.checkToken(c); errcode != codeOK {
+		return nil, errcode
+	}
+	if errcode := p.count(c); errcode != codeOK {
+		return nil, errcode
+	}
+	return c.api.run(p, c)
+}
+
+// checkToken checks the access token of a call and sets c.component. The caller holds p.mu.
+func (p *Platform) checkToken(c *call) int {
+	if c.api.token == noToken {
+		if c.request.ComponentAppID == "" {
+			return codeComponentMissing
+		}
+		if c.component = p.components[c.request.ComponentAppID]; c.component == nil {
+			return codeInvalidAppID
+		}
+		return codeOK
+	}
+	if c.query.Get("access_token") == "" && c.query.Get("component_access_token") == "" {
+		return codeTokenMissing
+	}
+	if c.token != nil {
+		c.component = p.components[c.token.component]
+		if c.api.token == componentToken && c.token.authorizer != "" {
+			return codeNeedsComponentToken
+		}
+		if c.api.token == accountToken && c.token.authorizer == "" {
+			return codeNeedsAccountToken
+		}
+	}
+	if errcode := c.token.refusal(p.now()); errcode != codeOK {
+		if c.token != nil && c.token.authorizer != "" && !c.component.authorizers[c.token.authorizer].authorized {
+			return codeNotAuthorized
+		}
+		return errcode
+	}
+	if c.api.token == componentToken {
+		switch c.request.ComponentAppID {
+		case c.token.component:
+		case "":
+			return codeComponentMissing
+		default:
+			return codeInvalidAppID
+		}
+	}
+	return codeOK
+}
+
+func (p *Platform) apiComponentToken(c *call) (object, int) {
+	end, known := c.component.tickets[c.request.ComponentVerifyTicket]
+	switch {
+	case c.request.ComponentAppSecret == "":
+		return nil, codeSecretMissing
+	case !equal(c.request.ComponentAppSecret, c.component.secret):
+		return nil, codeInvalidSecret
+	case !known:
+		return nil, codeTicketInvalid
+	case !p.now().Before(end):
+		return nil, codeTicketExpired
+	}
+	t := p.issueToken(c.component, nil)
+	return object{{"component_access_token", t.value}, {"expires_in", p.expiresIn()}}, codeOK
+}
+
+func (p *Platform) expiresIn() int { return int(p.config.TokenLife / time.Second) }
+
+func (p *Platform) apiStartPushTicket(c *call) (object, int) {
+	switch {
+	case c.request.ComponentSecret == "":
+		return nil, codeSecretMissing
+	case !equal(c.request.ComponentSecret, c.component.secret):
+		return nil, codeInvalidSecret
+	}
+	errmsg := "in a normal state"
+	if !c.component.pushing {
+		errmsg = "ok"
+		c.component.pushing = true
+		c.component.failingSince = time.Time{}
+	}
+	return object{{"errcode", codeOK}, {"errmsg", errmsg}}, codeOK
+}
+
+func (p *Platform) apiCreatePreAuthCode(c *call) (object, int) {
+	return object{{"pre_auth_code", p.issuePreAuth(c.component)}, {"expires_in", int(preAuthCodeLife / time.Second)}}, codeOK
+}
+
+func (p *Platform) apiQueryAuth(c *call) (object, int) {
+	code := p.codes[c.request.AuthorizationCode]
+	if code == nil || code.used || code.component != c.component.AppID {
+		return nil, codeCodeInvalid
+	}
+	a := c.component.authorizers[code.authorizer]
+	switch {
+	case !a.authorized || a.epoch != code.epoch: // cancelled, or authorized again since
+		return nil, codeCodeInvalid
+	case !p.now().Before(code.expires):
+		return nil, codeCodeExpired
+	}
+	code.used, a.exchanged = true, true
+	t := p.issueToken(c.component, a)
+	return object{{"authorization_info", object{
+		{"authorizer_appid", a.appid},
+		{"authorizer_access_token", t.value},
+		{"expires_in", p.expiresIn()},
+		{"authorizer_refresh_token", a.refresh},
+		{"func_info", funcInfo()},
+	}}}, codeOK
+}
+
+// funcInfo is the permission sets that every account grants: messages, users, development.
+func funcInfo() []object {
+	var list []object
+	for _, id := range []int{1, 2, 18} {
+		list = append(list, object{{"funcscope_category", object{{"id", id}}}})
+	}
+	return list
+}
+
+func (p *Platform) apiAuthorizerToken(c *call) (object, int) {
+	if c.request.AuthorizerAppID == "" {
+		return nil, codeAppIDMissing
+	}
+	a := c.component.authorizers[c.request.AuthorizerAppID]
+	if a == nil || !a.authorized {
+		return nil, codeNotAuthorized
+	}
+	if c.refreshGeneration = p.refreshGenerationOf(a, c.request.AuthorizerRefresh); c.refreshGeneration == 0 {
+		return nil, codeRefreshInvalid
+	}
+	switch p.config.Rotation {
+	case RotateEach:
+		p.issueRefresh(c.component, a, refreshTokenGrace)
+	case RotateEachOldDead:
+		clear(a.oldRefresh)
+		p.issueRefresh(c.component, a, 0)
+	}
+	t := p.issueToken(c.component, a)
+	return object{
+		{"authorizer_access_token", t.value}, {"expires_in", p.expiresIn()}, {"authorizer_refresh_token", a.refresh},
+	}, codeOK
+}
+
+func (p *Platform) apiGetAuthorizerInfo(c *call) (object, int) {
+	if c.request.AuthorizerAppID == "" {
+		return nil, codeAppIDMissing
+	}
+	a := c.component.authorizers[c.request.AuthorizerAppID]
+	if a == nil || !a.authorized {
+		return nil, codeNotAuthorized
+	}
+	authorization := object{{"authorizer_appid", a.appid}, {"func_info", funcInfo()}}
+	if a.exchanged || !p.config.HideUnexchanged {
+		authorization = append(authorization, field{"authorizer_refresh_token", a.refresh})
+	}
+	return object{
+		{"authorizer_info", object{
+			{"nick_name", "账号 " + a.appid},
+			{"head_img", "http://wx.qlogo.cn/mmopen/sim/0"},
+			{"service_type_info", object{{"id", 2}}},
+			{"verify_type_info", object{{"id", 0}}},
+			{"user_name", OriginalID(a.appid)},
+			{"principal_name", "模拟有限公司"},
+			{"alias", ""},
+			{"business_info", object{{"open_store", 0}, {"open_scan", 0}, {"open_pay", 0}, {"open_card", 0}, {"open_shake", 0}}},
+			{"qrcode_url", "http://mmbiz.qpic.cn/mmbiz_jpg/sim/0"},
+			{"account_status", 1},
+		}},
+		{"authorization_info", authorization},
+	}, codeOK
+}
+
+// OriginalID returns the gh_ id (原始ID) that the platform gives to an account: ToUserName of its
+// messages and user_name in api_get_authorizer_info.
+func OriginalID(appid string) string {
+	sum := sha256.Sum256([]byte(appid))
+	return "gh_" + hex.EncodeToString(sum[:6])
+}
+
+func (p *Platform) apiGetAuthorizerList(c *call) (object, int) {
+	if c.request.Count > maxListCount {
+		return nil, codeTooManyArgs
+	}
+	var live []*authorizer
+	for _, a := range c.component.authorizers {
+		if a.authorized {
+			live = append(live, a)
+		}
+	}
+	// WeChat's order is not documented: this one means nothing, but it stays.
+	slices.SortFunc(live, func(a, b *authorizer) int { return strings.Compare(OriginalID(a.appid), OriginalID(b.appid)) })
+	if p.config.ShuffleList {
+		p.rng.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
+	}
+	total := len(live)
+	first := min(max(c.request.Offset, 0), total)
+	last := min(first+max(c.request.Count, 0), total)
+	list := []object{}
+	for _, a := range live[first:last] {
+		item := object{{"authorizer_appid", a.appid}}
+		if a.exchanged || !p.config.HideUnexchanged {
+			item = append(item, field{"refresh_token", a.refresh})
+		}
+		list = append(list, append(item, field{"auth_time", a.authTime.Unix()}))
+	}
+	return object{{"total_count", total}, {"list", list}}, codeOK
+}
+
+func (p *Platform) apiGetCallbackIP(*call) (object, int) {
+	return object{{"ip_list", []string{"127.0.0.1"}}}, codeOK
+}
+
+func (p *Platform) apiUserInfo(c *call) (object, int) {
+	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), "oSimUser")}, {"language", "zh_CN"}}, codeOK
+}
+
+func (p *Platform) apiCustomSend(c *call) (object, int) {
+	c.text = withoutSecret(c.request.Text.Content)
+	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
+}
+
+// withoutSecret returns a text for the history.
+func withoutSecret(text string) string {
+	if strings.Contains(text, "SEKRET") {
+		return "sha256:" + Fingerprint(text)
+	}
+	return text
+}
+
+// quota counts the calls that one appid is charged for.
+type quota struct {
+	day     string
+	used    map[string]int // by API name
+	month   string
+	cleared int // times in that month
+}
+
+// beijing is where WeChat's days begin and end.
+var beijing = time.FixedZone("UTC+8", 8*60*60)
+
+// quotaOf returns today's quota of an appid under a component. The caller holds p.mu.
+func (p *Platform) quotaOf(c *component, appid string) *quota {
+	q := c.quota[appid]
+	if q == nil {
+		q = &quota{}
+		c.quota[appid] = q
+	}
+	now := p.now().In(beijing)
+	if day := now.Format(time.DateOnly); q.day != day {
+		q.day, q.used = day, map[string]int{}
+	}
+	if month := now.Format("2006-01"); q.month != month {
+		q.month, q.cleared = month, 0
+	}
+	return q
+}
+
+func (p *Platform) dailyLimit(a *api) int {
+	if limit, ok := p.config.DailyLimit[a.name]; ok {
+		return limit
+	}
+	if limit, ok := p.config.DailyLimit[a.path]; ok {
+		return limit
+	}
+	return unlimitedDaily
+}
+
+// owner returns the appid whose quota a call uses.
+func (c *call) owner() string {
+	if c.token != nil && c.token.authorizer != "" {
+		return c.token.authorizer
+	}
+	return c.component.AppID
+}
+
+// count counts a call against its daily limit. The caller holds p.mu.
+func (p *Platform) count(c *call) int {
+	q := p.quotaOf(c.component, c.owner())
+	if q.used[c.api.name] >= p.dailyLimit(c.api) {
+		return codeDailyLimit
+	}
+	q.used[c.api.name]++
+	return codeOK
+}
+
+func (p *Platform) apiQuotaGet(c *call) (object, int) {
+	a := p.apis[c.request.CGIPath]
+	if a == nil {
+		return nil, codeBadCGIPath
+	}
+	forComponent := a.token == componentToken || a.token == noToken
+	if a.token != eitherToken && forComponent != (c.token.authorizer == "") {
+		return nil, codeWrongOwner
+	}
+	limit, used := p.dailyLimit(a), p.quotaOf(c.component, c.owner()).used[a.name]
+	return object{
+		{"errcode", codeOK},
+		{"quota", object{{"daily_limit", limit}, {"used", used}, {"remain", limit - used}}},
+		{"rate_limit", object{{"call_count", 10000}, {"refresh_second", 60}}},
+		{"component_rate_limit", object{{"call_count", 10000}, {"refresh_second", 60}}},
+	}, codeOK
+}
+
+func (p *Platform) apiClearQuota(c *call) (object, int) {
+	if c.request.AppID != c.owner() {
+		return nil, codeInvalidAppID
+	}
+	return p.clearQuota(c.component, c.request.AppID)
+}
+
+func (p *Platform) apiClearQuotaV2(c *call) (object, int) {
+	a := c.component.authorizers[c.request.AppID]
+	switch {
+	case c.request.AppSecret == "":
+		return nil, codeSecretMissing
+	case !equal(c.request.AppSecret, c.component.secret):
+		return nil, codeInvalidSecret
+	case c.request.AppID != c.component.AppID && a == nil:
+		return nil, codeInvalidAppID
+	case a != nil && !a.authorized:
+		return nil, codeNotAuthorized
+	}
+	return p.clearQuota(c.component, c.request.AppID)
+}
+
+func (p *Platform) clearQuota(c *component, appid string) (object, int) {
+	q := p.quotaOf(c, appid)
+	if q.cleared >= clearsPerMonth {
+		return nil, codeClearsUsedUp
+	}
+	q.cleared++
+	clear(q.used)
+	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
+}

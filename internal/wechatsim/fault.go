@@ -1,0 +1,146 @@
+package wechatsim
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// FaultMode says what goes wrong with a call.
+type FaultMode string
+
+// The modes of a Fault.
+const (
+	FaultErrcode FaultMode = "errcode" // answered with Fault.Errcode, not executed
+	FaultBusy    FaultMode = "busy"    // answered with errcode -1, not executed
+	FaultLost    FaultMode = "lost"    // executed, then the connection is cut
+	FaultDrop    FaultMode = "drop"    // the connection is cut, not executed
+	FaultHTML    FaultMode = "html"    // answered with the 502 page of a proxy, not executed
+	FaultBody    FaultMode = "body"    // answered with Fault.Body as it is, not executed
+	FaultSlow    FaultMode = "slow"    // executed at once, answered after Fault.Delay
+)
+
+// Fault is a trouble with calls of the API. Empty fields match every call.
+type Fault struct {
+	API        string // path, or name: its end after /cgi-bin/ or /cgi-bin/component/api_, as in "api_authorizer_token"
+	Component  string
+	Authorizer string // the account that a call is about, by its body, code or token
+
+	Mode    FaultMode     // "" means FaultErrcode
+	Errcode int           // of FaultErrcode
+	Errmsg  string        // of FaultErrcode; "" means WeChat's own text
+	Status  int           // HTTP status of FaultBody; 0 means 200
+	Body    string        // of FaultBody
+	Delay   time.Duration // before the answer, or before the cut
+
+	Times int           // how many calls it hits; 0 means all
+	For   time.Duration // how long it lasts; 0 means until Heal
+
+	until time.Time
+}
+
+func (f Fault) validate() error {
+	var faults []error
+	if f.API != "" && !knownAPI(f.API) {
+		faults = append(faults, fmt.Errorf("api %q: no such API", f.API))
+	}
+	switch f.Mode {
+	case FaultErrcode:
+		if f.Errcode == 0 {
+			faults = append(faults, errors.New("errcode: missing, or give another mode"))
+		}
+	case FaultSlow:
+		if f.Delay <= 0 {
+			faults = append(faults, errors.New("delay: missing, mode slow needs one"))
+		}
+	case FaultBusy, FaultLost, FaultDrop, FaultHTML, FaultBody:
+	default:
+		faults = append(faults, fmt.Errorf("mode %q: want errcode, busy, lost, drop, html, body or slow", f.Mode))
+	}
+	if f.Times < 0 || f.For < 0 || f.Delay < 0 || f.Status != 0 && (f.Status < 200 || f.Status > 599) {
+		faults = append(faults, errors.New("times, for, delay, status: out of range"))
+	}
+	return errors.Join(faults...)
+}
+
+// Fail switches a trouble on. Of several that match a call, the one switched on first hits it.
+func (p *Platform) Fail(f Fault) error {
+	if f.Mode == "" {
+		f.Mode = FaultErrcode
+	}
+	if err := f.validate(); err != nil {
+		return fmt.Errorf("fail: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f.For > 0 {
+		f.until = p.now().Add(f.For)
+	}
+	p.faults = append(p.faults, &f)
+	p.record(Entry{Kind: EntryFault, Component: f.Component, Authorizer: f.Authorizer, API: f.API, Errcode: f.Errcode, Text: "fail " + string(f.Mode)})
+	return nil
+}
+
+// Heal ends all troubles of Fail and DropPushes, and brings the platform up.
+func (p *Platform) Heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = nil
+	clear(p.drops)
+	p.down = false
+	p.record(Entry{Kind: EntryFault, Text: "heal"})
+}
+
+// SetDown takes the API down, so that every call is cut off, or brings it up again. Pushes go on.
+func (p *Platform) SetDown(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
+	text := "up"
+	if down {
+		text = "down"
+	}
+	p.record(Entry{Kind: EntryFault, Text: text})
+}
+
+// DropPushes loses the next n pushes of an InfoType on their way: WeChat believes them sent.
+// "" stands for every push.
+func (p *Platform) DropPushes(infoType string, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drops[infoType] += n
+	p.record(Entry{Kind: EntryFault, InfoType: infoType, Text: fmt.Sprintf("drop %d pushes", n)})
+}
+
+// dropPush reports whether a push is to be lost, and counts it. The caller holds p.mu.
+func (p *Platform) dropPush(infoType string) bool {
+	for _, name := range []string{infoType, ""} {
+		if p.drops[name] > 0 {
+			p.drops[name]--
+			return true
+		}
+	}
+	return false
+}
+
+// takeFault returns the fault that hits a call, or nil, and counts it. The caller holds p.mu.
+func (p *Platform) takeFault(c *call) *Fault {
+	now := p.now()
+	p.faults = slices.DeleteFunc(p.faults, func(f *Fault) bool { return !f.until.IsZero() && !now.Before(f.until) })
+	for i, f := range p.faults {
+		if f.API != "" && f.API != c.api.name && f.API != c.api.path ||
+			f.Component != "" && f.Component != c.componentAppID ||
+			f.Authorizer != "" && f.Authorizer != c.authorizer {
+			continue
+		}
+		hit := *f
+		if f.Times > 0 {
+			if f.Times--; f.Times == 0 {
+				p.faults = slices.Delete(p.faults, i, i+1)
+			}
+		}
+		return &hit
+	}
+	return nil
+}

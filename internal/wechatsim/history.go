@@ -1,0 +1,90 @@
+package wechatsim
+
+import "time"
+
+// EntryKind says what an Entry is about.
+type EntryKind string
+
+// The kinds of entry.
+const (
+	EntryPush       EntryKind = "push"        // one try of a push
+	EntryPushAnswer EntryKind = "push_answer" // what the receiver answered to that try
+	EntryCall       EntryKind = "call"        // a call of the API
+	EntryIssue      EntryKind = "issue"       // a ticket, token, refresh token or code was made
+	EntryInvalidate EntryKind = "invalidate"  // it will not be accepted after ValidUntil
+	EntryAuthorize  EntryKind = "authorize"   // an account authorized or authorized again
+	EntryCancel     EntryKind = "cancel"      // an account cancelled its authorization
+	EntryFault      EntryKind = "fault"       // somebody switched a trouble on or off
+)
+
+// The outcomes of calls, pushes and push answers.
+const (
+	OutcomeAnswered = "answered" // call: executed and answered, with errcode or without
+	OutcomeLost     = "lost"     // call: executed, the answer was cut off
+	OutcomeBusy     = "busy"     // call: answered -1, not executed
+	OutcomeFaked    = "faked"    // call: a Fault answered, not executed
+	OutcomeDropped  = "dropped"  // call or push: vanished on its way, not executed
+	OutcomeDown     = "down"     // call: the platform was down
+	OutcomeSent     = "sent"     // push: on its way
+	OutcomeSuccess  = "success"  // push answer: as WeChat wants it
+	OutcomeRefused  = "refused"  // push answer: anything else
+	OutcomeFailed   = "failed"   // push answer: none (no connection, or not within 5 s)
+)
+
+// Entry is one line of the history. Fields that do not apply are zero.
+// Secrets stand in it as Fingerprint only.
+type Entry struct {
+	Seq        int       `json:"seq"`  // counts from 1
+	Time       time.Time `json:"time"` // UTC
+	Kind       EntryKind `json:"kind"`
+	Component  string    `json:"component,omitempty"`
+	Authorizer string    `json:"authorizer,omitempty"`
+	API        string    `json:"api,omitempty"` // name as in Fault.API
+	Errcode    int       `json:"errcode,omitempty"`
+	Outcome    string    `json:"outcome,omitempty"`
+
+	InfoType   string `json:"info_type,omitempty"`   // of a push; for messages MsgType or MsgType.Event
+	Push       int    `json:"push,omitempty"`        // the same for every try of one push
+	Attempt    int    `json:"attempt,omitempty"`     // try of that push, from 1
+	CreateTime int64  `json:"create_time,omitempty"` // of a push, Unix seconds
+	Digest     string `json:"digest,omitempty"`      // Fingerprint of the decrypted push
+	Status     int    `json:"status,omitempty"`      // HTTP status of a push answer
+
+	What              string    `json:"what,omitempty"`               // issue, invalidate: ticket, component_access_token, authorizer_access_token, refresh_token, auth_code, pre_auth_code
+	Secret            string    `json:"secret,omitempty"`             // Fingerprint of it
+	Generation        int       `json:"generation,omitempty"`         // which one it is, from 1
+	RefreshGeneration int       `json:"refresh_generation,omitempty"` // the refresh token that a refresh was asked with
+	ValidUntil        time.Time `json:"valid_until,omitzero"`
+
+	Text string `json:"text,omitempty"` // passive reply, customer message, fault; a text with a secret only as sha256:<Fingerprint>
+}
+
+// record appends an entry. The caller holds p.mu.
+func (p *Platform) record(e Entry) {
+	p.seq++
+	e.Seq, e.Time = p.seq, p.now()
+	p.history = append(p.history, e)
+}
+
+// History returns a copy of everything that happened since New or ClearHistory, oldest first.
+func (p *Platform) History() []Entry {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Entry(nil), p.history...)
+}
+
+// HistorySince returns the entries after the one numbered seq.
+func (p *Platform) HistorySince(seq int) []Entry {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first := len(p.history) - (p.seq - seq)
+	first = min(max(first, 0), len(p.history))
+	return append([]Entry(nil), p.history[first:]...)
+}
+
+// ClearHistory forgets the entries; the numbering goes on.
+func (p *Platform) ClearHistory() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.history = nil
+}

@@ -1,0 +1,324 @@
+package wxtoken
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	tokensStream  = "KV_" + tokensBucket
+	tokensSubject = "$KV." + tokensBucket + "." // followed by the key
+
+	// heartbeat is how often the server says that a quiet watch still stands.
+	heartbeat = 2 * time.Second
+
+	// silence is how long a watch may say nothing before it counts as dead: two heartbeats and some.
+	silence = 5 * time.Second
+
+	// A watch that can't be made is tried again after retryMin, then after twice as long each
+	// time up to retryMax, and at once when the connection comes back.
+	retryMin = 100 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// Why a watch had to be begun anew.
+var (
+	errReconnected = errors.New("connection lost and found again")
+	errSilent      = fmt.Errorf("no heartbeat in %s", silence)
+	errGap         = errors.New("messages lost on the way")
+	errConsumer    = errors.New("consumer ended by the server")
+)
+
+// watch is one consumer on the bucket, from its making to its first fault.
+//
+// It is not jetstream's KeyWatcher, because that one outlives its faults by resuming after the
+// last sequence it saw: it needs 10 to 20 seconds to notice a restarted server, and in a bucket
+// that was made anew it skips everything below that sequence without a word. A watch that never
+// resumes, but ends at any doubt and reads the bucket again, has none of these cases.
+// It needs fewer permissions as well.
+type watch struct {
+	c         *Client
+	delivered uint64      // consumer sequence of the last entry; touched by receive alone
+	heard     atomic.Bool // something came since the supervisor last looked
+	fault     chan error  // the first fault; capacity 1
+
+	live bool // what the bucket held at the start is in the view; guarded by Client.mu
+	over bool // nothing that still arrives counts; guarded by Client.mu
+}
+
+// follow keeps a watch on filter going until the client is closed, or the connection.
+func (c *Client) follow(filter string) {
+	connected := c.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	defer c.nc.RemoveStatusListener(connected)
+	for delay := retryMin; ; delay = min(2*delay, retryMax) {
+		made, err := c.watch(filter, connected)
+		if c.ctx.Err() != nil {
+			return
+		}
+		if c.nc.IsClosed() {
+			c.fail(nats.ErrConnectionClosed)
+			return
+		}
+		c.fail(fmt.Errorf("watch %s%s: %w", tokensSubject, filter, err))
+		if made {
+			delay = retryMin
+		}
+		if errors.Is(err, errReconnected) {
+			continue
+		}
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-connected:
+		case <-time.After(delay):
+		}
+	}
+}
+
+// watch reads what filter covers, then follows it until the first fault, which it returns. It
+// reports whether the consumer could be made at all.
+func (c *Client) watch(filter string, connected <-chan nats.Status) (made bool, err error) {
+	w := &watch{c: c, fault: make(chan error, 1)}
+	sub, err := c.nc.Subscribe(c.nc.NewInbox(), w.receive)
+	if err != nil {
+		return false, err
+	}
+	defer w.end(sub)
+
+	ctx, cancel := withTimeout(c.ctx)
+	consumer, err := c.js.CreatePushConsumer(ctx, tokensStream, jetstream.ConsumerConfig{
+		Description:    "wxtoken reader",
+		DeliverSubject: sub.Subject,
+		FilterSubject:  tokensSubject + filter, // alone, it stands in the request's subject, where permissions can see it
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		AckPolicy:      jetstream.AckNonePolicy,
+		MaxDeliver:     1,
+		Replicas:       1,
+		MemoryStorage:  true,
+		FlowControl:    true,
+		IdleHeartbeat:  heartbeat,
+	})
+	cancel()
+	if err != nil {
+		return false, explain(c.nc, err)
+	}
+	if info := consumer.CachedInfo(); info.NumPending == 0 && info.Delivered.Consumer == 0 {
+		w.loaded() // an empty bucket sends nothing that could say so
+	}
+	quiet := time.NewTicker(silence)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return true, c.ctx.Err()
+		case <-connected:
+			return true, errReconnected
+		case err := <-w.fault:
+			return true, err
+		case <-quiet.C:
+			if !w.heard.Swap(false) {
+				return true, errSilent
+			}
+		}
+	}
+}
+
+// end stops w. The server removes the consumer by itself when nobody listens, so no time is spent
+// on asking it to.
+func (w *watch) end(sub *nats.Subscription) {
+	_ = sub.Unsubscribe() // fails only where the connection is closing and does the same
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	w.over = true
+	if w.live {
+		w.c.live--
+	}
+}
+
+// receive takes one message of the consumer. Calls come one at a time and in order.
+func (w *watch) receive(msg *nats.Msg) {
+	w.heard.Store(true)
+	switch msg.Header.Get("Status") {
+	case "": // an entry of the bucket
+	case "100": // heartbeat, or a request of the flow control, which is answered with nothing
+		if msg.Reply != "" {
+			_ = msg.Respond(nil)
+			return
+		}
+		if stalled := msg.Header.Get("Nats-Consumer-Stalled"); stalled != "" {
+			_ = w.c.nc.Publish(stalled, nil)
+		}
+		if last := msg.Header.Get("Nats-Last-Consumer"); last != strconv.FormatUint(w.delivered, 10) {
+			w.stop(errGap)
+			return
+		}
+		w.loaded() // the server beats only when it has nothing left to send
+		return
+	default:
+		w.stop(fmt.Errorf("%w: %s %s", errConsumer, msg.Header.Get("Status"), msg.Header.Get("Description")))
+		return
+	}
+	meta, err := msg.Metadata()
+	if err != nil {
+		return // not from a consumer
+	}
+	if meta.Sequence.Consumer != w.delivered+1 {
+		w.stop(errGap)
+		return
+	}
+	w.delivered++
+	w.apply(msg, meta.Sequence.Stream)
+	if meta.NumPending == 0 {
+		w.loaded()
+	}
+}
+
+// stop tells the supervisor of the first fault.
+func (w *watch) stop(fault error) {
+	select {
+	case w.fault <- fault:
+	default:
+	}
+}
+
+// loaded notes that the view has everything that the bucket held when the watch began.
+func (w *watch) loaded() {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	if w.live || w.over {
+		return
+	}
+	w.live = true
+	w.c.live++
+	w.c.wake()
+}
+
+// apply brings one message of the bucket into the view. A message that can't be read changes nothing: what
+// the view has is better than nothing. Nor is anything removed but by a message that says so: a bucket that
+// was lost is filled again, and until then WeChat still accepts the tokens that it held.
+func (w *watch) apply(msg *nats.Msg, revision uint64) {
+	e, err := readEntry(msg, revision)
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w.over {
+		return
+	}
+	if err != nil {
+		c.stats.Unreadable++
+		c.stats.Err = err
+		return
+	}
+	key := e.token.Key
+	if old := c.entries[key]; old != nil && old.revoked == e.revoked &&
+		old.token.Revision == e.token.Revision && old.token.Value == e.token.Value {
+		return // read again by a new watch
+	}
+	c.entries[key] = e
+	c.stats.Updates++
+	for f := range c.feeds {
+		f.add(key)
+	}
+}
+
+// readEntry reads a message of the bucket. Its error never shows the message.
+func readEntry(msg *nats.Msg, revision uint64) (*entry, error) {
+	name := strings.TrimPrefix(msg.Subject, tokensSubject)
+	key, err := ParseKey(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the bucket at revision %d: %w", revision, err)
+	}
+	if msg.Header.Get("KV-Operation") != "" || msg.Header.Get("Nats-Marker-Reason") != "" {
+		return &entry{token: Token{Key: key, Revision: revision}, revoked: true}, nil
+	}
+	token, err := ParseToken(msg.Data)
+	if err == nil && token.Key != key {
+		err = fmt.Errorf("%w: it is for %s", ErrBadToken, token.Key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s at revision %d: %w", key, revision, err)
+	}
+	token.Revision = revision
+	return &entry{token: token}, nil
+}
+
+// fail notes why a watch ended or could not be made.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.Err = err
+	c.stats.Faults++
+	c.wake()
+}
+
+// wake lets all receivers look again. The lock is held.
+func (c *Client) wake() {
+	for f := range c.feeds {
+		f.signal()
+	}
+}
+
+// feed collects the keys that changed for one receiver, who may be slow.
+type feed struct {
+	keys    map[Key]bool     // nil: all
+	pending map[Key]struct{} // changed since take; guarded by Client.mu
+	wake    chan struct{}    // capacity 1: there is something to look at
+}
+
+// subscribe returns a feed that begins with what the view has now.
+func (c *Client) subscribe(keys []Key) *feed {
+	f := &feed{pending: make(map[Key]struct{}), wake: make(chan struct{}, 1)}
+	for _, key := range keys {
+		if f.keys == nil {
+			f.keys = make(map[Key]bool, len(keys))
+		}
+		f.keys[key] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key := range c.entries {
+		f.add(key)
+	}
+	c.feeds[f] = struct{}{}
+	return f
+}
+
+func (c *Client) unsubscribe(f *feed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.feeds, f)
+}
+
+// take returns the keys that changed since it was last called.
+func (c *Client) take(f *feed) map[Key]struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := maps.Clone(f.pending)
+	clear(f.pending)
+	return changed
+}
+
+// add notes that key changed. The Client's lock is held.
+func (f *feed) add(key Key) {
+	if f.keys != nil && !f.keys[key] {
+		return
+	}
+	f.pending[key] = struct{}{}
+	f.signal()
+}
+
+// signal wakes the receiver, now or when it next looks.
+func (f *feed) signal() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
