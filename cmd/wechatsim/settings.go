@@ -51,7 +51,7 @@ type settings struct {
 
 	LogLevel  string           `default:"info" enum:"debug,info,warn,error" help:"${enum}."`
 	LogFormat string           `default:"auto" enum:"auto,json,console" help:"${enum}; auto is console on a terminal."`
-	Version   kong.VersionFlag `help:"Print the version and exit."`
+	Version   kong.VersionFlag `env:"-" help:"Print the version and exit."`
 }
 
 // parse reads flags and variables. It exits with 2 when they are bad.

@@ -72,9 +72,10 @@ type Consumer struct {
 	Step        func(string) // called with "acked" after an ack; may be nil
 }
 
-// Run handles messages until ctx ends, then waits for the handlers that are at work; they
-// get a context that goes on. It survives a server that is away and a consumer that was deleted.
-func (c Consumer) Run(ctx context.Context, handle Handler) {
+// Run handles messages until ctx ends, then waits for the handlers that are at work: they get the
+// context work, which is to go on for a while after ctx. Run survives a server that is away and a
+// consumer that was deleted.
+func (c Consumer) Run(ctx, work context.Context, handle Handler) {
 	var working sync.WaitGroup
 	defer working.Wait()
 	free := make(chan struct{}, c.Concurrency)
@@ -91,7 +92,7 @@ func (c Consumer) Run(ctx context.Context, handle Handler) {
 				continue
 			}
 		}
-		if err := c.pull(ctx, cons, free, &working, handle); err != nil {
+		if err := c.pull(ctx, work, cons, free, &working, handle); err != nil {
 			c.trouble(ctx, err)
 			cons = nil // it may have been deleted: look again
 		}
@@ -100,7 +101,7 @@ func (c Consumer) Run(ctx context.Context, handle Handler) {
 
 // pull takes as many messages as there are free hands, so that none waits here while another
 // refresher has time for it.
-func (c Consumer) pull(ctx context.Context, cons jetstream.Consumer, free chan struct{}, working *sync.WaitGroup, handle Handler) error {
+func (c Consumer) pull(ctx, work context.Context, cons jetstream.Consumer, free chan struct{}, working *sync.WaitGroup, handle Handler) error {
 	hands := 0
 	select {
 	case <-free:
@@ -131,7 +132,7 @@ func (c Consumer) pull(ctx context.Context, cons jetstream.Consumer, free chan s
 		hands--
 		working.Go(func() {
 			defer func() { free <- struct{}{} }()
-			c.deliver(context.WithoutCancel(ctx), m, handle)
+			c.deliver(work, m, handle)
 		})
 	}
 	if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {

@@ -40,8 +40,9 @@ type answer struct {
 	result string
 	reason wechat.Reason // of a refusal, of a stale push, and when NATS is unavailable
 	kind   string
-	bytes  int   // of the body, as far as it was read
-	err    error // what NATS said
+	id     string // of the events; empty for a request that becomes none
+	bytes  int    // of the body, as far as it was read
+	err    error  // what NATS said
 }
 
 // refuse returns the answer to a request that is at fault. The body says no more than the status does.
@@ -53,13 +54,12 @@ func refuse(status int, reason wechat.Reason) answer {
 	return answer{status: status, body: body, result: resultRejected, reason: reason}
 }
 
-// refused is refuse for an error of wechat.
-func refused(status int, err error) answer {
-	var r *wechat.Refusal
-	if !errors.As(err, &r) {
-		return refuse(status, reasonUnlisted)
+// reasonOf returns why wechat refused a push.
+func reasonOf(err error) wechat.Reason {
+	if r, ok := errors.AsType[*wechat.Refusal](err); ok {
+		return r.Reason
 	}
-	return refuse(status, r.Reason)
+	return reasonUnlisted
 }
 
 // forbid refuses a push whose envelope could be read: all of these look alike.
@@ -105,10 +105,7 @@ func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	to, found := i.find(r)
 	a := i.answer(ctx, w, r, to, found)
 	if a.kind == "" {
-		a.kind = to.kind
-	}
-	if !slices.Contains(kinds, a.kind) {
-		a.kind = kindOther
+		a.kind = listed(to.kind)
 	}
 	if a.result == resultRejected && a.status < 500 && !i.failures.allow(r.RemoteAddr) {
 		a.status, a.body = http.StatusTooManyRequests, "too many refused requests"
@@ -149,7 +146,7 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		}
 	}
 	if err != nil {
-		return refused(http.StatusBadRequest, err)
+		return refuse(http.StatusBadRequest, reasonOf(err))
 	}
 	body, err := readBody(w, r)
 	if err != nil {
@@ -174,7 +171,7 @@ func echo(to target, q wechat.Query, err error) answer {
 	var a answer
 	switch {
 	case err != nil:
-		a = refused(http.StatusBadRequest, err)
+		a = refuse(http.StatusBadRequest, reasonOf(err))
 	case q.EchoStr == "":
 		a = refuse(http.StatusBadRequest, wechat.ReasonQuery)
 	case !to.crypter.CheckSignature(q):
@@ -209,14 +206,14 @@ func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pus
 	}
 	envelope, err := wechat.ParseEnvelope(body)
 	if err != nil {
-		return pushed{}, refused(http.StatusBadRequest, err), false
+		return pushed{}, refuse(http.StatusBadRequest, reasonOf(err)), false
 	}
 	if q.MsgSignature == "" {
 		return pushed{}, refuse(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
 	}
 	opened, err := to.crypter.Open(q, envelope.Encrypt)
 	if err != nil {
-		return pushed{}, forbid(refused(0, err).reason), false
+		return pushed{}, forbid(reasonOf(err)), false
 	}
 	i.metrics.keys.WithLabelValues(keyLabel(opened.Key)).Inc()
 	var p pushed
@@ -226,21 +223,17 @@ func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pus
 		p, err = i.fromMessage(path, to.component, to.appid, opened.Text)
 	}
 	if err != nil {
-		return pushed{}, forbid(refused(0, err).reason), false
+		return pushed{}, forbid(reasonOf(err)), false
 	}
 	return p, answer{}, true
 }
 
 // store publishes what the push becomes, unless it is too old.
 func (i *Ingest) store(ctx context.Context, p pushed) answer {
-	a := answer{kind: p.kind, status: http.StatusOK, body: bodySuccess, result: resultAccepted}
+	a := answer{kind: listed(p.kind), id: p.events[0].ID, status: http.StatusOK, body: bodySuccess, result: resultAccepted}
 	if !p.created.IsZero() {
-		kind := p.kind
-		if !slices.Contains(kinds, kind) {
-			kind = kindOther
-		}
 		skew := i.now().Sub(p.created)
-		i.metrics.skew.WithLabelValues(kind).Observe(skew.Seconds())
+		i.metrics.skew.WithLabelValues(a.kind).Observe(skew.Seconds())
 		if skew > maxAge {
 			// Not refused: if it is our clock that is wrong, a refusal would make WeChat stop sending.
 			a.result, a.reason = resultStale, reasonStale
@@ -248,7 +241,7 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 		}
 		if skew > maxSkew || skew < -maxSkew {
 			i.metrics.skewed.Inc()
-			i.lines.event(zerolog.WarnLevel, reasonSkewed).Str("info_type", kind).Dur("skew", skew).Msg("push skewed")
+			i.lines.event(zerolog.WarnLevel, reasonSkewed).Str("info_type", a.kind).Str("event_id", a.id).Dur("skew", skew).Msg("push skewed")
 		}
 	}
 	duplicate, err := i.publish(ctx, p.events)
@@ -270,8 +263,8 @@ func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration
 	msg := "push refused"
 	switch a.result {
 	case resultAccepted, resultDuplicate:
-		i.lines.log.Debug().Str("component", to.component).Str("info_type", a.kind).Str("result", a.result).
-			Dur("duration", took).Msg("push answered")
+		i.lines.log.Debug().Str("component", to.component).Str("info_type", a.kind).Str("event_id", a.id).
+			Str("result", a.result).Dur("duration", took).Msg("push answered")
 		return
 	case resultRejected:
 		i.metrics.rejected.WithLabelValues(string(a.reason)).Inc()
@@ -286,6 +279,9 @@ func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration
 	agent := r.UserAgent()
 	if len(agent) > maxLogAgent {
 		agent = agent[:maxLogAgent]
+	}
+	if a.id != "" {
+		e = e.Str("event_id", a.id)
 	}
 	e.Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).Int("bytes", a.bytes).
 		Str("remote", r.RemoteAddr).Str("user_agent", agent).Dur("duration", took).Msg(msg)

@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -23,6 +24,14 @@ var kinds = []string{
 	"notify_third_fastregisterbetaapp", "notify_third_fastverifybetaapp", "notify_3rd_wxa_auth", "notify_3rd_wxa_wxverify",
 	"notify_3rd_wxa_auth_and_icp", "notify_icpfiling_verify_result", "notify_apply_icpfiling_result",
 	kindMessage, kindReleaseCheck, kindEchoStr, kindOther,
+}
+
+// listed returns kind if it is in the list.
+func listed(kind string) string {
+	if slices.Contains(kinds, kind) {
+		return kind
+	}
+	return kindOther
 }
 
 // Results of a push.
@@ -49,7 +58,7 @@ const (
 	reasonStale    wechat.Reason = "stale"
 	reasonSkewed   wechat.Reason = "skewed"
 	reasonNATS     wechat.Reason = "nats_unavailable"
-	reasonUnlisted wechat.Reason = "" // stands for a reason that is in no list
+	reasonUnlisted wechat.Reason = "unlisted" // stands for a reason that is in no list
 )
 
 var reasons = []wechat.Reason{

@@ -127,30 +127,42 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 }
 
 // Run works until ctx ends; then it takes nothing new, finishes what it is at and returns. It waits
-// for NATS when that is away, at the start too. The only error is that of a NATS server that
-// can't be used at all.
+// for NATS when that is away, at the start too. It returns an error when the NATS server can't be
+// used at all, and when the connection was closed for good.
 func (r *Refresher) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	// The committer and the view outlive the handlers, which finish what they are at.
-	outer, end := context.WithCancel(context.WithoutCancel(ctx))
-	var background sync.WaitGroup
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	// The handlers finish what they are at when ctx ends; committer and view outlive them.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	closed := r.nc.StatusChanged(nats.CLOSED)
+	defer r.nc.RemoveStatusListener(closed)
+
+	var background, working sync.WaitGroup
 	defer background.Wait()
 	defer end()
-	background.Go(func() { r.store.Run(outer) })
-	view, wait, err := r.store.Watch(outer, r.log)
+	defer working.Wait()
+	background.Go(func() {
+		select {
+		case <-closed:
+			stop(errors.New("the connection to NATS was closed for good"))
+			end()
+		case <-work.Done():
+		}
+	})
+	background.Go(func() { r.store.Run(work) })
+	view, wait, err := r.store.Watch(work, r.log)
 	if err != nil {
-		return err
+		return context.Cause(ctx)
 	}
 	background.Go(wait)
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
-	r.log.Info().Int("tokens", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
+	r.log.Info().Int("keys", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
 
-	var working sync.WaitGroup
-	defer working.Wait()
 	working.Go(func() { r.greet(ctx) })
 	working.Go(func() { r.sweeper(ctx) })
 	consume := func(stream, durable, filter string, handle events.Handler) {
@@ -158,11 +170,14 @@ func (r *Refresher) Run(ctx context.Context) error {
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
 			Log: r.log, Panicked: r.metrics.panics.Inc, Step: r.step,
 		}
-		working.Go(func() { c.Run(ctx, handle) })
+		working.Go(func() { c.Run(ctx, work, handle) })
 	}
 	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.auth)
 	consume(events.StreamTokens, events.DurableDue, events.AllDue, r.due)
 	<-ctx.Done()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
 	return nil
 }
 

@@ -48,7 +48,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.BaseURL == "" {
 		cfg.BaseURL = DefaultBaseURL
 	}
-	base, err := url.Parse(strings.TrimRight(cfg.BaseURL, "/"))
+	base, err := url.Parse(strings.TrimRight(cfg.BaseURL, "/") + "/") // JoinPath makes no absolute path of an empty one
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" ||
 		base.User != nil || base.RawQuery != "" || base.ForceQuery || base.Fragment != "" || base.Opaque != "" {
 		return nil, errors.New("WeChat's API address: want http:// or https:// with a host and no user, query or fragment, such as " + DefaultBaseURL)

@@ -33,10 +33,6 @@ var verbs = []verb{
 		func(p *Platform, r *http.Request) (any, error) {
 			return nil, p.Reauthorize(r.FormValue("component"), r.FormValue("authorizer"))
 		}},
-	{"POST", "/cancel", "authorizer=wxa000000000000001", `it cancels: its tokens die, "unauthorized" is pushed`,
-		func(p *Platform, r *http.Request) (any, error) {
-			return nil, p.Cancel(r.FormValue("component"), r.FormValue("authorizer"))
-		}},
 	{"POST", "/register", "authorizer=wxa000000000000009", `quick registration of a mini program: "notify_third_fasteregister" with a code`,
 		func(p *Platform, r *http.Request) (any, error) {
 			return nil, p.Register(r.FormValue("component"), r.FormValue("authorizer"))
@@ -56,6 +52,10 @@ var verbs = []verb{
 		nil},
 	{"POST", "/push", "document=<xml>...</xml>", "a document as it is, encrypted; with authorizer to the message URL",
 		nil},
+	{"POST", "/cancel", "authorizer=wxa000000000000001", `it cancels: its tokens die, "unauthorized" is pushed`,
+		func(p *Platform, r *http.Request) (any, error) {
+			return nil, p.Cancel(r.FormValue("component"), r.FormValue("authorizer"))
+		}},
 	{"POST", "/drop-pushes", "infotype=unauthorized&times=1", "the next pushes of an InfoType get lost; without infotype, any",
 		func(p *Platform, r *http.Request) (any, error) {
 			times, err := formInt(r, "times", 1)

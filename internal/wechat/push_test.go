@@ -1,0 +1,394 @@
+package wechat_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"wxtoken/internal/wechat"
+)
+
+// The documents of a push differ in what follows these fields.
+const pushHead = "<xml><AppId>wx1</AppId><CreateTime>1413192760</CreateTime>"
+
+var pushTime = time.Unix(1413192760, 0).UTC()
+
+// sameFields compares what a push says; a Push does not print itself.
+func sameFields(t *testing.T, got, want wechat.Push) {
+	t.Helper()
+	for _, field := range []struct {
+		name      string
+		got, want any
+	}{
+		{"AppID", got.AppID, want.AppID},
+		{"InfoType", got.InfoType, want.InfoType},
+		{"CreateTime", got.CreateTime, want.CreateTime},
+		{"Ticket", got.Ticket, want.Ticket},
+		{"AuthorizerAppID", got.AuthorizerAppID, want.AuthorizerAppID},
+		{"Code", got.Code, want.Code},
+		{"PreAuthCode", got.PreAuthCode, want.PreAuthCode},
+		{"CodeExpiresAt", got.CodeExpiresAt, want.CodeExpiresAt},
+		{"RegisterStatus", got.RegisterStatus, want.RegisterStatus},
+	} {
+		if field.got != field.want {
+			t.Errorf("%s: got %v, want %v", field.name, field.got, field.want)
+		}
+	}
+}
+
+func TestParsePush(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		doc  string
+		want wechat.Push
+	}{
+		"ticket": {
+			pushHead + "<InfoType><![CDATA[component_verify_ticket]]></InfoType><ComponentVerifyTicket><![CDATA[ticket@@@abc]]></ComponentVerifyTicket></xml>",
+			wechat.Push{InfoType: wechat.InfoTicket, Ticket: "ticket@@@abc"},
+		},
+		"authorized, absolute expiry": {
+			pushHead + "<InfoType>authorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>queryauthcode@@@a</AuthorizationCode>" +
+				"<AuthorizationCodeExpiredTime>1413196360</AuthorizationCodeExpiredTime><PreAuthCode>preauthcode@@@b</PreAuthCode></xml>",
+			wechat.Push{
+				InfoType: wechat.InfoAuthorized, AuthorizerAppID: "wx2", Code: "queryauthcode@@@a", PreAuthCode: "preauthcode@@@b",
+				CodeExpiresAt: time.Unix(1413196360, 0).UTC(),
+			},
+		},
+		"updateauthorized, relative expiry": {
+			pushHead + "<InfoType>updateauthorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>a</AuthorizationCode>" +
+				"<AuthorizationCodeExpiredTime>600</AuthorizationCodeExpiredTime><PreAuthCode></PreAuthCode></xml>",
+			wechat.Push{InfoType: wechat.InfoUpdateAuthorized, AuthorizerAppID: "wx2", Code: "a", CodeExpiresAt: pushTime.Add(10 * time.Minute)},
+		},
+		"authorized, odd expiry": {
+			pushHead + "<InfoType>authorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>a</AuthorizationCode>" +
+				"<AuthorizationCodeExpiredTime>soon</AuthorizationCodeExpiredTime></xml>",
+			wechat.Push{InfoType: wechat.InfoAuthorized, AuthorizerAppID: "wx2", Code: "a"},
+		},
+		"unauthorized": {
+			pushHead + "<InfoType>unauthorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid></xml>",
+			wechat.Push{InfoType: wechat.InfoUnauthorized, AuthorizerAppID: "wx2"},
+		},
+		"quick registration": {
+			pushHead + "<InfoType>notify_third_fasteregister</InfoType><appid>wx3</appid><status>0</status><auth_code>queryauthcode@@@c</auth_code>" +
+				"<msg>OK</msg><info><name>测试</name><code>91x</code><code_type>1</code_type></info></xml>",
+			wechat.Push{InfoType: wechat.InfoFastRegister, AuthorizerAppID: "wx3", Code: "queryauthcode@@@c"},
+		},
+		"quick registration that failed": {
+			pushHead + "<InfoType>notify_third_fasteregister</InfoType><appid/><status>89249</status><auth_code></auth_code><msg>x</msg></xml>",
+			wechat.Push{InfoType: wechat.InfoFastRegister, RegisterStatus: 89249},
+		},
+		"trial mini program": {
+			pushHead + "<InfoType>notify_third_fastregisterbetaapp</InfoType><appid>wx3</appid><status>0</status><info><unique_id>1</unique_id></info></xml>",
+			wechat.Push{InfoType: "notify_third_fastregisterbetaapp"},
+		},
+		"verification": {
+			pushHead + "<InfoType>notify_3rd_wxa_auth</InfoType><appid>wx3</appid><taskid>x</taskid><dispatch_info><provider>y</provider></dispatch_info></xml>",
+			wechat.Push{InfoType: "notify_3rd_wxa_auth"},
+		},
+		"unknown, with known names used otherwise": {
+			pushHead + "<InfoType>something_new</InfoType><status><x>1</x></status><appid>a b</appid><appid>c</appid></xml>",
+			wechat.Push{InfoType: "something_new"},
+		},
+		"JSON with a number for the time": {
+			`{"AppId":"wx1","CreateTime":1413192760,"InfoType":"component_verify_ticket","ComponentVerifyTicket":"ticket@@@abc"}`,
+			wechat.Push{InfoType: wechat.InfoTicket, Ticket: "ticket@@@abc"},
+		},
+		"JSON": {
+			`{"InfoType":"authorized","AppId":"wx1","CreateTime":"1413192760","AuthorizerAppid":"wx2","AuthorizationCode":"a","AuthorizationCodeExpiredTime":600,"PreAuthCode":null}`,
+			wechat.Push{InfoType: wechat.InfoAuthorized, AuthorizerAppID: "wx2", Code: "a", CodeExpiresAt: pushTime.Add(10 * time.Minute)},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			push, err := wechat.ParsePush([]byte(row.doc))
+			if err != nil {
+				t.Fatal(err)
+			}
+			row.want.AppID, row.want.CreateTime = "wx1", pushTime
+			sameFields(t, push, row.want)
+		})
+	}
+}
+
+func TestParsePushRefuses(t *testing.T) {
+	t.Parallel()
+	ticket := func(value string) string {
+		return pushHead + "<InfoType>component_verify_ticket</InfoType><ComponentVerifyTicket>" + value + "</ComponentVerifyTicket></xml>"
+	}
+	authorized := func(appid, code string) string {
+		return pushHead + "<InfoType>authorized</InfoType><AuthorizerAppid>" + appid + "</AuthorizerAppid><AuthorizationCode>" + code + "</AuthorizationCode></xml>"
+	}
+	at := func(createTime string) string {
+		return "<xml><AppId>wx1</AppId><InfoType>x</InfoType><CreateTime>" + createTime + "</CreateTime></xml>"
+	}
+	for name, row := range map[string]struct {
+		doc    string
+		reason wechat.Reason
+	}{
+		"empty":                   {"", wechat.ReasonEmpty},
+		"AppId missing":           {"<xml><InfoType>x</InfoType><CreateTime>1413192760</CreateTime></xml>", wechat.ReasonField},
+		"AppId with a star":       {"<xml><AppId>*</AppId><InfoType>x</InfoType><CreateTime>1413192760</CreateTime></xml>", wechat.ReasonAppIDSyntax},
+		"InfoType missing":        {pushHead + "</xml>", wechat.ReasonField},
+		"InfoType twice":          {pushHead + "<InfoType>a</InfoType><InfoType>b</InfoType></xml>", wechat.ReasonXMLShape},
+		"InfoType with a dot":     {pushHead + "<InfoType>a.b</InfoType></xml>", wechat.ReasonField},
+		"InfoType of 65":          {pushHead + "<InfoType>" + strings.Repeat("a", 65) + "</InfoType></xml>", wechat.ReasonField},
+		"InfoType of 10 KiB":      {pushHead + "<InfoType>" + strings.Repeat("a", 10<<10) + "</InfoType></xml>", wechat.ReasonField},
+		"InfoType with elements":  {pushHead + "<InfoType><a/></InfoType></xml>", wechat.ReasonXMLShape},
+		"CreateTime missing":      {"<xml><AppId>wx1</AppId><InfoType>x</InfoType></xml>", wechat.ReasonField},
+		"CreateTime text":         {at("yesterday!"), wechat.ReasonField},
+		"CreateTime negative":     {at("-141319276"), wechat.ReasonField},
+		"CreateTime 2^63":         {at("9223372036854775808"), wechat.ReasonField},
+		"CreateTime of 1973":      {at("99999999"), wechat.ReasonField},
+		"ticket missing":          {pushHead + "<InfoType>component_verify_ticket</InfoType></xml>", wechat.ReasonField},
+		"ticket empty":            {ticket(""), wechat.ReasonField},
+		"ticket of 2,049":         {ticket(strings.Repeat("a", 2049)), wechat.ReasonField},
+		"ticket of 8 KiB":         {ticket(strings.Repeat("a", 8<<10)), wechat.ReasonField},
+		"ticket with a tab":       {ticket("a\tb"), wechat.ReasonField},
+		"ticket with a reference": {ticket("a&#13;&#10;b"), wechat.ReasonField},
+		"ticket not ASCII":        {ticket("票"), wechat.ReasonField},
+		"AuthorizerAppid missing": {authorized("", "a"), wechat.ReasonField},
+		"AuthorizerAppid a.b":     {authorized("a.b", "a"), wechat.ReasonAppIDSyntax},
+		"AuthorizerAppid star":    {authorized("*", "a"), wechat.ReasonAppIDSyntax},
+		"AuthorizerAppid angle":   {authorized("&gt;", "a"), wechat.ReasonAppIDSyntax},
+		"AuthorizerAppid space":   {authorized("wx 2", "a"), wechat.ReasonAppIDSyntax},
+		"AuthorizerAppid path":    {authorized("../x", "a"), wechat.ReasonAppIDSyntax},
+		"AuthorizerAppid of 200":  {authorized(strings.Repeat("a", 200), "a"), wechat.ReasonAppIDSyntax},
+		"code missing":            {authorized("wx2", ""), wechat.ReasonField},
+		"code with a line end":    {authorized("wx2", "a\r\nb"), wechat.ReasonField},
+		"code of 10 KiB":          {authorized("wx2", strings.Repeat("a", 10<<10)), wechat.ReasonField},
+		"registration, no status": {pushHead + "<InfoType>notify_third_fasteregister</InfoType><appid>wx2</appid></xml>", wechat.ReasonField},
+		"registration, two appid": {pushHead + "<InfoType>notify_third_fasteregister</InfoType><status>0</status><appid>a</appid><appid>b</appid></xml>", wechat.ReasonXMLShape},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := wechat.ParsePush([]byte(row.doc))
+			wantReason(t, err, row.reason)
+		})
+	}
+}
+
+// A refusal is logged, so it must say nothing of the document.
+func TestRefusalsShowNoContent(t *testing.T) {
+	t.Parallel()
+	const secret = "SEKRET"
+	for _, doc := range []string{
+		pushHead + "<InfoType>component_verify_ticket</InfoType><ComponentVerifyTicket>" + secret + "\t</ComponentVerifyTicket></xml>",
+		pushHead + "<InfoType>" + secret + ".</InfoType></xml>",
+		pushHead + "<" + secret + " a='" + secret + "'/></xml>",
+		pushHead + "&" + secret + ";</xml>",
+		pushHead + secret + "</xml>",
+		"<" + secret + "/>",
+		`{"` + secret + `":1,"` + secret + `":2}`,
+		secret,
+	} {
+		for _, parse := range []func([]byte) error{
+			func(b []byte) error { _, err := wechat.ParsePush(b); return err },
+			func(b []byte) error { _, err := wechat.ParseMessage(b); return err },
+			func(b []byte) error { _, err := wechat.ParseEnvelope(b); return err },
+		} {
+			if err := parse([]byte(doc)); err == nil || strings.Contains(err.Error(), secret) {
+				t.Errorf("%.60q: %v", doc, err)
+			}
+		}
+	}
+}
+
+func TestPushID(t *testing.T) {
+	t.Parallel()
+	base := wechat.Push{AppID: "wx1", InfoType: "authorized", CreateTime: pushTime, AuthorizerAppID: "wx2", Code: "abc"}
+	id := base.ID()
+	if len(id) != 64 || id != base.ID() {
+		t.Errorf("got %q, want the same 64 digits each time", id)
+	}
+	seen := map[string]string{id: "base"}
+	for name, change := range map[string]func(*wechat.Push){
+		"AppID":           func(p *wechat.Push) { p.AppID = "wx3" },
+		"InfoType":        func(p *wechat.Push) { p.InfoType = "updateauthorized" },
+		"CreateTime":      func(p *wechat.Push) { p.CreateTime = p.CreateTime.Add(time.Second) },
+		"AuthorizerAppID": func(p *wechat.Push) { p.AuthorizerAppID = "wx3" },
+		"Code":            func(p *wechat.Push) { p.Code = "abd" },
+		"Ticket":          func(p *wechat.Push) { p.Ticket = "t" },
+		"another split":   func(p *wechat.Push) { p.AuthorizerAppID, p.Code = "wx2a", "bc" },
+		"moved":           func(p *wechat.Push) { p.AuthorizerAppID, p.Code = "abc", "wx2" },
+	} {
+		p := base
+		change(&p)
+		if other, taken := seen[p.ID()]; taken {
+			t.Errorf("%s has the ID of %s", name, other)
+		}
+		seen[p.ID()] = name
+	}
+	for name, change := range map[string]func(*wechat.Push){ // what two spellings of one push may differ in
+		"time zone": func(p *wechat.Push) { p.CreateTime = p.CreateTime.In(time.FixedZone("Beijing", 8*3600)) },
+	} {
+		p := base
+		change(&p)
+		if p.ID() != id {
+			t.Errorf("%s changes the ID", name)
+		}
+	}
+}
+
+// Of an InfoType whose fields are not all known, the whole document counts: two verifications that end in the same second are two events.
+func TestPushIDOfOtherInfoTypes(t *testing.T) {
+	t.Parallel()
+	id := func(doc string) string {
+		t.Helper()
+		p, err := wechat.ParsePush([]byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.ID()
+	}
+	one := pushHead + "<InfoType>notify_3rd_wxa_auth</InfoType><appid>wx3</appid></xml>"
+	two := pushHead + "<InfoType>notify_3rd_wxa_auth</InfoType><appid>wx4</appid></xml>"
+	if id(one) == id(two) || id(one) != id(one) {
+		t.Error("the ID does not tell the documents apart")
+	}
+	cdata := pushHead + "<InfoType>unauthorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid></xml>"
+	plain := pushHead + "<AuthorizerAppid><![CDATA[wx2]]></AuthorizerAppid>\n<InfoType>unauthorized</InfoType></xml>"
+	if id(cdata) != id(plain) {
+		t.Error("the spelling of a cancellation changes its ID")
+	}
+}
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct{ doc, want string }{
+		"ticket": {
+			"<xml><ComponentVerifyTicket><![CDATA[ticket@@@S]]></ComponentVerifyTicket>\n<a>1</a></xml>",
+			"<xml><ComponentVerifyTicket></ComponentVerifyTicket>\n<a>1</a></xml>",
+		},
+		"all others, and nothing else": {
+			"\uFEFF<?xml version=\"1.0\"?>\r\n<xml> <AuthorizationCode >S</AuthorizationCode><PreAuthCode>S&amp;<![CDATA[S]]></PreAuthCode><auth_code>S</auth_code><msg>&lt;好\r</msg></xml>\n",
+			"\uFEFF<?xml version=\"1.0\"?>\r\n<xml> <AuthorizationCode ></AuthorizationCode><PreAuthCode></PreAuthCode><auth_code></auth_code><msg>&lt;好\r</msg></xml>\n",
+		},
+		"at any depth, with elements inside": {
+			"<xml><info><auth_code><PreAuthCode>S</PreAuthCode><x>S</x></auth_code></info></xml>",
+			"<xml><info><auth_code></auth_code></info></xml>",
+		},
+		"in other case": {"<xml><AUTH_CODE>S</AUTH_CODE></xml>", "<xml><AUTH_CODE></AUTH_CODE></xml>"},
+		"empty":         {"<xml><auth_code/></xml>", "<xml><auth_code/></xml>"},
+		"twice":         {"<xml><auth_code>S</auth_code><auth_code>S</auth_code></xml>", "<xml><auth_code></auth_code><auth_code></auth_code></xml>"},
+		"JSON": {
+			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"S\\n\" , \"a\":1.50,\"b\":{\"auth_code\":[\"S\",{\"PreAuthCode\":\"S\"}]}, \"AuthorizationCode\":123}",
+			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"\" , \"a\":1.50,\"b\":{\"auth_code\":\"\"}, \"AuthorizationCode\":\"\"}",
+		},
+		"no document": {"ComponentVerifyTicket=S", ""},
+		"cut short":   {"<xml><auth_code>S</auth_code>", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			doc := []byte(row.doc)
+			if got := string(wechat.Redact(doc)); got != row.want {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+			if string(doc) != row.doc {
+				t.Error("Redact changed its argument")
+			}
+		})
+	}
+}
+
+func TestParseMessage(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		doc                                      string
+		to, from, msgType, event, msgID, content string
+		created                                  int64
+		json                                     bool
+	}{
+		"text": {
+			doc: "<xml><ToUserName><![CDATA[gh_1]]></ToUserName><FromUserName><![CDATA[o1]]></FromUserName><CreateTime>1413192760</CreateTime>" +
+				"<MsgType><![CDATA[text]]></MsgType><Content><![CDATA[你好 <b>]]></Content><MsgId>6054768590064713728</MsgId></xml>",
+			to: "gh_1", from: "o1", msgType: "text", content: "你好 <b>", msgID: "6054768590064713728", created: 1413192760,
+		},
+		"template result": {
+			doc:     "<xml><MsgType>event</MsgType><Event>TEMPLATESENDJOBFINISH</Event><MsgID>200163836</MsgID><Status>success</Status></xml>",
+			msgType: "event", event: "TEMPLATESENDJOBFINISH", msgID: "200163836",
+		},
+		"nested": {
+			doc:     "<xml><MsgType>event</MsgType><Event>pic_weixin</Event><SendPicsInfo><Count>1</Count><PicList><item><PicMd5Sum>x</PicMd5Sum></item><item><MsgType>no</MsgType></item></PicList></SendPicsInfo></xml>",
+			msgType: "event", event: "pic_weixin",
+		},
+		"odd in all but MsgType": {
+			doc:     "<xml><MsgType>text</MsgType><CreateTime>now</CreateTime><Content><a/></Content><Content>2</Content><FromUserName>a</FromUserName><FromUserName>b</FromUserName></xml>",
+			msgType: "text", content: "2", from: "a",
+		},
+		"JSON": {
+			doc: `{"ToUserName":"gh_1","FromUserName":"o1","CreateTime":1413192760,"MsgType":"event","Event":"debug_demo","debug_str":"hello","MsgId":6054768590064713728,"List":[{"a":[1,2]}]}`,
+			to:  "gh_1", from: "o1", msgType: "event", event: "debug_demo", msgID: "6054768590064713728", created: 1413192760, json: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, err := wechat.ParseMessage([]byte(row.doc))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := fmt.Sprintf("%q %q %q %q %q %q %v", m.ToUserName, m.FromUserName, m.MsgType, m.Event, m.MsgID, m.Content, m.JSON)
+			want := fmt.Sprintf("%q %q %q %q %q %q %v", row.to, row.from, row.msgType, row.event, row.msgID, row.content, row.json)
+			if got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			if row.created == 0 != m.CreateTime.IsZero() || row.created != 0 && m.CreateTime != time.Unix(row.created, 0).UTC() {
+				t.Errorf("got time %v, want %d", m.CreateTime, row.created)
+			}
+		})
+	}
+}
+
+func TestParseMessageRefuses(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		doc    string
+		reason wechat.Reason
+	}{
+		"no MsgType":        {"<xml><Event>subscribe</Event></xml>", wechat.ReasonField},
+		"no MsgType, JSON":  {`{"Event":"subscribe"}`, wechat.ReasonField},
+		"MsgType too deep":  {"<xml><a><MsgType>text</MsgType></a></xml>", wechat.ReasonField},
+		"MsgType twice":     {"<xml><MsgType>text</MsgType><MsgType>event</MsgType></xml>", wechat.ReasonXMLShape},
+		"MsgType of 129":    {"<xml><MsgType>" + strings.Repeat("a", 129) + "</MsgType></xml>", wechat.ReasonField},
+		"Event of 129":      {"<xml><MsgType>event</MsgType><Event>" + strings.Repeat("a", 129) + "</Event></xml>", wechat.ReasonField},
+		"not a document":    {"hello", wechat.ReasonXML},
+		"JSON of no object": {`"hello"`, wechat.ReasonXML},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := wechat.ParseMessage([]byte(row.doc))
+			wantReason(t, err, row.reason)
+		})
+	}
+}
+
+func TestMessageID(t *testing.T) {
+	t.Parallel()
+	var m wechat.Message
+	seen := map[string]bool{}
+	for _, id := range []string{
+		m.ID("wx1", "wx2", []byte("text")), m.ID("wx1", "wx3", []byte("text")), m.ID("wx3", "wx2", []byte("text")),
+		m.ID("wx1", "wx2", []byte("texts")), m.ID("wx1", "wx2t", []byte("ext")), m.ID("wx1w", "x2", []byte("text")),
+	} {
+		if len(id) != 64 || seen[id] {
+			t.Errorf("%q is no digest or stands twice", id)
+		}
+		seen[id] = true
+	}
+	if m.ID("wx1", "wx2", []byte("text")) != m.ID("wx1", "wx2", bytes.Clone([]byte("text"))) {
+		t.Error("the same message has two IDs")
+	}
+}
+
+// wellFormed reports whether the standard library reads doc to its end.
+func wellFormed(doc []byte) bool {
+	doc = bytes.TrimPrefix(doc, []byte("\uFEFF"))
+	if len(bytes.TrimSpace(doc)) > 0 && bytes.TrimSpace(doc)[0] == '{' {
+		return json.Valid(doc)
+	}
+	var any struct{}
+	return xml.Unmarshal(doc, &any) == nil
+}
