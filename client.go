@@ -163,7 +163,7 @@ func (c *Client) complete() bool {
 // incomplete is the error of a NewClient that had to give up.
 func (c *Client) incomplete(cause error) error {
 	if stats := c.Stats(); !stats.Live {
-		cause = explain(c.nc, cause)
+		cause = explain(c.nc, cause, createSubject)
 		switch {
 		case stats.Err == nil:
 			return fmt.Errorf("read the tokens from NATS (connection %s): %w", c.nc.Status(), cause)
@@ -335,7 +335,7 @@ func (c *Client) reject(ctx context.Context, token Token) (Outcome, error) {
 	case errors.Is(err, nats.ErrNoResponders):
 		return "", fmt.Errorf("%w: no refresher is listening on %s: start it, or check that this connection is to its NATS account", err, rejectSubject)
 	case err != nil:
-		return "", explain(c.nc, err)
+		return "", explain(c.nc, err, rejectSubject)
 	}
 	if text := msg.Header.Get(micro.ErrorHeader); text != "" {
 		return "", fmt.Errorf("the refresher answered %s %q", msg.Header.Get(micro.ErrorCodeHeader), text)
@@ -374,14 +374,14 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 		return status, fmt.Errorf("%w: the refresher creates the bucket %s: start it, or check that this connection is to its NATS account", err, statusBucket)
 	}
 	if err != nil {
-		return status, explain(c.nc, err)
+		return status, explain(c.nc, err, "$JS.API.STREAM.INFO.KV_"+statusBucket)
 	}
 	record, err := kv.Get(ctx, key.String())
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound): // or deleted
 		return status, fmt.Errorf("%w: check the appids, and whether the account was ever connected", ErrNoStatus)
 	case err != nil:
-		return status, explain(c.nc, err)
+		return status, explain(c.nc, err, "$JS.API.DIRECT.GET.KV_"+statusBucket)
 	}
 	if err := json.Unmarshal(record.Value(), &status); err != nil {
 		return Status{}, fmt.Errorf("%w: revision %d: %w", ErrBadStatus, record.Revision(), err)
@@ -427,11 +427,16 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, requestTimeout)
 }
 
-// explain adds to err what NATS refused this connection last. Nobody answers a request that may not be
-// made, so without it a missing permission looks like a slow server.
-func explain(nc *nats.Conn, err error) error {
+// explain adds to err, the end of a request on a subject that begins with subject, what NATS refused this
+// connection last, if it fits. Nobody answers a request that may not be made, so without it a
+// missing permission looks like a slow server.
+func explain(nc *nats.Conn, err error, subject string) error {
 	last := nc.LastError()
 	if !errors.Is(last, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	// A refused subscription is an inbox, without which no answer arrives.
+	if text := last.Error(); !strings.Contains(text, `"`+subject) && !strings.Contains(text, "Subscription") {
 		return err
 	}
 	return fmt.Errorf("%w; give this user the permissions that package wxtoken lists: %w", err, last)

@@ -1,3 +1,72 @@
-// Package wxtoken reads the access tokens that wxtoken keeps for a WeChat
-// third-party platform.
+// Package wxtoken reads the access tokens that wxtoken keeps for a WeChat third-party platform.
+//
+// wxtoken is the one party that renews them. A service that imports this package never asks
+// WeChat for a token: it has a live view of all of them, or of those that it needs, in its own memory.
+//
+// # Reading a token
+//
+// Connect to NATS, make one [Client] at the start of the process, and call [Client.Token] at every call to WeChat:
+//
+//	nc, err := nats.Connect(url, nats.UserCredentials(file),
+//		nats.CustomInboxPrefix("_INBOX_shop"), nats.MaxReconnects(-1))
+//	...
+//	client, err := wxtoken.NewClient(ctx, nc, wxtoken.Config{})
+//	...
+//	token, err := client.Token(wxtoken.AuthorizerKey(componentAppID, authorizerAppID))
+//	...
+//	url := "https://api.weixin.qq.com/cgi-bin/...?access_token=" + token.Value.Reveal()
+//
+// Token costs about as much as a look into a map, so don't keep what it returns: a copy grows old. A
+// [Secret] prints as "[redacted]" wherever it gets; only Reveal gives the value.
+//
+// [Client.Updates] is for those who must build something around a token. [Client.Next] waits for
+// the first token of a merchant who is just authorizing. [Client.Status] tells why a
+// token is not there, and has the profile of the account.
+//
+// # When a token is refused
+//
+// A token can die before its time: somebody else asked WeChat for one, or the merchant changed
+// the authorization. WeChat then answers a call with errcode 40001, 40014 or 42001. Report the
+// token with [Client.Reject], wait for its successor with [Client.Next], and call once more, only once. Any
+// number of services may report the same token: it is replaced once. Other errcodes are
+// not about the token, and a new one does not help.
+//
+// After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that is
+// under way while a token is renewed is safe. [Token.Previous] has it.
+//
+// # Availability
+//
+// [NewClient] waits, as long as its context allows, until the view is complete. Nothing
+// waits after that. When NATS is away the client goes on with what it has; when NATS is back it reads the
+// bucket again and then follows it. It never trusts a watch that might have missed something: a lost
+// connection, a lost message, or 4 seconds without a heartbeat, and it begins anew.
+//
+// An old token is better than none, and is returned; a dead one is not. wxtoken renews a token
+// when about two thirds of its life are over, so that a service goes on for 40 minutes without NATS, without
+// the refresher or without WeChat. A token is removed only by a cancelled authorization: a bucket
+// that is lost or full of nonsense takes nothing away.
+//
+// Expiry is judged by the clock of this machine: keep it within a minute of the truth. Publish [Client.Stats] as metrics,
+// and let somebody know when Live is false for minutes.
+//
+// # Permissions needed
+//
+// A user of NATS who may read every token, and nothing else that wxtoken keeps:
+//
+//	publish    $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.>
+//	           $JS.FC.KV_tokens.>
+//	           wxtoken.reject                                  for Reject
+//	           $JS.API.STREAM.INFO.KV_status                   for Status
+//	           $JS.API.DIRECT.GET.KV_status.$KV.status.>       for Status
+//	subscribe  _INBOX_shop.>                                   and nats.CustomInboxPrefix("_INBOX_shop")
+//
+// The inbox must be the service's own, or others hear what it is told. To give a
+// service one authorizer alone, put its key in the place of the last ">" of CONSUMER.CREATE and DIRECT.GET, for instance
+// $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.authorizer.wx1234567890abcdef.wxfedcba0987654321,
+// and name the key in [Config].Keys, since the client asks for everything otherwise. "authorizer.wx1234567890abcdef.*" in
+// that place gives all authorizers of one component, each of which is to be named in Keys. Every key in Keys takes a
+// consumer of its own on the server; without Keys there is one for all.
+//
+// NATS does not answer a request that may not be made. The errors of this package then say which permission is missing,
+// and wrap nats.ErrPermissionViolation.
 package wxtoken

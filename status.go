@@ -101,6 +101,9 @@ func (a *Authorizer) UnmarshalJSON(data []byte) error {
 	for _, name := range ourNames {
 		delete(flat, name)
 	}
+	if len(flat) == 0 {
+		flat = nil
+	}
 	*a = Authorizer{Profile: flat, FuncInfo: ours.FuncInfo, AuthorizedAt: ours.AuthorizedAt, Ref: ours.Ref}
 	return nil
 }

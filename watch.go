@@ -1,6 +1,7 @@
 package wxtoken
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,11 +18,13 @@ const (
 	tokensStream  = "KV_" + tokensBucket
 	tokensSubject = "$KV." + tokensBucket + "." // followed by the key
 
+	createSubject = "$JS.API.CONSUMER.CREATE." + tokensStream // followed by the consumer's name and the filter
+
 	// heartbeat is how often the server says that a quiet watch still stands.
 	heartbeat = 2 * time.Second
 
-	// silence is how long a watch may say nothing before it counts as dead: two heartbeats and some.
-	silence = 5 * time.Second
+	// maxMissed is how many times a heartbeat long a watch may say nothing before it counts as dead.
+	maxMissed = 2
 
 	// A watch that can't be made is tried again after retryMin, then after twice as long each
 	// time up to retryMax, and at once when the connection comes back.
@@ -31,10 +34,10 @@ const (
 
 // Why a watch had to be begun anew.
 var (
-	errReconnected = errors.New("connection lost and found again")
-	errSilent      = fmt.Errorf("no heartbeat in %s", silence)
-	errGap         = errors.New("messages lost on the way")
-	errConsumer    = errors.New("consumer ended by the server")
+	errDisconnected = errors.New("connection lost")
+	errSilent       = fmt.Errorf("no heartbeat in %s", maxMissed*heartbeat)
+	errGap          = errors.New("messages lost on the way")
+	errConsumer     = errors.New("consumer ended by the server")
 )
 
 // watch is one consumer on the bucket, from its making to its first fault.
@@ -56,36 +59,39 @@ type watch struct {
 
 // follow keeps a watch on filter going until the client is closed, or the connection.
 func (c *Client) follow(filter string) {
-	connected := c.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
-	defer c.nc.RemoveStatusListener(connected)
-	for delay := retryMin; ; delay = min(2*delay, retryMax) {
-		made, err := c.watch(filter, connected)
-		if c.ctx.Err() != nil {
-			return
+	status := c.nc.StatusChanged()
+	defer c.nc.RemoveStatusListener(status)
+	delay := retryMin
+	for c.ctx.Err() == nil {
+		for len(status) > 0 {
+			<-status // what happened before this watch does not concern it
 		}
 		if c.nc.IsClosed() {
 			c.fail(nats.ErrConnectionClosed)
 			return
 		}
-		c.fail(fmt.Errorf("watch %s%s: %w", tokensSubject, filter, err))
-		if made {
-			delay = retryMin
-		}
-		if errors.Is(err, errReconnected) {
-			continue
+		if c.nc.IsConnected() {
+			made, err := c.watch(filter, status)
+			if c.ctx.Err() != nil {
+				return
+			}
+			c.fail(fmt.Errorf("watch %s%s: %w", tokensSubject, filter, err))
+			if made {
+				delay = retryMin
+			}
 		}
 		select {
 		case <-c.ctx.Done():
-			return
-		case <-connected:
+		case <-status:
 		case <-time.After(delay):
 		}
+		delay = min(2*delay, retryMax)
 	}
 }
 
 // watch reads what filter covers, then follows it until the first fault, which it returns. It
 // reports whether the consumer could be made at all.
-func (c *Client) watch(filter string, connected <-chan nats.Status) (made bool, err error) {
+func (c *Client) watch(filter string, status <-chan nats.Status) (made bool, err error) {
 	w := &watch{c: c, fault: make(chan error, 1)}
 	sub, err := c.nc.Subscribe(c.nc.NewInbox(), w.receive)
 	if err != nil {
@@ -93,10 +99,43 @@ func (c *Client) watch(filter string, connected <-chan nats.Status) (made bool, 
 	}
 	defer w.end(sub)
 
-	ctx, cancel := withTimeout(c.ctx)
-	consumer, err := c.js.CreatePushConsumer(ctx, tokensStream, jetstream.ConsumerConfig{
+	// Made on the side, because an answer that was lost with the connection would be waited for in vain.
+	ctx, cancel := context.WithTimeout(c.ctx, requestTimeout)
+	defer cancel()
+	consumer := make(chan error, 1)
+	c.wg.Go(func() { consumer <- w.consume(ctx, filter, sub.Subject) })
+
+	quiet := time.NewTicker(heartbeat)
+	defer quiet.Stop()
+	for missed := 0; ; {
+		select {
+		case <-c.ctx.Done():
+			return made, c.ctx.Err()
+		case <-status:
+			return made, errDisconnected
+		case err := <-w.fault:
+			return made, err
+		case err := <-consumer:
+			if err != nil {
+				return false, err
+			}
+			made = true
+		case <-quiet.C:
+			if missed++; w.heard.Swap(false) || !made {
+				missed = 0
+			}
+			if missed == maxMissed {
+				return made, errSilent
+			}
+		}
+	}
+}
+
+// consume makes the consumer that sends what filter covers to deliver.
+func (w *watch) consume(ctx context.Context, filter, deliver string) error {
+	consumer, err := w.c.js.CreatePushConsumer(ctx, tokensStream, jetstream.ConsumerConfig{
 		Description:    "wxtoken reader",
-		DeliverSubject: sub.Subject,
+		DeliverSubject: deliver,
 		FilterSubject:  tokensSubject + filter, // alone, it stands in the request's subject, where permissions can see it
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		AckPolicy:      jetstream.AckNonePolicy,
@@ -106,29 +145,13 @@ func (c *Client) watch(filter string, connected <-chan nats.Status) (made bool, 
 		FlowControl:    true,
 		IdleHeartbeat:  heartbeat,
 	})
-	cancel()
 	if err != nil {
-		return false, explain(c.nc, err)
+		return explain(w.c.nc, err, createSubject)
 	}
 	if info := consumer.CachedInfo(); info.NumPending == 0 && info.Delivered.Consumer == 0 {
 		w.loaded() // an empty bucket sends nothing that could say so
 	}
-	quiet := time.NewTicker(silence)
-	defer quiet.Stop()
-	for {
-		select {
-		case <-c.ctx.Done():
-			return true, c.ctx.Err()
-		case <-connected:
-			return true, errReconnected
-		case err := <-w.fault:
-			return true, err
-		case <-quiet.C:
-			if !w.heard.Swap(false) {
-				return true, errSilent
-			}
-		}
-	}
+	return nil
 }
 
 // end stops w. The server removes the consumer by itself when nobody listens, so no time is spent

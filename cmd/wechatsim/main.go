@@ -1,7 +1,7 @@
 // Command wechatsim is a fake WeChat Open Platform to develop and test against. NOT FOR PRODUCTION.
 //
-// It serves the platform's API on one address and a control door on another; "curl" on the control
-// door lists what can be done there. Exit codes: 0 ended by a signal, 1 failed, 2 bad settings.
+// It serves the platform's API and, on another address, the control door.
+// Exit codes: 0 ended by a signal, 1 failed, 2 bad settings.
 package main
 
 import (
@@ -24,14 +24,13 @@ func main() {
 	config := settings.config()
 	platform, err := wechatsim.New(config)
 	if err != nil {
-		exit(2, err)
+		exit(2, err) // New finds fault with settings alone
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	api := serve(ctx, group, settings.Addr, platform.Handler())
-	control := serve(ctx, group, settings.ControlAddr, platform.Control())
-	announce(config.Components[0], api, control)
+	announce(config, api, serve(ctx, group, settings.ControlAddr, platform.Control()))
 	group.Go(func() error { return platform.Run(ctx) })
 	if err := group.Wait(); err != nil {
 		exit(1, err)

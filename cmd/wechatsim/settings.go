@@ -151,7 +151,8 @@ func terminal(f *os.File) bool {
 }
 
 // announce prints what a person copies. It goes to stderr: stdout is for log lines.
-func announce(c wechatsim.Component, api, control net.Addr) {
+func announce(config wechatsim.Config, api, control net.Addr) {
+	c := config.Components[0]
 	fmt.Fprintf(os.Stderr, `wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION: everything below is fake and known to all.
 
   export WXTOKEN_WECHAT_API_URL=http://%s

@@ -80,7 +80,7 @@ type target struct {
 // not found, where http.ServeMux would redirect.
 func (i *Ingest) find(r *http.Request) (to target, found bool) {
 	parts := strings.Split(r.URL.Path, "/")
-	if r.URL.RawPath != "" || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" {
+	if strings.Contains(r.URL.RawPath, "%") || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" {
 		return target{}, false
 	}
 	to = target{component: parts[2], crypter: i.components[parts[2]]}
@@ -113,6 +113,11 @@ func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	i.record(r, to, a, time.Since(start))
 
 	h := w.Header()
+	if len(r.TransferEncoding) > 0 {
+		// Beside its chunks the request may have had a Content-Length, which net/http drops. A proxy that went by it
+		// would see a second request in what follows: nothing may follow.
+		h.Set("Connection", "close")
+	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
 	w.WriteHeader(a.status)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -18,7 +19,19 @@ import (
 
 // Config holds the settings of ingest.
 type Config struct {
-	HTTPAddr string `name:"http-addr" default:":8080" help:"Address for WeChat's pushes, host:port. The one port that is open to the world unless you say otherwise: WeChat has to reach it, through your proxy with TLS."`
+	HTTPAddr string `name:"http-addr" group:"Pushes" default:":8080" help:"Address for WeChat's pushes. The one that is open to all networks by default: WeChat has to reach it, through a proxy that speaks TLS."`
+}
+
+// Validate returns what is wrong with the settings.
+func (c Config) Validate() error {
+	_, port, err := net.SplitHostPort(c.HTTPAddr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("--http-addr (WXTOKEN_HTTP_ADDR): %q is not an address: want host:port, for instance :8080", c.HTTPAddr)
+	}
+	return nil
 }
 
 // Component is one third-party platform whose pushes are taken.

@@ -70,20 +70,22 @@ func settingsError(faults ...error) error {
 	return &e
 }
 
-// leaves takes apart what errors.Join or a SettingsError has put together.
+// leaves takes apart what errors.Join or settingsError has put together, and nothing else: an
+// error with words of its own stays whole.
 func leaves(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error })
+	if err == nil {
+		return nil
+	}
+	many, ok := err.(interface{ Unwrap() []error })
 	if !ok {
-		if err == nil {
-			return nil
-		}
 		return []error{err}
 	}
-	if _, formatted := err.(fmt.Formatter); formatted {
+	_, ours := err.(*SettingsError)
+	if !ours && errors.Join(many.Unwrap()...).Error() != err.Error() {
 		return []error{err}
 	}
 	var out []error
-	for _, e := range joined.Unwrap() {
+	for _, e := range many.Unwrap() {
 		out = append(out, leaves(e)...)
 	}
 	return out
@@ -112,7 +114,7 @@ func (p Program) Parse(cfg any, args []string) error {
 	for _, flag := range k.Model.Flags {
 		flag.Mapper = &noting{Mapper: flag.Mapper, isBool: flag.IsBool(), note: note}
 	}
-	args, unknown := knownOnly(k.Model.Flags, args)
+	args, unknown := knownOnly(k, args)
 	faults = append(faults, unknown...)
 	parsed, err := kong.Trace(k, args)
 	switch {
@@ -189,28 +191,51 @@ func (n *noting) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 	return n.Mapper.Decode(&kong.DecodeContext{Value: ctx.Value, Scan: scan}, target)
 }
 
-// knownOnly takes the flags that do not exist, with their values, out of args.
-func knownOnly(flags []*kong.Flag, args []string) (known []string, faults []error) {
-	for i := 0; i < len(args); i++ {
-		name, _, hasValue := strings.Cut(strings.TrimPrefix(args[i], "--"), "=")
-		if !strings.HasPrefix(args[i], "--") {
-			if i == 0 || !strings.HasPrefix(args[i-1], "--") {
+// knownOnly takes out of args what kong would stop at: flags that do not exist, with their
+// values, and words that belong to no flag. It does not show those: one might be a secret.
+func knownOnly(k *kong.Kong, args []string) (known []string, faults []error) {
+	value := ignored // what becomes of a word that follows
+	for _, arg := range args {
+		if !strings.HasPrefix(arg, "--") {
+			switch value {
+			case wanted:
+				known = append(known, arg)
+			case ignored:
 				faults = append(faults, errors.New("a word that belongs to no flag: flags are written --name=value"))
-				continue
 			}
-			known = append(known, args[i])
+			value = ignored
 			continue
 		}
-		if slices.ContainsFunc(flags, func(f *kong.Flag) bool { return f.Name == name || slices.Contains(f.Negations(), name) }) {
-			known = append(known, args[i])
-			continue
+		name, _, hasValue := strings.Cut(arg[2:], "=")
+		i := slices.IndexFunc(k.Model.Flags, func(f *kong.Flag) bool { return f.Name == name })
+		value = wanted
+		if i < 0 {
+			value = dropped
+			faults = append(faults, unknownFlag(k, name))
+		} else {
+			known = append(known, arg)
 		}
-		faults = append(faults, unknownFlag(flags, name))
-		if !hasValue && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
-			i++
+		if hasValue || i >= 0 && k.Model.Flags[i].IsBool() {
+			value = ignored
 		}
 	}
 	return known, faults
+}
+
+// What knownOnly does with the next word that is not a flag.
+const (
+	ignored = iota // it belongs to nothing
+	wanted         // it is the value of a flag
+	dropped        // it is the value of a flag that does not exist
+)
+
+// unknownFlag asks kong for its words, which name the flag that was perhaps meant.
+func unknownFlag(k *kong.Kong, name string) error {
+	parsed, err := kong.Trace(k, []string{"--" + name})
+	if err == nil {
+		err = parsed.Error
+	}
+	return fmt.Errorf("%w (--help lists them all)", err)
 }
 
 // validate calls Validate on every struct within v that has one, the inner ones first.
@@ -229,4 +254,130 @@ func validate(v reflect.Value, note func(error)) {
 			note(err)
 		}
 	}
+}
+
+// WriteHelp writes what --help says: every flag with its variable and its default, in the order
+// of the struct. It does not depend on the terminal or the environment.
+func (p Program) WriteHelp(w io.Writer, cfg any) error {
+	k, err := p.model(cfg)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s [--flag=value ...]\n\n%s\n\n", p.Name, p.Description)
+	b.WriteString("Every setting is a flag or a variable; the flag wins, then the variable, then the default.\n")
+	group := ""
+	for _, flag := range k.Model.Flags {
+		if flag.Hidden {
+			continue
+		}
+		if flag.Group != nil && flag.Group.Title != group {
+			group = flag.Group.Title
+			fmt.Fprintf(&b, "\n%s:\n", group)
+		}
+		fmt.Fprintf(&b, "  --%s%s  %s\n", flag.Name, example(flag), strings.Join(flag.Envs, ", "))
+		fmt.Fprintf(&b, "        %s\n", flag.Help)
+	}
+	b.WriteString("\n  --version\n        Print the version.\n  --help\n        Print this.\n")
+	_, err = io.WriteString(w, b.String())
+	return err
+}
+
+// example returns what follows the name of a flag in the help: its default, or what to put there.
+func example(flag *kong.Flag) string {
+	switch {
+	case flag.IsBool():
+		return ""
+	case flag.HasDefault:
+		return "=" + flag.Default
+	case flag.PlaceHolder != "":
+		return "=<" + flag.PlaceHolder + ">"
+	}
+	return "=<" + flag.Target.Kind().String() + ">"
+}
+
+// userinfo is the part of a URL that may hold a password or a token.
+var userinfo = regexp.MustCompile(`//[^/@\s,]*@`)
+
+// scrub takes user and password out of the URLs in text.
+func scrub(text string) string { return userinfo.ReplaceAllString(text, "//[redacted]@") }
+
+// LogSettings writes one line with every setting in force. Of a secret it says only whether it is set.
+func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
+	k, err := p.model(cfg)
+	if err != nil {
+		return err
+	}
+	e := log.Info()
+	for _, flag := range k.Model.Flags {
+		if secret, ok := flag.Target.Interface().(wxtoken.Secret); ok {
+			e = e.Bool(flag.Name+"-set", !secret.IsZero())
+			continue
+		}
+		e = e.Str(flag.Name, scrub(fmt.Sprint(flag.Target.Interface())))
+	}
+	e.Msg("settings read")
+	return nil
+}
+
+// Main is the whole of a main function but its settings: it parses the command line into cfg,
+// calls run with a context that ends on SIGINT or SIGTERM, and returns the exit code: 0 when run
+// ended well, 1 when it failed, 2 when settings are refused (by Parse or by run, with a
+// SettingsError). A second signal ends the process at once.
+func (p Program) Main(cfg any, run func(ctx context.Context) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return p.main(ctx, cfg, os.Args[1:], os.Stdout, os.Stderr, run)
+}
+
+// main is Main with everything that it takes from the process.
+func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stderr io.Writer, run func(ctx context.Context) error) int {
+	var err error
+	switch {
+	case slices.Contains(args, "--help") || slices.Contains(args, "-h"):
+		err = p.WriteHelp(stdout, cfg)
+	case slices.Contains(args, "--version"):
+		_, err = fmt.Fprintln(stdout, p.Name, versionLine())
+	default:
+		if err = p.Parse(cfg, args); err == nil {
+			err = run(ctx)
+		}
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // asked to end, and ended
+		}
+	}
+	if err == nil {
+		return exitOK
+	}
+	_, _ = fmt.Fprintf(stderr, "%s: %s\n", p.Name, scrub(err.Error()))
+	if refused := (*SettingsError)(nil); errors.As(err, &refused) {
+		_, _ = fmt.Fprintf(stderr, "%s --help lists every setting.\n", p.Name)
+		return exitSettings
+	}
+	return exitFailed
+}
+
+// version returns the version of the module, the commit it was built from and the Go that built it.
+func version() (module, commit, goVersion string) {
+	module, commit = "(devel)", "unknown"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return module, commit, "unknown"
+	}
+	if info.Main.Version != "" {
+		module = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			commit = s.Value
+		}
+	}
+	return module, commit, info.GoVersion
+}
+
+// versionLine is version as --version prints it.
+func versionLine() string {
+	module, commit, goVersion := version()
+	return fmt.Sprintf("%s (commit %s, %s)", module, commit, goVersion)
 }

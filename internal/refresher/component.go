@@ -22,6 +22,8 @@ type component struct {
 	mu     sync.Mutex
 	paused map[wechat.API]time.Time // until when; everyAPI = all of them
 	looked time.Time                // when the component's status was last looked at
+	silent int                      // calls in a row that WeChat did not answer, or only with "busy"
+	probe  time.Time                // while WeChat seems to be away: when the next call may be made
 }
 
 // everyAPI stands for all calls of a component.
@@ -68,13 +70,60 @@ func (c *component) lookAgain(now time.Time) bool {
 	return true
 }
 
-// maxPause is the longest wait before a pause is looked at again: somebody may have ended it.
-const maxPause = 5 * time.Minute
+const (
+	// maxPause is the longest wait before a pause is looked at again: somebody may have ended it.
+	maxPause = 5 * time.Minute
+	// awayAfter is how many calls in a row must fail for WeChat to count as away.
+	awayAfter = 5
+	// probeEvery is how often one call is made then, to see whether it is back.
+	probeEvery = 10 * time.Second
+)
 
-// pass waits for the turn of one call of api. It answers with Later while the api is paused.
+// wait returns how long no call of api may be made; 0 if one may. A caller that got 0 while WeChat
+// is away is the one that finds out whether it is back.
+func (c *component) wait(api wechat.API, now time.Time) time.Duration {
+	if left := c.pausedUntil(api).Sub(now); left > 0 {
+		return min(left, maxPause)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.silent < awayAfter {
+		return 0
+	}
+	if left := c.probe.Sub(now); left > 0 {
+		return left
+	}
+	c.probe = now.Add(probeEvery)
+	return 0
+}
+
+// away reports whether a call would only have to wait.
+func (c *component) away(api wechat.API, now time.Time) bool {
+	c.mu.Lock()
+	silent := c.silent >= awayAfter && c.probe.After(now)
+	c.mu.Unlock()
+	return silent || c.pausedUntil(api).After(now)
+}
+
+// heard notes how a call ended. While WeChat is away each caller waits for the one that probes,
+// instead of counting failures of its own: when it is back, all come at once and none comes late.
+func (c *component) heard(err error, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil || wechat.Judge(err) != wechat.Retry {
+		c.silent = 0
+		return
+	}
+	c.silent++
+	if c.silent == awayAfter {
+		c.probe = now.Add(probeEvery)
+	}
+}
+
+// pass waits for the turn of one call of api. It answers with Later while none may be made.
 func (r *Refresher) pass(ctx context.Context, c *component, api wechat.API) error {
-	if left := c.pausedUntil(api).Sub(r.now()); left > 0 {
-		return events.Later(jittered(min(left, maxPause)), fmt.Errorf("call %s: paused for %s", api, left.Round(time.Second)))
+	if wait := c.wait(api, r.now()); wait > 0 {
+		return events.Later(jittered(wait), fmt.Errorf("call %s: held back for %s", api, wait.Round(time.Second)))
 	}
 	if err := c.rate.Wait(ctx); err != nil {
 		return fmt.Errorf("call %s: wait for the rate: %w", api, err)

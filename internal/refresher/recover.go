@@ -25,6 +25,7 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 		return r.tryAgain(ctx, cred, r.retryDelay(cred), failing(now, cred.Failures, cause), cause)
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
+		cred.Failures, cred.Refusals = 0, 0 // a new start
 		r.metrics.recovered.Inc()
 		r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
 		return r.tryAgain(ctx, cred, 0, failing(now, cred.Failures, cause), cause)

@@ -161,7 +161,9 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 			return nil, err
 		}
 		return func(ctx context.Context) (wechat.Grant, error) {
-			return r.wx.ComponentToken(ctx, c.appid, c.secret.Reveal(), cred.Ticket)
+			grant, err := r.wx.ComponentToken(ctx, c.appid, c.secret.Reveal(), cred.Ticket)
+			c.heard(err, r.now())
+			return grant, err
 		}, nil
 	}
 	if _, err := r.componentToken(c); err != nil {
@@ -187,7 +189,9 @@ func (r *Refresher) withComponentToken(ctx context.Context, c *component, call f
 	if err != nil {
 		return err
 	}
-	if err = call(t.Value.Reveal()); err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
+	err = call(t.Value.Reveal())
+	c.heard(err, r.now())
+	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
 		r.refused(ctx, c, t)
 	}
 	return err
@@ -219,7 +223,7 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 	log.Msg("token renewed")
 	unknown := false
 	r.setStatus(ctx, t.Key, active(r.now()), func(s *wxtoken.Status) {
-		unknown = s.Authorizer == nil || s.Authorizer.Profile == nil
+		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
 	})
 	if t.Key.Kind != wxtoken.KindAuthorizer {
 		return

@@ -78,5 +78,5 @@ func (r *Refresher) held(c *component, key wxtoken.Key) bool {
 		}
 		api = wechat.APIAuthorizerToken
 	}
-	return c.pausedUntil(api).After(r.now())
+	return c.away(api, r.now())
 }

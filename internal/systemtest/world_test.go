@@ -213,9 +213,10 @@ type instance struct {
 	done   chan struct{}
 	reg    *prometheus.Registry
 
-	mu      sync.Mutex
-	crashAt string
-	crashed chan struct{}
+	mu        sync.Mutex
+	crashAt   string
+	crashName string // the step at which it crashed
+	crashed   chan struct{}
 }
 
 // start starts a refresher.
@@ -260,7 +261,7 @@ func (i *instance) step(name string) {
 	i.mu.Lock()
 	hit := i.crashAt != "" && i.crashAt == name
 	if hit {
-		i.crashAt = ""
+		i.crashAt, i.crashName = "", name
 	}
 	i.mu.Unlock()
 	if !hit {

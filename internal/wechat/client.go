@@ -31,7 +31,7 @@ const (
 // ClientConfig says how to reach the platform. The zero value is ready to use.
 type ClientConfig struct {
 	BaseURL   string            // default DefaultBaseURL
-	Transport http.RoundTripper // default a transport of its own like http.DefaultTransport
+	Transport http.RoundTripper // default one of its own, with the proxy of the environment
 	Timeout   time.Duration     // of one call from dialling to the last byte of the answer; default 10 s
 }
 
@@ -60,7 +60,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		cfg.Timeout = defaultTimeout
 	}
 	if cfg.Transport == nil {
-		cfg.Transport = http.DefaultTransport.(*http.Transport).Clone()
+		cfg.Transport = &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			ForceAttemptHTTP2:   true,
+			MaxIdleConnsPerHost: 64, // one host gets all calls, many at a time
+			IdleConnTimeout:     90 * time.Second,
+		}
 	}
 	return &Client{
 		base: base,
@@ -92,15 +97,15 @@ func (c *Client) ComponentToken(ctx context.Context, component, appsecret, ticke
 		Secret    string `json:"component_appsecret"`
 		Ticket    string `json:"component_verify_ticket"`
 	}{component, appsecret, ticket}
-	call := call{api: APIComponentToken, request: request, secrets: []string{appsecret, ticket}}
+	k := call{api: APIComponentToken, request: request, secrets: []string{appsecret, ticket}}
 	var answer struct {
 		Token     string `json:"component_access_token"`
 		ExpiresIn number `json:"expires_in"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return Grant{}, err
 	}
-	return call.grant(answer.Token, answer.ExpiresIn, "")
+	return k.grant(answer.Token, answer.ExpiresIn, "")
 }
 
 // Authorization is what an authorization code is exchanged for. An account without any API permission has no tokens.
@@ -119,7 +124,7 @@ func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code 
 		Component string `json:"component_appid"`
 		Code      string `json:"authorization_code"`
 	}{component, code}
-	call := call{api: APIQueryAuth, token: componentToken, request: request, secrets: []string{code}}
+	k := call{api: APIQueryAuth, token: componentToken, request: request, secrets: []string{code}}
 	var answer struct {
 		Info struct {
 			AppID        string   `json:"authorizer_appid"`
@@ -129,21 +134,21 @@ func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code 
 			FuncInfo     funcInfo `json:"func_info"`
 		} `json:"authorization_info"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return Authorization{}, err
 	}
 	info := answer.Info
 	if !isAppID(info.AppID) {
-		return Authorization{}, call.faulty("authorizer_appid is missing or not an appid")
+		return Authorization{}, k.faulty("authorizer_appid is missing or not an appid")
 	}
 	var grant Grant
 	if info.Token != "" {
 		var err error
-		if grant, err = call.grant(info.Token, info.ExpiresIn, info.RefreshToken); err != nil {
+		if grant, err = k.grant(info.Token, info.ExpiresIn, info.RefreshToken); err != nil {
 			return Authorization{}, err
 		}
 	} else if info.RefreshToken != "" && !isPrintable(info.RefreshToken, maxTokenLength) {
-		return Authorization{}, call.faulty("the refresh token is not one")
+		return Authorization{}, k.faulty("the refresh token is not one")
 	}
 	return Authorization{
 		AuthorizerAppID: info.AppID, AccessToken: grant.AccessToken, RefreshToken: info.RefreshToken,
@@ -158,16 +163,16 @@ func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component,
 		Authorizer   string `json:"authorizer_appid"`
 		RefreshToken string `json:"authorizer_refresh_token"`
 	}{component, authorizer, refreshToken}
-	call := call{api: APIAuthorizerToken, token: componentToken, request: request, secrets: []string{refreshToken}}
+	k := call{api: APIAuthorizerToken, token: componentToken, request: request, secrets: []string{refreshToken}}
 	var answer struct {
 		Token        string `json:"authorizer_access_token"`
 		ExpiresIn    number `json:"expires_in"`
 		RefreshToken string `json:"authorizer_refresh_token"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return Grant{}, err
 	}
-	return call.grant(answer.Token, answer.ExpiresIn, answer.RefreshToken)
+	return k.grant(answer.Token, answer.ExpiresIn, answer.RefreshToken)
 }
 
 // AuthorizerInfo is what WeChat tells of an account.
@@ -184,7 +189,7 @@ func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, 
 		Component  string `json:"component_appid"`
 		Authorizer string `json:"authorizer_appid"`
 	}{component, authorizer}
-	call := call{api: APIAuthorizerInfo, token: componentToken, request: request, limit: largeAnswer}
+	k := call{api: APIAuthorizerInfo, token: componentToken, request: request, limit: largeAnswer}
 	var answer struct {
 		Profile map[string]json.RawMessage `json:"authorizer_info"`
 		Info    struct {
@@ -193,16 +198,16 @@ func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, 
 			FuncInfo     funcInfo `json:"func_info"`
 		} `json:"authorization_info"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return AuthorizerInfo{}, err
 	}
 	switch {
 	case answer.Profile == nil:
-		return AuthorizerInfo{}, call.faulty("authorizer_info is missing")
+		return AuthorizerInfo{}, k.faulty("authorizer_info is missing")
 	case answer.Info.AppID != "" && answer.Info.AppID != authorizer:
-		return AuthorizerInfo{}, call.faulty("authorizer_appid is of another account")
+		return AuthorizerInfo{}, k.faulty("authorizer_appid is of another account")
 	case answer.Info.RefreshToken != "" && !isPrintable(answer.Info.RefreshToken, maxTokenLength):
-		return AuthorizerInfo{}, call.faulty("the refresh token is not one")
+		return AuthorizerInfo{}, k.faulty("the refresh token is not one")
 	}
 	return AuthorizerInfo{Profile: answer.Profile, FuncInfo: answer.Info.FuncInfo, RefreshToken: answer.Info.RefreshToken}, nil
 }
@@ -229,7 +234,7 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 		Offset    int    `json:"offset"`
 		Count     int    `json:"count"`
 	}{component, offset, count}
-	call := call{api: APIAuthorizerList, token: componentToken, request: request, limit: largeAnswer}
+	k := call{api: APIAuthorizerList, token: componentToken, request: request, limit: largeAnswer}
 	var answer struct {
 		Total *number `json:"total_count"`
 		List  []struct {
@@ -238,16 +243,16 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 			AuthTime     number `json:"auth_time"`
 		} `json:"list"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return AuthorizerPage{}, err
 	}
 	if answer.Total == nil || *answer.Total < 0 || *answer.Total > math.MaxInt32 {
-		return AuthorizerPage{}, call.faulty("total_count is missing or absurd")
+		return AuthorizerPage{}, k.faulty("total_count is missing or absurd")
 	}
 	page := AuthorizerPage{Total: int(*answer.Total), List: make([]ListedAuthorizer, 0, len(answer.List))}
 	for i, listed := range answer.List {
 		if !isAppID(listed.AppID) || listed.RefreshToken != "" && !isPrintable(listed.RefreshToken, maxTokenLength) {
-			return AuthorizerPage{}, call.faulty(fmt.Sprintf("entry %d of the list has no appid or an odd refresh token", i))
+			return AuthorizerPage{}, k.faulty(fmt.Sprintf("entry %d of the list has no appid or an odd refresh token", i))
 		}
 		entry := ListedAuthorizer{AppID: listed.AppID, RefreshToken: listed.RefreshToken}
 		if listed.AuthTime > 0 {
@@ -265,16 +270,16 @@ func (c *Client) StartPushTicket(ctx context.Context, component, appsecret strin
 		Component string `json:"component_appid"`
 		Secret    string `json:"component_secret"` // not component_appsecret, as elsewhere
 	}{component, appsecret}
-	call := call{api: APIStartPushTicket, request: request, secrets: []string{appsecret}}
+	k := call{api: APIStartPushTicket, request: request, secrets: []string{appsecret}}
 	var answer struct {
 		Code    *number `json:"errcode"`
 		Message string  `json:"errmsg"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return false, err
 	}
 	if answer.Code == nil {
-		return false, call.faulty("errcode is missing")
+		return false, k.faulty("errcode is missing")
 	}
 	return strings.Contains(strings.ToLower(answer.Message), "normal state"), nil
 }
@@ -291,15 +296,15 @@ func (c *Client) CreatePreAuthCode(ctx context.Context, componentToken, componen
 	request := struct {
 		Component string `json:"component_appid"`
 	}{component}
-	call := call{api: APICreatePreAuthCode, token: componentToken, request: request}
+	k := call{api: APICreatePreAuthCode, token: componentToken, request: request}
 	var answer struct {
 		Code      string `json:"pre_auth_code"`
 		ExpiresIn number `json:"expires_in"`
 	}
-	if err := c.do(ctx, &call, &answer); err != nil {
+	if err := c.do(ctx, &k, &answer); err != nil {
 		return PreAuthCode{}, err
 	}
-	grant, err := call.grant(answer.Code, answer.ExpiresIn, "")
+	grant, err := k.grant(answer.Code, answer.ExpiresIn, "")
 	return PreAuthCode{Code: grant.AccessToken, ExpiresIn: grant.ExpiresIn}, err
 }
 

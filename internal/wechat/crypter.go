@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // The layout of what is encrypted ("Technical_Plan"): 16 random bytes, the length of the text
@@ -53,7 +54,7 @@ type aesKey struct {
 func NewCrypter(k Keys) (*Crypter, error) {
 	c := &Crypter{
 		appID:  k.AppID,
-		tokens: k.Tokens,
+		tokens: slices.Clone(k.Tokens),
 		// "Technical_Plan" speaks of a random string, so only letters and digits.
 		prefix: func() string { return rand.Text()[:prefixSize] },
 	}
@@ -219,7 +220,7 @@ func sign(scratch []byte, token, timestamp, nonce string, encrypt []byte) (signa
 // CheckSignature reports whether q.Signature is right for q.Timestamp and q.Nonce. It covers no
 // body: use it for a GET with echostr only.
 func (c *Crypter) CheckSignature(q Query) bool {
-	return isSignature(q.Signature) && c.verify(q.Signature, q.Timestamp, q.Nonce, nil) >= 0
+	return c.verify(q.Signature, q.Timestamp, q.Nonce, nil) >= 0
 }
 
 // Reply is an encrypted answer to a push, or an encrypted push.

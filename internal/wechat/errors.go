@@ -37,11 +37,13 @@ type Error struct {
 
 // Error returns the call, WeChat's errcode and the message.
 func (e *Error) Error() string {
-	text := string(e.API) + ": "
+	text := string(e.API)
 	if e.Code != 0 {
-		text += "errcode " + strconv.Itoa(e.Code) + ": "
+		text += ": errcode " + strconv.Itoa(e.Code)
 	}
-	text += e.Message
+	if e.Message != "" {
+		text += ": " + e.Message
+	}
 	if e.RID != "" {
 		text += " (rid " + e.RID + ")"
 	}

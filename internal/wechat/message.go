@@ -1,9 +1,6 @@
 package wechat
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // Message is what WeChat says on the message and event URL: a message of a user, or an event ("message_push").
 type Message struct {
@@ -67,7 +64,7 @@ func ParseMessage(text []byte) (Message, error) {
 	if len(m.Event) > maxMsgType {
 		return Message{}, refuse(ReasonField, "Event is longer than %d bytes", maxMsgType)
 	}
-	if seconds, err := strconv.ParseInt(createTime.String(), 10, 40); err == nil && seconds > 0 {
+	if seconds := createTime.seconds(); seconds > 0 {
 		m.CreateTime = time.Unix(seconds, 0).UTC()
 	}
 	return m, nil

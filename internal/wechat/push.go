@@ -113,20 +113,16 @@ func (f *pushFields) push(text []byte) (Push, error) {
 	if !isAppID(p.InfoType) || len(p.InfoType) > maxInfoType { // the alphabet of an appid: an InfoType stands in a subject, too
 		return Push{}, refuse(ReasonField, "InfoType is missing or not 1 to %d letters, digits, _ or -", maxInfoType)
 	}
-	created := f.createTime.String()
-	if !isTimestamp(created) {
+	if !isTimestamp(f.createTime.String()) {
 		return Push{}, refuse(ReasonField, "CreateTime is missing or not ten digits")
 	}
-	seconds, err := strconv.ParseInt(created, 10, 64)
-	if err != nil {
-		return Push{}, refuse(ReasonField, "CreateTime is not a number")
-	}
-	p.CreateTime = time.Unix(seconds, 0).UTC()
+	p.CreateTime = time.Unix(f.createTime.seconds(), 0).UTC()
 
 	appID, code := &f.authorizerAppID, &f.code
 	if p.InfoType == InfoFastRegister {
 		appID, code = &f.registerAppID, &f.registerCode
 	}
+	var err error
 	if p.Ticket, err = f.ticket.printable("ComponentVerifyTicket", maxTicket); err != nil {
 		return Push{}, err
 	}
@@ -141,12 +137,10 @@ func (f *pushFields) push(text []byte) (Push, error) {
 		return Push{}, refuse(ReasonAppIDSyntax, "the authorizer's appid is not 1 to 64 letters, digits, _ or -")
 	}
 	// No more than a hint on how long to try: an odd value must not cost the authorization.
-	if n, err := strconv.ParseInt(f.expires.String(), 10, 40); err == nil && n > 0 {
-		if n > absoluteTime {
-			p.CodeExpiresAt = time.Unix(n, 0).UTC()
-		} else {
-			p.CodeExpiresAt = p.CreateTime.Add(time.Duration(n) * time.Second)
-		}
+	if n := f.expires.seconds(); n > absoluteTime {
+		p.CodeExpiresAt = time.Unix(n, 0).UTC()
+	} else if n > 0 {
+		p.CodeExpiresAt = p.CreateTime.Add(time.Duration(n) * time.Second)
 	}
 
 	switch p.InfoType {
@@ -183,6 +177,21 @@ func (f *field) printable(name string, limit int) (string, error) {
 		return "", refuse(ReasonField, "%s is not 1 to %d visible ASCII characters", name, limit)
 	}
 	return s, nil
+}
+
+// seconds returns the field as a number of seconds, 0 when it is not one of at most eleven digits.
+func (f *field) seconds() int64 {
+	if len(f.value) > 11 {
+		return 0
+	}
+	var n int64
+	for _, c := range f.value {
+		if c < '0' || c > '9' {
+			return 0
+		}
+		n = 10*n + int64(c-'0')
+	}
+	return n
 }
 
 // ID returns a digest of what the push says: WeChat's repeats of one push have the same ID though they are

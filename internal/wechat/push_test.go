@@ -1,10 +1,6 @@
 package wechat_test
 
 import (
-	"bytes"
-	"encoding/json"
-	"encoding/xml"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -222,14 +218,9 @@ func TestPushID(t *testing.T) {
 		}
 		seen[p.ID()] = name
 	}
-	for name, change := range map[string]func(*wechat.Push){ // what two spellings of one push may differ in
-		"time zone": func(p *wechat.Push) { p.CreateTime = p.CreateTime.In(time.FixedZone("Beijing", 8*3600)) },
-	} {
-		p := base
-		change(&p)
-		if p.ID() != id {
-			t.Errorf("%s changes the ID", name)
-		}
+	base.CreateTime = base.CreateTime.In(time.FixedZone("Beijing", 8*3600))
+	if base.ID() != id {
+		t.Error("the time zone changes the ID")
 	}
 }
 
@@ -246,7 +237,7 @@ func TestPushIDOfOtherInfoTypes(t *testing.T) {
 	}
 	one := pushHead + "<InfoType>notify_3rd_wxa_auth</InfoType><appid>wx3</appid></xml>"
 	two := pushHead + "<InfoType>notify_3rd_wxa_auth</InfoType><appid>wx4</appid></xml>"
-	if id(one) == id(two) || id(one) != id(one) {
+	if id(one) == id(two) || id(one) != id(strings.Clone(one)) {
 		t.Error("the ID does not tell the documents apart")
 	}
 	cdata := pushHead + "<InfoType>unauthorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid></xml>"
@@ -254,141 +245,4 @@ func TestPushIDOfOtherInfoTypes(t *testing.T) {
 	if id(cdata) != id(plain) {
 		t.Error("the spelling of a cancellation changes its ID")
 	}
-}
-
-func TestRedact(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct{ doc, want string }{
-		"ticket": {
-			"<xml><ComponentVerifyTicket><![CDATA[ticket@@@S]]></ComponentVerifyTicket>\n<a>1</a></xml>",
-			"<xml><ComponentVerifyTicket></ComponentVerifyTicket>\n<a>1</a></xml>",
-		},
-		"all others, and nothing else": {
-			"\uFEFF<?xml version=\"1.0\"?>\r\n<xml> <AuthorizationCode >S</AuthorizationCode><PreAuthCode>S&amp;<![CDATA[S]]></PreAuthCode><auth_code>S</auth_code><msg>&lt;好\r</msg></xml>\n",
-			"\uFEFF<?xml version=\"1.0\"?>\r\n<xml> <AuthorizationCode ></AuthorizationCode><PreAuthCode></PreAuthCode><auth_code></auth_code><msg>&lt;好\r</msg></xml>\n",
-		},
-		"at any depth, with elements inside": {
-			"<xml><info><auth_code><PreAuthCode>S</PreAuthCode><x>S</x></auth_code></info></xml>",
-			"<xml><info><auth_code></auth_code></info></xml>",
-		},
-		"in other case": {"<xml><AUTH_CODE>S</AUTH_CODE></xml>", "<xml><AUTH_CODE></AUTH_CODE></xml>"},
-		"empty":         {"<xml><auth_code/></xml>", "<xml><auth_code/></xml>"},
-		"twice":         {"<xml><auth_code>S</auth_code><auth_code>S</auth_code></xml>", "<xml><auth_code></auth_code><auth_code></auth_code></xml>"},
-		"JSON": {
-			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"S\\n\" , \"a\":1.50,\"b\":{\"auth_code\":[\"S\",{\"PreAuthCode\":\"S\"}]}, \"AuthorizationCode\":123}",
-			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"\" , \"a\":1.50,\"b\":{\"auth_code\":\"\"}, \"AuthorizationCode\":\"\"}",
-		},
-		"no document": {"ComponentVerifyTicket=S", ""},
-		"cut short":   {"<xml><auth_code>S</auth_code>", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			doc := []byte(row.doc)
-			if got := string(wechat.Redact(doc)); got != row.want {
-				t.Errorf("got %q, want %q", got, row.want)
-			}
-			if string(doc) != row.doc {
-				t.Error("Redact changed its argument")
-			}
-		})
-	}
-}
-
-func TestParseMessage(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		doc                                      string
-		to, from, msgType, event, msgID, content string
-		created                                  int64
-		json                                     bool
-	}{
-		"text": {
-			doc: "<xml><ToUserName><![CDATA[gh_1]]></ToUserName><FromUserName><![CDATA[o1]]></FromUserName><CreateTime>1413192760</CreateTime>" +
-				"<MsgType><![CDATA[text]]></MsgType><Content><![CDATA[你好 <b>]]></Content><MsgId>6054768590064713728</MsgId></xml>",
-			to: "gh_1", from: "o1", msgType: "text", content: "你好 <b>", msgID: "6054768590064713728", created: 1413192760,
-		},
-		"template result": {
-			doc:     "<xml><MsgType>event</MsgType><Event>TEMPLATESENDJOBFINISH</Event><MsgID>200163836</MsgID><Status>success</Status></xml>",
-			msgType: "event", event: "TEMPLATESENDJOBFINISH", msgID: "200163836",
-		},
-		"nested": {
-			doc:     "<xml><MsgType>event</MsgType><Event>pic_weixin</Event><SendPicsInfo><Count>1</Count><PicList><item><PicMd5Sum>x</PicMd5Sum></item><item><MsgType>no</MsgType></item></PicList></SendPicsInfo></xml>",
-			msgType: "event", event: "pic_weixin",
-		},
-		"odd in all but MsgType": {
-			doc:     "<xml><MsgType>text</MsgType><CreateTime>now</CreateTime><Content><a/></Content><Content>2</Content><FromUserName>a</FromUserName><FromUserName>b</FromUserName></xml>",
-			msgType: "text", content: "2", from: "a",
-		},
-		"JSON": {
-			doc: `{"ToUserName":"gh_1","FromUserName":"o1","CreateTime":1413192760,"MsgType":"event","Event":"debug_demo","debug_str":"hello","MsgId":6054768590064713728,"List":[{"a":[1,2]}]}`,
-			to:  "gh_1", from: "o1", msgType: "event", event: "debug_demo", msgID: "6054768590064713728", created: 1413192760, json: true,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m, err := wechat.ParseMessage([]byte(row.doc))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := fmt.Sprintf("%q %q %q %q %q %q %v", m.ToUserName, m.FromUserName, m.MsgType, m.Event, m.MsgID, m.Content, m.JSON)
-			want := fmt.Sprintf("%q %q %q %q %q %q %v", row.to, row.from, row.msgType, row.event, row.msgID, row.content, row.json)
-			if got != want {
-				t.Errorf("got %s, want %s", got, want)
-			}
-			if row.created == 0 != m.CreateTime.IsZero() || row.created != 0 && m.CreateTime != time.Unix(row.created, 0).UTC() {
-				t.Errorf("got time %v, want %d", m.CreateTime, row.created)
-			}
-		})
-	}
-}
-
-func TestParseMessageRefuses(t *testing.T) {
-	t.Parallel()
-	for name, row := range map[string]struct {
-		doc    string
-		reason wechat.Reason
-	}{
-		"no MsgType":        {"<xml><Event>subscribe</Event></xml>", wechat.ReasonField},
-		"no MsgType, JSON":  {`{"Event":"subscribe"}`, wechat.ReasonField},
-		"MsgType too deep":  {"<xml><a><MsgType>text</MsgType></a></xml>", wechat.ReasonField},
-		"MsgType twice":     {"<xml><MsgType>text</MsgType><MsgType>event</MsgType></xml>", wechat.ReasonXMLShape},
-		"MsgType of 129":    {"<xml><MsgType>" + strings.Repeat("a", 129) + "</MsgType></xml>", wechat.ReasonField},
-		"Event of 129":      {"<xml><MsgType>event</MsgType><Event>" + strings.Repeat("a", 129) + "</Event></xml>", wechat.ReasonField},
-		"not a document":    {"hello", wechat.ReasonXML},
-		"JSON of no object": {`"hello"`, wechat.ReasonXML},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, err := wechat.ParseMessage([]byte(row.doc))
-			wantReason(t, err, row.reason)
-		})
-	}
-}
-
-func TestMessageID(t *testing.T) {
-	t.Parallel()
-	var m wechat.Message
-	seen := map[string]bool{}
-	for _, id := range []string{
-		m.ID("wx1", "wx2", []byte("text")), m.ID("wx1", "wx3", []byte("text")), m.ID("wx3", "wx2", []byte("text")),
-		m.ID("wx1", "wx2", []byte("texts")), m.ID("wx1", "wx2t", []byte("ext")), m.ID("wx1w", "x2", []byte("text")),
-	} {
-		if len(id) != 64 || seen[id] {
-			t.Errorf("%q is no digest or stands twice", id)
-		}
-		seen[id] = true
-	}
-	if m.ID("wx1", "wx2", []byte("text")) != m.ID("wx1", "wx2", bytes.Clone([]byte("text"))) {
-		t.Error("the same message has two IDs")
-	}
-}
-
-// wellFormed reports whether the standard library reads doc to its end.
-func wellFormed(doc []byte) bool {
-	doc = bytes.TrimPrefix(doc, []byte("\uFEFF"))
-	if len(bytes.TrimSpace(doc)) > 0 && bytes.TrimSpace(doc)[0] == '{' {
-		return json.Valid(doc)
-	}
-	var any struct{}
-	return xml.Unmarshal(doc, &any) == nil
 }

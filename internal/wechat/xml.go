@@ -16,9 +16,9 @@ type xmlScanner struct {
 	doc      []byte
 	pos      int
 	visit    func(*element) error
-	open     [maxDepth]openElement
-	depth    int // elements open now
-	elements int // elements seen
+	open     []openElement
+	backing  [4]openElement // of open: most documents are not deeper
+	elements int            // seen so far
 	element  element
 }
 
@@ -33,6 +33,7 @@ type openElement struct {
 }
 
 func (s *xmlScanner) scan() error {
+	s.open = s.backing[:0]
 	if err := checkCharacters(s.doc[s.pos:]); err != nil {
 		return err
 	}
@@ -67,7 +68,7 @@ func (s *xmlScanner) scan() error {
 			return err
 		}
 	}
-	if s.depth > 0 || s.elements == 0 {
+	if len(s.open) > 0 || s.elements == 0 {
 		return refuse(ReasonXML, "the document ends inside an element")
 	}
 	return s.text(s.doc[s.pos:])
@@ -116,7 +117,7 @@ func (s *xmlScanner) startTag() error {
 		return refuse(ReasonXMLShape, "attribute in the element at byte %d: WeChat sends none", at)
 	}
 
-	if s.depth == 0 {
+	if len(s.open) == 0 {
 		if s.elements > 0 {
 			return refuse(ReasonXMLShape, "second root at byte %d", at)
 		}
@@ -124,21 +125,20 @@ func (s *xmlScanner) startTag() error {
 			return refuse(ReasonXML, "the root is not xml")
 		}
 	} else {
-		parent := &s.open[s.depth-1]
+		parent := s.innermost()
 		if len(bytes.Trim(parent.value, xmlSpace)) > 0 {
 			return refuse(ReasonXMLShape, "text beside the element at byte %d", at)
 		}
 		parent.parent = true
 	}
-	if s.depth == maxDepth {
+	if len(s.open) == maxDepth {
 		return refuse(ReasonXMLShape, "more than %d nested elements at byte %d", maxDepth, at)
 	}
 	if s.elements == maxElements {
 		return refuse(ReasonXMLShape, "more than %d elements", maxElements)
 	}
 	s.elements++
-	s.open[s.depth] = openElement{name: name, start: s.pos}
-	s.depth++
+	s.open = append(s.open, openElement{name: name, start: s.pos})
 	if empty {
 		return s.close(s.pos)
 	}
@@ -155,7 +155,7 @@ func (s *xmlScanner) endTag() error {
 		return refuse(ReasonXML, "the end tag at byte %d can't be read", at)
 	}
 	s.pos++
-	if s.depth == 0 || !bytes.Equal(name, s.open[s.depth-1].name) {
+	if len(s.open) == 0 || !bytes.Equal(name, s.innermost().name) {
 		return refuse(ReasonXML, "the end tag at byte %d has no start tag", at)
 	}
 	return s.close(at)
@@ -190,23 +190,25 @@ func isNameByte(c byte, first bool) bool {
 		!first && ('0' <= c && c <= '9' || c == '-' || c == '.')
 }
 
+func (s *xmlScanner) innermost() *openElement { return &s.open[len(s.open)-1] }
+
 // close ends the innermost element, whose content ends before end.
 func (s *xmlScanner) close(end int) error {
-	o := &s.open[s.depth-1]
+	o := s.innermost()
 	s.element = element{
-		name: o.name, depth: s.depth, leaf: !o.parent, pieces: o.pieces,
+		name: o.name, depth: len(s.open), leaf: !o.parent, pieces: o.pieces,
 		start: o.start, end: end,
 	}
 	if !o.parent {
 		s.element.value = o.value
 	}
-	s.depth--
+	s.open = s.open[:len(s.open)-1]
 	return s.visit(&s.element)
 }
 
 func (s *xmlScanner) cdata() error {
 	at := s.pos
-	if s.depth == 0 {
+	if len(s.open) == 0 {
 		return refuse(ReasonXMLShape, "CDATA outside the root at byte %d", at)
 	}
 	start := at + len("<![CDATA[")
@@ -227,7 +229,7 @@ func (s *xmlScanner) text(run []byte) error {
 	if len(run) == 0 {
 		return nil
 	}
-	if s.depth == 0 {
+	if len(s.open) == 0 {
 		if len(bytes.Trim(run, xmlSpace)) > 0 {
 			return refuse(ReasonXMLShape, "text outside the root")
 		}
@@ -249,7 +251,7 @@ func (s *xmlScanner) text(run []byte) error {
 
 // piece adds text to the innermost element.
 func (s *xmlScanner) piece(text []byte) error {
-	o := &s.open[s.depth-1]
+	o := s.innermost()
 	if o.parent {
 		if len(bytes.Trim(text, xmlSpace)) > 0 {
 			return refuse(ReasonXMLShape, "text beside an element before byte %d", s.pos)

@@ -187,17 +187,17 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 
 	p.mu.Lock()
-	p.about(c)
-	fate := p.fate(c)
+	p.identify(c)
+	f := p.decide(c)
 	p.mu.Unlock()
 	// The call is on the wire: it is executed even if the caller goes away now.
-	if !p.wait(nil, fate.before) {
+	if !p.wait(nil, f.before) {
 		panic(http.ErrAbortHandler)
 	}
 	p.mu.Lock()
-	status, answer := p.settle(c, fate)
+	status, answer := p.settle(c, f)
 	p.mu.Unlock()
-	if !p.wait(r.Context().Done(), fate.after) || status == 0 {
+	if !p.wait(r.Context().Done(), f.after) || status == 0 {
 		panic(http.ErrAbortHandler) // cuts the connection without an answer
 	}
 	writeAnswer(w, status, answer)
@@ -213,8 +213,8 @@ func writeAnswer(w http.ResponseWriter, status int, answer string) {
 	_, _ = io.WriteString(w, answer)
 }
 
-// about finds out which component and account a call is about. The caller holds p.mu.
-func (p *Platform) about(c *call) {
+// identify finds out which component and account a call is about. The caller holds p.mu.
+func (p *Platform) identify(c *call) {
 	c.token = p.tokens[cmp.Or(c.query.Get("access_token"), c.query.Get("component_access_token"))]
 	// What the caller claims goes into the history only if it can't be a secret in the wrong field.
 	if p.components[c.request.ComponentAppID] != nil {
@@ -241,8 +241,8 @@ type fate struct {
 	errcode       int
 }
 
-// fate decides what becomes of a call. The caller holds p.mu.
-func (p *Platform) fate(c *call) fate {
+// decide decides what becomes of a call. The caller holds p.mu.
+func (p *Platform) decide(c *call) fate {
 	if p.down {
 		return fate{outcome: OutcomeDown}
 	}
@@ -307,8 +307,8 @@ func (p *Platform) settle(c *call, f fate) (status int, answer string) {
 		Kind: EntryCall, Component: c.componentAppID, Authorizer: c.authorizer, API: c.api.name,
 		Errcode: errcode, Outcome: f.outcome, RefreshGeneration: c.refreshGeneration, Text: c.text,
 	})
-	p.config.Log.Debug().Str("api", c.api.name).Str("component", c.componentAppID).Str("authorizer", c.authorizer).
-		Int("errcode", errcode).Str("outcome", f.outcome).Msg("call handled")
+	about(p.config.Log.Debug(), c.componentAppID, c.authorizer).
+		Str("api", c.api.name).Int("errcode", errcode).Str("outcome", f.outcome).Msg("call handled")
 	return status, answer
 }
 

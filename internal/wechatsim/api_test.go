@@ -1,10 +1,16 @@
 package wechatsim_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,6 +154,34 @@ func TestErrcodes(t *testing.T) {
 			if strings.Contains(row.want, "errcode") && !strings.Contains(text, "rid: ") {
 				t.Errorf("%s: no rid in %s", row.path, text)
 			}
+		}
+	})
+}
+
+// TestTwoComponents checks that nothing of one component works for the other.
+func TestTwoComponents(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const otherID = "wx0000000000000002"
+		config := kind()
+		other := config.Components[0]
+		other.AppID, other.AutoPush = otherID, false
+		config.Components = append(config.Components, other)
+		w := start(t, config)
+		ticket := w.last("component_verify_ticket").fields["ComponentVerifyTicket"]
+		token := w.componentToken()
+		access, refresh := w.account(token, accountA)
+		code := w.errcode(apiPath+"api_component_token", fields{"component_appid": otherID, "component_appsecret": "SEKRET-appsecret", "component_verify_ticket": ticket})
+		if code != 61006 || w.p.AcceptsTicket(otherID, ticket) {
+			t.Errorf("the other's ticket: %d, want 61006", code)
+		}
+		if code := w.errcode(apiPath+"api_authorizer_token?component_access_token="+token, fields{"component_appid": otherID, "authorizer_appid": accountA, "authorizer_refresh_token": refresh}); code != 40013 {
+			t.Errorf("the other's token: %d, want 40013", code)
+		}
+		if w.p.Accepts(otherID, accountA, access) || w.p.AcceptsComponent(otherID, token) || w.p.AcceptsRefresh(otherID, accountA, refresh) {
+			t.Error("one component's secrets are accepted for the other")
+		}
+		if w.p.Authorize("", accountB) == nil {
+			t.Error("which component was meant?")
 		}
 	})
 }
@@ -436,4 +470,53 @@ func TestConfigFaults(t *testing.T) {
 			t.Errorf("the error does not speak of %s", want)
 		}
 	}
+}
+
+// BenchmarkRefresh measures how many refreshes the platform takes over HTTP, so that a benchmark
+// against it knows when it measures the platform instead.
+func BenchmarkRefresh(b *testing.B) {
+	p, err := wechatsim.New(kind())
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := httptest.NewServer(p.Handler())
+	defer server.Close()
+	token, bodies := "", make([][]byte, 1000)
+	for i := range bodies {
+		appid, refresh := fmt.Sprintf("wx%016d", i), ""
+		if token, refresh, err = p.Shortcut(appid); err != nil {
+			b.Fatal(err)
+		}
+		if bodies[i], err = json.Marshal(refreshBody(appid, refresh)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var next atomic.Int64
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	defer client.CloseIdleConnections()
+	b.ReportAllocs()
+	b.SetParallelism(16)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			response, err := client.Post(server.URL+apiPath+"api_authorizer_token?component_access_token="+token, "application/json", bytes.NewReader(bodies[next.Add(1)%1000]))
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			_, err = io.Copy(io.Discard, response.Body)
+			if err = errors.Join(err, response.Body.Close()); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	issued := 0
+	for _, truth := range p.Truths() {
+		if truth.Authorizer != "" {
+			issued += truth.Generation
+		}
+	}
+	if issued != b.N {
+		b.Errorf("%d tokens issued in %d calls", issued, b.N)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
 }

@@ -79,7 +79,7 @@ var verbs = []verb{
 		func(p *Platform, r *http.Request) (any, error) { return nil, p.controlFail(r) }},
 	{"POST", "/down", "", "every call is cut off",
 		func(p *Platform, _ *http.Request) (any, error) { p.SetDown(true); return nil, nil }},
-	{"POST", "/up", "", "no more",
+	{"POST", "/up", "", "calls are taken again",
 		func(p *Platform, _ *http.Request) (any, error) { p.SetDown(false); return nil, nil }},
 	{"POST", "/heal", "", "ends every trouble of /fail, /drop-pushes and /down",
 		func(p *Platform, _ *http.Request) (any, error) { p.Heal(); return nil, nil }},

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // refreshTokenGrace is how long a rotated refresh token works with RotateEach
@@ -198,6 +200,15 @@ func (p *Platform) now() time.Time { return p.config.Now().UTC() }
 
 func (p *Platform) sortedComponents() []*component {
 	return slices.SortedFunc(maps.Values(p.components), func(a, b *component) int { return strings.Compare(a.AppID, b.AppID) })
+}
+
+// about adds to a log line what it is about.
+func about(line *zerolog.Event, component, authorizer string) *zerolog.Event {
+	line.Str("component", component)
+	if authorizer != "" {
+		line.Str("authorizer", authorizer)
+	}
+	return line
 }
 
 // chance reports true with the given probability. The caller holds p.mu.

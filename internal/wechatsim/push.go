@@ -221,10 +221,12 @@ func (p *Platform) send(ctx context.Context, job *push, attempt int) bool {
 	success := answer.Outcome == OutcomeSuccess
 	log, message := p.config.Log.Info(), "push answered"
 	if !success {
-		log, message = p.config.Log.Warn(), "push failed"
+		log, message = p.config.Log.Warn().Int("status", answer.Status).Str("reason", answer.Text), "push failed"
 	}
-	log.Str("info_type", job.infoType).Str("component", job.component.AppID).Str("authorizer", job.authorizer).
-		Int("attempt", attempt).Int("status", answer.Status).Str("reason", answer.Text).Msg(message)
+	if attempt > 1 {
+		log.Int("attempt", attempt)
+	}
+	about(log, job.component.AppID, job.authorizer).Str("info_type", job.infoType).Msg(message)
 	return success
 }
 

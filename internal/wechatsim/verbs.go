@@ -114,7 +114,7 @@ func (p *Platform) grant(c *component, appid string) *authorizer {
 	a.authorized, a.exchanged = true, false
 	a.authTime = p.now().Truncate(time.Second) // WeChat's times are whole seconds
 	p.record(Entry{Kind: EntryAuthorize, Component: c.AppID, Authorizer: appid, Generation: a.epoch})
-	p.config.Log.Info().Str("component", c.AppID).Str("authorizer", appid).Int("times", a.epoch).Msg("account authorized")
+	about(p.config.Log.Info(), c.AppID, appid).Int("times", a.epoch).Msg("account authorized")
 	clear(a.oldRefresh)
 	p.issueRefresh(c, a, 0)
 	p.retire(&a.live, p.config.Overlap)
@@ -155,7 +155,7 @@ func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	}
 	a.authorized = false
 	p.record(Entry{Kind: EntryCancel, Component: c.AppID, Authorizer: a.appid, Generation: a.epoch})
-	p.config.Log.Info().Str("component", c.AppID).Str("authorizer", a.appid).Msg("authorization cancelled")
+	about(p.config.Log.Info(), c.AppID, a.appid).Msg("authorization cancelled")
 	p.killRefresh(c, a)
 	if !p.config.KeepTokensOnCancel {
 		p.retire(&a.live, 0)

@@ -1,0 +1,59 @@
+// Command ingest turns WeChat's pushes into events on NATS.
+package main
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"wxtoken/internal/ingest"
+	"wxtoken/internal/ops"
+)
+
+func main() {
+	var cfg settings
+	os.Exit(program.Main(&cfg, func(ctx context.Context) error { return run(ctx, &cfg) }))
+}
+
+func run(ctx context.Context, cfg *settings) error {
+	log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return err
+	}
+	if err := program.LogSettings(log, cfg); err != nil {
+		return err
+	}
+	nc, err := cfg.Connect("ingest", log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close() // by then every push is acked
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	health, metrics := &ops.Health{}, ops.NewMetrics()
+	ops.WatchNATS(nc, "ingest", health, metrics)
+	in, err := ingest.New(cfg.components, ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	if err != nil {
+		return err
+	}
+	health.Check("AUTH exists", in.Ready)
+	pushes, err := ops.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics)
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(health, metrics, nil, log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	serving, stop := health.Drain(ctx, drainPause)
+	defer stop()
+	group.Go(func() error { return pushes.Run(serving) })
+	group.Go(func() error { return watch.Run(serving) })
+	return group.Wait()
+}

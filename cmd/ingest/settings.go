@@ -1,0 +1,40 @@
+package main
+
+import (
+	"time"
+
+	"wxtoken/internal/ingest"
+	"wxtoken/internal/ops"
+)
+
+// drainPause is how long a process that is asked to end still takes pushes, while the load balancer
+// learns from /readyz to send them elsewhere.
+const drainPause = time.Second
+
+// program is this executable. Its ops-addr leaves 8081 to a refresher on the same machine.
+var program = ops.Program{
+	Name:        "ingest",
+	Description: "Turns WeChat's pushes into events on NATS. It can read no token, and calls nobody but NATS.",
+	Defaults:    map[string]string{"ops-addr": "127.0.0.1:8082"},
+}
+
+// settings is all that an operator can set.
+type settings struct {
+	ingest.Config
+	ops.NATSSettings
+	ops.ComponentSettings
+	ops.PushSettings
+	ops.Settings
+
+	components []ingest.Component
+}
+
+// Validate reads the components, and returns what is wrong with them.
+func (s *settings) Validate() error {
+	loaded, err := ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
+	s.components = nil // it may be called more than once
+	for _, c := range loaded {
+		s.components = append(s.components, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
+	}
+	return err
+}

@@ -1,0 +1,290 @@
+package internal
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// module is the path that all imports of our own begin with.
+const module = "wxtoken"
+
+// floors names the rooms, from the ground up. A room imports rooms on lower floors, and no room
+// beside it. A folder that stands on no floor fails the test: say where it belongs.
+var floors = []struct {
+	rooms    []string // folders; "cmd/*" stands for each one below cmd
+	testOnly bool     // imported by tests alone; imports whatever it likes
+}{
+	{rooms: []string{".", "internal/wechat"}},
+	{rooms: []string{"internal/events", "internal/store", "internal/natsd"}},
+	{rooms: []string{"internal/ingest", "internal/refresher", "internal/wechatsim", "internal/ops", "internal/console"}},
+	{rooms: []string{"cmd/*"}},
+	{rooms: []string{"internal", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
+}
+
+// beside are the imports between two rooms of one floor that are allowed.
+var beside = map[string]string{
+	"internal/store": "internal/events", // a commit carries a schedule
+}
+
+// only says who may import a package, tests aside. A path that ends in "/..." stands for all below it too.
+var only = map[string][]string{
+	"github.com/nats-io/nats-server/v2/...": {"internal/natsd"}, // it adds 10 MB to a binary
+	module + "/internal/natsd":              {"cmd/wxtoken"},
+	"github.com/alecthomas/kong/...":        {"internal/ops", "cmd/*"}, // rooms describe their settings in tags
+	"github.com/rs/zerolog/log":             {},                        // the global logger: a logger is a value, handed down
+	"math/rand":                             {},                        // v2 is there
+	"testing":                               {},
+}
+
+// stdOnly are the rooms that import nothing but the standard library.
+var stdOnly = []string{"internal/wechat"}
+
+// guessable are the rooms in which ids and nonces are made, and a generator that can be guessed
+// is not for them.
+var guessable = map[string][]string{
+	"internal/wechat": {"math/rand/v2"},
+	"internal/ingest": {"math/rand/v2"},
+}
+
+// banned are the names that nobody uses, by the path of their package.
+var banned = map[string]map[string]string{
+	"net/http": {
+		"DefaultServeMux":   "anybody may add to it: make a mux of your own",
+		"Handle":            "it goes to DefaultServeMux",
+		"HandleFunc":        "it goes to DefaultServeMux",
+		"ListenAndServe":    "it has no limits and no end: use ops.Listen",
+		"ListenAndServeTLS": "it has no limits and no end: use ops.Listen",
+		"Serve":             "it has no limits and no end: use ops.Listen",
+		"DefaultClient":     "it waits for ever: make a client with a timeout",
+		"Get":               "it waits for ever: make a client with a timeout",
+		"Post":              "it waits for ever: make a client with a timeout",
+	},
+	"time": {"Local": "times are UTC"},
+}
+
+// source is one Go file.
+type source struct {
+	room string // folder, with slashes
+	name string
+	test bool
+	file *ast.File
+	fset *token.FileSet
+}
+
+// sources reads all Go files of the module.
+func sources(t *testing.T) []source {
+	t.Helper()
+	const root = ".."
+	var out []source
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, p)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if base := path.Base(rel); rel != "." && (strings.HasPrefix(base, ".") || base == "testdata" || rel == "tools") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") {
+			return nil
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, p, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		out = append(out, source{room: path.Dir(rel), name: rel, test: strings.HasSuffix(rel, "_test.go"), file: file, fset: fset})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) == 0 {
+		t.Fatal("no Go file found: the rules were not looked at")
+	}
+	return out
+}
+
+// imports returns the paths that s imports, with the names they have in the file.
+func (s source) imports() map[string]string {
+	out := map[string]string{}
+	for _, spec := range s.file.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			continue // the parser has looked at it
+		}
+		name := path.Base(p)
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		out[p] = name
+	}
+	return out
+}
+
+// in reports whether room is one of rooms.
+func in(room string, rooms []string) bool {
+	return slices.ContainsFunc(rooms, func(r string) bool { ok, _ := path.Match(r, room); return ok })
+}
+
+// floor returns the number of the floor that room stands on, or -1.
+func floor(room string) int {
+	for i, f := range floors {
+		if in(room, f.rooms) {
+			return i
+		}
+	}
+	return -1
+}
+
+// room returns the folder of a package of ours, or "".
+func room(importPath string) string {
+	if importPath == module {
+		return "."
+	}
+	rel, ours := strings.CutPrefix(importPath, module+"/")
+	if !ours {
+		return ""
+	}
+	return rel
+}
+
+// matches reports whether importPath is what pattern, a key of only, stands for.
+func matches(importPath, pattern string) bool {
+	tree, ok := strings.CutSuffix(pattern, "/...")
+	return importPath == tree || ok && strings.HasPrefix(importPath, tree+"/")
+}
+
+// importFaults says what is wrong with the imports of a file.
+func importFaults(s source) (faults []string) {
+	here := floor(s.room)
+	if here < 0 {
+		return []string{"the folder stands on no floor"}
+	}
+	if s.test || floors[here].testOnly {
+		return nil
+	}
+	for p := range s.imports() {
+		if to := room(p); to != "" {
+			switch there := floor(to); {
+			case there < 0:
+				faults = append(faults, p+" stands on no floor")
+			case floors[there].testOnly:
+				faults = append(faults, p+" is for tests")
+			case there > here:
+				faults = append(faults, p+" is upstairs")
+			case there == here && beside[s.room] != to:
+				faults = append(faults, p+" is on the same floor")
+			}
+		}
+		for pattern, rooms := range only {
+			if matches(p, pattern) && !in(s.room, rooms) {
+				faults = append(faults, p+" is not for this room")
+			}
+		}
+		if slices.Contains(guessable[s.room], p) {
+			faults = append(faults, p+" can be guessed: use crypto/rand")
+		}
+		first, _, _ := strings.Cut(p, "/")
+		if in(s.room, stdOnly) && (room(p) != "" || strings.Contains(first, ".")) {
+			faults = append(faults, p+" is not in the standard library")
+		}
+	}
+	return faults
+}
+
+// nameFaults says which banned names a file uses.
+func nameFaults(s source) (faults []string) {
+	if s.test || floor(s.room) >= 0 && floors[floor(s.room)].testOnly {
+		return nil
+	}
+	names := map[string]map[string]string{} // by the name of the package in this file
+	for p, name := range s.imports() {
+		if banned[p] != nil {
+			names[name] = banned[p]
+		}
+	}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if pkg, ok := sel.X.(*ast.Ident); ok {
+				if why := names[pkg.Name][sel.Sel.Name]; why != "" {
+					faults = append(faults, s.fset.Position(sel.Pos()).String()+": "+pkg.Name+"."+sel.Sel.Name+": "+why)
+				}
+			}
+		}
+		return true
+	})
+	return faults
+}
+
+func TestRulesOfTheHouse(t *testing.T) {
+	t.Parallel()
+	for _, s := range sources(t) {
+		for _, fault := range append(importFaults(s), nameFaults(s)...) {
+			t.Errorf("%s: %s", s.name, fault)
+		}
+	}
+}
+
+// TestTheRulesBite shows that each rule would be noticed if it were broken.
+func TestTheRulesBite(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name, room, code string
+		test             bool
+		want             string // part of the only fault; empty: none
+	}{
+		{"down is fine", "internal/ingest", `import _ "wxtoken/internal/events"`, false, ""},
+		{"up", "internal/events", `import _ "wxtoken/internal/ingest"`, false, "upstairs"},
+		{"beside", "internal/ingest", `import _ "wxtoken/internal/refresher"`, false, "same floor"},
+		{"the one exception", "internal/store", `import _ "wxtoken/internal/events"`, false, ""},
+		{"the exception has one direction", "internal/events", `import _ "wxtoken/internal/store"`, false, "same floor"},
+		{"a test goes anywhere", "internal/events", `import _ "wxtoken/internal/ingest"`, true, ""},
+		{"root to wechat", ".", `import _ "wxtoken/internal/wechat"`, false, "same floor"},
+		{"a room from nowhere", "internal/attic", `import _ "fmt"`, false, "stands on no floor"},
+		{"into nowhere", "cmd/ingest", `import _ "wxtoken/internal/attic"`, false, "stands on no floor"},
+		{"test server outside of tests", "cmd/wxtoken", `import _ "wxtoken/internal/natsd/natsdtest"`, false, "for tests"},
+		{"embedded server in a split binary", "cmd/ingest", `import _ "wxtoken/internal/natsd"`, false, "not for this room"},
+		{"embedded server in the all-in-one", "cmd/wxtoken", `import _ "wxtoken/internal/natsd"`, false, ""},
+		{"nats-server", "cmd/wxtoken", `import _ "github.com/nats-io/nats-server/v2/server"`, false, "not for this room"},
+		{"kong in a room", "internal/ingest", `import _ "github.com/alecthomas/kong"`, false, "not for this room"},
+		{"kong in cmd", "cmd/ingest", `import _ "github.com/alecthomas/kong"`, false, ""},
+		{"global logger", "internal/ops", `import _ "github.com/rs/zerolog/log"`, false, "not for this room"},
+		{"testing in a binary", "internal/ops", `import _ "testing"`, false, "not for this room"},
+		{"dependency of wechat", "internal/wechat", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
+		{"guessable nonce", "internal/wechat", `import _ "math/rand/v2"`, false, "crypto/rand"},
+		{"guessable jitter is fine elsewhere", "internal/refresher", `import _ "math/rand/v2"`, false, ""},
+		{"default mux", "internal/console", `import "net/http"; var _ = http.DefaultServeMux`, false, "http.DefaultServeMux"},
+		{"under another name", "internal/console", `import web "net/http"; var _ = web.ListenAndServe`, false, "ListenAndServe"},
+		{"local time", "internal/console", `import "time"; var _ = time.Local`, false, "times are UTC"},
+		{"a method of the same name", "internal/console", `import "time"; func f(t time.Time) { t.Local() }`, false, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, "x.go", "package x\n"+row.code, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := source{room: row.room, name: "x.go", test: row.test, file: file, fset: fset}
+			faults := append(importFaults(s), nameFaults(s)...)
+			if row.want == "" && len(faults) > 0 || row.want != "" && (len(faults) != 1 || !strings.Contains(faults[0], row.want)) {
+				t.Fatalf("faults %q, want one with %q", faults, row.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,67 @@
+package ops
+
+import (
+	"io"
+	"log"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// tsFormat is RFC 3339 with milliseconds.
+const tsFormat = "2006-01-02T15:04:05.000Z07:00"
+
+// zerolog keeps the names and formats of its fields in variables of the package. They are set
+// here, before any goroutine runs, and nowhere else.
+func init() {
+	zerolog.TimestampFieldName = "ts"
+	zerolog.MessageFieldName = "msg"
+	zerolog.TimeFieldFormat = tsFormat
+	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
+	zerolog.DurationFieldFormat = zerolog.DurationFormatString // "1.5s": a number would need its unit in the name
+}
+
+// NewLogger returns the logger of a process. Format json writes one JSON object a line with ts
+// (RFC 3339, milliseconds, UTC), level and msg; console writes lines for a person; auto is console
+// when w is a terminal. Hand the value down; each room adds its role. It returns an error for a
+// level other than debug, info, warn, error and for an unknown format.
+func NewLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
+	l, err := logLevel(level)
+	if err != nil {
+		return zerolog.Nop(), err
+	}
+	if err := checkLogFormat(format); err != nil {
+		return zerolog.Nop(), err
+	}
+	if format == formatConsole || format == formatAuto && terminal(w) {
+		w = zerolog.ConsoleWriter{
+			Out: w, NoColor: !terminal(w) || os.Getenv("NO_COLOR") != "",
+			TimeFormat: "15:04:05.000", TimeLocation: time.UTC,
+		}
+	}
+	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
+}
+
+// terminal reports whether a person reads w.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+}
+
+// stdLogger returns a logger of the standard library, for libraries that want one, whose lines
+// become warnings of log.
+func stdLogger(l zerolog.Logger) *log.Logger { return log.New(lineWriter{l}, "", 0) }
+
+type lineWriter struct{ log zerolog.Logger }
+
+// Write logs one line.
+func (w lineWriter) Write(line []byte) (int, error) {
+	w.log.Warn().Str("text", strings.TrimSpace(string(line))).Msg("http server warned")
+	return len(line), nil
+}

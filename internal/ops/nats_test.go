@@ -1,0 +1,144 @@
+package ops_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/ops"
+)
+
+// eventually waits until f says so.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never happened: %s", what)
+		}
+	}
+}
+
+func TestConnectionOutlivesNATS(t *testing.T) {
+	t.Parallel()
+	server := natsdtest.StartTCP(t)
+	server.Stop() // a process may be up before its NATS
+	settings := ops.NATSSettings{NatsURL: strings.Replace(server.ClientURL(), "//", "//user:SEKRET@", 1)}
+	log, out := recorder()
+	nc, err := settings.Connect("refresher", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	var h ops.Health
+	m := ops.NewMetrics()
+	ops.WatchNATS(nc, "refresher", &h, m)
+	gauge := func() float64 {
+		t.Helper()
+		families, err := m.Registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "wxtoken_nats_connected" {
+				return f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+	failing := func() string { return h.Failing(t.Context())["nats refresher"] }
+	if !strings.Contains(failing(), "--nats-url") || gauge() != 0 {
+		t.Errorf("without NATS: failing %q, gauge %v", failing(), gauge())
+	}
+	if err := nc.Publish("a", nil); !errors.Is(err, nats.ErrReconnectBufExceeded) {
+		t.Errorf("publish without NATS: %v, want a failure at once", err)
+	}
+	for range 2 {
+		server.Restart()
+		eventually(t, "connected", func() bool { return failing() == "" })
+		if gauge() != 1 {
+			t.Errorf("gauge %v, want 1", gauge())
+		}
+		server.Stop()
+		eventually(t, "disconnected", func() bool { return failing() != "" })
+	}
+	for _, want := range []string{`"msg":"nats unreachable, trying again"`, `"msg":"nats connected"`, `"msg":"nats disconnected"`} {
+		eventually(t, want, func() bool { return strings.Contains(out.String(), want) })
+	}
+	if strings.Contains(out.String(), "SEKRET") {
+		t.Errorf("the password is in the log:\n%s", out)
+	}
+}
+
+func TestConnectionInProcess(t *testing.T) {
+	t.Parallel()
+	server, err := natsd.Start(t.Context(), natsd.Config{StoreDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	log, _ := recorder()
+	nc, err := ops.NATSSettings{}.Connect("ingest", log, nats.InProcessServer(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	sub, err := nc.Subscribe("echo", func(m *nats.Msg) {
+		if !strings.HasPrefix(m.Reply, "_INBOX_ingest.") {
+			t.Errorf("reply subject %q, want one below _INBOX_ingest", m.Reply)
+		}
+		_ = m.Respond(nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := nc.RequestWithContext(ctx, "echo", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConnectSaysWhichSettingIsWrong(t *testing.T) {
+	t.Parallel()
+	log, _ := recorder()
+	nc, err := ops.NATSSettings{NatsURL: "nats://u:SEKRET@host:port", NatsCreds: filepath.Join(t.TempDir(), "creds")}.Connect("x", log)
+	if err == nil {
+		nc.Close()
+		t.Fatal("connected to nothing")
+	}
+	for _, want := range []string{"WXTOKEN_NATS_URL", "WXTOKEN_NATS_CREDS"} {
+		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SEKRET") {
+			t.Errorf("got %v, want %s in it and no password", err, want)
+		}
+	}
+}
+
+func TestListenAddr(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct{ url, want string }{
+		{"nats://127.0.0.1:4222", "127.0.0.1:4222"},
+		{"nats://localhost", "localhost:4222"},
+		{"nats://[::1]:0", "[::1]:0"},
+		{"nats://a,nats://b", ""},
+		{"", ""},
+		{"nats://a:SEKRET%zz", ""},
+	} {
+		got, err := ops.NATSSettings{NatsURL: row.url}.ListenAddr()
+		if got != row.want || (err != nil) != (row.want == "") {
+			t.Errorf("%q: got %q, %v, want %q", row.url, got, err, row.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "SEKRET") {
+			t.Errorf("%q: the URL is shown: %v", row.url, err)
+		}
+	}
+}

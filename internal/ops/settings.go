@@ -1,0 +1,87 @@
+package ops
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/rs/zerolog"
+)
+
+// Settings is what every process lets its operator set. A Program gives another default for
+// OpsAddr where two processes share a machine.
+type Settings struct {
+	OpsAddr   string `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and console; port 0 takes any free one."`
+	OpsExpose bool   `group:"Operations" help:"Allow an ops-addr that others can reach. Nothing there asks for a password."`
+	LogLevel  string `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
+	LogFormat string `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
+}
+
+// Validate returns all that is wrong with the settings, joined.
+func (s Settings) Validate() error {
+	var faults []error
+	if err := hostPort(s.OpsAddr); err != nil {
+		faults = append(faults, fault("ops-addr", "%w", err))
+	} else if !s.OpsExpose && !loopback(s.OpsAddr) {
+		faults = append(faults, fault("ops-addr", "%q can be reached from outside, and nothing there asks for a password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, variable("ops-expose")))
+	}
+	if _, err := logLevel(s.LogLevel); err != nil {
+		faults = append(faults, fault("log-level", "%w", err))
+	}
+	if err := checkLogFormat(s.LogFormat); err != nil {
+		faults = append(faults, fault("log-format", "%w", err))
+	}
+	return errors.Join(faults...)
+}
+
+// hostPort says what is wrong with an address to listen on.
+func hostPort(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not an address: want host:port, for instance 127.0.0.1:8081", addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("%q has no usable port: want a number from 0 to 65535", addr)
+	}
+	return nil
+}
+
+// loopback reports whether addr can be reached from this machine alone.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// logLevel reads the name of a level.
+func logLevel(name string) (zerolog.Level, error) {
+	switch level, err := zerolog.ParseLevel(name); {
+	case err == nil && level >= zerolog.DebugLevel && level <= zerolog.ErrorLevel:
+		return level, nil
+	default:
+		return zerolog.NoLevel, fmt.Errorf("%q is not a level: want debug, info, warn or error", name)
+	}
+}
+
+// The values of --log-format.
+const (
+	formatAuto    = "auto"
+	formatJSON    = "json"
+	formatConsole = "console"
+)
+
+// checkLogFormat says what is wrong with the name of a format.
+func checkLogFormat(name string) error {
+	switch name {
+	case formatAuto, formatJSON, formatConsole:
+		return nil
+	}
+	return fmt.Errorf("%q is not a format: want json, console or auto", name)
+}

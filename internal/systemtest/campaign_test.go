@@ -1,0 +1,148 @@
+package systemtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"wxtoken/internal/natsd/natsdtest"
+)
+
+const (
+	// seedVariable names the seed that a child process runs.
+	seedVariable = "WXTOKEN_TEST_SEED"
+	// seedsVariable says how many seeds the campaign runs; the default is for every day.
+	seedsVariable = "WXTOKEN_TEST_SEEDS"
+	everydaySeeds = 20
+	// firstVariable says with which seed the campaign begins.
+	firstVariable = "WXTOKEN_TEST_FIRST_SEED"
+	// raceSeeds is how many of them run under the race detector when that is on. The others run in
+	// a binary without it, which is five times as fast.
+	raceSeeds = 2
+)
+
+// TestCampaign runs days of the whole system in virtual time, under faults. Each seed is another
+// day, in a process of its own (nats.go keeps timers that can't cross bubbles). Every invariant
+// is checked on every day, and every kind of trouble must have happened on some day.
+func TestCampaign(t *testing.T) {
+	if seed := os.Getenv(seedVariable); seed != "" {
+		n, err := strconv.ParseUint(seed, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var happened map[string]int
+		natsdtest.Bubble(t, func(t *testing.T) { happened = runDay(t, n) })
+		out, err := json.Marshal(happened)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("happened %s\n", out)
+		return
+	}
+	seeds := fromEnv(t, seedsVariable, everydaySeeds)
+	first := fromEnv(t, firstVariable, 1)
+	fast := os.Args[0]
+	if raceDetector {
+		fast = buildFast(t)
+	}
+	total := map[string]int{}
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for seed := first; seed < first+seeds; seed++ {
+		binary := fast
+		if seed-first < raceSeeds {
+			binary = os.Args[0]
+		}
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			happened := runSeed(t, binary, seed)
+			mu.Lock()
+			defer mu.Unlock()
+			for what, n := range happened {
+				total[what] += n
+			}
+		})
+	}
+	running.Wait()
+	if t.Failed() {
+		return
+	}
+	for _, what := range slices.Sorted(maps.Keys(total)) {
+		t.Logf("%-28s %d", what, total[what])
+	}
+	// A campaign that did not do what it is for must not pass.
+	if seeds >= everydaySeeds {
+		for _, what := range append(troubleNames(), crashSteps...) {
+			if total[what] == 0 {
+				t.Errorf("%s never happened in %d days: the campaign did not test it", what, seeds)
+			}
+		}
+	}
+}
+
+func fromEnv(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	value := os.Getenv(name)
+	if value == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%s: want a number from 1", name, value)
+	}
+	return n
+}
+
+// buildFast builds this test without the race detector.
+func buildFast(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "systemtest")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", out, ".")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the test without the race detector: %v\n%s", err, text)
+	}
+	return out
+}
+
+// runSeed runs one day in a process of its own and returns what happened on it.
+func runSeed(t *testing.T, binary string, seed int) map[string]int {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^TestCampaign$", "-test.count=1")
+	cmd.Env = append(os.Environ(), seedVariable+"="+strconv.Itoa(seed))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("seed %d failed (%v); again with %s=%d go test -run TestCampaign ./internal/systemtest\n%s",
+			seed, err, seedVariable, seed, tail(string(out), 8000))
+		return nil
+	}
+	happened := map[string]int{}
+	for line := range strings.Lines(string(out)) {
+		if text, ok := strings.CutPrefix(line, "happened "); ok {
+			if err := json.Unmarshal([]byte(text), &happened); err != nil {
+				t.Errorf("seed %d: %v", seed, err)
+			}
+		}
+	}
+	if len(happened) == 0 {
+		t.Errorf("seed %d did not say what happened:\n%s", seed, tail(string(out), 2000))
+	}
+	return happened
+}
+
+// dice returns the randomness of a seed.
+func dice(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x77786f6b656e)) }

@@ -1,0 +1,344 @@
+package systemtest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/wechatsim"
+)
+
+const (
+	accounts    = 20
+	dayLength   = 24 * time.Hour
+	sampleEvery = 15 * time.Second
+	// settle is how long after a fault everything must be well again.
+	settle = 90 * time.Second
+	// rides is the longest outage of WeChat that costs no token: a third of its life, less the way back.
+	rides = 38 * time.Minute
+	life  = 2 * time.Hour
+)
+
+// span is a time in which something was wrong.
+type span struct {
+	what     string
+	who      string // appid of the account that it touches; empty = all
+	from, to time.Time
+}
+
+// person is what an account did, by its own knowledge.
+type person struct {
+	appid     string
+	live      bool
+	changed   time.Time // when it last authorized or cancelled
+	calls     int       // upper bound: renewals that its own troubles may have cost
+	lastSeen  uint64    // generation that the reader saw last
+	cancelled bool
+}
+
+// day is one virtual day of the system under faults.
+type day struct {
+	*world
+	t      *testing.T
+	rng    *rand.Rand
+	seed   uint64
+	began  time.Time
+	client *wxtoken.Client
+	people []*person
+	spans  []span
+	// uncovered are times in which an account's schedule may be missing.
+	uncovered []span
+	happened  map[string]int
+	js        jetstream.JetStream
+	todo      []act
+	natsDown  bool
+	read      int                          // of the platform's history
+	about     map[string][]wechatsim.Entry // pushes about each account
+}
+
+// act is something that will happen.
+type act struct {
+	at time.Time
+	do func()
+}
+
+// runDay plays the day of a seed and returns how often each trouble happened.
+func runDay(t *testing.T, seed uint64) map[string]int {
+	// WeChat's timestamps have ten digits; bubbles begin in the year 2000.
+	time.Sleep(time.Until(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)))
+	d := &day{t: t, rng: dice(seed), seed: seed, happened: map[string]int{}, about: map[string][]wechatsim.Entry{}}
+	cfg := wechatsim.Unkind()
+	cfg.Seed = seed
+	cfg.Rotation = []wechatsim.Rotation{wechatsim.RotateNever, wechatsim.RotateEach, wechatsim.RotateEachOldDead}[seed%3]
+	cfg.OldTicketDies = seed%2 == 0
+	cfg.PausePushes = seed%5 == 0
+	cfg.HideUnexchanged = seed%4 == 0
+	if seed%7 == 0 {
+		cfg.Overlap = wechatsim.Off
+	}
+	if seed%3 == 1 {
+		cfg.ShuffleWithin = time.Minute
+	}
+	if seed%4 == 1 {
+		cfg.PushRetry.Times = 1
+	}
+	cfg.BusyRate = []float64{0.05, 0.05, 0.2, 0.5}[seed%4]
+	d.world = newWorld(t, cfg, natsdtest.InBubble)
+	d.world.cfg.Concurrency = 8
+	d.start()
+	d.start()
+	d.began = time.Now()
+	d.open()
+	for i := range accounts {
+		d.people = append(d.people, &person{appid: account(i)})
+	}
+	d.plan()
+	d.play(d.began.Add(dayLength))
+	d.calm()
+	d.examine()
+	return d.happened
+}
+
+// open starts the reader.
+func (d *day) open() {
+	nc := d.nats.Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.js = js
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	d.client, err = wxtoken.NewClient(ctx, nc, wxtoken.Config{})
+	if err != nil {
+		d.t.Fatalf("start the reader: %v\n%s", err, tail(d.log.String(), 4000))
+	}
+	d.t.Cleanup(d.client.Close)
+}
+
+// later plans an act.
+func (d *day) later(at time.Time, do func()) {
+	d.todo = append(d.todo, act{at, do})
+	slices.SortStableFunc(d.todo, func(a, b act) int { return a.at.Compare(b.at) })
+}
+
+// play does what was planned, and samples, until the given time.
+func (d *day) play(until time.Time) {
+	next := time.Now().Add(sampleEvery)
+	for {
+		at := next
+		if len(d.todo) > 0 && d.todo[0].at.Before(at) {
+			at = d.todo[0].at
+		}
+		if at.After(until) {
+			time.Sleep(time.Until(until))
+			return
+		}
+		time.Sleep(time.Until(at))
+		if at.Equal(next) {
+			d.sample()
+			next = next.Add(sampleEvery)
+			continue
+		}
+		a := d.todo[0]
+		d.todo = d.todo[1:]
+		a.do()
+		if d.t.Failed() {
+			d.t.FailNow()
+		}
+	}
+}
+
+// wrong notes a trouble from now for the given time.
+func (d *day) wrong(what, who string, during time.Duration) {
+	now := time.Now()
+	d.spans = append(d.spans, span{what: what, who: who, from: now, to: now.Add(during)})
+}
+
+// quietFor returns how long an account had no trouble before now; negative in the middle of one.
+func (d *day) quietFor(who string, now time.Time) time.Duration {
+	quiet := now.Sub(d.began)
+	if who != "" && d.untold(who, now) {
+		return -1
+	}
+	for _, s := range d.spans {
+		if (s.who == "" || s.who == who) && !s.from.After(now) {
+			quiet = min(quiet, now.Sub(s.to))
+		}
+	}
+	return quiet
+}
+
+// untold reports whether the last push about an account's authorization was never answered with
+// success and can't have been made good yet.
+func (d *day) untold(who string, now time.Time) bool {
+	last, told := 0, true
+	var at time.Time
+	for _, e := range d.about[who] {
+		switch {
+		case e.Kind == wechatsim.EntryPush && e.Push > last:
+			last, told, at = e.Push, false, e.Time
+		case e.Kind == wechatsim.EntryPushAnswer && e.Push == last && e.Outcome == wechatsim.OutcomeSuccess:
+			told = true
+		}
+	}
+	return !told && (d.seed%4 == 0 || now.Before(at.Add(missedPush)))
+}
+
+// violation reports a broken invariant.
+func (d *day) violation(name, format string, args ...any) {
+	d.t.Helper()
+	var recent []string
+	for _, s := range d.spans {
+		if time.Since(s.to) < 2*time.Hour {
+			recent = append(recent, fmt.Sprintf("%s %s %s..%s", s.what, s.who, s.from.Format(time.TimeOnly), s.to.Format(time.TimeOnly)))
+		}
+	}
+	d.t.Errorf("%s at %s, seed %d: %s\nrecent troubles: %s\n%s", name, time.Now().Format(time.DateTime), d.seed,
+		fmt.Sprintf(format, args...), strings.Join(recent, "; "), tail(d.log.String(), 5000))
+	d.t.FailNow()
+}
+
+// sample looks at everything as a reader does.
+func (d *day) sample() {
+	now := time.Now()
+	if d.natsDown {
+		return
+	}
+	for _, i := range d.instances() {
+		d.restartCrashed(i)
+	}
+	for _, e := range d.sim.HistorySince(d.read) {
+		d.read = e.Seq
+		if e.Authorizer != "" && (e.Kind == wechatsim.EntryPush || e.Kind == wechatsim.EntryPushAnswer) {
+			d.about[e.Authorizer] = append(d.about[e.Authorizer], e)
+		}
+	}
+	for _, p := range d.people {
+		key := wxtoken.AuthorizerKey(testAppID, p.appid)
+		token, err := d.client.Token(key)
+		if err == nil {
+			if token.Generation < p.lastSeen {
+				d.violation("I4", "generation of %s went from %d to %d", p.appid, p.lastSeen, token.Generation)
+			}
+			p.lastSeen = token.Generation
+		}
+		quiet := min(d.quietFor(p.appid, now), now.Sub(p.changed))
+		switch {
+		case !p.live:
+			if p.cancelled && err == nil && quiet > settle {
+				d.violation("I7", "%s cancelled at %s and its token is still there", p.appid, p.changed.Format(time.TimeOnly))
+			}
+		case err != nil && quiet > settle:
+			d.violation("I1", "%s has no token for a reader: %v", p.appid, err)
+		case err == nil && quiet > settle && !d.sim.Accepts(testAppID, p.appid, token.Value.Reveal()):
+			d.violation("I1", "token of %s, generation %d, obtained %s, expires %s, is not accepted", p.appid, token.Generation,
+				token.ObtainedAt.Format(time.TimeOnly), token.ExpiresAt.Format(time.TimeOnly))
+		case err == nil && !now.Before(token.ExpiresAt) && !d.longOutage(p, now):
+			d.violation("I2", "%s is read a token that expired at %s", p.appid, token.ExpiresAt.Format(time.TimeOnly))
+		}
+		if p.live && quiet > settle+time.Minute && now.Minute()%10 == 0 && now.Second() < 15 && !d.maybeUncovered(p, now) {
+			d.covered(p, key)
+		}
+	}
+}
+
+// longOutage reports whether the last life of a token had more trouble than it rides out.
+func (d *day) longOutage(p *person, now time.Time) bool {
+	var total time.Duration
+	for _, s := range d.spans {
+		if s.who != "" && s.who != p.appid {
+			continue
+		}
+		if s.to.After(now.Add(-life)) && s.from.Before(now) {
+			total += min(s.to.Sub(s.from), now.Sub(s.from))
+		}
+	}
+	return total > rides
+}
+
+// maybeUncovered reports whether the account's schedule was taken away and its time has not come.
+func (d *day) maybeUncovered(p *person, now time.Time) bool {
+	return slices.ContainsFunc(d.uncovered, func(s span) bool { return s.who == p.appid && now.Before(s.to) })
+}
+
+// covered checks that the renewal of an account is bound to come: its schedule or its due message
+// lies in the stream.
+func (d *day) covered(p *person, key wxtoken.Key) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	stream, err := d.js.Stream(ctx, events.StreamTokens)
+	if err != nil {
+		d.violation("I11", "look up the stream: %v", err)
+	}
+	for _, subject := range []string{events.ScheduleSubject(key), events.DueSubject(key)} {
+		if _, err := stream.GetLastMsgForSubject(ctx, subject); err == nil {
+			return
+		}
+	}
+	d.violation("I11", "%s has neither a schedule nor a due message", p.appid)
+}
+
+// instances returns the refreshers that were started and not stopped.
+func (d *day) instances() []*instance {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.live)
+}
+
+// drop forgets a refresher that is gone.
+func (d *day) drop(i *instance) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.live = slices.DeleteFunc(d.live, func(other *instance) bool { return other == i })
+}
+
+// restartCrashed replaces a refresher that came to its end at a step.
+func (d *day) restartCrashed(i *instance) {
+	select {
+	case <-i.crashed:
+	default:
+		return
+	}
+	d.happened[i.crashName]++
+	d.wrong("refresher crashed", "", 0)
+	i.stop()
+	d.drop(i)
+	d.later(time.Now().Add(time.Duration(1+d.rng.IntN(60))*time.Second), func() { d.start() })
+}
+
+// calm ends all troubles and gives the system a quarter of an hour.
+func (d *day) calm() {
+	for len(d.todo) > 0 { // what was begun is ended
+		a := d.todo[0]
+		d.todo = d.todo[1:]
+		a.do()
+	}
+	if d.natsDown {
+		d.nats.Restart()
+		d.natsDown = false
+	}
+	d.sim.SetDown(false)
+	d.sim.Heal()
+	if err := d.sim.StartTickets(testAppID); err != nil {
+		d.t.Fatal(err)
+	}
+	for _, i := range d.instances() {
+		d.restartCrashed(i)
+	}
+	d.todo = nil
+	if len(d.instances()) == 0 {
+		d.start()
+	}
+	d.wrong("the day's end", "", 0)
+	d.play(time.Now().Add(15 * time.Minute))
+}

@@ -1,0 +1,45 @@
+package wechat_test
+
+import (
+	"testing"
+
+	"wxtoken/internal/wechat"
+)
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct{ doc, want string }{
+		"ticket": {
+			"<xml><ComponentVerifyTicket><![CDATA[ticket@@@S]]></ComponentVerifyTicket>\n<a>1</a></xml>",
+			"<xml><ComponentVerifyTicket></ComponentVerifyTicket>\n<a>1</a></xml>",
+		},
+		"all others, and nothing else": {
+			"\uFEFF<?xml version=\"1.0\"?>\r\n<xml> <AuthorizationCode >S</AuthorizationCode><PreAuthCode>S&amp;<![CDATA[S]]></PreAuthCode><auth_code>S</auth_code><msg>&lt;好\r</msg></xml>\n",
+			"\uFEFF<?xml version=\"1.0\"?>\r\n<xml> <AuthorizationCode ></AuthorizationCode><PreAuthCode></PreAuthCode><auth_code></auth_code><msg>&lt;好\r</msg></xml>\n",
+		},
+		"at any depth, with elements inside": {
+			"<xml><info><auth_code><PreAuthCode>S</PreAuthCode><x>S</x></auth_code></info></xml>",
+			"<xml><info><auth_code></auth_code></info></xml>",
+		},
+		"in other case": {"<xml><AUTH_CODE>S</AUTH_CODE></xml>", "<xml><AUTH_CODE></AUTH_CODE></xml>"},
+		"empty":         {"<xml><auth_code/></xml>", "<xml><auth_code/></xml>"},
+		"twice":         {"<xml><auth_code>S</auth_code><auth_code>S</auth_code></xml>", "<xml><auth_code></auth_code><auth_code></auth_code></xml>"},
+		"JSON": {
+			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"S\\n\" , \"a\":1.50,\"b\":{\"auth_code\":[\"S\",{\"PreAuthCode\":\"S\"}]}, \"AuthorizationCode\":123}",
+			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"\" , \"a\":1.50,\"b\":{\"auth_code\":\"\"}, \"AuthorizationCode\":\"\"}",
+		},
+		"no document": {"ComponentVerifyTicket=S", ""},
+		"cut short":   {"<xml><auth_code>S</auth_code>", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			doc := []byte(row.doc)
+			if got := string(wechat.Redact(doc)); got != row.want {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+			if string(doc) != row.doc {
+				t.Error("Redact changed its argument")
+			}
+		})
+	}
+}

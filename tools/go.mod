@@ -1,0 +1,22 @@
+// The linters, fenced off: none of this reaches the module that they look at.
+module wxtoken/tools
+
+go 1.26.8
+
+tool (
+	github.com/kisielk/errcheck
+	github.com/ykadowak/zerologlint/cmd/zerologlint
+	honnef.co/go/tools/cmd/staticcheck
+)
+
+require (
+	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
+	github.com/gostaticanalysis/comment v1.4.2 // indirect
+	github.com/kisielk/errcheck v1.30.0 // indirect
+	github.com/ykadowak/zerologlint v0.1.5 // indirect
+	golang.org/x/exp/typeparams v0.0.0-20231108232855-2478ac86f678 // indirect
+	golang.org/x/mod v0.41.0 // indirect
+	golang.org/x/sync v0.23.0 // indirect
+	golang.org/x/tools v0.51.0 // indirect
+	honnef.co/go/tools v0.8.2 // indirect
+)
