@@ -39,7 +39,7 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 			Kind: push.InfoType, Component: component, CreateTime: push.CreateTime, ReceivedAt: i.now().UTC(),
 			Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code, PreAuthCode: push.PreAuthCode,
 		}
-		if !push.CodeExpiresAt.IsZero() {
+		if sane(push.CodeExpiresAt) {
 			auth.CodeExpiresAt = &push.CodeExpiresAt
 		}
 		// First, because it is the one that somebody waits for.
@@ -65,11 +65,11 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte) (pushed
 	if err != nil {
 		return pushed{}, err
 	}
-	p := pushed{kind: kindMessage, created: m.CreateTime}
+	p := pushed{kind: kindMessage}
 	id := m.ID(component, appid, text)
-	at := m.CreateTime
-	if at.IsZero() {
-		at = i.now().UTC()
+	at := i.now().UTC()
+	if sane(m.CreateTime) {
+		p.created, at = m.CreateTime, m.CreateTime
 	}
 	if code, authorizer, ok := releaseCheck(appid, m); ok {
 		p.kind = kindReleaseCheck
@@ -90,6 +90,9 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte) (pushed
 	}}
 	return p, nil
 }
+
+// sane reports whether t is given and can be written down: RFC 3339 ends with the year 9999.
+func sane(t time.Time) bool { return !t.IsZero() && t.Year() <= 9999 }
 
 // eventType returns the ce-type of an event on subject: the subject without its appids, of which
 // there are so many. No character in it means anything to a header.

@@ -74,19 +74,25 @@ func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 
 func rigOn(t testing.TB, js jetstream.JetStream) *rig {
 	t.Helper()
-	r := &rig{js: js, log: &logBuffer{}, metrics: prometheus.NewRegistry()}
+	r := &rig{js: js, log: &logBuffer{}}
+	r.start(t, zerolog.New(r.log))
+	return r
+}
+
+func (r *rig) start(t testing.TB, log zerolog.Logger) {
+	t.Helper()
+	r.metrics = prometheus.NewRegistry()
 	var err error
 	r.ingest, err = ingest.New([]ingest.Component{{
 		AppID:   component,
 		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
 		AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey), wxtoken.NewSecret(aesBefore)},
 	}}, ingest.Deps{
-		JetStream: js, Log: zerolog.New(r.log), Metrics: r.metrics, Now: func() time.Time { return now },
+		JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
 }
 
 // serve puts the Ingest behind a server of its own and returns its URL.

@@ -229,8 +229,16 @@ func TestShutdownLetsRequestsFinish(t *testing.T) {
 	}), ops.NewMetrics())
 	answer := make(chan string, 1)
 	go func() {
-		_, body := ask(t, "GET", base)
-		answer <- body
+		res, err := http.Get(base)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		body, err := io.ReadAll(res.Body)
+		answer <- string(body)
+		if err := errors.Join(err, res.Body.Close()); err != nil {
+			t.Error(err)
+		}
 	}()
 	<-entered
 	ended := make(chan error, 1)

@@ -203,6 +203,7 @@ func TestWalkRefuses(t *testing.T) {
 		"reference too large":          {"<xml><a>&#x110000;</a></xml>", ReasonXML},
 		"reference without a number":   {"<xml><a>&#;</a></xml>", ReasonXML},
 		"reference without an end":     {"<xml><a>&lt</a></xml>", ReasonXML},
+		"reference without a sharp":    {"<xml><a>&65;</a></xml>", ReasonXML},
 		"unknown reference":            {"<xml><a>&nbsp;</a></xml>", ReasonXML},
 		"billion laughs":               {`<!DOCTYPE xml [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><xml><a>&b;</a></xml>`, ReasonXML},
 		"external entity":              {`<!DOCTYPE xml [<!ENTITY a SYSTEM "file:///etc/passwd">]><xml><a>&a;</a></xml>`, ReasonXML},
