@@ -342,12 +342,12 @@ func TestWithoutNATS(t *testing.T) {
 }
 
 // TestRestartsUnderLoad ends and starts the process while pushes come in, and looks that each that
-// was answered with success is stored, and stored once.
+// was answered with success is stored once, and each that was not at most once.
 func TestRestartsUnderLoad(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.StartTCP(t)
 	js := setup(t, srv)
-	var success, number uint64
+	var success, unanswered, number uint64
 	for range 3 {
 		p := start(t, srv.ClientURL())
 		ended := make(chan struct{})
@@ -364,14 +364,16 @@ func TestRestartsUnderLoad(t *testing.T) {
 					if errors.Is(err, syscall.ECONNREFUSED) {
 						return // it has ended
 					}
-					if status == http.StatusOK {
-						mu.Lock()
+					mu.Lock()
+					switch {
+					case err == nil && status == http.StatusOK:
 						success++
-						mu.Unlock()
-					} else if err == nil && status != http.StatusServiceUnavailable {
+					case err != nil || status == http.StatusServiceUnavailable:
+						unanswered++
+					default:
 						t.Errorf("answer %d", status)
-						return
 					}
+					mu.Unlock()
 					select {
 					case <-ended:
 						return
@@ -391,8 +393,8 @@ func TestRestartsUnderLoad(t *testing.T) {
 		close(ended)
 		senders.Wait()
 	}
-	if got := stored(t, js); got != success {
-		t.Errorf("%d events and %d answers with success, want as many", got, success)
+	if got := stored(t, js); got < success || got > success+unanswered {
+		t.Errorf("%d events, %d answers with success and %d without", got, success, unanswered)
 	}
 }
 

@@ -1,0 +1,50 @@
+// Command refresher keeps every token fresh.
+package main
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"wxtoken/internal/ops"
+	"wxtoken/internal/refresher"
+)
+
+func main() {
+	var cfg settings
+	os.Exit(program.Main(&cfg, func(ctx context.Context) error { return run(ctx, &cfg) }))
+}
+
+func run(ctx context.Context, cfg *settings) error {
+	log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return err
+	}
+	if err := program.LogSettings(log, cfg); err != nil {
+		return err
+	}
+	nc, err := cfg.Connect("refresher", log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	health, metrics := &ops.Health{}, ops.NewMetrics()
+	ops.WatchNATS(nc, "refresher", health, metrics)
+	r, err := refresher.New(cfg.Config, refresher.Deps{
+		NATS: nc, Components: cfg.components, Log: log.With().Str("role", "refresher").Logger(),
+		Metrics: metrics.Registry, Step: ops.CrashPoints(),
+	})
+	if err != nil {
+		return err
+	}
+	health.Check("refresher", r.Ready)
+	watch, err := cfg.ListenOps(health, metrics, nil, log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.Run(ctx) })
+	group.Go(func() error { return watch.Run(ctx) })
+	return group.Wait()
+}
