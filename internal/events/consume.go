@@ -225,6 +225,7 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 	var never *neverError
 	switch {
 	case err == nil:
+		c.Log.Debug().Str("subject", m.Subject()).Msg("message handled")
 		if err = m.Ack(); c.Step != nil {
 			c.Step("acked")
 		}

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"os"
@@ -39,9 +40,38 @@ func NewLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
 		w = zerolog.ConsoleWriter{
 			Out: w, NoColor: !terminal(w) || os.Getenv("NO_COLOR") != "",
 			TimeFormat: "15:04:05.000", TimeLocation: time.UTC,
+			FieldsOrder: []string{"key", "component", "generation", "attempt", "reason", "renew_at", "expires_at", "delay", "duration", "error", "role"},
+			FormatPrepare: func(line map[string]any) error {
+				shorten(line, time.Now().UTC())
+				return nil
+			},
 		}
 	}
 	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
+}
+
+// msgColumns is the width of most messages, so that the fields behind them stand in a column.
+const msgColumns = 21
+
+// shorten makes a line quick to read for a person: of times within a day the clock alone, no more
+// digits of a duration than matter, and the message in a column.
+func shorten(line map[string]any, now time.Time) {
+	for name, value := range line {
+		text, ok := value.(string)
+		if !ok || text == "" || text[0] < '0' || text[0] > '9' {
+			continue
+		}
+		if at, err := time.Parse(time.RFC3339Nano, text); err == nil && name != zerolog.TimestampFieldName {
+			if apart := at.Sub(now); apart > -24*time.Hour && apart < 24*time.Hour {
+				line[name] = at.UTC().Format(time.TimeOnly)
+			}
+		} else if d, err := time.ParseDuration(text); err == nil {
+			line[name] = d.Round(time.Millisecond).String()
+		}
+	}
+	if msg, ok := line[zerolog.MessageFieldName].(string); ok && len(line) > 3 { // fields follow
+		line[zerolog.MessageFieldName] = fmt.Sprintf("%-*s", msgColumns, msg)
+	}
 }
 
 // terminal reports whether a person reads w.

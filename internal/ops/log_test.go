@@ -47,9 +47,15 @@ func TestConsoleLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log.Debug().Str("key", "component.wx1").Msg("token renewed")
-	if !regexp.MustCompile(`^\d\d:\d\d:\d\d\.\d{3} DBG token renewed key=component\.wx1\n$`).MatchString(out.String()) {
-		t.Errorf("line for a person: %q", out.String())
+	now := time.Now().UTC()
+	old := now.Add(-30 * 24 * time.Hour)
+	log.Debug().Str("role", "refresher").Time("renew_at", now).Dur("duration", 1234567*time.Nanosecond).Time("since", old).
+		Str("key", "component.wx1").Msg("token renewed")
+	log.Info().Msg("alone")
+	want := `^\d\d:\d\d:\d\d\.\d{3} DBG token renewed         key=component\.wx1 renew_at=` + now.Format(time.TimeOnly) +
+		` duration=1ms role=refresher since=` + old.Format("2006-01-02T") + `\S+Z\n\d\d:\d\d:\d\d\.\d{3} INF alone\n$`
+	if !regexp.MustCompile(want).MatchString(out.String()) {
+		t.Errorf("lines for a person:\n%swant %s", out.String(), want)
 	}
 }
 

@@ -24,7 +24,7 @@ func NewMetrics() *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
 		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "wxtoken_panics_total", Help: "Panics in HTTP handlers that were caught.",
+			Name: "wxtoken_panics_total", Help: "Panics in handlers that were caught.",
 		}, []string{"where"}),
 	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{

@@ -52,7 +52,7 @@ const maxAhead = 5 * time.Minute
 
 // ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
 // there, because each new component access token ends the one before; but a component without
-// a valid token gets one now.
+// a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one now.
 func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
 	if a.Ticket == "" {
 		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
@@ -73,13 +73,12 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	if cred.ClaimedAt(r.now()) {
 		return events.Later(lostDelay, fmt.Errorf("store ticket: %s is being renewed", key))
 	}
-	first := cred.Ticket == ""
 	cred.Ticket, cred.TicketCreatedAt, cred.TicketReceivedAt = a.Ticket, created.UTC(), a.ReceivedAt.UTC()
 	token, ok, err := r.store.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return err
 	}
-	needed := !ok || !r.now().Before(token.ExpiresAt)
+	needed := !ok || !r.now().Before(token.ExpiresAt) || cred.Failures > 0
 	if needed {
 		cred.RetryAt = time.Time{}
 		cred.Generation = max(cred.Generation, token.Generation)
@@ -90,11 +89,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		}
 		return err
 	}
-	log := r.log.Debug()
-	if first || needed {
-		log = r.log.Info()
-	}
-	log.Stringer("key", key).Time("create_time", created).Msg("ticket received")
+	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
 	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt))
 	if !needed {
 		return nil

@@ -97,6 +97,13 @@ func (c *component) wait(api wechat.API, now time.Time) time.Duration {
 	return 0
 }
 
+// seemsAway reports whether WeChat has not answered for a while.
+func (c *component) seemsAway() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.silent >= awayAfter
+}
+
 // away reports whether a call would only have to wait.
 func (c *component) away(api wechat.API, now time.Time) bool {
 	c.mu.Lock()

@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,7 +62,6 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 		missed:       counter("sweep_missed_total", "Renewals that the sweep found missed."),
 		recovered:    counter("refresh_token_recovered_total", "Refresh tokens got back from WeChat."),
 		staleTickets: counter("ticket_stale_total", "Tickets that came after a newer one."),
-		panics:       counter("panics_total", "Handlers that panicked."),
 		reconciles: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "wxtoken_reconcile_total", Help: "Comparisons with WeChat's list of authorizers.",
 		}, []string{"result"}),
@@ -85,11 +85,23 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	}
 	m.reconciles.WithLabelValues("ok")
 	m.reconciles.WithLabelValues("failed")
+	panics := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wxtoken_panics_total", Help: "Panics in handlers that were caught.",
+	}, []string{"where"})
 	if reg == nil {
+		m.panics = panics.WithLabelValues("events")
 		return m, nil
 	}
+	if err := reg.Register(panics); err != nil {
+		there := prometheus.AlreadyRegisteredError{} // a process counts those of its HTTP servers under the same name
+		if !errors.As(err, &there) {
+			return nil, err
+		}
+		panics = there.ExistingCollector.(*prometheus.CounterVec)
+	}
+	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
-		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets, m.panics,
+		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
 		m.reconciles, m.reconciledAt, m.swept, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {

@@ -320,7 +320,11 @@ func (r *Refresher) tryAgain(ctx context.Context, cred store.Credential, wait ti
 // retryDelay returns how long to wait after the failure that cred counts.
 func (r *Refresher) retryDelay(cred store.Credential) time.Duration {
 	e, _ := r.view.Get(cred.Key)
-	return backoff(cred.Failures, e.Token.ExpiresAt.Sub(r.now()), rand.Float64())
+	wait := backoff(cred.Failures, e.Token.ExpiresAt.Sub(r.now()), rand.Float64())
+	if c := r.components[cred.Key.Component]; c.seemsAway() {
+		wait = min(wait, probeEvery) // one call at a time is made for all keys: none needs to hold back more
+	}
+	return wait
 }
 
 // errAPI returns the API that an error of the client is about.

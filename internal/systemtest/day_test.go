@@ -74,8 +74,6 @@ type act struct {
 
 // runDay plays the day of a seed and returns how often each trouble happened.
 func runDay(t *testing.T, seed uint64) map[string]int {
-	// WeChat's timestamps have ten digits; bubbles begin in the year 2000.
-	time.Sleep(time.Until(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)))
 	d := &day{t: t, rng: dice(seed), seed: seed, happened: map[string]int{}, about: map[string][]wechatsim.Entry{}, issued: map[string]time.Time{}}
 	cfg := wechatsim.Unkind()
 	cfg.Seed = seed
@@ -207,9 +205,60 @@ func (d *day) violation(name, format string, args ...any) {
 			recent = append(recent, fmt.Sprintf("%s %s %s..%s", s.what, s.who, s.from.Format(time.TimeOnly), s.to.Format(time.TimeOnly)))
 		}
 	}
-	d.t.Errorf("%s at %s, seed %d: %s\nrecent troubles: %s\n%s", name, time.Now().Format(time.DateTime), d.seed,
-		fmt.Sprintf(format, args...), strings.Join(recent, "; "), tail(d.log.String(), 5000))
+	text := fmt.Sprintf(format, args...) + d.waiting()
+	d.t.Errorf("%s at %s, seed %d: %s\nrecent troubles: %s\n%s%s", name, time.Now().Format(time.DateTime), d.seed,
+		text, strings.Join(recent, "; "), d.lastOf(text), tail(d.log.String(), 6000))
 	d.t.FailNow()
+}
+
+// waiting says what lies in the consumers of the refreshers.
+func (d *day) waiting() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var out strings.Builder
+	for stream, durable := range map[string]string{events.StreamAuth: events.DurableAuth, events.StreamTokens: events.DurableDue} {
+		cons, err := d.js.Consumer(ctx, stream, durable)
+		if err != nil {
+			continue
+		}
+		i := cons.CachedInfo()
+		fmt.Fprintf(&out, "; %s: %d pending, %d at work or put off, %d of them again, %d pulls", durable, i.NumPending, i.NumAckPending, i.NumRedelivered, i.NumWaiting)
+	}
+	return out.String()
+}
+
+// lastOf returns what happened last to the account that a text names.
+func (d *day) lastOf(text string) string {
+	var out strings.Builder
+	for _, p := range d.people {
+		if !strings.Contains(text, p.appid) {
+			continue
+		}
+		var lines []string
+		for _, e := range d.sim.History() {
+			if e.Authorizer == p.appid && e.Kind != wechatsim.EntryIssue && e.Kind != wechatsim.EntryInvalidate {
+				lines = append(lines, fmt.Sprintf("%s %s %s%s %d %s", e.Time.Format(time.TimeOnly), e.Kind, e.API, e.InfoType, e.Errcode, e.Outcome))
+			}
+		}
+		for line := range strings.Lines(d.log.String()) {
+			if strings.Contains(line, p.appid) && !strings.Contains(line, `"debug"`) {
+				lines = append(lines, strings.TrimSpace(line))
+			}
+		}
+		slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(clock(a), clock(b)) })
+		for _, line := range lines[max(0, len(lines)-25):] {
+			out.WriteString(line + "\n")
+		}
+	}
+	return out.String()
+}
+
+// clock returns the time of day in a line.
+func clock(line string) string {
+	if _, after, ok := strings.Cut(line, `"time":"`); ok && len(after) > 19 {
+		return after[11:19]
+	}
+	return line[:min(8, len(line))]
 }
 
 // sample looks at everything as a reader does.

@@ -27,11 +27,16 @@ const readyWithin = time.Minute
 // bubble: the server's clock goroutine, started inside one, would keep virtual time from moving.
 func Register() { ats.Register() }
 
-// Bubble runs f in a synctest bubble, and afterwards gives the goroutines of the server and of
-// its clients the virtual time that they need to end.
+// bubbleStart is when virtual time begins. It lies in the future because one clock of the server (Register)
+// goes on showing the real time: messages older than that by MaxAge would be removed too early.
+var bubbleStart = time.Date(2060, 3, 1, 0, 0, 0, 0, time.UTC)
+
+// Bubble runs f in a synctest bubble, from the year 2060 on, and afterwards gives the goroutines of
+// the server and of its clients the virtual time that they need to end.
 func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(bubbleStart))
 		t.Cleanup(func() { time.Sleep(2 * time.Minute) })
 		f(t)
 	})

@@ -1,0 +1,43 @@
+// Command wxtoken is all in one process: a NATS server that keeps its data in a directory, ingest,
+// refresher and console. With --sim it also runs a fake WeChat platform.
+package main
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"wxtoken/internal/ops"
+)
+
+func main() {
+	var cfg settings
+	p := choose(os.Args[1:])
+	os.Exit(p.Main(&cfg, func(ctx context.Context) error {
+		log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+		if err != nil {
+			return err
+		}
+		if err := p.LogSettings(subdued(log, cfg.Sim), &cfg); err != nil {
+			return err
+		}
+		return run(ctx, &cfg, log, os.Stderr)
+	}))
+}
+
+// together runs all parts at once. When ctx ends, or one of them fails, they end in the order given,
+// each after the one before it has ended.
+func together(ctx context.Context, parts ...func(context.Context) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range parts {
+		mine := ctx
+		next, ended := context.WithCancel(context.WithoutCancel(ctx))
+		group.Go(func() error {
+			defer ended()
+			return part(mine)
+		})
+		ctx = next
+	}
+	return group.Wait()
+}

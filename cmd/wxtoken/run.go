@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"wxtoken/internal/ingest"
+	"wxtoken/internal/natsd"
+	"wxtoken/internal/ops"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/wechatsim"
+)
+
+// subdued returns log, without what is below a warning if that is wanted and nobody looks for a fault.
+func subdued(log zerolog.Logger, wanted bool) zerolog.Logger {
+	if wanted && log.GetLevel() == zerolog.InfoLevel {
+		return log.Level(zerolog.WarnLevel)
+	}
+	return log
+}
+
+// house is what the parts of the process share.
+type house struct {
+	cfg     *settings
+	log     zerolog.Logger
+	nats    *natsd.Server
+	health  *ops.Health
+	metrics *ops.Metrics
+}
+
+// run runs everything until ctx ends: first ingest stops taking pushes, then the refresher finishes
+// what it is at, and NATS ends last.
+func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Writer) error {
+	addr, err := cfg.nats().ListenAddr()
+	if err != nil {
+		return err
+	}
+	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, SyncAlways: true, Log: log})
+	if errors.Is(err, natsd.ErrLocked) {
+		return fmt.Errorf("%w (--data-dir)", err)
+	}
+	if err != nil {
+		return fmt.Errorf("%w (--nats-url and --data-dir choose others)", err)
+	}
+	defer srv.Close()
+	h := house{cfg: cfg, log: log, nats: srv, health: &ops.Health{}, metrics: ops.NewMetrics()}
+
+	nc, err := h.connect("ingest")
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	in, err := ingest.New(cfg.pushed, ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	if err != nil {
+		return err
+	}
+	h.health.Check("AUTH exists", in.Ready)
+	pushes, err := h.listen("http-addr", "pushes", cfg.HTTPAddr, in.Handler())
+	if err != nil {
+		return err
+	}
+	var sim *simulation
+	if cfg.Sim {
+		if sim, err = h.simulate("http://"+pushes.Addr(), in.Ready); err != nil {
+			return err
+		}
+		cfg.Refresher.WechatAPIURL = "http://" + sim.api.Addr()
+	}
+	nc, err = h.connect("refresher")
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	r, err := refresher.New(cfg.Refresher, refresher.Deps{
+		NATS: nc, Components: cfg.called, Log: log.With().Str("role", "refresher").Logger(),
+		Metrics: h.metrics.Registry, Step: ops.CrashPoints(),
+	})
+	if err != nil {
+		return err
+	}
+	h.health.Check("refresher", r.Ready)
+	watch, err := cfg.ListenOps(h.health, h.metrics, nil, subdued(log, cfg.Sim))
+	if err != nil {
+		return fmt.Errorf("%w (--ops-addr chooses another)", err)
+	}
+	parts := []func(context.Context) error{pushes.Run, r.Run, watch.Run}
+	if sim != nil {
+		sim.hint(person, srv.ClientURL(), watch.Addr())
+		parts = append(parts, sim.run, sim.api.Run, sim.control.Run)
+	}
+	return together(ctx, parts...)
+}
+
+// connect connects as role, within the process. Each part has a connection of its own, with its own
+// name and inbox.
+func (h *house) connect(role string) (*nats.Conn, error) {
+	nc, err := h.cfg.nats().Connect(role, subdued(h.log, true), nats.InProcessServer(h.nats))
+	if err != nil {
+		return nil, err
+	}
+	ops.WatchNATS(nc, role, h.health, h.metrics)
+	return nc, nil
+}
+
+// listen is ops.Listen, with the flag in its error.
+func (h *house) listen(flag, name, addr string, handler http.Handler) (*ops.Server, error) {
+	s, err := ops.Listen(name, addr, handler, subdued(h.log, h.cfg.Sim), h.metrics)
+	if err != nil {
+		return nil, fmt.Errorf("%w (--%s chooses another)", err, flag)
+	}
+	return s, nil
+}
+
+// simulation is the fake platform and its two doors.
+type simulation struct {
+	platform     *wechatsim.Platform
+	api, control *ops.Server
+	ready        func(context.Context) error // of ingest
+}
+
+// simulate sets up a platform that pushes to pushBase.
+func (h *house) simulate(pushBase string, ready func(context.Context) error) (*simulation, error) {
+	config := wechatsim.Demo(h.cfg.SimLife, h.cfg.SimAuthorizers, pushBase)
+	config.Log = subdued(h.log, true).With().Str("role", "wechatsim").Logger()
+	platform, err := wechatsim.New(config)
+	if err != nil {
+		return nil, err
+	}
+	api, err := h.listen("sim-addr", "platform", h.cfg.SimAddr, platform.Handler())
+	if err != nil {
+		return nil, err
+	}
+	control, err := h.listen("sim-control-addr", "control", h.cfg.SimControlAddr, platform.Control())
+	if err != nil {
+		return nil, err
+	}
+	return &simulation{platform, api, control, ready}, nil
+}
+
+// readyPoll is the time between two looks whether pushes can be stored.
+const readyPoll = 20 * time.Millisecond
+
+// run pushes tickets and events from when they can be stored until ctx ends.
+func (s *simulation) run(ctx context.Context) error {
+	for s.ready(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(readyPoll):
+		}
+	}
+	return s.platform.Run(ctx)
+}
+
+// hint tells a person where to look. It goes to stderr: stdout is for log lines.
+func (s *simulation) hint(w io.Writer, natsURL, opsAddr string) {
+	key := "authorizer." + wechatsim.DemoAppID + ".wxa000000000000001"
+	_, _ = fmt.Fprintf(w, `
+wxtoken with a fake WeChat platform. NOT FOR PRODUCTION. Ctrl-C ends it.
+
+  all keys      curl http://%[1]s/
+  one token     nats --server %[2]s kv get tokens %[3]s
+  every token   nats --server %[2]s sub 'token.updated.>'
+  the platform  curl http://%[4]s/    authorize, cancel, fail and more
+
+`, opsAddr, natsURL, key, s.control.Addr())
+}

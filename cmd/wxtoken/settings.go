@@ -1,0 +1,131 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/ingest"
+	"wxtoken/internal/ops"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/wechatsim"
+)
+
+// program is this executable.
+var program = ops.Program{
+	Name:        "wxtoken",
+	Description: "All in one process: NATS, ingest, refresher and console. With --sim also a fake WeChat platform, to see it all at work without an account.",
+}
+
+// simulated is the same with --sim: nothing is open to other machines, and what is missed is found
+// within the seconds that a token lives.
+var simulated = ops.Program{
+	Name: program.Name, Description: program.Description,
+	Defaults: map[string]string{"http-addr": "127.0.0.1:8080", "sweep-every": "2s"},
+}
+
+// choose returns the program with the defaults that args and the environment ask for. What is wrong
+// with them is for Main to say.
+func choose(args []string) ops.Program {
+	var cfg settings
+	_ = program.Parse(&cfg, args)
+	if cfg.Sim {
+		return simulated
+	}
+	return program
+}
+
+// settings is all that an operator can set.
+type settings struct {
+	NatsURL string `name:"nats-url" group:"NATS" default:"nats://127.0.0.1:4222" help:"Address on which the NATS server of this process listens for services and the nats command."`
+	DataDir string `group:"NATS" default:"./wxtoken-data" help:"Directory of all that is kept. One process at a time can use it."`
+
+	ingest.Config
+	Refresher refresher.Config `embed:""`
+	ops.ComponentSettings
+	ops.AppsecretSettings
+	ops.PushSettings
+	simSettings
+	ops.Settings
+
+	pushed []ingest.Component    // as ingest wants the components
+	called []refresher.Component // as the refresher wants them
+}
+
+// simSettings sets up the fake platform.
+type simSettings struct {
+	Sim            bool          `group:"Simulation" help:"Run a fake WeChat platform too, and act for its one component: no other setting is needed. NOT FOR PRODUCTION."`
+	SimAddr        string        `group:"Simulation" default:"127.0.0.1:8090" help:"Address of the fake platform's API."`
+	SimControlAddr string        `group:"Simulation" default:"127.0.0.1:8091" help:"Address of its control door: authorize, cancel, fail and more."`
+	SimLife        time.Duration `group:"Simulation" default:"20s" help:"Life of its access tokens, in whole seconds, 10s or more."`
+	SimAuthorizers int           `group:"Simulation" default:"3" help:"Accounts that authorize by themselves after the first ticket."`
+}
+
+// Validate returns all that is wrong with the settings, joined.
+func (s simSettings) Validate() error {
+	var faults []error
+	fault := func(flag, variable, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
+	}
+	const hint = "%q: want an address that only this machine reaches, for instance 127.0.0.1:0"
+	if !loopback(s.SimAddr) {
+		fault("sim-addr", "WXTOKEN_SIM_ADDR", hint, s.SimAddr)
+	}
+	if !loopback(s.SimControlAddr) {
+		fault("sim-control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.SimControlAddr)
+	}
+	if s.SimLife < 10*time.Second || s.SimLife%time.Second != 0 {
+		fault("sim-life", "WXTOKEN_SIM_LIFE", "%s: want whole seconds, 10s or more", s.SimLife)
+	}
+	if s.SimAuthorizers < 0 || s.SimAuthorizers > 100_000 {
+		fault("sim-authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 100000", s.SimAuthorizers)
+	}
+	return errors.Join(faults...)
+}
+
+// loopback reports whether addr can be listened on, and reached from this machine alone.
+func loopback(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+// nats returns the settings of the connections.
+func (s *settings) nats() ops.NATSSettings { return ops.NATSSettings{NatsURL: s.NatsURL} }
+
+// Validate reads the components, and returns what is wrong with them and with the address of NATS.
+// With --sim the component is the fake platform's own.
+func (s *settings) Validate() error {
+	faults := []error{s.nats().Validate()}
+	if faults[0] == nil {
+		_, err := s.nats().ListenAddr()
+		faults = append(faults, err)
+	}
+	if s.DataDir == "" {
+		faults = append(faults, errors.New("--data-dir (WXTOKEN_DATA_DIR): empty: want a directory, for instance ./wxtoken-data"))
+	}
+	if s.Sim {
+		s.ComponentsDir, s.ComponentAppid = "", wechatsim.DemoAppID
+		s.AppsecretSettings = ops.AppsecretSettings{ComponentAppsecret: wxtoken.NewSecret(wechatsim.DemoAppSecret)}
+		s.PushSettings = ops.PushSettings{
+			ComponentToken:  wxtoken.NewSecret(wechatsim.DemoToken),
+			ComponentAesKey: wxtoken.NewSecret(wechatsim.DemoEncodingAESKey),
+		}
+	}
+	loaded, err := ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, &s.PushSettings)
+	s.pushed, s.called = nil, nil // it may be called more than once
+	for _, c := range loaded {
+		s.pushed = append(s.pushed, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
+		s.called = append(s.called, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
+	}
+	return errors.Join(append(faults, err)...)
+}
