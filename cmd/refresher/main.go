@@ -4,9 +4,12 @@ package main
 import (
 	"context"
 	"os"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"wxtoken/internal/console"
 	"wxtoken/internal/ops"
 	"wxtoken/internal/refresher"
 )
@@ -39,7 +42,11 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	health.Check("refresher", r.Ready)
-	watch, err := cfg.ListenOps(health, metrics, nil, log)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(health, metrics, console.New(js, time.Now), log)
 	if err != nil {
 		return err
 	}

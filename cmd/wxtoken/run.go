@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/console"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/ops"
@@ -91,7 +92,15 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		return err
 	}
 	h.health.Check("refresher", r.Ready)
-	watch, err := cfg.ListenOps(h.health, h.metrics, nil, subdued(log, cfg.Sim))
+	nc, err = h.connect("console")
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	if js, err = jetstream.New(nc); err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(h.health, h.metrics, console.New(js, time.Now), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}

@@ -90,7 +90,7 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 	if seed%4 == 1 {
 		cfg.PushRetry.Times = 1
 	}
-	cfg.BusyRate = []float64{0.05, 0.05, 0.2, 0.5}[seed%4]
+	cfg.BusyRate = d.busyRate()
 	d.world = newWorld(t, cfg, natsdtest.InBubble)
 	d.world.cfg.Concurrency = 8
 	d.start()
