@@ -44,19 +44,19 @@ type settings struct {
 	DataDir string `group:"NATS" default:"./wxtoken-data" help:"Directory of all that is kept. One process at a time can use it."`
 
 	ingest.Config
-	Refresher refresher.Config `embed:""`
+	Refresher refresher.Config `embed:"" group:"Renewals"`
 	ops.ComponentSettings
 	ops.AppsecretSettings
 	ops.PushSettings
-	simSettings
+	SimSettings
 	ops.Settings
 
 	pushed []ingest.Component    // as ingest wants the components
 	called []refresher.Component // as the refresher wants them
 }
 
-// simSettings sets up the fake platform.
-type simSettings struct {
+// SimSettings sets up the fake platform.
+type SimSettings struct {
 	Sim            bool          `group:"Simulation" help:"Run a fake WeChat platform too, and act for its one component: no other setting is needed. NOT FOR PRODUCTION."`
 	SimAddr        string        `group:"Simulation" default:"127.0.0.1:8090" help:"Address of the fake platform's API."`
 	SimControlAddr string        `group:"Simulation" default:"127.0.0.1:8091" help:"Address of its control door: authorize, cancel, fail and more."`
@@ -65,7 +65,7 @@ type simSettings struct {
 }
 
 // Validate returns all that is wrong with the settings, joined.
-func (s simSettings) Validate() error {
+func (s SimSettings) Validate() error {
 	var faults []error
 	fault := func(flag, variable, format string, args ...any) {
 		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
@@ -112,6 +112,9 @@ func (s *settings) Validate() error {
 	}
 	if s.DataDir == "" {
 		faults = append(faults, errors.New("--data-dir (WXTOKEN_DATA_DIR): empty: want a directory, for instance ./wxtoken-data"))
+	}
+	if s.Refresher.Replicas == 3 {
+		faults = append(faults, errors.New("--replicas (WXTOKEN_REPLICAS): 3: want 1, the server in this process is alone; a cluster takes the separate ingest and refresher"))
 	}
 	if s.Sim {
 		s.ComponentsDir, s.ComponentAppid = "", wechatsim.DemoAppID

@@ -150,14 +150,11 @@ func writeText(out *bytes.Buffer, v view) {
 			}
 		}
 		write := func(cells []string) {
+			var text strings.Builder
 			for i, cell := range cells {
-				out.WriteString("  ")
-				out.WriteString(cell)
-				if i < len(cells)-1 {
-					out.WriteString(strings.Repeat(" ", widths[i]-columns(cell)))
-				}
+				text.WriteString("  " + cell + strings.Repeat(" ", widths[i]-columns(cell)))
 			}
-			out.WriteByte('\n')
+			fmt.Fprintln(out, strings.TrimRight(text.String(), " "))
 		}
 		measure(t.Head)
 		for _, l := range t.Lines {
@@ -201,7 +198,7 @@ type words struct {
 	states map[wxtoken.State]string
 }
 
-// state returns the word for a state, with the contract's own beside it.
+// state returns the word for a state; the contract's own is part of it.
 func (w words) state(s wxtoken.State) string {
 	if word, ok := w.states[s]; ok {
 		return word

@@ -2,6 +2,7 @@ package events
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -35,6 +36,9 @@ func ParseDue(data []byte) (Due, error) {
 	var d Due
 	if err := json.Unmarshal(data, &d); err != nil {
 		return Due{}, fmt.Errorf("read due message: %w", err)
+	}
+	if d.Key == (wxtoken.Key{}) {
+		return Due{}, errors.New("read due message: the key is missing")
 	}
 	return d, nil
 }

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"wxtoken"
 	"wxtoken/internal/wechat"
 )
@@ -246,7 +244,8 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 		}
 		if skew > maxSkew || skew < -maxSkew {
 			i.metrics.skewed.Inc()
-			i.lines.event(zerolog.WarnLevel, reasonSkewed).Str("info_type", a.kind).Str("event_id", a.id).Dur("skew", skew).Msg("push skewed")
+			log := i.lines.about(reasonSkewed)
+			log.Warn().Str("info_type", a.kind).Str("event_id", a.id).Dur("skew", skew).Msg("push skewed")
 		}
 	}
 	duplicate, err := i.publish(ctx, p.events)
@@ -264,30 +263,25 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
 	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
 	i.metrics.duration.WithLabelValues(a.result).Observe(took.Seconds())
-	var e *zerolog.Event
-	msg := "push refused"
-	switch a.result {
-	case resultAccepted, resultDuplicate:
+	if a.result == resultAccepted || a.result == resultDuplicate {
 		i.lines.log.Debug().Str("component", to.component).Str("info_type", a.kind).Str("event_id", a.id).
 			Str("result", a.result).Dur("duration", took).Msg("push answered")
 		return
+	}
+	msg := "push refused"
+	switch a.result {
 	case resultRejected:
 		i.metrics.rejected.WithLabelValues(string(a.reason)).Inc()
-		e = i.lines.event(zerolog.WarnLevel, a.reason)
 	case resultStale:
-		e = i.lines.event(zerolog.WarnLevel, a.reason)
 		msg = "push too old, not stored"
 	case resultNATSUnavailable:
-		e = i.lines.event(zerolog.WarnLevel, a.reason).Err(a.err)
 		msg = "push not stored"
 	}
 	agent := r.UserAgent()
 	if len(agent) > maxLogAgent {
 		agent = agent[:maxLogAgent]
 	}
-	if a.id != "" {
-		e = e.Str("event_id", a.id)
-	}
-	e.Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).Int("bytes", a.bytes).
-		Str("remote", r.RemoteAddr).Str("user_agent", agent).Dur("duration", took).Msg(msg)
+	log := i.lines.about(a.reason)
+	log.Warn().Err(a.err).Str("event_id", a.id).Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).
+		Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent).Dur("duration", took).Msg(msg)
 }

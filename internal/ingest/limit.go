@@ -76,8 +76,8 @@ func newLines(log zerolog.Logger, suppressed prometheus.Counter) *lines {
 	return l
 }
 
-// event returns a line at that level about a push, or nil, which logs nothing, when there were many like it.
-func (l *lines) event(level zerolog.Level, reason wechat.Reason) *zerolog.Event {
+// about returns the logger for a line about a push, a silent one when there were many like it.
+func (l *lines) about(reason wechat.Reason) zerolog.Logger {
 	like, listed := l.byReason[reason]
 	if !listed {
 		like = l.byReason[reasonUnlisted]
@@ -85,11 +85,11 @@ func (l *lines) event(level zerolog.Level, reason wechat.Reason) *zerolog.Event 
 	if !like.limiter.Allow() {
 		like.suppressed.Add(1)
 		l.suppressed.Inc()
-		return nil
+		return zerolog.Nop()
 	}
-	e := l.log.WithLevel(level).Str("reason", string(reason))
+	log := l.log.With().Str("reason", string(reason))
 	if n := like.suppressed.Swap(0); n > 0 {
-		e = e.Int64("suppressed", n)
+		log = log.Int64("suppressed", n)
 	}
-	return e
+	return log.Logger()
 }

@@ -278,7 +278,8 @@ func (p Program) WriteHelp(w io.Writer, cfg any) error {
 		fmt.Fprintf(&b, "  --%s%s  %s\n", flag.Name, example(flag), strings.Join(flag.Envs, ", "))
 		fmt.Fprintf(&b, "        %s\n", flag.Help)
 	}
-	b.WriteString("\n  --version\n        Print the version.\n  --help\n        Print this.\n")
+	b.WriteString("\n  --healthcheck\n        Ask the process that runs with the same settings whether it is ready, and exit with 0 if so.\n")
+	b.WriteString("  --version\n        Print the version.\n  --help\n        Print this.\n")
 	_, err = io.WriteString(w, b.String())
 	return err
 }
@@ -339,6 +340,8 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 		err = p.WriteHelp(stdout, cfg)
 	case slices.Contains(args, "--version"):
 		_, err = fmt.Fprintln(stdout, p.Name, versionLine())
+	case slices.Contains(args, healthcheckFlag):
+		err = p.healthcheck(ctx, cfg, args)
 	default:
 		if err = p.Parse(cfg, args); err == nil {
 			err = run(ctx)

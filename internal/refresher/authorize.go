@@ -31,13 +31,23 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	if a.Authorizer != "" {
 		key = wxtoken.AuthorizerKey(a.Component, a.Authorizer)
 	}
+	if a.CreateTime.After(a.ReceivedAt.Add(maxAhead)) {
+		r.log.Warn().Stringer("key", key).Str("info_type", a.Kind).Time("create_time", a.CreateTime).Msg("push from the future: is the clock right?")
+		a.CreateTime = a.ReceivedAt // so that it can't hold off those to come
+	}
 	switch a.Kind {
 	case events.KindTicket:
 		return r.alone(key, func() error { return r.ticket(ctx, key, a) })
 	case events.KindUnauthorized:
+		if a.Authorizer == "" {
+			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
+		}
 		return r.unauthorized(ctx, c, key, a) // waits for nobody: the token has to go
 	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
 		if a.Authorizer == "" || a.Code == "" {
+			if a.Kind != events.KindFastRegister {
+				return events.Never(fmt.Errorf("handle %s: authorizer or code is missing", a.Kind))
+			}
 			return nil // a quick registration that failed brings no code: services learn of it from the notice
 		}
 		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
@@ -47,7 +57,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
 }
 
-// maxAhead is how far in the future a ticket's CreateTime may lie.
+// maxAhead is how far in the future a push's CreateTime may lie.
 const maxAhead = 5 * time.Minute
 
 // ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
@@ -58,12 +68,14 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
 	}
 	created := a.CreateTime
-	if created.After(a.ReceivedAt.Add(maxAhead)) {
-		r.log.Warn().Stringer("key", key).Time("create_time", created).Msg("ticket from the future: is the clock right?")
-		created = a.ReceivedAt // so that it can't hold off the tickets to come
-	}
-	cred, err := r.load(ctx, key)
-	if err != nil {
+	cred, err := r.store.Credential(ctx, key)
+	switch {
+	case errors.Is(err, store.ErrUnreadable):
+		// Nobody else could bring it back: WeChat's list knows nothing of tickets.
+		r.log.Error().Err(err).Stringer("key", key).Msg("credential unreadable, replaced")
+	case errors.Is(err, store.ErrNewer):
+		return events.Later(unknownDelay, err)
+	case err != nil:
 		return err
 	}
 	if !created.After(cred.TicketCreatedAt) {
@@ -79,9 +91,9 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		return err
 	}
 	needed := !ok || !r.now().Before(token.ExpiresAt) || cred.Failures > 0
+	cred.Generation = max(cred.Generation, token.Generation)
 	if needed {
 		cred.RetryAt = time.Time{}
-		cred.Generation = max(cred.Generation, token.Generation)
 	}
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
@@ -110,7 +122,16 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return nil
 	}
 	if cred.CodeDigest == digest(a.Code) && cred.RefreshToken != "" {
-		return r.dateAuthorization(ctx, cred, created)
+		if err := r.dateAuthorization(ctx, cred, created); err != nil || !m.Redelivered {
+			return err
+		}
+		// Whoever had this event may have died before the status was written.
+		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(created))}
+		if cred.Failures == 0 {
+			changes = append(changes, active(r.now()))
+		}
+		r.setStatusAndProfile(ctx, c, key, changes...)
+		return nil
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return err
@@ -153,7 +174,7 @@ func (r *Refresher) dateAuthorization(ctx context.Context, cred store.Credential
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		return events.Later(lostDelay, err)
 	}
-	r.setStatus(ctx, cred.Key, authorizedAt(created))
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(created)))
 	return nil
 }
 
@@ -177,7 +198,11 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth) error
 	granted, err := r.exchange(ctx, c, a.Code)
 	if err != nil {
 		if wechat.Judge(err) != wechat.CodeSpent {
-			return events.Later(retryAfter[1], fmt.Errorf("exchange code: %w", err))
+			wait := retryAfter[1]
+			if wechat.Judge(err) == wechat.Operator {
+				wait = retryAfter[len(retryAfter)-1]
+			}
+			return events.Later(wait, fmt.Errorf("exchange code: %w", err))
 		}
 		// Spent by the push most likely; if by somebody else, the list knows.
 		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
@@ -194,7 +219,8 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth) error
 		if err != nil && !errors.Is(err, store.ErrUnreadable) {
 			return err
 		}
-		overlapped := cred.ClaimedAt(r.now()) || cred.RefreshToken != ""
+		// A cancellation, too, may have come while WeChat was asked: the renewal finds out.
+		overlapped := granted.AccessToken != "" && (cred.ClaimedAt(r.now()) || cred.RefreshToken != "" || !cred.RevokedAt.IsZero())
 		if cred.Generation, err = r.generation(ctx, cred); err != nil {
 			return err
 		}
@@ -255,7 +281,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	r.step("exchange.committed")
 	r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Uint64("generation", cred.Generation).
 		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
-	r.setStatus(ctx, key, active(r.now()), authorizedAt(cred.AuthorizedAt), funcInfo(granted.FuncInfo))
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt)), active(r.now()), funcInfo(granted.FuncInfo))
 	r.fetchProfile(ctx, c, key)
 	return nil
 }
@@ -290,18 +316,16 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 			return events.Later(lostDelay, err)
 		}
 		r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Msg("authorizer authorized, its code was used already")
-		r.setStatus(ctx, key, authorizedAt(cred.AuthorizedAt), profile(info))
+		r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt)), profile(info))
 		return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 	case wechat.Operator:
-		c.pause(everyAPI, now.Add(retryAfter[len(retryAfter)-1]))
-		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, cause))
+		if ofAccount(cause) {
+			r.setStatus(ctx, key, operator(now, cause))
+		}
 		return r.giveBack(ctx, cred, retryAfter[len(retryAfter)-1], cause)
 	case wechat.QuotaGone:
-		c.pause(wechat.APIQueryAuth, nextDay(now))
-		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, cause))
 		return r.giveBack(ctx, cred, maxPause, cause)
 	case wechat.SlowDown:
-		c.pause(wechat.APIQueryAuth, now.Add(slowDown))
 		return r.giveBack(ctx, cred, slowDown, cause)
 	default:
 		return r.giveBack(ctx, cred, jittered(retryAfter[1]), cause)
@@ -329,7 +353,11 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 	}
 	created := a.CreateTime.UTC()
 	switch {
-	case cred.Revision == 0 || !cred.RevokedAt.IsZero():
+	case cred.Revision == 0:
+		return nil
+	case !cred.RevokedAt.IsZero():
+		// Again, in case that whoever stored it died before the status was written.
+		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
 		return nil
 	case created.Before(cred.AuthorizedAt):
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("cancellation ignored, a newer authorization is in force")

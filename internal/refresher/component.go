@@ -70,6 +70,18 @@ func (c *component) lookAgain(now time.Time) bool {
 	return true
 }
 
+// heldBack reports whether any call is paused that is made to keep tokens.
+func (c *component) heldBack(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for api, until := range c.paused {
+		if api != wechat.APIStartPushTicket && until.After(now) {
+			return true
+		}
+	}
+	return false
+}
+
 const (
 	// maxPause is the longest wait before a pause is looked at again: somebody may have ended it.
 	maxPause = 5 * time.Minute
@@ -125,6 +137,33 @@ func (c *component) heard(err error, now time.Time) {
 	if c.silent == awayAfter {
 		c.probe = now.Add(probeEvery)
 	}
+}
+
+// heard notes how a call ended. A refusal that the next call would meet too holds those calls back,
+// whoever makes them; one that a person has to put right stands in the component's status.
+func (r *Refresher) heard(ctx context.Context, c *component, err error) {
+	now := r.now()
+	c.heard(err, now)
+	if err == nil {
+		return
+	}
+	switch wechat.Judge(err) {
+	case wechat.SlowDown:
+		c.pause(errAPI(err), now.Add(slowDown))
+		return
+	case wechat.QuotaGone:
+		c.pause(errAPI(err), nextDay(now))
+	case wechat.Operator:
+		if ofAccount(err) {
+			return // the others must not wait for it
+		}
+		if errAPI(err) != wechat.APIComponentToken {
+			c.pause(everyAPI, now.Add(retryAfter[len(retryAfter)-1]))
+		}
+	default:
+		return
+	}
+	r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
 }
 
 // pass waits for the turn of one call of api. It answers with Later while none may be made.

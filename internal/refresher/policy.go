@@ -1,10 +1,13 @@
 package refresher
 
 import (
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"wxtoken"
+	"wxtoken/internal/wechat"
 )
 
 const (
@@ -28,7 +31,7 @@ const (
 	componentDelay = time.Second
 	// slowDown is the wait after 45011, a limit per minute.
 	slowDown = time.Minute
-	// minCooldown bounds how often a token may be renewed because it was refused.
+	// maxCooldown bounds the shortest time between two renewals of a key that was refused.
 	maxCooldown = time.Minute
 )
 
@@ -48,6 +51,18 @@ var askAgainAfter = []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
 
 // giveUpDelay is the wait between tries for an authorizer that needs a new authorization.
 const giveUpDelay = 6 * time.Hour
+
+// accountCodes are the refusals that only a person can put right and that one account is the cause of,
+// when the call names one ("Return_code_descriptions_new"): its appid, its permission sets, a ban, or that it is not on
+// the test list of a component that is not released.
+var accountCodes = []int{40013, 48001, 48004, 49001, 61007, 61016, 61017, 61018, 61019, 61021, 61022, 61028}
+
+// ofAccount reports whether err concerns one account, and not all calls of its component.
+func ofAccount(err error) bool {
+	var e *wechat.Error
+	return errors.As(err, &e) && slices.Contains(accountCodes, e.Code) &&
+		(e.API == wechat.APIAuthorizerToken || e.API == wechat.APIAuthorizerInfo || e.API == wechat.APIQueryAuth)
+}
 
 // renewTime returns when a token that was asked for at obtained is to be renewed: after fraction
 // of its life less jitter (0 to 1, scaled by renewJitter), cut to whole seconds as a schedule is.

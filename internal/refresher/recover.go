@@ -25,10 +25,14 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 		return r.tryAgain(ctx, cred, r.retryDelay(cred), failing(now, cred.Failures, cause), cause)
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
-		cred.Failures, cred.Refusals = 0, 0 // a new start
+		cred.Refusals = 0
+		var wait time.Duration
+		if cred.Failures > 1 {
+			wait = r.retryDelay(cred) // should WeChat name another one each time
+		}
 		r.metrics.recovered.Inc()
 		r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
-		return r.tryAgain(ctx, cred, 0, failing(now, cred.Failures, cause), cause)
+		return r.tryAgain(ctx, cred, wait, failing(now, cred.Failures, cause), cause)
 	}
 	cred.Refusals++
 	if cred.Refusals <= len(askAgainAfter) || !r.guard.open(now) {
@@ -45,7 +49,7 @@ func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Cred
 		return r.tryAgain(ctx, cred, askAgainAfter[0], failing(at, cred.Failures, cause), cause)
 	}
 	cred = released(cred)
-	cred.RevokedAt = at.UTC()
+	cred.RevokedAt = at.UTC().Truncate(time.Second) // as WeChat's times are, so that an authorization later in this second counts
 	if cred.RefreshToken != "" {
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, ""
 	}
@@ -56,7 +60,7 @@ func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Cred
 		return err
 	}
 	r.log.Info().Err(cause).Stringer("key", cred.Key).Msg("authorization cancelled")
-	r.setStatus(ctx, cred.Key, revoked(r.now(), cause))
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, revoked(r.now(), cause)))
 	return nil
 }
 
@@ -125,6 +129,9 @@ func (r *Refresher) absorb(ctx context.Context, c *component, listed wechat.List
 		return false, nil
 	}
 	cred, err := r.store.Credential(ctx, key)
+	if errors.Is(err, store.ErrNewer) {
+		return false, nil // whoever wrote it knows better
+	}
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return false, err
 	}
@@ -159,7 +166,7 @@ func (r *Refresher) absorb(ctx context.Context, c *component, listed wechat.List
 	if err != nil {
 		return false, err
 	}
-	r.setStatus(ctx, key, authorizedAt(authTime))
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(authTime)))
 	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 

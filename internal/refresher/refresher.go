@@ -153,11 +153,14 @@ func (r *Refresher) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { r.store.Run(work) })
+	unwatched := context.AfterFunc(ctx, end) // NATS may be away again, and there is nothing yet to finish
 	view, wait, err := r.store.Watch(work, r.log)
-	if err != nil {
-		return context.Cause(ctx)
+	if err == nil {
+		background.Go(wait)
 	}
-	background.Go(wait)
+	if !unwatched() || err != nil {
+		return ended(ctx)
+	}
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
@@ -175,6 +178,11 @@ func (r *Refresher) Run(ctx context.Context) error {
 	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.auth)
 	consume(events.StreamTokens, events.DurableDue, events.AllDue, r.due)
 	<-ctx.Done()
+	return ended(ctx)
+}
+
+// ended returns why ctx ended, nil if somebody wanted it to.
+func ended(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -227,10 +235,15 @@ func (r *Refresher) greet(ctx context.Context) {
 		key := wxtoken.ComponentKey(appid)
 		for ctx.Err() == nil {
 			c, err := r.store.Credential(ctx, key)
-			if err == nil {
-				if c.Ticket == "" {
-					r.setStatus(ctx, key, waitingForTicket(r.now()))
-				}
+			if err == nil && c.Ticket == "" {
+				r.setStatus(ctx, key, func(s *wxtoken.Status) {
+					// Read once more: the first ticket may come in this moment.
+					if c, err := r.store.Credential(ctx, key); err == nil && c.Ticket == "" {
+						waitingForTicket(r.now())(s)
+					}
+				})
+			}
+			if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
 				err = r.store.ScheduleReconcile(ctx, appid, r.cfg.ReconcileEvery, false)
 			}
 			if err == nil {

@@ -147,11 +147,13 @@ func (r *Refresher) fulfilled(ctx context.Context, cred store.Credential) error 
 		return err
 	}
 	r.metrics.rescheduled.Inc()
-	r.setStatus(ctx, cred.Key, active(r.now()))
+	if cred.Failures == 0 { // else the next renewal was tried already, and its failure is the newer news
+		r.setStatus(ctx, cred.Key, r.components[cred.Key.Component].working(cred.Key, r.now()))
+	}
 	return nil
 }
 
-// grant is what an ask brings: wechat.Grant for every kind of token.
+// ask is the call that gets the next token of a key, whatever its kind.
 type ask func(ctx context.Context) (wechat.Grant, error)
 
 // prepareAsk returns the call that gets the next token, when it is its turn.
@@ -162,7 +164,7 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 		}
 		return func(ctx context.Context) (wechat.Grant, error) {
 			grant, err := r.wx.ComponentToken(ctx, c.appid, c.secret.Reveal(), cred.Ticket)
-			c.heard(err, r.now())
+			r.heard(ctx, c, err)
 			return grant, err
 		}, nil
 	}
@@ -190,7 +192,7 @@ func (r *Refresher) withComponentToken(ctx context.Context, c *component, call f
 		return err
 	}
 	err = call(t.Value.Reveal())
-	c.heard(err, r.now())
+	r.heard(ctx, c, err)
 	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
 		r.refused(ctx, c, t)
 	}
@@ -221,26 +223,30 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 		log = log.Int("attempt", before.Failures+1)
 	}
 	log.Msg("token renewed")
-	unknown := false
-	r.setStatus(ctx, t.Key, active(r.now()), func(s *wxtoken.Status) {
-		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
-	})
-	if t.Key.Kind != wxtoken.KindAuthorizer {
-		return
-	}
-	r.answered(ctx, c, asked)
-	if unknown {
-		r.fetchProfile(ctx, c, t.Key)
+	r.setStatusAndProfile(ctx, c, t.Key, c.working(t.Key, r.now()))
+	if t.Key.Kind == wxtoken.KindAuthorizer {
+		r.answered(ctx, c, asked)
 	}
 }
 
-// answered clears a component's state "operator" once WeChat answers its calls again. It looks at
-// the status once a minute at most.
+// setStatusAndProfile changes the status of key, and fetches the profile of an account that has none.
+func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key wxtoken.Key, changes ...statusChange) {
+	unknown := false
+	r.setStatus(ctx, key, append(changes, func(s *wxtoken.Status) {
+		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
+	})...)
+	if unknown && key.Kind == wxtoken.KindAuthorizer {
+		r.fetchProfile(ctx, c, key)
+	}
+}
+
+// answered clears a component's state "operator" once WeChat answers its calls again: not while calls
+// of it are held back, nor while its own renewal fails. It looks at the status once a minute at most.
 func (r *Refresher) answered(ctx context.Context, c *component, asked time.Time) {
-	if !c.lookAgain(asked) {
+	key := wxtoken.ComponentKey(c.appid)
+	if own, _ := r.view.Get(key); own.Credential.Failures > 0 || c.heldBack(asked) || !c.lookAgain(asked) {
 		return
 	}
-	key := wxtoken.ComponentKey(c.appid)
 	s, _, err := r.store.Status(ctx, key)
 	if err == nil && s.State == wxtoken.StateOperator && s.LastError != nil && s.LastError.At.Before(asked) {
 		r.setStatus(ctx, key, active(r.now()))
@@ -275,23 +281,16 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 	case wechat.Retry, wechat.RenewComponentToken:
 	case wechat.SlowDown:
 		wait = jittered(slowDown)
-		c.pause(errAPI(err), now.Add(slowDown))
 	case wechat.QuotaGone:
-		wait = nextDay(now).Sub(now)
-		c.pause(errAPI(err), now.Add(wait))
-		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
+		wait, change = nextDay(now).Sub(now), nil // it is the component that is in trouble, and its status says so
 	case wechat.WaitForTicket:
 		wait = retryAfter[len(retryAfter)-1]
 		change = ticketRefused(now, cred.Failures, err)
 		r.startPush(ctx, c)
 	case wechat.CodeSpent, wechat.Operator:
-		wait = retryAfter[len(retryAfter)-1]
-		if cred.Key.Kind != wxtoken.KindComponent {
-			c.pause(everyAPI, now.Add(wait))
-		}
-		r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
-		if cred.Key.Kind == wxtoken.KindComponent {
-			change = nil
+		wait, change = retryAfter[len(retryAfter)-1], nil
+		if ofAccount(err) {
+			wait, change = askAgainAfter[min(cred.Failures, len(askAgainAfter))-1], operator(now, err)
 		}
 	case wechat.RecoverRefreshToken:
 		return r.recover(ctx, c, cred, err)

@@ -52,6 +52,30 @@ func condition(s *wxtoken.Status, kind string, now time.Time, ok bool, reason, m
 	s.Conditions = append(s.Conditions, c)
 }
 
+// ifRevoked makes a change only while the authorization is over (over), or only while it is in force.
+// News of an authorization and of its cancellation may overtake each other on their way here; the
+// credential, read after the status that is to be replaced, says which of them is true.
+func (r *Refresher) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, change statusChange) statusChange {
+	return func(s *wxtoken.Status) {
+		cred, err := r.store.Credential(ctx, key)
+		if err == nil && cred.RevokedAt.IsZero() == over {
+			return
+		}
+		change(s)
+	}
+}
+
+// working is active, but leaves a component in the state operator while calls of it are held back:
+// that one call works does not say that the others do.
+func (c *component) working(key wxtoken.Key, now time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		if key.Kind == wxtoken.KindComponent && s.State == wxtoken.StateOperator && c.heldBack(now) {
+			return
+		}
+		active(now)(s)
+	}
+}
+
 // active: the token was renewed. A key that was cancelled stays so: this news may come late.
 func active(now time.Time) statusChange {
 	return func(s *wxtoken.Status) {

@@ -127,7 +127,7 @@ func runSeed(t *testing.T, binary string, seed int) map[string]int {
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("seed %d failed (%v); again with %s=%d go test -run TestCampaign ./internal/systemtest\n%s",
-			seed, err, seedVariable, seed, tail(string(out), 8000))
+			seed, err, seedVariable, seed, out)
 		return nil
 	}
 	happened := map[string]int{}

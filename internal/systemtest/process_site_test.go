@@ -4,7 +4,6 @@ package systemtest
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -273,7 +272,21 @@ func (p *process) terminate() {
 	}
 }
 
-// pause stops the process in the middle of whatever it does, and returns when it stands.
+// renewed reports whether the refresher says that it brought a key to a generation.
+func (p *process) renewed(key wxtoken.Key, generation uint64) bool {
+	for line := range strings.Lines(p.stdout.String()) {
+		var said struct {
+			Msg, Key   string
+			Generation uint64
+		}
+		if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "token renewed" && said.Key == key.String() && said.Generation == generation {
+			return true
+		}
+	}
+	return false
+}
+
+// pause stops the process in the middle of whatever it does.
 func (p *process) pause() {
 	p.t.Helper()
 	p.signal(syscall.SIGSTOP)
@@ -439,30 +452,74 @@ func (s *site) allAccepted(before map[wxtoken.Key]uint64, beyond uint64) error {
 	return nil
 }
 
-// covered returns an error unless the next renewal of each key is bound to come: its schedule or its
-// due message lies in the stream.
+// covered returns an error unless the next renewal of each key is bound to come: a schedule or a due
+// message for the token that is stored lies in the stream.
 func (s *site) covered() error {
 	for _, key := range s.keys() {
-		_, noSchedule := s.last(events.StreamTokens, events.ScheduleSubject(key))
-		_, noDue := s.last(events.StreamTokens, events.DueSubject(key))
-		if noSchedule != nil && noDue != nil {
-			return errors.Join(noSchedule, noDue)
+		token, err := s.stored(key)
+		if err != nil {
+			return err
+		}
+		if !s.waits(events.ScheduleSubject(key), token.Generation) && !s.waits(events.DueSubject(key), token.Generation) {
+			return fmt.Errorf("%s: nothing will renew generation %d", key, token.Generation)
 		}
 	}
 	return nil
 }
 
-// extra returns how many calls for a token brought none that was stored, by key.
+// waits reports whether the last message on a subject asks for the token after a generation.
+func (s *site) waits(subject string, generation uint64) bool {
+	m, err := s.last(events.StreamTokens, subject)
+	if err != nil {
+		return false
+	}
+	due, err := events.ParseDue(m.Data)
+	return err == nil && due.Generation == generation
+}
+
+// makeDue asks for the token after a generation, as an operator may.
+func (s *site) makeDue(key wxtoken.Key, generation uint64) {
+	s.t.Helper()
+	m, err := events.DueMsg(events.Due{Key: key, Generation: generation, Reason: events.ReasonAsked})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	if _, err := s.js.PublishMsg(ctx, m); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// idle returns an error while a refresher has a message that it has not acked, or one waits.
+func (s *site) idle() error {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+	defer cancel()
+	for stream, durable := range map[string]string{events.StreamAuth: events.DurableAuth, events.StreamTokens: events.DurableDue} {
+		cons, err := s.js.Consumer(ctx, stream, durable)
+		if err != nil {
+			return err
+		}
+		if info := cons.CachedInfo(); info.NumPending > 0 || info.NumAckPending > 0 {
+			return fmt.Errorf("%s: %d messages wait, %d are at work", durable, info.NumPending, info.NumAckPending)
+		}
+	}
+	return nil
+}
+
+// extra returns how many calls for a token brought none that was stored, by key. A call that is under
+// way counts until its token is stored. It returns an error when a token was stored meanwhile.
 func (s *site) extra() (extra map[wxtoken.Key]int, err error) {
 	s.t.Helper()
-	calls := s.calls() // first: what is called meanwhile does not count
+	before := s.generations()
+	calls := s.calls()
+	after := s.generations()
 	extra = map[wxtoken.Key]int{}
 	for _, key := range s.keys() {
-		token, err := s.stored(key)
-		if err != nil {
-			return nil, err
+		if before[key] != after[key] {
+			return nil, fmt.Errorf("%s was renewed meanwhile", key)
 		}
-		if n := len(calls[key]) - int(token.Generation); n > 0 {
+		if n := len(calls[key]) - int(after[key]); n > 0 {
 			extra[key] = n
 		}
 	}
@@ -706,7 +763,7 @@ func (s *site) eventsOf() map[string]int {
 		if err != nil {
 			s.t.Fatalf("read %s: %v", events.StreamMessages, err)
 		}
-		count[wechatsim.Fingerprint(string(bytes.Clone(m.Data())))]++
+		count[wechatsim.Fingerprint(string(m.Data()))]++
 		meta, err := m.Metadata()
 		if err != nil {
 			s.t.Fatal(err)

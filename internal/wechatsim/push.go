@@ -218,16 +218,14 @@ func (p *Platform) send(ctx context.Context, job *push, attempt int) bool {
 	p.record(answer)
 	p.mu.Unlock()
 
-	success := answer.Outcome == OutcomeSuccess
-	log, message := p.config.Log.Info(), "push answered"
-	if !success {
-		log, message = p.config.Log.Warn().Int("status", answer.Status).Str("reason", answer.Text), "push failed"
+	if answer.Outcome == OutcomeSuccess {
+		about(p.config.Log.Info(), job.component.AppID, job.authorizer).Str("info_type", job.infoType).
+			Int("attempt", attempt).Msg("push answered")
+		return true
 	}
-	if attempt > 1 {
-		log.Int("attempt", attempt)
-	}
-	about(log, job.component.AppID, job.authorizer).Str("info_type", job.infoType).Msg(message)
-	return success
+	about(p.config.Log.Warn(), job.component.AppID, job.authorizer).Str("info_type", job.infoType).
+		Int("attempt", attempt).Int("status", answer.Status).Str("reason", answer.Text).Msg("push failed")
+	return false
 }
 
 // seal encrypts a push and returns the address with its query, and the body. The nonce, the
