@@ -44,6 +44,9 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
+	if !loopback(addr) {
+		log.Warn().Str("addr", addr).Msg("nats exposed without a password")
+	}
 	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, SyncAlways: true, Log: log})
 	if errors.Is(err, natsd.ErrLocked) {
 		return fmt.Errorf("%w (--data-dir)", err)

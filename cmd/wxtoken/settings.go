@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"wxtoken"
@@ -109,6 +110,9 @@ func (s *settings) Validate() error {
 	if faults[0] == nil {
 		_, err := s.nats().ListenAddr()
 		faults = append(faults, err)
+		if u, urlErr := url.Parse(s.NatsURL); err == nil && urlErr == nil && (u.User != nil || u.Scheme != "nats") {
+			faults = append(faults, errors.New("--nats-url (WXTOKEN_NATS_URL): want nats://host:port alone: the server in this process knows no users and no TLS"))
+		}
 	}
 	if s.DataDir == "" {
 		faults = append(faults, errors.New("--data-dir (WXTOKEN_DATA_DIR): empty: want a directory, for instance ./wxtoken-data"))

@@ -305,7 +305,7 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 		}
 		if info.RefreshToken == "" {
 			r.log.Error().Err(cause).Stringer("key", key).Msg("authorization needed")
-			r.setStatus(ctx, key, needsAuthorization(now, cred.Failures, cause))
+			r.setStatus(ctx, key, authorizedAt(a.CreateTime), needsAuthorization(now, cred.Failures, cause))
 			break
 		}
 		if info.RefreshToken != cred.RefreshToken {

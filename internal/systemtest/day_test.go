@@ -78,7 +78,9 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 	cfg.Rotation = []wechatsim.Rotation{wechatsim.RotateNever, wechatsim.RotateEach, wechatsim.RotateEachOldDead}[seed%3]
 	cfg.OldTicketDies = seed%2 == 0
 	cfg.PausePushes = seed%5 == 0
-	cfg.HideUnexchanged = seed%4 == 0
+	if cfg.HideUnexchanged = seed%4 == 0; cfg.HideUnexchanged {
+		cfg.CodeLife = dayLength // a code that expires unexchanged is lost then, and only the merchant can help
+	}
 	if d.noOverlap() {
 		cfg.Overlap = wechatsim.Off
 	}

@@ -54,6 +54,7 @@ func TestProcesses(t *testing.T) {
 	stories = append(stories,
 		story{"ingest killed", ingestKilled},
 		story{"started before NATS", startedBeforeNATS},
+		story{"asked for many times", askedManyTimes},
 	)
 	slots := make(chan struct{}, atOnce)
 	var running sync.WaitGroup
@@ -169,6 +170,10 @@ func (c crash) tell(t *testing.T, p programs) {
 		})
 		doomed.killed()
 		poll(t, func() error { return s.renewed(key, generation+1) })
+		poll(t, s.idle) // the message of the one that was killed has come again, and changed nothing more
+		if got := s.generations()[key]; got != generation+1 {
+			t.Errorf("%s: generation %d after one renewal, want %d", key, got, generation+1)
+		}
 		s.makeDue(key, generation+1) // and on it goes
 		poll(t, func() error { return s.renewed(key, generation+2) })
 	}
@@ -282,12 +287,8 @@ func slowAnswers(t *testing.T, p programs) {
 	reader := s.read()
 	// The call was executed, and its answer is on the way.
 	poll(t, func() error {
-		extra, err := s.extra()
-		if err != nil {
-			return err
-		}
 		for _, key := range gate.asking() {
-			if extra[key] > 0 && key.Kind == wxtoken.KindAuthorizer {
+			if key.Kind == wxtoken.KindAuthorizer && s.underWay(key) == nil {
 				return nil
 			}
 		}
@@ -314,6 +315,45 @@ func slowAnswers(t *testing.T, p programs) {
 	})
 }
 
+// askedManyTimes asks for a token again and again while a refresher is asking for it: nobody else does.
+func askedManyTimes(t *testing.T, p programs) {
+	s := newLazySite(t, p)
+	key := s.keys()[1]
+	s.ingest()
+	for range 3 {
+		s.refresher()
+	}
+	s.settled()
+	before := s.generations()
+	s.tell("/fail", "api=api_authorizer_token&mode=slow&delay=3s&times=1")
+	s.makeDue(key, before[key])
+	poll(t, func() error { return s.underWay(key) })
+	for range 10 {
+		s.makeDue(key, before[key])
+	}
+	poll(t, func() error { return s.renewed(key, before[key]+1) })
+	poll(t, s.idle)
+	if got := s.generations()[key]; got != before[key]+1 {
+		t.Errorf("%s: generation %d after one renewal, want %d", key, got, before[key]+1)
+	}
+	poll(t, s.covered)
+	s.wantExtra(func(extra map[wxtoken.Key]int) error {
+		if len(extra) > 0 {
+			return fmt.Errorf("calls in vain: %v, want none", extra)
+		}
+		return nil
+	})
+}
+
+// underWay returns an error unless WeChat has executed a call for key whose token is not stored.
+func (s *site) underWay(key wxtoken.Key) error {
+	s.t.Helper()
+	if extra, err := s.extra(); err != nil || extra[key] == 0 {
+		return fmt.Errorf("no call for %s is under way (%v)", key, err)
+	}
+	return nil
+}
+
 // paused stops a refresher between WeChat's answer and the commit, until another has taken over and so
 // long at least, and then lets it go on: its answer comes too late to be stored.
 func paused(t *testing.T, p programs, atLeast time.Duration) {
@@ -326,12 +366,7 @@ func paused(t *testing.T, p programs, atLeast time.Duration) {
 	before := s.generations()[key]
 	s.tell("/fail", "api=api_authorizer_token&mode=slow&delay=3s&times=1")
 	s.makeDue(key, before)
-	poll(t, func() error { // executed, not answered
-		if extra, err := s.extra(); err != nil || extra[key] == 0 {
-			return fmt.Errorf("no call is under way (%w)", err)
-		}
-		return nil
-	})
+	poll(t, func() error { return s.underWay(key) })
 	sleeper.pause()
 	stopped := time.Now()
 	issued := s.history("issue")

@@ -96,7 +96,7 @@ func (p *pipes) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 }
 
 // serve serves handler as host until the test ends.
-func (p *pipes) serve(t *testing.T, host string, handler http.Handler) *http.Server {
+func (p *pipes) serve(t testing.TB, host string, handler http.Handler) *http.Server {
 	s := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	l := p.listen(host)
 	done := make(chan struct{})
@@ -131,7 +131,7 @@ func (b *syncBuffer) String() string {
 
 // world is the whole system in one process.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	net   pipes
 	nats  *natsdtest.Server
 	sim   *wechatsim.Platform
@@ -148,7 +148,7 @@ type world struct {
 }
 
 // newWorld starts NATS, the platform and an ingest. Refreshers are for the test to start.
-func newWorld(t *testing.T, sim wechatsim.Config, changes ...func(*natsd.Config)) *world {
+func newWorld(t testing.TB, sim wechatsim.Config, changes ...func(*natsd.Config)) *world {
 	t.Helper()
 	w := &world{t: t, log: &syncBuffer{}, cfg: refresher.Config{
 		WechatAPIURL: "http://wechat", RenewFraction: 0.66, Concurrency: 16, APIRate: 1000, Replicas: 1,

@@ -1,0 +1,342 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/console"
+	"wxtoken/internal/events"
+	"wxtoken/internal/wechatsim"
+)
+
+// users are those of deploy/nats/nats-server.conf.
+var users = []string{"ingest", "refresher", "service", "console"}
+
+// shipped starts a NATS server with deploy/nats/nats-server.conf, on a free port and in a directory
+// of the test.
+func shipped(t *testing.T) *server.Server {
+	t.Helper()
+	for _, user := range users {
+		t.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user)
+	}
+	opts, err := server.ProcessConfigFile("../../deploy/nats/nats-server.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !opts.JetStream || !opts.SyncAlways || opts.JetStreamMaxStore == 0 || opts.StoreDir != "/data" {
+		t.Errorf("JetStream %v, sync always %v, max store %d, directory %s", opts.JetStream, opts.SyncAlways, opts.JetStreamMaxStore, opts.StoreDir)
+	}
+	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir(), true, true
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
+	if !srv.ReadyForConnections(patience) {
+		t.Fatal("the NATS server does not get ready")
+	}
+	return srv
+}
+
+// urlOf is the server's URL with a user's password in it.
+func urlOf(srv *server.Server, user string) string {
+	return "nats://" + user + ":secret-of-" + user + "@" + srv.Addr().String()
+}
+
+// as connects as a user, with the inbox that is the user's own.
+func as(t *testing.T, srv *server.Server, user string) *nats.Conn {
+	t.Helper()
+	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // refusals are what the tests are about
+	nc, err := nats.Connect(urlOf(srv, user), nats.CustomInboxPrefix("_INBOX_"+user), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// TestDeployedPermissions asks for what each user may and may not do.
+func TestDeployedPermissions(t *testing.T) {
+	srv := shipped(t)
+	if nc, err := nats.Connect("nats://" + srv.Addr().String()); err == nil {
+		nc.Close()
+		t.Error("somebody without a password was let in")
+	}
+	const key = "authorizer.wx1.wx2"
+	for subject, may := range map[string]struct{ publish, subscribe []string }{
+		"wechat.auth.wx1.component_verify_ticket":                 {publish: []string{"ingest"}},
+		"wechat.message.wx1.wx2.text":                             {publish: []string{"ingest"}},
+		"wechat.notice.wx1.authorized":                            {publish: []string{"ingest"}},
+		"$KV.tokens." + key:                                       {publish: []string{"refresher"}},
+		"$KV.status." + key:                                       {publish: []string{"refresher"}},
+		"credential." + key:                                       {publish: []string{"refresher"}},
+		"renewal.scheduled." + key:                                {publish: []string{"refresher"}},
+		"renewal.due." + key:                                      {publish: []string{"refresher"}},
+		"dead.wx1":                                                {publish: []string{"refresher"}},
+		"token.updated." + key:                                    {subscribe: []string{"service"}},
+		"status.updated." + key:                                   {subscribe: []string{"service"}},
+		"wxtoken.reject":                                          {publish: []string{"service"}},
+		"_INBOX_service.x":                                        {subscribe: []string{"service"}},
+		"_INBOX_refresher.x":                                      {subscribe: []string{"refresher"}},
+		"_INBOX.x":                                                {},
+		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + key:          {publish: []string{"refresher", "service", "console"}},
+		"$JS.API.DIRECT.GET.KV_tokens.credential." + key:          {publish: []string{"refresher"}},
+		"$JS.API.DIRECT.GET.KV_tokens":                            {},
+		"$JS.API.STREAM.MSG.GET.KV_tokens":                        {},
+		"$JS.API.STREAM.MSG.GET.AUTH":                             {},
+		"$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>":        {publish: []string{"refresher", "service"}},
+		"$JS.API.CONSUMER.CREATE.KV_tokens.x.credential.>":        {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.KV_tokens.x":                     {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.AUTH.x.wechat.auth.>":            {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.MESSAGES.x.wechat.message.wx1.>": {publish: []string{"service"}},
+		"$JS.API.STREAM.INFO.AUTH":                                {publish: []string{"ingest", "refresher"}},
+		"$JS.API.STREAM.INFO.KV_tokens":                           {publish: []string{"refresher", "service", "console"}},
+		"$JS.API.STREAM.CREATE.AUTH":                              {publish: []string{"refresher"}},
+		"$JS.API.STREAM.DELETE.KV_tokens":                         {},
+		"$JS.API.STREAM.PURGE.KV_tokens":                          {},
+		"$JS.API.STREAM.MSG.DELETE.KV_tokens":                     {},
+		"$JS.API.STREAM.SNAPSHOT.KV_tokens":                       {},
+		"wechat.>":                                                {},
+		"credential.>":                                            {},
+		"renewal.>":                                               {},
+		"$KV.>":                                                   {},
+		">":                                                       {},
+	} {
+		for _, user := range users {
+			for _, verb := range []struct {
+				name string
+				do   func(nc *nats.Conn) error
+				may  []string
+			}{
+				{"publish", func(nc *nats.Conn) error { return nc.Publish(subject, nil) }, may.publish},
+				{"subscribe", func(nc *nats.Conn) error {
+					_, err := nc.SubscribeSync(subject)
+					return err
+				}, may.subscribe},
+			} {
+				if verb.name == "publish" && strings.HasSuffix(subject, ">") && !strings.HasPrefix(subject, "$JS") {
+					continue // nobody publishes to a wildcard
+				}
+				nc := as(t, srv, user)
+				if err := verb.do(nc); err != nil {
+					t.Fatal(err)
+				}
+				if err := nc.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				allowed := !errors.Is(nc.LastError(), nats.ErrPermissionViolation)
+				wanted := strings.Contains(strings.Join(verb.may, " "), user)
+				if allowed != wanted {
+					t.Errorf("%s may %s %s: %v, want %v", user, verb.name, subject, allowed, wanted)
+				}
+				nc.Close()
+			}
+		}
+	}
+}
+
+// TestDeployedSystem runs ingest and refresher as they are deployed, each under its own user, and
+// reads the tokens as a service does.
+func TestDeployedSystem(t *testing.T) {
+	srv := shipped(t)
+	files := filepath.Join("..", "..", "deploy", "sim")
+	in := deployed(t, "ingest", srv, "--http-addr=127.0.0.1:0", "--component-token-file="+filepath.Join(files, "token"), "--component-aes-key-file="+filepath.Join(files, "aes_key"))
+	config := wechatsim.Demo(10*time.Second, 2, "http://"+in.find(t, `"server":"pushes","addr":"([^"]+)"`))
+	sim, err := wechatsim.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := httptest.NewServer(sim.Handler())
+	defer api.Close()
+	deployed(t, "refresher", srv, "--component-appsecret-file="+filepath.Join(files, "appsecret"), "--sweep-every=1s", "--wechat-api-url="+api.URL)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- sim.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	service := as(t, srv, "service")
+	key := wxtoken.AuthorizerKey(wechatsim.DemoAppID, config.Components[0].Authorizers[0])
+	var client *wxtoken.Client
+	eventually(t, "a service to read the bucket", func() (err error) {
+		client, err = wxtoken.NewClient(t.Context(), service, wxtoken.Config{})
+		return err
+	})
+	defer client.Close()
+	eventually(t, "a token that was renewed", func() error {
+		token, err := client.Token(key)
+		if err == nil && token.Generation < 2 {
+			err = errors.New("not renewed yet")
+		}
+		if err == nil && !sim.Accepts(key.Component, key.Authorizer, token.Value.Reveal()) {
+			err = errors.New("WeChat does not take it")
+		}
+		return err
+	})
+	eventually(t, "its status", func() error {
+		status, err := client.Status(t.Context(), key)
+		if err == nil && status.Authorizer == nil {
+			err = errors.New("without a profile")
+		}
+		return err
+	})
+
+	// As any KV client reads it, nats kv get for instance; the credential beside it stays closed.
+	js, err := jetstream.New(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := js.KeyValue(t.Context(), events.BucketTokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tokens.Get(t.Context(), key.String()); err != nil {
+		t.Error(err)
+	}
+	stream, err := js.Stream(t.Context(), events.StreamTokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, stop := context.WithTimeout(t.Context(), time.Second) // NATS does not answer what may not be asked
+	defer stop()
+	if _, err := stream.GetLastMsgForSubject(short, events.CredentialSubject(key)); err == nil {
+		t.Error("a service reads the credential")
+	}
+
+	// A message goes the whole way to a service.
+	if err := sim.PushMessage(key.Component, key.Authorizer, wechatsim.Message{Content: "hello"}); err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := js.CreateOrUpdateConsumer(t.Context(), events.StreamMessages, jetstream.ConsumerConfig{Durable: "shop", FilterSubject: "wechat.message." + key.Component + ".>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the message", func() error {
+		m, err := consumer.Next(jetstream.FetchMaxWait(time.Second))
+		if err != nil {
+			return err
+		}
+		return m.DoubleAck(t.Context())
+	})
+
+	// The page needs no more than its user may.
+	if js, err = jetstream.New(as(t, srv, "console")); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	console.New(js, time.Now).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?format=json", nil))
+	var page struct{ Authorizers []json.RawMessage }
+	if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || w.Code != http.StatusOK || len(page.Authorizers) == 0 {
+		t.Errorf("page: %d %v %s", w.Code, err, w.Body)
+	}
+}
+
+// eventually waits until try has no error.
+func eventually(t *testing.T, what string, try func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("wait for %s: %v", what, err)
+		}
+	}
+}
+
+// running is a program that runs under its user.
+type running struct{ output string }
+
+// find waits for a text in the output and returns its first group.
+func (r running) find(t *testing.T, pattern string) (group string) {
+	t.Helper()
+	eventually(t, pattern, func() error {
+		text, err := os.ReadFile(r.output)
+		if err != nil {
+			return err
+		}
+		found := regexp.MustCompile(pattern).FindSubmatch(text)
+		if found == nil {
+			return errors.New("not in the output")
+		}
+		group = string(found[1])
+		return nil
+	})
+	return group
+}
+
+// deployed starts a program, and ends it with the test. It may not complain of a permission.
+func deployed(t *testing.T, name string, srv *server.Server, args ...string) running {
+	t.Helper()
+	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(bin, name), append([]string{"--ops-addr=127.0.0.1:0", "--log-level=debug", "--component-appid=" + wechatsim.DemoAppID}, args...)...)
+	cmd.Env = []string{"WXTOKEN_NATS_URL=" + urlOf(srv, name)}
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = output.Close()
+		text, err := os.ReadFile(output.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, never := range []string{"ermissions", "nats complained", "SEKRET", "secret-of-"} {
+			if strings.Contains(string(text), never) {
+				t.Errorf("%q in the output of %s:\n%s", never, name, text)
+			}
+		}
+		if t.Failed() {
+			t.Logf("output of %s:\n%s", name, text)
+		}
+	})
+	return running{output.Name()}
+}
+
+// The secrets in deploy/sim are those of the component that the fake platform knows.
+func TestDeployedSimulation(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"appsecret": wechatsim.DemoAppSecret, "token": wechatsim.DemoToken, "aes_key": wechatsim.DemoEncodingAESKey,
+		"sim.env": "COMPONENT_APPID=" + wechatsim.DemoAppID + "\n",
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "sim", name))
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %v %q", name, err, text)
+		}
+	}
+}

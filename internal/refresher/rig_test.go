@@ -1,0 +1,548 @@
+package refresher_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+	"wxtoken/internal/wechatsim"
+)
+
+func TestMain(m *testing.M) {
+	natsdtest.Register()
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// The component of the tests. Whatever must not be seen anywhere has SEKRET in it.
+const (
+	appid     = "wx0123456789abcdef"
+	appsecret = "SEKRET-appsecret-0123456789abcdef"
+	pushToken = "SEKRETtoken"
+	aesKey    = "SEKRETkeyabcdefghijklmnopqrstuvwxyz01234567"
+
+	// within bounds everything that a test waits for. It is long, because a machine may be slow.
+	within = 30 * time.Second
+)
+
+// The calls that are counted.
+const (
+	apiComponent = "api_component_token"
+	apiExchange  = "api_query_auth"
+	apiRefresh   = "api_authorizer_token"
+	apiInfo      = "api_get_authorizer_info"
+	apiList      = "api_get_authorizer_list"
+)
+
+// alice is the account of the tests that need one.
+const alice = "wxa1ice0000000000"
+
+var (
+	componentKey = wxtoken.ComponentKey(appid)
+	aliceKey     = wxtoken.AuthorizerKey(appid, alice)
+)
+
+// clock is the real time and an offset that a test may put forward: the platform and the refreshers
+// live by it, NATS does not.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) Now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// direct calls a handler without a network.
+type direct struct{ handler http.Handler }
+
+func (d direct) RoundTrip(request *http.Request) (response *http.Response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p != http.ErrAbortHandler {
+				panic(p)
+			}
+			if err = request.Context().Err(); err == nil {
+				err = errors.New("the connection was cut")
+			}
+		}
+	}()
+	recorder := httptest.NewRecorder()
+	d.handler.ServeHTTP(recorder, request)
+	return recorder.Result(), nil
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// count returns how many lines hold all of the parts.
+func (l *lines) count(parts ...string) (n int) {
+next:
+	for line := range strings.Lines(l.String()) {
+		for _, part := range parts {
+			if !strings.Contains(line, part) {
+				continue next
+			}
+		}
+		n++
+	}
+	return n
+}
+
+// rig is a platform and a NATS server; what the platform pushes becomes events as ingest makes them.
+type rig struct {
+	*testing.T
+	clock  clock
+	nats   *natsdtest.Server
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	sim    *wechatsim.Platform
+	store  *store.Store
+	log    *lines
+	cfg    refresher.Config
+	opener *wechat.Crypter
+
+	mu   sync.Mutex
+	hold bool          // keep pushes instead of publishing them
+	held []events.Auth // oldest first
+}
+
+// options of a rig; the zero value is a kind platform and a refresher that nothing but events wakes.
+type options struct {
+	sim wechatsim.Config
+	cfg func(*refresher.Config)
+	// idle starts no refresher and no ticket
+	idle bool
+}
+
+func newRig(t *testing.T, o options) *rig {
+	t.Helper()
+	t.Parallel()
+	r := &rig{T: t, nats: natsdtest.Start(t), log: &lines{}, cfg: refresher.Config{
+		WechatAPIURL: "http://wechat", RenewFraction: 0.66, Concurrency: 16, APIRate: 10_000, Replicas: 1,
+		MessagesMaxAge: time.Hour, SweepEvery: time.Hour, ReconcileEvery: 6 * time.Hour,
+	}}
+	if o.cfg != nil {
+		o.cfg(&r.cfg)
+	}
+	var err error
+	if r.opener, err = wechat.NewCrypter(wechat.Keys{AppID: appid, Tokens: []string{pushToken}, AESKeys: []string{aesKey}}); err != nil {
+		t.Fatal(err)
+	}
+	o.sim.Components = []wechatsim.Component{{
+		AppID: appid, AppSecret: appsecret, Token: pushToken, EncodingAESKey: aesKey,
+		AuthURL: "http://ingest/auth", MessageURL: "http://ingest/message/$APPID$",
+	}}
+	o.sim.Transport = direct{http.HandlerFunc(r.pushed)}
+	o.sim.Now = r.clock.Now
+	if r.sim, err = wechatsim.New(o.sim); err != nil {
+		t.Fatal(err)
+	}
+	r.nc = r.nats.Connect()
+	if r.js, err = jetstream.New(r.nc); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.Setup(t.Context(), r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if r.store, err = store.Open(t.Context(), r.nc, r.js, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.sim.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		for _, secret := range r.sim.Secrets() {
+			if strings.Contains(r.log.String(), secret) {
+				t.Errorf("the log shows a secret, %s...", secret[:min(len(secret), 12)])
+			}
+		}
+		if t.Failed() {
+			text := r.log.String()
+			t.Log(text[max(0, len(text)-4000):])
+		}
+	})
+	if !o.idle {
+		r.start()
+		r.ticket()
+		r.eventually(r.componentLives)
+	}
+	return r
+}
+
+// process is one refresher at work.
+type process struct {
+	nc   *nats.Conn
+	stop func()
+}
+
+// start starts a refresher; it ends with the test.
+func (r *rig) start() process {
+	r.Helper()
+	nc := r.nats.Connect()
+	work, err := refresher.New(r.cfg, refresher.Deps{
+		NATS: nc, Components: []refresher.Component{{AppID: appid, AppSecret: wxtoken.NewSecret(appsecret)}},
+		Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: prometheus.NewRegistry(),
+		Transport: direct{r.sim.Handler()}, Now: r.clock.Now,
+	})
+	if err != nil {
+		r.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- work.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil && nc.Status() != nats.CLOSED {
+			r.Errorf("Run ended with %v", err)
+		}
+	})
+	r.Cleanup(stop)
+	return process{nc: nc, stop: stop}
+}
+
+// pushed is what ingest does with a push of the platform.
+func (r *rig) pushed(w http.ResponseWriter, request *http.Request) {
+	fail := func(err error) {
+		r.Errorf("push not understood: %v", err)
+		w.WriteHeader(http.StatusBadRequest)
+	}
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		fail(err)
+		return
+	}
+	query, err := wechat.ParseQuery(request.URL.RawQuery)
+	if err != nil {
+		fail(err)
+		return
+	}
+	envelope, err := wechat.ParseEnvelope(body)
+	if err != nil {
+		fail(err)
+		return
+	}
+	opened, err := r.opener.Open(query, envelope.Encrypt)
+	if err != nil {
+		fail(err)
+		return
+	}
+	push, err := wechat.ParsePush(opened.Text)
+	if err != nil {
+		fail(err)
+		return
+	}
+	a := events.Auth{
+		Kind: push.InfoType, Component: appid, CreateTime: push.CreateTime, ReceivedAt: r.clock.Now().UTC(),
+		Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code,
+	}
+	r.mu.Lock()
+	hold := r.hold
+	if hold {
+		r.held = append(r.held, a)
+	}
+	r.mu.Unlock()
+	if !hold {
+		r.send(a)
+	}
+	_, _ = io.WriteString(w, "success")
+}
+
+// send publishes an event, each time with an id of its own.
+func (r *rig) send(a events.Auth) {
+	r.Helper()
+	e, err := a.Event(nuid.Next(), "/wechat/"+appid+"/auth")
+	if err != nil {
+		r.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if _, err := events.Publish(ctx, r.js, e); err != nil && ctx.Err() == nil {
+		r.Errorf("publish %s: %v", a.Kind, err)
+	}
+}
+
+// keep has pushes kept from now on; next gives them out.
+func (r *rig) keep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hold = true
+}
+
+// next waits for a push that was kept and returns it.
+func (r *rig) next(kind string) (a events.Auth) {
+	r.Helper()
+	r.eventually(func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for i, held := range r.held {
+			if held.Kind == kind {
+				a, r.held = held, append(r.held[:i:i], r.held[i+1:]...)
+				return nil
+			}
+		}
+		return fmt.Errorf("no push %s yet", kind)
+	})
+	return a
+}
+
+// eventually waits until f returns nil.
+func (r *rig) eventually(f func() error) {
+	r.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.Fatalf("not within %s: %v", within, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// until is eventually for a yes or no.
+func (r *rig) until(what string, f func() bool) {
+	r.Helper()
+	r.eventually(func() error {
+		if f() {
+			return nil
+		}
+		return errors.New(what)
+	})
+}
+
+// must ends the test when a control of the platform, or of NATS, failed.
+func (r *rig) must(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *rig) ticket() {
+	r.Helper()
+	r.must(r.sim.PushTicket(appid))
+}
+
+// authorize has an account authorize, and waits until that is known.
+func (r *rig) authorize(account string) {
+	r.Helper()
+	r.must(r.sim.Authorize(appid, account))
+	r.eventually(func() error { return r.accepted(account) })
+	r.drained()
+}
+
+// token returns the token of key, a zero one if there is none.
+func (r *rig) token(key wxtoken.Key) wxtoken.Token {
+	r.Helper()
+	t, _, err := r.store.Token(r.Context(), key)
+	r.must(err)
+	return t
+}
+
+func (r *rig) credential(key wxtoken.Key) store.Credential {
+	r.Helper()
+	c, err := r.store.Credential(r.Context(), key)
+	r.must(err)
+	return c
+}
+
+func (r *rig) status(key wxtoken.Key) wxtoken.Status {
+	r.Helper()
+	s, _, err := r.store.Status(r.Context(), key)
+	r.must(err)
+	return s
+}
+
+// state waits for a state of key and returns the status.
+func (r *rig) state(key wxtoken.Key, want wxtoken.State) (s wxtoken.Status) {
+	r.Helper()
+	r.eventually(func() error {
+		if s = r.status(key); s.State != want {
+			return fmt.Errorf("state of %s is %q, want %q", key, s.State, want)
+		}
+		return nil
+	})
+	return s
+}
+
+// accepted returns an error unless the stored token of an account is one that the platform takes.
+func (r *rig) accepted(account string) error {
+	t, ok, err := r.store.Token(r.Context(), wxtoken.AuthorizerKey(appid, account))
+	if err != nil || !ok {
+		return fmt.Errorf("no token of %s: %w", account, err)
+	}
+	if !r.sim.Accepts(appid, account, t.Value.Reveal()) {
+		return fmt.Errorf("the token of %s, generation %d, is not accepted", account, t.Generation)
+	}
+	return nil
+}
+
+func (r *rig) componentLives() error {
+	t, ok, err := r.store.Token(r.Context(), componentKey)
+	if err != nil || !ok {
+		return fmt.Errorf("no component token: %w", err)
+	}
+	if !r.sim.AcceptsComponent(appid, t.Value.Reveal()) {
+		return errors.New("the component token is not accepted")
+	}
+	return nil
+}
+
+// generation waits until the token of key is of the given generation and WeChat takes it.
+func (r *rig) generation(key wxtoken.Key, want uint64) wxtoken.Token {
+	r.Helper()
+	var t wxtoken.Token
+	r.eventually(func() error {
+		if t = r.token(key); t.Generation != want {
+			return fmt.Errorf("%s is of generation %d, want %d", key, t.Generation, want)
+		}
+		return nil
+	})
+	if !r.sim.Accepts(appid, key.Authorizer, t.Value.Reveal()) {
+		r.Fatalf("the token of %s, generation %d, is not accepted", key, want)
+	}
+	return t
+}
+
+// calls returns how often an API was called, for one account if one is given.
+func (r *rig) calls(api string, account ...string) (n int) {
+	for _, e := range r.sim.History() {
+		if e.Kind == wechatsim.EntryCall && e.API == api && (len(account) == 0 || e.Authorizer == account[0]) {
+			n++
+		}
+	}
+	return n
+}
+
+// wantCalls fails the test unless an API was called so often.
+func (r *rig) wantCalls(api string, want int, account ...string) {
+	r.Helper()
+	if n := r.calls(api, account...); n != want {
+		r.Errorf("%s was called %d times, want %d", api, n, want)
+	}
+}
+
+// drained waits until every event and every due message has been handled for good.
+func (r *rig) drained() {
+	r.Helper()
+	r.eventually(func() error {
+		auth, err := r.js.Stream(r.Context(), events.StreamAuth)
+		if err != nil {
+			return err
+		}
+		if n := auth.CachedInfo().State.Msgs; n > 0 {
+			return fmt.Errorf("%d events wait", n)
+		}
+		due, err := r.js.Consumer(r.Context(), events.StreamTokens, events.DurableDue)
+		if err != nil {
+			return err
+		}
+		if i := due.CachedInfo(); i.NumPending > 0 || i.NumAckPending > 0 {
+			return fmt.Errorf("%d due messages wait, %d are being handled", i.NumPending, i.NumAckPending)
+		}
+		return nil
+	})
+}
+
+// poke makes the current generation of key due.
+func (r *rig) poke(key wxtoken.Key) {
+	r.Helper()
+	r.pokeOld(key, r.credential(key).Generation)
+}
+
+// pokeOld makes a generation of key due.
+func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
+	r.Helper()
+	r.must(r.store.MakeDue(r.Context(), events.Due{Key: key, Generation: generation, Reason: events.ReasonAsked}, ""))
+}
+
+// pokedInVain makes key due and waits until that was put off.
+func (r *rig) pokedInVain(key wxtoken.Key) {
+	r.Helper()
+	putOff := func() int { return r.log.count(`"message":"message put off"`, events.DueSubject(key)) }
+	before := putOff()
+	r.poke(key)
+	r.until(key.String()+" was not put off", func() bool { return putOff() > before })
+}
+
+// scheduled returns when the schedule of key fires; ok is false when it has none.
+func (r *rig) scheduled(key wxtoken.Key) (at time.Time, ok bool) {
+	r.Helper()
+	stream, err := r.js.Stream(r.Context(), events.StreamTokens)
+	r.must(err)
+	m, err := stream.GetLastMsgForSubject(r.Context(), events.ScheduleSubject(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return at, false
+	}
+	r.must(err)
+	at, err = time.Parse(time.RFC3339, strings.TrimPrefix(m.Header.Get(jetstream.ScheduleHeader), "@at "))
+	r.must(err)
+	return at, true
+}
+
+// wantScheduled fails the test unless key is scheduled for the time that its token tells.
+func (r *rig) wantScheduled(key wxtoken.Key) {
+	r.Helper()
+	if at, ok := r.scheduled(key); !ok || !at.Equal(r.token(key).RenewAt) {
+		r.Errorf("%s is scheduled for %v (%t), its token says %v", key, at, ok, r.token(key).RenewAt)
+	}
+}
+
+// fail switches a trouble of the platform on.
+func (r *rig) fail(f wechatsim.Fault) {
+	r.Helper()
+	r.must(r.sim.Fail(f))
+}
+
+// client returns a client of the platform that is not the refresher's.
+func (r *rig) client() *wechat.Client {
+	r.Helper()
+	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://wechat", Transport: direct{r.sim.Handler()}})
+	r.must(err)
+	return client
+}
+
+// preAuthCode asks the platform for one, as whoever makes an authorization link does.
+func (r *rig) preAuthCode() string {
+	r.Helper()
+	code, err := r.client().CreatePreAuthCode(r.Context(), r.token(componentKey).Value.Reveal(), appid)
+	r.must(err)
+	return code.Code
+}

@@ -1,0 +1,146 @@
+package systemtest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechatsim"
+)
+
+// syncAlways has the server flush each message to the disk before its ack, as production does.
+func syncAlways(cfg *natsd.Config) { cfg.SyncAlways = true }
+
+// BenchmarkRenewals counts the renewals per second of one refresher when WeChat takes 50 ms to
+// answer: all authorizers are made due at once, b.N of them.
+func BenchmarkRenewals(b *testing.B) {
+	for _, concurrency := range []int{64, 256} {
+		b.Run(fmt.Sprintf("concurrency=%d", concurrency), func(b *testing.B) {
+			w := newWorld(b, wechatsim.Config{TicketEvery: time.Hour, Latency: 50 * time.Millisecond}, syncAlways)
+			w.cfg.Concurrency, w.cfg.APIRate = concurrency, 10_000
+			w.start()
+			w.eventually(time.Minute, func() error { return w.component() })
+			js, err := jetstream.New(w.reader())
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i := range b.N {
+				if err := w.sim.Authorize(testAppID, account(i)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			done := func(generation uint64) error {
+				for _, i := range []int{b.N - 1, 0, b.N / 2} { // cheap ones first
+					if t, err := w.token(wxtoken.AuthorizerKey(testAppID, account(i))); err != nil || t.Generation < generation {
+						return fmt.Errorf("account %d: %v", i, err)
+					}
+				}
+				return nil
+			}
+			w.eventually(10*time.Minute, func() error { return done(1) })
+			w.eventually(10*time.Minute, func() error { // profiles are fetched and everything is quiet
+				cons, err := js.Consumer(w.ctx, events.StreamAuth, events.DurableAuth)
+				if err != nil {
+					return err
+				}
+				if i := cons.CachedInfo(); i.NumPending > 0 || i.NumAckPending > 0 {
+					return fmt.Errorf("%d events left", i.NumPending)
+				}
+				return nil
+			})
+			var renewed atomic.Int64
+			all := make(chan struct{})
+			sub, err := w.reader().Subscribe("token.updated.authorizer.>", func(*nats.Msg) {
+				if renewed.Add(1) == int64(b.N) {
+					close(all)
+				}
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer sub.Unsubscribe() //nolint:errcheck // the connection ends with the test
+			if err := w.reader().Flush(); err != nil {
+				b.Fatal(err)
+			}
+			b.ResetTimer()
+			for i := range b.N {
+				m, err := events.DueMsg(events.Due{Key: wxtoken.AuthorizerKey(testAppID, account(i)), Generation: 1, Reason: events.ReasonAsked})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := js.PublishMsgAsync(m); err != nil {
+					b.Fatal(err)
+				}
+			}
+			<-all
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "renewals/s")
+		})
+	}
+}
+
+// BenchmarkUpdated measures from the start of a commit of credential, token and schedule until a
+// subscriber of token.updated has the token, one at a time.
+func BenchmarkUpdated(b *testing.B) {
+	w := newWorld(b, wechatsim.Config{}, syncAlways)
+	nc := w.nats.Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := events.Setup(w.ctx, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+		b.Fatal(err)
+	}
+	s, err := store.Open(w.ctx, nc, js, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.Run(ctx) }()
+	b.Cleanup(func() { cancel(); <-ended })
+	arrived := make(chan time.Time, 1)
+	if _, err := w.reader().Subscribe("token.updated.>", func(*nats.Msg) { arrived <- time.Now() }); err != nil {
+		b.Fatal(err)
+	}
+	if err := w.reader().Flush(); err != nil {
+		b.Fatal(err)
+	}
+	key := wxtoken.AuthorizerKey(testAppID, account(1))
+	cred := store.Credential{Key: key, RefreshToken: "refreshtoken@@@x"}
+	var commit, news []time.Duration
+	for b.Loop() {
+		cred.Generation++
+		now := time.Now()
+		cred, err = s.Commit(w.ctx, cred, wxtoken.Token{
+			Key: key, Value: wxtoken.NewSecret("token"), Generation: cred.Generation,
+			ObtainedAt: now, ExpiresAt: now.Add(2 * time.Hour), RenewAt: now.Add(time.Hour),
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		stored := time.Now()
+		at := <-arrived
+		commit = append(commit, at.Sub(now))
+		news = append(news, at.Sub(stored))
+	}
+	report(b, commit, "commit-to-subscriber")
+	report(b, news, "ack-to-subscriber")
+}
+
+// report reports the median and the 99th percentile, in microseconds.
+func report(b *testing.B, d []time.Duration, name string) {
+	slices.Sort(d)
+	b.ReportMetric(float64(d[len(d)/2].Microseconds()), "p50-us/"+name)
+	b.ReportMetric(float64(d[len(d)*99/100].Microseconds()), "p99-us/"+name)
+}
