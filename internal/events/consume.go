@@ -16,12 +16,13 @@ import (
 
 const (
 	// ackWait is how long a message may go without a heartbeat before the server gives it to
-	// somebody else. It bounds how long the death of a refresher delays a renewal.
+	// somebody else. It bounds how long the death of a refresher delays a renewal. One that is frozen
+	// or cut off still has a pull open and may be given the message again: there pullWait adds to it.
 	ackWait = 4 * time.Second
 	// heartbeat is how often a handler at work says so.
 	heartbeat = time.Second
 	// pullWait is how long one pull waits for messages.
-	pullWait = 30 * time.Second
+	pullWait = 12 * time.Second
 	// pullHeartbeat finds out that the server forgot a pull.
 	pullHeartbeat = 5 * time.Second
 	// plainDelay is the wait after an error that is not a verb, and after a pull that failed.

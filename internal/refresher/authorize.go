@@ -83,7 +83,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		return nil
 	}
 	if cred.ClaimedAt(r.now()) {
-		return events.Later(lostDelay, fmt.Errorf("store ticket: %s is being renewed", key))
+		return events.Later(claimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
 	}
 	cred.Ticket, cred.TicketCreatedAt, cred.TicketReceivedAt = a.Ticket, created.UTC(), a.ReceivedAt.UTC()
 	token, ok, err := r.store.Token(ctx, key)
