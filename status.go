@@ -46,6 +46,7 @@ type LastError struct {
 	Code    int       `json:"code"` // WeChat's errcode; 0 when WeChat gave none
 	Message string    `json:"message"`
 	RID     string    `json:"rid,omitempty"` // WeChat's request id, good for seven days
+	API     string    `json:"api,omitempty"` // the call that was refused, such as api_authorizer_token
 	At      time.Time `json:"at"`
 }
 

@@ -46,6 +46,9 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 
 // Exists reports whether the stream AUTH is there: ingest can't take a push before that.
 func Exists(ctx context.Context, js jetstream.JetStream) error {
+	if !js.Conn().IsConnected() {
+		return errors.New("not connected to NATS")
+	}
 	if _, err := js.Stream(ctx, StreamAuth); err != nil {
 		return fmt.Errorf("look up stream %s: %w", StreamAuth, err)
 	}

@@ -43,7 +43,7 @@ const (
 	aesKey    = "SEKRETkeyabcdefghijklmnopqrstuvwxyz01234567"
 
 	// within bounds everything that a test waits for. It is long, because a machine may be slow.
-	within = 30 * time.Second
+	within = time.Minute
 )
 
 // The calls that are counted.
@@ -186,13 +186,13 @@ func newRig(t *testing.T, o options) *rig {
 	t.Cleanup(func() {
 		cancel()
 		running.Wait()
+		text := r.log.String()
 		for _, secret := range r.sim.Secrets() {
-			if strings.Contains(r.log.String(), secret) {
+			if strings.Contains(text, secret) {
 				t.Errorf("the log shows a secret, %s...", secret[:min(len(secret), 12)])
 			}
 		}
 		if t.Failed() {
-			text := r.log.String()
 			t.Log(text[max(0, len(text)-4000):])
 		}
 	})

@@ -67,6 +67,9 @@ func TestCampaign(t *testing.T) {
 			binary = os.Args[0]
 		}
 		slots <- struct{}{}
+		if t.Failed() {
+			break // one bad day says enough
+		}
 		running.Go(func() {
 			defer func() { <-slots }()
 			happened := runSeed(t, binary, seed)

@@ -1,0 +1,535 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/store"
+)
+
+func TestMain(m *testing.M) {
+	natsdtest.Register()
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// within bounds everything that a test waits for. It is long, because a machine may be slow.
+const within = time.Minute
+
+var key = wxtoken.AuthorizerKey("wxc", "wxa")
+
+// rig is a store on a real NATS server.
+type rig struct {
+	*testing.T
+	nats  *natsdtest.Server
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	store *store.Store
+	run   func() // starts the committer
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	t.Parallel()
+	r := &rig{T: t, nats: natsdtest.Start(t)}
+	r.nc = r.nats.Connect()
+	var err error
+	if r.js, err = jetstream.New(r.nc); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.Setup(t.Context(), r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	r.store = r.open(nil)
+	r.run = func() { r.committer(r.store) }
+	return r
+}
+
+func (r *rig) open(step func(string)) *store.Store {
+	r.Helper()
+	s, err := store.Open(r.Context(), r.nc, r.js, step)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return s
+}
+
+// committer runs the committer of s until the test ends.
+func (r *rig) committer(s *store.Store) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { s.Run(ctx) })
+	r.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+}
+
+func (r *rig) must(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *rig) eventually(what string, f func() bool) {
+	r.Helper()
+	for deadline := time.Now().Add(within); !f(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+// last returns the last message on a subject, nil if there is none.
+func (r *rig) last(subject string) *jetstream.RawStreamMsg {
+	r.Helper()
+	stream, err := r.js.Stream(r.Context(), events.StreamTokens)
+	r.must(err)
+	m, err := stream.GetLastMsgForSubject(r.Context(), subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	r.must(err)
+	return m
+}
+
+// news counts what the server announces on token.updated.>.
+func (r *rig) news() func() int {
+	r.Helper()
+	sub, err := r.nc.SubscribeSync(events.UpdatedSubject(key))
+	r.must(err)
+	r.must(r.nc.Flush())
+	return func() int {
+		r.must(r.nc.Flush())
+		n, _, err := sub.Pending()
+		r.must(err)
+		return n
+	}
+}
+
+// token returns a token of a generation of k that lives for two hours.
+func token(k wxtoken.Key, generation uint64) wxtoken.Token {
+	now := time.Now().UTC().Truncate(time.Second)
+	return wxtoken.Token{
+		Key: k, Value: wxtoken.NewSecret(fmt.Sprintf("token-%d", generation)), Generation: generation,
+		ObtainedAt: now, RenewAt: now.Add(time.Hour), ExpiresAt: now.Add(2 * time.Hour),
+	}
+}
+
+// credential returns a credential of k that isn't stored yet.
+func credential(k wxtoken.Key, generation uint64) store.Credential {
+	return store.Credential{Key: k, Generation: generation, RefreshToken: "refresh"}
+}
+
+func TestSave(t *testing.T) {
+	r := newRig(t)
+	none, err := r.store.Credential(t.Context(), key)
+	if err != nil || none.Revision != 0 || none.Key != key {
+		t.Fatalf("a credential that isn't there: %+v, %v", none, err)
+	}
+	first, err := r.store.Save(t.Context(), credential(key, 1))
+	r.must(err)
+	second := first
+	second.RefreshToken = "second"
+	second, err = r.store.Save(t.Context(), second)
+	r.must(err)
+	for _, stale := range []store.Credential{first, none, {Key: key, Revision: second.Revision + 1}} {
+		stale.RefreshToken = "stale"
+		if _, err := r.store.Save(t.Context(), stale); !errors.Is(err, store.ErrLost) {
+			t.Errorf("save at revision %d: %v", stale.Revision, err)
+		}
+	}
+	stored, err := r.store.Credential(t.Context(), key)
+	if err != nil || stored.RefreshToken != "second" || stored.Revision != second.Revision {
+		t.Errorf("stored: %+v, %v", stored, err)
+	}
+}
+
+func TestCommit(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	news := r.news()
+	first, err := r.store.Commit(t.Context(), credential(key, 1), token(key, 1))
+	r.must(err)
+	check := func(revision uint64) {
+		t.Helper()
+		c, err := r.store.Credential(t.Context(), key)
+		if err != nil || c.Generation != 1 || c.Revision != revision {
+			t.Errorf("credential: %+v, %v, want revision %d", c, err, revision)
+		}
+		got, ok, err := r.store.Token(t.Context(), key)
+		if want := token(key, 1); err != nil || !ok || got.Value != want.Value || got.Revision != revision+1 {
+			t.Errorf("token: %+v, %t, %v", got, ok, err)
+		}
+		if m := r.last(events.ScheduleSubject(key)); m == nil || m.Sequence != revision+2 {
+			t.Error("the schedule is not that of the commit")
+		}
+	}
+	check(first.Revision)
+	if n := news(); n != 1 {
+		t.Errorf("announced %d times", n)
+	}
+	for _, revision := range []uint64{0, first.Revision - 1, first.Revision + 1} {
+		stale := credential(key, 2)
+		stale.Revision = revision
+		if _, err := r.store.Commit(t.Context(), stale, token(key, 2)); !errors.Is(err, store.ErrLost) && revision != first.Revision {
+			t.Errorf("commit at revision %d: %v", revision, err)
+		}
+		if _, err := r.store.Revoke(t.Context(), stale); !errors.Is(err, store.ErrLost) {
+			t.Errorf("revoke at revision %d: %v", revision, err)
+		}
+	}
+	check(first.Revision)
+	if n := news(); n != 1 {
+		t.Errorf("announced %d times after commits that were refused", n)
+	}
+}
+
+// TestGathered has many commits wait, one of them late: the others are stored.
+func TestGathered(t *testing.T) {
+	r := newRig(t)
+	const keys = 20
+	of := func(i int) wxtoken.Key { return wxtoken.AuthorizerKey("wxc", fmt.Sprint("wxa", i)) }
+	errs := make([]error, keys)
+	revisions := make([]uint64, keys)
+	var committing sync.WaitGroup
+	for i := range keys {
+		committing.Go(func() {
+			c := credential(of(i), 1)
+			if i == keys/2 {
+				c.Revision = 7 // stale
+			}
+			c, errs[i] = r.store.Commit(t.Context(), c, token(of(i), 1))
+			revisions[i] = c.Revision
+		})
+	}
+	r.run()
+	committing.Wait()
+	for i := range keys {
+		c, err := r.store.Credential(t.Context(), of(i))
+		r.must(err)
+		_, ok, err := r.store.Token(t.Context(), of(i))
+		r.must(err)
+		if i == keys/2 {
+			if !errors.Is(errs[i], store.ErrLost) || c.Revision != 0 || ok {
+				t.Errorf("the late one: %v, stored %t", errs[i], ok)
+			}
+		} else if errs[i] != nil || !ok || c.Revision != revisions[i] || c.Revision == 0 {
+			t.Errorf("key %d: %v, revision %d, stored %d", i, errs[i], revisions[i], c.Revision)
+		}
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	c, err := r.store.Commit(t.Context(), credential(key, 4), token(key, 4))
+	r.must(err)
+	sub, err := r.nc.SubscribeSync(events.UpdatedSubject(key))
+	r.must(err)
+	r.must(r.nc.Flush())
+	c.RevokedAt, c.RefreshToken = time.Now().UTC(), ""
+	_, err = r.store.Revoke(t.Context(), c)
+	r.must(err)
+	if _, ok, err := r.store.Token(t.Context(), key); ok || err != nil {
+		t.Errorf("token after a revoke: %t, %v", ok, err)
+	}
+	kv, err := r.js.KeyValue(t.Context(), events.BucketTokens)
+	r.must(err)
+	if _, err := kv.Get(t.Context(), key.String()); !errors.Is(err, jetstream.ErrKeyNotFound) {
+		t.Errorf("the bucket says %v", err)
+	}
+	if m := r.last(events.ScheduleSubject(key)); m != nil {
+		t.Error("the schedule is still there")
+	}
+	stored, err := r.store.Credential(t.Context(), key)
+	if err != nil || stored.Generation != 4 || stored.Renewable() {
+		t.Errorf("credential after a revoke: %+v, %v", stored, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	m, err := sub.NextMsgWithContext(ctx)
+	if err != nil || m.Header.Get("KV-Operation") != "DEL" {
+		t.Errorf("the news of a deletion: %v, %v", m, err)
+	}
+	stored.RevokedAt, stored.RefreshToken, stored.Generation = time.Time{}, "again", 5
+	if _, err := r.store.Commit(t.Context(), stored, token(key, 5)); err != nil {
+		t.Errorf("authorized again: %v", err)
+	}
+}
+
+// TestLostAnswer loses the server's answer to a commit: the committer finds out that it was stored,
+// and does not take an equal one of somebody else for its own.
+func TestLostAnswer(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		theirs bool
+		want   error
+	}{
+		{"our own was stored", false, nil},
+		{"somebody else's equal one was stored", true, store.ErrLost},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t)
+			want := token(key, 1)
+			var once sync.Once
+			var ours *store.Store
+			ours = r.open(func(step string) {
+				if row.theirs && step == "batch.1" {
+					once.Do(func() {
+						other := r.open(nil)
+						r.committer(other)
+						_, err := other.Commit(t.Context(), credential(key, 1), want)
+						r.must(err)
+					})
+				}
+			})
+			r.committer(ours)
+			if !row.theirs {
+				// The answer goes to a reply subject that nobody hears: played by a proxy on the stream's subject is not
+				// possible, so the same batch is committed twice, and the second finds its own record.
+				c, err := ours.Commit(t.Context(), credential(key, 1), want)
+				r.must(err)
+				if c.Revision == 0 {
+					t.Fatal("no revision")
+				}
+				return
+			}
+			if _, err := ours.Commit(t.Context(), credential(key, 1), want); !errors.Is(err, row.want) {
+				t.Errorf("commit: %v, want %v", err, row.want)
+			}
+		})
+	}
+}
+
+func TestReschedule(t *testing.T) {
+	r := newRig(t)
+	want := token(key, 3)
+	r.must(r.store.Reschedule(t.Context(), want))
+	m := r.last(events.ScheduleSubject(key))
+	if m == nil || m.Header.Get(jetstream.ScheduleHeader) != "@at "+want.RenewAt.Format(time.RFC3339) ||
+		m.Header.Get(jetstream.ScheduleTargetHeader) != events.DueSubject(key) {
+		t.Fatalf("schedule %+v", m)
+	}
+	due, err := events.ParseDue(m.Data)
+	if err != nil || due != (events.Due{Key: key, Generation: 3, Reason: events.ReasonScheduled}) {
+		t.Errorf("due message %+v, %v", due, err)
+	}
+	want.RenewAt = time.Now().Add(-time.Hour) // long past: it fires now
+	r.must(r.store.Reschedule(t.Context(), want))
+	r.eventually("the schedule fires", func() bool { return r.last(events.DueSubject(key)) != nil })
+	if r.last(events.ScheduleSubject(key)) != nil {
+		t.Error("a schedule that fired is still there")
+	}
+}
+
+func TestMakeDue(t *testing.T) {
+	r := newRig(t)
+	make := func(generation uint64, id string) uint64 {
+		t.Helper()
+		r.must(r.store.MakeDue(t.Context(), events.Due{Key: key, Generation: generation, Reason: events.ReasonSwept}, id))
+		return r.last(events.DueSubject(key)).Sequence
+	}
+	first := make(1, "a/1/sweep")
+	if again := make(1, "a/1/sweep"); again != first {
+		t.Error("the same id made a second message")
+	}
+	second := make(2, "a/2/sweep")
+	third := make(2, "")
+	fourth := make(2, "")
+	if second == first || third == second || fourth == third {
+		t.Error("messages of their own were taken for one")
+	}
+}
+
+func TestScheduleReconcile(t *testing.T) {
+	r := newRig(t)
+	schedule, due := events.ReconcileScheduleSubject("wxc"), events.ReconcileDueSubject("wxc")
+	step := func(every time.Duration, now bool) (scheduled, made uint64) {
+		t.Helper()
+		r.must(r.store.ScheduleReconcile(t.Context(), "wxc", every, now))
+		return r.last(schedule).Sequence, r.last(due).Sequence
+	}
+	s1, d1 := step(6*time.Hour, false)
+	if s2, d2 := step(6*time.Hour, false); s2 != s1 || d2 != d1 {
+		t.Error("scheduled once more although it was")
+	}
+	s3, d3 := step(6*time.Hour, true)
+	if s3 != s1 || d3 == d1 {
+		t.Error("asked for now: the schedule has to stay, and a due message has to come")
+	}
+	if s4, d4 := step(time.Hour, false); s4 == s1 || d4 == d3 {
+		t.Error("another interval changed nothing")
+	}
+	if component, ok := events.ReconcileComponent(due); !ok || component != "wxc" {
+		t.Errorf("the subject speaks of %q", component)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	r := newRig(t)
+	bucket, err := r.js.KeyValue(t.Context(), events.BucketStatus)
+	r.must(err)
+	set := func(state wxtoken.State) (revision uint64) {
+		t.Helper()
+		r.must(r.store.UpdateStatus(t.Context(), key, func(s *wxtoken.Status) { s.State = state }))
+		st, revision, err := r.store.Status(t.Context(), key)
+		if err != nil || st.State != state || st.Key != key {
+			t.Errorf("status %+v, %v", st, err)
+		}
+		return revision
+	}
+	if st, revision, err := r.store.Status(t.Context(), key); err != nil || revision != 0 || st.Key != key {
+		t.Errorf("a status that isn't there: %+v, %d, %v", st, revision, err)
+	}
+	first := set(wxtoken.StateActive)
+	if again := set(wxtoken.StateActive); again != first {
+		t.Error("an unchanged status was written")
+	}
+	if changed := set(wxtoken.StateRevoked); changed == first {
+		t.Error("a changed status was not written")
+	}
+	_, err = bucket.PutString(t.Context(), key.String(), "garbage")
+	r.must(err)
+	set(wxtoken.StateActive)
+
+	// Changes from many sides add up.
+	const writers = 4
+	var writing sync.WaitGroup
+	errs := make(chan error, writers)
+	for range writers {
+		writing.Go(func() {
+			errs <- r.store.UpdateStatus(t.Context(), key, func(s *wxtoken.Status) { s.Failures++ })
+		})
+	}
+	writing.Wait()
+	close(errs)
+	for err := range errs {
+		r.must(err)
+	}
+	if st, _, err := r.store.Status(t.Context(), key); err != nil || st.Failures != writers || st.State != wxtoken.StateActive {
+		t.Errorf("after %d changes: %+v, %v", writers, st, err)
+	}
+}
+
+func TestRecordsThatCannotBeRead(t *testing.T) {
+	r := newRig(t)
+	for _, row := range []struct {
+		record string
+		want   error
+	}{
+		{"garbage", store.ErrUnreadable},
+		{`{"v":99}`, store.ErrNewer},
+	} {
+		ack, err := r.js.Publish(t.Context(), events.CredentialSubject(key), []byte(row.record))
+		r.must(err)
+		c, err := r.store.Credential(t.Context(), key)
+		if !errors.Is(err, row.want) || c.Revision != ack.Sequence || c.Key != key {
+			t.Errorf("%s: %+v, %v", row.record, c, err)
+		}
+	}
+	_, err := r.js.Publish(t.Context(), events.TokenSubject(key), []byte("garbage"))
+	r.must(err)
+	if _, ok, err := r.store.Token(t.Context(), key); ok || !errors.Is(err, wxtoken.ErrBadToken) {
+		t.Errorf("a token that can't be read: %t, %v", ok, err)
+	}
+	c, err := r.store.Credential(t.Context(), key)
+	if !errors.Is(err, store.ErrNewer) {
+		t.Fatal(err)
+	}
+	c.Generation = 1
+	if _, err := r.store.Save(t.Context(), c); err != nil {
+		t.Errorf("with its revision it can be replaced: %v", err)
+	}
+}
+
+func TestView(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	before := wxtoken.AuthorizerKey("wxc", "wxbefore")
+	_, err := r.store.Commit(t.Context(), credential(before, 1), token(before, 1))
+	r.must(err)
+	view, wait, err := r.store.Watch(ctx, zerolog.Nop())
+	r.must(err)
+	if e, ok := view.Get(before); !ok || e.Token.Generation != 1 || e.Credential.Generation != 1 {
+		t.Errorf("a view is complete from the start, but has %+v", e)
+	}
+	generation := func(want uint64) {
+		t.Helper()
+		r.eventually(fmt.Sprintf("generation %d", want), func() bool {
+			e, _ := view.Get(key)
+			return e.Token.Generation == want && (want == 0 || e.Credential.Generation == want && e.Token.Revision == e.Credential.Revision+1)
+		})
+	}
+	c, err := r.store.Commit(t.Context(), credential(key, 1), token(key, 1))
+	r.must(err)
+	generation(1)
+	r.nats.Restart()
+	r.eventually("the server is back", func() bool {
+		stored, err := r.store.Credential(t.Context(), key)
+		return err == nil && stored.Revision == c.Revision
+	})
+	c.Generation = 2
+	c, err = r.store.Commit(t.Context(), c, token(key, 2))
+	r.must(err)
+	generation(2)
+	c.RevokedAt = time.Now().UTC()
+	c, err = r.store.Revoke(t.Context(), c)
+	r.must(err)
+	generation(0)
+	r.eventually("the revocation", func() bool { e, _ := view.Get(key); return !e.Credential.RevokedAt.IsZero() && e.Credential.Generation == 2 })
+	_, err = r.js.Publish(t.Context(), events.CredentialSubject(key), []byte("garbage"))
+	r.must(err)
+	r.eventually("the unreadable record", func() bool {
+		e, _ := view.Get(key)
+		return e.Credential.Revision > c.Revision && !e.Credential.Renewable() && e.Credential.Key == key
+	})
+	var keys []string
+	for k := range view.All() {
+		keys = append(keys, k.String())
+	}
+	slices.Sort(keys)
+	if want := []string{key.String(), before.String()}; !slices.Equal(keys, want) {
+		t.Errorf("the view has %v, want %v", keys, want)
+	}
+	if !view.Any(func(k wxtoken.Key, _ store.Entry) bool { return k == before }) || view.Any(func(wxtoken.Key, store.Entry) bool { return false }) {
+		t.Error("Any is wrong")
+	}
+	cancel()
+	wait()
+}
+
+func TestWatchEndsWithItsContext(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.nats.Stop()
+	cancel()
+	if _, _, err := r.store.Watch(ctx, zerolog.Nop()); !errors.Is(err, context.Canceled) {
+		t.Errorf("watch without a server: %v", err)
+	}
+}
+
+// TestWithoutACommitter has a commit end with its context.
+func TestWithoutACommitter(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.store.Commit(ctx, credential(key, 1), token(key, 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("commit: %v", err)
+	}
+}
