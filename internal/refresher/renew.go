@@ -128,12 +128,23 @@ func (r *Refresher) claim(ctx context.Context, cred store.Credential, m events.M
 	if cred.ClaimedAt(r.now()) && !(m.Redelivered && cred.Claim.For == purpose) {
 		return cred, events.Later(claimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
+	if cred.Claim != nil {
+		cred = unsure(cred) // whoever made it is gone, and may have asked WeChat
+	}
 	cred.Claim = &store.Claim{By: r.id, For: purpose, Until: r.now().Add(claimFor).UTC()}
 	cred, err := r.store.Save(ctx, cred)
 	if errors.Is(err, store.ErrLost) {
 		return cred, events.Later(lostDelay, err)
 	}
 	return cred, err
+}
+
+// unsure notes that WeChat may have been asked since the claim was made, without an answer.
+func unsure(cred store.Credential) store.Credential {
+	if cred.UnsureSince.IsZero() {
+		cred.UnsureSince = cred.Claim.Until.Add(-claimFor)
+	}
+	return cred
 }
 
 // fulfilled ends a due message whose generation is past. A schedule that was replaced while it
@@ -211,7 +222,7 @@ func granted(cred store.Credential, g wechat.Grant) store.Credential {
 // released returns the credential as it is when nobody is at it and all is well.
 func released(cred store.Credential) store.Credential {
 	cred.Claim = nil
-	cred.Failures, cred.Refusals, cred.RetryAt = 0, 0, time.Time{}
+	cred.Failures, cred.Refusals, cred.RetryAt, cred.UnsureSince = 0, 0, time.Time{}, time.Time{}
 	return cred
 }
 
@@ -273,6 +284,9 @@ func (r *Refresher) uncommitted(ctx context.Context, key wxtoken.Key, err error)
 func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credential, err error) error {
 	verdict := wechat.Judge(err)
 	now := r.now()
+	if unanswered(err) {
+		cred = unsure(cred)
+	}
 	cred.Claim = nil
 	cred.Failures++
 	wait := r.retryDelay(cred)
@@ -319,11 +333,21 @@ func (r *Refresher) tryAgain(ctx context.Context, cred store.Credential, wait ti
 // retryDelay returns how long to wait after the failure that cred counts.
 func (r *Refresher) retryDelay(cred store.Credential) time.Duration {
 	e, _ := r.view.Get(cred.Key)
-	wait := backoff(cred.Failures, e.Token.ExpiresAt.Sub(r.now()), rand.Float64())
+	dies := e.Token.ExpiresAt
+	if replaced := cred.UnsureSince.Add(overlap); !cred.UnsureSince.IsZero() && replaced.Before(dies) {
+		dies = replaced
+	}
+	wait := backoff(cred.Failures, dies.Sub(r.now()), rand.Float64())
 	if c := r.components[cred.Key.Component]; c.seemsAway() {
 		wait = min(wait, probeEvery) // one call at a time is made for all keys: none needs to hold back more
 	}
 	return wait
+}
+
+// unanswered reports whether a call may have been executed although it brought nothing.
+func unanswered(err error) bool {
+	var e *wechat.Error
+	return errors.As(err, &e) && e.Code == 0
 }
 
 // errAPI returns the API that an error of the client is about.

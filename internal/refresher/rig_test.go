@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,6 +33,10 @@ import (
 
 func TestMain(m *testing.M) {
 	natsdtest.Register()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // they wait for the clock more than they work
+		panic(err)
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 

@@ -40,6 +40,9 @@ type Credential struct {
 	Failures int       `json:"failures,omitempty"`
 	Refusals int       `json:"refusals,omitempty"`
 	RetryAt  time.Time `json:"retry_at,omitzero"`
+	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did answer,
+	// the stored token is one that was replaced then.
+	UnsureSince time.Time `json:"unsure_since,omitzero"`
 
 	// Commit is unique to each commit, so that a committer that got no answer can tell its own record.
 	Commit string `json:"commit,omitempty"`
