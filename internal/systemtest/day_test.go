@@ -107,11 +107,14 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 	return d.happened
 }
 
-// settle is how long after a fault everything must be well again. Where every other call is
-// answered "busy", four failures in a row, a minute apart in the end, are nothing unusual.
+// settle is how long after a fault everything must be well again. A key that failed often is tried
+// once a minute; where WeChat answers many calls with "busy", several in a row are nothing unusual.
 func (d *day) settle() time.Duration {
-	if d.busyRate() >= 0.5 {
-		return 5 * time.Minute
+	switch rate := d.busyRate(); {
+	case rate >= 0.5:
+		return 15 * time.Minute
+	case rate >= 0.2:
+		return 3 * time.Minute
 	}
 	return 90 * time.Second
 }
@@ -409,5 +412,5 @@ func (d *day) calm() {
 		d.start()
 	}
 	d.wrong("the day's end", "", 0)
-	d.play(time.Now().Add(15 * time.Minute))
+	d.play(time.Now().Add(d.settle() + 15*time.Minute))
 }
