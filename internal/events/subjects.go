@@ -103,11 +103,6 @@ func ReconcileComponent(subject string) (component string, ok bool) {
 	return strings.CutPrefix(subject, prefixDue+"reconcile.")
 }
 
-// DueKey returns the key that a due subject speaks of.
-func DueKey(subject string) (wxtoken.Key, error) {
-	return wxtoken.ParseKey(strings.TrimPrefix(subject, prefixDue))
-}
-
 // TokenKey returns the key of a subject in the bucket; ok is false for other subjects.
 func TokenKey(subject string) (key wxtoken.Key, ok bool) { return keyAfter(subject, prefixTokens) }
 

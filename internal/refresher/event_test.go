@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -384,4 +386,101 @@ func TestEventsThatCannotBeProcessed(t *testing.T) {
 			t.Errorf("row %d: %q with the reason %q", i, m.Data, reason)
 		}
 	}
+}
+
+// idleRig returns a rig whose refresher calls atStep when it first comes to a step.
+func idleRig(t *testing.T, step string, atStep func(r *rig)) *rig {
+	t.Helper()
+	r := newRig(t, options{idle: true})
+	var once sync.Once
+	r.step = func(name string) {
+		if name == step {
+			once.Do(func() { atStep(r) })
+		}
+	}
+	r.start()
+	r.ticket()
+	r.eventually(r.componentLives)
+	return r
+}
+
+// TestNewsOvertaken cancels an authorization between its store and the news of it: the news comes
+// late, and must not hide that it is over.
+func TestNewsOvertaken(t *testing.T) {
+	r := idleRig(t, "exchange.committed", func(r *rig) {
+		r.clock.forward(2 * time.Second)
+		if err := r.sim.Cancel(appid, alice); err != nil {
+			t.Error(err)
+		}
+		for deadline := time.Now().Add(within); ; time.Sleep(time.Millisecond) {
+			s, _, err := r.store.Status(t.Context(), aliceKey)
+			if s.State == wxtoken.StateRevoked {
+				return
+			}
+			if err != nil || time.Now().After(deadline) {
+				t.Errorf("the cancellation was not handled: %v", err)
+				return
+			}
+		}
+	})
+	r.must(r.sim.Authorize(appid, alice))
+	r.until("not authorized", func() bool { return r.log.count("authorizer authorized", alice) == 1 })
+	r.drained()
+	if s := r.status(aliceKey); s.State != wxtoken.StateRevoked || s.Conditions[0].Status != "False" {
+		t.Errorf("after late news the state is %q, %+v", s.State, s.Conditions)
+	}
+	if !r.token(aliceKey).Value.IsZero() {
+		t.Error("the token is still there")
+	}
+}
+
+// TestDeathBeforeTheNews ends a handler after it stored an authorization: whoever is given its event
+// makes up for the status.
+func TestDeathBeforeTheNews(t *testing.T) {
+	r := idleRig(t, "exchange.committed", func(*rig) { runtime.Goexit() })
+	r.must(r.sim.Authorize(appid, alice))
+	r.state(aliceKey, wxtoken.StateActive)
+	r.drained()
+	s := r.status(aliceKey)
+	if a := s.Authorizer; a == nil || a.AuthorizedAt == nil || len(a.Profile) == 0 || len(a.FuncInfo) == 0 || len(s.Conditions) != 1 {
+		t.Errorf("status %+v", s)
+	}
+	r.wantCalls(apiExchange, 1)
+}
+
+// TestCancelledDuringCallback cancels while WeChat exchanges the code of a redirect: its answer is
+// not believed for longer than it takes to ask again.
+func TestCancelledDuringCallback(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.keep()
+	r.clock.forward(2 * time.Second)
+	callback := r.consent()
+	r.next(events.KindUpdated)
+	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultSlow, Delay: time.Second, Times: 1})
+	r.send(callback)
+	r.until("the code was not sent", func() bool { return r.calls(apiExchange) == 2 })
+	r.clock.forward(2 * time.Second)
+	r.must(r.sim.Cancel(appid, alice))
+	r.send(r.next(events.KindUnauthorized))
+	r.until("not cancelled", func() bool { return r.log.count("authorization cancelled", alice) == 1 })
+	r.until("not exchanged", func() bool { return r.log.count("authorizer authorized", alice) == 2 })
+	r.until("the dead token is still served", func() bool { return r.token(aliceKey).Value.IsZero() })
+	r.state(aliceKey, wxtoken.StateRevoked)
+}
+
+// TestAuthorizedFromTheFuture has a push that is ahead of all clocks: a cancellation still counts.
+func TestAuthorizedFromTheFuture(t *testing.T) {
+	r := newRig(t, options{})
+	r.keep()
+	r.must(r.sim.Authorize(appid, alice))
+	push := r.next(events.KindAuthorized)
+	push.CreateTime = push.CreateTime.Add(1000 * time.Hour)
+	r.send(push)
+	r.eventually(func() error { return r.accepted(alice) })
+	r.drained()
+	r.clock.forward(2 * time.Second)
+	r.must(r.sim.Cancel(appid, alice))
+	r.send(r.next(events.KindUnauthorized))
+	r.state(aliceKey, wxtoken.StateRevoked)
 }

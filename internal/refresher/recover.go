@@ -88,6 +88,9 @@ func (r *Refresher) reconcile(ctx context.Context, appid string) error {
 	}
 	found, total := 0, 1
 	for offset := 0; offset < total; offset += listPage {
+		if r.stopping.Load() {
+			return events.Later(retryAfter[0], errors.New("reconcile: this refresher is stopping"))
+		}
 		if _, err := r.componentToken(c); err != nil {
 			return err
 		}

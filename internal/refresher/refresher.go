@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -89,8 +90,10 @@ type Refresher struct {
 	store *store.Store // set by Run, before anything uses it
 	view  *store.View
 
-	guard  guard
-	atWork sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
+	guard    guard
+	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
+	stopping atomic.Bool            // nothing long is to be begun
+	atWork   sync.Map               // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 
 	mu    sync.Mutex
 	swept time.Time
@@ -109,7 +112,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, log: deps.Log, now: deps.Now, step: deps.Step,
-		components: map[string]*component{},
+		components: map[string]*component{}, dead: map[wxtoken.Key]uint64{},
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -259,16 +262,20 @@ func (r *Refresher) greet(ctx context.Context) {
 }
 
 // Ready returns an error while the refresher can't do its work.
-func (r *Refresher) Ready(context.Context) error {
+func (r *Refresher) Ready(ctx context.Context) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	ready, swept := r.ready, r.swept
+	r.mu.Unlock()
 	switch {
-	case !r.ready:
+	case !ready:
 		return errors.New("the tokens are not loaded yet: is NATS reachable?")
 	case !r.nc.IsConnected():
 		return errors.New("not connected to NATS")
-	case r.now().Sub(r.swept) > 2*r.cfg.SweepEvery+callTimeout:
-		return fmt.Errorf("the last sweep was at %s", r.swept.UTC().Format(time.RFC3339))
+	case r.now().Sub(swept) > 2*r.cfg.SweepEvery+callTimeout:
+		return fmt.Errorf("the last sweep was at %s", swept.UTC().Format(time.RFC3339))
+	}
+	if _, err := r.js.Stream(ctx, events.StreamTokens); err != nil {
+		return fmt.Errorf("look up stream %s: %w: was it deleted? A refresher makes it anew when it starts", events.StreamTokens, err)
 	}
 	return nil
 }

@@ -83,9 +83,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if err != nil {
 		return r.failed(ctx, c, cred, err)
 	}
-	old, _, err := r.store.Token(ctx, key)
-	if err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
+	var old wxtoken.Token
+	if due.Reason != events.ReasonRefused { // a refused token is of no use to a reader
+		if old, _, err = r.store.Token(ctx, key); err != nil {
+			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
+		}
 	}
 	next := granted(cred, grant)
 	token := nextToken(old, key, next.Generation, grant.AccessToken, asked, grant.ExpiresIn, r.cfg.RenewFraction)
@@ -296,7 +298,7 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 	case wechat.SlowDown:
 		wait = jittered(slowDown)
 	case wechat.QuotaGone:
-		wait, change = nextDay(now).Sub(now), nil // it is the component that is in trouble, and its status says so
+		wait, change = maxPause, nil // the gate knows how long; and it is the component that is in trouble, and its status says so
 	case wechat.WaitForTicket:
 		wait = retryAfter[len(retryAfter)-1]
 		change = ticketRefused(now, cred.Failures, err)

@@ -138,6 +138,7 @@ type rig struct {
 	log    *lines
 	cfg    refresher.Config
 	opener *wechat.Crypter
+	step   func(name string) // called at each step of the refreshers; to be set before start
 
 	mu   sync.Mutex
 	hold bool          // keep pushes instead of publishing them
@@ -223,6 +224,7 @@ func (r *rig) start() process {
 		NATS: nc, Components: []refresher.Component{{AppID: appid, AppSecret: wxtoken.NewSecret(appsecret)}},
 		Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: prometheus.NewRegistry(),
 		Transport: direct{r.sim.Handler()}, Now: r.clock.Now,
+		Step: r.step,
 	})
 	if err != nil {
 		r.Fatal(err)

@@ -134,6 +134,16 @@ func failing(now time.Time, failures int, err error) statusChange {
 	return troubled(wxtoken.StateRenewingFailed, "RenewalFailed", now, failures, err)
 }
 
+// expired: the token died before the next one came.
+func expired(now time.Time) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.State == wxtoken.StateActive || s.State == "" {
+			s.State = wxtoken.StateRenewingFailed
+		}
+		condition(s, conditionReady, now, false, "Expired", "the token expired before the next one came")
+	}
+}
+
 // needsAuthorization: only the merchant can help.
 func needsAuthorization(now time.Time, failures int, err error) statusChange {
 	return troubled(wxtoken.StateNeedsAuthorization, "RefreshTokenInvalid", now, failures, err)
@@ -177,7 +187,7 @@ func lastError(now time.Time, err error) *wxtoken.LastError {
 	e := &wxtoken.LastError{Message: err.Error(), At: now.UTC()}
 	var w *wechat.Error
 	if errors.As(err, &w) {
-		e.Code, e.RID = w.Code, w.RID
+		e.Code, e.RID, e.API = w.Code, w.RID, string(w.API)
 	}
 	return e
 }

@@ -35,7 +35,11 @@ func (r *Refresher) sweep(ctx context.Context) {
 			return
 		}
 		c, ok := r.components[key.Component]
-		if !ok || !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) {
+		if !ok {
+			continue
+		}
+		r.tellExpired(ctx, key, e, now)
+		if !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) {
 			continue
 		}
 		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
@@ -55,6 +59,20 @@ func (r *Refresher) sweep(ctx context.Context) {
 	r.mu.Lock()
 	r.swept = now
 	r.mu.Unlock()
+}
+
+// tellExpired has the status say that a token is dead, once for each token: whatever kept the next
+// one away, the key is not active.
+func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.Entry, now time.Time) {
+	if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
+		return
+	}
+	r.dead[key] = e.Token.Generation
+	r.setStatus(ctx, key, expired(now))
+	// The view may lag: should the next token have come meanwhile, that is the newer news.
+	if t, ok, err := r.store.Token(ctx, key); err == nil && ok && now.Before(t.ExpiresAt) {
+		r.setStatus(ctx, key, r.components[key.Component].working(key, now))
+	}
 }
 
 // overdue reports whether a key should have been renewed longer than grace ago.

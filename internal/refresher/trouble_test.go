@@ -148,7 +148,7 @@ func TestRevokedByWeChat(t *testing.T) {
 	// In the same second, and after a refusal that our own clock dated.
 	r.must(r.sim.Authorize(appid, alice))
 	again := r.next(events.KindAuthorized)
-	again.CreateTime = r.credential(aliceKey).RevokedAt
+	again.CreateTime = r.credential(aliceKey).RevokedAt.Truncate(time.Second) // WeChat's times are whole seconds
 	r.send(again)
 	r.generation(aliceKey, 2)
 	r.state(aliceKey, wxtoken.StateActive)

@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -99,25 +100,24 @@ var troubles = []trouble{
 		if err != nil || token.Generation < 2 {
 			return
 		}
-		m, err := events.DueMsg(events.Due{Key: key, Generation: token.Generation - uint64(d.rng.IntN(2)), Reason: events.ReasonScheduled})
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		d.publish(m)
-		p.calls++
+		d.due(p, token.Generation-uint64(d.rng.IntN(2)))
 	}},
 	{"refresher crashes", func(d *day) {
-		live := d.instances()
-		if len(live) == 0 {
+		step := crashSteps[(int(d.seed)+d.happened["refresher crashes"])%len(crashSteps)]
+		d.arm(step)
+		d.wrong("refresher about to crash", "", time.Minute)
+		// Something to crash at: a code for the steps of an exchange, a renewal for the others.
+		p := d.anyone()
+		if !p.live {
 			return
 		}
-		step := crashSteps[(int(d.seed)+d.happened["refresher crashes"])%len(crashSteps)]
-		for _, i := range live[:1] {
-			i.crashAtNext(step)
-		}
-		d.wrong("refresher about to crash", "", time.Minute)
-		if p := d.anyone(); p.live {
+		if strings.HasPrefix(step, "exchange.") {
 			d.reauthorize(p)
+			return
+		}
+		key := wxtoken.AuthorizerKey(testAppID, p.appid)
+		if token, err := d.client.Token(key); err == nil {
+			d.due(p, token.Generation)
 		}
 	}},
 	{"all refreshers away", func(d *day) {
@@ -250,6 +250,16 @@ func (d *day) fail(f wechatsim.Fault, during time.Duration) {
 		name = "errcode"
 	}
 	d.wrong(name, "", during)
+}
+
+// due makes an account due, for the token after the one with this generation.
+func (d *day) due(p *person, generation uint64) {
+	m, err := events.DueMsg(events.Due{Key: wxtoken.AuthorizerKey(testAppID, p.appid), Generation: generation, Reason: events.ReasonScheduled})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.publish(m)
+	p.calls++
 }
 
 func (d *day) publish(m *nats.Msg) {

@@ -145,6 +145,8 @@ type world struct {
 	live []*instance
 
 	shared *nats.Conn
+
+	crashAt string // see arm
 }
 
 // newWorld starts NATS, the platform and an ingest. Refreshers are for the test to start.
@@ -213,6 +215,7 @@ type instance struct {
 	done   chan struct{}
 	reg    *prometheus.Registry
 
+	world     *world
 	mu        sync.Mutex
 	crashAt   string
 	crashName string // the step at which it crashed
@@ -230,7 +233,7 @@ func (w *world) startWith(crashAt *string) *instance {
 	w.t.Helper()
 	w.mu.Lock()
 	w.names++
-	i := &instance{name: fmt.Sprintf("refresher-%d", w.names), done: make(chan struct{}), crashed: make(chan struct{}), reg: prometheus.NewRegistry()}
+	i := &instance{world: w, name: fmt.Sprintf("refresher-%d", w.names), done: make(chan struct{}), crashed: make(chan struct{}), reg: prometheus.NewRegistry()}
 	w.mu.Unlock()
 	if crashAt != nil {
 		i.crashAt = *crashAt
@@ -259,7 +262,7 @@ func (w *world) startWith(crashAt *string) *instance {
 // is gone, nothing more is said.
 func (i *instance) step(name string) {
 	i.mu.Lock()
-	hit := i.crashAt != "" && i.crashAt == name
+	hit := i.crashAt == name || i.world.disarm(name)
 	if hit {
 		i.crashAt, i.crashName = "", name
 	}
@@ -278,6 +281,24 @@ func (i *instance) crashAtNext(step string) {
 	i.mu.Lock()
 	i.crashAt = step
 	i.mu.Unlock()
+}
+
+// arm has the refresher die that next comes to a step, whichever it is.
+func (w *world) arm(step string) {
+	w.mu.Lock()
+	w.crashAt = step
+	w.mu.Unlock()
+}
+
+// disarm reports whether arm was called for this step, once.
+func (w *world) disarm(step string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.crashAt != step {
+		return false
+	}
+	w.crashAt = ""
+	return true
 }
 
 // kill ends the refresher at once.
