@@ -51,6 +51,7 @@ func TestCampaign(t *testing.T) {
 		fmt.Printf("happened %s\n", out)
 		return
 	}
+	t.Parallel()
 	seeds := fromEnv(t, seedsVariable, everydaySeeds)
 	first := fromEnv(t, firstVariable, 1)
 	fast := os.Args[0]
