@@ -116,12 +116,17 @@ func (c *component) seemsAway() bool {
 	return c.silent >= awayAfter
 }
 
-// away reports whether a call would only have to wait.
-func (c *component) away(api wechat.API, now time.Time) bool {
+// held returns how long a call of api would be held back, without asking for its turn; 0 if it would not be.
+func (c *component) held(api wechat.API, now time.Time) time.Duration {
+	if left := c.pausedUntil(api).Sub(now); left > 0 {
+		return min(left, maxPause)
+	}
 	c.mu.Lock()
-	silent := c.silent >= awayAfter && c.probe.After(now)
-	c.mu.Unlock()
-	return silent || c.pausedUntil(api).After(now)
+	defer c.mu.Unlock()
+	if left := c.probe.Sub(now); c.silent >= awayAfter && left > 0 {
+		return left
+	}
+	return 0
 }
 
 // heard notes how a call ended. While WeChat is away each caller waits for the one that probes,

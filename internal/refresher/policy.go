@@ -27,7 +27,9 @@ const (
 	claimedDelay = 500 * time.Millisecond
 	// lostDelay is the wait before a record is loaded again that changed under our hands.
 	lostDelay = 50 * time.Millisecond
-	// componentDelay is the wait for a component access token that isn't there.
+	// heldDelay is the wait of a renewal for a component access token that isn't there.
+	heldDelay = 5 * time.Second
+	// componentDelay is the wait of a code, or of a reconcile, for a component access token that isn't there.
 	componentDelay = time.Second
 	// slowDown is the wait after 45011, a limit per minute.
 	slowDown = time.Minute

@@ -265,7 +265,7 @@ func TestPause(t *testing.T) {
 	wait(wechat.APIAuthorizerInfo, 0, 0)
 	c.pause(everyAPI, noon.Add(2*time.Minute))
 	wait(wechat.APIAuthorizerInfo, time.Minute, time.Minute)
-	if !c.heldBack(noon) || c.heldBack(noon.Add(time.Hour)) || !c.away(wechat.APIAuthorizerList, noon) {
+	if !c.heldBack(noon) || c.heldBack(noon.Add(time.Hour)) || c.held(wechat.APIAuthorizerList, noon) == 0 {
 		t.Error("a pause is not seen")
 	}
 	c = newComponent(Component{AppID: "wxc"}, 1)
@@ -285,11 +285,11 @@ func TestAway(t *testing.T) {
 		}
 		c.heard(errors.New("no answer"), noon)
 	}
-	if !c.seemsAway() || !c.away(wechat.APIAuthorizerToken, noon) || c.wait(wechat.APIAuthorizerToken, noon) != probeEvery {
+	if !c.seemsAway() || c.held(wechat.APIAuthorizerToken, noon) == 0 || c.wait(wechat.APIAuthorizerToken, noon) != probeEvery {
 		t.Fatal("not away after so many calls without an answer")
 	}
 	probe := noon.Add(probeEvery)
-	if c.away(wechat.APIAuthorizerToken, probe) || c.wait(wechat.APIAuthorizerToken, probe) != 0 {
+	if c.held(wechat.APIAuthorizerToken, probe) != 0 || c.wait(wechat.APIAuthorizerToken, probe) != 0 {
 		t.Error("nobody probes")
 	}
 	if c.wait(wechat.APIComponentToken, probe) != probeEvery {

@@ -42,6 +42,10 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return events.Later(unknownDelay, fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
 	}
 
+	if wait := r.held(c, key); wait > 0 {
+		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s", key, wait.Round(time.Second)))
+	}
+
 	// a. Load.
 	cred, err := r.load(ctx, key)
 	if err != nil {

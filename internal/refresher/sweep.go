@@ -39,7 +39,7 @@ func (r *Refresher) sweep(ctx context.Context) {
 			continue
 		}
 		r.tellExpired(ctx, key, e, now)
-		if !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) {
+		if !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) > 0 {
 			continue
 		}
 		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
@@ -87,14 +87,15 @@ func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
 	return now.After(latest.Add(grace))
 }
 
-// held reports whether a renewal could not be made now anyway.
-func (r *Refresher) held(c *component, key wxtoken.Key) bool {
-	api := wechat.APIComponentToken
-	if key.Kind != wxtoken.KindComponent {
-		if _, err := r.componentToken(c); err != nil {
-			return true
-		}
-		api = wechat.APIAuthorizerToken
+// held returns how long a renewal of key would have to wait for something that concerns all keys of its
+// component; 0 if it would not. It looks at nothing but this process's memory: there may be a hundred
+// thousand keys that wait.
+func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
+	if key.Kind == wxtoken.KindComponent {
+		return c.held(wechat.APIComponentToken, r.now())
 	}
-	return c.away(api, r.now())
+	if _, err := r.componentToken(c); err != nil {
+		return heldDelay
+	}
+	return c.held(wechat.APIAuthorizerToken, r.now())
 }
