@@ -323,7 +323,9 @@ func (d *day) sample() {
 			d.violation("I2", "%s is read a token that expired at %s", p.appid, token.ExpiresAt.Format(time.TimeOnly))
 		}
 		if p.live && quiet > d.settle()+time.Minute && now.Minute()%10 == 0 && now.Second() < 15 && !d.maybeUncovered(p, now) {
-			d.covered(p, key)
+			if err := d.covered(key); err != nil {
+				d.violation("I11", "%s: %v", p.appid, err)
+			}
 		}
 	}
 }
@@ -345,23 +347,6 @@ func (d *day) longOutage(p *person, now time.Time) bool {
 // maybeUncovered reports whether the account's schedule was taken away and its time has not come.
 func (d *day) maybeUncovered(p *person, now time.Time) bool {
 	return slices.ContainsFunc(d.uncovered, func(s span) bool { return s.who == p.appid && now.Before(s.to) })
-}
-
-// covered checks that the renewal of an account is bound to come: its schedule or its due message
-// lies in the stream.
-func (d *day) covered(p *person, key wxtoken.Key) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	stream, err := d.js.Stream(ctx, events.StreamTokens)
-	if err != nil {
-		d.violation("I11", "look up the stream: %v", err)
-	}
-	for _, subject := range []string{events.ScheduleSubject(key), events.DueSubject(key)} {
-		if _, err := stream.GetLastMsgForSubject(ctx, subject); err == nil {
-			return
-		}
-	}
-	d.violation("I11", "%s has neither a schedule nor a due message", p.appid)
 }
 
 // instances returns the refreshers that were started and not stopped.

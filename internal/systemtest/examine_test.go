@@ -113,10 +113,26 @@ func (d *day) examineEvents(ctx context.Context) {
 	}
 }
 
+// leastBackoff is the least time between a call that failed and the next one for the same account.
+const leastBackoff = 400 * time.Millisecond
+
 // examineCalls: nobody costs more calls than their troubles explain.
 func (d *day) examineCalls() {
 	calls := map[string]int{}
+	busy := map[string]time.Time{} // when an account's refresh was answered with -1, until the next thing that happens to it
 	for _, e := range d.sim.History() {
+		switch {
+		case e.Kind == wechatsim.EntryAuthorize || e.Kind == wechatsim.EntryCancel:
+			delete(busy, e.Authorizer)
+		case e.Kind == wechatsim.EntryCall && e.API == refresh:
+			if at, ok := busy[e.Authorizer]; ok && e.Time.Sub(at) < leastBackoff {
+				d.violation("I6", "%s was refreshed again %s after WeChat had said that it is busy", e.Authorizer, e.Time.Sub(at))
+			}
+			delete(busy, e.Authorizer)
+			if e.Outcome == wechatsim.OutcomeBusy {
+				busy[e.Authorizer] = e.Time
+			}
+		}
 		if e.Kind == wechatsim.EntryCall && e.Outcome != wechatsim.OutcomeDown {
 			switch e.API {
 			case refresh:
@@ -138,13 +154,13 @@ func (d *day) examineCalls() {
 	}
 	// While something is wrong, an account is tried once a minute at most.
 	allowed := ideal + 3*shared + int(away/time.Minute)
-	busy := 1 + 4*d.busyRate()
+	more := 1 + 4*d.busyRate()
 	for _, p := range d.people {
-		if limit := int(busy * float64(allowed+3*p.calls)); calls[p.appid] > limit {
+		if limit := int(more * float64(allowed+3*p.calls)); calls[p.appid] > limit {
 			d.violation("I6", "%s cost %d calls, at most %d are explained", p.appid, calls[p.appid], limit)
 		}
 	}
-	if limit := int(busy * float64(allowed)); calls["component"] > limit {
+	if limit := int(more * float64(allowed)); calls["component"] > limit {
 		d.violation("I6", "the component token cost %d calls, at most %d are explained", calls["component"], limit)
 	}
 }

@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -133,20 +134,31 @@ func (w *world) component() error {
 }
 
 // covered returns an error unless the next renewal of key is bound to come: its schedule or its due
-// message lies in the stream.
+// message lies in the stream, made for the token that is there. An older due message proves nothing: it
+// stays where it is after its ack.
 func (w *world) covered(key wxtoken.Key) error {
 	js, err := jetstream.New(w.reader())
 	if err != nil {
 		return err
 	}
-	stream, err := js.Stream(w.ctx, events.StreamTokens)
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	stream, err := js.Stream(ctx, events.StreamTokens)
+	if err != nil {
+		return err
+	}
+	token, err := w.token(key)
 	if err != nil {
 		return err
 	}
 	for _, subject := range []string{events.ScheduleSubject(key), events.DueSubject(key)} {
-		if _, err := stream.GetLastMsgForSubject(w.ctx, subject); err == nil {
+		m, err := stream.GetLastMsgForSubject(ctx, subject)
+		if err != nil {
+			continue
+		}
+		if due, err := events.ParseDue(m.Data); err == nil && due.Generation >= token.Generation {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s has neither a schedule nor a due message", key)
+	return fmt.Errorf("neither a schedule nor a due message for the token after generation %d", token.Generation)
 }
