@@ -294,7 +294,9 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 		cred = unsure(cred)
 	}
 	cred.Claim = nil
-	cred.Failures++
+	if cred.Failures == 0 || !c.seemsAway() {
+		cred.Failures++ // a probe that failed says nothing about this key: its ladder waits for WeChat
+	}
 	wait := r.retryDelay(cred)
 	change := failing(now, cred.Failures, err)
 	switch verdict {

@@ -120,7 +120,7 @@ func (d *day) settle() time.Duration {
 	case rate >= 0.2:
 		return 3 * time.Minute
 	}
-	return 90 * time.Second
+	return 2 * time.Minute
 }
 
 // noOverlap tells that on this day a replaced token dies at once.
