@@ -303,6 +303,8 @@ const (
 //
 // The error wraps nats.ErrNoResponders when no refresher is listening, and
 // nats.ErrPermissionViolation when this user may not report tokens.
+//
+// No refresher listens yet, so the error is what Reject returns so far. Read the token again instead.
 func (c *Client) Reject(ctx context.Context, token Token) (Outcome, error) {
 	outcome, err := c.reject(ctx, token)
 	if err != nil {

@@ -31,6 +31,9 @@
 // number of services may report the same token: it is replaced once. Other errcodes are
 // not about the token, and a new one does not help.
 //
+// No refresher answers such a report yet: Reject returns an error that wraps nats.ErrNoResponders.
+// Until then read the token again, since most of the time it was renewed a moment ago.
+//
 // After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that is
 // under way while a token is renewed is safe. [Token.Previous] has it.
 //
@@ -42,9 +45,9 @@
 // connection, a lost message, or 4 seconds without a heartbeat, and it begins anew.
 //
 // An old token is better than none, and is returned; a dead one is not. wxtoken renews a token
-// when about two thirds of its life are over, so that a service goes on for 40 minutes without NATS, without
-// the refresher or without WeChat. A token is removed only by a cancelled authorization: a bucket
-// that is lost or full of nonsense takes nothing away.
+// when about two thirds of its life are over, so that a service goes on for about 38 minutes (a third of
+// the life, less the tries) without NATS, without the refresher or without WeChat. A token is removed only by a
+// cancelled authorization: a bucket that is lost or full of nonsense takes nothing away.
 //
 // Expiry is judged by the clock of this machine: keep it within a minute of the truth. Publish [Client.Stats] as metrics,
 // and let somebody know when Live is false for minutes.

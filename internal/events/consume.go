@@ -37,6 +37,7 @@ type Msg struct {
 	// Redelivered tells that this message was handed out before. Whoever had it gave it back,
 	// or has not been heard of for a while.
 	Redelivered bool
+	Deliveries  int // times it was handed out, this one included
 }
 
 // Handler deals with one message and answers with an error verb.
@@ -52,6 +53,15 @@ func (e *laterError) Unwrap() error { return e.err }
 
 // Later gives the message back: it comes again after the given time. err says why.
 func Later(after time.Duration, err error) error { return &laterError{after: after, err: err} }
+
+// After returns how long an error of Later wants to wait; ok is false for any other error.
+func After(err error) (wait time.Duration, ok bool) {
+	var later *laterError
+	if errors.As(err, &later) {
+		return later.after, true
+	}
+	return 0, false
+}
 
 type neverError struct{ err error }
 
@@ -203,6 +213,7 @@ func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle Handler) 
 	}()
 	err = c.guarded(ctx, Msg{
 		Subject: m.Subject(), Data: m.Data(), Sequence: meta.Sequence.Stream, Redelivered: meta.NumDelivered > 1,
+		Deliveries: int(min(meta.NumDelivered, 1000)),
 	}, handle)
 	returned = true
 }

@@ -298,7 +298,7 @@ func example(flag *kong.Flag) string {
 }
 
 // userinfo is the part of a URL that may hold a password or a token.
-var userinfo = regexp.MustCompile(`//[^/@\s,]*@`)
+var userinfo = regexp.MustCompile(`//[^/\s,]*@`)
 
 // scrub takes user and password out of the URLs in text.
 func scrub(text string) string { return userinfo.ReplaceAllString(text, "//[redacted]@") }

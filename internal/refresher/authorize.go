@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"wxtoken"
@@ -42,7 +43,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 		if a.Authorizer == "" {
 			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
 		}
-		return r.unauthorized(ctx, c, key, a) // waits for nobody: the token has to go
+		return r.unauthorized(ctx, c, key, a, m) // waits for nobody: the token has to go
 	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
 		if a.Authorizer == "" || a.Code == "" {
 			if a.Kind != events.KindFastRegister {
@@ -52,7 +53,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 		}
 		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
 	case events.KindCallback, events.KindReleaseCheck:
-		return r.code(ctx, c, a)
+		return r.code(ctx, c, a, m)
 	}
 	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
 }
@@ -113,6 +114,9 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 // in force, change nothing.
 func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.store.Credential(ctx, key)
+	if errors.Is(err, store.ErrNewer) {
+		return events.Later(unknownDelay, err)
+	}
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return err
 	}
@@ -150,7 +154,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	granted, err := r.exchange(ctx, c, a.Code)
 	r.step("exchange.asked")
 	if err != nil {
-		return r.unexchanged(ctx, c, cred, a, err)
+		return r.unexchanged(ctx, c, cred, a, m, err)
 	}
 	if granted.AuthorizerAppID != key.Authorizer {
 		if _, err := r.store.Save(ctx, released(cred)); err != nil && !errors.Is(err, store.ErrLost) {
@@ -159,7 +163,12 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
 	}
 	cred.AuthorizedAt = created
-	return r.establish(ctx, c, cred, granted, a, asked)
+	err = r.establish(ctx, c, cred, granted, a, asked)
+	if errors.Is(err, store.ErrLost) {
+		// An older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
+		return events.Later(lostDelay, err)
+	}
+	return err
 }
 
 // dateAuthorization notes the time of an authorization of which a redirect had told without one.
@@ -179,7 +188,7 @@ func (r *Refresher) dateAuthorization(ctx context.Context, cred store.Credential
 }
 
 // code exchanges a code of which nobody knows yet for which account it is.
-func (r *Refresher) code(ctx context.Context, c *component, a events.Auth) error {
+func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Code == "" {
 		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
 	}
@@ -198,11 +207,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth) error
 	granted, err := r.exchange(ctx, c, a.Code)
 	if err != nil {
 		if wechat.Judge(err) != wechat.CodeSpent {
-			wait := retryAfter[1]
-			if wechat.Judge(err) == wechat.Operator {
-				wait = retryAfter[len(retryAfter)-1]
-			}
-			return events.Later(wait, fmt.Errorf("exchange code: %w", err))
+			return events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
 		}
 		// Spent by the push most likely; if by somebody else, the list knows.
 		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
@@ -227,15 +232,19 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth) error
 		if !cred.RevokedAt.IsZero() {
 			cred.AuthorizedAt = time.Time{} // not known: a cancellation has to ask WeChat
 		}
+		if overlapped {
+			// A renewal may have asked WeChat after us: nobody knows which token is the newer one. The wish
+			// comes first: it waits for the generation that is stored next, and can't be lost in between.
+			due := events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}
+			if err := r.store.MakeDue(ctx, due, ""); err != nil {
+				return err
+			}
+		}
 		err = r.establish(ctx, c, cred, granted, a, asked)
-		if errors.Is(err, store.ErrLost) && ctx.Err() == nil {
-			continue
+		if !errors.Is(err, store.ErrLost) || ctx.Err() != nil {
+			return err
 		}
-		if err == nil && overlapped {
-			// A renewal may have asked WeChat after us: nobody knows which token is the newer one.
-			return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}, "")
-		}
-		return err
+		time.Sleep(lostDelay)
 	}
 }
 
@@ -263,7 +272,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	cred = released(cred)
 	if granted.AccessToken == "" {
 		// The account gives no API permission (api_getauthorizerrefreshtoken): there is no token to keep.
-		if _, err := r.store.Save(ctx, cred); err != nil {
+		if _, err := r.store.Revoke(ctx, cred); err != nil { // of its token, should there be one
 			return fmt.Errorf("store authorization: %w", err)
 		}
 		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
@@ -273,9 +282,6 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	cred.Generation++
 	token := nextToken(wxtoken.Token{}, key, cred.Generation, granted.AccessToken, asked, granted.ExpiresIn, r.cfg.RenewFraction)
 	if _, err := r.store.Commit(ctx, cred, token); err != nil {
-		if errors.Is(err, store.ErrLost) && a.Authorizer != "" {
-			return r.uncommitted(ctx, key, err)
-		}
 		return fmt.Errorf("store authorization: %w", err)
 	}
 	r.step("exchange.committed")
@@ -287,7 +293,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 }
 
 // unexchanged deals with a code that WeChat did not turn into tokens.
-func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Credential, a events.Auth, cause error) error {
+func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Credential, a events.Auth, m events.Msg, cause error) error {
 	now := r.now()
 	key := cred.Key
 	cred.Claim = nil
@@ -301,7 +307,7 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 			break // cancelled in the meantime; that event is on its way
 		}
 		if err != nil {
-			return r.giveBack(ctx, cred, retryAfter[1], err)
+			return r.giveBack(ctx, cred, eventDelay(m, err), err)
 		}
 		if info.RefreshToken == "" {
 			r.log.Error().Err(cause).Stringer("key", key).Msg("authorization needed")
@@ -318,23 +324,35 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 		r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Msg("authorizer authorized, its code was used already")
 		r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt)), profile(info))
 		return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
 		if ofAccount(cause) {
 			r.setStatus(ctx, key, operator(now, cause))
 		}
-		return r.giveBack(ctx, cred, retryAfter[len(retryAfter)-1], cause)
-	case wechat.QuotaGone:
-		return r.giveBack(ctx, cred, maxPause, cause)
-	case wechat.SlowDown:
-		return r.giveBack(ctx, cred, slowDown, cause)
+		return r.giveBack(ctx, cred, eventDelay(m, cause), cause)
 	default:
-		return r.giveBack(ctx, cred, jittered(retryAfter[1]), cause)
+		return r.giveBack(ctx, cred, eventDelay(m, cause), cause)
 	}
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		return events.Later(lostDelay, err)
 	}
 	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
 	return nil
+}
+
+// eventDelay is how long an event is put off that WeChat did not let be handled: as long as the call said,
+// if it was not even made, and longer each time otherwise.
+func eventDelay(m events.Msg, err error) time.Duration {
+	if wait, ok := events.After(err); ok {
+		return wait
+	}
+	switch wechat.Judge(err) {
+	case wechat.QuotaGone:
+		return maxPause
+	case wechat.SlowDown, wechat.Operator:
+		return jittered(slowDown)
+	}
+	return backoff(m.Deliveries, 0, rand.Float64())
 }
 
 // giveBack ends a claim and puts the event off.
@@ -346,7 +364,7 @@ func (r *Refresher) giveBack(ctx context.Context, cred store.Credential, wait ti
 }
 
 // unauthorized ends an authorization, unless a newer one is in force: the push may come late.
-func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth) error {
+func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.load(ctx, key)
 	if err != nil {
 		return err
@@ -368,7 +386,7 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 			r.log.Info().Stringer("key", key).Msg("cancellation ignored, WeChat says the authorization is in force")
 			return nil
 		} else if wechat.Judge(err) != wechat.Revoked {
-			return events.Later(retryAfter[1], fmt.Errorf("check cancellation: %w", err))
+			return events.Later(eventDelay(m, err), fmt.Errorf("check cancellation: %w", err))
 		}
 	}
 	return r.cancelled(ctx, c, cred, created, nil)

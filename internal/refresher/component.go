@@ -2,6 +2,7 @@ package refresher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -83,7 +84,7 @@ func (c *component) heldBack(now time.Time) bool {
 }
 
 const (
-	// maxPause is the longest wait before a pause is looked at again: somebody may have ended it.
+	// maxPause is the longest wait before a pause is looked at again.
 	maxPause = 5 * time.Minute
 	// awayAfter is how many calls in a row must fail for WeChat to count as away.
 	awayAfter = 5
@@ -134,7 +135,7 @@ func (c *component) held(api wechat.API, now time.Time) time.Duration {
 func (c *component) heard(err error, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil || wechat.Judge(err) != wechat.Retry {
+	if !silent(err) {
 		c.silent = 0
 		return
 	}
@@ -142,6 +143,12 @@ func (c *component) heard(err error, now time.Time) {
 	if c.silent == awayAfter {
 		c.probe = now.Add(probeEvery)
 	}
+}
+
+// silent reports whether a call brought no answer, or none but "busy" (-1, -1000).
+func silent(err error) bool {
+	var e *wechat.Error
+	return err != nil && (!errors.As(err, &e) || e.Code == 0 || e.Code == -1 || e.Code == -1000)
 }
 
 // heard notes how a call ended. A refusal that the next call would meet too holds those calls back,

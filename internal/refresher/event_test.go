@@ -484,3 +484,40 @@ func TestAuthorizedFromTheFuture(t *testing.T) {
 	r.send(r.next(events.KindUnauthorized))
 	r.state(aliceKey, wxtoken.StateRevoked)
 }
+
+// TestAuthorizedWhileOlderCancellationComes has an older cancellation stored while the code of a newer
+// authorization is with WeChat: the authorization must come through.
+func TestAuthorizedWhileOlderCancellationComes(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.drained()
+	r.keep()
+	r.must(r.sim.Cancel(appid, alice))
+	cancel := r.next(events.KindUnauthorized)
+	r.must(r.sim.Authorize(appid, alice))
+	again := r.next(events.KindAuthorized)
+	base := r.credential(aliceKey).AuthorizedAt
+	cancel.CreateTime, again.CreateTime = base.Add(time.Second), base.Add(2*time.Second)
+	r.fail(wechatsim.Fault{API: "api_query_auth", Mode: wechatsim.FaultSlow, Delay: time.Second, Times: 1})
+	r.send(again)
+	r.eventually(func() error {
+		if r.credential(aliceKey).Claim == nil {
+			return errors.New("not claimed yet")
+		}
+		return nil
+	})
+	r.send(cancel)
+	r.eventually(func() error {
+		if cred := r.credential(aliceKey); cred.RefreshToken == "" || !cred.RevokedAt.IsZero() {
+			return errors.New("the authorization did not come through")
+		}
+		return nil
+	})
+	r.state(aliceKey, wxtoken.StateActive)
+	r.eventually(func() error {
+		if token := r.token(aliceKey); token.Value.IsZero() || !r.sim.Accepts(appid, alice, token.Value.Reveal()) {
+			return errors.New("no good token")
+		}
+		return nil
+	})
+}

@@ -29,6 +29,8 @@ const (
 	lostDelay = 50 * time.Millisecond
 	// heldDelay is the wait of a renewal for a component access token that isn't there.
 	heldDelay = 5 * time.Second
+	// heldRate is how often a second all that wait for it look again, together.
+	heldRate = 200
 	// componentDelay is the wait of a code, or of a reconcile, for a component access token that isn't there.
 	componentDelay = time.Second
 	// slowDown is the wait after 45011, a limit per minute.
@@ -54,15 +56,15 @@ var askAgainAfter = []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
 // giveUpDelay is the wait between tries for an authorizer that needs a new authorization.
 const giveUpDelay = 6 * time.Hour
 
-// accountCodes are the refusals that only a person can put right and that one account is the cause of,
-// when the call names one ("Return_code_descriptions_new"): its appid, its permission sets, a ban, or that it is not on
-// the test list of a component that is not released.
-var accountCodes = []int{40013, 48001, 48004, 49001, 61007, 61016, 61017, 61018, 61019, 61021, 61022, 61028}
+// componentCodes are the refusals that only a person can put right and that every call of the component
+// would meet ("Return_code_descriptions_new"): its secret, its state, or the address that it calls from.
+var componentCodes = []int{40090, 40125, 40164, 40243, 45035, 61000, 61001, 61002, 61004, 61011, 61061,
+	89501, 89502, 89503, 89504, 89505, 89506, 89507}
 
 // ofAccount reports whether err concerns one account, and not all calls of its component.
 func ofAccount(err error) bool {
 	var e *wechat.Error
-	return errors.As(err, &e) && slices.Contains(accountCodes, e.Code) &&
+	return errors.As(err, &e) && !slices.Contains(componentCodes, e.Code) &&
 		(e.API == wechat.APIAuthorizerToken || e.API == wechat.APIAuthorizerInfo || e.API == wechat.APIQueryAuth)
 }
 

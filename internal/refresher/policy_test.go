@@ -318,13 +318,14 @@ func TestOfAccount(t *testing.T) {
 		{refusal(wechat.APIComponentToken, 40013), false},
 		{refusal(wechat.APIAuthorizerToken, 61004), false},
 		{refusal(wechat.APIAuthorizerToken, 40164), false},
+		{refusal(wechat.APIQueryAuth, 40029), true}, // whatever it means, the others need not wait for it
 		{errors.New("no answer"), false},
 	} {
 		if got := ofAccount(row.err); got != row.want {
 			t.Errorf("%v: %t", row.err, got)
 		}
 	}
-	for _, code := range accountCodes {
+	for _, code := range componentCodes {
 		if v := wechat.Judge(refusal(wechat.APIAuthorizerToken, code)); v != wechat.Operator {
 			t.Errorf("%d is judged %v: nobody looks whom it concerns", code, v)
 		}

@@ -22,7 +22,11 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 	case err != nil && wechat.Judge(err) == wechat.Revoked:
 		return r.cancelled(ctx, c, cred, now, err)
 	case err != nil:
-		return r.tryAgain(ctx, cred, r.retryDelay(cred), failing(now, cred.Failures, cause), cause)
+		wait := r.retryDelay(cred)
+		if held, ok := events.After(err); ok {
+			wait = max(wait, held)
+		}
+		return r.tryAgain(ctx, cred, wait, failing(now, cred.Failures, cause), cause)
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
 		cred.Refusals = 0
@@ -46,7 +50,10 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 // cancelled ends an authorization that WeChat says is over.
 func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Credential, at time.Time, cause error) error {
 	if cause != nil && !r.guard.open(r.now()) {
-		return r.tryAgain(ctx, cred, askAgainAfter[0], failing(at, cred.Failures, cause), cause)
+		return r.tryAgain(ctx, cred, askAgainAfter[min(max(cred.Failures, 1), len(askAgainAfter))-1], failing(at, cred.Failures, cause), cause)
+	}
+	if cause != nil {
+		at = at.Add(-maxAhead) // our clock; an authorization is dated by WeChat's
 	}
 	cred = released(cred)
 	cred.RevokedAt = at.UTC().Truncate(time.Second) // as WeChat's times are, so that an authorization later in this second counts
@@ -60,8 +67,7 @@ func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Cred
 		return err
 	}
 	r.log.Info().Err(cause).Stringer("key", cred.Key).Msg("authorization cancelled")
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, revoked(r.now(), cause)))
-	return nil
+	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, revoked(r.now(), cause)))
 }
 
 // authorizerInfo asks WeChat for an authorizer: its profile and its refresh token.
@@ -97,17 +103,16 @@ func (r *Refresher) reconcile(ctx context.Context, appid string) error {
 		if err := r.pass(ctx, c, wechat.APIAuthorizerList); err != nil {
 			return err
 		}
-		var page wechat.AuthorizerPage
-		err := r.withComponentToken(ctx, c, func(token string) (err error) {
-			page, err = r.wx.AuthorizerList(ctx, token, appid, offset, listPage)
-			return err
-		})
+		page, err := r.listPage(ctx, c, offset)
 		if err != nil {
 			r.metrics.reconciled(appid, "failed", r.now())
 			return events.Later(jittered(retryAfter[2]), fmt.Errorf("reconcile: %w", err))
 		}
 		total = page.Total
 		for _, listed := range page.List {
+			if r.stopping.Load() {
+				break // the next page is not asked for either
+			}
 			added, err := r.absorb(ctx, c, listed)
 			if err != nil {
 				return events.Later(jittered(retryAfter[0]), fmt.Errorf("reconcile: %w", err))
@@ -123,6 +128,25 @@ func (r *Refresher) reconcile(ctx context.Context, appid string) error {
 	r.metrics.reconciled(appid, "ok", r.now())
 	r.log.Info().Str("component", appid).Int("listed", total).Int("recovered", found).Msg("reconciled with WeChat's list")
 	return nil
+}
+
+// listPage asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
+func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
+	for _, wait := range retryAfter[:4] {
+		err = r.withComponentToken(ctx, c, func(token string) (err error) {
+			page, err = r.wx.AuthorizerList(ctx, token, c.appid, offset, listPage)
+			return err
+		})
+		if err == nil || wechat.Judge(err) != wechat.Retry || r.stopping.Load() {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return page, err
+		case <-time.After(jittered(wait)):
+		}
+	}
+	return page, err
 }
 
 // absorb takes over what WeChat's list knows better than the store.
@@ -145,6 +169,9 @@ func (r *Refresher) absorb(ctx context.Context, c *component, listed wechat.List
 	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt):
 		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong.
 		info, err := r.authorizerInfo(ctx, c, listed.AppID)
+		if err != nil && wechat.Judge(err) != wechat.Revoked {
+			return false, err
+		}
 		if err != nil || info.RefreshToken == "" {
 			return false, nil
 		}

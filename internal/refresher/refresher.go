@@ -93,7 +93,8 @@ type Refresher struct {
 	guard    guard
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
-	atWork   sync.Map               // wxtoken.Key -> struct{}: the keys that a handler of this process is at
+	began    time.Time
+	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 
 	mu    sync.Mutex
 	swept time.Time
@@ -136,7 +137,9 @@ func (r *Refresher) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	r.began = r.now()
 	ctx, stop := context.WithCancelCause(ctx)
+	defer context.AfterFunc(ctx, func() { r.stopping.Store(true) })()
 	defer stop(nil)
 	// The handlers finish what they are at when ctx ends; committer and view outlive them.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))

@@ -52,12 +52,20 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return err
 	}
 	switch {
+	case due.Generation > cred.Generation && (cred.Renewable() || m.Deliveries < patience):
+		// Read too early, or a wish for the token after one that is being fetched.
+		wait := claimedDelay
+		if m.Deliveries > 10 {
+			wait = heldDelay
+		}
+		return events.Later(wait, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
+	case !cred.RevokedAt.IsZero():
+		// Whoever stored that may have died before the status was written.
+		return r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
 	case !cred.Renewable():
 		return nil
 	case due.Generation < cred.Generation:
 		return r.fulfilled(ctx, cred)
-	case due.Generation > cred.Generation:
-		return events.Later(claimedDelay, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
 	}
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
@@ -78,6 +86,13 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	asked := r.now()
 	grant, err := ask(ctx)
 	r.step("asked")
+	if wait, ok := events.After(err); ok { // the call was not made after all
+		cred.Claim = nil
+		if _, err := r.store.Save(ctx, cred); err != nil {
+			return events.Later(lostDelay, err)
+		}
+		return events.Later(wait, err)
+	}
 	r.metrics.asked(key.Kind, due.Reason, err, r.now().Sub(asked))
 	if key.Kind == wxtoken.KindAuthorizer {
 		r.guard.saw(asked, err)
@@ -88,7 +103,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return r.failed(ctx, c, cred, err)
 	}
 	var old wxtoken.Token
-	if due.Reason != events.ReasonRefused { // a refused token is of no use to a reader
+	// A token that was refused, or of another authorization, is of no use to a reader.
+	if due.Reason != events.ReasonRefused && due.Reason != events.ReasonListed {
 		if old, _, err = r.store.Token(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
 		}
@@ -107,6 +123,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	// f. Ack: the consumer's, last.
 	return nil
 }
+
+// patience is how often a wish is put off for an authorization that may never come.
+const patience = 100
 
 // unknownDelay is the wait for a component that isn't in the settings: it may be added.
 const unknownDelay = time.Minute
@@ -282,7 +301,11 @@ func (r *Refresher) uncommitted(ctx context.Context, key wxtoken.Key, err error)
 		return err
 	}
 	r.log.Warn().Stringer("key", key).Uint64("generation", cred.Generation).Msg("two renewals overlapped, renewing once more")
-	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonOverlap}, "")
+	due := events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonOverlap}
+	if cred.ClaimedAt(r.now()) {
+		due.Generation++ // after what is being fetched now
+	}
+	return r.store.MakeDue(ctx, due, "")
 }
 
 // failed deals with a renewal that WeChat did not answer with a token: it stores when to try again,

@@ -18,19 +18,23 @@ const (
 // statusChange changes one aspect of a status.
 type statusChange func(*wxtoken.Status)
 
-// setStatus changes the status of key. A status that can't be written is only logged: it is made
-// from the other records, and the next change makes it again.
+// setStatus changes the status of key. Where it can't be written that is only logged: the next renewal
+// makes it again.
 func (r *Refresher) setStatus(ctx context.Context, key wxtoken.Key, changes ...statusChange) {
-	err := r.store.UpdateStatus(ctx, key, func(s *wxtoken.Status) {
+	if err := r.writeStatus(ctx, key, changes...); err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
+	}
+}
+
+// writeStatus changes the status of key.
+func (r *Refresher) writeStatus(ctx context.Context, key wxtoken.Key, changes ...statusChange) error {
+	return r.store.UpdateStatus(ctx, key, func(s *wxtoken.Status) {
 		for _, change := range changes {
 			if change != nil {
 				change(s)
 			}
 		}
 	})
-	if err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
-	}
 }
 
 // condition sets one condition; since moves only when its status does.

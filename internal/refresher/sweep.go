@@ -38,7 +38,6 @@ func (r *Refresher) sweep(ctx context.Context) {
 		if !ok {
 			continue
 		}
-		r.tellExpired(ctx, key, e, now)
 		if !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) > 0 {
 			continue
 		}
@@ -59,19 +58,46 @@ func (r *Refresher) sweep(ctx context.Context) {
 	r.mu.Lock()
 	r.swept = now
 	r.mu.Unlock()
+	for key, e := range r.view.All() {
+		if c, ok := r.components[key.Component]; ok && ctx.Err() == nil {
+			r.tellExpired(ctx, c, key, e, now)
+		}
+	}
+	for _, c := range r.components {
+		r.watchTickets(ctx, c)
+	}
+}
+
+// silence is how long no ticket may come before WeChat is asked to push them: they come every 10
+// minutes ("component_verify_ticket").
+const silence = 25 * time.Minute
+
+// watchTickets asks WeChat to push tickets when none came for a while.
+func (r *Refresher) watchTickets(ctx context.Context, c *component) {
+	own, _ := r.view.Get(wxtoken.ComponentKey(c.appid))
+	last := own.Credential.TicketReceivedAt
+	if last.Before(r.began) {
+		last = r.began // they may have come while nobody was here
+	}
+	if r.now().Sub(last) > silence {
+		r.startPush(ctx, c)
+	}
 }
 
 // tellExpired has the status say that a token is dead, once for each token: whatever kept the next
 // one away, the key is not active.
-func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.Entry, now time.Time) {
+func (r *Refresher) tellExpired(ctx context.Context, c *component, key wxtoken.Key, e store.Entry, now time.Time) {
 	if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
 		return
 	}
+	if err := r.writeStatus(ctx, key, expired(now)); err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
+		return
+	}
 	r.dead[key] = e.Token.Generation
-	r.setStatus(ctx, key, expired(now))
 	// The view may lag: should the next token have come meanwhile, that is the newer news.
 	if t, ok, err := r.store.Token(ctx, key); err == nil && ok && now.Before(t.ExpiresAt) {
-		r.setStatus(ctx, key, r.components[key.Component].working(key, now))
+		r.setStatus(ctx, key, c.working(key, now))
 	}
 }
 
@@ -95,7 +121,8 @@ func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
 		return c.held(wechat.APIComponentToken, r.now())
 	}
 	if _, err := r.componentToken(c); err != nil {
-		return heldDelay
+		// The more wait, the longer each: together they ask a few hundred times a second at most.
+		return max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
 	}
 	return c.held(wechat.APIAuthorizerToken, r.now())
 }

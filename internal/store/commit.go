@@ -16,9 +16,7 @@ import (
 
 const (
 	// maxGathered bounds how many commits share a batch.
-	maxGathered = 300
-	// maxBatch is how many messages the server takes in one batch.
-	maxBatch = 1000
+	maxGathered = 300 // of three messages at most; the server takes 1,000 in one batch
 
 	headerBatchID       = "Nats-Batch-Id"
 	headerBatchSequence = "Nats-Batch-Sequence"
@@ -62,12 +60,10 @@ func (s *Store) Run(ctx context.Context) {
 			return
 		case first := <-s.commits:
 			gathered := []*commit{first}
-			size := len(first.msgs)
-			for more := true; more && len(gathered) < maxGathered && size+len(first.msgs) <= maxBatch; {
+			for more := true; more && len(gathered) < maxGathered; {
 				select {
 				case next := <-s.commits:
 					gathered = append(gathered, next)
-					size += len(next.msgs)
 				default:
 					more = false
 				}

@@ -63,6 +63,11 @@ func (s *Store) UpdateStatus(ctx context.Context, key wxtoken.Key, change func(*
 func (s *Store) putStatus(ctx context.Context, key wxtoken.Key, data []byte, revision uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := s.status.Update(ctx, key.String(), data, revision)
+	var err error
+	if revision == 0 {
+		_, err = s.status.Create(ctx, key.String(), data) // over a deletion too
+	} else {
+		_, err = s.status.Update(ctx, key.String(), data, revision)
+	}
 	return err
 }

@@ -35,6 +35,13 @@ func (v *View) Get(key wxtoken.Key) (e Entry, ok bool) {
 	return e, ok
 }
 
+// Len returns how many keys there are.
+func (v *View) Len() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.entries)
+}
+
 // All returns a copy of all entries.
 func (v *View) All() map[wxtoken.Key]Entry {
 	v.mu.RLock()
