@@ -305,8 +305,9 @@ func (d *day) sample() {
 			p.lastSeen = token.Generation
 		}
 		quiet := min(d.quietFor(p.appid, now), now.Sub(p.changed))
-		if d.noOverlap() {
-			// A lost answer kills the token at once: nobody can have the new one before the next call.
+		if d.noOverlap() || d.busyRate() >= 0.5 {
+			// A lost answer kills the token, at once or in five minutes. Nobody can have the new one before the
+			// next call; where the refresh token died too, before three calls in a row that are not "busy".
 			quiet = min(quiet, now.Sub(d.issued[p.appid]))
 		}
 		switch {
