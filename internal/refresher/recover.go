@@ -94,9 +94,6 @@ func (r *Refresher) reconcile(ctx context.Context, appid string) error {
 	}
 	found, total := 0, 1
 	for offset := 0; offset < total; offset += listPage {
-		if r.stopping.Load() {
-			return events.Later(retryAfter[0], errors.New("reconcile: this refresher is stopping"))
-		}
 		if _, err := r.componentToken(c); err != nil {
 			return err
 		}
@@ -110,8 +107,8 @@ func (r *Refresher) reconcile(ctx context.Context, appid string) error {
 		}
 		total = page.Total
 		for _, listed := range page.List {
-			if r.stopping.Load() {
-				break // the next page is not asked for either
+			if r.stopping.Load() { // not done: somebody else begins anew
+				return events.Later(retryAfter[0], errors.New("reconcile: this refresher is stopping"))
 			}
 			added, err := r.absorb(ctx, c, listed)
 			if err != nil {

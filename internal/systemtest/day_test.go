@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -105,9 +104,6 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 	d.play(d.began.Add(dayLength))
 	d.calm()
 	d.examine()
-	if os.Getenv("WXTOKEN_TEST_LOG") != "" {
-		_ = os.WriteFile(os.Getenv("WXTOKEN_TEST_LOG"), []byte(d.log.String()), 0o600)
-	}
 	return d.happened
 }
 
