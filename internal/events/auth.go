@@ -20,7 +20,8 @@ type Auth struct {
 	Code          string     `json:"code,omitempty"`
 	CodeExpiresAt *time.Time `json:"code_expires_at,omitempty"`
 	PreAuthCode   string     `json:"pre_auth_code,omitempty"`
-	Connect       string     `json:"connect,omitempty"` // id of the authorization attempt; callback only
+	Connect       string     `json:"connect,omitempty"` // id of the authorization by link; callback only
+	OpenID        string     `json:"openid,omitempty"`  // who wrote the message; release_check only
 }
 
 // Type is the event's ce-type.

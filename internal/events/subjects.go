@@ -38,6 +38,7 @@ const (
 	prefixAuth      = "wechat.auth."
 	prefixNotice    = "wechat.notice."
 	prefixMessage   = "wechat.message."
+	prefixReply     = "wechat.reply."
 	prefixDead      = "dead."
 	prefixTokens    = "$KV.tokens."
 	prefixCred      = "credential."
@@ -72,6 +73,11 @@ func MessageSubject(component, appid, msgType, event string) string {
 		s += "." + token(event)
 	}
 	return s
+}
+
+// ReplySubject returns where the services are asked for the passive reply to a message.
+func ReplySubject(component, appid, msgType, event string) string {
+	return prefixReply + strings.TrimPrefix(MessageSubject(component, appid, msgType, event), prefixMessage)
 }
 
 // TokenSubject returns where the token of key lies: the bucket's own subject.

@@ -33,6 +33,11 @@ type Config struct {
 	MessagesMaxBytes int64         `name:"messages-max-bytes" default:"1073741824" help:"How many bytes of messages the stream MESSAGES keeps (0 = no limit)."`
 	SweepEvery       time.Duration `name:"sweep-every" default:"30s" help:"How often to look for renewals that were missed."`
 	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
+	Derive           []string      `name:"derive" placeholder:"jsapi,wx_card" help:"Tickets to keep beside the tokens: jsapi, wx_card, or both."`
+	DeriveFor        []string      `name:"derive-for" placeholder:"appid,..." help:"Authorizers to keep them for; without it, all."`
+	PublicURL        string        `name:"public-url" group:"Authorization links" placeholder:"https://host" help:"Address of ingest as merchants and WeChat see it; links are made with it. The host must be the one on WeChat's console (登录授权的发起页域名)."`
+	ReturnHosts      []string      `name:"return-hosts" group:"Authorization links" placeholder:"host,..." help:"Hosts to which a browser may be sent after an authorization."`
+	WechatPageURL    string        `name:"wechat-page-url" group:"Authorization links" placeholder:"http://host" help:"Host of WeChat's authorization pages, where it is not WeChat itself."`
 }
 
 // Validate returns every fault of the settings.

@@ -311,10 +311,12 @@ func (c *Client) CreatePreAuthCode(ctx context.Context, componentToken, componen
 // call is one call under way.
 type call struct {
 	api     API
-	token   string   // component token; empty for a call without one
-	request any      // marshalled as the body
-	secrets []string // beside token, what must not be found in an error
-	limit   int64    // of the answer, in bytes; 0 means smallAnswer
+	token   string     // component token, or with inQuery an access token; empty for a call without one
+	inQuery url.Values // further parameters; nil for a call of the component, whose token has another name
+	get     bool       // GET instead of POST
+	request any        // marshalled as the body
+	secrets []string   // beside token, what must not be found in an error
+	limit   int64      // of the answer, in bytes; 0 means smallAnswer
 }
 
 // fail returns an *Error with a text that may be foreign.
@@ -350,12 +352,20 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 	if err != nil {
 		return k.fail(0, "write the request: "+err.Error(), nil)
 	}
-	target := c.base.JoinPath("cgi-bin", "component", string(k.api))
-	if k.token != "" {
+	target := c.base.JoinPath(k.api.Path())
+	switch {
+	case k.inQuery != nil:
+		k.inQuery.Set("access_token", k.token)
+		target.RawQuery = k.inQuery.Encode()
+	case k.token != "":
 		// The older of the two documented names; every public SDK uses it.
 		target.RawQuery = url.Values{"component_access_token": {k.token}}.Encode()
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base.String(), bytes.NewReader(body))
+	method := http.MethodPost
+	if k.get {
+		method, body = http.MethodGet, nil
+	}
+	request, err := http.NewRequestWithContext(ctx, method, c.base.String(), bytes.NewReader(body))
 	if err != nil {
 		return k.fail(0, "make the request: "+err.Error(), nil)
 	}

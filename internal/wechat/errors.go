@@ -11,7 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// API names one of the platform's calls by the last part of its path.
+// API names one of the platform's calls: those of the component by the last part of their path, the others
+// by what follows /cgi-bin/.
 type API string
 
 // The calls of Client.
@@ -23,7 +24,28 @@ const (
 	APIAuthorizerInfo    API = "api_get_authorizer_info"
 	APIAuthorizerList    API = "api_get_authorizer_list"
 	APIStartPushTicket   API = "api_start_push_ticket"
+	APIGetTicket         API = "ticket/getticket"
+	APICustomSend        API = "message/custom/send"
+	APIQuotaGet          API = "openapi/quota/get"
+	APIClearQuota        API = "component/clear_quota/v2"
 )
+
+// ComponentAPIs are the calls that are charged to the component itself.
+func ComponentAPIs() []API {
+	return []API{APIComponentToken, APICreatePreAuthCode, APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo,
+		APIAuthorizerList, APIStartPushTicket}
+}
+
+// Path returns the call's path, as "openapi/quota/get" wants it.
+func (a API) Path() string {
+	if strings.Contains(string(a), "/") {
+		return "/cgi-bin/" + string(a)
+	}
+	return "/cgi-bin/component/" + string(a)
+}
+
+// OfAccount reports whether the call is made with an account's own access token and charged to the account.
+func (a API) OfAccount() bool { return a == APIGetTicket || a == APICustomSend }
 
 // Error is the error of every call of Client: WeChat's refusal, no answer, or an answer that makes no sense.
 // It holds no secret and may be logged.
@@ -102,6 +124,7 @@ const (
 	SlowDown                           // too many calls in this minute: go on after 60 s
 	QuotaGone                          // too many calls today: stop this call until midnight in China, or until an operator clears the quota
 	RenewComponentToken                // the component token that was sent is not good any more: get a new one, once
+	RenewAccountToken                  // the account's access token that was sent is not good any more: get a new one, once
 	WaitForTicket                      // the ticket is not good any more: use a newer one
 	RecoverRefreshToken                // the refresh token is not good: ask WeChat's list for the current one, once
 	Revoked                            // the account cancelled the authorization, or was frozen
@@ -111,7 +134,8 @@ const (
 
 var verdictNames = [...]string{
 	Retry: "retry", SlowDown: "slow_down", QuotaGone: "quota_gone", RenewComponentToken: "renew_component_token",
-	WaitForTicket: "wait_for_ticket", RecoverRefreshToken: "recover_refresh_token", Revoked: "revoked",
+	RenewAccountToken: "renew_account_token",
+	WaitForTicket:     "wait_for_ticket", RecoverRefreshToken: "recover_refresh_token", Revoked: "revoked",
 	CodeSpent: "code_spent", Operator: "operator",
 }
 
@@ -227,7 +251,7 @@ var operatorRanges = [][2]int{
 // asksFor lists the calls on which a verdict can mean what it says. A wrong credential on a call
 // without a component token, for instance, is a wrong appsecret; a revoked account on a call that names no account is a fault of ours.
 var asksFor = map[Verdict][]API{
-	RenewComponentToken: {APICreatePreAuthCode, APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo, APIAuthorizerList},
+	RenewComponentToken: {APICreatePreAuthCode, APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo, APIAuthorizerList, APIQuotaGet},
 	WaitForTicket:       {APIComponentToken},
 	RecoverRefreshToken: {APIAuthorizerToken},
 	Revoked:             {APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo},
@@ -249,6 +273,9 @@ func Judge(err error) Verdict {
 			}
 		}
 		return Retry
+	}
+	if verdict == RenewComponentToken && e.API.OfAccount() {
+		return RenewAccountToken
 	}
 	if apis, limited := asksFor[verdict]; limited && !slices.Contains(apis, e.API) {
 		return Operator

@@ -84,7 +84,7 @@ func TestVerdictString(t *testing.T) {
 			seen[s] = true
 		}
 	}
-	if got := (wechat.Operator + 1).String(); got != "Verdict(9)" {
+	if got := (wechat.Operator + 1).String(); got != "Verdict(10)" {
 		t.Errorf("got %q for no verdict", got)
 	}
 	if got := wechat.Verdict(-1).String(); got != "Verdict(-1)" {

@@ -1,0 +1,176 @@
+package events
+
+import (
+	"encoding/json"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"wxtoken"
+)
+
+// Requests of operators, services and ingest. The refresher answers them as one NATS micro service; each has a
+// subject of its own, so that each can be permitted on its own. Question and answer are JSON; a
+// question that can't be answered gets an error of the micro service, whose code is an HTTP status.
+const (
+	ServiceName = "wxtoken"
+
+	SubjectReject        = "wxtoken.reject"
+	SubjectRenew         = "wxtoken.renew"
+	SubjectReconcile     = "wxtoken.reconcile"
+	SubjectQuota         = "wxtoken.quota"
+	SubjectConnectCreate = "wxtoken.connect.create"
+	SubjectConnectOpen   = "wxtoken.connect.open"
+)
+
+// Reject is the request on SubjectReject: WeChat refused this token. One of Revision and TokenSHA256 tells which.
+type Reject struct {
+	Key         wxtoken.Key `json:"key"`
+	Revision    uint64      `json:"revision,omitempty"`     // of the bucket's entry
+	TokenSHA256 string      `json:"token_sha256,omitempty"` // hex
+}
+
+// Renew is the request on SubjectRenew: fetch the next token of this key now.
+type Renew struct {
+	Key wxtoken.Key `json:"key"`
+}
+
+// Verdict answers Reject and Renew.
+type Verdict struct {
+	Outcome  wxtoken.Outcome `json:"outcome"`
+	Revision uint64          `json:"revision,omitempty"` // of the bucket's entry that the outcome speaks of
+}
+
+// ComponentRequest is the request on SubjectReconcile.
+type ComponentRequest struct {
+	Component string `json:"component"`
+}
+
+// Reconciling answers SubjectReconcile: the comparison with WeChat's list has been asked for.
+type Reconciling struct {
+	Outcome string `json:"outcome"` // "reconciling"
+}
+
+// QuotaRequest is the request on SubjectQuota. Clearing takes one of WeChat's ten clearings a month, so the
+// component has to be named twice.
+type QuotaRequest struct {
+	Component string `json:"component"`
+	Clear     bool   `json:"clear,omitempty"`
+	Confirm   string `json:"confirm,omitempty"` // the component's appid once more
+}
+
+// QuotaAnswer answers SubjectQuota.
+type QuotaAnswer struct {
+	Component string     `json:"component"`
+	Cleared   bool       `json:"cleared,omitempty"`
+	APIs      []APIQuota `json:"apis"`
+}
+
+// APIQuota is how much of one call is left today.
+type APIQuota struct {
+	API         string     `json:"api"`
+	DailyLimit  int        `json:"daily_limit"`
+	Used        int        `json:"used"`   // by WeChat's count
+	Remain      int        `json:"remain"` // by WeChat's count
+	Calls       int        `json:"calls"`  // made by the refreshers today, by their own count
+	PausedUntil *time.Time `json:"paused_until,omitempty"`
+	Error       string     `json:"error,omitempty"` // WeChat did not tell
+}
+
+// ConnectCreate is the request on SubjectConnectCreate: a link with which a merchant can authorize.
+type ConnectCreate struct {
+	Component   string   `json:"component"`
+	Ref         string   `json:"ref,omitempty"`       // the caller's own id for the authorization
+	Return      string   `json:"return,omitempty"`    // where the browser goes afterwards; its host must be allowed
+	AuthType    int      `json:"auth_type,omitempty"` // WeChat's; 3, all kinds of accounts, by default
+	BizAppID    string   `json:"biz_appid,omitempty"` // this account and no other
+	CategoryIDs Category `json:"category_id_list,omitempty"`
+	ExpiresIn   int      `json:"expires_in,omitempty"` // seconds that the link lives; 1800 by default
+	Move        bool     `json:"move,omitempty"`       // an account that has another ref may take this one
+}
+
+// ConnectCreated answers SubjectConnectCreate.
+type ConnectCreated struct {
+	URL       string    `json:"url"`
+	ID        string    `json:"id"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Steps of an authorization by link.
+const (
+	StepLanding  = "landing"  // the page that leads to WeChat is shown
+	StepCallback = "callback" // the browser comes back with a code
+	StepResult   = "result"   // the page after that asks how it ended
+)
+
+// ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with 404, one that
+// expired or was used with 410, a browser that never opened the landing page with 403.
+type ConnectOpen struct {
+	ID         string `json:"id"`
+	Step       string `json:"step,omitempty"`        // StepLanding by default
+	Session    string `json:"session,omitempty"`     // callback and result: what the landing page gave to the browser
+	CodeSHA256 string `json:"code_sha256,omitempty"` // callback: hex digest of the code
+}
+
+// States of an authorization by link.
+const (
+	ConnectPending    = "pending"    // the merchant has not come back yet
+	ConnectExchanging = "exchanging" // a code came and is being exchanged
+	ConnectAuthorized = "authorized"
+	ConnectConflict   = "conflict" // authorized, but the account belongs to another ref, and kept it
+	ConnectFailed     = "failed"   // the code came to nothing
+)
+
+// ConnectOpened answers SubjectConnectOpen.
+type ConnectOpened struct {
+	State      string    `json:"state"`
+	Component  string    `json:"component"`
+	URL        string    `json:"url"` // of the landing page, with the public host
+	ExpiresAt  time.Time `json:"expires_at"`
+	Session    string    `json:"session,omitempty"`     // landing: for the browser, which has to bring it back
+	PCLink     string    `json:"pc_link,omitempty"`     // landing: WeChat's page with a QR code to scan
+	MobileLink string    `json:"mobile_link,omitempty"` // landing: WeChat's page inside WeChat
+	Authorizer string    `json:"authorizer,omitempty"`  // once authorized
+	NickName   string    `json:"nick_name,omitempty"`   // of the account, once known
+	ReturnTo   string    `json:"return_to,omitempty"`   // once authorized: return with authorizer_appid and ref in its query
+	Reason     string    `json:"reason,omitempty"`      // why it failed
+}
+
+// Category is a list of permission sets. It is read from an array of numbers or from WeChat's own form, the
+// numbers with "|" between them.
+type Category []int
+
+// UnmarshalJSON reads either form.
+func (c *Category) UnmarshalJSON(text []byte) error {
+	var list []int
+	if err := json.Unmarshal(text, &list); err == nil {
+		*c = list
+		return nil
+	}
+	var joined string
+	if err := json.Unmarshal(text, &joined); err != nil {
+		return errors.New("category_id_list: want an array of numbers, or numbers with | between them")
+	}
+	*c = nil
+	for part := range strings.SplitSeq(joined, "|") {
+		if part == "" {
+			continue
+		}
+		id, err := strconv.Atoi(part)
+		if err != nil {
+			return errors.New("category_id_list: want an array of numbers, or numbers with | between them")
+		}
+		*c = append(*c, id)
+	}
+	return nil
+}
+
+// String returns WeChat's form.
+func (c Category) String() string {
+	parts := make([]string, len(c))
+	for i, id := range c {
+		parts[i] = strconv.Itoa(id)
+	}
+	return strings.Join(parts, "|")
+}
