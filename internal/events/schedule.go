@@ -29,6 +29,8 @@ const (
 	ReasonListed    = "listed"    // WeChat lists an authorizer that was not known or had another refresh token
 	ReasonOverlap   = "overlap"   // two calls overlapped: nobody knows which token WeChat holds for the newest
 	ReasonAsked     = "asked"     // the operator asked
+	ReasonDerived   = "derived"   // a ticket is to be kept for an account
+	ReasonImported  = "imported"  // the refresh token came from another keeper
 )
 
 // ParseDue reads a due message.

@@ -95,6 +95,28 @@ func DueSubject(key wxtoken.Key) string { return prefixDue + key.String() }
 // UpdatedSubject returns where the server announces a stored token of key.
 func UpdatedSubject(key wxtoken.Key) string { return prefixUpdated + key.String() }
 
+// What rests below credential. beside the credentials: none of these is a key, so no reader of credentials
+// takes them for one.
+const (
+	prefixConnect = prefixCred + "connect."
+	prefixPreAuth = prefixCred + "preauth."
+	prefixQuota   = prefixCred + "quota."
+)
+
+// ConnectSubject returns where an authorization by link lies.
+func ConnectSubject(id string) string { return prefixConnect + token(id) }
+
+// PreAuthSubject returns where the link to a pre-auth code's digest lies.
+func PreAuthSubject(digest string) string { return prefixPreAuth + token(digest) }
+
+// QuotaSubject returns where the count of a component's calls lies.
+func QuotaSubject(component string) string { return prefixQuota + token(component) }
+
+// QuotaComponent returns the component whose count lies on a subject; ok is false for other subjects.
+func QuotaComponent(subject string) (component string, ok bool) {
+	return strings.CutPrefix(subject, prefixQuota)
+}
+
 // ReconcileScheduleSubject and ReconcileDueSubject are the schedule of the comparison with
 // WeChat's list of authorizers, and its target.
 func ReconcileScheduleSubject(component string) string {

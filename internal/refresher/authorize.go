@@ -21,9 +21,9 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	if err != nil {
 		return events.Never(err)
 	}
-	c, ok := r.components[a.Component]
+	c, ok := r.component(a.Component)
 	if !ok {
-		return events.Later(unknownDelay, fmt.Errorf("handle %s: component %s is not in the settings", a.Kind, a.Component))
+		return events.Later(unknownFor(m), fmt.Errorf("handle %s: component %s is not in the settings", a.Kind, a.Component))
 	}
 	if a.Authorizer != "" && !wxtoken.ValidAppID(a.Authorizer) {
 		return events.Never(fmt.Errorf("handle %s: the authorizer's appid is not one", a.Kind))
@@ -52,8 +52,10 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 			return nil // a quick registration that failed brings no code: services learn of it from the notice
 		}
 		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
-	case events.KindCallback, events.KindReleaseCheck:
+	case events.KindCallback:
 		return r.code(ctx, c, a, m)
+	case events.KindReleaseCheck:
+		return r.releaseCheck(ctx, c, a, m)
 	}
 	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
 }
@@ -103,7 +105,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		return err
 	}
 	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
-	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt))
+	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt, !needed))
 	if !needed {
 		return nil
 	}
@@ -125,12 +127,21 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
 		return nil
 	}
-	if cred.CodeDigest == digest(a.Code) && cred.RefreshToken != "" {
-		if err := r.dateAuthorization(ctx, cred, created); err != nil || !m.Redelivered {
+	link, err := r.connectOf(ctx, a)
+	if err != nil {
+		return err
+	}
+	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
+	redirected := link != nil && link.Authorizer == key.Authorizer && !cred.AuthorizedAt.After(created)
+	if (cred.CodeDigest == digest(a.Code) || redirected) && cred.RefreshToken != "" {
+		if err := r.dateAuthorization(ctx, cred, created); err != nil {
+			return err
+		}
+		if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
 			return err
 		}
 		// Whoever had this event may have died before the status was written.
-		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(created))}
+		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(created, cred.Ref))}
 		if cred.Failures == 0 {
 			changes = append(changes, active(r.now()))
 		}
@@ -154,7 +165,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	granted, err := r.exchange(ctx, c, a.Code)
 	r.step("exchange.asked")
 	if err != nil {
-		return r.unexchanged(ctx, c, cred, a, m, err)
+		return r.unexchanged(ctx, c, cred, a, m, link, err)
 	}
 	if granted.AuthorizerAppID != key.Authorizer {
 		if _, err := r.store.Save(ctx, released(cred)); err != nil && !errors.Is(err, store.ErrLost) {
@@ -163,7 +174,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
 	}
 	cred.AuthorizedAt = created
-	err = r.establish(ctx, c, cred, granted, a, asked)
+	err = r.establish(ctx, c, cred, granted, a, asked, link)
 	if errors.Is(err, store.ErrLost) {
 		// An older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
 		return events.Later(lostDelay, err)
@@ -183,8 +194,17 @@ func (r *Refresher) dateAuthorization(ctx context.Context, cred store.Credential
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		return events.Later(lostDelay, err)
 	}
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(created)))
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(created, cred.Ref)))
 	return nil
+}
+
+// linked notes on the link through which an authorization came that it has its tokens. cred is as it was stored.
+func (r *Refresher) linked(ctx context.Context, cred store.Credential, link *store.Connect) error {
+	state := events.ConnectAuthorized
+	if link != nil && link.Ref != "" && cred.Ref != link.Ref {
+		state = events.ConnectConflict
+	}
+	return r.connected(ctx, link, state, cred.Key.Authorizer, "")
 }
 
 // code exchanges a code of which nobody knows yet for which account it is.
@@ -192,10 +212,21 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if a.Code == "" {
 		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
 	}
-	if r.view.Any(func(key wxtoken.Key, e store.Entry) bool {
+	link, err := r.connectOf(ctx, a)
+	if err != nil {
+		return err
+	}
+	if link != nil && link.Authorizer != "" {
+		return nil // the push came first, and one link is one authorization
+	}
+	if key, ok := r.view.Find(func(key wxtoken.Key, e store.Entry) bool {
 		return key.Component == c.appid && e.Credential.CodeDigest == digest(a.Code)
-	}) {
-		return nil // the push came first
+	}); ok { // so did it here, or somebody died before the link was written
+		cred, err := r.store.Credential(ctx, key)
+		if err != nil {
+			return err
+		}
+		return r.linked(ctx, cred, link)
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return err
@@ -211,14 +242,20 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 		}
 		// Spent by the push most likely; if by somebody else, the list knows.
 		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
+		if err := r.connected(ctx, link, events.ConnectFailed, "", "code_spent"); err != nil {
+			return err
+		}
 		return r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true)
 	}
 	if !wxtoken.ValidAppID(granted.AuthorizerAppID) {
 		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
 	}
-	key := wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID)
-	// The code is spent now: come what may, its answer must find its way into the store. Whoever is at
-	// the key meanwhile loses, and the loser renews once more.
+	return r.keepCode(ctx, c, wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID), granted, a, asked, link)
+}
+
+// keepCode stores what a code brought. The code is spent now: come what may, its answer must find its way into
+// the store. Whoever is at the key meanwhile loses, and the loser renews once more.
+func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	for {
 		cred, err := r.store.Credential(ctx, key)
 		if err != nil && !errors.Is(err, store.ErrUnreadable) {
@@ -240,11 +277,15 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 				return err
 			}
 		}
-		err = r.establish(ctx, c, cred, granted, a, asked)
-		if !errors.Is(err, store.ErrLost) || ctx.Err() != nil {
+		err = r.establish(ctx, c, cred, granted, a, asked, link)
+		if !errors.Is(err, store.ErrLost) {
 			return err
 		}
-		time.Sleep(lostDelay)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lostDelay):
+		}
 	}
 }
 
@@ -260,8 +301,13 @@ func (r *Refresher) exchange(ctx context.Context, c *component, code string) (a 
 
 // establish stores an authorization: refresh token, token and schedule at once. It replaces what was
 // there, and keeps no previous token: WeChat ends the old authorization.
-func (r *Refresher) establish(ctx context.Context, c *component, cred store.Credential, granted wechat.Authorization, a events.Auth, asked time.Time) error {
+func (r *Refresher) establish(ctx context.Context, c *component, cred store.Credential, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	key := cred.Key
+	ref, conflict := refFor(cred, link)
+	if conflict {
+		r.log.Error().Stringer("key", key).Str("ref", cred.Ref).Str("other_ref", link.Ref).Msg("account belongs to another ref, left there")
+	}
+	cred.Ref = ref
 	if granted.RefreshToken != "" {
 		if cred.RefreshToken != "" && cred.RefreshToken != granted.RefreshToken {
 			cred.RefreshTokenBefore = cred.RefreshToken
@@ -276,8 +322,8 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 			return fmt.Errorf("store authorization: %w", err)
 		}
 		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
-		r.setStatus(ctx, key, withoutPermission(r.now()))
-		return nil
+		r.setStatus(ctx, key, authorizedAt(cred.AuthorizedAt, ref), withoutPermission(r.now()))
+		return r.connected(ctx, link, events.ConnectFailed, key.Authorizer, "no_api_permission")
 	}
 	cred.Generation++
 	token := nextToken(wxtoken.Token{}, key, cred.Generation, granted.AccessToken, asked, granted.ExpiresIn, r.cfg.RenewFraction)
@@ -287,13 +333,14 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	r.step("exchange.committed")
 	r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Uint64("generation", cred.Generation).
 		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt)), active(r.now()), funcInfo(granted.FuncInfo))
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, ref)), active(r.now()), funcInfo(granted.FuncInfo))
 	r.fetchProfile(ctx, c, key)
-	return nil
+	r.deriveFrom(ctx, key)
+	return r.linked(ctx, cred, link)
 }
 
 // unexchanged deals with a code that WeChat did not turn into tokens.
-func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Credential, a events.Auth, m events.Msg, cause error) error {
+func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now := r.now()
 	key := cred.Key
 	cred.Claim = nil
@@ -311,18 +358,22 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 		}
 		if info.RefreshToken == "" {
 			r.log.Error().Err(cause).Stringer("key", key).Msg("authorization needed")
-			r.setStatus(ctx, key, authorizedAt(a.CreateTime), needsAuthorization(now, cred.Failures, cause))
+			r.setStatus(ctx, key, authorizedAt(a.CreateTime, cred.Ref), needsAuthorization(now, cred.Failures, cause, r.reauthorizeURL(ctx, cred)))
 			break
 		}
 		if info.RefreshToken != cred.RefreshToken {
 			cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
 		}
+		cred.Ref, _ = refFor(cred, link)
 		cred.AuthorizedAt, cred.RevokedAt = a.CreateTime.UTC(), time.Time{}
 		if cred, err = r.store.Save(ctx, released(cred)); err != nil {
 			return events.Later(lostDelay, err)
 		}
+		if err := r.linked(ctx, cred, link); err != nil {
+			return err
+		}
 		r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Msg("authorizer authorized, its code was used already")
-		r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt)), profile(info))
+		r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), profile(info))
 		return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
@@ -337,7 +388,7 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 		return events.Later(lostDelay, err)
 	}
 	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
-	return nil
+	return r.connected(ctx, link, events.ConnectFailed, "", wechat.Judge(cause).String())
 }
 
 // eventDelay is how long an event is put off that WeChat did not let be handled: as long as the call said,
@@ -372,7 +423,8 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 	created := a.CreateTime.UTC()
 	switch {
 	case cred.Revision == 0:
-		return nil
+		// Remembered, for a code of it may be on its way: whoever exchanges that finds out what WeChat says now.
+		return r.cancelled(ctx, c, cred, created, nil)
 	case !cred.RevokedAt.IsZero():
 		// Again, in case that whoever stored it died before the status was written.
 		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))

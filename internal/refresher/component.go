@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,30 +12,58 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
 // component is one third-party platform: its secret, and the gate that every call for it passes.
 type component struct {
-	appid  string
-	secret wxtoken.Secret
-	rate   *rate.Limiter
+	appid string
+	rate  *rate.Limiter      // for all calls
+	hurry *rate.Limiter      // for those that somebody waits for: they don't queue up behind renewals
+	full  rate.Limit         // of rate, while WeChat does not complain
+	quota func() store.Quota // what all refreshers know of the day's calls
+	guard guard
 
-	mu     sync.Mutex
-	paused map[wechat.API]time.Time // until when; everyAPI = all of them
-	looked time.Time                // when the component's status was last looked at
-	silent int                      // calls in a row that WeChat did not answer, or only with "busy"
-	probe  time.Time                // while WeChat seems to be away: when the next call may be made
+	mu      sync.Mutex
+	secret  wxtoken.Secret
+	calls   map[string]int           // by API, since they were last added to the shared count
+	slow    time.Time                // until when rate is halved
+	paused  map[wechat.API]time.Time // until when; everyAPI = all of them
+	looked  time.Time                // when the component's status was last looked at
+	silent  int                      // calls in a row that WeChat did not answer, or only with "busy"
+	probe   time.Time                // while WeChat seems to be away: when the next call may be made
+	late    string                   // what the status says of tickets that stay away; the sweep's own
+	warned  bool                     // that the guard is closed
+	greeted bool                     // the sweep's own
 }
 
 // everyAPI stands for all calls of a component.
 const everyAPI wechat.API = ""
 
-func newComponent(c Component, perSecond float64) *component {
+func newComponent(c Component, perSecond float64, quota func() store.Quota) *component {
+	limiter := func() *rate.Limiter { return rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond))) }
 	return &component{
-		appid: c.AppID, secret: c.AppSecret,
-		rate:   rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond))),
-		paused: map[wechat.API]time.Time{},
+		appid: c.AppID, secret: c.AppSecret, quota: quota,
+		rate: limiter(), hurry: limiter(), full: rate.Limit(perSecond),
+		paused: map[wechat.API]time.Time{}, calls: map[string]int{},
+	}
+}
+
+// appSecret returns the component's secret as it is now.
+func (c *component) appSecret() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.secret.Reveal()
+}
+
+// setSecret gives the component another secret. Calls that were refused for the old one may be made again.
+func (c *component) setSecret(secret wxtoken.Secret) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.secret != secret {
+		c.secret = secret
+		delete(c.paused, everyAPI)
 	}
 }
 
@@ -47,14 +76,19 @@ func (c *component) pause(api wechat.API, until time.Time) {
 	}
 }
 
-// pausedUntil returns until when no call of api may be made; a time that has passed if it may.
-func (c *component) pausedUntil(api wechat.API) time.Time {
+// resume ends a pause.
+func (c *component) resume(api wechat.API) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if until := c.paused[everyAPI]; until.After(c.paused[api]) {
-		return until
-	}
-	return c.paused[api]
+	delete(c.paused, api)
+}
+
+// pausedUntil returns until when no call of api may be made; a time that has passed if it may.
+func (c *component) pausedUntil(api wechat.API) time.Time {
+	daily := c.quota().Paused[string(api)]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.MaxFunc([]time.Time{daily, c.paused[everyAPI], c.paused[api]}, time.Time.Compare)
 }
 
 // lookEvery bounds how often a good answer has the component's status looked at.
@@ -71,10 +105,18 @@ func (c *component) lookAgain(now time.Time) bool {
 	return true
 }
 
-// heldBack reports whether any call is paused that is made to keep tokens.
+// heldBack reports whether any call is paused that is made to keep tokens, or refusals are not believed.
 func (c *component) heldBack(now time.Time) bool {
+	for _, until := range c.quota().Paused {
+		if until.After(now) {
+			return true
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.warned {
+		return true
+	}
 	for api, until := range c.paused {
 		if api != wechat.APIStartPushTicket && until.After(now) {
 			return true
@@ -130,6 +172,43 @@ func (c *component) held(api wechat.API, now time.Time) time.Duration {
 	return 0
 }
 
+// slowDown halves the rate for a while: WeChat said that there were too many calls in this minute.
+func (c *component) slowDown(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slow = now.Add(slowFor)
+	c.rate.SetLimit(c.full / 2)
+}
+
+// called counts a call that is about to be made, and ends a slow time that is over.
+func (c *component) called(api wechat.API, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls[string(api)]++
+	if !c.slow.IsZero() && now.After(c.slow) {
+		c.slow = time.Time{}
+		c.rate.SetLimit(c.full)
+	}
+}
+
+// takeCalls returns the calls that are not in the shared count yet, and takes them for added.
+func (c *component) takeCalls() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	taken := c.calls
+	c.calls = map[string]int{}
+	return taken
+}
+
+// giveCalls takes back what takeCalls gave, because it could not be added.
+func (c *component) giveCalls(calls map[string]int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for api, n := range calls {
+		c.calls[api] += n
+	}
+}
+
 // heard notes how a call ended. While WeChat is away each caller waits for the one that probes,
 // instead of counting failures of its own: when it is back, all come at once and none comes late.
 func (c *component) heard(err error, now time.Time) {
@@ -156,15 +235,16 @@ func silent(err error) bool {
 func (r *Refresher) heard(ctx context.Context, c *component, err error) {
 	now := r.now()
 	c.heard(err, now)
-	if err == nil {
-		return
+	if err == nil || errAPI(err).OfAccount() {
+		return // what an account's own quota and permissions don't allow is no concern of the others
 	}
 	switch wechat.Judge(err) {
 	case wechat.SlowDown:
 		c.pause(errAPI(err), now.Add(slowDown))
+		c.slowDown(now)
 		return
 	case wechat.QuotaGone:
-		c.pause(errAPI(err), nextDay(now))
+		r.quotaGone(ctx, c, errAPI(err), now)
 	case wechat.Operator:
 		if ofAccount(err) {
 			return // the others must not wait for it
@@ -178,16 +258,27 @@ func (r *Refresher) heard(ctx context.Context, c *component, err error) {
 	r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
 }
 
-// pass waits for the turn of one call of api. It answers with Later while none may be made.
+// pass waits for the turn of one call of api. It answers with Later while none may be made. A call that somebody
+// waits for, a merchant say, takes its turn from the others and waits only for its like.
 func (r *Refresher) pass(ctx context.Context, c *component, api wechat.API) error {
 	if wait := c.wait(api, r.now()); wait > 0 {
 		return events.Later(jittered(wait), fmt.Errorf("call %s: held back for %s", api, wait.Round(time.Second)))
 	}
-	if err := c.rate.Wait(ctx); err != nil {
+	limiter := c.rate
+	if slices.Contains(hurried, api) {
+		c.rate.Reserve()
+		limiter = c.hurry
+	}
+	if err := limiter.Wait(ctx); err != nil {
 		return fmt.Errorf("call %s: wait for the rate: %w", api, err)
 	}
+	c.called(api, r.now())
+	r.metrics.calls.WithLabelValues(c.appid, string(api)).Inc()
 	return nil
 }
+
+// hurried are the calls that somebody waits for, or everybody.
+var hurried = []wechat.API{wechat.APIComponentToken, wechat.APIQueryAuth, wechat.APICreatePreAuthCode, wechat.APIAuthorizerInfo, wechat.APICustomSend}
 
 // componentToken returns a component access token that is good for a call. Without one it answers
 // with Later; the component's own renewal is under way or waits for a ticket.
@@ -199,16 +290,12 @@ func (r *Refresher) componentToken(c *component) (wxtoken.Token, error) {
 	return e.Token, nil
 }
 
-// refused deals with a component access token that WeChat refused: the component is renewed, once
-// for that token however many calls it was refused to, and not again within the cool-down.
+// refused deals with a token that WeChat refused to take for one of our own calls.
 func (r *Refresher) refused(ctx context.Context, c *component, t wxtoken.Token) {
-	age, cool := r.now().Sub(t.ObtainedAt), cooldown(t.ExpiresAt.Sub(t.ObtainedAt))
-	if age < cool {
-		r.log.Warn().Stringer("key", t.Key).Dur("age", age).Msg("new component token refused: does somebody else renew it?")
-		return
-	}
-	due := events.Due{Key: t.Key, Generation: t.Generation, Reason: events.ReasonRefused}
-	if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/refused", t.Key, t.Generation)); err != nil {
+	switch outcome, err := r.replace(ctx, t, events.ReasonRefused); {
+	case err != nil:
 		r.log.Warn().Err(err).Stringer("key", t.Key).Msg("renewal not asked for")
+	case outcome == wxtoken.RejectTooSoon:
+		r.log.Warn().Stringer("key", t.Key).Dur("age", r.now().Sub(t.ObtainedAt)).Msg("new token refused: does somebody else renew it?")
 	}
 }

@@ -1,9 +1,11 @@
 package refresher
 
 import (
+	"context"
 	"sync"
 	"time"
 
+	"wxtoken"
 	"wxtoken/internal/wechat"
 )
 
@@ -42,4 +44,26 @@ func recent(times []time.Time, now time.Time) []time.Time {
 		times = times[1:]
 	}
 	return times
+}
+
+// watchRefusals tells the operator when the guard closes, and when it opens again. Meanwhile WeChat's list is
+// asked what is true.
+func (r *Refresher) watchRefusals(ctx context.Context, c *component) {
+	open := c.guard.open(r.now())
+	c.mu.Lock()
+	told := c.warned
+	c.warned = !open
+	c.mu.Unlock()
+	if told == !open {
+		return
+	}
+	r.setStatus(ctx, wxtoken.ComponentKey(c.appid), refusalsDoubted(r.now(), !open))
+	if open {
+		r.log.Info().Str("component", c.appid).Msg("refused authorizations believed again")
+		return
+	}
+	r.log.Error().Str("component", c.appid).Msg("too many authorizations refused at once, nobody is marked")
+	if err := r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true); err != nil {
+		r.log.Warn().Err(err).Str("component", c.appid).Msg("reconcile not asked for")
+	}
 }

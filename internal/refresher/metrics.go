@@ -26,10 +26,13 @@ type metrics struct {
 	reconciles   *prometheus.CounterVec
 	reconciledAt *prometheus.GaugeVec
 	swept        prometheus.Gauge
+	calls        *prometheus.CounterVec
+	requests     *prometheus.CounterVec
+	reports      *prometheus.CounterVec
 }
 
 // outcomes of a call, as labels.
-var outcomes = []string{"ok", "retry", "slow_down", "quota_gone", "renew_component_token", "wait_for_ticket",
+var outcomes = []string{"ok", "retry", "slow_down", "quota_gone", "renew_component_token", "renew_account_token", "wait_for_ticket",
 	"recover_refresh_token", "revoked", "code_spent", "operator"}
 
 func outcome(err error) string {
@@ -40,7 +43,7 @@ func outcome(err error) string {
 }
 
 var reasons = []string{events.ReasonScheduled, events.ReasonSwept, events.ReasonRefused, events.ReasonTicket,
-	events.ReasonListed, events.ReasonOverlap, events.ReasonAsked}
+	events.ReasonListed, events.ReasonOverlap, events.ReasonAsked, events.ReasonDerived, events.ReasonImported}
 
 func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
@@ -72,6 +75,18 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 			Name: "wxtoken_sweep_last_success_timestamp_seconds", Help: "When the last sweep ended.",
 		}),
 	}
+	m.calls = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wxtoken_api_calls_total", Help: "Calls made to WeChat.",
+	}, []string{"component", "api"})
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wxtoken_requests_total", Help: "Requests of operators, services and ingest, by the status of the answer.",
+	}, []string{"subject", "status"})
+	m.reports = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wxtoken_reports_total", Help: "Reports of a refused token.",
+	}, []string{"outcome"})
+	for _, o := range []wxtoken.Outcome{wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed, wxtoken.RejectTooSoon, wxtoken.RejectUnknownKey} {
+		m.reports.WithLabelValues(string(o))
+	}
 	for _, kind := range []wxtoken.Kind{wxtoken.KindComponent, wxtoken.KindAuthorizer} {
 		for _, o := range outcomes {
 			for _, reason := range reasons {
@@ -102,7 +117,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
 		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
-		m.reconciles, m.reconciledAt, m.swept, fleet{r},
+		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -135,12 +150,14 @@ var (
 	descCompExpiry  = prometheus.NewDesc("wxtoken_component_token_expiration_timestamp_seconds", "When the component access token expires; 0 without one.", []string{"component"}, nil)
 	descCompRenewal = prometheus.NewDesc("wxtoken_component_token_renewal_timestamp_seconds", "When the component access token is to be renewed; 0 without one.", []string{"component"}, nil)
 	descTicketMade  = prometheus.NewDesc("wxtoken_ticket_last_created_timestamp_seconds", "CreateTime of the ticket in use; 0 without one.", []string{"component"}, nil)
+	descPaused      = prometheus.NewDesc("wxtoken_api_paused_until_timestamp_seconds", "Until when a call rests because the day's quota is gone.", []string{"component", "api"}, nil)
+	descDoubted     = prometheus.NewDesc("wxtoken_refusals_doubted", "Whether so many authorizations are refused that none of it is believed (1) or not (0).", []string{"component"}, nil)
 	descTicketGot   = prometheus.NewDesc("wxtoken_ticket_last_received_timestamp_seconds", "When the ticket in use came; 0 without one.", []string{"component"}, nil)
 )
 
 // Describe sends the descriptions of what Collect counts.
 func (f fleet) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot} {
+	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot, descPaused, descDoubted} {
 		ch <- d
 	}
 }
@@ -197,6 +214,16 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		gauge(descCompRenewal, seconds(own.Token.RenewAt), id)
 		gauge(descTicketMade, seconds(own.Credential.TicketCreatedAt), id)
 		gauge(descTicketGot, seconds(own.Credential.TicketReceivedAt), id)
+		for api, until := range view.Quota(id).Paused {
+			if until.After(now) {
+				gauge(descPaused, seconds(until), id, api)
+			}
+		}
+		doubted := 0.0
+		if c, ok := f.r.component(id); ok && !c.guard.open(now) {
+			doubted = 1
+		}
+		gauge(descDoubted, doubted, id)
 	}
 }
 

@@ -35,6 +35,10 @@ const (
 	componentDelay = time.Second
 	// slowDown is the wait after 45011, a limit per minute.
 	slowDown = time.Minute
+	// slowFor is how long calls are made half as often after that.
+	slowFor = 10 * time.Minute
+	// maxForced is how many renewals of a key a day somebody may ask for, by a report or by hand.
+	maxForced = 24
 	// maxCooldown bounds the shortest time between two renewals of a key that was refused.
 	maxCooldown = time.Minute
 )
@@ -65,7 +69,7 @@ var componentCodes = []int{40090, 40125, 40164, 40243, 45035, 61000, 61001, 6100
 func ofAccount(err error) bool {
 	var e *wechat.Error
 	return errors.As(err, &e) && !slices.Contains(componentCodes, e.Code) &&
-		(e.API == wechat.APIAuthorizerToken || e.API == wechat.APIAuthorizerInfo || e.API == wechat.APIQueryAuth)
+		(e.API == wechat.APIAuthorizerToken || e.API == wechat.APIAuthorizerInfo || e.API == wechat.APIQueryAuth || e.API.OfAccount())
 }
 
 // renewTime returns when a token that was asked for at obtained is to be renewed: after fraction

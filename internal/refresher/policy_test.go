@@ -247,9 +247,12 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// noQuota is what is known of a component that nothing is known of.
+func noQuota() store.Quota { return store.Quota{} }
+
 func TestPause(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 1)
+	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
 	wait := func(api wechat.API, at time.Duration, want time.Duration) {
 		t.Helper()
 		if got := c.wait(api, noon.Add(at)); got != want {
@@ -268,7 +271,7 @@ func TestPause(t *testing.T) {
 	if !c.heldBack(noon) || c.heldBack(noon.Add(time.Hour)) || c.held(wechat.APIAuthorizerList, noon) == 0 {
 		t.Error("a pause is not seen")
 	}
-	c = newComponent(Component{AppID: "wxc"}, 1)
+	c = newComponent(Component{AppID: "wxc"}, 1, noQuota)
 	c.pause(wechat.APIStartPushTicket, noon.Add(time.Hour))
 	if c.heldBack(noon) {
 		t.Error("having asked for tickets holds no token back")
@@ -278,7 +281,7 @@ func TestPause(t *testing.T) {
 // TestAway has WeChat not answer: one caller at a time finds out whether it is back.
 func TestAway(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 1)
+	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
 	for range awayAfter {
 		if c.wait(wechat.APIAuthorizerToken, noon) != 0 || c.seemsAway() {
 			t.Fatal("away too early")

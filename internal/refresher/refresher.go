@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,29 +83,29 @@ type Deps struct {
 
 // Refresher is one of any number of refreshers that work side by side.
 type Refresher struct {
-	cfg        Config
-	id         string
-	nc         *nats.Conn
-	js         jetstream.JetStream
-	wx         *wechat.Client
-	components map[string]*component
-	log        zerolog.Logger
-	metrics    *metrics
-	now        func() time.Time
-	step       func(string)
+	cfg     Config
+	id      string
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	wx      *wechat.Client
+	changed chan struct{} // the components did
+	log     zerolog.Logger
+	metrics *metrics
+	now     func() time.Time
+	step    func(string)
 
 	store *store.Store // set by Run, before anything uses it
 	view  *store.View
 
-	guard    guard
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
 	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 
-	mu    sync.Mutex
-	swept time.Time
-	ready bool
+	mu         sync.Mutex
+	components map[string]*component
+	swept      time.Time
+	ready      bool
 }
 
 // New returns a refresher; Run makes it work.
@@ -118,7 +120,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, log: deps.Log, now: deps.Now, step: deps.Step,
-		components: map[string]*component{}, dead: map[wxtoken.Key]uint64{},
+		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1),
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -126,9 +128,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.step == nil {
 		r.step = func(string) {}
 	}
-	for _, c := range deps.Components {
-		r.components[c.AppID] = newComponent(c, cfg.APIRate)
-	}
+	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
@@ -177,8 +177,8 @@ func (r *Refresher) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	r.log.Info().Int("keys", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
 
-	working.Go(func() { r.greet(ctx) })
 	working.Go(func() { r.sweeper(ctx) })
+	working.Go(func() { r.serve(ctx, work) })
 	consume := func(stream, durable, filter string, handle events.Handler) {
 		c := events.Consumer{
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
@@ -190,6 +190,53 @@ func (r *Refresher) Run(ctx context.Context) error {
 	consume(events.StreamTokens, events.DurableDue, events.AllDue, r.due)
 	<-ctx.Done()
 	return ended(ctx)
+}
+
+// SetComponents replaces the components that the refresher acts for: what is new is taken up, for what is gone nothing
+// more is begun, and a secret that changed is used from the next call on.
+func (r *Refresher) SetComponents(components []Component) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := map[string]*component{}
+	for _, set := range components {
+		c := r.components[set.AppID]
+		if c == nil {
+			c = newComponent(set, r.cfg.APIRate, func() store.Quota { return r.knownQuota(set.AppID) })
+		}
+		c.setSecret(set.AppSecret)
+		now[set.AppID] = c
+	}
+	r.components = now
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// component returns a component of the settings.
+func (r *Refresher) component(appid string) (c *component, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok = r.components[appid]
+	return c, ok
+}
+
+// all returns the components of the settings, by appid.
+func (r *Refresher) all() []*component {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.SortedFunc(maps.Values(r.components), func(a, b *component) int { return strings.Compare(a.appid, b.appid) })
+}
+
+// knownQuota returns what the view knows of a component's calls.
+func (r *Refresher) knownQuota(appid string) store.Quota {
+	r.mu.Lock()
+	view := r.view
+	r.mu.Unlock()
+	if view == nil {
+		return store.Quota{}
+	}
+	return view.Quota(appid)
 }
 
 // ended returns why ctx ended, nil if somebody wanted it to.
@@ -239,34 +286,31 @@ func (r *Refresher) setup(ctx context.Context, cfg events.SetupConfig) (created 
 	return created, err
 }
 
-// greet says what is known of each component, and has it compared with WeChat's list if that was
-// never done.
-func (r *Refresher) greet(ctx context.Context) {
-	for appid := range r.components {
-		key := wxtoken.ComponentKey(appid)
-		for ctx.Err() == nil {
-			c, err := r.store.Credential(ctx, key)
-			if err == nil && c.Ticket == "" {
-				r.setStatus(ctx, key, func(s *wxtoken.Status) {
-					// Read once more: the first ticket may come in this moment.
-					if c, err := r.store.Credential(ctx, key); err == nil && c.Ticket == "" {
-						waitingForTicket(r.now())(s)
-					}
-				})
-			}
-			if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
-				err = r.store.ScheduleReconcile(ctx, appid, r.cfg.ReconcileEvery, false)
-			}
-			if err == nil {
-				break
-			}
-			r.log.Warn().Err(err).Stringer("key", key).Dur("delay", time.Second).Msg("start not finished")
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
+// greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
+// done. It reports whether that worked.
+func (r *Refresher) greet(ctx context.Context, c *component) bool {
+	if c.greeted {
+		return true
 	}
+	key := wxtoken.ComponentKey(c.appid)
+	cred, err := r.store.Credential(ctx, key)
+	if err == nil && cred.Ticket == "" {
+		r.setStatus(ctx, key, func(s *wxtoken.Status) {
+			// Read once more: the first ticket may come in this moment.
+			if cred, err := r.store.Credential(ctx, key); err == nil && cred.Ticket == "" {
+				waitingForTicket(r.now())(s)
+			}
+		})
+	}
+	if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
+		err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, false)
+	}
+	if err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")
+		return false
+	}
+	c.greeted = true
+	return true
 }
 
 // Ready returns an error while the refresher can't do its work.
@@ -290,9 +334,8 @@ func (r *Refresher) Ready(ctx context.Context) error {
 
 func (r *Refresher) appids() []string {
 	var ids []string
-	for id := range r.components {
-		ids = append(ids, id)
+	for _, c := range r.all() {
+		ids = append(ids, c.appid)
 	}
-	slices.Sort(ids)
 	return ids
 }

@@ -37,9 +37,9 @@ func (r *Refresher) alone(key wxtoken.Key, f func() error) error {
 // renew is the story of a renewal; see the package's comment.
 func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) error {
 	key := due.Key
-	c, ok := r.components[key.Component]
+	c, ok := r.component(key.Component)
 	if !ok {
-		return events.Later(unknownDelay, fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
+		return events.Later(unknownFor(m), fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
 	}
 
 	if wait := r.held(c, key); wait > 0 {
@@ -65,9 +65,12 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	case !cred.Renewable():
 		return nil
 	case due.Generation < cred.Generation:
-		return r.fulfilled(ctx, cred)
+		return r.fulfilled(ctx, c, cred)
+	case derived(key) && !r.wanted(key):
+		return r.dropTicket(ctx, key)
 	}
-	if wait := cred.RetryAt.Sub(r.now()); wait > 0 {
+	asked := due.Reason == events.ReasonAsked && !m.Redelivered // by the operator, who need not wait
+	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
 	}
 	ask, err := r.prepareAsk(ctx, c, cred)
@@ -77,13 +80,20 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("loaded")
 
 	// b. Claim.
+	if !m.Redelivered && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
+		cred = forced(cred, r.now())
+	}
 	if cred, err = r.claim(ctx, cred, m, "due"); err != nil {
 		return err
 	}
 	r.step("claimed")
 
 	// c. Ask. Life is counted from before the request.
-	asked := r.now()
+	if cred.RefreshRefused {
+		cred.Claim = nil
+		return r.recover(ctx, c, cred, errRefused)
+	}
+	began := r.now()
 	grant, err := ask(ctx)
 	r.step("asked")
 	if wait, ok := events.After(err); ok { // the call was not made after all
@@ -93,9 +103,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		}
 		return events.Later(wait, err)
 	}
-	r.metrics.asked(key.Kind, due.Reason, err, r.now().Sub(asked))
+	r.metrics.asked(key.Kind, due.Reason, err, r.now().Sub(began))
 	if key.Kind == wxtoken.KindAuthorizer {
-		r.guard.saw(asked, err)
+		c.guard.saw(began, err)
 	}
 
 	// d. Judge.
@@ -110,7 +120,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		}
 	}
 	next := granted(cred, grant)
-	token := nextToken(old, key, next.Generation, grant.AccessToken, asked, grant.ExpiresIn, r.cfg.RenewFraction)
+	following := nextToken
+	if derived(key) {
+		following = nextTicket
+	}
+	token := following(old, key, next.Generation, grant.AccessToken, began, grant.ExpiresIn, r.cfg.RenewFraction)
 	r.step("judged")
 
 	// e. Commit.
@@ -118,7 +132,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return r.uncommitted(ctx, key, err)
 	}
 	r.step("committed")
-	r.renewed(ctx, c, token, cred, due.Reason, asked)
+	r.renewed(ctx, c, token, cred, due.Reason, began)
 
 	// f. Ack: the consumer's, last.
 	return nil
@@ -129,6 +143,21 @@ const patience = 100
 
 // unknownDelay is the wait for a component that isn't in the settings: it may be added.
 const unknownDelay = time.Minute
+
+// unknownFor is the wait of a message for such a component. One that was removed costs less and less; should it come
+// back, the sweep finds what was missed.
+func unknownFor(m events.Msg) time.Duration {
+	return jittered(min(unknownDelay*time.Duration(max(m.Deliveries, 1)), time.Hour))
+}
+
+// forced counts a renewal that somebody asked for.
+func forced(cred store.Credential, now time.Time) store.Credential {
+	if day := today(now); cred.ForcedDay != day {
+		cred.ForcedDay, cred.Forced = day, 0
+	}
+	cred.Forced++
+	return cred
+}
 
 // load reads a credential. It answers with Later for one that can't be used.
 func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (store.Credential, error) {
@@ -174,7 +203,7 @@ func unsure(cred store.Credential) store.Credential {
 
 // fulfilled ends a due message whose generation is past. A schedule that was replaced while it
 // fired is lost; this message is the only sign of that, so the current one is published again.
-func (r *Refresher) fulfilled(ctx context.Context, cred store.Credential) error {
+func (r *Refresher) fulfilled(ctx context.Context, c *component, cred store.Credential) error {
 	token, ok, err := r.store.Token(ctx, cred.Key)
 	if err != nil || !ok {
 		return err
@@ -184,7 +213,7 @@ func (r *Refresher) fulfilled(ctx context.Context, cred store.Credential) error 
 	}
 	r.metrics.rescheduled.Inc()
 	if cred.Failures == 0 { // else the next renewal was tried already, and its failure is the newer news
-		r.setStatus(ctx, cred.Key, r.components[cred.Key.Component].working(cred.Key, r.now()))
+		r.setStatus(ctx, cred.Key, c.working(cred.Key, r.now()))
 	}
 	return nil
 }
@@ -199,10 +228,13 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 			return nil, err
 		}
 		return func(ctx context.Context) (wechat.Grant, error) {
-			grant, err := r.wx.ComponentToken(ctx, c.appid, c.secret.Reveal(), cred.Ticket)
+			grant, err := r.wx.ComponentToken(ctx, c.appid, c.appSecret(), cred.Ticket)
 			r.heard(ctx, c, err)
 			return grant, err
 		}, nil
+	}
+	if derived(cred.Key) {
+		return r.prepareTicket(ctx, c, cred.Key)
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return nil, err
@@ -247,7 +279,7 @@ func granted(cred store.Credential, g wechat.Grant) store.Credential {
 // released returns the credential as it is when nobody is at it and all is well.
 func released(cred store.Credential) store.Credential {
 	cred.Claim = nil
-	cred.Failures, cred.Refusals, cred.RetryAt, cred.UnsureSince = 0, 0, time.Time{}, time.Time{}
+	cred.Failures, cred.Refusals, cred.RetryAt, cred.UnsureSince, cred.RefreshRefused = 0, 0, time.Time{}, time.Time{}, false
 	return cred
 }
 
@@ -262,6 +294,7 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 	r.setStatusAndProfile(ctx, c, t.Key, c.working(t.Key, r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.answered(ctx, c, asked)
+		r.deriveFrom(ctx, t.Key)
 	}
 }
 
@@ -271,7 +304,8 @@ func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key w
 	r.setStatus(ctx, key, append(changes, func(s *wxtoken.Status) {
 		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
 	})...)
-	if unknown && key.Kind == wxtoken.KindAuthorizer {
+	// While many renewals wait for their turn, a profile waits for a better time.
+	if unknown && key.Kind == wxtoken.KindAuthorizer && c.rate.TokensAt(time.Now()) >= 1 {
 		r.fetchProfile(ctx, c, key)
 	}
 }
@@ -323,19 +357,26 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 	wait := r.retryDelay(cred)
 	change := failing(now, cred.Failures, err)
 	switch verdict {
-	case wechat.Retry, wechat.RenewComponentToken:
+	case wechat.Retry, wechat.RenewComponentToken, wechat.RenewAccountToken:
 	case wechat.SlowDown:
 		wait = jittered(slowDown)
 	case wechat.QuotaGone:
-		wait, change = maxPause, nil // the gate knows how long; and it is the component that is in trouble, and its status says so
+		// The gate knows how long; and it is the component that is in trouble, and its status says so.
+		wait, change = retryAfter[len(retryAfter)-1], nil
+		if errAPI(err).OfAccount() {
+			wait, change = nextDay(now).Sub(now), failing(now, cred.Failures, err)
+		}
 	case wechat.WaitForTicket:
 		wait = retryAfter[len(retryAfter)-1]
 		change = ticketRefused(now, cred.Failures, err)
-		r.startPush(ctx, c)
+		r.askPush(ctx, c)
 	case wechat.CodeSpent, wechat.Operator:
 		wait, change = retryAfter[len(retryAfter)-1], nil
 		if ofAccount(err) {
 			wait, change = askAgainAfter[min(cred.Failures, len(askAgainAfter))-1], operator(now, err)
+			if derived(cred.Key) && cred.Failures > len(askAgainAfter) {
+				wait = giveUpDelay // not every account may have such a ticket
+			}
 		}
 	case wechat.RecoverRefreshToken:
 		return r.recover(ctx, c, cred, err)
@@ -369,7 +410,7 @@ func (r *Refresher) retryDelay(cred store.Credential) time.Duration {
 		dies = replaced
 	}
 	wait := backoff(cred.Failures, dies.Sub(r.now()), rand.Float64())
-	if c := r.components[cred.Key.Component]; c.seemsAway() {
+	if c, ok := r.component(cred.Key.Component); ok && c.seemsAway() {
 		wait = min(wait, probeEvery) // one call at a time is made for all keys: none needs to hold back more
 	}
 	return wait

@@ -497,7 +497,7 @@ func (r *rig) poke(key wxtoken.Key) {
 // pokeOld makes a generation of key due.
 func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
 	r.Helper()
-	r.must(r.store.MakeDue(r.Context(), events.Due{Key: key, Generation: generation, Reason: events.ReasonAsked}, ""))
+	r.must(r.store.MakeDue(r.Context(), events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled}, ""))
 }
 
 // pokedInVain makes key due and waits until that was put off.

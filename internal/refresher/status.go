@@ -11,8 +11,9 @@ import (
 
 // Types of conditions.
 const (
-	conditionReady  = "Ready"         // the token is good
-	conditionTicket = "TicketFlowing" // a component's tickets arrive
+	conditionReady    = "Ready"            // the token is good
+	conditionTicket   = "TicketFlowing"    // a component's tickets arrive
+	conditionRefusals = "RefusalsBelieved" // of a component: an account that WeChat refuses is marked
 )
 
 // statusChange changes one aspect of a status.
@@ -91,13 +92,13 @@ func active(now time.Time) statusChange {
 	}
 }
 
-// authorizedAt: an authorization is in force, again perhaps.
-func authorizedAt(at time.Time) statusChange {
+// authorizedAt: an authorization is in force, again perhaps. ref is the caller's own id for it.
+func authorizedAt(at time.Time, ref string) statusChange {
 	return func(s *wxtoken.Status) {
 		if s.State == wxtoken.StateRevoked || s.State == "" {
 			s.State = wxtoken.StateActive
 		}
-		account(s)
+		account(s).Ref = ref
 		if !at.IsZero() {
 			at := at.UTC()
 			s.Authorizer.AuthorizedAt = &at
@@ -148,9 +149,14 @@ func expired(now time.Time) statusChange {
 	}
 }
 
-// needsAuthorization: only the merchant can help.
-func needsAuthorization(now time.Time, failures int, err error) statusChange {
-	return troubled(wxtoken.StateNeedsAuthorization, "RefreshTokenInvalid", now, failures, err)
+// needsAuthorization: only the merchant can help, through the link.
+func needsAuthorization(now time.Time, failures int, err error, link string) statusChange {
+	return func(s *wxtoken.Status) {
+		troubled(wxtoken.StateNeedsAuthorization, "RefreshTokenInvalid", now, failures, err)(s)
+		if s.State == wxtoken.StateNeedsAuthorization {
+			s.ReauthorizeURL = link
+		}
+	}
 }
 
 // ticketRefused: the component's ticket is no good; the next one may be.
@@ -204,14 +210,43 @@ func waitingForTicket(now time.Time) statusChange {
 	}
 }
 
-// ticketReceived: a ticket came.
-func ticketReceived(now, received time.Time) statusChange {
+// ticketReceived: a ticket came. good tells that the component has a token that is good.
+func ticketReceived(now, received time.Time, good bool) statusChange {
 	return func(s *wxtoken.Status) {
 		at := received.UTC()
 		s.TicketReceivedAt = &at
 		condition(s, conditionTicket, now, true, "TicketReceived", "")
-		if s.State == "" {
+		switch {
+		case s.State == "":
 			s.State = wxtoken.StateWaitingForTicket // until the token is there
+		case s.State == wxtoken.StateWaitingForTicket && good:
+			active(now)(s)
 		}
+	}
+}
+
+// ticketLate: tickets stay away. One that is too old to be used is as good as none.
+func ticketLate(now time.Time, reason, message string, unusable bool) statusChange {
+	return func(s *wxtoken.Status) {
+		condition(s, conditionTicket, now, false, reason, message)
+		if unusable {
+			s.State = wxtoken.StateWaitingForTicket
+		}
+	}
+}
+
+// refusalsDoubted: so many authorizations are refused at once that none of it is believed (or are not any more).
+func refusalsDoubted(now time.Time, doubted bool) statusChange {
+	return func(s *wxtoken.Status) {
+		if !doubted {
+			condition(s, conditionRefusals, now, true, "Believed", "")
+			if s.State == wxtoken.StateOperator {
+				active(now)(s)
+			}
+			return
+		}
+		const message = "more than a fifth of the renewals were refused as if the accounts had cancelled: nobody is marked until that ends"
+		s.State = wxtoken.StateOperator
+		condition(s, conditionRefusals, now, false, "ManyAtOnce", message)
 	}
 }

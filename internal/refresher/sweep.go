@@ -1,8 +1,10 @@
 package refresher
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"wxtoken"
@@ -16,71 +18,75 @@ import (
 func (r *Refresher) sweeper(ctx context.Context) {
 	t := time.NewTicker(r.cfg.SweepEvery)
 	defer t.Stop()
+	defer func() {
+		for _, c := range r.all() {
+			if r.nc.IsConnected() {
+				r.addCalls(context.WithoutCancel(ctx), c)
+			}
+		}
+	}()
 	for {
+		var again <-chan time.Time
+		for _, c := range r.all() {
+			if !r.greet(ctx, c) {
+				again = time.After(time.Second)
+			}
+		}
 		r.sweep(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-again:
+		case <-r.changed: // the components
 		}
 	}
 }
 
-// sweep makes every key due that should have been renewed and that nobody is at.
+// sweep makes every key due that should have been renewed and that nobody is at, the one that dies first
+// before the others. It looks after all else that no event asks for, too.
 func (r *Refresher) sweep(ctx context.Context) {
 	now := r.now()
-	missed := 0
-	for key, e := range r.view.All() {
+	all := r.view.All()
+	var missed []wxtoken.Key
+	for key, e := range all {
+		c, ok := r.component(key.Component)
+		if ok && overdue(e, now, r.cfg.SweepEvery) && r.held(c, key) == 0 {
+			missed = append(missed, key)
+		}
+	}
+	slices.SortFunc(missed, func(a, b wxtoken.Key) int {
+		x, y := all[a], all[b]
+		return cmp.Or(x.Token.ExpiresAt.Compare(y.Token.ExpiresAt), x.Credential.AuthorizedAt.Compare(y.Credential.AuthorizedAt))
+	})
+	for _, key := range missed {
 		if ctx.Err() != nil {
 			return
 		}
-		c, ok := r.components[key.Component]
-		if !ok {
-			continue
-		}
-		if !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) > 0 {
-			continue
-		}
-		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
+		due := events.Due{Key: key, Generation: all[key].Credential.Generation, Reason: events.ReasonSwept}
 		// Many sweepers make one due message.
-		id := fmt.Sprintf("%s/%d/sweep", key, e.Credential.Generation)
-		if err := r.store.MakeDue(ctx, due, id); err != nil {
+		if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/sweep", key, due.Generation)); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
 			return
 		}
-		missed++
 	}
-	if missed > 0 {
-		r.metrics.missed.Add(float64(missed))
-		r.log.Warn().Int("keys", missed).Msg("missed renewals found")
+	if len(missed) > 0 {
+		r.metrics.missed.Add(float64(len(missed)))
+		r.log.Warn().Int("keys", len(missed)).Msg("missed renewals found")
 	}
 	r.metrics.swept.SetToCurrentTime()
 	r.mu.Lock()
 	r.swept = now
 	r.mu.Unlock()
-	for key, e := range r.view.All() {
-		if c, ok := r.components[key.Component]; ok && ctx.Err() == nil {
+	for key, e := range all {
+		if c, ok := r.component(key.Component); ok && ctx.Err() == nil {
 			r.tellExpired(ctx, c, key, e, now)
 		}
 	}
-	for _, c := range r.components {
+	for _, c := range r.all() {
 		r.watchTickets(ctx, c)
-	}
-}
-
-// silence is how long no ticket may come before WeChat is asked to push them: they come every 10
-// minutes ("component_verify_ticket").
-const silence = 25 * time.Minute
-
-// watchTickets asks WeChat to push tickets when none came for a while.
-func (r *Refresher) watchTickets(ctx context.Context, c *component) {
-	own, _ := r.view.Get(wxtoken.ComponentKey(c.appid))
-	last := own.Credential.TicketReceivedAt
-	if last.Before(r.began) {
-		last = r.began // they may have come while nobody was here
-	}
-	if r.now().Sub(last) > silence {
-		r.startPush(ctx, c)
+		r.watchRefusals(ctx, c)
+		r.addCalls(ctx, c)
 	}
 }
 
@@ -119,6 +125,12 @@ func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
 func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
 	if key.Kind == wxtoken.KindComponent {
 		return c.held(wechat.APIComponentToken, r.now())
+	}
+	if derived(key) {
+		if _, err := r.accountToken(owner(key)); err != nil && r.wanted(key) {
+			return heldDelay
+		}
+		return c.held(wechat.APIGetTicket, r.now())
 	}
 	if _, err := r.componentToken(c); err != nil {
 		// The more wait, the longer each: together they ask a few hundred times a second at most.

@@ -345,7 +345,7 @@ func TestTwoRefreshers(t *testing.T) {
 		for i := range accounts {
 			key := wxtoken.AuthorizerKey(appid, fmt.Sprintf("wxmany%011d", i))
 			for range 3 { // each a message of its own
-				r.must(r.store.MakeDue(t.Context(), events.Due{Key: key, Generation: round + 1, Reason: events.ReasonAsked}, ""))
+				r.must(r.store.MakeDue(t.Context(), events.Due{Key: key, Generation: round + 1, Reason: events.ReasonScheduled}, ""))
 			}
 		}
 		r.until("not all are renewed", func() bool {

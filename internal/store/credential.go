@@ -40,6 +40,11 @@ type Credential struct {
 	Failures int       `json:"failures,omitempty"`
 	Refusals int       `json:"refusals,omitempty"`
 	RetryAt  time.Time `json:"retry_at,omitzero"`
+	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which one is good.
+	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// Forced counts the renewals of ForcedDay that somebody asked for.
+	Forced    int    `json:"forced,omitempty"`
+	ForcedDay string `json:"forced_day,omitempty"`
 	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did answer,
 	// the stored token is one that was replaced then.
 	UnsureSince time.Time `json:"unsure_since,omitzero"`
@@ -66,10 +71,13 @@ func (c Credential) Renewable() bool {
 	if !c.RevokedAt.IsZero() {
 		return false
 	}
-	if c.Key.Kind == wxtoken.KindComponent {
+	switch c.Key.Kind {
+	case wxtoken.KindComponent:
 		return c.Ticket != ""
+	case wxtoken.KindAuthorizer:
+		return c.RefreshToken != ""
 	}
-	return c.RefreshToken != ""
+	return c.Revision > 0 // a ticket takes nothing but the account's token
 }
 
 // encode returns the record.

@@ -33,7 +33,6 @@ func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status,
 // UpdateStatus changes the status of key by compare-and-set, and does not write what is there
 // already.
 func (s *Store) UpdateStatus(ctx context.Context, key wxtoken.Key, change func(*wxtoken.Status)) error {
-	const tries = 5
 	var err error
 	for range tries {
 		var st wxtoken.Status

@@ -546,8 +546,11 @@ func TestView(t *testing.T) {
 	if want := []string{key.String(), before.String()}; !slices.Equal(keys, want) {
 		t.Errorf("the view has %v, want %v", keys, want)
 	}
-	if !view.Any(func(k wxtoken.Key, _ store.Entry) bool { return k == before }) || view.Any(func(wxtoken.Key, store.Entry) bool { return false }) {
-		t.Error("Any is wrong")
+	if k, ok := view.Find(func(k wxtoken.Key, _ store.Entry) bool { return k == before }); !ok || k != before {
+		t.Errorf("Find finds %v, want %v", k, before)
+	}
+	if k, ok := view.Find(func(wxtoken.Key, store.Entry) bool { return false }); ok {
+		t.Errorf("Find finds %v, want nothing", k)
 	}
 	cancel()
 	wait()

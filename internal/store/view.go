@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"sync"
@@ -25,6 +26,7 @@ type Entry struct {
 type View struct {
 	mu      sync.RWMutex
 	entries map[wxtoken.Key]Entry
+	quotas  map[string]Quota // by component
 }
 
 // Get returns the entry of key.
@@ -33,6 +35,13 @@ func (v *View) Get(key wxtoken.Key) (e Entry, ok bool) {
 	defer v.mu.RUnlock()
 	e, ok = v.entries[key]
 	return e, ok
+}
+
+// Quota returns what is known of a component's calls today.
+func (v *View) Quota(component string) Quota {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.quotas[component]
 }
 
 // Len returns how many keys there are.
@@ -49,22 +58,22 @@ func (v *View) All() map[wxtoken.Key]Entry {
 	return maps.Clone(v.entries)
 }
 
-// Any reports whether some entry is as wanted.
-func (v *View) Any(wanted func(wxtoken.Key, Entry) bool) bool {
+// Find returns the key of an entry that is as wanted; ok is false when there is none.
+func (v *View) Find(wanted func(wxtoken.Key, Entry) bool) (key wxtoken.Key, ok bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	for key, e := range v.entries {
 		if wanted(key, e) {
-			return true
+			return key, true
 		}
 	}
-	return false
+	return wxtoken.Key{}, false
 }
 
 // Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
 // the returned function for its goroutine to end.
 func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait func(), err error) {
-	v = &View{entries: map[wxtoken.Key]Entry{}}
+	v = &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}}
 	ready := make(chan struct{})
 	var once sync.Once
 	var following sync.WaitGroup
@@ -143,5 +152,10 @@ func (v *View) take(m jetstream.Msg, sequence uint64) {
 			}
 		}
 		v.entries[key] = e
+	} else if component, ok := events.QuotaComponent(m.Subject()); ok {
+		var q Quota
+		if json.Unmarshal(m.Data(), &q) == nil {
+			v.quotas[component] = q // it is never changed in place
+		}
 	}
 }

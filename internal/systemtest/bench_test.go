@@ -67,7 +67,7 @@ func BenchmarkRenewals(b *testing.B) {
 			})
 			b.ResetTimer()
 			for i := range b.N {
-				m, err := events.DueMsg(events.Due{Key: wxtoken.AuthorizerKey(testAppID, account(i)), Generation: 1, Reason: events.ReasonAsked})
+				m, err := events.DueMsg(events.Due{Key: wxtoken.AuthorizerKey(testAppID, account(i)), Generation: 1, Reason: events.ReasonScheduled})
 				if err != nil {
 					b.Fatal(err)
 				}

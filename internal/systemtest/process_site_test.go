@@ -480,7 +480,7 @@ func (s *site) waits(subject string, generation uint64) bool {
 // makeDue asks for the token after a generation, as an operator may.
 func (s *site) makeDue(key wxtoken.Key, generation uint64) {
 	s.t.Helper()
-	m, err := events.DueMsg(events.Due{Key: key, Generation: generation, Reason: events.ReasonAsked})
+	m, err := events.DueMsg(events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -1,0 +1,309 @@
+package refresher
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// Life of an authorization link.
+const (
+	connectLife    = 30 * time.Minute
+	minConnectLife = time.Minute
+	maxConnectLife = 30 * 24 * time.Hour
+	// reauthorizeLife is that of the link in the status of an account that has to authorize again.
+	reauthorizeLife = 7 * 24 * time.Hour
+	// preAuthLeft is how much life a pre-auth code must have left to be shown again.
+	preAuthLeft = 5 * time.Minute
+	// maxRef bounds the caller's own id, in bytes.
+	maxRef = 256
+)
+
+// authTypes are WeChat's ("Authorization_Process_Technical_Description").
+var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
+
+// connectCreate answers wxtoken.connect.create with a new link.
+func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (events.ConnectCreated, error) {
+	if r.cfg.PublicURL == "" {
+		return events.ConnectCreated{}, &requestError{http.StatusServiceUnavailable, "no links without --public-url (WXTOKEN_PUBLIC_URL) at the refresher"}
+	}
+	if _, ok := r.component(q.Component); !ok {
+		return events.ConnectCreated{}, unknownComponent(q.Component)
+	}
+	life := time.Duration(q.ExpiresIn) * time.Second
+	if q.ExpiresIn == 0 {
+		life = connectLife
+	}
+	if q.AuthType == 0 {
+		q.AuthType = 3
+	}
+	switch {
+	case len(q.Ref) > maxRef || strings.ContainsFunc(q.Ref, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		return events.ConnectCreated{}, badRequest("ref: want at most %d bytes without control characters", maxRef)
+	case !slices.Contains(authTypes, q.AuthType):
+		return events.ConnectCreated{}, badRequest("auth_type: want one of %v", authTypes)
+	case q.BizAppID != "" && !wxtoken.ValidAppID(q.BizAppID):
+		return events.ConnectCreated{}, badRequest("biz_appid: not an appid")
+	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
+		return events.ConnectCreated{}, badRequest("category_id_list: want ids of permission sets")
+	case life < minConnectLife || life > maxConnectLife:
+		return events.ConnectCreated{}, badRequest("expires_in: want %d to %d seconds", int(minConnectLife.Seconds()), int(maxConnectLife.Seconds()))
+	}
+	if err := r.checkReturn(q.Return); err != nil {
+		return events.ConnectCreated{}, err
+	}
+	return r.newConnect(ctx, q, life)
+}
+
+func (r *Refresher) newConnect(ctx context.Context, q events.ConnectCreate, life time.Duration) (events.ConnectCreated, error) {
+	now := r.now().UTC()
+	c := store.Connect{
+		ID: rand.Text(), Component: q.Component, Ref: q.Ref, Return: q.Return, AuthType: q.AuthType, BizAppID: q.BizAppID,
+		Categories: q.CategoryIDs.String(), Move: q.Move,
+		ExpiresAt: now.Add(life), Session: rand.Text(), State: events.ConnectPending,
+	}
+	if _, err := r.store.SaveConnect(ctx, c, now); err != nil {
+		return events.ConnectCreated{}, err
+	}
+	r.log.Info().Str("component", c.Component).Str("connect", c.ID[:8]).Str("ref", c.Ref).Time("expires_at", c.ExpiresAt).Msg("authorization link made")
+	return events.ConnectCreated{URL: r.connectURL(c), ID: c.ID, ExpiresAt: c.ExpiresAt}, nil
+}
+
+func (r *Refresher) connectURL(c store.Connect) string {
+	return strings.TrimRight(r.cfg.PublicURL, "/") + "/connect/" + c.ID
+}
+
+// checkReturn says whether a browser may be sent to an address.
+func (r *Refresher) checkReturn(address string) error {
+	if address == "" {
+		return nil
+	}
+	u, err := url.Parse(address)
+	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Opaque != "" {
+		return badRequest("return: want https://host/path without a user")
+	}
+	host := strings.ToLower(u.Host)
+	for _, allowed := range r.cfg.ReturnHosts {
+		allowed = strings.ToLower(allowed)
+		if host != allowed && (u.Port() == "" || strings.ToLower(u.Hostname()) != allowed) {
+			continue
+		}
+		if u.Scheme == "http" && !loopbackHost(u.Hostname()) {
+			return badRequest("return: want https")
+		}
+		return nil
+	}
+	return badRequest("return: host %q is not among --return-hosts (WXTOKEN_RETURN_HOSTS)", clip(u.Host))
+}
+
+func loopbackHost(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// connectOpen answers wxtoken.connect.open, ingest's question about a link.
+func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
+	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
+		return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}
+	}
+	for {
+		c, ok, err := r.store.Connect(ctx, q.ID)
+		if err != nil {
+			return events.ConnectOpened{}, err
+		}
+		if !ok {
+			return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}
+		}
+		opened, err := r.connectStep(ctx, c, q)
+		if !errors.Is(err, store.ErrLost) || ctx.Err() != nil {
+			return opened, err
+		}
+	}
+}
+
+var errLinkOver = &requestError{http.StatusGone, "the link was used or has expired"}
+
+// connectStep takes one step of an authorization by link. ErrLost: somebody else took one meanwhile.
+func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.ConnectOpen) (events.ConnectOpened, error) {
+	now := r.now()
+	opened := events.ConnectOpened{State: c.State, Component: c.Component, URL: r.connectURL(c), ExpiresAt: c.ExpiresAt}
+	if q.Step == "" || q.Step == events.StepLanding {
+		if c.State != events.ConnectPending || now.After(c.ExpiresAt) {
+			return opened, errLinkOver
+		}
+		c, err := r.preAuth(ctx, c)
+		if err != nil {
+			return opened, err
+		}
+		link := wechat.LinkParams{
+			Component: c.Component, PreAuthCode: c.PreAuthCode, RedirectURI: opened.URL + "/callback",
+			AuthType: c.AuthType, BizAppID: c.BizAppID, Categories: c.Categories,
+		}
+		opened.Session, opened.PCLink, opened.MobileLink = c.Session, link.PC(r.cfg.WechatPageURL), link.Mobile(r.cfg.WechatPageURL)
+		return opened, nil
+	}
+	if subtle.ConstantTimeCompare([]byte(q.Session), []byte(c.Session)) != 1 {
+		return opened, &requestError{http.StatusForbidden, "this browser did not open the link"}
+	}
+	switch q.Step {
+	case events.StepCallback:
+		switch {
+		case len(q.CodeSHA256) != len(digest("")):
+			return opened, badRequest("code_sha256: want the hex SHA-256 of the code")
+		case c.CodeDigest == q.CodeSHA256: // again: the back button, or a reload
+		case c.CodeDigest != "":
+			return opened, errLinkOver
+		case now.After(c.ExpiresAt) && now.After(c.PreAuthExpiresAt):
+			return opened, errLinkOver
+		default:
+			c.CodeDigest = q.CodeSHA256
+			if c.State == events.ConnectPending {
+				c.State = events.ConnectExchanging
+			}
+			if _, err := r.store.SaveConnect(ctx, c, now); err != nil {
+				return opened, err
+			}
+		}
+	case events.StepResult:
+	default:
+		return opened, badRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
+	}
+	opened.State, opened.Authorizer, opened.Reason = c.State, c.Authorizer, c.Reason
+	if c.Authorizer != "" {
+		opened.NickName = r.nickName(ctx, wxtoken.AuthorizerKey(c.Component, c.Authorizer))
+	}
+	if c.State == events.ConnectAuthorized && c.Return != "" {
+		opened.ReturnTo = returnTo(c)
+	}
+	return opened, nil
+}
+
+// preAuth returns the link with a pre-auth code that is good for a while. One that was shown before is shown again, so that
+// a page that is loaded a hundred times costs WeChat one call.
+func (r *Refresher) preAuth(ctx context.Context, c store.Connect) (store.Connect, error) {
+	now := r.now()
+	if c.PreAuthCode != "" && c.PreAuthExpiresAt.Sub(now) > preAuthLeft {
+		return c, nil
+	}
+	comp, ok := r.component(c.Component)
+	if !ok {
+		return c, unknownComponent(c.Component)
+	}
+	if err := r.pass(ctx, comp, wechat.APICreatePreAuthCode); err != nil {
+		return c, err
+	}
+	var code wechat.PreAuthCode
+	err := r.withComponentToken(ctx, comp, func(token string) (err error) {
+		code, err = r.wx.CreatePreAuthCode(ctx, token, c.Component)
+		return err
+	})
+	if err != nil {
+		return c, fmt.Errorf("get a pre-auth code: %w", err)
+	}
+	c.PreAuthCode, c.PreAuthExpiresAt = code.Code, now.Add(code.ExpiresIn).UTC()
+	// First: once the merchant has the code, its push may come.
+	if err := r.store.IndexConnect(ctx, c, now); err != nil {
+		return c, err
+	}
+	return r.store.SaveConnect(ctx, c, now)
+}
+
+func (r *Refresher) nickName(ctx context.Context, key wxtoken.Key) string {
+	s, _, err := r.store.Status(ctx, key)
+	if err != nil || s.Authorizer == nil {
+		return ""
+	}
+	var name string
+	_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &name) // WeChat's; no name is no fault
+	return name
+}
+
+// returnTo is the caller's address with what it has to know.
+func returnTo(c store.Connect) string {
+	u, err := url.Parse(c.Return)
+	if err != nil {
+		return "" // it was read when the link was made
+	}
+	v := u.Query()
+	v.Set("component_appid", c.Component)
+	v.Set("authorizer_appid", c.Authorizer)
+	if c.Ref != "" {
+		v.Set("ref", c.Ref)
+	}
+	u.RawQuery = v.Encode()
+	return u.String()
+}
+
+// connectOf returns the link through which an event came, nil if through none.
+func (r *Refresher) connectOf(ctx context.Context, a events.Auth) (*store.Connect, error) {
+	var c store.Connect
+	var ok bool
+	var err error
+	if a.Connect != "" {
+		c, ok, err = r.store.Connect(ctx, a.Connect)
+	} else {
+		c, ok, err = r.store.ConnectOf(ctx, a.PreAuthCode)
+	}
+	if errors.Is(err, store.ErrUnreadable) || err == nil && (!ok || c.Component != a.Component) {
+		return nil, nil // no more than a ref is lost
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// refFor returns the ref of a credential that was authorized through link. An account that belongs to another ref stays
+// there: whoever made the link has to say that it may move.
+func refFor(cred store.Credential, link *store.Connect) (ref string, conflict bool) {
+	switch {
+	case link == nil || link.Ref == "":
+		return cred.Ref, false
+	case cred.Ref == "" || cred.Ref == link.Ref || link.Move || !cred.RevokedAt.IsZero():
+		return link.Ref, false
+	}
+	return cred.Ref, true
+}
+
+// connected notes on a link how its authorization ended.
+func (r *Refresher) connected(ctx context.Context, link *store.Connect, state, authorizer, reason string) error {
+	if link == nil {
+		return nil
+	}
+	return r.store.UpdateConnect(ctx, link.ID, r.now(), func(c *store.Connect) bool {
+		if c.State == state && c.Authorizer == authorizer && c.Reason == reason ||
+			c.State == events.ConnectAuthorized || c.State == events.ConnectConflict {
+			return false
+		}
+		c.State, c.Authorizer, c.Reason = state, authorizer, reason
+		return true
+	})
+}
+
+// reauthorizeURL returns a link for an account that has to authorize again; "" where no links are made.
+func (r *Refresher) reauthorizeURL(ctx context.Context, cred store.Credential) string {
+	if r.cfg.PublicURL == "" || cred.Key.Kind != wxtoken.KindAuthorizer {
+		return ""
+	}
+	link, err := r.newConnect(ctx, events.ConnectCreate{
+		Component: cred.Key.Component, Ref: cred.Ref, AuthType: 3, BizAppID: cred.Key.Authorizer,
+	}, reauthorizeLife)
+	if err != nil {
+		r.log.Warn().Err(err).Stringer("key", cred.Key).Msg("authorization link not made")
+	}
+	return link.URL
+}

@@ -1,0 +1,168 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// ticketTypes are the tickets that can be kept beside an account's token, by the kind of their key.
+var ticketTypes = map[wxtoken.Kind]wechat.TicketType{
+	wxtoken.KindJSAPITicket:  wechat.TicketJSAPI,
+	wxtoken.KindWxCardTicket: wechat.TicketWxCard,
+}
+
+// derived reports whether a key is that of a ticket that is got with an account's token.
+func derived(key wxtoken.Key) bool { return ticketTypes[key.Kind] != "" }
+
+// owner returns the key of the token with which a ticket is got.
+func owner(key wxtoken.Key) wxtoken.Key { return wxtoken.AuthorizerKey(key.Component, key.Authorizer) }
+
+// keeps reports whether the settings ask for a ticket.
+func (c Config) keeps(key wxtoken.Key) bool {
+	return slices.Contains(c.Derive, string(ticketTypes[key.Kind])) &&
+		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
+}
+
+// deriveFrom begins to keep the tickets of an account that has a token now. It costs a look into the view for those that are kept.
+func (r *Refresher) deriveFrom(ctx context.Context, account wxtoken.Key) {
+	if account.Kind != wxtoken.KindAuthorizer {
+		return
+	}
+	for kind := range ticketTypes {
+		key := wxtoken.Key{Kind: kind, Component: account.Component, Authorizer: account.Authorizer}
+		if e, ok := r.view.Get(key); !r.cfg.keeps(key) || ok && e.Credential.Renewable() {
+			continue
+		}
+		if err := r.keep(ctx, key); err != nil {
+			r.log.Warn().Err(err).Stringer("key", key).Msg("ticket not begun")
+		}
+	}
+}
+
+// keep makes the record of a ticket and has it fetched.
+func (r *Refresher) keep(ctx context.Context, key wxtoken.Key) error {
+	cred, err := r.store.Credential(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrUnreadable) || err == nil && cred.Renewable() {
+		return err
+	}
+	if cred.Generation, err = r.generation(ctx, cred); err != nil {
+		return err
+	}
+	cred.RevokedAt = time.Time{}
+	if cred, err = r.store.Save(ctx, released(cred)); err != nil {
+		if errors.Is(err, store.ErrLost) {
+			return nil // somebody else does
+		}
+		return err
+	}
+	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonDerived}, "")
+}
+
+// underive ends the tickets of an account whose authorization is over.
+func (r *Refresher) underive(ctx context.Context, account wxtoken.Key) {
+	for kind := range ticketTypes {
+		key := wxtoken.Key{Kind: kind, Component: account.Component, Authorizer: account.Authorizer}
+		if e, ok := r.view.Get(key); !ok || !e.Credential.Renewable() {
+			continue
+		}
+		if err := r.dropTicket(ctx, key); err != nil {
+			r.log.Warn().Err(err).Stringer("key", key).Msg("ticket not ended") // its next renewal does
+		}
+	}
+}
+
+// dropTicket removes a ticket and ends its schedule.
+func (r *Refresher) dropTicket(ctx context.Context, key wxtoken.Key) error {
+	cred, err := r.load(ctx, key)
+	if err != nil || !cred.Renewable() {
+		return err
+	}
+	cred = released(cred)
+	cred.RevokedAt = r.now().UTC()
+	if _, err := r.store.Revoke(ctx, cred); err != nil {
+		if errors.Is(err, store.ErrLost) {
+			return events.Later(lostDelay, err)
+		}
+		return err
+	}
+	r.log.Info().Stringer("key", key).Msg("ticket ended")
+	r.setStatus(ctx, key, revoked(r.now(), nil))
+	return nil
+}
+
+// wanted reports whether a ticket is still to be kept: asked for, and of an account that authorizes.
+func (r *Refresher) wanted(key wxtoken.Key) bool {
+	e, ok := r.view.Get(owner(key))
+	return r.cfg.keeps(key) && ok && e.Credential.Renewable()
+}
+
+// accountToken returns an account's token that is good for a call. Without one it answers with Later.
+func (r *Refresher) accountToken(key wxtoken.Key) (wxtoken.Token, error) {
+	e, _ := r.view.Get(key)
+	if e.Token.Value.IsZero() || !r.now().Before(e.Token.ExpiresAt) {
+		return wxtoken.Token{}, events.Later(jittered(heldDelay), fmt.Errorf("%s has no valid token", key))
+	}
+	return e.Token, nil
+}
+
+// prepareTicket returns the call that gets a ticket.
+func (r *Refresher) prepareTicket(ctx context.Context, c *component, key wxtoken.Key) (ask, error) {
+	if _, err := r.accountToken(owner(key)); err != nil {
+		return nil, err
+	}
+	if err := r.pass(ctx, c, wechat.APIGetTicket); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (wechat.Grant, error) {
+		t, err := r.accountToken(owner(key))
+		if err != nil {
+			return wechat.Grant{}, err
+		}
+		ticket, err := r.wx.Ticket(ctx, t.Value.Reveal(), ticketTypes[key.Kind])
+		r.heard(ctx, c, err)
+		if err != nil && wechat.Judge(err) == wechat.RenewAccountToken {
+			r.refused(ctx, c, t)
+		}
+		return wechat.Grant{AccessToken: ticket.Value, ExpiresIn: ticket.ExpiresIn}, err
+	}, nil
+}
+
+// nextTicket returns the ticket that follows old. WeChat answers with the same one as long as it lives, and says each
+// time that it has its full life before it ("api_getticket"): a value that is known already gains no life by that.
+// Until a new one can be had it is asked for twice more: shortly before the end, and at the end.
+func nextTicket(old wxtoken.Token, key wxtoken.Key, generation uint64, value string, asked time.Time, life time.Duration, fraction float64) wxtoken.Token {
+	if old.Value.Reveal() != value {
+		return nextToken(wxtoken.Token{}, key, generation, value, asked, life, fraction)
+	}
+	t := old
+	t.Generation, t.Previous, t.Revision = generation, nil, 0
+	before := life / ticketMargin
+	switch left := old.ExpiresAt.Sub(asked); {
+	case left > before+time.Second:
+		t.RenewAt = old.ExpiresAt.Add(-before)
+	case left > time.Second:
+		t.RenewAt = old.ExpiresAt
+	case left > 0:
+		t.RenewAt = old.ExpiresAt.Add(time.Second) // a schedule is cut to seconds: this one is not before the end
+	default:
+		// Its time is over by our count, and WeChat still gives it: it is good until we look again.
+		t.ExpiresAt = asked.Add(3 * before).UTC()
+		t.RenewAt = asked.Add(2 * before)
+	}
+	if least := asked.Add(time.Second); t.RenewAt.Before(least) {
+		t.RenewAt = least
+	}
+	t.RenewAt = t.RenewAt.UTC().Truncate(time.Second)
+	return t
+}
+
+// ticketMargin divides the life of a ticket: that part before its end it is asked for once more.
+const ticketMargin = 60

@@ -1,0 +1,140 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// today returns the day in China, which WeChat's daily limits go by.
+func today(now time.Time) string { return now.In(beijing).Format(time.DateOnly) }
+
+// quotaGone keeps all refreshers from making a call until the day turns, or until somebody clears the quota.
+func (r *Refresher) quotaGone(ctx context.Context, c *component, api wechat.API, now time.Time) {
+	c.pause(api, now.Add(quotaBridge))
+	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+		until := nextDay(now)
+		if q.Paused[string(api)].Equal(until) {
+			return false
+		}
+		q.Paused = maps.Clone(q.Paused)
+		if q.Paused == nil {
+			q.Paused = map[string]time.Time{}
+		}
+		q.Paused[string(api)] = until
+		return true
+	})
+	if err != nil {
+		r.log.Warn().Err(err).Str("component", c.appid).Str("api", string(api)).Msg("quota not noted")
+	}
+}
+
+// quotaBridge is how long a process holds calls back by itself, until it sees in its view that all do.
+const quotaBridge = 5 * time.Second
+
+// addCalls adds what this process called to the shared count of the day.
+func (r *Refresher) addCalls(ctx context.Context, c *component) {
+	calls := c.takeCalls()
+	if len(calls) == 0 {
+		return
+	}
+	now := r.now()
+	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+		if day := today(now); q.Day != day {
+			q.Day, q.Calls = day, nil
+			q.Paused = maps.Clone(q.Paused)
+			maps.DeleteFunc(q.Paused, func(_ string, until time.Time) bool { return !until.After(now) })
+		}
+		q.Calls = maps.Clone(q.Calls)
+		if q.Calls == nil {
+			q.Calls = map[string]int{}
+		}
+		for api, n := range calls {
+			q.Calls[api] += n
+		}
+		return true
+	})
+	if err != nil {
+		c.giveCalls(calls)
+		r.log.Warn().Err(err).Str("component", c.appid).Msg("calls not counted")
+	}
+}
+
+// quota answers wxtoken.quota: what WeChat says is left, what the refreshers counted, and what is paused.
+func (r *Refresher) quota(ctx context.Context, q events.QuotaRequest) (events.QuotaAnswer, error) {
+	answer := events.QuotaAnswer{Component: q.Component}
+	c, ok := r.component(q.Component)
+	if !ok {
+		return answer, unknownComponent(q.Component)
+	}
+	if q.Clear {
+		if q.Confirm != q.Component {
+			return answer, badRequest("confirm: want the component's appid once more: WeChat lets a quota be cleared ten times a month")
+		}
+		if err := r.clearQuota(ctx, c); err != nil {
+			return answer, err
+		}
+		answer.Cleared = true
+	}
+	r.addCalls(ctx, c)
+	known, err := r.store.Quota(ctx, c.appid)
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return answer, err
+	}
+	for _, api := range wechat.ComponentAPIs() {
+		entry := events.APIQuota{API: string(api)}
+		if known.Day == today(r.now()) {
+			entry.Calls = known.Calls[entry.API]
+		}
+		if until := known.Paused[entry.API]; until.After(r.now()) {
+			entry.PausedUntil = &until
+		}
+		left, err := r.askQuota(ctx, c, api)
+		if err != nil {
+			entry.Error = err.Error()
+		}
+		entry.DailyLimit, entry.Used, entry.Remain = left.DailyLimit, left.Used, left.Remain
+		answer.APIs = append(answer.APIs, entry)
+	}
+	return answer, nil
+}
+
+func (r *Refresher) askQuota(ctx context.Context, c *component, api wechat.API) (left wechat.Quota, err error) {
+	if err := r.pass(ctx, c, wechat.APIQuotaGet); err != nil {
+		return left, err
+	}
+	err = r.withComponentToken(ctx, c, func(token string) (err error) {
+		left, err = r.wx.Quota(ctx, token, api)
+		return err
+	})
+	return left, err
+}
+
+// clearQuota has WeChat count from zero, and lets all refreshers call again.
+func (r *Refresher) clearQuota(ctx context.Context, c *component) error {
+	if err := r.pass(ctx, c, wechat.APIClearQuota); err != nil {
+		return err
+	}
+	err := r.wx.ClearQuota(ctx, c.appid, c.appSecret())
+	r.heard(ctx, c, err)
+	if err != nil {
+		return err
+	}
+	r.log.Warn().Str("component", c.appid).Msg("quota cleared")
+	var freed []string
+	err = r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+		freed = slices.Collect(maps.Keys(q.Paused))
+		q.Paused = nil
+		return len(freed) > 0
+	})
+	for _, api := range freed {
+		c.resume(wechat.API(api))
+	}
+	return err
+}

@@ -1,0 +1,187 @@
+package refresher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+const (
+	// listPage is how many authorizers are asked for at once (api_getauthorizerlist: 500 at most).
+	listPage = 500
+	// absorbAtOnce is how many listed authorizers are compared with the store at the same time.
+	absorbAtOnce = 16
+	// maxListed bounds what is believed of total_count.
+	maxListed = 10_000_000
+)
+
+// reconcile compares what is stored with WeChat's list of authorizers. It only ever adds: an
+// authorizer that the list lacks proves nothing. Whoever authorized first comes first.
+//
+// It may end anywhere and begin anew: what was taken over is skipped then without a call or a read.
+func (r *Refresher) reconcile(ctx context.Context, appid string) error {
+	c, ok := r.component(appid)
+	if !ok {
+		return events.Later(unknownDelay, fmt.Errorf("reconcile: component %s is not in the settings", appid))
+	}
+	listed, total, listErr := r.list(ctx, c)
+	// A list that broke off is good for what it told.
+	found, err := r.absorbAll(ctx, c, listed)
+	switch {
+	case listErr == nil && err == nil:
+	case len(listed) == 0 && isHeld(listErr):
+		return listErr // not a fault, only not yet
+	default:
+		r.metrics.reconciled(appid, "failed", r.now())
+		wait := jittered(retryAfter[2])
+		if held, ok := events.After(listErr); ok {
+			wait = held
+		}
+		return events.Later(wait, fmt.Errorf("reconcile: %w", errors.Join(listErr, err)))
+	}
+	r.metrics.reconciled(appid, "ok", r.now())
+	r.log.Info().Str("component", appid).Int("listed", total).Int("recovered", found).Msg("reconciled with WeChat's list")
+	return nil
+}
+
+func isHeld(err error) bool {
+	_, held := events.After(err)
+	return held
+}
+
+// list reads WeChat's list, oldest authorization first. With an error it returns what was read until then. WeChat promises no
+// order, so an account may be on two pages, and another on none: that one is found the next time.
+func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.ListedAuthorizer, total int, err error) {
+	seen := map[string]bool{}
+	for offset := 0; offset == 0 || offset < min(total, maxListed); offset += listPage {
+		var page wechat.AuthorizerPage
+		if page, err = r.listPage(ctx, c, offset); err != nil {
+			break
+		}
+		total = page.Total
+		for _, entry := range page.List {
+			if !seen[entry.AppID] {
+				seen[entry.AppID] = true
+				listed = append(listed, entry)
+			}
+		}
+		if len(page.List) == 0 {
+			break
+		}
+	}
+	slices.SortStableFunc(listed, func(a, b wechat.ListedAuthorizer) int { return a.AuthTime.Compare(b.AuthTime) })
+	return listed, total, err
+}
+
+// listPage asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
+func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
+	for _, wait := range retryAfter[:4] {
+		if _, err := r.componentToken(c); err != nil {
+			return page, err
+		}
+		if err := r.pass(ctx, c, wechat.APIAuthorizerList); err != nil {
+			return page, err
+		}
+		err = r.withComponentToken(ctx, c, func(token string) (err error) {
+			page, err = r.wx.AuthorizerList(ctx, token, c.appid, offset, listPage)
+			return err
+		})
+		if err == nil || wechat.Judge(err) != wechat.Retry || r.stopping.Load() {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return page, err
+		case <-time.After(jittered(wait)):
+		}
+	}
+	return page, err
+}
+
+// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were.
+func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer) (found int, err error) {
+	var group errgroup.Group
+	group.SetLimit(absorbAtOnce)
+	results := make([]bool, len(all))
+	for i, listed := range all {
+		if listed.RefreshToken == "" || !wxtoken.ValidAppID(listed.AppID) {
+			continue
+		}
+		key := wxtoken.AuthorizerKey(c.appid, listed.AppID)
+		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() {
+			continue // nothing new; the view may lag, but not by six hours
+		}
+		if r.stopping.Load() { // not done: somebody else begins anew
+			err = errors.New("this refresher is stopping")
+			break
+		}
+		group.Go(func() (err error) {
+			results[i], err = r.absorb(ctx, c, key, listed)
+			return err
+		})
+	}
+	err = cmp.Or(group.Wait(), err)
+	for _, added := range results {
+		if added {
+			found++
+		}
+	}
+	return found, err
+}
+
+// absorb takes over what the list says of one account, if it knows better than the store.
+func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer) (added bool, err error) {
+	cred, err := r.store.Credential(ctx, key)
+	if errors.Is(err, store.ErrNewer) {
+		return false, nil // whoever wrote it knows better
+	}
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return false, err
+	}
+	authTime := listed.AuthTime.UTC()
+	switch {
+	case cred.ClaimedAt(r.now()):
+		return false, nil // whoever is at it knows better
+	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt):
+		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong.
+		info, err := r.authorizerInfo(ctx, c, listed.AppID)
+		if err != nil && wechat.Judge(err) != wechat.Revoked {
+			return false, err
+		}
+		if err != nil || info.RefreshToken == "" {
+			return false, nil
+		}
+		listed.RefreshToken = info.RefreshToken
+	case cred.RefreshToken == listed.RefreshToken:
+		return false, nil
+	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
+		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so.
+		return false, nil
+	}
+	if cred.RefreshToken != "" {
+		cred.RefreshTokenBefore = cred.RefreshToken
+	}
+	cred.RefreshToken, cred.AuthorizedAt, cred.RevokedAt = listed.RefreshToken, authTime, time.Time{}
+	if cred.Generation, err = r.generation(ctx, cred); err != nil {
+		return false, err
+	}
+	cred, err = r.store.Save(ctx, released(cred))
+	if errors.Is(err, store.ErrLost) {
+		return false, nil // something newer came in between
+	}
+	if err != nil {
+		return false, err
+	}
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(authTime, cred.Ref)))
+	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+}

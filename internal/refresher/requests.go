@@ -1,0 +1,256 @@
+package refresher
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+)
+
+const (
+	// requestTime bounds the answer to one request.
+	requestTime = 8 * time.Second
+	// requestsAtOnce bounds how many are being answered.
+	requestsAtOnce = 64
+	// serviceVersion is that of the questions and answers.
+	serviceVersion = "1.0.0"
+)
+
+// requestError is an error for the one who asked. Its code is an HTTP status.
+type requestError struct {
+	code int
+	text string
+}
+
+func (e *requestError) Error() string { return e.text }
+
+func badRequest(format string, args ...any) error {
+	return &requestError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+func unknownComponent(appid string) error {
+	return &requestError{http.StatusNotFound, fmt.Sprintf("component %q is not in the settings of the refreshers", clip(appid))}
+}
+
+// clip keeps a foreign text short enough for an error message.
+func clip(s string) string { return s[:min(len(s), 64)] }
+
+// serve answers requests until ctx ends, then finishes those that it is at.
+func (r *Refresher) serve(ctx, work context.Context) {
+	for ctx.Err() == nil {
+		err := r.serveOnce(ctx, work)
+		if ctx.Err() != nil {
+			return
+		}
+		r.log.Warn().Err(err).Dur("delay", time.Second).Msg("requests not served")
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (r *Refresher) serveOnce(ctx, work context.Context) error {
+	service, err := micro.AddService(r.nc, micro.Config{
+		Name: events.ServiceName, Version: serviceVersion,
+		Description: "keeper of WeChat access tokens",
+		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
+			r.log.Warn().Str("subject", e.Subject).Str("error", e.Description).Msg("request not answered")
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("set up the service %s: %w", events.ServiceName, err)
+	}
+	var working sync.WaitGroup
+	defer working.Wait()
+	defer func() { _ = service.Stop() }() // with the connection gone there is nothing to stop
+	free := make(chan struct{}, requestsAtOnce)
+	endpoint := func(subject string, answer func(context.Context, []byte) (any, error)) error {
+		name := strings.ReplaceAll(strings.TrimPrefix(subject, events.ServiceName+"."), ".", "-")
+		return service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
+			select {
+			case free <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			working.Go(func() {
+				defer func() { <-free }()
+				r.answer(work, q, answer)
+			})
+		}), micro.WithEndpointSubject(subject))
+	}
+	err = errors.Join(
+		endpoint(events.SubjectReject, question(r.reject)),
+		endpoint(events.SubjectRenew, question(r.renewNow)),
+		endpoint(events.SubjectReconcile, question(r.reconcileNow)),
+		endpoint(events.SubjectQuota, question(r.quota)),
+		endpoint(events.SubjectConnectCreate, question(r.connectCreate)),
+		endpoint(events.SubjectConnectOpen, question(r.connectOpen)),
+	)
+	if err != nil {
+		return fmt.Errorf("set up the service %s: %w", events.ServiceName, err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// question reads a request of type Q for an answer of type A.
+func question[Q, A any](answer func(context.Context, Q) (A, error)) func(context.Context, []byte) (any, error) {
+	return func(ctx context.Context, data []byte) (any, error) {
+		var q Q
+		if err := json.Unmarshal(data, &q); err != nil {
+			if bad := new(json.SyntaxError); len(data) == 0 || errors.As(err, &bad) {
+				return nil, badRequest("the request is not JSON")
+			}
+			return nil, badRequest("the request can't be read: %s", clip(err.Error()))
+		}
+		return answer(ctx, q)
+	}
+}
+
+// answer answers one request. Whoever waits for something that may come is told to ask again (503).
+func (r *Refresher) answer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	reply, err := r.guardedAnswer(ctx, q, answer)
+	if err == nil {
+		err = q.RespondJSON(reply)
+	} else {
+		code, known := http.StatusServiceUnavailable, new(requestError)
+		if errors.As(err, &known) {
+			code = known.code
+		}
+		r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
+		r.log.Warn().Err(err).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
+		err = q.Error(strconv.Itoa(code), err.Error(), nil)
+	}
+	if err != nil {
+		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
+	}
+}
+
+// guardedAnswer turns a panic into an error: one bad request must not stop the others.
+func (r *Refresher) guardedAnswer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) (reply any, err error) {
+	defer func() {
+		if recover() != nil {
+			r.metrics.panics.Inc()
+			err = &requestError{http.StatusInternalServerError, "the handler panicked"}
+		}
+	}()
+	if reply, err = answer(ctx, q.Data()); err == nil {
+		r.metrics.requests.WithLabelValues(q.Subject(), "200").Inc()
+	}
+	return reply, err
+}
+
+// reject answers wxtoken.reject: WeChat refused a token. Whoever comes late is told that there is a newer
+// one; of all who report the same token the first has it renewed.
+func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
+	if (q.Revision == 0) == (q.TokenSHA256 == "") {
+		return events.Verdict{}, badRequest("want key and one of revision and token_sha256")
+	}
+	if _, ok := r.component(q.Key.Component); !ok && q.Key != (wxtoken.Key{}) {
+		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectUnknownKey}), nil
+	}
+	// The view is behind at most: that a token is old it knows for certain.
+	if e, ok := r.view.Get(q.Key); ok && q.Revision > 0 && q.Revision < e.Token.Revision {
+		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: e.Token.Revision}), nil
+	}
+	t, ok, err := r.store.Token(ctx, q.Key)
+	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
+		return events.Verdict{}, err
+	}
+	if !ok {
+		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectUnknownKey}), nil
+	}
+	current := q.Revision == t.Revision
+	if q.TokenSHA256 != "" {
+		sum := sha256.Sum256([]byte(t.Value.Reveal()))
+		current = strings.EqualFold(q.TokenSHA256, hex.EncodeToString(sum[:]))
+	}
+	if !current {
+		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: t.Revision}), nil
+	}
+	outcome, err := r.replace(ctx, t, events.ReasonRefused)
+	return r.reported(q.Key, events.Verdict{Outcome: outcome, Revision: t.Revision}), err
+}
+
+func (r *Refresher) reported(key wxtoken.Key, v events.Verdict) events.Verdict {
+	r.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
+	r.log.Info().Stringer("key", key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
+	return v
+}
+
+// replace has the token t of a key replaced before its time, once however many ask for it, not within the
+// cool-down after the last renewal, and not more than maxForced times a day.
+func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string) (wxtoken.Outcome, error) {
+	cred, err := r.store.Credential(ctx, t.Key)
+	if err != nil {
+		return "", err
+	}
+	now := r.now()
+	switch {
+	case !cred.Renewable():
+		return wxtoken.RejectUnknownKey, nil
+	case cred.Generation > t.Generation:
+		return wxtoken.RejectAlreadyRenewed, nil
+	case cred.ClaimedAt(now) || cred.Failures > 0 && reason == events.ReasonRefused:
+		return wxtoken.RejectRenewing, nil
+	case now.Sub(t.ObtainedAt) < cooldown(t.ExpiresAt.Sub(t.ObtainedAt)):
+		return wxtoken.RejectTooSoon, nil
+	case cred.ForcedDay == today(now) && cred.Forced >= maxForced:
+		r.log.Warn().Stringer("key", t.Key).Int("renewals", cred.Forced).Msg("too many renewals asked for today")
+		return wxtoken.RejectTooSoon, nil
+	}
+	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
+	if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Generation, reason)); err != nil {
+		return "", err
+	}
+	return wxtoken.RejectRenewing, nil
+}
+
+// renewNow answers wxtoken.renew: the operator wants the next token of a key now.
+func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdict, error) {
+	if q.Key == (wxtoken.Key{}) {
+		return events.Verdict{}, badRequest("want a key, such as authorizer.<component_appid>.<authorizer_appid>")
+	}
+	cred, err := r.store.Credential(ctx, q.Key)
+	if err != nil {
+		return events.Verdict{}, err
+	}
+	if _, ok := r.component(q.Key.Component); !ok || !cred.Renewable() {
+		return events.Verdict{Outcome: wxtoken.RejectUnknownKey}, nil
+	}
+	t, _, err := r.store.Token(ctx, q.Key)
+	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
+		return events.Verdict{}, err
+	}
+	t.Key = q.Key // it may have none yet
+	outcome, err := r.replace(ctx, t, events.ReasonAsked)
+	r.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
+	return events.Verdict{Outcome: outcome, Revision: t.Revision}, err
+}
+
+// reconcileNow answers wxtoken.reconcile.
+func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest) (events.Reconciling, error) {
+	if _, ok := r.component(q.Component); !ok {
+		return events.Reconciling{}, unknownComponent(q.Component)
+	}
+	if err := r.store.ScheduleReconcile(ctx, q.Component, r.cfg.ReconcileEvery, true); err != nil {
+		return events.Reconciling{}, err
+	}
+	r.log.Info().Str("component", q.Component).Msg("reconcile asked for")
+	return events.Reconciling{Outcome: "reconciling"}, nil
+}

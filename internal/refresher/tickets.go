@@ -1,0 +1,85 @@
+package refresher
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+const (
+	// silence is how long no ticket may come before WeChat is asked to push them: they come every 10
+	// minutes ("component_verify_ticket").
+	silence = 25 * time.Minute
+	// askPushEvery bounds how often WeChat is asked to push a component's tickets, by all refreshers together.
+	askPushEvery = time.Hour
+	// ticketLife is how long a ticket works ("component_verify_ticket").
+	ticketLife = 12 * time.Hour
+)
+
+// watchTickets says so when no ticket came for a while, and asks WeChat to push them.
+func (r *Refresher) watchTickets(ctx context.Context, c *component) {
+	now := r.now()
+	own, _ := r.view.Get(wxtoken.ComponentKey(c.appid))
+	received, last := own.Credential.TicketReceivedAt, own.Credential.TicketReceivedAt
+	if last.Before(r.began) {
+		last = r.began // they may have come while nobody was here
+	}
+	if now.Sub(last) <= silence {
+		c.late = ""
+		return
+	}
+	r.askPush(ctx, c)
+	reason, message, unusable := "NoTicket", "no component_verify_ticket came yet: WeChat pushes one every 10 minutes", true
+	if !received.IsZero() {
+		reason = "TicketLate"
+		message = fmt.Sprintf("the last component_verify_ticket came at %s: WeChat pushes one every 10 minutes, and was asked to", received.Format(time.RFC3339))
+		if unusable = now.Sub(own.Credential.TicketCreatedAt) > ticketLife; unusable {
+			reason = "TicketExpired"
+		}
+	}
+	if c.late == reason {
+		return
+	}
+	if err := r.writeStatus(ctx, wxtoken.ComponentKey(c.appid), ticketLate(now, reason, message, unusable)); err != nil {
+		r.log.Warn().Err(err).Str("component", c.appid).Msg("status not written")
+		return
+	}
+	c.late = reason
+	r.log.Error().Str("component", c.appid).Str("reason", reason).Time("received_at", received).Msg("tickets stay away")
+}
+
+// askPush asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most whoever asks.
+func (r *Refresher) askPush(ctx context.Context, c *component) {
+	mine, now := false, r.now()
+	if now.Sub(c.quota().PushAskedAt) < askPushEvery {
+		return
+	}
+	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+		if mine = now.Sub(q.PushAskedAt) >= askPushEvery; mine {
+			q.PushAskedAt = now.UTC()
+		}
+		return mine
+	})
+	if err == nil && mine {
+		err = r.startPush(ctx, c)
+	}
+	if err != nil {
+		r.log.Warn().Err(err).Str("component", c.appid).Msg("ticket pushes not started")
+	}
+}
+
+func (r *Refresher) startPush(ctx context.Context, c *component) error {
+	if err := r.pass(ctx, c, wechat.APIStartPushTicket); err != nil {
+		return err
+	}
+	already, err := r.wx.StartPushTicket(ctx, c.appid, c.appSecret())
+	r.heard(ctx, c, err)
+	if err == nil {
+		r.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
+	}
+	return err
+}

@@ -1,0 +1,234 @@
+package refresher
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+)
+
+// maxLine bounds one line of a file of authorizations, in bytes.
+const maxLine = 64 << 10
+
+// authorization is one line of a file of authorizations, JSON Lines. auth_time is WeChat's: seconds since 1970, or RFC 3339.
+type authorization struct {
+	Component    string `json:"component_appid"`
+	Authorizer   string `json:"authorizer_appid"`
+	RefreshToken string `json:"refresh_token"`
+	AuthTime     moment `json:"auth_time,omitzero"`
+	Ref          string `json:"ref,omitempty"`
+}
+
+// moment is a time as WeChat writes it, or as everybody does.
+type moment struct{ time.Time }
+
+// UnmarshalJSON reads either form.
+func (m *moment) UnmarshalJSON(text []byte) error {
+	s := strings.Trim(string(text), `"`)
+	if s == "" || s == "null" || s == "0" {
+		return nil
+	}
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		m.Time = time.Unix(n, 0).UTC()
+		return nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return errors.New("auth_time: want seconds since 1970 or RFC 3339")
+	}
+	m.Time = t.UTC()
+	return nil
+}
+
+func (l authorization) key() wxtoken.Key { return wxtoken.AuthorizerKey(l.Component, l.Authorizer) }
+
+// readAuthorizations reads a file whole. The error names every line that is at fault, and shows none of it.
+func readAuthorizations(in io.Reader, components []string) (all []authorization, err error) {
+	var faults []error
+	seen := map[wxtoken.Key]int{}
+	scanner := bufio.NewScanner(in)
+	scanner.Buffer(nil, maxLine)
+	for n := 1; scanner.Scan(); n++ {
+		text := bytes.TrimSpace(scanner.Bytes())
+		if len(text) == 0 {
+			continue
+		}
+		line, err := parseAuthorization(text, components)
+		if before := seen[line.key()]; err == nil && before > 0 {
+			err = fmt.Errorf("the account is on line %d already", before)
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("line %d: %w", n, err))
+			continue
+		}
+		seen[line.key()] = n
+		all = append(all, line)
+	}
+	if err := scanner.Err(); err != nil {
+		faults = append(faults, fmt.Errorf("read the file: %w", err))
+	}
+	return all, errors.Join(faults...)
+}
+
+func parseAuthorization(text []byte, components []string) (authorization, error) {
+	var line struct {
+		authorization
+		AlsoRefreshToken string `json:"authorizer_refresh_token"` // as most SDKs call it
+	}
+	if err := json.Unmarshal(text, &line); err != nil {
+		if strings.HasPrefix(err.Error(), "auth_time") {
+			return authorization{}, err
+		}
+		return authorization{}, errors.New("not the JSON of an authorization")
+	}
+	if line.RefreshToken == "" {
+		line.RefreshToken = line.AlsoRefreshToken
+	}
+	if line.Component == "" && len(components) == 1 {
+		line.Component = components[0]
+	}
+	switch {
+	case !slices.Contains(components, line.Component):
+		return authorization{}, fmt.Errorf("component_appid: %q is not in the settings", clip(line.Component))
+	case !wxtoken.ValidAppID(line.Authorizer):
+		return authorization{}, errors.New("authorizer_appid: missing, or not an appid")
+	case line.RefreshToken == "" || len(line.RefreshToken) > 2048 || strings.ContainsFunc(line.RefreshToken, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return authorization{}, errors.New("refresh_token: missing, or not one")
+	case len(line.Ref) > maxRef:
+		return authorization{}, fmt.Errorf("ref: longer than %d bytes", maxRef)
+	}
+	return line.authorization, nil
+}
+
+// The fates of a line of Import.
+const (
+	importNew       = "new"
+	importNewer     = "newer"
+	importSame      = "same"      // nothing to do
+	importOlder     = "older"     // what is stored is as new, or newer: left alone
+	importCancelled = "cancelled" // the account cancelled after that: left alone
+)
+
+// ImportReport says what became of the lines, or would become of them.
+type ImportReport struct {
+	Applied bool           `json:"applied"`
+	Lines   int            `json:"lines"`
+	Fates   map[string]int `json:"fates"`
+}
+
+// Import takes over authorizations from JSON Lines, and nothing over one that is as new or newer. Without apply it only
+// says what it would do. A file with a faulty line is not taken over at all; the error names every one.
+// The refreshers at work renew what was taken over at once.
+func Import(ctx context.Context, s *store.Store, now func() time.Time, in io.Reader, components []string, apply bool) (ImportReport, error) {
+	report := ImportReport{Applied: apply, Fates: map[string]int{}}
+	lines, err := readAuthorizations(in, components)
+	if err != nil {
+		return report, fmt.Errorf("import: nothing taken over: %w", err)
+	}
+	report.Lines = len(lines)
+	for _, line := range lines {
+		fate, err := importLine(ctx, s, now, line, apply)
+		if err != nil {
+			return report, fmt.Errorf("import %s: %w", line.key(), err)
+		}
+		report.Fates[fate]++
+	}
+	return report, nil
+}
+
+func importLine(ctx context.Context, s *store.Store, now func() time.Time, line authorization, apply bool) (fate string, err error) {
+	for {
+		cred, err := s.Credential(ctx, line.key())
+		if err != nil && !errors.Is(err, store.ErrUnreadable) {
+			return "", err
+		}
+		if fate = importFate(cred, line); !apply || fate != importNew && fate != importNewer {
+			return fate, nil
+		}
+		if !cred.ClaimedAt(now()) {
+			err = importStore(ctx, s, cred, line)
+			if !errors.Is(err, store.ErrLost) {
+				return fate, err
+			}
+		}
+		select { // somebody is at it
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(claimedDelay):
+		}
+	}
+}
+
+func importFate(cred store.Credential, line authorization) string {
+	switch {
+	case !cred.RevokedAt.IsZero() && !line.AuthTime.After(cred.RevokedAt):
+		return importCancelled
+	case cred.RefreshToken == line.RefreshToken && (line.Ref == "" || cred.Ref != ""):
+		return importSame
+	case cred.RefreshToken == "" || cred.RefreshToken == line.RefreshToken:
+		return importNew
+	case line.AuthTime.After(cred.AuthorizedAt):
+		return importNewer
+	}
+	return importOlder
+}
+
+func importStore(ctx context.Context, s *store.Store, cred store.Credential, line authorization) error {
+	if cred.RefreshToken != line.RefreshToken {
+		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, line.RefreshToken
+	}
+	if cred.Ref == "" {
+		cred.Ref = line.Ref
+	}
+	if line.AuthTime.After(cred.AuthorizedAt) {
+		cred.AuthorizedAt = line.AuthTime.Time
+	}
+	cred.RevokedAt = time.Time{}
+	t, _, err := s.Token(ctx, cred.Key)
+	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
+		return err
+	}
+	cred.Generation = max(cred.Generation, t.Generation)
+	if cred, err = s.Save(ctx, released(cred)); err != nil {
+		return err
+	}
+	if err := s.UpdateStatus(ctx, cred.Key, authorizedAt(cred.AuthorizedAt, cred.Ref)); err != nil {
+		return err
+	}
+	return s.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonImported}, "")
+}
+
+// Export writes all authorizations that are in force as JSON Lines, as Import reads them, and returns how many. What it writes
+// are the keys to all accounts.
+func Export(ctx context.Context, view *store.View, out io.Writer) (n int, err error) {
+	all := view.All()
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	for _, key := range slices.SortedFunc(maps.Keys(all), func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) }) {
+		cred := all[key].Credential
+		if key.Kind != wxtoken.KindAuthorizer || !cred.Renewable() {
+			continue
+		}
+		line := authorization{
+			Component: key.Component, Authorizer: key.Authorizer, RefreshToken: cred.RefreshToken,
+			AuthTime: moment{cred.AuthorizedAt}, Ref: cred.Ref,
+		}
+		if err := encoder.Encode(line); err != nil {
+			return n, fmt.Errorf("export: %w", err)
+		}
+		n++
+	}
+	return n, ctx.Err()
+}

@@ -1,0 +1,47 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"wxtoken/internal/events"
+)
+
+// Quota is what is known of a component's calls today. All refreshers share it.
+type Quota struct {
+	Version int            `json:"v"`
+	Day     string         `json:"day"`             // the day in China that Calls counts, such as "2026-11-22"
+	Calls   map[string]int `json:"calls,omitempty"` // by API
+	// Paused says until when no call of an API may be made, because WeChat said that the day's quota is gone.
+	Paused map[string]time.Time `json:"paused,omitempty"`
+	// PushAskedAt is when WeChat was last asked to push tickets.
+	PushAskedAt time.Time `json:"push_asked_at,omitzero"`
+}
+
+func (q *Quota) version() int { return q.Version }
+
+// Quota returns what is known of a component's calls; an empty one when nothing is.
+func (s *Store) Quota(ctx context.Context, component string) (q Quota, err error) {
+	_, err = s.read(ctx, events.QuotaSubject(component), &q)
+	return q, err
+}
+
+// UpdateQuota changes what is known of a component's calls by compare-and-set. change may be called
+// several times; it reports whether there is anything to store.
+func (s *Store) UpdateQuota(ctx context.Context, component string, change func(*Quota) bool) error {
+	subject := events.QuotaSubject(component)
+	return update(func() error {
+		var q Quota
+		revision, err := s.read(ctx, subject, &q)
+		if err != nil && !errors.Is(err, ErrUnreadable) {
+			return err
+		}
+		if !change(&q) {
+			return nil
+		}
+		q.Version = recordVersion
+		_, err = s.write(ctx, subject, &q, revision)
+		return err
+	})
+}

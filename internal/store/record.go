@@ -1,0 +1,63 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// sideRecord is what rests beside the credentials, by subject: a Connect, a Quota.
+type sideRecord interface {
+	// version is of the record as it was read.
+	version() int
+}
+
+// read reads the record on a subject into record and returns its revision, 0 when there is none.
+func (s *Store) read(ctx context.Context, subject string, record sideRecord) (revision uint64, err error) {
+	m, err := s.last(ctx, subject)
+	if err != nil || m == nil {
+		return 0, err
+	}
+	if err := json.Unmarshal(m.Data, record); err != nil {
+		return m.Sequence, fmt.Errorf("%w: %s is not the JSON of one", ErrUnreadable, subject)
+	}
+	if v := record.version(); v > recordVersion {
+		return m.Sequence, fmt.Errorf("%w: %s has version %d, this program knows %d: run the newer program", ErrNewer, subject, v, recordVersion)
+	}
+	return m.Sequence, nil
+}
+
+// write stores a record over that of the given revision and returns its own. It returns ErrLost when that is no longer there.
+func (s *Store) write(ctx context.Context, subject string, record sideRecord, revision uint64, opts ...jetstream.PublishOpt) (uint64, error) {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return 0, fmt.Errorf("encode %s: %w", subject, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m := nats.NewMsg(subject)
+	m.Data = data
+	opts = append(opts, jetstream.WithRetryAttempts(0), jetstream.WithExpectLastSequencePerSubject(revision))
+	ack, err := s.js.PublishMsg(ctx, m, opts...)
+	if err != nil {
+		return 0, fmt.Errorf("write %s: %w", subject, lost(err))
+	}
+	return ack.Sequence, nil
+}
+
+// tries is how often a change of a record is made anew that somebody else changed meanwhile.
+const tries = 10
+
+// update tries again while somebody else is faster.
+func update(try func() error) (err error) {
+	for range tries {
+		if err = try(); !errors.Is(err, ErrLost) {
+			return err
+		}
+	}
+	return err
+}
