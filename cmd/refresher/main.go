@@ -32,6 +32,9 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	defer nc.Close()
+	if cfg.Import != "" || cfg.Export != "" {
+		return transfer(ctx, cfg, nc, log)
+	}
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "refresher", health, metrics)
 	r, err := refresher.New(cfg.Config, refresher.Deps{

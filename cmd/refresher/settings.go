@@ -17,6 +17,7 @@ type settings struct {
 	ops.NATSSettings
 	ops.ComponentSettings
 	ops.AppsecretSettings
+	TransferSettings
 	ops.Settings
 
 	components []refresher.Component

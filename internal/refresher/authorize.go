@@ -132,7 +132,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return err
 	}
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
-	redirected := link != nil && link.Authorizer == key.Authorizer && !cred.AuthorizedAt.After(created)
+	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(maxAhead))
 	if (cred.CodeDigest == digest(a.Code) || redirected) && cred.RefreshToken != "" {
 		if err := r.dateAuthorization(ctx, cred, created); err != nil {
 			return err

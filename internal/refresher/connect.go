@@ -289,7 +289,7 @@ func (r *Refresher) connected(ctx context.Context, link *store.Connect, state, a
 			c.State == events.ConnectAuthorized || c.State == events.ConnectConflict {
 			return false
 		}
-		c.State, c.Authorizer, c.Reason = state, authorizer, reason
+		c.State, c.Authorizer, c.Reason, c.EndedAt = state, authorizer, reason, r.now().UTC()
 		return true
 	})
 }

@@ -237,7 +237,9 @@ func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdic
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return events.Verdict{}, err
 	}
-	t.Key = q.Key // it may have none yet
+	if t.Key == (wxtoken.Key{}) {
+		t.Key, t.Generation = q.Key, cred.Generation // there is none, or none that can be read
+	}
 	outcome, err := r.replace(ctx, t, events.ReasonAsked)
 	r.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
 	return events.Verdict{Outcome: outcome, Revision: t.Revision}, err

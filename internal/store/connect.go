@@ -35,10 +35,11 @@ type Connect struct {
 	PreAuthExpiresAt time.Time `json:"pre_auth_expires_at,omitzero"`
 
 	// since the browser came back, or the push came
-	State      string `json:"state"`
-	CodeDigest string `json:"code_digest,omitempty"` // SHA-256 of the redirect's code
-	Authorizer string `json:"authorizer,omitempty"`
-	Reason     string `json:"reason,omitempty"`
+	State      string    `json:"state"`
+	CodeDigest string    `json:"code_digest,omitempty"` // SHA-256 of the redirect's code
+	Authorizer string    `json:"authorizer,omitempty"`
+	EndedAt    time.Time `json:"ended_at,omitzero"` // when State became final
+	Reason     string    `json:"reason,omitempty"`
 
 	Revision uint64 `json:"-"`
 }

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
+)
+
+// TransferSettings choose a job to be done in place of refreshing.
+type TransferSettings struct {
+	Import      string `group:"Moving" placeholder:"file" help:"Take over authorizations from a file of JSON Lines (- for standard input), and end. Only says what it would do, without --import-apply."`
+	ImportApply bool   `group:"Moving" help:"Do it."`
+	Export      string `group:"Moving" placeholder:"file" help:"Write all authorizations to a new file of JSON Lines, and end. It holds the refresh tokens: the keys to all accounts."`
+}
+
+// Validate returns what is wrong with the settings.
+func (t TransferSettings) Validate() error {
+	switch {
+	case t.Import != "" && t.Export != "":
+		return errors.New("--import (WXTOKEN_IMPORT): --export is set as well: do one after the other")
+	case t.ImportApply && t.Import == "":
+		return errors.New("--import-apply (WXTOKEN_IMPORT_APPLY): nothing to apply: set --import")
+	}
+	return nil
+}
+
+// transferTime bounds how long NATS is waited for.
+const transferTime = 10 * time.Second
+
+// transfer imports or exports.
+func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Logger) error {
+	for deadline := time.Now().Add(transferTime); !nc.IsConnected(); {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return errors.New("NATS is not there: --nats-url says where it is looked for")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(ctx, nc, js, nil)
+	if err != nil {
+		return fmt.Errorf("%w: a refresher makes the streams when it first starts", err)
+	}
+	if cfg.Export != "" {
+		return export(ctx, cfg.Export, s, log)
+	}
+	var appids []string
+	for _, c := range cfg.components {
+		appids = append(appids, c.AppID)
+	}
+	in := io.Reader(os.Stdin)
+	if cfg.Import != "-" {
+		file, err := os.Open(cfg.Import)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }() // it was only read
+		in = file
+	}
+	report, err := refresher.Import(ctx, s, time.Now, in, appids, cfg.ImportApply)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+func export(ctx context.Context, name string, s *store.Store, log zerolog.Logger) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	view, wait, err := s.Watch(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer wait()
+	defer cancel()
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := refresher.Export(ctx, view, file)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	log.Info().Int("authorizations", n).Str("file", name).Msg("exported")
+	return nil
+}
