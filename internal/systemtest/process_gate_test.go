@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"wxtoken"
 )
@@ -27,7 +28,11 @@ type gate struct {
 
 	mu       sync.Mutex
 	underWay map[wxtoken.Key]int
+	answered map[wxtoken.Key]time.Time
 }
+
+// stored is how long a refresher may take, on a slow machine, to store what it was answered.
+const stored = 3 * time.Second
 
 func newGate(t *testing.T, api string) *gate {
 	t.Helper()
@@ -39,7 +44,7 @@ func newGate(t *testing.T, api string) *gate {
 		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		ErrorLog: log.New(io.Discard, "", 0), // a refresher that was killed hangs up
 	}
-	g := &gate{underWay: map[wxtoken.Key]int{}}
+	g := &gate{underWay: map[wxtoken.Key]int{}, answered: map[wxtoken.Key]time.Time{}}
 	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -70,6 +75,7 @@ func (g *gate) count(key wxtoken.Key, n int) {
 	defer g.mu.Unlock()
 	if g.underWay[key] += n; g.underWay[key] == 0 {
 		delete(g.underWay, key)
+		g.answered[key] = time.Now()
 	}
 }
 
@@ -80,13 +86,18 @@ func (g *gate) asking() []wxtoken.Key {
 	return slices.Collect(maps.Keys(g.underWay))
 }
 
-// kill kills the process behind the gate and returns the keys that it was asking a token for. No
-// call passes in between.
+// kill kills the process behind the gate and returns the keys that it was asking a token for, and those whose
+// answers it may not have stored yet. No call passes in between.
 func (g *gate) kill(p *process) []wxtoken.Key {
 	p.t.Helper()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	asking := slices.Collect(maps.Keys(g.underWay))
+	for key, at := range g.answered {
+		if time.Since(at) < stored {
+			asking = append(asking, key)
+		}
+	}
 	p.kill()
 	return asking
 }
