@@ -80,7 +80,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		if sim, err = h.simulate("http://"+pushes.Addr(), in.Ready); err != nil {
 			return err
 		}
-		cfg.Refresher.WechatAPIURL = "http://" + sim.api.Addr()
+		cfg.meet(sim.api.Addr(), pushes.Addr())
 	}
 	nc, err = h.connect("refresher")
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -130,6 +131,17 @@ func (s *settings) Validate() error {
 	var err error
 	s.components, err = ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, &s.PushSettings)
 	return errors.Join(append(faults, err)...)
+}
+
+// meet tells the refresher where the fake platform and ingest listen: calls and pages go to the one, and links
+// lead to the other, unless the settings say something else.
+func (s *settings) meet(platform, pushes string) {
+	s.Refresher.WechatAPIURL = "http://" + platform
+	s.Refresher.WechatPageURL = cmp.Or(s.Refresher.WechatPageURL, s.Refresher.WechatAPIURL)
+	if host, port, err := net.SplitHostPort(pushes); err == nil && net.ParseIP(host).IsUnspecified() {
+		pushes = net.JoinHostPort("127.0.0.1", port) // of all its addresses the one at which a browser on this machine finds it
+	}
+	s.Refresher.PublicURL = cmp.Or(s.Refresher.PublicURL, "http://"+pushes)
 }
 
 // pushed returns the components as ingest wants them.
