@@ -37,7 +37,7 @@ func run(ctx context.Context, cfg *settings) error {
 	}
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "ingest", health, metrics)
-	in, err := ingest.New(cfg.components, ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
 	if err != nil {
 		return err
 	}
@@ -50,9 +50,14 @@ func run(ctx context.Context, cfg *settings) error {
 	if err != nil {
 		return err
 	}
+	components := ops.ComponentWatch{
+		Components: cfg.ComponentSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
+		Changed: func(c []ops.Component) error { return in.SetComponents(pushed(c)) },
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	serving, stop := health.Drain(ctx, drainPause)
 	defer stop()
+	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return pushes.Run(serving) })
 	group.Go(func() error { return watch.Run(serving) })
 	return group.Wait()

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -526,6 +527,64 @@ func TestCrowd(t *testing.T) {
 	}
 	if status, body, err := p.push(t, ticketText()); err != nil || status != http.StatusOK || body != "success" {
 		t.Errorf("answer %d %q, %v, want 200 success", status, body, err)
+	}
+}
+
+// TestComponentsChange adds a component's folder while the process runs, changes a token, and removes the folder.
+func TestComponentsChange(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("wxother/token", token)
+	write("wxother/aes_key", aesKey)
+	srv := natsdtest.StartTCP(t)
+	js := setup(t, srv)
+	p := start(t, srv.ClientURL(), "WXTOKEN_COMPONENT_APPID=", "WXTOKEN_COMPONENT_TOKEN=", "WXTOKEN_COMPONENT_AES_KEY=", "WXTOKEN_COMPONENTS_DIR="+dir)
+	eventually(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
+	answers := func(want int) func() bool {
+		return func() bool {
+			status, _, err := p.push(t, ticketText())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return status == want
+		}
+	}
+	if !answers(http.StatusNotFound)() {
+		t.Fatal("a component that nobody named is not answered with 404")
+	}
+	write(component+"/token", "SEKRETwrong")
+	write(component+"/aes_key", aesKey)
+	eventually(t, "the component that was added", answers(http.StatusForbidden))
+	write(component+"/token", token)
+	write(component+"/token_previous", "SEKRETwrong")
+	eventually(t, "its other token", answers(http.StatusOK))
+	if got := stored(t, js); got != 1 {
+		t.Errorf("%d events, want 1", got)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, component)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the component that was removed", answers(http.StatusNotFound))
+	for _, msg := range []string{"component added", "component's secrets changed", "component removed"} {
+		if !regexp.MustCompile(`"component":"` + component + `".*"msg":"` + msg + `"`).MatchString(p.text()) {
+			t.Errorf("%q is not in the log", msg)
+		}
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if state := p.wait(t); state.ExitCode() != 0 {
+		t.Errorf("ended with %v, want exit code 0", state)
 	}
 }
 

@@ -26,15 +26,20 @@ type settings struct {
 	ops.PushSettings
 	ops.Settings
 
-	components []ingest.Component
+	components []ops.Component
 }
 
 // Validate reads the components, and returns what is wrong with them.
-func (s *settings) Validate() error {
-	loaded, err := ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
-	s.components = nil // it may be called more than once
-	for _, c := range loaded {
-		s.components = append(s.components, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
-	}
+func (s *settings) Validate() (err error) {
+	s.components, err = ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
 	return err
+}
+
+// pushed returns the components as ingest wants them.
+func pushed(components []ops.Component) []ingest.Component {
+	var out []ingest.Component
+	for _, c := range components {
+		out = append(out, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
+	}
+	return out
 }

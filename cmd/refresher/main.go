@@ -38,7 +38,7 @@ func run(ctx context.Context, cfg *settings) error {
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "refresher", health, metrics)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
-		NATS: nc, Components: cfg.components, Log: log.With().Str("role", "refresher").Logger(),
+		NATS: nc, Components: called(cfg.components), Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: metrics.Registry, Step: ops.CrashPoints(),
 	})
 	if err != nil {
@@ -53,7 +53,15 @@ func run(ctx context.Context, cfg *settings) error {
 	if err != nil {
 		return err
 	}
+	components := ops.ComponentWatch{
+		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Known: cfg.components, Log: log,
+		Changed: func(c []ops.Component) error {
+			r.SetComponents(called(c))
+			return nil
+		},
+	}
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()

@@ -20,15 +20,20 @@ type settings struct {
 	TransferSettings
 	ops.Settings
 
-	components []refresher.Component
+	components []ops.Component
 }
 
 // Validate reads the components, and returns what is wrong with them.
-func (s *settings) Validate() error {
-	loaded, err := ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)
-	s.components = nil // it may be called more than once
-	for _, c := range loaded {
-		s.components = append(s.components, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
-	}
+func (s *settings) Validate() (err error) {
+	s.components, err = ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)
 	return err
+}
+
+// called returns the components as the refresher wants them.
+func called(components []ops.Component) []refresher.Component {
+	var out []refresher.Component
+	for _, c := range components {
+		out = append(out, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
+	}
+	return out
 }

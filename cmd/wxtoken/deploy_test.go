@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken"
 	"wxtoken/internal/console"
@@ -28,7 +29,7 @@ import (
 )
 
 // users are those of deploy/nats/nats-server.conf.
-var users = []string{"ingest", "refresher", "service", "console"}
+var users = []string{"ingest", "refresher", "service", "console", "operator"}
 
 // shipped starts a NATS server with deploy/nats/nats-server.conf, on a free port and in a directory
 // of the test.
@@ -86,33 +87,74 @@ func TestDeployedPermissions(t *testing.T) {
 	}
 	const key = "authorizer.wx1.wx2"
 	for subject, may := range map[string]struct{ publish, subscribe []string }{
-		"wechat.auth.wx1.component_verify_ticket":                 {publish: []string{"ingest"}},
-		"wechat.message.wx1.wx2.text":                             {publish: []string{"ingest"}},
-		"wechat.notice.wx1.authorized":                            {publish: []string{"ingest"}},
-		"$KV.tokens." + key:                                       {publish: []string{"refresher"}},
-		"$KV.status." + key:                                       {publish: []string{"refresher"}},
-		"credential." + key:                                       {publish: []string{"refresher"}},
-		"renewal.scheduled." + key:                                {publish: []string{"refresher"}},
-		"renewal.due." + key:                                      {publish: []string{"refresher"}},
-		"dead.wx1":                                                {publish: []string{"refresher"}},
-		"token.updated." + key:                                    {subscribe: []string{"service"}},
-		"status.updated." + key:                                   {subscribe: []string{"service"}},
-		"wxtoken.reject":                                          {publish: []string{"service"}},
-		"_INBOX_service.x":                                        {subscribe: []string{"service"}},
-		"_INBOX_refresher.x":                                      {subscribe: []string{"refresher"}},
-		"_INBOX.x":                                                {},
+		"wechat.auth.wx1.component_verify_ticket": {publish: []string{"ingest"}},
+		"wechat.message.wx1.wx2.text":             {publish: []string{"ingest"}},
+		"wechat.notice.wx1.authorized":            {publish: []string{"ingest"}},
+		"wechat.reply.wx1.wx2.text":               {publish: []string{"ingest"}, subscribe: []string{"service"}},
+		"wechat.reply.>":                          {subscribe: []string{"service"}},
+		"$KV.tokens." + key:                       {publish: []string{"refresher"}},
+		"$KV.status." + key:                       {publish: []string{"refresher"}},
+		"credential." + key:                       {publish: []string{"refresher"}},
+		"renewal.scheduled." + key:                {publish: []string{"refresher"}},
+		"renewal.due." + key:                      {publish: []string{"refresher"}},
+		"dead.wx1":                                {publish: []string{"refresher"}},
+		"token.updated." + key:                    {subscribe: []string{"service"}},
+		"status.updated." + key:                   {subscribe: []string{"service", "operator"}},
+		"status.updated.>":                        {subscribe: []string{"service", "operator"}},
+		"wxtoken.reject":                          {publish: []string{"service", "operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.renew":                           {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.reconcile":                       {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.quota":                           {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.connect.create":                  {publish: []string{"service", "operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.connect.open":                    {publish: []string{"ingest"}, subscribe: []string{"refresher"}},
+		"wxtoken.new":                             {subscribe: []string{"refresher"}},
+		"wxtoken.>":                               {subscribe: []string{"refresher"}},
+		"$SRV.PING":                               {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.PING.wxtoken":                       {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.PING.wxtoken.x":                     {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.INFO":                               {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.INFO.wxtoken":                       {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.INFO.wxtoken.x":                     {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.STATS":                              {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.STATS.wxtoken":                      {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.STATS.wxtoken.x":                    {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"$SRV.PING.other":                         {subscribe: []string{"refresher"}},
+		"_INBOX_ingest.x":                         {subscribe: []string{"ingest"}},
+		"_INBOX_service.x":                        {subscribe: []string{"service"}},
+		"_INBOX_refresher.x":                      {subscribe: []string{"refresher"}},
+		"_INBOX_console.x":                        {subscribe: []string{"console"}},
+		"_INBOX_operator.x":                       {subscribe: []string{"operator"}},
+		"_INBOX.x":                                {},
 		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + key:          {publish: []string{"refresher", "service", "console"}},
 		"$JS.API.DIRECT.GET.KV_tokens.credential." + key:          {publish: []string{"refresher"}},
 		"$JS.API.DIRECT.GET.KV_tokens":                            {},
+		"$JS.API.DIRECT.GET.KV_status.$KV.status." + key:          {publish: []string{"refresher", "service", "console", "operator"}},
+		"$JS.API.DIRECT.GET.AUTH.wechat.auth.wx1.callback":        {},
 		"$JS.API.STREAM.MSG.GET.KV_tokens":                        {},
 		"$JS.API.STREAM.MSG.GET.AUTH":                             {},
+		"$JS.API.STREAM.MSG.GET.DEAD":                             {},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>":        {publish: []string{"refresher", "service"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x.credential.>":        {publish: []string{"refresher"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x":                     {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.KV_status.x.$KV.status.>":        {publish: []string{"service"}},
+		"$JS.API.CONSUMER.CREATE.KV_status.x":                     {},
 		"$JS.API.CONSUMER.CREATE.AUTH.x.wechat.auth.>":            {publish: []string{"refresher"}},
 		"$JS.API.CONSUMER.CREATE.MESSAGES.x.wechat.message.wx1.>": {publish: []string{"service"}},
-		"$JS.API.STREAM.INFO.AUTH":                                {publish: []string{"ingest", "refresher"}},
-		"$JS.API.STREAM.INFO.KV_tokens":                           {publish: []string{"refresher", "service", "console"}},
+		"$JS.API.CONSUMER.CREATE.DEAD.x.dead.>":                   {publish: []string{"operator"}},
+		"$JS.API.CONSUMER.MSG.NEXT.DEAD.x":                        {publish: []string{"operator"}},
+		"$JS.API.CONSUMER.MSG.NEXT.AUTH.x":                        {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.x":                    {publish: []string{"service"}},
+		"$JS.API.CONSUMER.LIST.AUTH":                              {publish: []string{"operator"}},
+		"$JS.API.CONSUMER.INFO.AUTH.x":                            {publish: []string{"refresher", "operator"}},
+		"$JS.API.CONSUMER.INFO.MESSAGES.x":                        {publish: []string{"service", "operator"}},
+		"$JS.API.CONSUMER.DELETE.AUTH.x":                          {},
+		"$JS.API.STREAM.LIST":                                     {publish: []string{"operator"}},
+		"$JS.API.STREAM.NAMES":                                    {publish: []string{"operator"}},
+		"$JS.API.STREAM.INFO.AUTH":                                {publish: []string{"ingest", "refresher", "operator"}},
+		"$JS.API.STREAM.INFO.DEAD":                                {publish: []string{"refresher", "operator"}},
+		"$JS.API.STREAM.INFO.MESSAGES":                            {publish: []string{"refresher", "service", "operator"}},
+		"$JS.API.STREAM.INFO.KV_tokens":                           {publish: []string{"refresher", "service", "console", "operator"}},
+		"$JS.API.STREAM.INFO.KV_status":                           {publish: []string{"refresher", "service", "console", "operator"}},
 		"$JS.API.STREAM.CREATE.AUTH":                              {publish: []string{"refresher"}},
 		"$JS.API.STREAM.DELETE.KV_tokens":                         {},
 		"$JS.API.STREAM.PURGE.KV_tokens":                          {},
@@ -120,8 +162,11 @@ func TestDeployedPermissions(t *testing.T) {
 		"$JS.API.STREAM.SNAPSHOT.KV_tokens":                       {},
 		"wechat.>":                                                {},
 		"credential.>":                                            {},
+		"dead.>":                                                  {},
+		"token.updated.>":                                         {subscribe: []string{"service"}},
 		"renewal.>":                                               {},
 		"$KV.>":                                                   {},
+		"$SRV.>":                                                  {subscribe: []string{"refresher"}},
 		">":                                                       {},
 	} {
 		for _, user := range users {
@@ -154,6 +199,122 @@ func TestDeployedPermissions(t *testing.T) {
 				nc.Close()
 			}
 		}
+	}
+}
+
+// TestDeployedRequests asks as each user asks, and has it answered by the user who answers.
+func TestDeployedRequests(t *testing.T) {
+	srv := shipped(t)
+	// No word of a refusal, on either side.
+	quietly := func(user string) *nats.Conn {
+		nc := as(t, srv, user)
+		nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("%s: %v", user, err) })
+		return nc
+	}
+	refresher := quietly("refresher")
+	service, err := micro.AddService(refresher, micro.Config{Name: events.ServiceName, Version: "1.0.0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := service.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	subjects := []string{
+		events.SubjectReject, events.SubjectRenew, events.SubjectReconcile, events.SubjectQuota,
+		events.SubjectConnectCreate, events.SubjectConnectOpen,
+	}
+	for _, subject := range subjects {
+		name := strings.ReplaceAll(subject, ".", "-")
+		err := service.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
+			if err := r.Respond([]byte("answer to " + r.Subject())); err != nil {
+				t.Error(err)
+			}
+		}), micro.WithEndpointSubject(subject))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	replier := quietly("service")
+	if _, err := replier.QueueSubscribe("wechat.reply.*.wx2.>", "shop", func(m *nats.Msg) {
+		if err := m.Respond([]byte("answer to " + m.Subject)); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, nc := range []*nats.Conn{refresher, replier} {
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := service.Info().ID
+	for user, subjects := range map[string][]string{
+		"ingest":  {events.SubjectConnectOpen, "wechat.reply.wx1.wx2.text", "wechat.reply.wx1.wx2.event.subscribe"},
+		"service": {events.SubjectReject, events.SubjectConnectCreate},
+		"operator": {
+			events.SubjectReject, events.SubjectRenew, events.SubjectReconcile, events.SubjectQuota, events.SubjectConnectCreate,
+			"$SRV.PING", "$SRV.PING.wxtoken", "$SRV.PING.wxtoken." + id, "$SRV.INFO", "$SRV.INFO.wxtoken", "$SRV.INFO.wxtoken." + id,
+			"$SRV.STATS", "$SRV.STATS.wxtoken", "$SRV.STATS.wxtoken." + id,
+		},
+	} {
+		nc := quietly(user)
+		for range 2 { // the right to answer is given anew for each request
+			for _, subject := range subjects {
+				m, err := nc.Request(subject, nil, patience)
+				if err != nil {
+					t.Errorf("%s asks %s: %v", user, subject, err)
+					continue
+				}
+				if strings.HasPrefix(subject, "w") && string(m.Data) != "answer to "+subject {
+					t.Errorf("%s asks %s: %s", user, subject, m.Data)
+				}
+			}
+		}
+	}
+
+	// A second answer, and one without a question, go nowhere.
+	asker, answerer := as(t, srv, "ingest"), as(t, srv, "service")
+	answers, err := asker.SubscribeSync("_INBOX_ingest.answers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := answerer.SubscribeSync("wechat.reply.wx1.wx3.text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush := func(nc *nats.Conn) {
+		t.Helper()
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush(asker)
+	flush(answerer)
+	publish := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(answerer.Publish("_INBOX_ingest.answers", []byte("unasked")))
+	flush(answerer)
+	publish(asker.PublishRequest("wechat.reply.wx1.wx3.text", "_INBOX_ingest.answers", nil))
+	m, err := asked.NextMsg(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(m.Respond([]byte("first")))
+	publish(m.Respond([]byte("second")))
+	flush(answerer)
+	flush(asker)
+	m, err = answers.NextMsg(patience)
+	if err != nil || string(m.Data) != "first" {
+		t.Fatalf("answer %v %v, want the first", m, err)
+	}
+	if n, _, err := answers.Pending(); err != nil || n != 0 {
+		t.Errorf("%d more answers, %v", n, err)
 	}
 }
 
@@ -228,6 +389,29 @@ func TestDeployedSystem(t *testing.T) {
 	if _, err := stream.GetLastMsgForSubject(short, events.CredentialSubject(key)); err == nil {
 		t.Error("a service reads the credential")
 	}
+
+	// And the status, also from now on.
+	statuses, err := js.KeyValue(t.Context(), events.BucketStatus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := statuses.Get(t.Context(), key.String()); err != nil {
+		t.Error(err)
+	}
+	watched, err := statuses.Watch(t.Context(), key.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the status, watched", func() error {
+		select {
+		case entry := <-watched.Updates():
+			if entry != nil {
+				return nil
+			}
+		default:
+		}
+		return errors.New("nothing yet")
+	})
 
 	// A message goes the whole way to a service.
 	if err := sim.PushMessage(key.Component, key.Authorizer, wechatsim.Message{Content: "hello"}); err != nil {

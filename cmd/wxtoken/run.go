@@ -66,7 +66,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(cfg.pushed, ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		if sim, err = h.simulate("http://"+pushes.Addr(), in.Ready); err != nil {
 			return err
 		}
-		cfg.Refresher.WechatAPIURL = "http://" + sim.api.Addr()
+		cfg.meet(sim.api.Addr(), pushes.Addr())
 	}
 	nc, err = h.connect("refresher")
 	if err != nil {
@@ -88,7 +88,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	}
 	defer nc.Close()
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
-		NATS: nc, Components: cfg.called, Log: log.With().Str("role", "refresher").Logger(),
+		NATS: nc, Components: called(cfg.components), Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: h.metrics.Registry, Step: ops.CrashPoints(),
 	})
 	if err != nil {
@@ -110,9 +110,19 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	parts := []func(context.Context) error{pushes.Run, r.Run, watch.Run}
 	if sim != nil {
 		sim.hint(person, srv.ClientURL(), watch.Addr())
-		parts = append(parts, sim.run, sim.api.Run, sim.control.Run)
+		return together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)
 	}
-	return together(ctx, parts...)
+	components := ops.ComponentWatch{
+		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
+		Changed: func(c []ops.Component) error {
+			if err := in.SetComponents(pushed(c)); err != nil {
+				return err
+			}
+			r.SetComponents(called(c))
+			return nil
+		},
+	}
+	return together(ctx, append([]func(context.Context) error{components.Run}, parts...)...)
 }
 
 // connect connects as role, within the process. Each part has a connection of its own, with its own

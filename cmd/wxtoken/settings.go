@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -52,8 +53,7 @@ type settings struct {
 	SimSettings
 	ops.Settings
 
-	pushed []ingest.Component    // as ingest wants the components
-	called []refresher.Component // as the refresher wants them
+	components []ops.Component
 }
 
 // SimSettings sets up the fake platform.
@@ -128,11 +128,36 @@ func (s *settings) Validate() error {
 			ComponentAesKey: wxtoken.NewSecret(wechatsim.DemoEncodingAESKey),
 		}
 	}
-	loaded, err := ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, &s.PushSettings)
-	s.pushed, s.called = nil, nil // it may be called more than once
-	for _, c := range loaded {
-		s.pushed = append(s.pushed, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
-		s.called = append(s.called, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
-	}
+	var err error
+	s.components, err = ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, &s.PushSettings)
 	return errors.Join(append(faults, err)...)
+}
+
+// meet tells the refresher where the fake platform and ingest listen: calls and pages go to the one, and links
+// lead to the other, unless the settings say something else.
+func (s *settings) meet(platform, pushes string) {
+	s.Refresher.WechatAPIURL = "http://" + platform
+	s.Refresher.WechatPageURL = cmp.Or(s.Refresher.WechatPageURL, s.Refresher.WechatAPIURL)
+	if host, port, err := net.SplitHostPort(pushes); err == nil && net.ParseIP(host).IsUnspecified() {
+		pushes = net.JoinHostPort("127.0.0.1", port) // of all its addresses the one at which a browser on this machine finds it
+	}
+	s.Refresher.PublicURL = cmp.Or(s.Refresher.PublicURL, "http://"+pushes)
+}
+
+// pushed returns the components as ingest wants them.
+func pushed(components []ops.Component) []ingest.Component {
+	var out []ingest.Component
+	for _, c := range components {
+		out = append(out, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
+	}
+	return out
+}
+
+// called returns the components as the refresher wants them.
+func called(components []ops.Component) []refresher.Component {
+	var out []refresher.Component
+	for _, c := range components {
+		out = append(out, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
+	}
+	return out
 }

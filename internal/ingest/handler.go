@@ -81,7 +81,7 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 	if strings.Contains(r.URL.RawPath, "%") || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" {
 		return target{}, false
 	}
-	to = target{component: parts[2], crypter: i.components[parts[2]]}
+	to = target{component: parts[2], crypter: (*i.components.Load())[parts[2]]}
 	switch {
 	case to.crypter == nil:
 		return target{}, false

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -52,7 +53,7 @@ type Deps struct {
 
 // Ingest takes WeChat's pushes. It is safe for concurrent use.
 type Ingest struct {
-	components map[string]*wechat.Crypter // by component_appid
+	components atomic.Pointer[map[string]*wechat.Crypter] // by component_appid
 	js         jetstream.JetStream
 	now        func() time.Time
 	crash      func(point string)
@@ -65,32 +66,19 @@ type Ingest struct {
 // New returns an Ingest for the given components. Its error names every fault of their settings
 // and shows no secret.
 func New(components []Component, d Deps) (*Ingest, error) {
-	if len(components) == 0 {
-		return nil, errors.New("set up ingest: no component: set component-appid or components-dir")
-	}
 	i := &Ingest{
-		components: make(map[string]*wechat.Crypter, len(components)),
-		js:         d.JetStream,
-		now:        d.Now,
-		crash:      d.Crash,
-		failures:   newFailures(),
-		parsing:    make(chan struct{}, maxParsing),
+		js:       d.JetStream,
+		now:      d.Now,
+		crash:    d.Crash,
+		failures: newFailures(),
+		parsing:  make(chan struct{}, maxParsing),
 	}
 	if i.crash == nil {
 		i.crash = func(string) {}
 	}
 	var faults []error
-	for _, c := range components {
-		if _, twice := i.components[c.AppID]; twice {
-			faults = append(faults, fmt.Errorf("component %q is given twice", c.AppID))
-			continue
-		}
-		crypter, err := wechat.NewCrypter(wechat.Keys{AppID: c.AppID, Tokens: reveal(c.Tokens), AESKeys: reveal(c.AESKeys)})
-		if err != nil {
-			faults = append(faults, fmt.Errorf("component %q: %w", c.AppID, err))
-			continue
-		}
-		i.components[c.AppID] = crypter
+	if err := i.SetComponents(components); err != nil {
+		faults = append(faults, err)
 	}
 	var err error
 	if i.metrics, err = newMetrics(d.Metrics); err != nil {
@@ -101,6 +89,32 @@ func New(components []Component, d Deps) (*Ingest, error) {
 	}
 	i.lines = newLines(d.Log.With().Str("role", "ingest").Logger(), i.metrics.suppressed)
 	return i, nil
+}
+
+// SetComponents replaces the components. Its error names every fault and shows no secret; the ones before stay then.
+func (i *Ingest) SetComponents(components []Component) error {
+	if len(components) == 0 {
+		return errors.New("no component: set component-appid or components-dir")
+	}
+	crypters := make(map[string]*wechat.Crypter, len(components))
+	var faults []error
+	for _, c := range components {
+		if _, twice := crypters[c.AppID]; twice {
+			faults = append(faults, fmt.Errorf("component %q is given twice", c.AppID))
+			continue
+		}
+		crypter, err := wechat.NewCrypter(wechat.Keys{AppID: c.AppID, Tokens: reveal(c.Tokens), AESKeys: reveal(c.AESKeys)})
+		if err != nil {
+			faults = append(faults, fmt.Errorf("component %q: %w", c.AppID, err))
+			continue
+		}
+		crypters[c.AppID] = crypter
+	}
+	if len(faults) > 0 {
+		return errors.Join(faults...)
+	}
+	i.components.Store(&crypters)
+	return nil
 }
 
 func reveal(secrets []wxtoken.Secret) []string {

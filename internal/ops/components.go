@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,9 @@ import (
 // aesKeyLen is the length of an EncodingAESKey in characters: base64 of 32 bytes without its "="
 // (page "message_push").
 const aesKeyLen = 43
+
+// maxWord bounds a token and a secret, in characters. Package wechat takes no longer token.
+const maxWord = 128
 
 // ComponentSettings says which components a process serves.
 type ComponentSettings struct {
@@ -53,33 +57,55 @@ type Component struct {
 // those, and they are not even read. It returns a SettingsError with all that is missing or wrong,
 // which never shows a secret.
 func LoadComponents(c ComponentSettings, secret *AppsecretSettings, push *PushSettings) ([]Component, error) {
-	l := loader{}
-	var out []Component
+	l := load(c, secret, push)
+	if err := settingsError(l.faults...); err != nil {
+		return nil, err
+	}
+	return byAppID(l.good), nil
+}
+
+// load reads what can be read.
+func load(c ComponentSettings, secret *AppsecretSettings, push *PushSettings) *loader {
+	l := &loader{good: map[string]Component{}, faulty: map[string]bool{}}
 	if c.ComponentAppid == "" && c.ComponentsDir == "" {
 		l.fault(fault("component-appid", "no component: set this, or --components-dir (%s)", variable("components-dir")))
 	}
 	if c.ComponentAppid != "" {
-		out = append(out, l.flagged(c.ComponentAppid, secret, push))
+		l.flagged(c.ComponentAppid, secret, push)
 	}
 	if c.ComponentsDir != "" {
-		out = append(out, l.folders(c.ComponentsDir, secret != nil, push != nil)...)
+		l.directory(c.ComponentsDir, secret != nil, push != nil)
 	}
-	slices.SortFunc(out, func(a, b Component) int { return strings.Compare(a.AppID, b.AppID) })
-	for i := 1; i < len(out); i++ {
-		if out[i].AppID == out[i-1].AppID {
-			l.fault(fault("component-appid", "%q has a folder in --components-dir as well: keep one of the two", out[i].AppID))
-		}
-	}
-	if err := settingsError(l.faults...); err != nil {
-		return nil, err
-	}
-	return out, nil
+	return l
 }
 
-// loader gathers what is wrong.
-type loader struct{ faults []error }
+// byAppID returns the components in the order of their appids.
+func byAppID(components map[string]Component) []Component {
+	var out []Component
+	for _, appid := range slices.Sorted(maps.Keys(components)) {
+		out = append(out, components[appid])
+	}
+	return out
+}
+
+// loader gathers the components, and what is wrong.
+type loader struct {
+	good    map[string]Component // those that can be used, by appid
+	faulty  map[string]bool      // those that are there and can't
+	folders int                  // that the directory holds for components, whatever is in them
+	faults  []error
+}
 
 func (l *loader) fault(err error) { l.faults = append(l.faults, err) }
+
+// add takes a component that was read, or notes that it had faults: more than there were before.
+func (l *loader) add(c Component, before int) {
+	if len(l.faults) > before {
+		l.faulty[c.AppID] = true
+		return
+	}
+	l.good[c.AppID] = c
+}
 
 // source is where one secret comes from, and what to call it in a fault.
 type source struct {
@@ -91,8 +117,8 @@ type source struct {
 }
 
 // flagged reads the component of the flags.
-func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSettings) Component {
-	c := Component{AppID: appid}
+func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSettings) {
+	c, before := Component{AppID: appid}, len(l.faults)
 	if !wxtoken.ValidAppID(appid) {
 		l.fault(fault("component-appid", "%q is not an appid: it stands on the component's page of the open platform, for instance wx1234567890abcdef", appid))
 	}
@@ -113,26 +139,36 @@ func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSett
 			from("component-aes-key", push.ComponentAesKey, push.ComponentAesKeyFile, true, checkAESKey),
 			from("component-aes-key-previous", push.ComponentAesKeyPrevious, push.ComponentAesKeyPreviousFile, false, checkAESKey))
 	}
-	return c
+	l.add(c, before)
 }
 
-// folders reads the components of a directory, as a secret mount of Docker or Kubernetes lays it out.
-func (l *loader) folders(dir string, secret, push bool) []Component {
+// directory reads the components of a directory, as a secret mount of Docker or Kubernetes lays it out.
+func (l *loader) directory(dir string, secret, push bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		l.fault(fault("components-dir", "%w", err))
-		return nil
+		return
 	}
-	var out []Component
+	empty := true
 	for _, entry := range entries {
 		appid, path := entry.Name(), filepath.Join(dir, entry.Name())
 		info, err := os.Stat(path) // follows the links of a mount
 		if strings.HasPrefix(appid, ".") || err == nil && !info.IsDir() {
 			continue // "..data" and the like are Kubernetes's own
 		}
-		if err != nil || !wxtoken.ValidAppID(appid) {
+		empty = false
+		valid := wxtoken.ValidAppID(appid)
+		if valid {
+			l.folders++
+		}
+		if err != nil || !valid {
+			l.faulty[appid] = true
 			l.fault(fault("components-dir", "%s is not a folder named by an appid", path))
 			continue
+		}
+		if l.good[appid].AppID != "" || l.faulty[appid] {
+			l.fault(fault("component-appid", "%q has a folder in --components-dir as well: keep one of the two", appid))
+			continue // the flag's own is in force
 		}
 		from := func(name string, needed bool, check func(string) error) wxtoken.Secret {
 			file := filepath.Join(path, name)
@@ -144,7 +180,7 @@ func (l *loader) folders(dir string, secret, push bool) []Component {
 			}
 			return l.read(source{wxtoken.Secret{}, file, "components-dir", needed, check})
 		}
-		c := Component{AppID: appid}
+		c, before := Component{AppID: appid}, len(l.faults)
 		if secret {
 			c.AppSecret = from("appsecret", true, checkWord)
 		}
@@ -152,12 +188,11 @@ func (l *loader) folders(dir string, secret, push bool) []Component {
 			c.Tokens = present(from("token", true, checkWord), from("token_previous", false, checkWord))
 			c.AESKeys = present(from("aes_key", true, checkAESKey), from("aes_key_previous", false, checkAESKey))
 		}
-		out = append(out, c)
+		l.add(c, before)
 	}
-	if len(out) == 0 {
+	if empty {
 		l.fault(fault("components-dir", "%s holds no folder: want one for each component, named by its appid", dir))
 	}
-	return out
 }
 
 // read returns one secret, without the space around it.
@@ -198,6 +233,9 @@ func present(secrets ...wxtoken.Secret) []wxtoken.Secret {
 
 // checkWord says whether value can be a token or a secret, without showing it.
 func checkWord(value string) error {
+	if len(value) > maxWord {
+		return fmt.Errorf("holds %d characters, no token or secret has more than %d: copy it from WeChat's page again", len(value), maxWord)
+	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return errors.New("holds a space or a character that is not ASCII: copy it from WeChat's page again")
 	}

@@ -140,7 +140,8 @@ func (p Program) Parse(cfg any, args []string) error {
 // model builds kong's picture of cfg. An error is a fault in the tags, not in the settings.
 func (p Program) model(cfg any) (*kong.Kong, error) {
 	k, err := kong.New(cfg, kong.Name(p.Name), kong.Description(p.Description), kong.NoDefaultHelp(),
-		kong.DefaultEnvars(envPrefix), kong.TypeMapper(reflect.TypeFor[wxtoken.Secret](), kong.MapperFunc(decodeSecret)))
+		kong.DefaultEnvars(envPrefix), kong.TypeMapper(reflect.TypeFor[wxtoken.Secret](), kong.MapperFunc(decodeSecret)),
+		kong.TypeMapper(reflect.TypeFor[[]string](), kong.MapperFunc(decodeList)))
 	if err != nil {
 		return nil, fmt.Errorf("read the tags of the settings of %s: %w", p.Name, err)
 	}
@@ -162,6 +163,21 @@ func decodeSecret(ctx *kong.DecodeContext, target reflect.Value) error {
 		return err
 	}
 	target.Set(reflect.ValueOf(wxtoken.NewSecret(strings.TrimSpace(value))))
+	return nil
+}
+
+// decodeList reads a list with commas between its parts. Space around a part is dropped, and so is a
+// part that is empty: a variable that is set to nothing is an empty list. A flag that is repeated adds to it.
+func decodeList(ctx *kong.DecodeContext, target reflect.Value) error {
+	var value string
+	if err := ctx.Scan.PopValueInto("list", &value); err != nil {
+		return err
+	}
+	for part := range strings.SplitSeq(value, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			target.Set(reflect.Append(target, reflect.ValueOf(part)))
+		}
+	}
 	return nil
 }
 
@@ -311,11 +327,14 @@ func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
 	}
 	e := log.Info()
 	for _, flag := range k.Model.Flags {
-		if secret, ok := flag.Target.Interface().(wxtoken.Secret); ok {
-			e = e.Bool(flag.Name+"-set", !secret.IsZero())
-			continue
+		switch value := flag.Target.Interface().(type) {
+		case wxtoken.Secret:
+			e = e.Bool(flag.Name+"-set", !value.IsZero())
+		case []string:
+			e = e.Str(flag.Name, scrub(strings.Join(value, ",")))
+		default:
+			e = e.Str(flag.Name, scrub(fmt.Sprint(value)))
 		}
-		e = e.Str(flag.Name, scrub(fmt.Sprint(flag.Target.Interface())))
 	}
 	e.Msg("settings read")
 	return nil

@@ -3,6 +3,7 @@ package ops_test
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 type room struct {
 	RenewFraction float64       `group:"Renewal" default:"0.66" help:"Part of the life."`
 	SimLife       time.Duration `group:"Renewal" default:"20s" help:"Life of a token."`
+	ReturnHosts   []string      `group:"Renewal" placeholder:"host,..." help:"Hosts."`
 	Derive        string        `group:"Renewal" default:"none" enum:"none,jsapi,wx_card" help:"What to derive."`
 }
 
@@ -50,6 +52,42 @@ func TestFlagBeatsVariableBeatsDefault(t *testing.T) {
 		if got[i] != want[i] {
 			t.Errorf("setting %d: got %v, want %v", i, got[i], want[i])
 		}
+	}
+}
+
+// A list is written the same way as a flag and as a variable.
+func TestLists(t *testing.T) {
+	for _, row := range []struct {
+		name, variable string
+		args, want     []string
+	}{
+		{"neither", "", nil, nil},
+		{"variable", "a.example, b.example,", nil, []string{"a.example", "b.example"}},
+		{"empty variable", " ", nil, nil},
+		{"flag", "", []string{"--return-hosts=a.example,b.example:8443"}, []string{"a.example", "b.example:8443"}},
+		{"flag beats variable", "a.example", []string{"--return-hosts", "b.example"}, []string{"b.example"}},
+		{"flag repeated", "", []string{"--return-hosts=a.example", "--return-hosts=b.example"}, []string{"a.example", "b.example"}},
+		{"empty flag beats variable", "a.example", []string{"--return-hosts="}, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Setenv("WXTOKEN_RETURN_HOSTS", row.variable)
+			var cfg config
+			for range 2 { // a program may be parsed twice
+				if err := program.Parse(&cfg, row.args); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !slices.Equal(cfg.Renewal.ReturnHosts, row.want) {
+				t.Errorf("got %q, want %q", cfg.Renewal.ReturnHosts, row.want)
+			}
+			log, out := recorder()
+			if err := program.LogSettings(log, &cfg); err != nil {
+				t.Fatal(err)
+			}
+			if want := `"return-hosts":"` + strings.Join(row.want, ",") + `"`; !strings.Contains(out.String(), want) {
+				t.Errorf("%s is missing in %s", want, out)
+			}
+		})
 	}
 }
 
@@ -153,6 +191,7 @@ func TestHelpShowsFlagVariableAndDefault(t *testing.T) {
 		"  --ops-expose  WXTOKEN_OPS_EXPOSE\n",
 		"\nNATS:\n  --nats-url=nats://127.0.0.1:4222  WXTOKEN_NATS_URL\n",
 		"  --nats-creds=<file>  WXTOKEN_NATS_CREDS\n",
+		"  --return-hosts=<host,...>  WXTOKEN_RETURN_HOSTS\n",
 		"\nRenewal:\n  --renew-fraction=0.66  WXTOKEN_RENEW_FRACTION\n",
 		"  --component-appsecret-file=<file>  WXTOKEN_COMPONENT_APPSECRET_FILE\n",
 		"  --version\n",

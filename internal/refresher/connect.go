@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -108,11 +107,6 @@ func (r *Refresher) checkReturn(address string) error {
 		return nil
 	}
 	return badRequest("return: host %q is not among --return-hosts (WXTOKEN_RETURN_HOSTS)", clip(u.Host))
-}
-
-func loopbackHost(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // connectOpen answers wxtoken.connect.open, ingest's question about a link.

@@ -61,7 +61,7 @@ func (c Config) Validate() error {
 	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
 		faults = append(faults, fmt.Errorf("--wechat-api-url (WXTOKEN_WECHAT_API_URL): %w", err))
 	}
-	return errors.Join(faults...)
+	return errors.Join(append(faults, c.checkLinks()...)...)
 }
 
 // Component is one third-party platform that the refresher acts for.

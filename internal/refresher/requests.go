@@ -80,6 +80,10 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 	endpoint := func(subject string, answer func(context.Context, []byte) (any, error)) error {
 		name := strings.ReplaceAll(strings.TrimPrefix(subject, events.ServiceName+"."), ".", "-")
 		return service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
+			if !isInbox(q.Reply()) {
+				r.log.Error().Str("subject", q.Subject()).Msg("request refused, its answer was to go where no inbox is")
+				return
+			}
 			select {
 			case free <- struct{}{}:
 			case <-ctx.Done():
@@ -104,6 +108,12 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// isInbox reports whether a subject is one on which somebody waits for an answer. NATS lets whoever may ask name any
+// subject for the answer, and this process may publish where others may not: tokens, for instance.
+func isInbox(reply string) bool {
+	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_") // from another account
 }
 
 // question reads a request of type Q for an answer of type A.

@@ -1,0 +1,113 @@
+package refresher
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"wxtoken"
+)
+
+// checkLinks returns every fault of the settings for authorization links and derived tickets.
+func (c Config) checkLinks() []error {
+	var faults []error
+	fault := func(flag, variable string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--%s (%s): %w", flag, variable, err))
+		}
+	}
+	if c.PublicURL != "" {
+		fault("public-url", "WXTOKEN_PUBLIC_URL", checkPublicURL(c.PublicURL))
+	}
+	for _, host := range c.ReturnHosts {
+		fault("return-hosts", "WXTOKEN_RETURN_HOSTS", checkReturnHost(host))
+	}
+	if c.WechatPageURL != "" {
+		_, err := bareURL(c.WechatPageURL)
+		fault("wechat-page-url", "WXTOKEN_WECHAT_PAGE_URL", err)
+	}
+	for i, name := range c.Derive {
+		switch {
+		case name != "jsapi" && name != "wx_card":
+			fault("derive", "WXTOKEN_DERIVE", fmt.Errorf("%q is nothing that can be derived: want jsapi, wx_card, or both with a comma between", name))
+		case slices.Contains(c.Derive[:i], name):
+			fault("derive", "WXTOKEN_DERIVE", fmt.Errorf("%s stands there twice: name it once", name))
+		}
+	}
+	for _, appid := range c.DeriveFor {
+		if !wxtoken.ValidAppID(appid) {
+			fault("derive-for", "WXTOKEN_DERIVE_FOR", fmt.Errorf("%q is not an appid: want those of authorizers, for instance wx1234567890abcdef, with commas between", appid))
+		}
+	}
+	return faults
+}
+
+// checkPublicURL says what is wrong with the address under which merchants and WeChat find ingest. It has to be
+// https: the code that comes back there is a credential.
+func checkPublicURL(text string) error {
+	u, err := bareURL(text)
+	if err == nil && u.Scheme != "https" && !loopbackHost(u.Hostname()) {
+		err = fmt.Errorf("%q: want https, since codes pass there; http is for this machine alone, for instance http://127.0.0.1:8080", text)
+	}
+	return err
+}
+
+// bareURL reads an address of which nothing but scheme and host is given. Its error does not show the text,
+// which may hold a password.
+func bareURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || text != u.Scheme+"://"+u.Host || !validHost(u.Host) {
+		return nil, errors.New("want https:// or http:// and a host, with nothing behind it: no path, not even a /, no query and no user")
+	}
+	return u, nil
+}
+
+// checkReturnHost says what is wrong with a host to which a browser may be sent. It is compared with a URL's as
+// it stands, so there is one way to write it.
+func checkReturnHost(host string) error {
+	switch {
+	case strings.Contains(host, "*"):
+		return fmt.Errorf("%q: no wildcards: name each host, with commas between", host)
+	case strings.ContainsAny(host, "/@?#"):
+		return errors.New("holds more than a host: want shop.example.com or shop.example.com:8443, without https:// and path") // not shown: it might hold a password
+	case strings.ToLower(host) != host:
+		return fmt.Errorf("%q: want it in lower case: %s", host, strings.ToLower(host))
+	case !validHost(host):
+		return fmt.Errorf("%q is not a host: want shop.example.com or shop.example.com:8443, and xn--... for a name that is not ASCII", host)
+	}
+	return nil
+}
+
+// validHost reports whether host is a name or an address as URLs have it, perhaps with a port.
+func validHost(host string) bool {
+	name := host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		port, err := strconv.ParseUint(host[i+1:], 10, 16)
+		if err != nil || port == 0 {
+			return false
+		}
+		name = host[:i]
+	}
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || strings.ContainsFunc(label, func(r rune) bool {
+			return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// loopbackHost reports whether host is this machine.
+func loopbackHost(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
