@@ -34,6 +34,7 @@ const (
 	codeInvalidCredential   = 40001
 	codeInvalidAppID        = 40013
 	codeInvalidURL          = 40066
+	codeInvalidArgs         = 40097
 	codeInvalidSecret       = 40125
 	codeTooManyArgs         = 40170
 	codeTokenMissing        = 41001
@@ -64,6 +65,7 @@ var errmsgs = map[int]string{
 	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
 	codeInvalidAppID:        "invalid appid",
 	codeInvalidURL:          "invalid url",
+	codeInvalidArgs:         "invalid args",
 	codeInvalidSecret:       "invalid appsecret",
 	codeTooManyArgs:         "args count exceed count limit",
 	codeTokenMissing:        "access_token missing",
@@ -119,6 +121,7 @@ var apis = []*api{
 	{"clear_quota", "/cgi-bin/clear_quota", eitherToken, false, (*Platform).apiClearQuota},
 	{"component/clear_quota/v2", "/cgi-bin/component/clear_quota/v2", noToken, false, (*Platform).apiClearQuotaV2},
 	{"getcallbackip", "/cgi-bin/getcallbackip", eitherToken, true, (*Platform).apiGetCallbackIP},
+	{"ticket/getticket", "/cgi-bin/ticket/getticket", accountToken, true, (*Platform).apiGetTicket},
 	{"user/info", "/cgi-bin/user/info", accountToken, true, (*Platform).apiUserInfo},
 	{"message/custom/send", "/cgi-bin/message/custom/send", accountToken, false, (*Platform).apiCustomSend},
 }
@@ -550,6 +553,21 @@ func (p *Platform) apiGetAuthorizerList(c *call) (object, int) {
 
 func (p *Platform) apiGetCallbackIP(*call) (object, int) {
 	return object{{"ip_list", []string{"127.0.0.1"}}}, codeOK
+}
+
+// ticketTypes are the types of getticket ("api_getticket").
+var ticketTypes = map[string]string{"jsapi": whatJSAPITicket, "wx_card": whatWxCardTicket}
+
+// apiGetTicket answers the full life however old the ticket is: callers of the real platform found out.
+func (p *Platform) apiGetTicket(c *call) (object, int) {
+	what, known := ticketTypes[c.query.Get("type")]
+	if !known {
+		return nil, codeInvalidArgs
+	}
+	t := p.accountTicket(c.component, c.component.authorizers[c.token.authorizer], what)
+	return object{
+		{"errcode", codeOK}, {"errmsg", "ok"}, {"ticket", t.value}, {"expires_in", int(p.config.AccountTicketLife / time.Second)},
+	}, codeOK
 }
 
 func (p *Platform) apiUserInfo(c *call) (object, int) {

@@ -1,6 +1,7 @@
 package wechatsim
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -46,11 +47,13 @@ type Config struct {
 	Overlap     time.Duration // how long a replaced token still works; 0 means 5 min; Off means not at all
 	CodeLife    time.Duration // life of an authorization code; 0 means 1 h
 
+	AccountTicketLife time.Duration // life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0 means TokenLife
+
 	Rotation           Rotation // "" means RotateNever
 	PushRetry          Retry
 	PausePushes        bool          // ticket pushes stop after failing for six times TicketEvery, until api_start_push_ticket
 	OldTicketDies      bool          // a new ticket kills the older ones, delivered or not
-	KeepTokensOnCancel bool          // access tokens outlive a cancelled authorization
+	KeepTokensOnCancel bool          // access tokens and the account's tickets outlive a cancelled authorization
 	HideUnexchanged    bool          // the list shows no refresh_token until the code was exchanged
 	TwoCodes           bool          // the redirect of an authorization carries another code than its push
 	ShuffleList        bool          // the list's order changes from call to call
@@ -151,6 +154,7 @@ func (c Config) withDefaults() Config {
 			*d.field = d.value
 		}
 	}
+	c.AccountTicketLife = cmp.Or(c.AccountTicketLife, c.TokenLife)
 	c.Overlap = max(c.Overlap, 0)
 	if c.PushRetry.Times == 0 {
 		c.PushRetry.Times = 3
@@ -173,6 +177,9 @@ func (c Config) validate() error {
 	}
 	if c.TokenLife < time.Second || c.TokenLife%time.Second != 0 {
 		fault("token life %s: want whole seconds, at least one, as expires_in counts seconds", c.TokenLife)
+	}
+	if c.AccountTicketLife < time.Second || c.AccountTicketLife%time.Second != 0 {
+		fault("AccountTicketLife %s: want whole seconds, at least one, as expires_in counts seconds", c.AccountTicketLife)
 	}
 	for _, d := range []struct {
 		name  string

@@ -50,7 +50,7 @@ type Entry struct {
 	Digest     string `json:"digest,omitempty"`      // Fingerprint of the decrypted push
 	Status     int    `json:"status,omitempty"`      // HTTP status of a push answer
 
-	What              string    `json:"what,omitempty"`               // issue, invalidate: ticket, component_access_token, authorizer_access_token, refresh_token, auth_code, pre_auth_code
+	What              string    `json:"what,omitempty"`               // issue, invalidate: ticket, component_access_token, authorizer_access_token, refresh_token, auth_code, pre_auth_code, jsapi_ticket, wx_card_ticket
 	Secret            string    `json:"secret,omitempty"`             // Fingerprint of it
 	Generation        int       `json:"generation,omitempty"`         // which one it is, from 1
 	RefreshGeneration int       `json:"refresh_generation,omitempty"` // the refresh token that a refresh was asked with

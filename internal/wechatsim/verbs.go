@@ -3,7 +3,9 @@ package wechatsim
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -107,7 +109,7 @@ func (p *Platform) Register(componentAppID, authorizer string) error {
 func (p *Platform) grant(c *component, appid string) *authorizer {
 	a := c.authorizers[appid]
 	if a == nil {
-		a = &authorizer{appid: appid, oldRefresh: map[string]oldRefresh{}}
+		a = &authorizer{appid: appid, oldRefresh: map[string]oldRefresh{}, tickets: map[string]*token{}}
 		c.authorizers[appid] = a
 	}
 	a.epoch++
@@ -145,7 +147,7 @@ func (p *Platform) authorize(c *component, appid, preAuthCode string) (code stri
 }
 
 // Cancel lets an account cancel its authorization: refresh tokens, codes and (unless
-// KeepTokensOnCancel) access tokens are dead at once, and "unauthorized" is pushed.
+// KeepTokensOnCancel) access tokens and tickets are dead at once, and "unauthorized" is pushed.
 func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,6 +161,8 @@ func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	p.killRefresh(c, a)
 	if !p.config.KeepTokensOnCancel {
 		p.retire(&a.live, 0)
+		tickets := slices.SortedFunc(maps.Values(a.tickets), func(a, b *token) int { return strings.Compare(a.what, b.what) })
+		p.retire(&tickets, 0)
 	}
 	p.pushInfo(c, a.appid, "unauthorized", field{"AuthorizerAppid", a.appid})
 	return nil
