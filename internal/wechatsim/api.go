@@ -167,9 +167,17 @@ type call struct {
 	text              string
 }
 
-// Handler returns the platform's API. It may be called before Run; calls that are waiting when
-// Run ends are cut off.
-func (p *Platform) Handler() http.Handler { return http.HandlerFunc(p.serveAPI) }
+// Handler returns the platform's API and its authorization pages. It may be called before Run;
+// calls that are waiting when Run ends are cut off.
+func (p *Platform) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if page := pages[r.URL.Path]; page != nil {
+			page(p, w, r)
+			return
+		}
+		p.serveAPI(w, r)
+	})
+}
 
 func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 	a := p.apis[r.URL.Path]
@@ -223,15 +231,21 @@ func (p *Platform) identify(c *call) {
 	if p.components[c.request.ComponentAppID] != nil {
 		c.componentAppID = c.request.ComponentAppID
 	}
-	if wxtoken.ValidAppID(c.request.AuthorizerAppID) && !strings.Contains(c.request.AuthorizerAppID, "SEKRET") {
-		c.authorizer = c.request.AuthorizerAppID
-	}
+	c.authorizer = claimed(c.request.AuthorizerAppID)
 	if c.token != nil {
 		c.componentAppID, c.authorizer = c.token.component, cmp.Or(c.authorizer, c.token.authorizer)
 	}
 	if code := p.codes[c.request.AuthorizationCode]; code != nil && c.authorizer == "" {
 		c.authorizer = code.authorizer
 	}
+}
+
+// claimed returns an appid that a caller names, or "" if it can't be one or is a secret in the wrong field.
+func claimed(appid string) string {
+	if !wxtoken.ValidAppID(appid) || strings.Contains(appid, "SEKRET") {
+		return ""
+	}
+	return appid
 }
 
 // fate is what becomes of a call.

@@ -243,11 +243,11 @@ func (c Component) validate() error {
 	if _, err := aesKey(c.EncodingAESKey); err != nil {
 		fault("EncodingAESKey: %w", err)
 	}
-	if err := validPushURL(c.AuthURL); err != nil {
+	if _, err := parseURL(c.AuthURL); err != nil {
 		fault("AuthURL: %w", err)
 	}
 	if c.MessageURL != "" {
-		if err := validPushURL(c.MessageURL); err != nil {
+		if _, err := parseURL(c.MessageURL); err != nil {
 			fault("MessageURL: %w", err)
 		}
 	}
@@ -259,15 +259,15 @@ func (c Component) validate() error {
 	return errors.Join(faults...)
 }
 
-func validPushURL(raw string) error {
+func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("%q: want http:// or https:// and a host", raw)
+		return nil, fmt.Errorf("%q: want http:// or https:// and a host", raw)
 	}
-	return nil
+	return u, nil
 }
 
 // aesKey decodes an EncodingAESKey. The spare bits of its last character may be set

@@ -50,28 +50,43 @@ func (p *Platform) Reauthorize(componentAppID, authorizer string) error {
 // of the link and returns where WeChat sends the browser, redirectURI with auth_code and
 // expires_in. The event is pushed as well.
 func (p *Platform) Consent(componentAppID, authorizer, preAuthCode, redirectURI string) (location string, err error) {
-	redirect, err := url.Parse(redirectURI)
-	if err != nil || redirect.Host == "" {
-		return "", errors.New("consent: redirect_uri is not a URL")
-	}
+	return p.consentTo(link{Component: componentAppID, PreAuthCode: preAuthCode, RedirectURI: redirectURI}, authorizer)
+}
+
+// consentTo does what Consent does, and records it.
+func (p *Platform) consentTo(l link, authorizer string) (location string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c, err := p.component(componentAppID)
+	c, err := p.component(l.Component)
+	if err == nil {
+		l.Component = c.AppID
+		location, err = p.consent(c, l, authorizer)
+	}
+	p.recordLink(EntryConsent, l, authorizer, "", err)
 	if err != nil {
 		return "", fmt.Errorf("consent: %w", err)
 	}
-	if !wxtoken.ValidAppID(authorizer) {
-		return "", fmt.Errorf("consent: %q is not an appid", authorizer)
+	return location, nil
+}
+
+// consent uses a link up. The caller holds p.mu.
+func (p *Platform) consent(c *component, l link, authorizer string) (location string, err error) {
+	redirect, err := parseURL(l.RedirectURI)
+	if err != nil {
+		return "", errors.New("redirect_uri is not http:// or https:// with a host")
 	}
-	pre := c.preAuth[preAuthCode]
-	switch {
-	case pre == nil || !p.now().Before(pre.expires):
-		return "", errors.New("consent: the pre-auth code is unknown or expired")
-	case pre.used:
-		return "", errors.New("consent: the pre-auth code was used already")
+	if !wxtoken.ValidAppID(authorizer) {
+		return "", fmt.Errorf("%q is not an appid", authorizer)
+	}
+	if l.BizAppID != "" && authorizer != l.BizAppID {
+		return "", fmt.Errorf("the link is for account %q alone, not for %q", l.BizAppID, authorizer)
+	}
+	pre, err := p.checkPreAuth(c, l.PreAuthCode)
+	if err != nil {
+		return "", err
 	}
 	pre.used = true
-	code := p.authorize(c, authorizer, preAuthCode)
+	code := p.authorize(c, authorizer, l.PreAuthCode)
 	if p.config.TwoCodes {
 		code = p.issueCode(c, c.authorizers[authorizer])
 	}
@@ -81,6 +96,18 @@ func (p *Platform) Consent(componentAppID, authorizer, preAuthCode, redirectURI 
 	}
 	redirect.RawQuery = query
 	return redirect.String(), nil
+}
+
+// checkPreAuth returns a pre-auth code that still serves. The caller holds p.mu.
+func (p *Platform) checkPreAuth(c *component, value string) (*preAuthCode, error) {
+	pre := c.preAuth[value]
+	switch {
+	case pre == nil || !p.now().Before(pre.expires):
+		return nil, errors.New("the pre-auth code is unknown or expired")
+	case pre.used:
+		return nil, errors.New("the pre-auth code was used already")
+	}
+	return pre, nil
 }
 
 // Register plays the quick registration of a mini program: the new account authorizes the
