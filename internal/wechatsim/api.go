@@ -585,7 +585,7 @@ func (p *Platform) apiGetTicket(c *call) (object, int) {
 }
 
 func (p *Platform) apiUserInfo(c *call) (object, int) {
-	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), "oSimUser")}, {"language", "zh_CN"}}, codeOK
+	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), defaultOpenID)}, {"language", "zh_CN"}}, codeOK
 }
 
 func (p *Platform) apiCustomSend(c *call) (object, int) {

@@ -59,7 +59,9 @@ type Entry struct {
 	ValidUntil        time.Time `json:"valid_until,omitzero"`
 
 	// A text with a secret stands here only as sha256:<Fingerprint>.
-	Text string `json:"text,omitempty"` // the whole passive reply, customer message, fault, why something was refused
+	MsgType string `json:"msg_type,omitempty"` // of a passive reply
+	Content string `json:"content,omitempty"`  // of a passive reply of MsgType text
+	Text    string `json:"text,omitempty"`     // the whole passive reply, customer message, fault, why something was refused
 }
 
 // record appends an entry. The caller holds p.mu.
