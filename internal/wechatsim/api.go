@@ -145,6 +145,7 @@ type request struct {
 	AppID                 string `json:"appid"`
 	AppSecret             string `json:"appsecret"`
 	ToUser                string `json:"touser"`
+	MsgType               string `json:"msgtype"`
 	Text                  struct {
 		Content string `json:"content"`
 	} `json:"text"`
@@ -530,8 +531,11 @@ func (p *Platform) apiGetAuthorizerInfo(c *call) (object, int) {
 }
 
 // OriginalID returns the gh_ id (原始ID) that the platform gives to an account: ToUserName of its
-// messages and user_name in api_get_authorizer_info.
+// messages and user_name in api_get_authorizer_info. ReleaseAccounts have their real ones.
 func OriginalID(appid string) string {
+	if account, known := lent(appid); known {
+		return account.originalID
+	}
 	sum := sha256.Sum256([]byte(appid))
 	return "gh_" + hex.EncodeToString(sum[:6])
 }
@@ -590,6 +594,10 @@ func (p *Platform) apiUserInfo(c *call) (object, int) {
 
 func (p *Platform) apiCustomSend(c *call) (object, int) {
 	c.text = withoutSecret(c.request.Text.Content)
+	select {
+	case c.component.authorizers[c.token.authorizer].sent <- customMessage{c.request.ToUser, c.request.MsgType, c.request.Text.Content}:
+	default: // nobody waits for it
+	}
 	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
 }
 

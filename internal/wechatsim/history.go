@@ -16,6 +16,7 @@ const (
 	EntryCancel     EntryKind = "cancel"      // an account cancelled its authorization
 	EntryPage       EntryKind = "page"        // an authorization page was shown, or an error in its place
 	EntryConsent    EntryKind = "consent"     // an account took an authorization link, or could not
+	EntryVerify     EntryKind = "verify"      // a push address was asked for an echostr
 	EntryFault      EntryKind = "fault"       // somebody switched a trouble on or off
 )
 
@@ -28,9 +29,9 @@ const (
 	OutcomeDropped  = "dropped"  // call or push: vanished on its way, not executed
 	OutcomeDown     = "down"     // call: the platform was down
 	OutcomeSent     = "sent"     // push: on its way
-	OutcomeSuccess  = "success"  // push answer: as WeChat wants it
-	OutcomeRefused  = "refused"  // push answer: anything else; page, consent: an error, which Text tells
-	OutcomeFailed   = "failed"   // push answer: none (no connection, or not within 5 s)
+	OutcomeSuccess  = "success"  // push answer, verify: as WeChat wants it
+	OutcomeRefused  = "refused"  // push answer, verify: anything else; page, consent: an error, which Text tells
+	OutcomeFailed   = "failed"   // push answer, verify: none (no connection, or not within 5 s)
 )
 
 // Entry is one line of the history. Fields that do not apply are zero.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
@@ -242,4 +243,59 @@ func TestRepliesTellNoSecrets(t *testing.T) {
 			t.Errorf("recorded %+v", last)
 		}
 	})
+}
+
+// TestVerifyURL asks receivers for an echostr.
+func TestVerifyURL(t *testing.T) {
+	for _, row := range []struct {
+		name       string
+		authorizer string
+		answer     func(echo string, rw http.ResponseWriter)
+		outcome    string
+		why        string
+	}{
+		{"message URL", accountA, func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo) }, wechatsim.OutcomeSuccess, ""},
+		{"auth URL", "", func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo) }, wechatsim.OutcomeSuccess, ""},
+		{"line feed", accountA, func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo+"\n") }, wechatsim.OutcomeRefused, "there is space around the echostr"},
+		{"success", "", func(_ string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, "success") }, wechatsim.OutcomeRefused, "body is not the echostr"},
+		{"forbidden", accountA, func(echo string, rw http.ResponseWriter) { rw.WriteHeader(403); _, _ = io.WriteString(rw, echo) }, wechatsim.OutcomeRefused, "status is not 200"},
+		{"too slow", accountA, func(echo string, rw http.ResponseWriter) {
+			time.Sleep(6 * time.Second)
+			_, _ = io.WriteString(rw, echo)
+		}, wechatsim.OutcomeFailed, "context deadline exceeded"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				config := kind()
+				config.Components[0].AutoPush = false
+				config.Components[0].AuthURL += "?old=1"
+				w := start(t, config)
+				c := crypter(t)
+				w.setHandler(func(rw http.ResponseWriter, r *http.Request) {
+					path := "/auth"
+					if row.authorizer != "" {
+						path = "/message/" + row.authorizer
+					}
+					q, err := wechat.ParseQuery(r.URL.RawQuery)
+					if err != nil || !c.CheckSignature(q) || q.EchoStr == "" || r.Method != http.MethodGet || r.URL.Path != path {
+						t.Errorf("%s %s: %v", r.Method, r.URL, err)
+					}
+					row.answer(q.EchoStr, rw)
+				})
+				step, err := w.p.VerifyURL(t.Context(), compID, row.authorizer)
+				if err != nil {
+					t.Fatal(err)
+				}
+				history := w.p.History()
+				e := history[len(history)-1]
+				if step != (wechatsim.Step{Step: "echostr", OK: row.why == "", Why: row.why}) || e.Kind != wechatsim.EntryVerify || e.Outcome != row.outcome || e.Text != row.why || e.Authorizer != row.authorizer {
+					t.Errorf("%+v, recorded %+v", step, e)
+				}
+				if _, err := w.p.VerifyURL(t.Context(), "wx0", ""); err == nil {
+					t.Error("an unknown component was asked")
+				}
+				time.Sleep(5 * time.Second) // the slow receiver ends
+			})
+		})
+	}
 }

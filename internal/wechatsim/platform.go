@@ -96,7 +96,8 @@ type authorizer struct {
 
 	generation int
 	live       []*token
-	tickets    map[string]*token // of getticket: the newest by what it is
+	tickets    map[string]*token    // of getticket: the newest by what it is
+	sent       chan<- customMessage // while a ReleaseCheck looks at what the account sends; else nil
 }
 
 type oldRefresh struct {

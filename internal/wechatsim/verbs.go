@@ -86,7 +86,7 @@ func (p *Platform) consent(c *component, l link, authorizer string) (location st
 		return "", err
 	}
 	pre.used = true
-	code := p.authorize(c, authorizer, l.PreAuthCode)
+	code, _ := p.authorize(c, authorizer, l.PreAuthCode)
 	if p.config.TwoCodes {
 		code = p.issueCode(c, c.authorizers[authorizer])
 	}
@@ -150,8 +150,8 @@ func (p *Platform) grant(c *component, appid string) *authorizer {
 	return a
 }
 
-// authorize grants and pushes the event with a code, which it returns. The caller holds p.mu.
-func (p *Platform) authorize(c *component, appid, preAuthCode string) (code string) {
+// authorize grants and pushes the event with a code. It returns both. The caller holds p.mu.
+func (p *Platform) authorize(c *component, appid, preAuthCode string) (code string, event *push) {
 	infoType := "authorized"
 	if a := c.authorizers[appid]; a != nil && a.authorized {
 		infoType = "updateauthorized"
@@ -167,10 +167,9 @@ func (p *Platform) authorize(c *component, appid, preAuthCode string) (code stri
 		// The page says "in seconds" and no more; samples show both readings.
 		expires = int64(p.config.CodeLife / time.Second)
 	}
-	p.pushInfo(c, appid, infoType,
+	return code, p.pushInfo(c, appid, infoType,
 		field{"AuthorizerAppid", appid}, field{"AuthorizationCode", code},
 		field{"AuthorizationCodeExpiredTime", expires}, field{"PreAuthCode", preAuthCode})
-	return code
 }
 
 // Cancel lets an account cancel its authorization: refresh tokens, codes and (unless
@@ -182,6 +181,12 @@ func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	if err != nil {
 		return fmt.Errorf("cancel: %w", err)
 	}
+	p.cancel(c, a)
+	return nil
+}
+
+// cancel does what Cancel does, and returns the event. The caller holds p.mu.
+func (p *Platform) cancel(c *component, a *authorizer) *push {
 	a.authorized = false
 	p.record(Entry{Kind: EntryCancel, Component: c.AppID, Authorizer: a.appid, Generation: a.epoch})
 	about(p.config.Log.Info(), c.AppID, a.appid).Msg("authorization cancelled")
@@ -191,8 +196,7 @@ func (p *Platform) Cancel(componentAppID, authorizer string) error {
 		tickets := slices.SortedFunc(maps.Values(a.tickets), func(a, b *token) int { return strings.Compare(a.what, b.what) })
 		p.retire(&tickets, 0)
 	}
-	p.pushInfo(c, a.appid, "unauthorized", field{"AuthorizerAppid", a.appid})
-	return nil
+	return p.pushInfo(c, a.appid, "unauthorized", field{"AuthorizerAppid", a.appid})
 }
 
 // Invalidate lets the access tokens of an account die at once, or those of the component itself if
