@@ -126,8 +126,14 @@ var apis = []*api{
 	{"message/custom/send", "/cgi-bin/message/custom/send", accountToken, false, (*Platform).apiCustomSend},
 }
 
-func knownAPI(name string) bool {
-	return slices.ContainsFunc(apis, func(a *api) bool { return a.name == name || a.path == name })
+// findAPI returns an API by its name or path, or nil.
+func findAPI(name string) *api {
+	for _, a := range apis {
+		if a.name == name || a.path == name {
+			return a
+		}
+	}
+	return nil
 }
 
 // request is every field that any API reads.
@@ -620,12 +626,12 @@ type quota struct {
 // beijing is where WeChat's days begin and end.
 var beijing = time.FixedZone("UTC+8", 8*60*60)
 
-// quotaOf returns today's quota of an appid under a component. The caller holds p.mu.
-func (p *Platform) quotaOf(c *component, appid string) *quota {
-	q := c.quota[appid]
+// quotaOf returns today's quota of an appid. The caller holds p.mu.
+func (p *Platform) quotaOf(appid string) *quota {
+	q := p.quotas[appid]
 	if q == nil {
 		q = &quota{}
-		c.quota[appid] = q
+		p.quotas[appid] = q
 	}
 	now := p.now().In(beijing)
 	if day := now.Format(time.DateOnly); q.day != day {
@@ -637,11 +643,9 @@ func (p *Platform) quotaOf(c *component, appid string) *quota {
 	return q
 }
 
+// dailyLimit returns how often an API may be called in a day. The caller holds p.mu.
 func (p *Platform) dailyLimit(a *api) int {
-	if limit, ok := p.config.DailyLimit[a.name]; ok {
-		return limit
-	}
-	if limit, ok := p.config.DailyLimit[a.path]; ok {
+	if limit, ok := p.limits[a.name]; ok {
 		return limit
 	}
 	return unlimitedDaily
@@ -657,7 +661,7 @@ func (c *call) owner() string {
 
 // count counts a call against its daily limit. The caller holds p.mu.
 func (p *Platform) count(c *call) int {
-	q := p.quotaOf(c.component, c.owner())
+	q := p.quotaOf(c.owner())
 	if q.used[c.api.name] >= p.dailyLimit(c.api) {
 		return codeDailyLimit
 	}
@@ -674,10 +678,10 @@ func (p *Platform) apiQuotaGet(c *call) (object, int) {
 	if a.token != eitherToken && forComponent != (c.token.authorizer == "") {
 		return nil, codeWrongOwner
 	}
-	limit, used := p.dailyLimit(a), p.quotaOf(c.component, c.owner()).used[a.name]
+	limit, used := p.dailyLimit(a), p.quotaOf(c.owner()).used[a.name]
 	return object{
 		{"errcode", codeOK},
-		{"quota", object{{"daily_limit", limit}, {"used", used}, {"remain", limit - used}}},
+		{"quota", object{{"daily_limit", limit}, {"used", used}, {"remain", max(limit-used, 0)}}},
 		{"rate_limit", object{{"call_count", 10000}, {"refresh_second", 60}}},
 		{"component_rate_limit", object{{"call_count", 10000}, {"refresh_second", 60}}},
 	}, codeOK
@@ -687,7 +691,7 @@ func (p *Platform) apiClearQuota(c *call) (object, int) {
 	if c.request.AppID != c.owner() {
 		return nil, codeInvalidAppID
 	}
-	return p.clearQuota(c.component, c.request.AppID)
+	return p.clearQuota(c.request.AppID)
 }
 
 func (p *Platform) apiClearQuotaV2(c *call) (object, int) {
@@ -702,11 +706,11 @@ func (p *Platform) apiClearQuotaV2(c *call) (object, int) {
 	case a != nil && !a.authorized:
 		return nil, codeNotAuthorized
 	}
-	return p.clearQuota(c.component, c.request.AppID)
+	return p.clearQuota(c.request.AppID)
 }
 
-func (p *Platform) clearQuota(c *component, appid string) (object, int) {
-	q := p.quotaOf(c, appid)
+func (p *Platform) clearQuota(appid string) (object, int) {
+	q := p.quotaOf(appid)
 	if q.cleared >= clearsPerMonth {
 		return nil, codeClearsUsedUp
 	}

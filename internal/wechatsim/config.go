@@ -68,7 +68,7 @@ type Config struct {
 	Latency       time.Duration // time an API answer takes: half of it before the call is executed, half after
 	LatencyJitter time.Duration // up to this much more, at random
 
-	DailyLimit map[string]int // calls a day by API name ("api_authorizer_token") and appid; beyond: 45009
+	DailyLimit map[string]int // calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009
 
 	Seed      uint64            // seeds all randomness
 	Transport http.RoundTripper // carries the pushes; nil means an own http.Transport
@@ -209,7 +209,7 @@ func (c Config) validate() error {
 		}
 	}
 	for name := range c.DailyLimit {
-		if !knownAPI(name) {
+		if findAPI(name) == nil {
 			fault("DailyLimit for %q: no such API", name)
 		}
 	}

@@ -51,6 +51,8 @@ type Platform struct {
 	tokens     map[string]*token    // access tokens ever issued, by value
 	tickets    map[string]*token    // tickets of getticket ever issued, by value
 	codes      map[string]*authCode // by value
+	quotas     map[string]*quota    // by appid: what components call for an account is the account's
+	limits     map[string]int       // daily, by API name
 	secrets    []string
 	issued     int // counts the secrets made
 	history    []Entry
@@ -80,7 +82,6 @@ type component struct {
 	live        []*token // tokens not yet known to be dead, newest last
 	authorizers map[string]*authorizer
 	preAuth     map[string]*preAuthCode
-	quota       map[string]*quota // by appid, the component's own included
 }
 
 type authorizer struct {
@@ -154,11 +155,16 @@ func New(config Config) (*Platform, error) {
 		tokens:     map[string]*token{},
 		tickets:    map[string]*token{},
 		codes:      map[string]*authCode{},
+		quotas:     map[string]*quota{},
+		limits:     map[string]int{},
 		lanes:      map[string]<-chan struct{}{},
 		drops:      map[string]int{},
 	}
 	for _, a := range apis {
 		p.apis[a.path] = a
+	}
+	for name, limit := range config.DailyLimit {
+		p.limits[findAPI(name).name] = limit
 	}
 	for _, c := range config.Components {
 		key, err := aesKey(c.EncodingAESKey)
@@ -168,7 +174,7 @@ func New(config Config) (*Platform, error) {
 		p.components[c.AppID] = &component{
 			Component: c, key: key, secret: c.AppSecret, pushing: c.AutoPush,
 			tickets: map[string]time.Time{}, authorizers: map[string]*authorizer{},
-			preAuth: map[string]*preAuthCode{}, quota: map[string]*quota{},
+			preAuth: map[string]*preAuthCode{},
 		}
 		p.secrets = append(p.secrets, c.AppSecret, c.Token, c.EncodingAESKey)
 	}
