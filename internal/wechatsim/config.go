@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,7 +107,7 @@ func Unkind() Config {
 	}
 }
 
-// The component of Demo. All of it is fake and well known on purpose.
+// The component of Demo, the first DemoComponent. All of it is fake and well known on purpose.
 const (
 	DemoAppID          = "wxc0ffee0000000001"
 	DemoAppSecret      = "5ec4e75ec4e75ec4e75ec4e75ec4e75e"
@@ -114,22 +115,40 @@ const (
 	DemoEncodingAESKey = "SEKRETdemokeyABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
 )
 
+// DemoComponent returns appid, secret, token and key of the nth demonstration component, n from 1
+// to 9999. No two have one of them in common.
+func DemoComponent(n int) Component {
+	c := Component{AppID: DemoAppID, AppSecret: DemoAppSecret, Token: DemoToken, EncodingAESKey: DemoEncodingAESKey}
+	if n > 1 {
+		c.AppID = fmt.Sprintf("wxc0ffee%010d", n)
+		c.AppSecret = fmt.Sprintf("%s%04d", DemoAppSecret[:28], n)
+		c.Token += strconv.Itoa(n)
+		// Not at the end: of the last character only four bits count.
+		c.EncodingAESKey = fmt.Sprintf("%s%04d%s", DemoEncodingAESKey[:35], n, DemoEncodingAESKey[39:])
+	}
+	return c
+}
+
 // Demo returns an unkind Config for a demonstration: one well-known component with so many
 // accounts that authorize by themselves, tokens that live for life, a ticket every 10 s.
 // pushBase is where ingest listens, for instance "http://127.0.0.1:8080".
 // The seed is random, so that no run accepts the tokens of the run before.
 func Demo(life time.Duration, authorizers int, pushBase string) Config {
-	base := strings.TrimSuffix(pushBase, "/") + "/wechat/" + DemoAppID
-	component := Component{
-		AppID: DemoAppID, AppSecret: DemoAppSecret, Token: DemoToken, EncodingAESKey: DemoEncodingAESKey,
-		AuthURL: base + "/auth", MessageURL: base + "/message/$APPID$",
-		AutoPush: true,
-	}
-	for i := range authorizers {
-		component.Authorizers = append(component.Authorizers, fmt.Sprintf("wxa%015d", i+1))
-	}
+	return DemoOf(1, life, authorizers, pushBase)
+}
+
+// DemoOf is Demo with so many components. The same accounts authorize each of them.
+func DemoOf(components int, life time.Duration, authorizers int, pushBase string) Config {
 	config := Unkind()
-	config.Components = []Component{component}
+	for n := range components {
+		c := DemoComponent(n + 1)
+		base := strings.TrimSuffix(pushBase, "/") + "/wechat/" + c.AppID
+		c.AuthURL, c.MessageURL, c.AutoPush = base+"/auth", base+"/message/$APPID$", true
+		for i := range authorizers {
+			c.Authorizers = append(c.Authorizers, fmt.Sprintf("wxa%015d", i+1))
+		}
+		config.Components = append(config.Components, c)
+	}
 	config.TokenLife = life
 	config.TicketEvery = 10 * time.Second
 	config.PushRetry = Retry{Times: 3, Every: time.Second}
