@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -194,10 +195,10 @@ func TestBadSettings(t *testing.T) {
 		want []string
 	}{
 		{"unknown flag", []string{"--nothing"}, "", 2, []string{"--nothing", "--help"}},
-		{"all at once", []string{"--addr=:8090", "--control-addr=0.0.0.0:1", "--life=1500ms", "--authorizers=-1"}, "", 2,
-			[]string{"WXTOKEN_SIM_ADDR", "WXTOKEN_SIM_CONTROL_ADDR", "--expose-test-platform", "WXTOKEN_SIM_LIFE", "--authorizers"}},
+		{"all at once", []string{"--addr=:8090", "--control-addr=0.0.0.0:1", "--life=1500ms", "--authorizers=-1", "--components=0"}, "", 2,
+			[]string{"WXTOKEN_SIM_ADDR", "WXTOKEN_SIM_CONTROL_ADDR", "--expose-test-platform", "WXTOKEN_SIM_LIFE", "--authorizers", "WXTOKEN_SIM_COMPONENTS"}},
 		{"variable", nil, "WXTOKEN_SIM_LIFE=500ms", 2, []string{"--life", "500ms"}},
-		{"the platform's own", []string{"--busy-rate=2", "--push-tries=-1"}, "", 2, []string{"BusyRate", "PushRetry.Times"}},
+		{"the platform's own", []string{"--busy-rate=2", "--push-tries=-1", "--account-ticket-life=1ms"}, "", 2, []string{"BusyRate", "PushRetry.Times", "AccountTicketLife"}},
 		{"taken port", []string{"--addr", strings.TrimPrefix(taken.URL, "http://")}, "", 1, []string{"address already in use"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -219,6 +220,47 @@ func TestBadSettings(t *testing.T) {
 	}
 }
 
+// TestSeveralComponents starts with two, which the same accounts authorize, and follows what it
+// says about them.
+func TestSeveralComponents(t *testing.T) {
+	t.Parallel()
+	p := start(t, "--components=2", "--authorizers=1", "--kind")
+	dir := t.TempDir()
+	for line := range strings.Lines(p.banner) {
+		if strings.Contains(line, "mkdir -p") {
+			shell := exec.CommandContext(t.Context(), "sh", "-c", line)
+			shell.Dir = dir
+			if out, err := shell.CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v %s", line, err, out)
+			}
+		}
+	}
+	for n := range 2 {
+		c := wechatsim.DemoComponent(n + 1)
+		for name, want := range map[string]string{"appsecret": c.AppSecret, "token": c.Token, "aes_key": c.EncodingAESKey} {
+			if text, err := os.ReadFile(filepath.Join(dir, "components", c.AppID, name)); err != nil || string(text) != want {
+				t.Errorf("%s of %s: %q, %v", name, c.AppID, text, err)
+			}
+		}
+		if !strings.Contains(p.banner, "/wechat/"+c.AppID+"/auth") {
+			t.Errorf("it does not say where %s is pushed:\n%s", c.AppID, p.banner)
+		}
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, text := curl(t, "curl http://"+p.control+"/truth")
+		if strings.Count(text, `"authorizer":"wxa000000000000001","live":true`) == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("truth %s", text)
+		}
+	}
+	if status, answer := curl(t, "curl -d 'authorizer=wxa000000000000001' http://"+p.control+"/cancel"); status != http.StatusBadRequest {
+		t.Errorf("which component was meant? %d %s", status, answer)
+	}
+	p.end(t, syscall.SIGTERM)
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	s := parse([]string{"--kind", "--life=30s", "--overlap=0s", "--rotation=each", "--auth-url=http://x/auth", "--authorizers=5", "--seed=7", "--log-format=console"})
@@ -229,6 +271,11 @@ func TestConfig(t *testing.T) {
 	}
 	if component.AuthURL != "http://x/auth" || component.MessageURL != "http://127.0.0.1:8080/wechat/"+component.AppID+"/message/$APPID$" || len(component.Authorizers) != 5 {
 		t.Errorf("component %s %s %v", component.AuthURL, component.MessageURL, component.Authorizers)
+	}
+	c = parse([]string{"--components=3", "--message-url=http://x/m/$APPID$", "--account-ticket-life=7s"}).config()
+	if third := c.Components[2]; len(c.Components) != 3 || third.AppID != "wxc0ffee0000000003" || third.MessageURL != "http://x/m/$APPID$" ||
+		third.AuthURL != "http://127.0.0.1:8080/wechat/wxc0ffee0000000003/auth" || c.AccountTicketLife != 7*time.Second {
+		t.Errorf("config of three %+v", c)
 	}
 	c = parse(nil).config()
 	if c.BusyRate != 0.05 || !c.VaryForm || c.Seed == 0 || c.TicketEvery != 10*time.Second || len(c.Components[0].Authorizers) != 3 {

@@ -22,15 +22,19 @@ type settings struct {
 	ControlAddr        string `default:"127.0.0.1:8091" help:"Address of the control door."`
 	ExposeTestPlatform bool   `help:"Allow addresses that are not loopback: whoever reaches the control door can do everything."`
 
+	Components int `default:"1" help:"Third-party platforms (components), all authorized by the same accounts."`
+
 	PushBase   string `default:"http://127.0.0.1:8080" help:"Where ingest listens: pushes go to <push-base>/wechat/<component_appid>/auth and .../message/$APPID$$."`
-	AuthURL    string `help:"授权事件接收URL, instead of the one under --push-base."`
-	MessageURL string `help:"消息与事件接收URL, instead of the one under --push-base."`
+	AuthURL    string `help:"授权事件接收URL of every component, instead of the one under --push-base."`
+	MessageURL string `help:"消息与事件接收URL of every component, instead of the one under --push-base."`
 
 	Authorizers int           `default:"3" help:"Accounts that authorize by themselves after the first answered ticket."`
 	Life        time.Duration `default:"20s" help:"Life of access tokens, in whole seconds."`
 	TicketEvery time.Duration `default:"10s" help:"Time between two ticket pushes."`
 	TicketLife  time.Duration `default:"12h" help:"How long a ticket works."`
 	Overlap     time.Duration `default:"5m" help:"How long a replaced token still works; 0s: not at all."`
+
+	AccountTicketLife time.Duration `help:"Life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0s: that of access tokens."`
 
 	Rotation        string        `default:"never" enum:"never,each,each-old-dead" help:"What a refresh does to the refresh token: ${enum}."`
 	PushTries       int           `default:"3" help:"Tries of a push in all."`
@@ -96,6 +100,9 @@ func (s settings) validate() error {
 	if s.Life < time.Second || s.Life%time.Second != 0 {
 		fault("life", "WXTOKEN_SIM_LIFE", "%s: want whole seconds, at least 1s", s.Life)
 	}
+	if s.Components < 1 || s.Components > 100 {
+		fault("components", "WXTOKEN_SIM_COMPONENTS", "%d: want 1 to 100", s.Components)
+	}
 	if s.Authorizers < 0 || s.Authorizers > 1_000_000 {
 		fault("authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 1000000", s.Authorizers)
 	}
@@ -109,17 +116,19 @@ func loopback(addr string) bool {
 
 // config returns the platform that the settings describe.
 func (s settings) config() wechatsim.Config {
-	config := wechatsim.Demo(s.Life, s.Authorizers, s.PushBase)
-	component := &config.Components[0]
-	component.AuthURL = cmp.Or(s.AuthURL, component.AuthURL)
-	component.MessageURL = cmp.Or(s.MessageURL, component.MessageURL)
+	config := wechatsim.DemoOf(s.Components, s.Life, s.Authorizers, s.PushBase)
+	for i := range config.Components {
+		component := &config.Components[i]
+		component.AuthURL = cmp.Or(s.AuthURL, component.AuthURL)
+		component.MessageURL = cmp.Or(s.MessageURL, component.MessageURL)
+	}
 	if s.Kind {
 		config = wechatsim.Config{Components: config.Components, TokenLife: s.Life}
 	} else {
 		config.BusyRate, config.LostAnswerRate = s.BusyRate, s.LostAnswerRate
 		config.RepeatPushRate, config.LatePushRate = s.RepeatPushRate, s.LatePushRate
 	}
-	config.TicketEvery, config.TicketLife = s.TicketEvery, s.TicketLife
+	config.TicketEvery, config.TicketLife, config.AccountTicketLife = s.TicketEvery, s.TicketLife, s.AccountTicketLife
 	config.Overlap = cmp.Or(s.Overlap, wechatsim.Off)
 	config.Rotation = wechatsim.Rotation(s.Rotation)
 	config.PushRetry = wechatsim.Retry{Times: s.PushTries, Every: s.PushEvery}
@@ -152,17 +161,27 @@ func terminal(f *os.File) bool {
 
 // announce prints what a person copies. It goes to stderr: stdout is for log lines.
 func announce(config wechatsim.Config, api, control net.Addr) {
-	c := config.Components[0]
 	fmt.Fprintf(os.Stderr, `wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION: everything below is fake and known to all.
 
   export WXTOKEN_WECHAT_API_URL=http://%s
-  export WXTOKEN_COMPONENT_APPID=%s
+`, api)
+	if len(config.Components) == 1 {
+		c := config.Components[0]
+		fmt.Fprintf(os.Stderr, `  export WXTOKEN_COMPONENT_APPID=%s
   export WXTOKEN_COMPONENT_APPSECRET=%s
   export WXTOKEN_COMPONENT_TOKEN=%s
   export WXTOKEN_COMPONENT_AES_KEY=%s
-
-Tickets and events are pushed to %s
-What you can do to it:           curl http://%s
-
-`, api, c.AppID, c.AppSecret, c.Token, c.EncodingAESKey, c.AuthURL, control)
+`, c.AppID, c.AppSecret, c.Token, c.EncodingAESKey)
+	} else {
+		fmt.Fprint(os.Stderr, "  export WXTOKEN_COMPONENTS_DIR=components\n\n")
+		for _, c := range config.Components {
+			fmt.Fprintf(os.Stderr, "  (mkdir -p components/%[1]s && cd components/%[1]s && printf %[2]s >appsecret && printf %[3]s >token && printf %[4]s >aes_key)\n",
+				c.AppID, c.AppSecret, c.Token, c.EncodingAESKey)
+		}
+	}
+	fmt.Fprintln(os.Stderr)
+	for _, c := range config.Components {
+		fmt.Fprintf(os.Stderr, "Tickets and events are pushed to %s\n", c.AuthURL)
+	}
+	fmt.Fprintf(os.Stderr, "What you can do to it:           curl http://%s\n\n", control)
 }

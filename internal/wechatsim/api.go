@@ -34,6 +34,7 @@ const (
 	codeInvalidCredential   = 40001
 	codeInvalidAppID        = 40013
 	codeInvalidURL          = 40066
+	codeInvalidArgs         = 40097
 	codeInvalidSecret       = 40125
 	codeTooManyArgs         = 40170
 	codeTokenMissing        = 41001
@@ -64,6 +65,7 @@ var errmsgs = map[int]string{
 	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
 	codeInvalidAppID:        "invalid appid",
 	codeInvalidURL:          "invalid url",
+	codeInvalidArgs:         "invalid args",
 	codeInvalidSecret:       "invalid appsecret",
 	codeTooManyArgs:         "args count exceed count limit",
 	codeTokenMissing:        "access_token missing",
@@ -119,12 +121,19 @@ var apis = []*api{
 	{"clear_quota", "/cgi-bin/clear_quota", eitherToken, false, (*Platform).apiClearQuota},
 	{"component/clear_quota/v2", "/cgi-bin/component/clear_quota/v2", noToken, false, (*Platform).apiClearQuotaV2},
 	{"getcallbackip", "/cgi-bin/getcallbackip", eitherToken, true, (*Platform).apiGetCallbackIP},
+	{"ticket/getticket", "/cgi-bin/ticket/getticket", accountToken, true, (*Platform).apiGetTicket},
 	{"user/info", "/cgi-bin/user/info", accountToken, true, (*Platform).apiUserInfo},
 	{"message/custom/send", "/cgi-bin/message/custom/send", accountToken, false, (*Platform).apiCustomSend},
 }
 
-func knownAPI(name string) bool {
-	return slices.ContainsFunc(apis, func(a *api) bool { return a.name == name || a.path == name })
+// findAPI returns an API by its name or path, or nil.
+func findAPI(name string) *api {
+	for _, a := range apis {
+		if a.name == name || a.path == name {
+			return a
+		}
+	}
+	return nil
 }
 
 // request is every field that any API reads.
@@ -142,6 +151,7 @@ type request struct {
 	AppID                 string `json:"appid"`
 	AppSecret             string `json:"appsecret"`
 	ToUser                string `json:"touser"`
+	MsgType               string `json:"msgtype"`
 	Text                  struct {
 		Content string `json:"content"`
 	} `json:"text"`
@@ -164,9 +174,17 @@ type call struct {
 	text              string
 }
 
-// Handler returns the platform's API. It may be called before Run; calls that are waiting when
-// Run ends are cut off.
-func (p *Platform) Handler() http.Handler { return http.HandlerFunc(p.serveAPI) }
+// Handler returns the platform's API and its authorization pages. It may be called before Run;
+// calls that are waiting when Run ends are cut off.
+func (p *Platform) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if page := pages[r.URL.Path]; page != nil {
+			page(p, w, r)
+			return
+		}
+		p.serveAPI(w, r)
+	})
+}
 
 func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 	a := p.apis[r.URL.Path]
@@ -220,15 +238,21 @@ func (p *Platform) identify(c *call) {
 	if p.components[c.request.ComponentAppID] != nil {
 		c.componentAppID = c.request.ComponentAppID
 	}
-	if wxtoken.ValidAppID(c.request.AuthorizerAppID) && !strings.Contains(c.request.AuthorizerAppID, "SEKRET") {
-		c.authorizer = c.request.AuthorizerAppID
-	}
+	c.authorizer = claimed(c.request.AuthorizerAppID)
 	if c.token != nil {
 		c.componentAppID, c.authorizer = c.token.component, cmp.Or(c.authorizer, c.token.authorizer)
 	}
 	if code := p.codes[c.request.AuthorizationCode]; code != nil && c.authorizer == "" {
 		c.authorizer = code.authorizer
 	}
+}
+
+// claimed returns an appid that a caller names, or "" if it can't be one or is a secret in the wrong field.
+func claimed(appid string) string {
+	if !wxtoken.ValidAppID(appid) || strings.Contains(appid, "SEKRET") {
+		return ""
+	}
+	return appid
 }
 
 // fate is what becomes of a call.
@@ -513,8 +537,11 @@ func (p *Platform) apiGetAuthorizerInfo(c *call) (object, int) {
 }
 
 // OriginalID returns the gh_ id (原始ID) that the platform gives to an account: ToUserName of its
-// messages and user_name in api_get_authorizer_info.
+// messages and user_name in api_get_authorizer_info. ReleaseAccounts have their real ones.
 func OriginalID(appid string) string {
+	if account, known := lent(appid); known {
+		return account.originalID
+	}
 	sum := sha256.Sum256([]byte(appid))
 	return "gh_" + hex.EncodeToString(sum[:6])
 }
@@ -552,12 +579,31 @@ func (p *Platform) apiGetCallbackIP(*call) (object, int) {
 	return object{{"ip_list", []string{"127.0.0.1"}}}, codeOK
 }
 
+// ticketTypes are the types of getticket ("api_getticket").
+var ticketTypes = map[string]string{"jsapi": whatJSAPITicket, "wx_card": whatWxCardTicket}
+
+// apiGetTicket answers the full life however old the ticket is: callers of the real platform found out.
+func (p *Platform) apiGetTicket(c *call) (object, int) {
+	what, known := ticketTypes[c.query.Get("type")]
+	if !known {
+		return nil, codeInvalidArgs
+	}
+	t := p.accountTicket(c.component, c.component.authorizers[c.token.authorizer], what)
+	return object{
+		{"errcode", codeOK}, {"errmsg", "ok"}, {"ticket", t.value}, {"expires_in", int(p.config.AccountTicketLife / time.Second)},
+	}, codeOK
+}
+
 func (p *Platform) apiUserInfo(c *call) (object, int) {
-	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), "oSimUser")}, {"language", "zh_CN"}}, codeOK
+	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), defaultOpenID)}, {"language", "zh_CN"}}, codeOK
 }
 
 func (p *Platform) apiCustomSend(c *call) (object, int) {
 	c.text = withoutSecret(c.request.Text.Content)
+	select {
+	case c.component.authorizers[c.token.authorizer].sent <- customMessage{c.request.ToUser, c.request.MsgType, c.request.Text.Content}:
+	default: // nobody waits for it
+	}
 	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
 }
 
@@ -580,12 +626,12 @@ type quota struct {
 // beijing is where WeChat's days begin and end.
 var beijing = time.FixedZone("UTC+8", 8*60*60)
 
-// quotaOf returns today's quota of an appid under a component. The caller holds p.mu.
-func (p *Platform) quotaOf(c *component, appid string) *quota {
-	q := c.quota[appid]
+// quotaOf returns today's quota of an appid. The caller holds p.mu.
+func (p *Platform) quotaOf(appid string) *quota {
+	q := p.quotas[appid]
 	if q == nil {
 		q = &quota{}
-		c.quota[appid] = q
+		p.quotas[appid] = q
 	}
 	now := p.now().In(beijing)
 	if day := now.Format(time.DateOnly); q.day != day {
@@ -597,11 +643,9 @@ func (p *Platform) quotaOf(c *component, appid string) *quota {
 	return q
 }
 
+// dailyLimit returns how often an API may be called in a day. The caller holds p.mu.
 func (p *Platform) dailyLimit(a *api) int {
-	if limit, ok := p.config.DailyLimit[a.name]; ok {
-		return limit
-	}
-	if limit, ok := p.config.DailyLimit[a.path]; ok {
+	if limit, ok := p.limits[a.name]; ok {
 		return limit
 	}
 	return unlimitedDaily
@@ -617,7 +661,7 @@ func (c *call) owner() string {
 
 // count counts a call against its daily limit. The caller holds p.mu.
 func (p *Platform) count(c *call) int {
-	q := p.quotaOf(c.component, c.owner())
+	q := p.quotaOf(c.owner())
 	if q.used[c.api.name] >= p.dailyLimit(c.api) {
 		return codeDailyLimit
 	}
@@ -634,10 +678,10 @@ func (p *Platform) apiQuotaGet(c *call) (object, int) {
 	if a.token != eitherToken && forComponent != (c.token.authorizer == "") {
 		return nil, codeWrongOwner
 	}
-	limit, used := p.dailyLimit(a), p.quotaOf(c.component, c.owner()).used[a.name]
+	limit, used := p.dailyLimit(a), p.quotaOf(c.owner()).used[a.name]
 	return object{
 		{"errcode", codeOK},
-		{"quota", object{{"daily_limit", limit}, {"used", used}, {"remain", limit - used}}},
+		{"quota", object{{"daily_limit", limit}, {"used", used}, {"remain", max(limit-used, 0)}}},
 		{"rate_limit", object{{"call_count", 10000}, {"refresh_second", 60}}},
 		{"component_rate_limit", object{{"call_count", 10000}, {"refresh_second", 60}}},
 	}, codeOK
@@ -647,7 +691,7 @@ func (p *Platform) apiClearQuota(c *call) (object, int) {
 	if c.request.AppID != c.owner() {
 		return nil, codeInvalidAppID
 	}
-	return p.clearQuota(c.component, c.request.AppID)
+	return p.clearQuota(c.request.AppID)
 }
 
 func (p *Platform) apiClearQuotaV2(c *call) (object, int) {
@@ -662,11 +706,11 @@ func (p *Platform) apiClearQuotaV2(c *call) (object, int) {
 	case a != nil && !a.authorized:
 		return nil, codeNotAuthorized
 	}
-	return p.clearQuota(c.component, c.request.AppID)
+	return p.clearQuota(c.request.AppID)
 }
 
-func (p *Platform) clearQuota(c *component, appid string) (object, int) {
-	q := p.quotaOf(c, appid)
+func (p *Platform) clearQuota(appid string) (object, int) {
+	q := p.quotaOf(appid)
 	if q.cleared >= clearsPerMonth {
 		return nil, codeClearsUsedUp
 	}

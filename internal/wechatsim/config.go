@@ -1,12 +1,14 @@
 package wechatsim
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,11 +48,13 @@ type Config struct {
 	Overlap     time.Duration // how long a replaced token still works; 0 means 5 min; Off means not at all
 	CodeLife    time.Duration // life of an authorization code; 0 means 1 h
 
+	AccountTicketLife time.Duration // life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0 means TokenLife
+
 	Rotation           Rotation // "" means RotateNever
 	PushRetry          Retry
 	PausePushes        bool          // ticket pushes stop after failing for six times TicketEvery, until api_start_push_ticket
 	OldTicketDies      bool          // a new ticket kills the older ones, delivered or not
-	KeepTokensOnCancel bool          // access tokens outlive a cancelled authorization
+	KeepTokensOnCancel bool          // access tokens and the account's tickets outlive a cancelled authorization
 	HideUnexchanged    bool          // the list shows no refresh_token until the code was exchanged
 	TwoCodes           bool          // the redirect of an authorization carries another code than its push
 	ShuffleList        bool          // the list's order changes from call to call
@@ -65,7 +69,7 @@ type Config struct {
 	Latency       time.Duration // time an API answer takes: half of it before the call is executed, half after
 	LatencyJitter time.Duration // up to this much more, at random
 
-	DailyLimit map[string]int // calls a day by API name ("api_authorizer_token") and appid; beyond: 45009
+	DailyLimit map[string]int // calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009
 
 	Seed      uint64            // seeds all randomness
 	Transport http.RoundTripper // carries the pushes; nil means an own http.Transport
@@ -103,7 +107,7 @@ func Unkind() Config {
 	}
 }
 
-// The component of Demo. All of it is fake and well known on purpose.
+// The component of Demo, the first DemoComponent. All of it is fake and well known on purpose.
 const (
 	DemoAppID          = "wxc0ffee0000000001"
 	DemoAppSecret      = "5ec4e75ec4e75ec4e75ec4e75ec4e75e"
@@ -111,22 +115,40 @@ const (
 	DemoEncodingAESKey = "SEKRETdemokeyABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
 )
 
+// DemoComponent returns appid, secret, token and key of the nth demonstration component, n from 1
+// to 9999. No two have one of them in common.
+func DemoComponent(n int) Component {
+	c := Component{AppID: DemoAppID, AppSecret: DemoAppSecret, Token: DemoToken, EncodingAESKey: DemoEncodingAESKey}
+	if n > 1 {
+		c.AppID = fmt.Sprintf("wxc0ffee%010d", n)
+		c.AppSecret = fmt.Sprintf("%s%04d", DemoAppSecret[:28], n)
+		c.Token += strconv.Itoa(n)
+		// Not at the end: of the last character only four bits count.
+		c.EncodingAESKey = fmt.Sprintf("%s%04d%s", DemoEncodingAESKey[:35], n, DemoEncodingAESKey[39:])
+	}
+	return c
+}
+
 // Demo returns an unkind Config for a demonstration: one well-known component with so many
 // accounts that authorize by themselves, tokens that live for life, a ticket every 10 s.
 // pushBase is where ingest listens, for instance "http://127.0.0.1:8080".
 // The seed is random, so that no run accepts the tokens of the run before.
 func Demo(life time.Duration, authorizers int, pushBase string) Config {
-	base := strings.TrimSuffix(pushBase, "/") + "/wechat/" + DemoAppID
-	component := Component{
-		AppID: DemoAppID, AppSecret: DemoAppSecret, Token: DemoToken, EncodingAESKey: DemoEncodingAESKey,
-		AuthURL: base + "/auth", MessageURL: base + "/message/$APPID$",
-		AutoPush: true,
-	}
-	for i := range authorizers {
-		component.Authorizers = append(component.Authorizers, fmt.Sprintf("wxa%015d", i+1))
-	}
+	return DemoOf(1, life, authorizers, pushBase)
+}
+
+// DemoOf is Demo with so many components. The same accounts authorize each of them.
+func DemoOf(components int, life time.Duration, authorizers int, pushBase string) Config {
 	config := Unkind()
-	config.Components = []Component{component}
+	for n := range components {
+		c := DemoComponent(n + 1)
+		base := strings.TrimSuffix(pushBase, "/") + "/wechat/" + c.AppID
+		c.AuthURL, c.MessageURL, c.AutoPush = base+"/auth", base+"/message/$APPID$", true
+		for i := range authorizers {
+			c.Authorizers = append(c.Authorizers, fmt.Sprintf("wxa%015d", i+1))
+		}
+		config.Components = append(config.Components, c)
+	}
 	config.TokenLife = life
 	config.TicketEvery = 10 * time.Second
 	config.PushRetry = Retry{Times: 3, Every: time.Second}
@@ -151,6 +173,7 @@ func (c Config) withDefaults() Config {
 			*d.field = d.value
 		}
 	}
+	c.AccountTicketLife = cmp.Or(c.AccountTicketLife, c.TokenLife)
 	c.Overlap = max(c.Overlap, 0)
 	if c.PushRetry.Times == 0 {
 		c.PushRetry.Times = 3
@@ -173,6 +196,9 @@ func (c Config) validate() error {
 	}
 	if c.TokenLife < time.Second || c.TokenLife%time.Second != 0 {
 		fault("token life %s: want whole seconds, at least one, as expires_in counts seconds", c.TokenLife)
+	}
+	if c.AccountTicketLife < time.Second || c.AccountTicketLife%time.Second != 0 {
+		fault("AccountTicketLife %s: want whole seconds, at least one, as expires_in counts seconds", c.AccountTicketLife)
 	}
 	for _, d := range []struct {
 		name  string
@@ -202,7 +228,7 @@ func (c Config) validate() error {
 		}
 	}
 	for name := range c.DailyLimit {
-		if !knownAPI(name) {
+		if findAPI(name) == nil {
 			fault("DailyLimit for %q: no such API", name)
 		}
 	}
@@ -236,11 +262,11 @@ func (c Component) validate() error {
 	if _, err := aesKey(c.EncodingAESKey); err != nil {
 		fault("EncodingAESKey: %w", err)
 	}
-	if err := validPushURL(c.AuthURL); err != nil {
+	if _, err := parseURL(c.AuthURL); err != nil {
 		fault("AuthURL: %w", err)
 	}
 	if c.MessageURL != "" {
-		if err := validPushURL(c.MessageURL); err != nil {
+		if _, err := parseURL(c.MessageURL); err != nil {
 			fault("MessageURL: %w", err)
 		}
 	}
@@ -252,15 +278,15 @@ func (c Component) validate() error {
 	return errors.Join(faults...)
 }
 
-func validPushURL(raw string) error {
+func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("%q: want http:// or https:// and a host", raw)
+		return nil, fmt.Errorf("%q: want http:// or https:// and a host", raw)
 	}
-	return nil
+	return u, nil
 }
 
 // aesKey decodes an EncodingAESKey. The spare bits of its last character may be set

@@ -1,6 +1,7 @@
 package wechatsim
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,10 +49,22 @@ var verbs = []verb{
 		}},
 	{"POST", "/push", "infotype=component_verify_ticket", "a new ticket now; with another infotype, that event, other fields of the form as its elements",
 		func(p *Platform, r *http.Request) (any, error) { return nil, p.controlPush(r) }},
-	{"POST", "/push", "authorizer=wxa000000000000001&content=hello", "a text message to an account; event=subscribe for an event, also openid, msgtype, msgid",
+	{"POST", "/push", "authorizer=wxa000000000000001&content=hello", "a text message to an account; event=subscribe for an event, also openid, msgtype, msgid, mode=plain or compat (default security), json=1",
 		nil},
 	{"POST", "/push", "document=<xml>...</xml>", "a document as it is, encrypted; with authorizer to the message URL",
 		nil},
+	{"POST", "/verify-url", "authorizer=wxa000000000000001", "asks its message URL for an echostr, without authorizer the auth URL; answers whether it came back",
+		func(p *Platform, r *http.Request) (any, error) {
+			return p.VerifyURL(r.Context(), r.FormValue("component"), r.FormValue("authorizer"))
+		}},
+	{"POST", "/release-check", "authorizer=wx570bc396a51b8ff8&within=3s", "plays the network release check with one of WeChat's ten accounts; answers what worked, after waiting for the custom message (30s without within)",
+		func(p *Platform, r *http.Request) (any, error) {
+			within, err := formDuration(r, "within")
+			if err != nil {
+				return nil, err
+			}
+			return p.ReleaseCheck(r.Context(), r.FormValue("component"), r.FormValue("authorizer"), within)
+		}},
 	{"POST", "/cancel", "authorizer=wxa000000000000001", `it cancels: its tokens die, "unauthorized" is pushed`,
 		func(p *Platform, r *http.Request) (any, error) {
 			return nil, p.Cancel(r.FormValue("component"), r.FormValue("authorizer"))
@@ -77,6 +90,14 @@ var verbs = []verb{
 		}},
 	{"POST", "/fail", "api=api_authorizer_token&errcode=61023&times=2", "calls fail; mode: errcode (default), busy, lost, drop, html, body, slow; also authorizer, component, errmsg, status, body, delay=3s, for=1m",
 		func(p *Platform, r *http.Request) (any, error) { return nil, p.controlFail(r) }},
+	{"POST", "/daily-limit", "api=api_create_preauthcode&limit=100", "calls a day of each appid, beyond them 45009; limit=-1 for none",
+		func(p *Platform, r *http.Request) (any, error) {
+			limit, err := formInt(r, "limit", -1)
+			if err != nil {
+				return nil, err
+			}
+			return nil, p.SetDailyLimit(r.FormValue("api"), limit)
+		}},
 	{"POST", "/down", "", "every call is cut off",
 		func(p *Platform, _ *http.Request) (any, error) { p.SetDown(true); return nil, nil }},
 	{"POST", "/up", "", "calls are taken again",
@@ -125,7 +146,8 @@ func (p *Platform) Control() http.Handler {
 func controlHelp(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprintf(w, "wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION.\n"+
-		"Add component=<appid> to a form if there is more than one component.\n")
+		"Add component=<appid> to a form if there is more than one component.\n"+
+		"Authorization links work in a browser, at the address of the platform's API.\n")
 	for _, v := range verbs {
 		fmt.Fprintf(w, "\n# %s\n%s\n", v.help, v.curl(r.Host))
 	}
@@ -194,9 +216,13 @@ func (p *Platform) controlPush(r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		asJSON, err := strconv.ParseBool(cmp.Or(r.FormValue("json"), "0"))
+		if err != nil {
+			return errors.New("json: want 1 or 0")
+		}
 		return p.PushMessage(component, authorizer, Message{
 			OpenID: r.FormValue("openid"), MsgType: r.FormValue("msgtype"), Event: r.FormValue("event"),
-			Content: r.FormValue("content"), MsgID: int64(id),
+			Content: r.FormValue("content"), MsgID: int64(id), Mode: Mode(r.FormValue("mode")), JSON: asJSON,
 		})
 	}
 	return errors.New("push: want infotype, or authorizer with content or event, or document")
@@ -220,19 +246,27 @@ func (p *Platform) controlFail(r *http.Request) error {
 		name string
 		to   *time.Duration
 	}{{"for", &f.For}, {"delay", &f.Delay}} {
-		text := r.FormValue(d.name)
-		if text == "" {
-			continue
-		}
 		var err error
-		if *d.to, err = time.ParseDuration(text); err != nil {
-			faults = append(faults, fmt.Errorf("%s: want a duration such as 3s or 2m", d.name))
-		}
+		*d.to, err = formDuration(r, d.name)
+		faults = append(faults, err)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return err
 	}
 	return p.Fail(f)
+}
+
+// formDuration returns 0 for a field that is absent.
+func formDuration(r *http.Request, name string) (time.Duration, error) {
+	text := r.FormValue(name)
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%s: want a duration such as 3s or 2m", name)
+	}
+	return d, nil
 }
 
 func formInt(r *http.Request, name string, absent int) (int, error) {

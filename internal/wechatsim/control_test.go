@@ -69,6 +69,14 @@ func TestControl(t *testing.T) {
 		{"POST", "/push", url.Values{"infotype": {"notify_x"}, "appid": {accountA}}, 200, "ok"},
 		{"POST", "/push", url.Values{"authorizer": {accountA}, "content": {"hello"}, "msgid": {"7"}}, 200, "ok"},
 		{"POST", "/push", url.Values{"authorizer": {accountA}, "content": {"hello"}, "msgid": {"x"}}, 400, "msgid"},
+		{"POST", "/push", url.Values{"authorizer": {accountA}, "event": {"subscribe"}, "mode": {"compat"}, "json": {"1"}}, 200, "ok"},
+		{"POST", "/push", url.Values{"authorizer": {accountA}, "content": {"hello"}, "mode": {"x"}}, 400, `mode "x"`},
+		{"POST", "/push", url.Values{"authorizer": {accountA}, "content": {"hello"}, "json": {"x"}}, 400, "json: want 1 or 0"},
+		{"POST", "/verify-url", account, 200, `{"step":"echostr","ok":false,"why":"body is not the echostr"}`},
+		{"POST", "/verify-url", url.Values{"component": {"wx0"}}, 400, "unknown component"},
+		{"POST", "/release-check", url.Values{"within": {"1ms"}}, 200, `{"step":"custom_message","ok":false,"why":"not sent within 1ms, but 0 others"}`},
+		{"POST", "/release-check", url.Values{"within": {"x"}}, 400, "within: want a duration"},
+		{"POST", "/release-check", account, 400, "not one of the accounts"},
 		{"POST", "/push", url.Values{"document": {"<xml></xml>"}}, 200, "ok"},
 		{"POST", "/push", url.Values{}, 400, "want infotype"},
 		{"POST", "/cancel", account, 200, "ok"},
@@ -81,6 +89,9 @@ func TestControl(t *testing.T) {
 		{"POST", "/fail", url.Values{"api": {"api_query_auth"}, "mode": {"slow"}, "delay": {"3s"}, "for": {"1m"}}, 200, "ok"},
 		{"POST", "/fail", url.Values{"errcode": {"x"}, "delay": {"3"}}, 400, "delay: want a duration"},
 		{"POST", "/fail", url.Values{}, 400, "errcode: missing"},
+		{"POST", "/daily-limit", url.Values{"api": {"ticket/getticket"}, "limit": {"5"}}, 200, "ok"},
+		{"POST", "/daily-limit", url.Values{"api": {"x"}, "limit": {"5"}}, 400, "no such API"},
+		{"POST", "/daily-limit", url.Values{"api": {"user/info"}, "limit": {"x"}}, 400, "limit: want a number"},
 		{"POST", "/down", nil, 200, "ok"},
 		{"POST", "/up", nil, 200, "ok"},
 		{"POST", "/heal", nil, 200, "ok"},
@@ -109,7 +120,7 @@ func TestControl(t *testing.T) {
 			infoTypes[e.InfoType] = e.Outcome == wechatsim.OutcomeSuccess
 		}
 		if infoTypes["authorized"] && infoTypes["updateauthorized"] && infoTypes["notify_third_fasteregister"] && infoTypes["component_verify_ticket"] &&
-			infoTypes["notify_x"] && infoTypes["text"] && infoTypes["raw"] && infoTypes["unauthorized"] {
+			infoTypes["notify_x"] && infoTypes["text"] && infoTypes["event.subscribe"] && infoTypes["raw"] && infoTypes["unauthorized"] {
 			break
 		}
 		if time.Now().After(deadline) {

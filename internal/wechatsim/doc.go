@@ -2,7 +2,7 @@
 // errors and the encrypted pushes of the real one, for third-party platforms ("components").
 // NOT FOR PRODUCTION: its secrets are fake, predictable and kept in memory only.
 //
-// A [Platform] has two doors. [Platform.Handler] is the platform's API, strict about what it is
+// A [Platform] has two doors. [Platform.Handler] is the platform's API with its authorization pages, strict about what it is
 // sent. [Platform.Control] is for the person or the test that plays merchant, operator and bad
 // luck: authorize, cancel, push, fail. Each verb there is also a Go method.
 //

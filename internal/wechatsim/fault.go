@@ -42,7 +42,7 @@ type Fault struct {
 
 func (f Fault) validate() error {
 	var faults []error
-	if f.API != "" && !knownAPI(f.API) {
+	if f.API != "" && findAPI(f.API) == nil {
 		faults = append(faults, fmt.Errorf("api %q: no such API", f.API))
 	}
 	switch f.Mode {
@@ -102,6 +102,25 @@ func (p *Platform) SetDown(down bool) {
 		text = "down"
 	}
 	p.record(Entry{Kind: EntryFault, Text: text})
+}
+
+// SetDailyLimit changes how often each appid may call an API in a day, as Config.DailyLimit sets
+// it. What was called today counts. A negative limit is none. Heal leaves it.
+func (p *Platform) SetDailyLimit(api string, limit int) error {
+	a := findAPI(api)
+	if a == nil {
+		return fmt.Errorf("set daily limit: api %q: no such API", api)
+	}
+	text := fmt.Sprintf("daily limit %d", limit)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limits[a.name] = limit
+	if limit < 0 {
+		delete(p.limits, a.name)
+		text = "no daily limit"
+	}
+	p.record(Entry{Kind: EntryFault, API: a.name, Text: text})
+	return nil
 }
 
 // DropPushes loses the next n pushes of an InfoType on their way: WeChat believes them sent.

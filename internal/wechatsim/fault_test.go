@@ -3,11 +3,13 @@ package wechatsim_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -207,5 +209,130 @@ func TestRunTwice(t *testing.T) {
 		if err := w.p.Authorize("", accountA); err != nil { // nobody pushes it any more
 			t.Error(err)
 		}
+	})
+}
+
+// TestMassTroubles hits every account at once, for a while.
+func TestMassTroubles(t *testing.T) {
+	for _, errcode := range []int{61003, 61023} {
+		t.Run(fmt.Sprint(errcode), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := start(t, kind())
+				client, token := w.wechat(), w.componentToken()
+				refresh := map[string]string{}
+				for _, appid := range []string{accountA, accountB} {
+					_, refresh[appid] = w.account(token, appid)
+				}
+				if err := w.p.Fail(wechatsim.Fault{API: "api_authorizer_token", Errcode: errcode, For: time.Hour}); err != nil {
+					t.Fatal(err)
+				}
+				for _, want := range []int{errcode, 0} {
+					for appid, value := range refresh {
+						if _, err := client.AuthorizerToken(t.Context(), token, compID, appid, value); errcodeOf(err) != want {
+							t.Errorf("%s: %v, want %d", appid, err, want)
+						}
+					}
+					time.Sleep(time.Hour)
+				}
+			})
+		})
+	}
+}
+
+// TestQuotaOfComponent uses up the component's calls and frees them, as internal/wechat does it.
+func TestQuotaOfComponent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		config := kind()
+		config.DailyLimit = map[string]int{"api_component_token": 2, "/cgi-bin/component/api_create_preauthcode": 3}
+		w := start(t, config)
+		client, token := w.wechat(), w.componentToken()
+		ticket := w.last("component_verify_ticket").fields["ComponentVerifyTicket"]
+		calls := map[wechat.API]func() error{
+			wechat.APIComponentToken: func() error {
+				grant, err := client.ComponentToken(t.Context(), compID, "SEKRET-appsecret", ticket)
+				if err == nil {
+					token = grant.AccessToken
+				}
+				return err
+			},
+			wechat.APICreatePreAuthCode: func() error {
+				_, err := client.CreatePreAuthCode(t.Context(), token, compID)
+				return err
+			},
+		}
+		quota := func(api wechat.API, want wechat.Quota) {
+			t.Helper()
+			if got, err := client.Quota(t.Context(), token, api); err != nil || got != want {
+				t.Errorf("quota of %s: %+v, %v; want %+v", api, got, err, want)
+			}
+		}
+		useUp := func(api wechat.API, left int) {
+			t.Helper()
+			for i := range left + 1 {
+				want := 0
+				if i == left {
+					want = 45009
+				}
+				if err := calls[api](); errcodeOf(err) != want {
+					t.Errorf("%s, call %d: %v, want %d", api, i+1, err, want)
+				}
+			}
+		}
+		quota(wechat.APIComponentToken, wechat.Quota{DailyLimit: 2, Used: 1, Remain: 1})
+		quota(wechat.APIAuthorizerToken, wechat.Quota{DailyLimit: 10_000_000, Remain: 10_000_000})
+		useUp(wechat.APIComponentToken, 1)
+		useUp(wechat.APICreatePreAuthCode, 3)
+		quota(wechat.APIComponentToken, wechat.Quota{DailyLimit: 2, Used: 2})
+		if err := client.ClearQuota(t.Context(), compID, "x"); errcodeOf(err) != 40125 {
+			t.Errorf("cleared with a wrong secret: %v", err)
+		}
+		if err := client.ClearQuota(t.Context(), compID, "SEKRET-appsecret"); err != nil {
+			t.Fatal(err)
+		}
+		quota(wechat.APIComponentToken, wechat.Quota{DailyLimit: 2, Remain: 2})
+		useUp(wechat.APIComponentToken, 2)
+		useUp(wechat.APICreatePreAuthCode, 3)
+
+		if err := w.p.SetDailyLimit("api_component_token", 1); err != nil {
+			t.Fatal(err)
+		}
+		quota(wechat.APIComponentToken, wechat.Quota{DailyLimit: 1, Used: 2})
+		if err := w.p.SetDailyLimit("api_component_token", 3); err != nil {
+			t.Fatal(err)
+		}
+		useUp(wechat.APIComponentToken, 1)
+		if err := w.p.SetDailyLimit(apiPath+"api_component_token", -1); err != nil {
+			t.Fatal(err)
+		}
+		if err := calls[wechat.APIComponentToken](); err != nil {
+			t.Errorf("without a limit: %v", err)
+		}
+		if w.p.SetDailyLimit("api_nothing", 1) == nil {
+			t.Error("a limit for an API that there is not")
+		}
+		for range 9 {
+			if err := client.ClearQuota(t.Context(), compID, "SEKRET-appsecret"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := client.ClearQuota(t.Context(), compID, "SEKRET-appsecret"); errcodeOf(err) != 48006 {
+			t.Errorf("eleventh time in a month: %v, want 48006", err)
+		}
+	})
+}
+
+// TestStartPushTicketWithClient switches tickets on as internal/wechat does it.
+func TestStartPushTicketWithClient(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		config := kind()
+		config.Components[0].AutoPush = false
+		w := start(t, config)
+		for _, want := range []bool{false, true} {
+			if on, err := w.wechat().StartPushTicket(t.Context(), compID, "SEKRET-appsecret"); err != nil || on != want {
+				t.Errorf("on already: %t, %v; want %t", on, err, want)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		w.componentToken()
 	})
 }

@@ -1,6 +1,7 @@
 package wechatsim
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -65,11 +66,13 @@ func writeList[T any](b *strings.Builder, left, right byte, list []T, write func
 
 // writeValue writes a text or a number; neither can fail.
 func writeValue(b *strings.Builder, v any) {
-	encoder := json.NewEncoder(b)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
 		panic(fmt.Sprintf("wechatsim: value in an answer: %v", err))
 	}
+	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
 }
 
 // renderXML writes a document as WeChat does: texts in CDATA, numbers bare. With a vary that is

@@ -1,6 +1,7 @@
 package wechatsim_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"testing"
@@ -14,4 +15,14 @@ func readAll(t *testing.T, response *http.Response) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// errcodeIn returns the errcode of an answer, 0 if it has none.
+func errcodeIn(t *testing.T, answer string) int {
+	t.Helper()
+	var refusal struct{ Errcode int }
+	if err := json.Unmarshal([]byte(answer), &refusal); err != nil {
+		t.Fatalf("%v in %s", err, answer)
+	}
+	return refusal.Errcode
 }

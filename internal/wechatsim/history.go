@@ -14,21 +14,24 @@ const (
 	EntryInvalidate EntryKind = "invalidate"  // it will not be accepted after ValidUntil
 	EntryAuthorize  EntryKind = "authorize"   // an account authorized or authorized again
 	EntryCancel     EntryKind = "cancel"      // an account cancelled its authorization
+	EntryPage       EntryKind = "page"        // an authorization page was shown, or an error in its place
+	EntryConsent    EntryKind = "consent"     // an account took an authorization link, or could not
+	EntryVerify     EntryKind = "verify"      // a push address was asked for an echostr
 	EntryFault      EntryKind = "fault"       // somebody switched a trouble on or off
 )
 
 // The outcomes of calls, pushes and push answers.
 const (
-	OutcomeAnswered = "answered" // call: executed and answered, with errcode or without
+	OutcomeAnswered = "answered" // call: executed and answered, with errcode or without; page, consent: done
 	OutcomeLost     = "lost"     // call: executed, the answer was cut off
 	OutcomeBusy     = "busy"     // call: answered -1, not executed
 	OutcomeFaked    = "faked"    // call: a Fault answered, not executed
 	OutcomeDropped  = "dropped"  // call or push: vanished on its way, not executed
 	OutcomeDown     = "down"     // call: the platform was down
 	OutcomeSent     = "sent"     // push: on its way
-	OutcomeSuccess  = "success"  // push answer: as WeChat wants it
-	OutcomeRefused  = "refused"  // push answer: anything else
-	OutcomeFailed   = "failed"   // push answer: none (no connection, or not within 5 s)
+	OutcomeSuccess  = "success"  // push answer, verify: as WeChat wants it
+	OutcomeRefused  = "refused"  // push answer, verify: anything else; page, consent: an error, which Text tells
+	OutcomeFailed   = "failed"   // push answer, verify: none (no connection, or not within 5 s)
 )
 
 // Entry is one line of the history. Fields that do not apply are zero.
@@ -39,7 +42,7 @@ type Entry struct {
 	Kind       EntryKind `json:"kind"`
 	Component  string    `json:"component,omitempty"`
 	Authorizer string    `json:"authorizer,omitempty"`
-	API        string    `json:"api,omitempty"` // name as in Fault.API
+	API        string    `json:"api,omitempty"` // name as in Fault.API; of a page, its path
 	Errcode    int       `json:"errcode,omitempty"`
 	Outcome    string    `json:"outcome,omitempty"`
 
@@ -50,13 +53,16 @@ type Entry struct {
 	Digest     string `json:"digest,omitempty"`      // Fingerprint of the decrypted push
 	Status     int    `json:"status,omitempty"`      // HTTP status of a push answer
 
-	What              string    `json:"what,omitempty"`               // issue, invalidate: ticket, component_access_token, authorizer_access_token, refresh_token, auth_code, pre_auth_code
+	What              string    `json:"what,omitempty"`               // issue, invalidate, page, consent: ticket, component_access_token, authorizer_access_token, refresh_token, auth_code, pre_auth_code, jsapi_ticket, wx_card_ticket
 	Secret            string    `json:"secret,omitempty"`             // Fingerprint of it
 	Generation        int       `json:"generation,omitempty"`         // which one it is, from 1
 	RefreshGeneration int       `json:"refresh_generation,omitempty"` // the refresh token that a refresh was asked with
 	ValidUntil        time.Time `json:"valid_until,omitzero"`
 
-	Text string `json:"text,omitempty"` // passive reply, customer message, fault; a text with a secret only as sha256:<Fingerprint>
+	// A text with a secret stands here only as sha256:<Fingerprint>.
+	MsgType string `json:"msg_type,omitempty"` // of a passive reply
+	Content string `json:"content,omitempty"`  // of a passive reply of MsgType text
+	Text    string `json:"text,omitempty"`     // the whole passive reply, customer message, fault, why something was refused
 }
 
 // record appends an entry. The caller holds p.mu.

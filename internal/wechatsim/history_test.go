@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -49,6 +50,22 @@ func TestNothingTellsSecrets(t *testing.T) {
 		w.errcode(apiPath+"api_authorizer_token?component_access_token="+token, fields{"component_appid": refresh, "authorizer_appid": refresh})
 		w.errcode(apiPath+"api_component_token", fields{"component_appid": "SEKRET-appsecret"})
 		w.errcode(apiPath+refresh, fields{})
+		if _, err := w.wechat().Ticket(t.Context(), access, wechat.TicketJSAPI); err != nil {
+			t.Fatal(err)
+		}
+		l := w.link(token)
+		form := w.visit(l.PC("http://api"), l.RedirectURI).forms[0]
+		w.visit(l.PC("http://api"), "https://"+l.PreAuthCode+"/")
+		if _, failure := w.submit(form); failure != "" {
+			t.Fatal(failure)
+		}
+		form.Set("authorizer", refresh)
+		w.submit(form)
+		l.Component = refresh
+		w.visit(l.PC("http://api"), l.RedirectURI)
+		if _, err := w.p.ReleaseCheck(t.Context(), compID, "", time.Second); err != nil {
+			t.Fatal(err)
+		}
 		if err := w.p.Reauthorize(compID, accountA); err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -97,9 +98,10 @@ type world struct {
 	client *http.Client
 	stop   func() // ends the platform; called by itself at the end of the test
 
-	mu     sync.Mutex
-	inbox  []received
-	answer func(received) string // of the receiver; nil means "success"
+	mu      sync.Mutex
+	inbox   []received
+	answer  func(received) string // of the receiver; nil means "success"
+	handler http.HandlerFunc      // instead of the receiver, if not nil
 }
 
 // start runs a platform in the bubble of t.
@@ -139,6 +141,13 @@ func start(t *testing.T, config wechatsim.Config) *world {
 }
 
 func (w *world) receive(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	handler := w.handler
+	w.mu.Unlock()
+	if handler != nil {
+		handler(rw, r)
+		return
+	}
 	body, _ := io.ReadAll(r.Body)
 	got, err := open(r.URL.Query(), body)
 	if err != nil {
@@ -229,6 +238,31 @@ func (w *world) setAnswer(answer func(received) string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.answer = answer
+}
+
+func (w *world) setHandler(handler http.HandlerFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handler = handler
+}
+
+// wechat returns the client of internal/wechat for the platform's API.
+func (w *world) wechat() *wechat.Client {
+	w.t.Helper()
+	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://api", Transport: w.client.Transport})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return client
+}
+
+// errcodeOf returns the errcode in an error of internal/wechat, 0 for none.
+func errcodeOf(err error) int {
+	var e *wechat.Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return 0
 }
 
 // last returns the newest push of an InfoType.

@@ -32,6 +32,8 @@ const (
 	whatRefreshToken    = "refresh_token"
 	whatAuthCode        = "auth_code"
 	whatPreAuthCode     = "pre_auth_code"
+	whatJSAPITicket     = "jsapi_ticket"
+	whatWxCardTicket    = "wx_card_ticket"
 )
 
 // Platform is the fake WeChat platform. Its methods may be called from several goroutines.
@@ -47,7 +49,10 @@ type Platform struct {
 	rng        *rand.Rand
 	components map[string]*component
 	tokens     map[string]*token    // access tokens ever issued, by value
+	tickets    map[string]*token    // tickets of getticket ever issued, by value
 	codes      map[string]*authCode // by value
+	quotas     map[string]*quota    // by appid: what components call for an account is the account's
+	limits     map[string]int       // daily, by API name
 	secrets    []string
 	issued     int // counts the secrets made
 	history    []Entry
@@ -77,7 +82,6 @@ type component struct {
 	live        []*token // tokens not yet known to be dead, newest last
 	authorizers map[string]*authorizer
 	preAuth     map[string]*preAuthCode
-	quota       map[string]*quota // by appid, the component's own included
 }
 
 type authorizer struct {
@@ -93,6 +97,8 @@ type authorizer struct {
 
 	generation int
 	live       []*token
+	tickets    map[string]*token    // of getticket: the newest by what it is
+	sent       chan<- customMessage // while a ReleaseCheck looks at what the account sends; else nil
 }
 
 type oldRefresh struct {
@@ -100,7 +106,9 @@ type oldRefresh struct {
 	until      time.Time
 }
 
+// token is an access token, or a ticket of getticket, which lives and dies alike.
 type token struct {
+	what       string
 	value      string
 	component  string
 	authorizer string // empty for a component token
@@ -145,12 +153,18 @@ func New(config Config) (*Platform, error) {
 		rng:        rand.New(rand.NewPCG(config.Seed, 0)),
 		components: map[string]*component{},
 		tokens:     map[string]*token{},
+		tickets:    map[string]*token{},
 		codes:      map[string]*authCode{},
+		quotas:     map[string]*quota{},
+		limits:     map[string]int{},
 		lanes:      map[string]<-chan struct{}{},
 		drops:      map[string]int{},
 	}
 	for _, a := range apis {
 		p.apis[a.path] = a
+	}
+	for name, limit := range config.DailyLimit {
+		p.limits[findAPI(name).name] = limit
 	}
 	for _, c := range config.Components {
 		key, err := aesKey(c.EncodingAESKey)
@@ -160,7 +174,7 @@ func New(config Config) (*Platform, error) {
 		p.components[c.AppID] = &component{
 			Component: c, key: key, secret: c.AppSecret, pushing: c.AutoPush,
 			tickets: map[string]time.Time{}, authorizers: map[string]*authorizer{},
-			preAuth: map[string]*preAuthCode{}, quota: map[string]*quota{},
+			preAuth: map[string]*preAuthCode{},
 		}
 		p.secrets = append(p.secrets, c.AppSecret, c.Token, c.EncodingAESKey)
 	}
@@ -258,9 +272,12 @@ func (p *Platform) makeSecret(what string) string {
 		whatAuthCode:     "queryauthcode@@@",
 		whatPreAuthCode:  "preauthcode@@@",
 	}[what] + body
-	if what == whatComponentToken || what == whatAuthorizerToken {
+	switch what {
+	case whatComponentToken, whatAuthorizerToken:
 		// Real ones are long: 512 bytes are to be reserved for them.
 		value = fmt.Sprintf("%d_%s_%s", 10+p.rng.IntN(90), body, hex.EncodeToString(p.random(32)))
+	case whatJSAPITicket, whatWxCardTicket:
+		value = body + hex.EncodeToString(p.random(16)) // real ones have 86 characters and no mark
 	}
 	p.secrets = append(p.secrets, value)
 	return value
@@ -325,19 +342,41 @@ func (p *Platform) issueTicket(c *component) {
 // issueToken makes an access token for the component (a is nil) or for one of its accounts.
 // The one before works for Overlap more. The caller holds p.mu.
 func (p *Platform) issueToken(c *component, a *authorizer) *token {
-	live, generation, what, t := &c.live, &c.generation, whatComponentToken, &token{component: c.AppID}
+	live, generation, t := &c.live, &c.generation, &token{what: whatComponentToken, component: c.AppID}
 	if a != nil {
-		live, generation, what, t.authorizer = &a.live, &a.generation, whatAuthorizerToken, a.appid
+		live, generation, t.what, t.authorizer = &a.live, &a.generation, whatAuthorizerToken, a.appid
 	}
 	p.retire(live, p.config.Overlap)
 	*generation++
-	t.value, t.generation, t.expires = p.makeSecret(what), *generation, p.now().Add(p.config.TokenLife)
+	t.generation = *generation
+	p.issue(t, p.config.TokenLife)
 	*live = append(*live, t)
 	p.tokens[t.value] = t
+	return t
+}
+
+// issue gives a token its value and its life. The caller holds p.mu.
+func (p *Platform) issue(t *token, life time.Duration) {
+	t.value, t.expires = p.makeSecret(t.what), p.now().Add(life)
 	p.record(Entry{
-		Kind: EntryIssue, Component: t.component, Authorizer: t.authorizer, What: what, Secret: Fingerprint(t.value),
+		Kind: EntryIssue, Component: t.component, Authorizer: t.authorizer, What: t.what, Secret: Fingerprint(t.value),
 		Generation: t.generation, ValidUntil: t.expires,
 	})
+}
+
+// accountTicket returns the ticket of an account that is in its life, a new one if there is none.
+// The caller holds p.mu.
+func (p *Platform) accountTicket(c *component, a *authorizer, what string) *token {
+	old := a.tickets[what]
+	if old.refusal(p.now()) == codeOK {
+		return old
+	}
+	t := &token{what: what, component: c.AppID, authorizer: a.appid, generation: 1}
+	if old != nil {
+		t.generation = old.generation + 1
+	}
+	p.issue(t, p.config.AccountTicketLife)
+	a.tickets[what], p.tickets[t.value] = t, t
 	return t
 }
 
@@ -350,12 +389,8 @@ func (p *Platform) retire(live *[]*token, overlap time.Duration) {
 			continue
 		}
 		t.dies = dies
-		what := whatComponentToken
-		if t.authorizer != "" {
-			what = whatAuthorizerToken
-		}
 		p.record(Entry{
-			Kind: EntryInvalidate, Component: t.component, Authorizer: t.authorizer, What: what,
+			Kind: EntryInvalidate, Component: t.component, Authorizer: t.authorizer, What: t.what,
 			Secret: Fingerprint(t.value), Generation: t.generation, ValidUntil: dies,
 		})
 	}

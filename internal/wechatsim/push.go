@@ -1,8 +1,10 @@
 package wechatsim
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -29,6 +31,9 @@ const (
 	nextAuthorization  = 20 * time.Millisecond
 
 	infoTicket = "component_verify_ticket"
+	infoRaw    = "raw"
+
+	defaultOpenID = "oSimUser"
 )
 
 // push is one document on its way to a receiver, with all its tries.
@@ -41,18 +46,29 @@ type push struct {
 	infoType   string
 	createTime int64
 	document   string
+	mode       Mode // of a message
+	json       bool // the document is JSON
 
 	late    time.Duration
 	dropped bool
 	repeat  bool            // sent once more after success
 	after   <-chan struct{} // closed when the account's push before was tried once; nil if there is no order
 	tried   chan struct{}   // closed when this one was
+	done    chan answer     // gets the last answer when there will be no more tries
+}
+
+// answer is what a receiver answered to a push.
+type answer struct {
+	status           int // HTTP
+	outcome          string
+	text             string // passive reply, or why there is none
+	msgType, content string // of a passive reply
 }
 
 // enqueue gives a push to Run. The caller holds p.mu.
-func (p *Platform) enqueue(job push) {
+func (p *Platform) enqueue(job push) *push {
 	p.pushes++
-	job.id, job.tried = p.pushes, make(chan struct{})
+	job.id, job.tried, job.done = p.pushes, make(chan struct{}), make(chan answer, 1)
 	job.dropped = p.dropPush(job.infoType)
 	job.repeat = p.chance(p.config.RepeatPushRate)
 	job.late = p.upTo(p.config.ShuffleWithin)
@@ -69,6 +85,7 @@ func (p *Platform) enqueue(job push) {
 	case p.wake <- struct{}{}:
 	default: // Run is told already
 	}
+	return &job
 }
 
 func (p *Platform) takeQueue() []*push {
@@ -98,16 +115,16 @@ func (p *Platform) pushTickets(ctx context.Context, c *component) {
 }
 
 // pushTicket makes and pushes a ticket. The caller holds p.mu.
-func (p *Platform) pushTicket(c *component) {
+func (p *Platform) pushTicket(c *component) *push {
 	p.issueTicket(c)
-	p.pushInfo(c, "", infoTicket, field{"ComponentVerifyTicket", c.ticket})
+	return p.pushInfo(c, "", infoTicket, field{"ComponentVerifyTicket", c.ticket})
 }
 
 // pushInfo pushes an event to the AuthURL. The caller holds p.mu.
-func (p *Platform) pushInfo(c *component, authorizer, infoType string, fields ...field) {
+func (p *Platform) pushInfo(c *component, authorizer, infoType string, fields ...field) *push {
 	created := p.now().Unix()
 	document := append(object{{"AppId", c.AppID}, {"CreateTime", created}, {"InfoType", infoType}}, fields...)
-	p.enqueue(push{
+	return p.enqueue(push{
 		component: c, authorizer: authorizer, infoType: infoType, createTime: created,
 		document: renderXML(document, p.vary()),
 	})
@@ -134,20 +151,23 @@ func (p *Platform) deliver(ctx context.Context, job *push) {
 		p.mu.Lock()
 		p.record(job.entry(EntryPush, OutcomeDropped, 1))
 		p.mu.Unlock()
+		job.done <- answer{outcome: OutcomeDropped, text: "lost on its way"}
 		return
 	}
-	attempt, success := 0, false
+	attempt, success, last := 0, false, answer{}
 	for attempt < p.config.PushRetry.Times && !success {
 		if attempt > 0 && !p.wait(ctx.Done(), p.config.PushRetry.Every) {
 			return
 		}
 		attempt++
-		success = p.send(ctx, job, attempt)
+		last = p.send(ctx, job, attempt)
+		success = last.outcome == OutcomeSuccess
 		tried()
 	}
 	if ctx.Err() != nil {
 		return
 	}
+	job.done <- last
 	if job.infoType == infoTicket && !job.message {
 		p.ticketDone(ctx, job.component, success)
 	}
@@ -200,123 +220,240 @@ func (job *push) entry(kind EntryKind, outcome string, attempt int) Entry {
 	}
 }
 
-// send sends a push once and reports whether it was answered as WeChat wants it.
-func (p *Platform) send(ctx context.Context, job *push, attempt int) bool {
+// send sends a push once and returns the answer, which it records.
+func (p *Platform) send(ctx context.Context, job *push, attempt int) answer {
 	p.mu.Lock()
 	target, body, err := p.seal(job)
 	p.record(job.entry(EntryPush, OutcomeSent, attempt))
 	p.mu.Unlock()
 
-	answer := job.entry(EntryPushAnswer, OutcomeFailed, attempt)
+	a := answer{outcome: OutcomeFailed}
 	if err == nil {
-		answer.Status, answer.Outcome, answer.Text, err = p.post(ctx, job, target, body)
+		a, err = p.post(ctx, job, target, body)
 	}
 	if err != nil {
-		answer.Text = err.Error()
+		a.text = err.Error()
 	}
+	entry := job.entry(EntryPushAnswer, a.outcome, attempt)
+	entry.Status, entry.Text = a.status, withoutSecret(a.text)
+	entry.MsgType, entry.Content = withoutSecret(a.msgType), withoutSecret(a.content)
 	p.mu.Lock()
-	p.record(answer)
+	p.record(entry)
 	p.mu.Unlock()
 
-	if answer.Outcome == OutcomeSuccess {
+	if a.outcome == OutcomeSuccess {
 		about(p.config.Log.Info(), job.component.AppID, job.authorizer).Str("info_type", job.infoType).
 			Int("attempt", attempt).Msg("push answered")
-		return true
+		return a
 	}
 	about(p.config.Log.Warn(), job.component.AppID, job.authorizer).Str("info_type", job.infoType).
-		Int("attempt", attempt).Int("status", answer.Status).Str("reason", answer.Text).Msg("push failed")
-	return false
+		Int("attempt", attempt).Int("status", a.status).Str("reason", entry.Text).Msg("push failed")
+	return a
 }
 
-// seal encrypts a push and returns the address with its query, and the body. The nonce, the
-// timestamp and the random bytes are new each time; the document is not. The caller holds p.mu.
+// stamp returns a new timestamp and nonce, and the part of a query that every request to a push
+// address has. The caller holds p.mu.
+func (p *Platform) stamp(c *component) (timestamp, nonce, query string) {
+	timestamp = strconv.FormatInt(p.now().Unix(), 10)
+	nonce = strconv.Itoa(1 + p.rng.IntN(1<<31-1))
+	return timestamp, nonce, "signature=" + sign(c.Token, timestamp, nonce) + "&timestamp=" + timestamp + "&nonce=" + nonce
+}
+
+// messageURL returns the MessageURL for an account.
+func (c *component) messageURL(authorizer string) string {
+	return strings.ReplaceAll(c.MessageURL, "$APPID$", authorizer)
+}
+
+// withQuery adds a query to an address, which may have one.
+func withQuery(target, query string) string {
+	if strings.Contains(target, "?") {
+		return target + "&" + query
+	}
+	return target + "?" + query
+}
+
+// seal encrypts a push, if its mode wants that, and returns the address with its query, and the
+// body. The nonce, the timestamp and the random bytes are new each time; the document is not. The caller holds p.mu.
 func (p *Platform) seal(job *push) (target, body string, err error) {
 	c := job.component
-	encrypted, err := encrypt(c.key, [16]byte(p.random(16)), []byte(job.document), c.AppID)
-	if err != nil {
-		return "", "", err
-	}
-	timestamp := strconv.FormatInt(p.now().Unix(), 10)
-	nonce := strconv.Itoa(1 + p.rng.IntN(1<<31-1))
-	query := "signature=" + sign(c.Token, timestamp, nonce) + "&timestamp=" + timestamp + "&nonce=" + nonce
+	timestamp, nonce, query := p.stamp(c)
 	head := field{"AppId", c.AppID}
 	target = c.AuthURL
 	if job.message {
 		query += "&openid=" + url.QueryEscape(job.openID)
 		head = field{"ToUserName", OriginalID(job.authorizer)}
-		target = strings.ReplaceAll(c.MessageURL, "$APPID$", job.authorizer)
+		target = c.messageURL(job.authorizer)
+	}
+	if job.mode == ModePlain {
+		return withQuery(target, query), job.document, nil
+	}
+	encrypted, err := encrypt(c.key, [16]byte(p.random(16)), []byte(job.document), c.AppID)
+	if err != nil {
+		return "", "", err
 	}
 	query += "&encrypt_type=aes&msg_signature=" + sign(c.Token, timestamp, nonce, encrypted)
-	separator := "?"
-	if strings.Contains(target, "?") {
-		separator = "&"
+	switch envelope := (object{head, {"Encrypt", encrypted}}); {
+	case job.mode == ModeCompat && job.json:
+		body = strings.TrimSuffix(job.document, "}") + `,"Encrypt":"` + encrypted + `"}`
+	case job.mode == ModeCompat:
+		body = strings.TrimSuffix(job.document, "</xml>") + "<Encrypt><![CDATA[" + encrypted + "]]></Encrypt></xml>"
+	case job.json:
+		body = renderJSON(envelope, p.vary())
+	default:
+		body = renderXML(envelope, p.vary())
 	}
-	return target + separator + query, renderXML(object{head, {"Encrypt", encrypted}}, p.vary()), nil
+	return withQuery(target, query), body, nil
 }
 
 // post sends a body and judges the answer. The error says why there was none.
-func (p *Platform) post(ctx context.Context, job *push, target, body string) (status int, outcome, text string, err error) {
+func (p *Platform) post(ctx context.Context, job *push, target, body string) (answer, error) {
+	a := answer{outcome: OutcomeFailed}
+	kind := "text/xml"
+	if job.json {
+		kind = "application/json"
+	}
+	text, err := p.exchange(ctx, http.MethodPost, target, kind, body, &a.status)
+	if err != nil {
+		return a, fmt.Errorf("push: %w", err)
+	}
+	a.outcome = OutcomeRefused
+	switch {
+	case a.status != http.StatusOK:
+		a.text = "status is not 200"
+	case string(text) == "success", len(text) == 0 && job.message:
+		a.outcome = OutcomeSuccess
+	case !job.message:
+		a.text = "body is not exactly success"
+	default:
+		if a.text, a.msgType, a.content, err = job.openReply(text); err != nil {
+			a.text = err.Error()
+			break
+		}
+		a.outcome = OutcomeSuccess
+	}
+	return a, nil
+}
+
+// exchange sends a request to a push address, sets status, and returns the body of the answer.
+func (p *Platform) exchange(ctx context.Context, method, target, kind, body string, status *int) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, pushDeadline)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(body))
 	if err != nil {
-		return 0, OutcomeFailed, "", errors.New("push: the address is not a URL")
+		return nil, errors.New("the address is not a URL")
 	}
-	request.Header.Set("Content-Type", "text/xml")
+	if kind != "" {
+		request.Header.Set("Content-Type", kind)
+	}
 	request.Header.Set("User-Agent", "Mozilla/4.0")
+	request.Close = method == http.MethodGet // Run, which closes the connections of pushes, need not run
 	response, err := p.client.Do(request)
 	if err != nil {
 		var urlErr *url.Error
 		if errors.As(err, &urlErr) {
 			err = urlErr.Err // without the address: its query is long and says nothing
 		}
-		return 0, OutcomeFailed, "", fmt.Errorf("push: %w", err)
+		return nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxPushAnswer))
+	*status = response.StatusCode
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxPushAnswer))
 	if err != nil {
-		return response.StatusCode, OutcomeFailed, "", fmt.Errorf("push: read the answer: %w", err)
+		return nil, fmt.Errorf("read the answer: %w", err)
 	}
-	if response.StatusCode != http.StatusOK {
-		return response.StatusCode, OutcomeRefused, "status is not 200", nil
-	}
-	switch text := string(answer); {
-	case text == "success", text == "" && job.message:
-		return response.StatusCode, OutcomeSuccess, "", nil
-	case !job.message:
-		return response.StatusCode, OutcomeRefused, "body is not exactly success", nil
-	}
-	reply, err := job.component.openReply(answer)
-	if err != nil {
-		return response.StatusCode, OutcomeRefused, err.Error(), nil
-	}
-	return response.StatusCode, OutcomeSuccess, withoutSecret(reply), nil
+	return text, nil
 }
 
-// openReply checks and decrypts a passive reply (message_push, "回包").
-func (c *component) openReply(answer []byte) (string, error) {
-	var reply struct {
-		XMLName      xml.Name `xml:"xml"`
-		Encrypt      string
-		MsgSignature string
-		TimeStamp    string
-		Nonce        string
+// openReply checks and decrypts a passive reply ("message_push", "Passive_user_reply_message"). It
+// has the format of the push; in plain mode it is clear, in compat mode it may be.
+func (job *push) openReply(body []byte) (text, msgType, content string, err error) {
+	fields, err := leaves(body, job.json)
+	text = string(body)
+	encrypted := err == nil && fields["Encrypt"] != ""
+	switch {
+	case encrypted && job.mode != ModePlain:
+		if text, err = job.component.decryptReply(fields); err != nil {
+			return "", "", "", fmt.Errorf("reply: %w", err)
+		}
+		if fields, err = leaves([]byte(text), job.json); err != nil {
+			return "", "", "", fmt.Errorf("reply: what was encrypted is %w", err)
+		}
+	case job.mode == ModeSecurity:
+		return "", "", "", errors.New("reply: neither empty nor success nor an encrypted reply")
+	case err != nil || fields["MsgType"] == "":
+		return "", "", "", errors.New("reply: neither empty nor success nor a reply")
 	}
-	if err := xml.Unmarshal(answer, &reply); err != nil || reply.Encrypt == "" {
-		return "", errors.New("reply: neither empty nor success nor an encrypted reply")
+	switch {
+	case fields["MsgType"] == "":
+		return "", "", "", errors.New("reply: MsgType is missing")
+	case job.infoType == infoRaw: // who wrote it is not known
+	case fields["ToUserName"] != job.openID:
+		return "", "", "", errors.New("reply: ToUserName is not the user who wrote")
+	case fields["FromUserName"] != OriginalID(job.authorizer):
+		return "", "", "", errors.New("reply: FromUserName is not the account")
 	}
-	if !equal(reply.MsgSignature, sign(c.Token, reply.TimeStamp, reply.Nonce, reply.Encrypt)) {
-		return "", errors.New("reply: wrong MsgSignature")
+	return text, fields["MsgType"], fields["Content"], nil
+}
+
+// decryptReply checks the signature of an encrypted reply and decrypts it.
+func (c *component) decryptReply(fields map[string]string) (string, error) {
+	if !equal(fields["MsgSignature"], sign(c.Token, fields["TimeStamp"], fields["Nonce"], fields["Encrypt"])) {
+		return "", errors.New("wrong MsgSignature")
 	}
-	message, appid, err := decrypt(c.key, reply.Encrypt)
+	message, appid, err := decrypt(c.key, fields["Encrypt"])
 	if err != nil {
-		return "", fmt.Errorf("reply: %w", err)
+		return "", err
 	}
 	if appid != c.AppID {
-		return "", errors.New("reply: the appid at its end is not the component's")
+		return "", errors.New("the appid at its end is not the component's")
 	}
 	return string(message), nil
 }
+
+// leaves returns the texts and numbers directly in the root of a document.
+func leaves(document []byte, isJSON bool) (map[string]string, error) {
+	fields := map[string]string{}
+	if isJSON {
+		var members map[string]any
+		decoder := json.NewDecoder(bytes.NewReader(document))
+		decoder.UseNumber()
+		if err := decoder.Decode(&members); err != nil || decoder.Decode(new(any)) != io.EOF {
+			return nil, errors.New("not a JSON object")
+		}
+		for name, value := range members {
+			switch value.(type) {
+			case string, json.Number:
+				fields[name] = fmt.Sprint(value)
+			}
+		}
+		return fields, nil
+	}
+	var root struct {
+		XMLName  xml.Name `xml:"xml"`
+		Elements []struct {
+			XMLName xml.Name
+			Text    string `xml:",chardata"`
+		} `xml:",any"`
+	}
+	if err := xml.Unmarshal(document, &root); err != nil {
+		return nil, errors.New("not XML in <xml>")
+	}
+	for _, element := range root.Elements {
+		fields[element.XMLName.Local] = element.Text
+	}
+	return fields, nil
+}
+
+// Mode is how messages are pushed, as the console of an account lets its operator choose
+// ("message-push"). Components get ModeSecurity only; the others are for accounts that develop for themselves.
+type Mode string
+
+// The modes.
+const (
+	ModeSecurity Mode = "security" // 安全模式: encrypted, and so is the reply
+	ModeCompat   Mode = "compat"   // 兼容模式: clear fields and Encrypt side by side; the reply is either
+	ModePlain    Mode = "plain"    // 明文模式: clear, with nothing but signature, which does not cover the body
+)
 
 // Message is what a user sends to an account, or an event of the account.
 type Message struct {
@@ -325,6 +462,8 @@ type Message struct {
 	Event   string // of MsgType event
 	Content string // of MsgType text
 	MsgID   int64  // 0 means the next free one; events have none
+	Mode    Mode   // "" means ModeSecurity
+	JSON    bool   // in JSON, as mini programs may choose it, instead of XML
 }
 
 // PushMessage pushes a message or an event for an account to the MessageURL.
@@ -338,7 +477,18 @@ func (p *Platform) PushMessage(componentAppID, authorizer string, m Message) err
 	if c.MessageURL == "" {
 		return fmt.Errorf("push message: component %q has no MessageURL", c.AppID)
 	}
-	m.OpenID = cmp.Or(m.OpenID, "oSimUser")
+	switch m.Mode {
+	case "", ModeSecurity, ModeCompat, ModePlain:
+	default:
+		return fmt.Errorf("push message: mode %q: want %s, %s or %s", m.Mode, ModeSecurity, ModeCompat, ModePlain)
+	}
+	p.pushMessage(c, a, m)
+	return nil
+}
+
+// pushMessage pushes a message. The caller holds p.mu.
+func (p *Platform) pushMessage(c *component, a *authorizer, m Message) *push {
+	m.OpenID = cmp.Or(m.OpenID, defaultOpenID)
 	if m.MsgType == "" {
 		m.MsgType = "text"
 		if m.Event != "" {
@@ -356,11 +506,14 @@ func (p *Platform) PushMessage(componentAppID, authorizer string, m Message) err
 		id := cmp.Or(m.MsgID, 24_000_000_000_000_000+int64(p.pushes))
 		document = append(document, field{"Content", m.Content}, field{"MsgId", id})
 	}
-	p.enqueue(push{
+	render := renderXML
+	if m.JSON {
+		render = renderJSON
+	}
+	return p.enqueue(push{
 		component: c, authorizer: a.appid, message: true, openID: m.OpenID, infoType: infoType, createTime: created,
-		document: renderXML(document, p.vary()),
+		document: render(document, p.vary()), mode: cmp.Or(m.Mode, ModeSecurity), json: m.JSON,
 	})
-	return nil
 }
 
 // PushInfo pushes an event of any InfoType to the AuthURL, with more fields of this order: name, value, name, value.
@@ -396,8 +549,8 @@ func elementName(s string) bool {
 }
 
 // PushRaw encrypts a document as it is and pushes it: to the AuthURL, or to the MessageURL of
-// authorizer if that is not empty. The platform does not look into it: a replay, an old ticket or
-// nonsense can be pushed.
+// authorizer if that is not empty, there in a JSON envelope if it begins with {. The platform does
+// not look into it: a replay, an old ticket or nonsense can be pushed.
 func (p *Platform) PushRaw(componentAppID, authorizer, document string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -409,8 +562,9 @@ func (p *Platform) PushRaw(componentAppID, authorizer, document string) error {
 		return fmt.Errorf("push: component %q has no MessageURL", c.AppID)
 	}
 	p.enqueue(push{
-		component: c, authorizer: authorizer, message: authorizer != "", openID: "oSimUser",
-		infoType: "raw", document: document, createTime: p.now().Unix(),
+		component: c, authorizer: authorizer, message: authorizer != "", openID: defaultOpenID,
+		infoType: infoRaw, document: document, createTime: p.now().Unix(), mode: ModeSecurity,
+		json: authorizer != "" && strings.HasPrefix(document, "{"),
 	})
 	return nil
 }

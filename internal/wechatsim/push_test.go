@@ -175,15 +175,20 @@ func TestMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reply := func(token, appid string) func(received) string {
+	back := "<xml><ToUserName>oUser</ToUserName><FromUserName>" + wechatsim.OriginalID(accountA) + "</FromUserName><MsgType>text</MsgType><Content>hello back</Content></xml>"
+	says := func(token, appid, document string) func(received) string {
 		return func(received) string {
-			encrypted, err := wechatsim.Encrypt(key, [16]byte{}, []byte("<xml><Content>hello back</Content></xml>"), appid)
+			encrypted, err := wechatsim.Encrypt(key, [16]byte{}, []byte(document), appid)
 			if err != nil {
 				return err.Error()
 			}
 			return "<xml><Encrypt><![CDATA[" + encrypted + "]]></Encrypt><MsgSignature>" + wechatsim.Sign(token, "1700000000", "77", encrypted) +
 				"</MsgSignature><TimeStamp>1700000000</TimeStamp><Nonce>77</Nonce></xml>"
 		}
+	}
+	reply := func(token, appid string) func(received) string { return says(token, appid, back) }
+	without := func(part, instead string) func(received) string {
+		return says(compToken, compID, strings.Replace(back, part, instead, 1))
 	}
 	for _, row := range []struct {
 		name     string
@@ -193,9 +198,14 @@ func TestMessages(t *testing.T) {
 	}{
 		{"success", nil, wechatsim.OutcomeSuccess, ""},
 		{"empty", func(received) string { return "" }, wechatsim.OutcomeSuccess, ""},
-		{"reply", reply(compToken, compID), wechatsim.OutcomeSuccess, "<xml><Content>hello back</Content></xml>"},
+		{"reply", reply(compToken, compID), wechatsim.OutcomeSuccess, back},
 		{"reply signed by a stranger", reply("stranger", compID), wechatsim.OutcomeRefused, "reply: wrong MsgSignature"},
 		{"reply of another component", reply(compToken, "wx0"), wechatsim.OutcomeRefused, "reply: the appid at its end is not the component's"},
+		{"reply without MsgType", without("<MsgType>text</MsgType>", ""), wechatsim.OutcomeRefused, "reply: MsgType is missing"},
+		{"reply to another user", without(">oUser<", ">oOther<"), wechatsim.OutcomeRefused, "reply: ToUserName is not the user who wrote"},
+		{"reply of another account", without(wechatsim.OriginalID(accountA), "gh_0"), wechatsim.OutcomeRefused, "reply: FromUserName is not the account"},
+		{"reply that is no document", without("</xml>", ""), wechatsim.OutcomeRefused, "reply: what was encrypted is not XML in <xml>"},
+		{"clear reply", func(received) string { return back }, wechatsim.OutcomeRefused, "reply: neither empty nor success nor an encrypted reply"},
 		{"text", func(received) string { return "hello" }, wechatsim.OutcomeRefused, "reply: neither empty nor success nor an encrypted reply"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

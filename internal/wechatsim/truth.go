@@ -145,6 +145,25 @@ func (p *Platform) AcceptsTicket(componentAppID, ticket string) bool {
 	return err == nil && p.now().Before(c.tickets[ticket])
 }
 
+// AcceptsAccountTicket reports whether a ticket of getticket, of type jsapi or wx_card, is in its
+// life: whether what an account signs with it now would be believed.
+func (p *Platform) AcceptsAccountTicket(componentAppID, authorizer, ticketType, ticket string) bool {
+	return p.now().Before(p.AccountTicketValidUntil(componentAppID, authorizer, ticketType, ticket))
+}
+
+// AccountTicketValidUntil returns when such a ticket ends or ended, as far as is decided now. It
+// is zero for one that was never of this account and type.
+func (p *Platform) AccountTicketValidUntil(componentAppID, authorizer, ticketType, ticket string) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, err := p.component(componentAppID)
+	t := p.tickets[ticket]
+	if err != nil || t == nil || t.component != c.AppID || t.authorizer != authorizer || t.what != ticketTypes[ticketType] {
+		return time.Time{}
+	}
+	return t.validUntil()
+}
+
 // Judgement is what the platform says about an access token of which only the SHA-256 is known.
 type Judgement struct {
 	Known      bool      `json:"known"`

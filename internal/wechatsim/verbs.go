@@ -3,7 +3,9 @@ package wechatsim
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,28 +50,43 @@ func (p *Platform) Reauthorize(componentAppID, authorizer string) error {
 // of the link and returns where WeChat sends the browser, redirectURI with auth_code and
 // expires_in. The event is pushed as well.
 func (p *Platform) Consent(componentAppID, authorizer, preAuthCode, redirectURI string) (location string, err error) {
-	redirect, err := url.Parse(redirectURI)
-	if err != nil || redirect.Host == "" {
-		return "", errors.New("consent: redirect_uri is not a URL")
-	}
+	return p.consentTo(link{Component: componentAppID, PreAuthCode: preAuthCode, RedirectURI: redirectURI}, authorizer)
+}
+
+// consentTo does what Consent does, and records it.
+func (p *Platform) consentTo(l link, authorizer string) (location string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c, err := p.component(componentAppID)
+	c, err := p.component(l.Component)
+	if err == nil {
+		l.Component = c.AppID
+		location, err = p.consent(c, l, authorizer)
+	}
+	p.recordLink(EntryConsent, l, authorizer, "", err)
 	if err != nil {
 		return "", fmt.Errorf("consent: %w", err)
 	}
-	if !wxtoken.ValidAppID(authorizer) {
-		return "", fmt.Errorf("consent: %q is not an appid", authorizer)
+	return location, nil
+}
+
+// consent uses a link up. The caller holds p.mu.
+func (p *Platform) consent(c *component, l link, authorizer string) (location string, err error) {
+	redirect, err := parseURL(l.RedirectURI)
+	if err != nil {
+		return "", errors.New("redirect_uri is not http:// or https:// with a host")
 	}
-	pre := c.preAuth[preAuthCode]
-	switch {
-	case pre == nil || !p.now().Before(pre.expires):
-		return "", errors.New("consent: the pre-auth code is unknown or expired")
-	case pre.used:
-		return "", errors.New("consent: the pre-auth code was used already")
+	if !wxtoken.ValidAppID(authorizer) {
+		return "", fmt.Errorf("%q is not an appid", authorizer)
+	}
+	if l.BizAppID != "" && authorizer != l.BizAppID {
+		return "", fmt.Errorf("the link is for account %q alone, not for %q", l.BizAppID, authorizer)
+	}
+	pre, err := p.checkPreAuth(c, l.PreAuthCode)
+	if err != nil {
+		return "", err
 	}
 	pre.used = true
-	code := p.authorize(c, authorizer, preAuthCode)
+	code, _ := p.authorize(c, authorizer, l.PreAuthCode)
 	if p.config.TwoCodes {
 		code = p.issueCode(c, c.authorizers[authorizer])
 	}
@@ -79,6 +96,18 @@ func (p *Platform) Consent(componentAppID, authorizer, preAuthCode, redirectURI 
 	}
 	redirect.RawQuery = query
 	return redirect.String(), nil
+}
+
+// checkPreAuth returns a pre-auth code that still serves. The caller holds p.mu.
+func (p *Platform) checkPreAuth(c *component, value string) (*preAuthCode, error) {
+	pre := c.preAuth[value]
+	switch {
+	case pre == nil || !p.now().Before(pre.expires):
+		return nil, errors.New("the pre-auth code is unknown or expired")
+	case pre.used:
+		return nil, errors.New("the pre-auth code was used already")
+	}
+	return pre, nil
 }
 
 // Register plays the quick registration of a mini program: the new account authorizes the
@@ -107,7 +136,7 @@ func (p *Platform) Register(componentAppID, authorizer string) error {
 func (p *Platform) grant(c *component, appid string) *authorizer {
 	a := c.authorizers[appid]
 	if a == nil {
-		a = &authorizer{appid: appid, oldRefresh: map[string]oldRefresh{}}
+		a = &authorizer{appid: appid, oldRefresh: map[string]oldRefresh{}, tickets: map[string]*token{}}
 		c.authorizers[appid] = a
 	}
 	a.epoch++
@@ -121,8 +150,8 @@ func (p *Platform) grant(c *component, appid string) *authorizer {
 	return a
 }
 
-// authorize grants and pushes the event with a code, which it returns. The caller holds p.mu.
-func (p *Platform) authorize(c *component, appid, preAuthCode string) (code string) {
+// authorize grants and pushes the event with a code. It returns both. The caller holds p.mu.
+func (p *Platform) authorize(c *component, appid, preAuthCode string) (code string, event *push) {
 	infoType := "authorized"
 	if a := c.authorizers[appid]; a != nil && a.authorized {
 		infoType = "updateauthorized"
@@ -138,14 +167,13 @@ func (p *Platform) authorize(c *component, appid, preAuthCode string) (code stri
 		// The page says "in seconds" and no more; samples show both readings.
 		expires = int64(p.config.CodeLife / time.Second)
 	}
-	p.pushInfo(c, appid, infoType,
+	return code, p.pushInfo(c, appid, infoType,
 		field{"AuthorizerAppid", appid}, field{"AuthorizationCode", code},
 		field{"AuthorizationCodeExpiredTime", expires}, field{"PreAuthCode", preAuthCode})
-	return code
 }
 
 // Cancel lets an account cancel its authorization: refresh tokens, codes and (unless
-// KeepTokensOnCancel) access tokens are dead at once, and "unauthorized" is pushed.
+// KeepTokensOnCancel) access tokens and tickets are dead at once, and "unauthorized" is pushed.
 func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,15 +181,22 @@ func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	if err != nil {
 		return fmt.Errorf("cancel: %w", err)
 	}
+	p.cancel(c, a)
+	return nil
+}
+
+// cancel does what Cancel does, and returns the event. The caller holds p.mu.
+func (p *Platform) cancel(c *component, a *authorizer) *push {
 	a.authorized = false
 	p.record(Entry{Kind: EntryCancel, Component: c.AppID, Authorizer: a.appid, Generation: a.epoch})
 	about(p.config.Log.Info(), c.AppID, a.appid).Msg("authorization cancelled")
 	p.killRefresh(c, a)
 	if !p.config.KeepTokensOnCancel {
 		p.retire(&a.live, 0)
+		tickets := slices.SortedFunc(maps.Values(a.tickets), func(a, b *token) int { return strings.Compare(a.what, b.what) })
+		p.retire(&tickets, 0)
 	}
-	p.pushInfo(c, a.appid, "unauthorized", field{"AuthorizerAppid", a.appid})
-	return nil
+	return p.pushInfo(c, a.appid, "unauthorized", field{"AuthorizerAppid", a.appid})
 }
 
 // Invalidate lets the access tokens of an account die at once, or those of the component itself if
