@@ -41,6 +41,7 @@ type person struct {
 	calls     int       // upper bound: renewals that its own troubles may have cost
 	lastSeen  uint64    // generation that the reader saw last
 	cancelled bool
+	ref       string // of the link through which it authorized last; empty if through none
 }
 
 // day is one virtual day of the system under faults.
@@ -62,6 +63,9 @@ type day struct {
 	read      int                          // of the platform's history
 	about     map[string][]wechatsim.Entry // pushes about each account
 	issued    map[string]time.Time         // when each account last got a token from WeChat
+	redirects int                          // callbacks tried
+	// ticketSeen is when each account with a jsapi_ticket last had a good one.
+	ticketSeen [ticketAccounts]time.Time
 }
 
 // act is something that will happen.
@@ -93,6 +97,11 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 	cfg.BusyRate = d.busyRate()
 	d.world = newWorld(t, cfg, natsdtest.InBubble)
 	d.world.cfg.Concurrency = 8
+	d.world.cfg.PublicURL, d.world.cfg.WechatPageURL = "http://ingest", "http://wechat"
+	d.world.cfg.Derive = []string{"jsapi"}
+	for i := range ticketAccounts {
+		d.world.cfg.DeriveFor = append(d.world.cfg.DeriveFor, account(i))
+	}
 	d.start()
 	d.start()
 	d.began = time.Now()
@@ -325,6 +334,7 @@ func (d *day) sample() {
 			}
 		}
 	}
+	d.sampleTickets(now)
 }
 
 // longOutage reports whether the last life of a token had more trouble than it rides out.

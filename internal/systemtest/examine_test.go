@@ -47,6 +47,8 @@ func (d *day) examinePerson(ctx context.Context, p *person) {
 		d.violation("status", "%s is %q at the day's end (%v), last error %+v", p.appid, status.State, statusErr, status.LastError)
 	case status.Authorizer == nil || status.Authorizer.Profile["nick_name"] == nil:
 		d.violation("status", "%s has no profile at the day's end", p.appid)
+	case p.ref != "" && status.Authorizer.Ref != p.ref:
+		d.violation("ref", "%s authorized through a link with ref %q, and has %q", p.appid, p.ref, status.Authorizer.Ref)
 	}
 	stream, err := d.js.Stream(ctx, events.StreamTokens)
 	if err != nil {
@@ -100,7 +102,8 @@ func (d *day) examineEvents(ctx context.Context) {
 	}
 	// Each event that ever lay on the work queue took one sequence.
 	stored := int(info.State.LastSeq)
-	if stored < len(answered["auth"]) || stored > len(tried["auth"]) {
+	redirects := d.happened["redirected"] // each an event that was no push
+	if stored < len(answered["auth"])+redirects || stored > len(tried["auth"])+d.redirects {
 		d.violation("I3", "%d pushes were answered with success and %d sent, and AUTH got %d events", len(answered["auth"]), len(tried["auth"]), stored)
 	}
 	if info.State.Msgs > 0 {

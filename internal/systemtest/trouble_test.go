@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ type trouble struct {
 }
 
 func troubleNames() (names []string) {
-	for _, tr := range troubles {
+	for _, tr := range allTroubles {
 		names = append(names, tr.name)
 	}
 	return names
@@ -38,6 +39,9 @@ const (
 	missedPush  = 6*time.Hour + 15*time.Minute
 	missedToken = life + 5*time.Minute
 )
+
+// allTroubles are planned in this order, so that each comes up on some day.
+var allTroubles = append(slices.Clone(troubles), lifeTroubles...)
 
 var troubles = []trouble{
 	{"WeChat down", func(d *day) {
@@ -217,9 +221,9 @@ func (d *day) plan() {
 		period := time.Hour + d.upTo(2*time.Hour)
 		if d.rng.IntN(4) > 0 {
 			for range 2 + d.rng.IntN(5) {
-				tr := troubles[turn%len(troubles)]
+				tr := allTroubles[turn%len(allTroubles)]
 				if d.rng.IntN(3) == 0 {
-					tr = troubles[d.rng.IntN(len(troubles))]
+					tr = allTroubles[d.rng.IntN(len(allTroubles))]
 				} else {
 					turn++
 				}
