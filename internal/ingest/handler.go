@@ -99,6 +99,20 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 }
 
 func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
+	if len(r.TransferEncoding) > 0 {
+		// Beside its chunks the request may have had a Content-Length, which net/http drops. A proxy that went by it
+		// would see a second request in what follows: nothing may follow.
+		w.Header().Set("Connection", "close")
+	}
+	if isConnect(r.URL.Path) {
+		i.connect(w, r)
+		return
+	}
+	i.push(w, r)
+}
+
+// push answers a push, and everything else that is no page.
+func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	// WeChat may hang up while its push is being stored. The store goes on: the repeat then finds it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
@@ -114,11 +128,6 @@ func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	i.record(r, to, a, time.Since(start))
 
 	h := w.Header()
-	if len(r.TransferEncoding) > 0 {
-		// Beside its chunks the request may have had a Content-Length, which net/http drops. A proxy that went by it
-		// would see a second request in what follows: nothing may follow.
-		h.Set("Connection", "close")
-	}
 	h.Set("Content-Type", cmp.Or(a.format, "text/plain; charset=utf-8"))
 	h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
 	w.WriteHeader(a.status)
@@ -283,6 +292,12 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 	return a
 }
 
+// agent returns as much of the User-Agent as goes into the log.
+func agent(r *http.Request) string {
+	text := r.UserAgent()
+	return text[:min(len(text), maxLogAgent)]
+}
+
 // record counts the answer and logs it. Nothing of query or body goes into a line.
 func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
 	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
@@ -301,11 +316,7 @@ func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration
 	case resultNATSUnavailable:
 		msg = "push not stored"
 	}
-	agent := r.UserAgent()
-	if len(agent) > maxLogAgent {
-		agent = agent[:maxLogAgent]
-	}
 	log := i.lines.about(a.reason)
 	log.Warn().Err(a.err).Str("event_id", a.id).Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).
-		Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent).Dur("duration", took).Msg(msg)
+		Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent(r)).Dur("duration", took).Msg(msg)
 }

@@ -72,6 +72,7 @@ type Ingest struct {
 	// One for each that is under way. Together they leave connections for the pushes that can't wait.
 	parsing chan struct{} // pushes that are being parsed
 	asking  chan struct{} // messages about which the services are being asked
+	pages   chan struct{} // pages of authorization links that are being made
 }
 
 // New returns an Ingest for the given components. Its error names every fault of their settings
@@ -89,6 +90,7 @@ func New(components []Component, d Deps) (*Ingest, error) {
 		plainMessages: d.PlainMessages,
 		parsing:       make(chan struct{}, maxParsing),
 		asking:        make(chan struct{}, maxAsking),
+		pages:         make(chan struct{}, maxPages),
 	}
 	if i.crash == nil {
 		i.crash = func(string) {}

@@ -103,6 +103,7 @@ type metrics struct {
 
 	replies       *prometheus.CounterVec // result
 	replyDuration prometheus.Histogram
+	connects      *prometheus.CounterVec // page, result
 }
 
 // newMetrics registers all metrics, with zero for every value of a label, so that an alert can tell
@@ -139,9 +140,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "wxtoken_reply_duration_seconds", Help: "Time that a service took for a reply that WeChat got.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
 		}),
+		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_connect_total", Help: "Pages of authorization links, by what they said.",
+		}, []string{"page", "result"}),
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.keys, m.suppressed, m.replies, m.replyDuration} {
+	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.keys, m.suppressed, m.replies, m.replyDuration, m.connects} {
 		if err := reg.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register a metric: %w", err))
 		}
@@ -160,6 +164,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	for _, result := range replyResults {
 		m.replies.WithLabelValues(result)
+	}
+	for _, page := range connectPages {
+		for _, result := range connectResults {
+			m.connects.WithLabelValues(page, result)
+		}
 	}
 	for key := range 2 {
 		m.keys.WithLabelValues(keyLabel(key))
