@@ -183,6 +183,15 @@ func (b *logBuffer) String() string {
 	return b.text.String()
 }
 
+// take returns what was logged and forgets it.
+func (b *logBuffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text := b.text.String()
+	b.text.Reset()
+	return text
+}
+
 // lines returns the lines above debug.
 func (b *logBuffer) lines(t testing.TB) []map[string]any {
 	t.Helper()
