@@ -37,7 +37,9 @@ func run(ctx context.Context, cfg *settings) error {
 	}
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "ingest", health, metrics)
-	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints(),
+		NoReleaseCheck: !cfg.ReleaseCheck, PlainMessages: cfg.PlainMessages,
+	})
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,9 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints(),
+		NoReleaseCheck: !cfg.ReleaseCheck, PlainMessages: cfg.PlainMessages,
+	})
 	if err != nil {
 		return err
 	}

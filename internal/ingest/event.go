@@ -16,6 +16,7 @@ type pushed struct {
 	kind    string    // InfoType, or kindMessage, or kindReleaseCheck
 	created time.Time // zero when the push does not tell
 	events  []events.Event
+	reply   reply
 }
 
 // authInfoTypes are the InfoTypes that the refresher acts on. Their events go to AUTH.
@@ -71,18 +72,28 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte) (pushed
 	if sane(m.CreateTime) {
 		p.created, at = m.CreateTime, m.CreateTime
 	}
-	if code, authorizer, ok := releaseCheck(appid, m); ok {
+	account := releaseAccount(appid, m)
+	code := releaseCode(m)
+	switch {
+	case account == "":
+	case code != "" && i.releaseCheck:
 		p.kind = kindReleaseCheck
+		p.reply.silent = true
 		e, err := events.Auth{
 			Kind: events.KindReleaseCheck, Component: component, CreateTime: at, ReceivedAt: i.now().UTC(),
-			Authorizer: authorizer, Code: code,
+			Authorizer: account, Code: code, OpenID: m.FromUserName,
 		}.Event(id, path)
 		if err != nil {
 			return pushed{}, fmt.Errorf("message of the release check: %w", err)
 		}
 		p.events = []events.Event{e}
 		return p, nil
+	case code != "":
+		text = withoutCode(text, code)
+	case i.releaseCheck:
+		p.reply.document = i.releaseReply(m, text)
 	}
+	p.reply.subject = events.ReplySubject(component, appid, m.MsgType, m.Event)
 	subject := events.MessageSubject(component, appid, m.MsgType, m.Event)
 	p.events = []events.Event{{
 		Subject: subject, ID: id, Source: path, Type: eventType(subject, 2), About: appid,
@@ -107,32 +118,4 @@ func contentType(text []byte) string {
 		return "application/json"
 	}
 	return "application/xml"
-}
-
-// releaseAccounts are the accounts that WeChat lends for the network release check
-// ("releases_instructions"): gh_ id and appid, five official accounts and five mini programs.
-var releaseAccounts = map[string]string{
-	"gh_3c884a361561": "wx570bc396a51b8ff8", "gh_8dad206e9538": "wxd101a85aa106f53e",
-	"gh_c0f28a78b318": "wx9252c5e0bb1836fc", "gh_905ae9d01059": "wxc39235c15087f6f3",
-	"gh_3f222ed8d140": "wx8e1097c5bc82cde9", "gh_393666f1fdf4": "wx7720d01d4b2a4500",
-	"gh_26128078e9ab": "wx14550af28c71a144", "gh_39abb5d4e1b7": "wx05d483572dcd5d8b",
-	"gh_2b3713f184a6": "wxa35b9c23cfe664eb", "gh_7818dcb60240": "wx5910277cae6fd970",
-}
-
-// releaseCheck returns the authorization code that the release check sends as a text to one of its
-// accounts. Either of appid, which is that of the path, and ToUserName tells the account.
-func releaseCheck(appid string, m wechat.Message) (code, authorizer string, ok bool) {
-	code, ok = strings.CutPrefix(m.Content, "QUERY_AUTH_CODE:")
-	if !ok || code == "" || m.MsgType != "text" {
-		return "", "", false
-	}
-	if authorizer, ok := releaseAccounts[m.ToUserName]; ok {
-		return code, authorizer, true
-	}
-	for _, account := range releaseAccounts {
-		if account == appid {
-			return code, appid, true
-		}
-	}
-	return "", "", false
 }

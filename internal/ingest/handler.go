@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -17,6 +18,7 @@ import (
 const (
 	maxBody     = 64 << 10        // bytes
 	maxParsing  = 64              // pushes parsed at once
+	maxAsking   = 256             // messages about which the services are asked at once; a server has 512 connections
 	readTime    = 2 * time.Second // for the body
 	answerTime  = 4 * time.Second // until the answer; WeChat waits 5 ("message_push")
 	maxAge      = 24 * time.Hour  // by CreateTime; older pushes are not stored
@@ -35,6 +37,7 @@ const (
 type answer struct {
 	status int
 	body   string
+	format string // its Content-Type; plain text where it is empty
 	result string
 	reason wechat.Reason // of a refusal, of a stale push, and when NATS is unavailable
 	kind   string
@@ -96,6 +99,20 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 }
 
 func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
+	if len(r.TransferEncoding) > 0 {
+		// Beside its chunks the request may have had a Content-Length, which net/http drops. A proxy that went by it
+		// would see a second request in what follows: nothing may follow.
+		w.Header().Set("Connection", "close")
+	}
+	if isConnect(r.URL.Path) {
+		i.connect(w, r)
+		return
+	}
+	i.push(w, r)
+}
+
+// push answers a push, and everything else that is no page.
+func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	// WeChat may hang up while its push is being stored. The store goes on: the repeat then finds it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
@@ -111,12 +128,7 @@ func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	i.record(r, to, a, time.Since(start))
 
 	h := w.Header()
-	if len(r.TransferEncoding) > 0 {
-		// Beside its chunks the request may have had a Content-Length, which net/http drops. A proxy that went by it
-		// would see a second request in what follows: nothing may follow.
-		h.Set("Connection", "close")
-	}
-	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Type", cmp.Or(a.format, "text/plain; charset=utf-8"))
 	h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.body) // if it does not arrive, WeChat sends the push again
@@ -164,6 +176,10 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if ok {
 		a = i.store(ctx, p)
 	}
+	if a.result == resultAccepted || a.result == resultDuplicate {
+		// A repeat is asked about again: WeChat sends it because the reply before did not arrive.
+		i.reply(ctx, p, &a)
+	}
 	a.bytes = len(body)
 	return a
 }
@@ -207,28 +223,45 @@ func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pus
 	default:
 		return pushed{}, refuse(http.StatusServiceUnavailable, reasonBusy), false
 	}
-	envelope, err := wechat.ParseEnvelope(body)
+	text, way, a, ok := i.open(to, q, body)
+	if !ok {
+		return pushed{}, a, false
+	}
+	var p pushed
+	var err error
+	if to.appid == "" {
+		p, err = i.fromPush(path, to.component, text)
+	} else {
+		p, err = i.fromMessage(path, to.component, to.appid, text)
+	}
 	if err != nil {
-		return pushed{}, refuse(http.StatusBadRequest, reasonOf(err)), false
+		return pushed{}, forbid(reasonOf(err)), false
+	}
+	p.reply.way = way
+	return p, answer{}, true
+}
+
+// open returns the document that a body carries, and the way back.
+func (i *Ingest) open(to target, q wechat.Query, body []byte) ([]byte, wayBack, answer, bool) {
+	envelope, err := wechat.ParseEnvelope(body)
+	if i.plainMessages && to.appid != "" && reasonOf(err) == wechat.ReasonNoEncrypt {
+		if !to.crypter.CheckSignature(q) {
+			return nil, wayBack{}, forbid(wechat.ReasonSignature), false
+		}
+		return body, wayBack{}, answer{}, true
+	}
+	if err != nil {
+		return nil, wayBack{}, refuse(http.StatusBadRequest, reasonOf(err)), false
 	}
 	if q.MsgSignature == "" {
-		return pushed{}, refuse(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
+		return nil, wayBack{}, refuse(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
 	}
 	opened, err := to.crypter.Open(q, envelope.Encrypt)
 	if err != nil {
-		return pushed{}, forbid(reasonOf(err)), false
+		return nil, wayBack{}, forbid(reasonOf(err)), false
 	}
 	i.metrics.keys.WithLabelValues(keyLabel(opened.Key)).Inc()
-	var p pushed
-	if to.appid == "" {
-		p, err = i.fromPush(path, to.component, opened.Text)
-	} else {
-		p, err = i.fromMessage(path, to.component, to.appid, opened.Text)
-	}
-	if err != nil {
-		return pushed{}, forbid(reasonOf(err)), false
-	}
-	return p, answer{}, true
+	return opened.Text, wayBack{crypter: to.crypter, opened: opened, nonce: q.Nonce, json: envelope.JSON}, answer{}, true
 }
 
 // store publishes what the push becomes, unless it is too old.
@@ -259,6 +292,12 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 	return a
 }
 
+// agent returns as much of the User-Agent as goes into the log.
+func agent(r *http.Request) string {
+	text := r.UserAgent()
+	return text[:min(len(text), maxLogAgent)]
+}
+
 // record counts the answer and logs it. Nothing of query or body goes into a line.
 func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
 	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
@@ -277,11 +316,7 @@ func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration
 	case resultNATSUnavailable:
 		msg = "push not stored"
 	}
-	agent := r.UserAgent()
-	if len(agent) > maxLogAgent {
-		agent = agent[:maxLogAgent]
-	}
 	log := i.lines.about(a.reason)
 	log.Warn().Err(a.err).Str("event_id", a.id).Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).
-		Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent).Dur("duration", took).Msg(msg)
+		Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent(r)).Dur("duration", took).Msg(msg)
 }

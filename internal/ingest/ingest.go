@@ -20,7 +20,9 @@ import (
 
 // Config holds the settings of ingest.
 type Config struct {
-	HTTPAddr string `name:"http-addr" group:"Pushes" default:":8080" help:"Address for WeChat's pushes. The one that is open to all networks by default: WeChat has to reach it, through a proxy that speaks TLS."`
+	HTTPAddr      string `name:"http-addr" group:"Pushes" default:":8080" help:"Address for WeChat's pushes. The one that is open to all networks by default: WeChat has to reach it, through a proxy that speaks TLS."`
+	ReleaseCheck  bool   `name:"release-check" group:"Pushes" default:"true" help:"Answer WeChat's full-network-release check for the ten accounts that it lends. On unless --release-check=false: switch it off when the release is through."`
+	PlainMessages bool   `name:"plain-messages" group:"Pushes" help:"Take messages in plain mode too, for the test of an account: they are neither encrypted nor signed, so whoever saw one URL can send any. NOT FOR PRODUCTION."`
 }
 
 // Validate returns what is wrong with the settings.
@@ -49,53 +51,66 @@ type Deps struct {
 	Metrics   prometheus.Registerer
 	Now       func() time.Time   // the clock against which CreateTime is held
 	Crash     func(point string) // called at the points "ingest.before_publish" and "ingest.after_puback", for tests that kill the process there
+
+	NoReleaseCheck bool // not Config.ReleaseCheck
+	PlainMessages  bool // Config.PlainMessages; whoever sets it warns the operator
 }
 
 // Ingest takes WeChat's pushes. It is safe for concurrent use.
 type Ingest struct {
-	components atomic.Pointer[map[string]*wechat.Crypter] // by component_appid
+	components atomic.Pointer[map[string]*wechat.Crypter] // by component_appid; the map is replaced, never changed
 	js         jetstream.JetStream
 	now        func() time.Time
 	crash      func(point string)
 	metrics    *metrics
 	failures   *failures
 	lines      *lines
-	parsing    chan struct{} // one for each push that is being parsed
+
+	releaseCheck  bool
+	plainMessages bool
+
+	// One for each that is under way. Together they leave connections for the pushes that can't wait.
+	parsing chan struct{} // pushes that are being parsed
+	asking  chan struct{} // messages about which the services are being asked
+	pages   chan struct{} // pages of authorization links that are being made
 }
 
 // New returns an Ingest for the given components. Its error names every fault of their settings
 // and shows no secret.
 func New(components []Component, d Deps) (*Ingest, error) {
+	if len(components) == 0 {
+		return nil, errors.New("set up ingest: no component: set component-appid or components-dir")
+	}
 	i := &Ingest{
-		js:       d.JetStream,
-		now:      d.Now,
-		crash:    d.Crash,
-		failures: newFailures(),
-		parsing:  make(chan struct{}, maxParsing),
+		js:            d.JetStream,
+		now:           d.Now,
+		crash:         d.Crash,
+		failures:      newFailures(),
+		releaseCheck:  !d.NoReleaseCheck,
+		plainMessages: d.PlainMessages,
+		parsing:       make(chan struct{}, maxParsing),
+		asking:        make(chan struct{}, maxAsking),
+		pages:         make(chan struct{}, maxPages),
 	}
 	if i.crash == nil {
 		i.crash = func(string) {}
 	}
-	var faults []error
-	if err := i.SetComponents(components); err != nil {
-		faults = append(faults, err)
-	}
+	faults := i.SetComponents(components)
 	var err error
 	if i.metrics, err = newMetrics(d.Metrics); err != nil {
-		faults = append(faults, err)
+		faults = errors.Join(faults, err)
 	}
-	if len(faults) > 0 {
-		return nil, fmt.Errorf("set up ingest: %w", errors.Join(faults...))
+	if faults != nil {
+		return nil, fmt.Errorf("set up ingest: %w", faults)
 	}
 	i.lines = newLines(d.Log.With().Str("role", "ingest").Logger(), i.metrics.suppressed)
 	return i, nil
 }
 
-// SetComponents replaces the components. Its error names every fault and shows no secret; the ones before stay then.
+// SetComponents replaces all components at once, while pushes come in: those under way end with what they began
+// with. With none, no push is taken any more. On an error, which names every fault and shows no secret, the
+// components stay as they are.
 func (i *Ingest) SetComponents(components []Component) error {
-	if len(components) == 0 {
-		return errors.New("no component: set component-appid or components-dir")
-	}
 	crypters := make(map[string]*wechat.Crypter, len(components))
 	var faults []error
 	for _, c := range components {
@@ -110,8 +125,8 @@ func (i *Ingest) SetComponents(components []Component) error {
 		}
 		crypters[c.AppID] = crypter
 	}
-	if len(faults) > 0 {
-		return errors.Join(faults...)
+	if faults != nil {
+		return fmt.Errorf("set components: %w", errors.Join(faults...))
 	}
 	i.components.Store(&crypters)
 	return nil

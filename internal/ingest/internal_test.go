@@ -80,6 +80,9 @@ func checkEvents(t interface{ Fatalf(string, ...any) }, i *Ingest, text []byte) 
 	if err != nil && reasonOf(err) == reasonUnlisted {
 		t.Fatalf("a refusal without a reason: %v", err)
 	}
+	if message.events != nil && !message.reply.silent && "wechat.message."+strings.TrimPrefix(message.reply.subject, "wechat.reply.") != message.events[0].Subject {
+		t.Fatalf("asked on %q about %q", message.reply.subject, message.events[0].Subject)
+	}
 	for _, e := range append(push.events, message.events...) {
 		if !subjects.MatchString(e.Subject) {
 			t.Fatalf("subject %q", e.Subject)
@@ -159,10 +162,16 @@ func TestReleaseAccounts(t *testing.T) {
 			t.Errorf("account %s %s", gh, appid)
 		}
 		seen[appid] = true
-		for _, m := range []wechat.Message{{MsgType: "image", Content: "QUERY_AUTH_CODE:c"}, {MsgType: "text", Content: "QUERY_AUTH_CODE:"}, {MsgType: "text"}} {
-			if _, _, ok := releaseCheck(appid, m); ok {
-				t.Errorf("%s %q is taken for the release check", m.MsgType, m.Content)
-			}
+		if releaseAccount(appid, wechat.Message{}) != appid || releaseAccount("wxa", wechat.Message{ToUserName: gh}) != appid {
+			t.Errorf("account %s %s is not known by each of its names", gh, appid)
+		}
+	}
+	if releaseAccount("wxa", wechat.Message{ToUserName: "gh_1"}) != "" {
+		t.Error("any account is taken for one that is lent")
+	}
+	for _, m := range []wechat.Message{{MsgType: "image", Content: "QUERY_AUTH_CODE:c"}, {MsgType: "text", Content: "QUERY_AUTH_CODE:"}, {MsgType: "text"}} {
+		if code := releaseCode(m); code != "" {
+			t.Errorf("%s %q has code %q", m.MsgType, m.Content, code)
 		}
 	}
 	if len(seen) != 10 {

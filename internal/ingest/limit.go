@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -70,7 +71,7 @@ type line struct {
 
 func newLines(log zerolog.Logger, suppressed prometheus.Counter) *lines {
 	l := &lines{log: log, suppressed: suppressed, byReason: map[wechat.Reason]*line{}}
-	for _, reason := range append([]wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS}, reasons...) {
+	for _, reason := range slices.Concat(reasons, replyReasons, connectReasons(), []wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS}) {
 		l.byReason[reason] = &line{limiter: rate.NewLimiter(linesPerSecond, linesPerSecond)}
 	}
 	return l

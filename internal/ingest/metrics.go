@@ -61,6 +61,30 @@ const (
 	reasonUnlisted wechat.Reason = "unlisted" // stands for a reason that is in no list
 )
 
+// Reasons for answering a message with success though a service listens. The line in the log has them.
+const (
+	reasonReplyBusy     wechat.Reason = "reply_busy"      // maxAsking messages wait for services
+	reasonReplyLate     wechat.Reason = "reply_late"      // no answer within answerTime
+	reasonReplyError    wechat.Reason = "reply_error"     // the service answered with an error
+	reasonReplyTooLarge wechat.Reason = "reply_too_large" // the answer is larger than maxReply
+	reasonReplySyntax   wechat.Reason = "reply_syntax"    // the answer is neither XML nor JSON
+	reasonReplySeal     wechat.Reason = "reply_seal"      // the answer could not be encrypted
+)
+
+var replyReasons = []wechat.Reason{
+	reasonReplyBusy, reasonReplyLate, reasonReplyError, reasonReplyTooLarge, reasonReplySyntax, reasonReplySeal,
+}
+
+// Results of asking the services about a message.
+const (
+	replyAnswered = "answered"
+	replyNone     = "none"    // nobody listens, or whoever listens has nothing to say
+	replyLate     = "late"    // no answer in time
+	replyRefused  = "refused" // the answer is not one that WeChat could read
+)
+
+var replyResults = []string{replyAnswered, replyNone, replyLate, replyRefused}
+
 var reasons = []wechat.Reason{
 	reasonMethod, reasonPath, reasonEncoding, reasonTooLarge, reasonBody, reasonBusy,
 	wechat.ReasonQuery, wechat.ReasonQueryDup, wechat.ReasonTimestamp, wechat.ReasonNonce, wechat.ReasonSignatureSyntax,
@@ -76,6 +100,10 @@ type metrics struct {
 	skewed     prometheus.Counter
 	keys       *prometheus.CounterVec // key
 	suppressed prometheus.Counter
+
+	replies       *prometheus.CounterVec // result
+	replyDuration prometheus.Histogram
+	connects      *prometheus.CounterVec // page, result
 }
 
 // newMetrics registers all metrics, with zero for every value of a label, so that an alert can tell
@@ -105,9 +133,19 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		suppressed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "wxtoken_push_log_suppressed_total", Help: "Log lines about pushes that were left out because many like them came in the same second.",
 		}),
+		replies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_reply_total", Help: "Messages and events about which the services were asked, by what they answered.",
+		}, []string{"result"}),
+		replyDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "wxtoken_reply_duration_seconds", Help: "Time that a service took for a reply that WeChat got.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
+		}),
+		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_connect_total", Help: "Pages of authorization links, by what they said.",
+		}, []string{"page", "result"}),
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.keys, m.suppressed} {
+	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.keys, m.suppressed, m.replies, m.replyDuration, m.connects} {
 		if err := reg.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register a metric: %w", err))
 		}
@@ -123,6 +161,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	for _, result := range results {
 		m.duration.WithLabelValues(result)
+	}
+	for _, result := range replyResults {
+		m.replies.WithLabelValues(result)
+	}
+	for _, page := range connectPages {
+		for _, result := range connectResults {
+			m.connects.WithLabelValues(page, result)
+		}
 	}
 	for key := range 2 {
 		m.keys.WithLabelValues(keyLabel(key))

@@ -48,7 +48,7 @@ func (i *Ingest) publishOne(ctx context.Context, e events.Event) (duplicate bool
 			return duplicate, nil
 		}
 	}
-	return false, fmt.Errorf("store push: %w", err)
+	return false, fmt.Errorf("store event: %w", err)
 }
 
 func (i *Ingest) try(ctx context.Context, e events.Event) (duplicate bool, err error) {

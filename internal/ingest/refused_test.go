@@ -16,6 +16,7 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/wechat"
 )
@@ -307,6 +308,67 @@ func TestRefused(t *testing.T) {
 				checkRefused(t, rigOn(t, onServer.js), row.call, row.status, row.reason) // its own log and count of failures
 			})
 		}
+	})
+	if got := onServer.stored(t); got != 0 {
+		t.Errorf("%d events were published", got)
+	}
+}
+
+// TestPlainRefused looks at what is refused though messages in plain mode are taken.
+func TestPlainRefused(t *testing.T) {
+	t.Parallel()
+	text := message("text", "<Content>SEKRET</Content>")
+	plain := func(edit func(c *call)) *call {
+		c := plainCall(msgPath, text)
+		edit(c)
+		return c
+	}
+	signature := func(c *call) string { return c.raw[len("signature="):][:40] }
+	with := func(token string) string { return signature3(token, "1795348800", "1590219412") }
+	withoutEncrypt := pushed(t, authPath, ticketEvent())
+	withoutEncrypt.body = []byte(ticketEvent())
+	onAuth := plainCall(authPath, ticketEvent())
+	tampered := pushed(t, msgPath, text)
+	tampered.query.Set("signature", with(token))
+	tampered.query.Set("msg_signature", strings.Repeat("a", 40))
+	rows := []struct {
+		name   string
+		call   *call
+		status int
+		reason string
+	}{
+		{"no signature", plain(func(c *call) { c.raw = strings.Replace(c.raw, "signature="+signature(c)+"&", "", 1) }), 403, "signature"},
+		{"empty signature", plain(func(c *call) { c.raw = strings.Replace(c.raw, signature(c), "", 1) }), 403, "signature"},
+		{"signed with another token", plain(func(c *call) { c.raw = strings.Replace(c.raw, signature(c), with("SEKRETother"), 1) }), 403, "signature"},
+		{"upper case", plain(func(c *call) { c.raw = strings.Replace(c.raw, signature(c), strings.ToUpper(signature(c)), 1) }), 403, "signature"},
+		{"signature and more", plain(func(c *call) { c.raw = strings.Replace(c.raw, signature(c), signature(c)+"0", 1) }), 403, "signature"},
+		{"another timestamp", plain(func(c *call) { c.raw = strings.Replace(c.raw, "=1795348800", "=1795348801", 1) }), 403, "signature"},
+		{"no document", plain(func(c *call) { c.body = []byte("hello") }), 400, "xml"},
+		{"DOCTYPE", plain(func(c *call) { c.body = []byte("<!DOCTYPE xml>" + text) }), 400, "xml"},
+		{"no MsgType", plain(func(c *call) { c.body = []byte("<xml><ToUserName>gh_1</ToUserName></xml>") }), 403, "field"},
+		{"event on the message URL", plain(func(c *call) { c.body = []byte(ticketEvent()) }), 403, "field"},
+		{"one byte too many", plain(func(c *call) { c.body = bytes.Repeat([]byte(" "), 64<<10+1) }), 413, "too_large"},
+		{"encrypted, with a wrong msg_signature and a right signature", tampered, 403, "signature"},
+		{"authorization event in the clear, with a right signature", onAuth, 400, "no_encrypt"},
+		{"authorization event in the clear, with a right msg_signature", withoutEncrypt, 400, "no_encrypt"},
+	}
+	onServer := newRig(t, natsdtest.Start(t))
+	t.Run("rows", func(t *testing.T) {
+		for _, row := range rows {
+			t.Run(row.name, func(t *testing.T) {
+				t.Parallel()
+				r := rigOn(t, onServer.js, func(d *ingest.Deps) { d.PlainMessages = true })
+				checkRefused(t, r, row.call, row.status, row.reason)
+			})
+		}
+		t.Run("not allowed", func(t *testing.T) {
+			t.Parallel()
+			checkRefused(t, rigOn(t, onServer.js), plainCall(msgPath, text), 400, "no_encrypt")
+		})
+		t.Run("not allowed, JSON", func(t *testing.T) {
+			t.Parallel()
+			checkRefused(t, rigOn(t, onServer.js), plainCall(msgPath, `{"MsgType":"text"}`), 400, "no_encrypt")
+		})
 	})
 	if got := onServer.stored(t); got != 0 {
 		t.Errorf("%d events were published", got)

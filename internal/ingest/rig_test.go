@@ -58,6 +58,9 @@ type rig struct {
 	metrics *prometheus.Registry
 }
 
+// settings changes what an Ingest works with.
+type settings func(*ingest.Deps)
+
 // newRig returns an Ingest on the server, and makes the streams if they are missing.
 func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 	t.Helper()
@@ -72,24 +75,26 @@ func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 	return rigOn(t, js)
 }
 
-func rigOn(t testing.TB, js jetstream.JetStream) *rig {
+func rigOn(t testing.TB, js jetstream.JetStream, changes ...settings) *rig {
 	t.Helper()
 	r := &rig{js: js, log: &logBuffer{}}
-	r.start(t, zerolog.New(r.log))
+	r.start(t, zerolog.New(r.log), changes...)
 	return r
 }
 
-func (r *rig) start(t testing.TB, log zerolog.Logger) {
+func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
 	t.Helper()
 	r.metrics = prometheus.NewRegistry()
+	deps := ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }}
+	for _, change := range changes {
+		change(&deps)
+	}
 	var err error
 	r.ingest, err = ingest.New([]ingest.Component{{
 		AppID:   component,
 		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
 		AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey), wxtoken.NewSecret(aesBefore)},
-	}}, ingest.Deps{
-		JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now },
-	})
+	}}, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +181,15 @@ func (b *logBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
+}
+
+// take returns what was logged and forgets it.
+func (b *logBuffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text := b.text.String()
+	b.text.Reset()
+	return text
 }
 
 // lines returns the lines above debug.

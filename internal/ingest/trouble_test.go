@@ -5,11 +5,13 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 )
@@ -161,5 +163,34 @@ func TestNATSTrouble(t *testing.T) {
 			t.Errorf("not ready: %v", err)
 		}
 		check("all is well again", 3, http.StatusOK, "success")
+
+		// A service that listens and never answers, and one that answers at the last moment.
+		var pause atomic.Int64
+		pause.Store(int64(time.Hour))
+		if _, err := r.js.Conn().Subscribe(wxtoken.ReplySubject(component, authorizer), func(msg *nats.Msg) {
+			time.AfterFunc(time.Duration(pause.Load()), func() { _ = msg.Respond([]byte("<xml><MsgType>text</MsgType></xml>")) })
+		}); err != nil {
+			t.Fatal(err)
+		}
+		ask := func(phase string, replied bool) {
+			t.Helper()
+			began := time.Now()
+			rec := pushed(t, msgPath, message("text", "<Content>"+phase+"</Content>")).direct(r)
+			if took := time.Since(began); took > 4500*time.Millisecond || rec.Code != http.StatusOK || rec.Body.String() == "success" == replied {
+				t.Errorf("%s: answer %d %q after %s", phase, rec.Code, rec.Body, took)
+			}
+		}
+		ask("a service that never answers", false)
+		pause.Store(int64(3900 * time.Millisecond))
+		ask("a service that answers in time", true)
+		pause.Store(int64(4100 * time.Millisecond))
+		ask("a service that answers too late", false)
+
+		// The publish took of the time that the service has.
+		pause.Store(int64(2500 * time.Millisecond))
+		way.close()
+		time.AfterFunc(2*time.Second, way.open) // into the second try
+		ask("a service that would be in time, had the ack been", false)
+		time.Sleep(time.Hour) // the answer that never came
 	})
 }

@@ -1,0 +1,133 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"wxtoken/internal/wechat"
+)
+
+// maxReply bounds what a service answers, in bytes.
+const maxReply = 64 << 10
+
+// reply says how a push is answered once its events are stored. The zero reply is "success".
+type reply struct {
+	subject  string // where the services are asked; empty for a push that nobody replies to
+	document []byte // the reply, when the services need not be asked for it
+	silent   bool   // the body of the answer is empty
+	way      wayBack
+}
+
+// wayBack is what an answer is encrypted with: what the push was made with. The zero wayBack is that of plain mode.
+type wayBack struct {
+	crypter *wechat.Crypter
+	opened  wechat.Opened
+	nonce   string
+	json    bool // the envelope is JSON
+}
+
+// reply puts the passive reply to a stored push into a. Where there is none a stays as it is: "success" is better
+// than an answer that makes WeChat tell the user that the service is out of order.
+func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
+	if p.reply.silent {
+		a.body = ""
+		return
+	}
+	document, asked := p.reply.document, time.Duration(0)
+	if document == nil && p.reply.subject != "" {
+		began := time.Now()
+		document = i.ask(ctx, p)
+		asked = time.Since(began)
+	}
+	if document == nil {
+		return
+	}
+	body, format, err := p.reply.way.wrap(document, i.now())
+	if err != nil {
+		i.noReply(p, replyRefused, reasonReplySeal, err)
+		return
+	}
+	a.body, a.format = body, format
+	if p.reply.document == nil {
+		i.metrics.replies.WithLabelValues(replyAnswered).Inc()
+		i.metrics.replyDuration.Observe(asked.Seconds())
+	}
+}
+
+// ask asks the services for the reply to a message. It returns nil when there is none, and has counted why.
+func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
+	select {
+	case i.asking <- struct{}{}:
+		defer func() { <-i.asking }()
+	default:
+		// Services that are this slow must not take the connections on which tickets come in.
+		i.noReply(p, replyLate, reasonReplyBusy, nil)
+		return nil
+	}
+	e := p.events[0]
+	question := nats.NewMsg(p.reply.subject)
+	question.Data = e.Data
+	question.Header.Set("Content-Type", e.ContentType)
+	question.Header.Set("ce-id", e.ID)
+	nc := i.js.Conn()
+	if !nc.IsConnected() {
+		i.noReply(p, replyLate, reasonReplyLate, nats.ErrDisconnected)
+		return nil
+	}
+	msg, err := nc.RequestMsgWithContext(ctx, question)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		i.noReply(p, replyNone, "", nil)
+		return nil
+	case err != nil:
+		i.noReply(p, replyLate, reasonReplyLate, err)
+		return nil
+	case msg.Header.Get(micro.ErrorHeader) != "" || msg.Header.Get(micro.ErrorCodeHeader) != "":
+		i.noReply(p, replyRefused, reasonReplyError, nil)
+		return nil
+	case len(msg.Data) > maxReply:
+		i.noReply(p, replyRefused, reasonReplyTooLarge, nil)
+		return nil
+	}
+	switch said := bytes.TrimSpace(msg.Data); {
+	case len(said) == 0 || string(said) == bodySuccess:
+		i.noReply(p, replyNone, "", nil)
+		return nil
+	case wechat.Redact(said) == nil: // no document that can be walked through
+		i.noReply(p, replyRefused, reasonReplySyntax, nil)
+		return nil
+	default:
+		return said
+	}
+}
+
+// noReply counts why a message gets no reply, and logs what somebody should look into.
+func (i *Ingest) noReply(p pushed, result string, reason wechat.Reason, err error) {
+	i.metrics.replies.WithLabelValues(result).Inc()
+	if reason == "" {
+		return
+	}
+	log := i.lines.about(reason)
+	log.Warn().Err(err).Str("subject", p.reply.subject).Str("event_id", p.events[0].ID).Msg("message not replied to")
+}
+
+// wrap returns the body of an answer that carries document, and its Content-Type.
+func (w wayBack) wrap(document []byte, now time.Time) (body, format string, err error) {
+	if w.crypter == nil {
+		return string(document), contentType(document), nil
+	}
+	sealed, err := w.crypter.Answer(w.opened, strconv.FormatInt(now.Unix(), 10), w.nonce, document)
+	if err != nil {
+		return "", "", err
+	}
+	if w.json {
+		return string(sealed.JSON()), "application/json", nil
+	}
+	return string(sealed.XML()), "application/xml", nil
+}
