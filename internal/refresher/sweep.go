@@ -132,9 +132,11 @@ func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
 		}
 		return c.held(wechat.APIGetTicket, r.now())
 	}
+	// The more wait, the longer each: together they ask a few hundred times a second at most. None waits much longer than
+	// that, because what holds them back may be over any time: a quota is cleared, a ticket comes.
+	spread := max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
 	if _, err := r.componentToken(c); err != nil {
-		// The more wait, the longer each: together they ask a few hundred times a second at most.
-		return max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
+		return spread
 	}
-	return c.held(wechat.APIAuthorizerToken, r.now())
+	return min(c.held(wechat.APIAuthorizerToken, r.now()), max(spread, probeEvery))
 }

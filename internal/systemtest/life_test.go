@@ -40,8 +40,12 @@ var lifeTroubles = []trouble{
 		if d.happened["quota gone, cleared by the operator"] > 5 {
 			return // WeChat allows ten clearings a month
 		}
-		if err := d.sim.Fail(wechatsim.Fault{API: refresh, Errcode: 45009, Times: 1, For: time.Hour}); err != nil {
+		if err := d.sim.Fail(wechatsim.Fault{API: refresh, Errcode: 45009, Times: 1, For: time.Minute}); err != nil {
 			d.t.Fatal(err)
+		}
+		if p := d.anyone(); p.live { // who meets it
+			p.calls++
+			_, _ = d.ask(events.SubjectRenew, events.Renew{Key: wxtoken.AuthorizerKey(testAppID, p.appid)})
 		}
 		during := d.upTo(10 * time.Minute)
 		d.wrong("quota gone", "", during+time.Minute)
