@@ -40,8 +40,12 @@ const (
 	missedToken = life + 5*time.Minute
 )
 
-// allTroubles are planned in this order, so that each comes up on some day.
-var allTroubles = append(slices.Clone(troubles), lifeTroubles...)
+// allTroubles are planned in this order, so that each comes up on some day; a crash more often, because there are
+// as many steps to crash at.
+var allTroubles = slices.Concat(troubles[:crashing+1], lifeTroubles, troubles[crashing:crashing+1], troubles[crashing+1:], troubles[crashing:crashing+1])
+
+// crashing is where the crash stands among the troubles.
+var crashing = slices.IndexFunc(troubles, func(tr trouble) bool { return tr.name == "refresher crashes" })
 
 var troubles = []trouble{
 	{"WeChat down", func(d *day) {
