@@ -31,6 +31,8 @@ const (
 	preAuthLeft = 5 * time.Minute
 	// maxRef bounds the caller's own id, in bytes.
 	maxRef = 256
+	// maxReturn bounds the address to which a browser is sent, in bytes.
+	maxReturn = 2048
 )
 
 // authTypes are WeChat's ("Authorization_Process_Technical_Description").
@@ -44,9 +46,9 @@ func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (
 	if _, ok := r.component(q.Component); !ok {
 		return events.ConnectCreated{}, unknownComponent(q.Component)
 	}
-	life := time.Duration(q.ExpiresIn) * time.Second
+	const minExpires, maxExpires = int(minConnectLife / time.Second), int(maxConnectLife / time.Second)
 	if q.ExpiresIn == 0 {
-		life = connectLife
+		q.ExpiresIn = int(connectLife / time.Second)
 	}
 	if q.AuthType == 0 {
 		q.AuthType = 3
@@ -60,13 +62,13 @@ func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (
 		return events.ConnectCreated{}, badRequest("biz_appid: not an appid")
 	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
 		return events.ConnectCreated{}, badRequest("category_id_list: want ids of permission sets")
-	case life < minConnectLife || life > maxConnectLife:
-		return events.ConnectCreated{}, badRequest("expires_in: want %d to %d seconds", int(minConnectLife.Seconds()), int(maxConnectLife.Seconds()))
+	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // as numbers: no product that is too long for a duration
+		return events.ConnectCreated{}, badRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
 	}
 	if err := r.checkReturn(q.Return); err != nil {
 		return events.ConnectCreated{}, err
 	}
-	return r.newConnect(ctx, q, life)
+	return r.newConnect(ctx, q, time.Duration(q.ExpiresIn)*time.Second)
 }
 
 func (r *Refresher) newConnect(ctx context.Context, q events.ConnectCreate, life time.Duration) (events.ConnectCreated, error) {
@@ -91,6 +93,9 @@ func (r *Refresher) connectURL(c store.Connect) string {
 func (r *Refresher) checkReturn(address string) error {
 	if address == "" {
 		return nil
+	}
+	if len(address) > maxReturn {
+		return badRequest("return: want at most %d bytes", maxReturn)
 	}
 	u, err := url.Parse(address)
 	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Opaque != "" {
@@ -162,7 +167,7 @@ func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.C
 	switch q.Step {
 	case events.StepCallback:
 		switch {
-		case len(q.CodeSHA256) != len(digest("")):
+		case !isDigest(q.CodeSHA256):
 			return opened, badRequest("code_sha256: want the hex SHA-256 of the code")
 		case c.CodeDigest == q.CodeSHA256: // again: the back button, or a reload
 		case c.CodeDigest != "":

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
+	"github.com/rs/zerolog"
 
 	"wxtoken"
 	"wxtoken/internal/events"
@@ -133,7 +134,11 @@ func (r *Refresher) answer(ctx context.Context, q micro.Request, answer func(con
 			code = known.code
 		}
 		r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
-		r.log.Warn().Err(err).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
+		level := zerolog.WarnLevel
+		if code < http.StatusInternalServerError {
+			level = zerolog.InfoLevel // the asker's fault; whoever knows the address of a landing page may ask
+		}
+		r.log.WithLevel(level).Err(err).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
 		err = q.Error(strconv.Itoa(code), err.Error(), nil)
 	}
 	if err != nil {

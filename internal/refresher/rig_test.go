@@ -275,7 +275,7 @@ func (r *rig) pushed(w http.ResponseWriter, request *http.Request) {
 	}
 	a := events.Auth{
 		Kind: push.InfoType, Component: appid, CreateTime: push.CreateTime, ReceivedAt: r.clock.Now().UTC(),
-		Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code,
+		Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code, PreAuthCode: push.PreAuthCode,
 	}
 	r.mu.Lock()
 	hold := r.hold
