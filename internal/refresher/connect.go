@@ -272,6 +272,28 @@ func (r *Refresher) connectOf(ctx context.Context, a events.Auth) (*store.Connec
 	return &c, nil
 }
 
+// claimLink takes a link for a code, so that redirect and push don't both have theirs exchanged. It respects somebody
+// else's claim as claim does.
+func (r *Refresher) claimLink(ctx context.Context, link *store.Connect, m events.Msg) error {
+	if link == nil {
+		return nil
+	}
+	now, purpose := r.now(), fmt.Sprintf("auth/%d", m.Sequence)
+	if held := link.Claim; held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purpose) {
+		return events.Later(claimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
+	}
+	link.Claim = &store.Claim{By: r.id, For: purpose, Until: now.Add(claimFor).UTC()}
+	saved, err := r.store.SaveConnect(ctx, *link, now)
+	if errors.Is(err, store.ErrLost) {
+		return events.Later(lostDelay, err)
+	}
+	if err != nil {
+		return err
+	}
+	*link = saved
+	return nil
+}
+
 // refFor returns the ref of a credential that was authorized through link. An account that belongs to another ref stays
 // there: whoever made the link has to say that it may move.
 func refFor(cred store.Credential, link *store.Connect) (ref string, conflict bool) {
@@ -290,11 +312,10 @@ func (r *Refresher) connected(ctx context.Context, link *store.Connect, state, a
 		return nil
 	}
 	return r.store.UpdateConnect(ctx, link.ID, r.now(), func(c *store.Connect) bool {
-		if c.State == state && c.Authorizer == authorizer && c.Reason == reason ||
-			c.State == events.ConnectAuthorized || c.State == events.ConnectConflict {
-			return false
+		if c.State == state && c.Authorizer == authorizer && c.Reason == reason || c.Authorizer != "" {
+			return false // whoever knows the account knows best
 		}
-		c.State, c.Authorizer, c.Reason, c.EndedAt = state, authorizer, reason, r.now().UTC()
+		c.State, c.Authorizer, c.Reason, c.EndedAt, c.Claim = state, authorizer, reason, r.now().UTC(), nil
 		return true
 	})
 }
