@@ -225,6 +225,23 @@ func watchFailure(m *merchant) func() bool {
 	}
 }
 
+// TestRedirectsAnswerLost loses WeChat's answer to the redirect's code: it is spent, and for which account only the push
+// can tell. Until that had time to come the link has not failed.
+func TestRedirectsAnswerLost(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	failed := watchFailure(m)
+	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultLost, Times: 1})
+	m.comesBack()
+	r.until("nobody waits for the push", func() bool { return r.log.count("waiting for the push", "message put off") >= 3 })
+	m.send(m.push)
+	m.wantAuthorized(alice, "7")
+	if failed() {
+		t.Error("the page said for a while that it had failed")
+	}
+	r.wantCalls(apiExchange, 3) // lost, spent, and the push's
+}
+
 // TestStoryOfALink kills the refresher at each step of the exchange of a link's code. Whoever comes next ends the walk in
 // the same place.
 func TestStoryOfALink(t *testing.T) {

@@ -181,6 +181,9 @@ func TestCancellationOfAStranger(t *testing.T) {
 	r.drained()
 	m.send(m.push) // late
 	r.drained()
+	if o := m.result(); o.State != events.ConnectAuthorized {
+		t.Errorf("a link that was used ended as %+v", o)
+	}
 	r.state(aliceKey, wxtoken.StateRevoked)
 	if _, ok := r.scheduled(aliceKey); ok {
 		t.Error("the schedule is still there")
