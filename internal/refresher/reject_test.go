@@ -346,7 +346,6 @@ func TestRenewOfAKeyThatNeedsAuthorization(t *testing.T) {
 // TestWithoutAPIPermission has an account authorize that grants nothing that needs a token.
 func TestWithoutAPIPermission(t *testing.T) {
 	r := newRig(t, options{cfg: withLinks})
-	r.drained() // the first reconcile, too: the platform's list is none of an account without permission
 	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
 	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultBody, Times: 1,
 		Body: `{"authorization_info":{"authorizer_appid":"` + alice + `","func_info":[]}}`})
