@@ -302,9 +302,7 @@ const (
 // Revision, because it does not come from a Client, is reported by a digest of its value.
 //
 // The error wraps nats.ErrNoResponders when no refresher is listening, and
-// nats.ErrPermissionViolation when this user may not report tokens.
-//
-// No refresher listens yet, so the error is what Reject returns so far. Read the token again instead.
+// nats.ErrPermissionViolation when this user may not report tokens. Read the token again then.
 func (c *Client) Reject(ctx context.Context, token Token) (Outcome, error) {
 	outcome, err := c.reject(ctx, token)
 	if err != nil {

@@ -31,8 +31,8 @@
 // number of services may report the same token: it is replaced once. Other errcodes are
 // not about the token, and a new one does not help.
 //
-// No refresher answers such a report yet: Reject returns an error that wraps nats.ErrNoResponders.
-// Until then read the token again, since most of the time it was renewed a moment ago.
+// Where nobody listens, Reject returns an error that wraps nats.ErrNoResponders. Read the token again
+// then, since most of the time it was renewed a moment ago.
 //
 // After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that is
 // under way while a token is renewed is safe. [Token.Previous] has it.

@@ -123,18 +123,24 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return err
 	}
 	created := a.CreateTime.UTC()
-	if created.Before(cred.AuthorizedAt) || created.Before(cred.RevokedAt) {
-		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
-		return nil
-	}
 	link, err := r.connectOf(ctx, a)
 	if err != nil {
 		return err
 	}
+	// That of a link whose end is not known yet is WeChat's to judge: its ref must not get lost because the list, say,
+	// told of the account first.
+	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && (link == nil || link.Authorizer != "") {
+		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
+		return r.connected(ctx, link, events.ConnectFailed, "", wechat.Revoked.String())
+	}
+	if created.Before(cred.AuthorizedAt) {
+		created = cred.AuthorizedAt
+		a.CreateTime = created
+	}
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(maxAhead))
 	if (cred.CodeDigest == digest(a.Code) || redirected) && cred.RefreshToken != "" {
-		if err := r.dateAuthorization(ctx, cred, created); err != nil {
+		if cred, err = r.noteAuthorization(ctx, cred, created, link); err != nil {
 			return err
 		}
 		if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
@@ -142,7 +148,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		}
 		// Whoever had this event may have died before the status was written.
 		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(created, cred.Ref))}
-		if cred.Failures == 0 {
+		if _, ok, err := r.store.Token(ctx, key); err == nil && ok && cred.Failures == 0 {
 			changes = append(changes, active(r.now()))
 		}
 		r.setStatusAndProfile(ctx, c, key, changes...)
@@ -154,7 +160,10 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
 		return err
 	}
-	if cred.Generation, err = r.generation(ctx, cred); err != nil {
+	if cred, err = r.found(ctx, cred); err != nil {
+		return err
+	}
+	if err = r.claimLink(ctx, link, m); err != nil {
 		return err
 	}
 	if cred, err = r.claim(ctx, cred, m, "auth"); err != nil {
@@ -171,6 +180,9 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		if _, err := r.store.Save(ctx, released(cred)); err != nil && !errors.Is(err, store.ErrLost) {
 			return err
 		}
+		if err := r.connected(ctx, link, events.ConnectFailed, "", "another_account"); err != nil {
+			return err
+		}
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
 	}
 	cred.AuthorizedAt = created
@@ -182,20 +194,29 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	return err
 }
 
-// dateAuthorization notes the time of an authorization of which a redirect had told without one.
-func (r *Refresher) dateAuthorization(ctx context.Context, cred store.Credential, created time.Time) error {
-	if !created.After(cred.AuthorizedAt) {
-		return nil
+// noteAuthorization notes what a second event tells of an authorization that has its tokens: when it was, if a redirect had
+// told of it, which does not say; and the link, if that was not known.
+func (r *Refresher) noteAuthorization(ctx context.Context, cred store.Credential, created time.Time, link *store.Connect) (store.Credential, error) {
+	ref := cred.Ref
+	if link != nil && link.Authorizer == "" {
+		ref, _ = refFor(cred, link)
+	}
+	if ref == cred.Ref && !created.After(cred.AuthorizedAt) {
+		return cred, nil
 	}
 	if cred.ClaimedAt(r.now()) {
-		return events.Later(claimedDelay, fmt.Errorf("date authorization: %s is being renewed", cred.Key))
+		return cred, events.Later(claimedDelay, fmt.Errorf("note authorization: %s is being renewed", cred.Key))
 	}
-	cred.AuthorizedAt = created
-	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(lostDelay, err)
+	cred.Ref = ref
+	if created.After(cred.AuthorizedAt) {
+		cred.AuthorizedAt = created
 	}
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(created, cred.Ref)))
-	return nil
+	saved, err := r.store.Save(ctx, cred)
+	if err != nil {
+		return cred, events.Later(lostDelay, err)
+	}
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)))
+	return saved, nil
 }
 
 // linked notes on the link through which an authorization came that it has its tokens. cred is as it was stored.
@@ -222,11 +243,17 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if key, ok := r.view.Find(func(key wxtoken.Key, e store.Entry) bool {
 		return key.Component == c.appid && e.Credential.CodeDigest == digest(a.Code)
 	}); ok { // so did it here, or somebody died before the link was written
-		cred, err := r.store.Credential(ctx, key)
-		if err != nil {
+		cred, err := r.load(ctx, key)
+		if err != nil || link == nil {
+			return err
+		}
+		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
 			return err
 		}
 		return r.linked(ctx, cred, link)
+	}
+	if link != nil && !link.SpentAt.IsZero() {
+		return r.spent(ctx, c, link, m)
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return err
@@ -234,59 +261,111 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
 		return err
 	}
+	if err := r.claimLink(ctx, link, m); err != nil {
+		return err
+	}
 	asked := r.now()
 	granted, err := r.exchange(ctx, c, a.Code)
-	if err != nil {
-		if wechat.Judge(err) != wechat.CodeSpent {
-			return events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
-		}
+	r.step("exchange.asked")
+	switch verdict := wechat.Judge(err); {
+	case err == nil:
+	case verdict == wechat.CodeSpent:
 		// Spent by the push most likely; if by somebody else, the list knows.
 		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
-		if err := r.connected(ctx, link, events.ConnectFailed, "", "code_spent"); err != nil {
+		if err := r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true); err != nil {
 			return err
 		}
-		return r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true)
+		return r.spent(ctx, c, link, m)
+	case verdict == wechat.Revoked: // that event is on its way
+		r.log.Warn().Err(err).Str("component", c.appid).Msg("authorization came to nothing")
+		return r.connected(ctx, link, events.ConnectFailed, "", verdict.String())
+	default:
+		return events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
 	}
 	if !wxtoken.ValidAppID(granted.AuthorizerAppID) {
+		if err := r.connected(ctx, link, events.ConnectFailed, "", "no_account"); err != nil {
+			return err
+		}
 		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
 	}
 	return r.keepCode(ctx, c, wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID), granted, a, asked, link)
+}
+
+// spentPatience is how long a link whose code is spent waits for the push that may have spent it, before it is
+// called failed.
+const spentPatience = 10 * time.Second
+
+// spent deals with a redirect's code that was spent before.
+func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect, m events.Msg) error {
+	if link == nil {
+		return nil
+	}
+	now := r.now()
+	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience {
+		r.log.Warn().Str("component", c.appid).Str("connect", link.ID[:8]).Msg("authorization came to nothing, its code was used already")
+		return r.connected(ctx, link, events.ConnectFailed, "", wechat.CodeSpent.String())
+	}
+	err := r.store.UpdateConnect(ctx, link.ID, now, func(c *store.Connect) bool {
+		if !c.SpentAt.IsZero() {
+			return false
+		}
+		c.SpentAt, c.Claim = now.UTC(), nil // the push's code may be another
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return events.Later(componentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
 }
 
 // keepCode stores what a code brought. The code is spent now: come what may, its answer must find its way into
 // the store. Whoever is at the key meanwhile loses, and the loser renews once more.
 func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	for {
-		cred, err := r.store.Credential(ctx, key)
-		if err != nil && !errors.Is(err, store.ErrUnreadable) {
+		err := r.tryKeepCode(ctx, c, key, granted, a, asked, link)
+		wait := lostDelay
+		switch {
+		case err == nil || ctx.Err() != nil:
 			return err
-		}
-		// A cancellation, too, may have come while WeChat was asked: the renewal finds out.
-		overlapped := granted.AccessToken != "" && (cred.ClaimedAt(r.now()) || cred.RefreshToken != "" || !cred.RevokedAt.IsZero())
-		if cred.Generation, err = r.generation(ctx, cred); err != nil {
+		case errors.Is(err, store.ErrLost):
+		case r.stopping.Load() || errors.Is(err, store.ErrNewer):
 			return err
-		}
-		if !cred.RevokedAt.IsZero() {
-			cred.AuthorizedAt = time.Time{} // not known: a cancellation has to ask WeChat
-		}
-		if overlapped {
-			// A renewal may have asked WeChat after us: nobody knows which token is the newer one. The wish
-			// comes first: it waits for the generation that is stored next, and can't be lost in between.
-			due := events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}
-			if err := r.store.MakeDue(ctx, due, ""); err != nil {
-				return err
-			}
-		}
-		err = r.establish(ctx, c, cred, granted, a, asked, link)
-		if !errors.Is(err, store.ErrLost) {
-			return err
+		default:
+			wait = plainDelay
+			r.log.Warn().Err(err).Stringer("key", key).Dur("delay", wait).Msg("authorization not stored")
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(lostDelay):
+		case <-time.After(wait):
 		}
 	}
+}
+
+func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
+	cred, err := r.store.Credential(ctx, key)
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return err
+	}
+	if cred.CodeDigest == digest(a.Code) && cred.RefreshToken != "" { // it was stored, and that answer was lost
+		r.setStatusAndProfile(ctx, c, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), active(r.now()))
+		return r.linked(ctx, cred, link)
+	}
+	// A cancellation, too, may have come while WeChat was asked: the renewal finds out.
+	overlapped := granted.AccessToken != "" && (cred.ClaimedAt(r.now()) || cred.RefreshToken != "" || !cred.RevokedAt.IsZero())
+	if cred, err = r.found(ctx, cred); err != nil {
+		return err
+	}
+	cred.AuthorizedAt = time.Time{} // not known: a cancellation has to ask WeChat, for it may be older
+	if overlapped {
+		// A renewal may have asked WeChat after us: nobody knows which token is the newer one. The wish
+		// comes first: it waits for the generation that is stored next, and can't be lost in between.
+		due := events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}
+		if err := r.store.MakeDue(ctx, due, ""); err != nil {
+			return err
+		}
+	}
+	return r.establish(ctx, c, cred, granted, a, asked, link)
 }
 
 // exchange turns a code into the first tokens of an authorization.
@@ -322,7 +401,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 			return fmt.Errorf("store authorization: %w", err)
 		}
 		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
-		r.setStatus(ctx, key, authorizedAt(cred.AuthorizedAt, ref), withoutPermission(r.now()))
+		r.setStatus(ctx, key, authorizedAt(cred.AuthorizedAt, ref), withoutPermission(r.now(), r.reauthorizeURL(ctx, cred)))
 		return r.connected(ctx, link, events.ConnectFailed, key.Authorizer, "no_api_permission")
 	}
 	cred.Generation++
@@ -459,4 +538,10 @@ func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.
 func digest(code string) string {
 	sum := sha256.Sum256([]byte(code))
 	return hex.EncodeToString(sum[:])
+}
+
+// isDigest reports whether s is what digest returns; the digits of others may be capitals.
+func isDigest(s string) bool {
+	sum, err := hex.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size
 }

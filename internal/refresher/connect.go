@@ -30,6 +30,8 @@ const (
 	preAuthLeft = 5 * time.Minute
 	// maxRef bounds the caller's own id, in bytes.
 	maxRef = 256
+	// maxReturn bounds the address to which a browser is sent, in bytes.
+	maxReturn = 2048
 )
 
 // authTypes are WeChat's ("Authorization_Process_Technical_Description").
@@ -43,9 +45,9 @@ func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (
 	if _, ok := r.component(q.Component); !ok {
 		return events.ConnectCreated{}, unknownComponent(q.Component)
 	}
-	life := time.Duration(q.ExpiresIn) * time.Second
+	const minExpires, maxExpires = int(minConnectLife / time.Second), int(maxConnectLife / time.Second)
 	if q.ExpiresIn == 0 {
-		life = connectLife
+		q.ExpiresIn = int(connectLife / time.Second)
 	}
 	if q.AuthType == 0 {
 		q.AuthType = 3
@@ -59,13 +61,13 @@ func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (
 		return events.ConnectCreated{}, badRequest("biz_appid: not an appid")
 	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
 		return events.ConnectCreated{}, badRequest("category_id_list: want ids of permission sets")
-	case life < minConnectLife || life > maxConnectLife:
-		return events.ConnectCreated{}, badRequest("expires_in: want %d to %d seconds", int(minConnectLife.Seconds()), int(maxConnectLife.Seconds()))
+	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // as numbers: no product that is too long for a duration
+		return events.ConnectCreated{}, badRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
 	}
 	if err := r.checkReturn(q.Return); err != nil {
 		return events.ConnectCreated{}, err
 	}
-	return r.newConnect(ctx, q, life)
+	return r.newConnect(ctx, q, time.Duration(q.ExpiresIn)*time.Second)
 }
 
 func (r *Refresher) newConnect(ctx context.Context, q events.ConnectCreate, life time.Duration) (events.ConnectCreated, error) {
@@ -90,6 +92,9 @@ func (r *Refresher) connectURL(c store.Connect) string {
 func (r *Refresher) checkReturn(address string) error {
 	if address == "" {
 		return nil
+	}
+	if len(address) > maxReturn {
+		return badRequest("return: want at most %d bytes", maxReturn)
 	}
 	u, err := url.Parse(address)
 	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Opaque != "" {
@@ -156,7 +161,7 @@ func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.C
 	switch q.Step {
 	case events.StepCallback:
 		switch {
-		case len(q.CodeSHA256) != len(digest("")):
+		case !isDigest(q.CodeSHA256):
 			return opened, badRequest("code_sha256: want the hex SHA-256 of the code")
 		case c.CodeDigest == q.CodeSHA256: // again: the back button, or a reload
 		case c.CodeDigest != "":
@@ -261,6 +266,28 @@ func (r *Refresher) connectOf(ctx context.Context, a events.Auth) (*store.Connec
 	return &c, nil
 }
 
+// claimLink takes a link for a code, so that redirect and push don't both have theirs exchanged. It respects somebody
+// else's claim as claim does.
+func (r *Refresher) claimLink(ctx context.Context, link *store.Connect, m events.Msg) error {
+	if link == nil {
+		return nil
+	}
+	now, purpose := r.now(), fmt.Sprintf("auth/%d", m.Sequence)
+	if held := link.Claim; held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purpose) {
+		return events.Later(claimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
+	}
+	link.Claim = &store.Claim{By: r.id, For: purpose, Until: now.Add(claimFor).UTC()}
+	saved, err := r.store.SaveConnect(ctx, *link, now)
+	if errors.Is(err, store.ErrLost) {
+		return events.Later(lostDelay, err)
+	}
+	if err != nil {
+		return err
+	}
+	*link = saved
+	return nil
+}
+
 // refFor returns the ref of a credential that was authorized through link. An account that belongs to another ref stays
 // there: whoever made the link has to say that it may move.
 func refFor(cred store.Credential, link *store.Connect) (ref string, conflict bool) {
@@ -279,11 +306,10 @@ func (r *Refresher) connected(ctx context.Context, link *store.Connect, state, a
 		return nil
 	}
 	return r.store.UpdateConnect(ctx, link.ID, r.now(), func(c *store.Connect) bool {
-		if c.State == state && c.Authorizer == authorizer && c.Reason == reason ||
-			c.State == events.ConnectAuthorized || c.State == events.ConnectConflict {
-			return false
+		if c.State == state && c.Authorizer == authorizer && c.Reason == reason || c.Authorizer != "" {
+			return false // whoever knows the account knows best
 		}
-		c.State, c.Authorizer, c.Reason, c.EndedAt = state, authorizer, reason, r.now().UTC()
+		c.State, c.Authorizer, c.Reason, c.EndedAt, c.Claim = state, authorizer, reason, r.now().UTC(), nil
 		return true
 	})
 }

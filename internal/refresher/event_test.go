@@ -68,6 +68,10 @@ func TestTicketReplacesAnUnreadableCredential(t *testing.T) {
 	r.must(err)
 	r.clock.forward(time.Second)
 	r.ticket()
+	r.eventually(func() error {
+		_, err := r.store.Credential(t.Context(), componentKey)
+		return err
+	})
 	r.drained()
 	if c := r.credential(componentKey); c.Ticket == "" || c.Generation != 1 {
 		t.Errorf("after a new ticket the credential has generation %d, ticket %t", c.Generation, c.Ticket != "")

@@ -33,6 +33,8 @@ const (
 	heldRate = 200
 	// componentDelay is the wait of a code, or of a reconcile, for a component access token that isn't there.
 	componentDelay = time.Second
+	// plainDelay is the wait before a write is tried again that NATS did not take.
+	plainDelay = time.Second
 	// slowDown is the wait after 45011, a limit per minute.
 	slowDown = time.Minute
 	// slowFor is how long calls are made half as often after that.

@@ -168,13 +168,13 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so.
 		return false, nil
 	}
+	if cred, err = r.found(ctx, cred); err != nil {
+		return false, err
+	}
 	if cred.RefreshToken != "" {
 		cred.RefreshTokenBefore = cred.RefreshToken
 	}
 	cred.RefreshToken, cred.AuthorizedAt, cred.RevokedAt = listed.RefreshToken, authTime, time.Time{}
-	if cred.Generation, err = r.generation(ctx, cred); err != nil {
-		return false, err
-	}
 	cred, err = r.store.Save(ctx, released(cred))
 	if errors.Is(err, store.ErrLost) {
 		return false, nil // something newer came in between

@@ -96,3 +96,22 @@ func (r *Refresher) generation(ctx context.Context, cred store.Credential) (uint
 	}
 	return max(cred.Generation, t.Generation), nil
 }
+
+// found returns a credential that may be new or have been lost with what the token and the status still tell of it. The status
+// of an account that cancelled tells of a ref that is free.
+func (r *Refresher) found(ctx context.Context, cred store.Credential) (store.Credential, error) {
+	var err error
+	if cred.Generation != 0 || cred.RefreshToken != "" || !cred.RevokedAt.IsZero() {
+		cred.Generation, err = r.generation(ctx, cred)
+		return cred, err
+	}
+	s, _, err := r.store.Status(ctx, cred.Key)
+	if err != nil {
+		return cred, err
+	}
+	if s.Authorizer != nil && s.State != wxtoken.StateRevoked && cred.Ref == "" {
+		cred.Ref = s.Authorizer.Ref
+	}
+	cred.Generation, err = r.generation(ctx, cred)
+	return cred, err
+}

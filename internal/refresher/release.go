@@ -34,6 +34,9 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	}
 	if err := r.wx.SendText(ctx, t.Value.Reveal(), a.OpenID, a.Code+"_from_api"); err != nil {
 		r.heard(ctx, c, err)
+		if wechat.Judge(err) == wechat.RenewAccountToken {
+			r.refused(ctx, c, t)
+		}
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))
 		}

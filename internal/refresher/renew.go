@@ -80,7 +80,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("loaded")
 
 	// b. Claim.
-	if !m.Redelivered && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
+	if (!m.Redelivered || cred.Failures == 0) && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
 		cred = forced(cred, r.now())
 	}
 	if cred, err = r.claim(ctx, cred, m, "due"); err != nil {

@@ -2,8 +2,6 @@ package refresher
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
+	"github.com/rs/zerolog"
 
 	"wxtoken"
 	"wxtoken/internal/events"
@@ -39,6 +38,8 @@ func (e *requestError) Error() string { return e.text }
 func badRequest(format string, args ...any) error {
 	return &requestError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
+
+var errKey = badRequest("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>")
 
 func unknownComponent(appid string) error {
 	return &requestError{http.StatusNotFound, fmt.Sprintf("component %q is not in the settings of the refreshers", clip(appid))}
@@ -73,9 +74,24 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 	if err != nil {
 		return fmt.Errorf("set up the service %s: %w", events.ServiceName, err)
 	}
+	var mu sync.Mutex
+	var stopped bool // nothing more is begun
 	var working sync.WaitGroup
-	defer working.Wait()
-	defer func() { _ = service.Stop() }() // with the connection gone there is nothing to stop
+	defer func() {
+		_ = service.Stop() // with the connection gone there is nothing to stop
+		mu.Lock()
+		stopped = true // what the service still has in hand after Stop is refused
+		mu.Unlock()
+		working.Wait()
+	}()
+	begin := func(f func()) (begun bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			working.Go(f)
+		}
+		return !stopped
+	}
 	free := make(chan struct{}, requestsAtOnce)
 	endpoint := func(subject string, answer func(context.Context, []byte) (any, error)) error {
 		name := strings.ReplaceAll(strings.TrimPrefix(subject, events.ServiceName+"."), ".", "-")
@@ -84,15 +100,14 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 				r.log.Error().Str("subject", q.Subject()).Msg("request refused, its answer was to go where no inbox is")
 				return
 			}
-			select {
-			case free <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			working.Go(func() {
+			free <- struct{}{} // those at work end within requestTime
+			if !begin(func() {
 				defer func() { <-free }()
 				r.answer(work, q, answer)
-			})
+			}) {
+				<-free
+				_ = q.Error(strconv.Itoa(http.StatusServiceUnavailable), "this refresher is stopping", nil) // the connection may be gone
+			}
 		}), micro.WithEndpointSubject(subject))
 	}
 	err = errors.Join(
@@ -124,6 +139,9 @@ func question[Q, A any](answer func(context.Context, Q) (A, error)) func(context
 			if bad := new(json.SyntaxError); len(data) == 0 || errors.As(err, &bad) {
 				return nil, badRequest("the request is not JSON")
 			}
+			if errors.Is(err, wxtoken.ErrBadKey) { // without what stood there: it may be a token, by mistake
+				return nil, errKey
+			}
 			return nil, badRequest("the request can't be read: %s", clip(err.Error()))
 		}
 		return answer(ctx, q)
@@ -143,7 +161,11 @@ func (r *Refresher) answer(ctx context.Context, q micro.Request, answer func(con
 			code = known.code
 		}
 		r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
-		r.log.Warn().Err(err).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
+		level := zerolog.WarnLevel
+		if code < http.StatusInternalServerError {
+			level = zerolog.InfoLevel // the asker's fault; whoever knows the address of a landing page may ask
+		}
+		r.log.WithLevel(level).Err(err).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
 		err = q.Error(strconv.Itoa(code), err.Error(), nil)
 	}
 	if err != nil {
@@ -168,39 +190,57 @@ func (r *Refresher) guardedAnswer(ctx context.Context, q micro.Request, answer f
 // reject answers wxtoken.reject: WeChat refused a token. Whoever comes late is told that there is a newer
 // one; of all who report the same token the first has it renewed.
 func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
-	if (q.Revision == 0) == (q.TokenSHA256 == "") {
+	switch {
+	case q.Key == (wxtoken.Key{}):
+		return events.Verdict{}, errKey
+	case (q.Revision == 0) == (q.TokenSHA256 == ""):
 		return events.Verdict{}, badRequest("want key and one of revision and token_sha256")
+	case q.TokenSHA256 != "" && !isDigest(q.TokenSHA256):
+		return events.Verdict{}, badRequest("token_sha256: want the hex SHA-256 of the token")
 	}
-	if _, ok := r.component(q.Key.Component); !ok && q.Key != (wxtoken.Key{}) {
-		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectUnknownKey}), nil
+	v, err := r.judgeReport(ctx, q)
+	if err != nil {
+		return events.Verdict{}, err
+	}
+	r.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
+	r.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
+	return v, nil
+}
+
+func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Verdict, error) {
+	if _, ok := r.component(q.Key.Component); !ok {
+		return events.Verdict{Outcome: wxtoken.RejectUnknownKey}, nil
 	}
 	// The view is behind at most: that a token is old it knows for certain.
 	if e, ok := r.view.Get(q.Key); ok && q.Revision > 0 && q.Revision < e.Token.Revision {
-		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: e.Token.Revision}), nil
+		return events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: e.Token.Revision}, nil
 	}
-	t, ok, err := r.store.Token(ctx, q.Key)
-	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
-		return events.Verdict{}, err
+	var v events.Verdict
+	for range 3 {
+		t, ok, err := r.store.Token(ctx, q.Key)
+		if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
+			return events.Verdict{}, err
+		}
+		if !ok {
+			return events.Verdict{Outcome: wxtoken.RejectUnknownKey}, nil
+		}
+		current := q.Revision == t.Revision
+		if q.TokenSHA256 != "" {
+			current = strings.EqualFold(q.TokenSHA256, digest(t.Value.Reveal()))
+		}
+		if !current {
+			return events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: t.Revision}, nil
+		}
+		outcome, err := r.replace(ctx, t, events.ReasonRefused)
+		if err != nil || outcome == wxtoken.RejectUnknownKey {
+			return events.Verdict{Outcome: outcome}, err
+		}
+		if v = (events.Verdict{Outcome: outcome, Revision: t.Revision}); outcome != wxtoken.RejectAlreadyRenewed {
+			break
+		}
+		// Renewed in this moment: the answer names the new one.
 	}
-	if !ok {
-		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectUnknownKey}), nil
-	}
-	current := q.Revision == t.Revision
-	if q.TokenSHA256 != "" {
-		sum := sha256.Sum256([]byte(t.Value.Reveal()))
-		current = strings.EqualFold(q.TokenSHA256, hex.EncodeToString(sum[:]))
-	}
-	if !current {
-		return r.reported(q.Key, events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: t.Revision}), nil
-	}
-	outcome, err := r.replace(ctx, t, events.ReasonRefused)
-	return r.reported(q.Key, events.Verdict{Outcome: outcome, Revision: t.Revision}), err
-}
-
-func (r *Refresher) reported(key wxtoken.Key, v events.Verdict) events.Verdict {
-	r.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
-	r.log.Info().Stringer("key", key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
-	return v
+	return v, nil
 }
 
 // replace has the token t of a key replaced before its time, once however many ask for it, not within the
@@ -225,7 +265,8 @@ func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string)
 		return wxtoken.RejectTooSoon, nil
 	}
 	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
-	if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Generation, reason)); err != nil {
+	// The revision stands in the id, so that who asks again after a failure is heard again.
+	if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, reason)); err != nil {
 		return "", err
 	}
 	return wxtoken.RejectRenewing, nil
@@ -234,7 +275,7 @@ func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string)
 // renewNow answers wxtoken.renew: the operator wants the next token of a key now.
 func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdict, error) {
 	if q.Key == (wxtoken.Key{}) {
-		return events.Verdict{}, badRequest("want a key, such as authorizer.<component_appid>.<authorizer_appid>")
+		return events.Verdict{}, errKey
 	}
 	cred, err := r.store.Credential(ctx, q.Key)
 	if err != nil {
@@ -251,8 +292,11 @@ func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdic
 		t.Key, t.Generation = q.Key, cred.Generation // there is none, or none that can be read
 	}
 	outcome, err := r.replace(ctx, t, events.ReasonAsked)
+	if err != nil {
+		return events.Verdict{}, err
+	}
 	r.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
-	return events.Verdict{Outcome: outcome, Revision: t.Revision}, err
+	return events.Verdict{Outcome: outcome, Revision: t.Revision}, nil
 }
 
 // reconcileNow answers wxtoken.reconcile.

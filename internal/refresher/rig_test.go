@@ -34,7 +34,7 @@ import (
 func TestMain(m *testing.M) {
 	natsdtest.Register()
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // they wait for the clock more than they work
+	if err := flag.Set("test.parallel", "12"); err != nil { // they wait for the clock more than they work
 		panic(err)
 	}
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
@@ -206,6 +206,7 @@ func newRig(t *testing.T, o options) *rig {
 		r.start()
 		r.ticket()
 		r.eventually(r.componentLives)
+		r.drained() // the first reconcile, too: it would find the accounts of the test before their pushes do
 	}
 	return r
 }
@@ -275,7 +276,7 @@ func (r *rig) pushed(w http.ResponseWriter, request *http.Request) {
 	}
 	a := events.Auth{
 		Kind: push.InfoType, Component: appid, CreateTime: push.CreateTime, ReceivedAt: r.clock.Now().UTC(),
-		Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code,
+		Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code, PreAuthCode: push.PreAuthCode,
 	}
 	r.mu.Lock()
 	hold := r.hold

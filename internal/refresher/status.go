@@ -127,9 +127,9 @@ func account(s *wxtoken.Status) *wxtoken.Authorizer {
 }
 
 // withoutPermission: the account is authorized and there is no token for it.
-func withoutPermission(now time.Time) statusChange {
+func withoutPermission(now time.Time, link string) statusChange {
 	return func(s *wxtoken.Status) {
-		s.State = wxtoken.StateNeedsAuthorization
+		s.State, s.ReauthorizeURL = wxtoken.StateNeedsAuthorization, link
 		condition(s, conditionReady, now, false, "NoAPIPermission", "the account granted no API permission: WeChat gives no token")
 	}
 }

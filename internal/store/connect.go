@@ -41,6 +41,9 @@ type Connect struct {
 	EndedAt    time.Time `json:"ended_at,omitzero"` // when State became final
 	Reason     string    `json:"reason,omitempty"`
 
+	Claim   *Claim    `json:"claim,omitempty"`   // set while one of the authorization's codes is being exchanged
+	SpentAt time.Time `json:"spent_at,omitzero"` // when the redirect's code was first found spent, and not by us as far as is known
+
 	Revision uint64 `json:"-"`
 }
 

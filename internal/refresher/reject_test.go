@@ -1,0 +1,364 @@
+package refresher_test
+
+import (
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/wechatsim"
+)
+
+// verdict asks for a verdict, and fails the test unless its outcome is the wanted one.
+func (r *rig) verdict(subject string, question any, want wxtoken.Outcome) events.Verdict {
+	r.Helper()
+	v, refused := request[events.Verdict](r, subject, question)
+	if refused.code != "" || v.Outcome != want {
+		r.Fatalf("%s: outcome %q (%v), want %q", subject, v.Outcome, refused, want)
+	}
+	return v
+}
+
+func (r *rig) reject(q events.Reject, want wxtoken.Outcome) events.Verdict {
+	r.Helper()
+	return r.verdict(events.SubjectReject, q, want)
+}
+
+func (r *rig) renew(key wxtoken.Key, want wxtoken.Outcome) events.Verdict {
+	r.Helper()
+	return r.verdict(events.SubjectRenew, events.Renew{Key: key}, want)
+}
+
+func TestReject(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	first := r.token(aliceKey)
+	report := events.Reject{Key: aliceKey, Revision: first.Revision}
+	if v := r.reject(report, wxtoken.RejectTooSoon); v.Revision != first.Revision {
+		t.Errorf("too_soon speaks of revision %d, want %d", v.Revision, first.Revision)
+	}
+	r.clock.forward(time.Minute + time.Second)
+	r.must(r.sim.Invalidate(appid, alice))
+	if v := r.reject(report, wxtoken.RejectRenewing); v.Revision != first.Revision {
+		t.Errorf("renewing speaks of revision %d, want the refused one, %d", v.Revision, first.Revision)
+	}
+	second := r.generation(aliceKey, 2)
+	if second.Previous != nil {
+		t.Error("a token that WeChat refused is called the previous one")
+	}
+	r.drained()
+	for _, late := range []events.Reject{
+		report,
+		{Key: aliceKey, Revision: 1},
+		{Key: aliceKey, Revision: second.Revision + 1000}, // of a stream that was lost
+		{Key: aliceKey, TokenSHA256: sha(first.Value.Reveal())},
+		{Key: aliceKey, TokenSHA256: sha("nobody's")},
+	} {
+		if v := r.reject(late, wxtoken.RejectAlreadyRenewed); v.Revision != second.Revision {
+			t.Errorf("already_renewed speaks of revision %d, want the current one, %d", v.Revision, second.Revision)
+		}
+	}
+	r.wantCalls(apiRefresh, 1)
+
+	for _, digits := range []func(string) string{strings.ToLower, strings.ToUpper} {
+		current := r.token(aliceKey)
+		q := events.Reject{Key: aliceKey, TokenSHA256: digits(sha(current.Value.Reveal()))}
+		r.reject(q, wxtoken.RejectTooSoon)
+		r.clock.forward(time.Minute + time.Second)
+		r.reject(q, wxtoken.RejectRenewing)
+		r.generation(aliceKey, current.Generation+1)
+	}
+	r.drained()
+	r.wantCalls(apiRefresh, 3)
+	r.wantScheduled(aliceKey)
+
+	// The component's own token, which a service may be told of as well.
+	r.reject(events.Reject{Key: componentKey, Revision: r.token(componentKey).Revision}, wxtoken.RejectRenewing)
+	r.until("the component's token was not renewed", func() bool { return r.token(componentKey).Generation == 2 })
+	r.eventually(r.componentLives)
+}
+
+func TestRejectUnknown(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	token := r.token(aliceKey)
+	for _, key := range []wxtoken.Key{
+		wxtoken.AuthorizerKey(appid, "wxnobody"), wxtoken.AuthorizerKey("wxffffffffffffffff", alice),
+		wxtoken.ComponentKey("wxffffffffffffffff"), {Kind: wxtoken.KindJSAPITicket, Component: appid, Authorizer: alice},
+	} {
+		for _, q := range []events.Reject{{Key: key, Revision: 1}, {Key: key, TokenSHA256: sha("x")}} {
+			if v := r.reject(q, wxtoken.RejectUnknownKey); v.Revision != 0 {
+				t.Errorf("unknown_key speaks of revision %d", v.Revision)
+			}
+		}
+		r.renew(key, wxtoken.RejectUnknownKey)
+	}
+	secret := token.Value.Reveal()
+	for _, text := range []string{
+		``, `{}`, `not JSON`, `[]`, `{"revision":1}`, `{"key":"","revision":1}`, `{"key":"authorizer.` + appid + `","revision":1}`,
+		`{"key":"authorizer.` + appid + `.*","revision":1}`, `{"key":"authorizer.` + appid + `.>","revision":1}`,
+		`{"key":"quota.` + appid + `","revision":1}`, `{"key":7,"revision":1}`, `{"key":"` + secret + `","revision":1}`,
+		`{"key":"` + aliceKey.String() + `"}`, `{"key":"` + aliceKey.String() + `","revision":0}`,
+		`{"key":"` + aliceKey.String() + `","revision":-1}`, `{"key":"` + aliceKey.String() + `","revision":"` + secret + `"}`,
+		`{"key":"` + aliceKey.String() + `","revision":1,"token_sha256":"` + sha("x") + `"}`,
+		`{"key":"` + aliceKey.String() + `","token_sha256":"` + secret + `"}`,
+		`{"key":"` + aliceKey.String() + `","token_sha256":"` + sha("x")[1:] + `"}`,
+	} {
+		wantRefused(r, events.SubjectReject, text, "400")
+	}
+	for _, text := range []string{``, `{}`, `{"key":""}`, `{"key":"x"}`, `{"key":"` + secret + `"}`, `{"key":["` + aliceKey.String() + `"]}`} {
+		wantRefused(r, events.SubjectRenew, text, "400")
+	}
+	r.clock.forward(2 * time.Minute)
+	r.must(r.sim.Cancel(appid, alice))
+	r.state(aliceKey, wxtoken.StateRevoked)
+	r.reject(events.Reject{Key: aliceKey, Revision: token.Revision}, wxtoken.RejectUnknownKey)
+	r.reject(events.Reject{Key: aliceKey, TokenSHA256: sha(secret)}, wxtoken.RejectUnknownKey)
+	r.renew(aliceKey, wxtoken.RejectUnknownKey)
+	r.drained()
+	r.wantCalls(apiRefresh, 0)
+}
+
+// TestRejectedByMany has two hundred report the same token at once, through two refreshers, while WeChat is slow.
+func TestRejectedByMany(t *testing.T) {
+	r := newRig(t, options{})
+	r.start()
+	r.authorize(alice)
+	r.clock.forward(2 * time.Minute)
+	token := r.token(aliceKey)
+	r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultSlow, Delay: 300 * time.Millisecond})
+	byRevision, err := json.Marshal(events.Reject{Key: aliceKey, Revision: token.Revision})
+	r.must(err)
+	byDigest, err := json.Marshal(events.Reject{Key: aliceKey, TokenSHA256: sha(token.Value.Reveal())})
+	r.must(err)
+	var asking sync.WaitGroup
+	var mu sync.Mutex
+	outcomes := map[wxtoken.Outcome]int{}
+	for i := range 200 {
+		asking.Go(func() {
+			question := byRevision
+			if i%2 == 1 {
+				question = byDigest
+			}
+			m, err := r.request(events.SubjectReject, question)
+			var v events.Verdict
+			if err == nil {
+				err = json.Unmarshal(m.Data, &v)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			outcomes[v.Outcome]++
+		})
+	}
+	asking.Wait()
+	if n := outcomes[wxtoken.RejectRenewing]; n == 0 || n+outcomes[wxtoken.RejectAlreadyRenewed] != 200 {
+		t.Errorf("outcomes %v", outcomes)
+	}
+	r.generation(aliceKey, 2)
+	r.drained()
+	r.wantCalls(apiRefresh, 1)
+}
+
+// TestRejectedAllDay reports every token as soon as that is heard: after maxForced a day it is not, until the next day.
+func TestRejectedAllDay(t *testing.T) {
+	r := newRig(t, options{sim: wechatsim.Config{TokenLife: 30 * 24 * time.Hour}})
+	r.authorize(alice)
+	beijing := r.clock.Now().UTC().Add(8 * time.Hour)
+	r.clock.forward(beijing.Truncate(24 * time.Hour).Add(25 * time.Hour).Sub(beijing)) // one in the morning
+	const most = 24
+	for n := range most {
+		token := r.token(aliceKey)
+		if n%2 == 0 {
+			r.reject(events.Reject{Key: aliceKey, Revision: token.Revision}, wxtoken.RejectRenewing)
+		} else {
+			r.renew(aliceKey, wxtoken.RejectRenewing)
+		}
+		r.generation(aliceKey, token.Generation+1)
+		r.clock.forward(time.Minute + 10*time.Second)
+	}
+	r.reject(events.Reject{Key: aliceKey, Revision: r.token(aliceKey).Revision}, wxtoken.RejectTooSoon)
+	r.renew(aliceKey, wxtoken.RejectTooSoon)
+	r.drained()
+	r.wantCalls(apiRefresh, most)
+	r.clock.forward(23 * time.Hour)
+	r.reject(events.Reject{Key: aliceKey, Revision: r.token(aliceKey).Revision}, wxtoken.RejectRenewing)
+	r.generation(aliceKey, most+2)
+}
+
+// TestClientReport has a service find out that WeChat refuses its token.
+func TestClientReport(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	client, err := wxtoken.NewClient(t.Context(), r.nats.Connect(), wxtoken.Config{Keys: []wxtoken.Key{aliceKey}, Now: r.clock.Now})
+	r.must(err)
+	defer client.Close()
+	r.clock.forward(2 * time.Minute)
+	for _, byDigest := range []bool{false, true} {
+		token, err := client.Token(aliceKey)
+		r.must(err)
+		r.must(r.sim.Invalidate(appid, alice))
+		report := token
+		if byDigest {
+			report.Revision = 0 // as one that does not come from a client
+		}
+		var outcome wxtoken.Outcome
+		r.eventually(func() error { // until the refresher listens
+			outcome, err = client.Reject(t.Context(), report)
+			return err
+		})
+		if outcome != wxtoken.RejectRenewing {
+			t.Errorf("the outcome is %q", outcome)
+		}
+		next, err := client.Next(t.Context(), token)
+		r.must(err)
+		if !r.sim.Accepts(appid, alice, next.Value.Reveal()) || next.Generation != token.Generation+1 || next.Previous != nil {
+			t.Errorf("after a report the token is of generation %d", next.Generation)
+		}
+		if outcome, err := client.Reject(t.Context(), report); err != nil || outcome != wxtoken.RejectAlreadyRenewed {
+			t.Errorf("reported again: %q, %v", outcome, err)
+		}
+		if outcome, err := client.Reject(t.Context(), next); err != nil || outcome != wxtoken.RejectTooSoon {
+			t.Errorf("reported at once: %q, %v", outcome, err)
+		}
+		r.clock.forward(2 * time.Minute)
+	}
+}
+
+func TestRenew(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	first := r.token(aliceKey)
+	r.renew(aliceKey, wxtoken.RejectTooSoon)
+	r.clock.forward(2 * time.Minute)
+	r.renew(aliceKey, wxtoken.RejectRenewing)
+	if second := r.generation(aliceKey, 2); second.Previous == nil || second.Previous.Value != first.Value {
+		t.Error("a renewal that the operator asked for does not keep the previous token")
+	}
+	r.drained()
+	r.wantCalls(apiRefresh, 1)
+
+	// A key that waits after a failure is tried at once, and once: then the wait goes on.
+	r.clock.forward(2 * time.Minute)
+	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61007}) // asked again after a minute, ten minutes, an hour
+	r.pokedInVain(aliceKey)
+	r.wantCalls(apiRefresh, 2)
+	for calls := 3; calls <= 4; calls++ {
+		r.renew(aliceKey, wxtoken.RejectRenewing)
+		r.until("the operator is not heard", func() bool { return r.calls(apiRefresh) == calls })
+		r.pokedInVain(aliceKey)
+		r.wantCalls(apiRefresh, calls)
+	}
+	r.sim.Heal()
+	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.generation(aliceKey, 3)
+	r.state(aliceKey, wxtoken.StateActive)
+}
+
+func TestReconcileAskedFor(t *testing.T) {
+	r := newRig(t, options{})
+	r.keep()
+	r.drained()
+	listed := r.calls(apiList)
+	r.must(r.sim.Authorize(appid, alice)) // the push is lost
+	answer, refused := request[map[string]any](r, events.SubjectReconcile, events.ComponentRequest{Component: appid})
+	if refused.code != "" || len(answer) != 1 || answer["outcome"] != "reconciling" {
+		t.Errorf("the answer is %v, %v", answer, refused)
+	}
+	r.generation(aliceKey, 1)
+	r.wantCalls(apiList, listed+1)
+	wantRefused(r, events.SubjectReconcile, events.ComponentRequest{Component: "wxffffffffffffffff"}, "404")
+	wantRefused(r, events.SubjectReconcile, `{}`, "404")
+	wantRefused(r, events.SubjectReconcile, `{"component":7}`, "400")
+}
+
+// TestNeedsAuthorization climbs the ladder to its end: there stands a link that leads back.
+func TestNeedsAuthorization(t *testing.T) {
+	r := newRig(t, options{cfg: func(c *refresher.Config) {
+		withLinks(c)
+		c.RenewFraction = 0.9
+	}})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	m.send(m.push)
+	m.wantAuthorized(alice, "7")
+	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023})
+	for _, wait := range []time.Duration{time.Minute, 10 * time.Minute, time.Hour, 0} {
+		r.pokedInVain(aliceKey)
+		r.clock.forward(wait + time.Second)
+	}
+	s := r.state(aliceKey, wxtoken.StateNeedsAuthorization)
+	id, ok := strings.CutPrefix(s.ReauthorizeURL, publicURL+"/connect/")
+	if !ok {
+		t.Fatalf("reauthorize_url is %q", s.ReauthorizeURL)
+	}
+
+	// The operator may try all the same.
+	calls := r.calls(apiRefresh)
+	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.until("the operator is not heard", func() bool { return r.calls(apiRefresh) == calls+1 })
+	r.until("nothing became of it", func() bool { return r.credential(aliceKey).Claim == nil })
+	r.pokedInVain(aliceKey)
+	if s = r.state(aliceKey, wxtoken.StateNeedsAuthorization); s.ReauthorizeURL == "" {
+		t.Error("the link is gone")
+	}
+
+	r.sim.Heal()
+	r.clock.forward(6 * 24 * time.Hour)
+	r.ticket()
+	r.send(r.next(events.KindTicket))
+	r.eventually(r.componentLives)
+	again := &merchant{rig: r, id: id}
+	again.consent(alice)
+	if page := again.open(events.ConnectOpen{ID: id, Step: events.StepResult, Session: again.session}); page.State != events.ConnectPending {
+		t.Errorf("the page is %+v", page)
+	}
+	again.send(again.push)
+	again.ended(events.ConnectAuthorized) // the due message of the old token is put off for hours: nothing is drained
+	r.eventually(func() error { return r.accepted(alice) })
+	if s := r.state(aliceKey, wxtoken.StateActive); s.Authorizer.Ref != "7" || s.ReauthorizeURL != "" || s.LastError != nil {
+		t.Errorf("authorized again, the status is %+v", s)
+	}
+}
+
+func TestRenewOfAKeyThatNeedsAuthorization(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023})
+	for _, wait := range []time.Duration{time.Minute, 10 * time.Minute, time.Hour, 0} {
+		r.pokedInVain(aliceKey)
+		r.clock.forward(wait + time.Second)
+	}
+	if s := r.state(aliceKey, wxtoken.StateNeedsAuthorization); s.ReauthorizeURL != "" {
+		t.Errorf("a link without --public-url: %q", s.ReauthorizeURL)
+	}
+	r.sim.Heal()
+	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.generation(aliceKey, 2)
+	r.state(aliceKey, wxtoken.StateActive)
+}
+
+// TestWithoutAPIPermission has an account authorize that grants nothing that needs a token.
+func TestWithoutAPIPermission(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultBody, Times: 1,
+		Body: `{"authorization_info":{"authorizer_appid":"` + alice + `","func_info":[]}}`})
+	m.comesBack()
+	if o := m.ended(events.ConnectFailed); o.Reason != "no_api_permission" || o.Authorizer != alice {
+		t.Errorf("the link ended as %+v", o)
+	}
+	r.drained()
+	s := r.state(aliceKey, wxtoken.StateNeedsAuthorization)
+	if !strings.HasPrefix(s.ReauthorizeURL, publicURL+"/connect/") || s.Authorizer == nil || s.Authorizer.Ref != "7" {
+		t.Errorf("the status is %+v", s)
+	}
+	if o := m.result(); o.State != events.ConnectFailed || o.Authorizer != alice {
+		t.Errorf("later the link is %+v", o)
+	}
+}

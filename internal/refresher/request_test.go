@@ -1,0 +1,106 @@
+package refresher_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/refresher"
+)
+
+// The address of ingest and the host of the caller, as the refreshers of the tests know them.
+const (
+	publicURL  = "https://auth.example.com"
+	returnHost = "shop.example.com"
+)
+
+// withLinks has the refreshers of a rig make links.
+func withLinks(c *refresher.Config) {
+	c.PublicURL, c.ReturnHosts = publicURL, []string{returnHost, "localhost"}
+}
+
+// refusal is how a request is refused.
+type refusal struct{ code, text string }
+
+// request asks the refreshers, as soon as one listens. question is the text of a request, or what becomes its JSON. It
+// fails the test if the answer shows a secret of the platform.
+func request[A any](r *rig, subject string, question any) (answer A, refused refusal) {
+	r.Helper()
+	data, ok := question.(string)
+	if !ok {
+		encoded, err := json.Marshal(question)
+		r.must(err)
+		data = string(encoded)
+	}
+	m, err := r.request(subject, []byte(data))
+	r.must(err)
+	refused = refusal{m.Header.Get(micro.ErrorCodeHeader), m.Header.Get(micro.ErrorHeader)}
+	shown := string(m.Data) + refused.text
+	for _, secret := range r.sim.Secrets() {
+		// The link that leads to WeChat carries a pre-auth code: that is what it is for.
+		if strings.Contains(shown, secret) && !strings.HasPrefix(secret, "preauthcode@@@") {
+			r.Errorf("the answer to %s shows a secret: %.40s", subject, shown)
+		}
+	}
+	if refused.code == "" {
+		r.must(json.Unmarshal(m.Data, &answer))
+	}
+	return answer, refused
+}
+
+func (r *rig) request(subject string, data []byte) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	for {
+		m, err := r.nc.RequestWithContext(ctx, subject, data)
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return m, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// wantRefused fails the test unless a request is refused with the given code, and says so in words.
+func wantRefused(r *rig, subject string, question any, code string) {
+	r.Helper()
+	answer, refused := request[any](r, subject, question)
+	switch {
+	case refused.code != code:
+		r.Errorf("%s %v: code %q (%s), want %q; answer %v", subject, question, refused.code, refused.text, code, answer)
+	case refused.text == "" || strings.ContainsAny(refused.text, "\r\n"):
+		r.Errorf("%s %v: refused with the text %q", subject, question, refused.text)
+	}
+}
+
+// link asks for an authorization link.
+func (r *rig) link(q events.ConnectCreate) events.ConnectCreated {
+	r.Helper()
+	q.Component = appid
+	created, refused := request[events.ConnectCreated](r, events.SubjectConnectCreate, q)
+	if refused.code != "" {
+		r.Fatalf("no link: %v", refused)
+	}
+	return created
+}
+
+// open does one step of a link, as ingest does.
+func (r *rig) open(q events.ConnectOpen) events.ConnectOpened {
+	r.Helper()
+	opened, refused := request[events.ConnectOpened](r, events.SubjectConnectOpen, q)
+	if refused.code != "" {
+		r.Fatalf("step %q of the link: %v", q.Step, refused)
+	}
+	return opened
+}
+
+// wantOpenRefused fails the test unless a step of a link is refused with the given code.
+func (r *rig) wantOpenRefused(q events.ConnectOpen, code string) {
+	r.Helper()
+	wantRefused(r, events.SubjectConnectOpen, q, code)
+}
