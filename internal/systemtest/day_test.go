@@ -59,6 +59,7 @@ type day struct {
 	happened  map[string]int
 	js        jetstream.JetStream
 	todo      []act
+	ending    bool // nothing is planned any more
 	natsDown  bool
 	read      int                          // of the platform's history
 	about     map[string][]wechatsim.Entry // pushes about each account
@@ -150,6 +151,9 @@ func (d *day) open() {
 
 // later plans an act.
 func (d *day) later(at time.Time, do func()) {
+	if d.ending {
+		return
+	}
 	d.todo = append(d.todo, act{at, do})
 	slices.SortStableFunc(d.todo, func(a, b act) int { return a.at.Compare(b.at) })
 }
@@ -386,6 +390,7 @@ func (d *day) restartCrashed(i *instance) {
 
 // calm ends all troubles and gives the system a quarter of an hour.
 func (d *day) calm() {
+	d.ending = true
 	for len(d.todo) > 0 { // what was begun is ended
 		a := d.todo[0]
 		d.todo = d.todo[1:]
@@ -403,7 +408,7 @@ func (d *day) calm() {
 	for _, i := range d.instances() {
 		d.restartCrashed(i)
 	}
-	d.todo = nil
+	d.todo, d.ending = nil, false
 	if len(d.instances()) == 0 {
 		d.start()
 	}
