@@ -37,9 +37,7 @@ func run(ctx context.Context, cfg *settings) error {
 	}
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "ingest", health, metrics)
-	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints(),
-		NoReleaseCheck: !cfg.ReleaseCheck, PlainMessages: cfg.PlainMessages,
-	})
+	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
 	if err != nil {
 		return err
 	}

@@ -66,9 +66,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints(),
-		NoReleaseCheck: !cfg.ReleaseCheck, PlainMessages: cfg.PlainMessages,
-	})
+	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
 	if err != nil {
 		return err
 	}

@@ -51,9 +51,6 @@ type Deps struct {
 	Metrics   prometheus.Registerer
 	Now       func() time.Time   // the clock against which CreateTime is held
 	Crash     func(point string) // called at the points "ingest.before_publish" and "ingest.after_puback", for tests that kill the process there
-
-	NoReleaseCheck bool // not Config.ReleaseCheck
-	PlainMessages  bool // Config.PlainMessages; whoever sets it warns the operator
 }
 
 // Ingest takes WeChat's pushes. It is safe for concurrent use.
@@ -77,7 +74,7 @@ type Ingest struct {
 
 // New returns an Ingest for the given components. Its error names every fault of their settings
 // and shows no secret.
-func New(components []Component, d Deps) (*Ingest, error) {
+func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
 	if len(components) == 0 {
 		return nil, errors.New("set up ingest: no component: set component-appid or components-dir")
 	}
@@ -86,8 +83,8 @@ func New(components []Component, d Deps) (*Ingest, error) {
 		now:           d.Now,
 		crash:         d.Crash,
 		failures:      newFailures(),
-		releaseCheck:  !d.NoReleaseCheck,
-		plainMessages: d.PlainMessages,
+		releaseCheck:  cfg.ReleaseCheck,
+		plainMessages: cfg.PlainMessages,
 		parsing:       make(chan struct{}, maxParsing),
 		asking:        make(chan struct{}, maxAsking),
 		pages:         make(chan struct{}, maxPages),
@@ -103,7 +100,11 @@ func New(components []Component, d Deps) (*Ingest, error) {
 	if faults != nil {
 		return nil, fmt.Errorf("set up ingest: %w", faults)
 	}
-	i.lines = newLines(d.Log.With().Str("role", "ingest").Logger(), i.metrics.suppressed)
+	log := d.Log.With().Str("role", "ingest").Logger()
+	i.lines = newLines(log, i.metrics.suppressed)
+	if cfg.PlainMessages {
+		log.Warn().Msg("messages in plain mode taken, NOT FOR PRODUCTION: anybody who saw one URL can send them")
+	}
 	return i, nil
 }
 

@@ -138,7 +138,7 @@ func TestNewRefuses(t *testing.T) {
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := ingest.New(row.components, ingest.Deps{Metrics: prometheus.NewRegistry(), Log: zerolog.Nop(), Now: time.Now})
+			_, err := ingest.New(ingest.Config{}, row.components, ingest.Deps{Metrics: prometheus.NewRegistry(), Log: zerolog.Nop(), Now: time.Now})
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -155,11 +155,11 @@ func TestNewRefuses(t *testing.T) {
 
 	registry := prometheus.NewRegistry()
 	deps := ingest.Deps{Metrics: registry, Log: zerolog.Nop(), Now: time.Now}
-	if _, err := ingest.New([]ingest.Component{good}, deps); err != nil {
+	if _, err := ingest.New(ingest.Config{}, []ingest.Component{good}, deps); err != nil {
 		t.Fatal(err)
 	}
 	var twice prometheus.AlreadyRegisteredError
-	if _, err := ingest.New([]ingest.Component{good}, deps); !errors.As(err, &twice) {
+	if _, err := ingest.New(ingest.Config{}, []ingest.Component{good}, deps); !errors.As(err, &twice) {
 		t.Errorf("a second Ingest on one registry: %v, want an AlreadyRegisteredError", err)
 	}
 }

@@ -357,7 +357,7 @@ func TestPlainRefused(t *testing.T) {
 		for _, row := range rows {
 			t.Run(row.name, func(t *testing.T) {
 				t.Parallel()
-				r := rigOn(t, onServer.js, func(d *ingest.Deps) { d.PlainMessages = true })
+				r := rigOn(t, onServer.js, func(c *ingest.Config) { c.PlainMessages = true })
 				checkRefused(t, r, row.call, row.status, row.reason)
 			})
 		}

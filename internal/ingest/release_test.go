@@ -123,7 +123,7 @@ func TestReleaseCheckOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			srv := natsdtest.Start(t)
-			r := rigOn(t, newRig(t, srv).js, func(d *ingest.Deps) { d.NoReleaseCheck = true })
+			r := rigOn(t, newRig(t, srv).js, func(c *ingest.Config) { c.ReleaseCheck = false })
 			asked := make(chan string, 1)
 			nc := srv.Connect()
 			if _, err := nc.Subscribe(wxtoken.ReplySubject(component, lent[0][1]), func(msg *nats.Msg) {

@@ -146,7 +146,7 @@ func TestReply(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			srv := natsdtest.Start(t)
-			r := rigOn(t, newRig(t, srv).js, func(d *ingest.Deps) { d.PlainMessages = strings.HasPrefix(row.name, "plain") })
+			r := rigOn(t, newRig(t, srv).js, func(c *ingest.Config) { c.PlainMessages = strings.HasPrefix(row.name, "plain") })
 			heard := make(chan *nats.Msg, 1)
 			service(t, srv, func(msg *nats.Msg) []byte { heard <- msg; return echo(t)(msg) })
 

@@ -59,7 +59,7 @@ type rig struct {
 }
 
 // settings changes what an Ingest works with.
-type settings func(*ingest.Deps)
+type settings func(*ingest.Config)
 
 // newRig returns an Ingest on the server, and makes the streams if they are missing.
 func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
@@ -85,16 +85,16 @@ func rigOn(t testing.TB, js jetstream.JetStream, changes ...settings) *rig {
 func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
 	t.Helper()
 	r.metrics = prometheus.NewRegistry()
-	deps := ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }}
+	cfg := ingest.Config{ReleaseCheck: true}
 	for _, change := range changes {
-		change(&deps)
+		change(&cfg)
 	}
 	var err error
-	r.ingest, err = ingest.New([]ingest.Component{{
+	r.ingest, err = ingest.New(cfg, []ingest.Component{{
 		AppID:   component,
 		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
 		AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey), wxtoken.NewSecret(aesBefore)},
-	}}, deps)
+	}}, ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}

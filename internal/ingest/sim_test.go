@@ -25,7 +25,7 @@ func TestAgainstPlatform(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
 	log, registry := &logBuffer{}, prometheus.NewRegistry()
-	in, err := ingest.New([]ingest.Component{{
+	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []ingest.Component{{
 		AppID: component, Tokens: []wxtoken.Secret{wxtoken.NewSecret(token)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey)},
 	}}, ingest.Deps{JetStream: r.js, Log: zerolog.New(log), Metrics: registry, Now: time.Now})
 	if err != nil {

@@ -165,7 +165,7 @@ func newWorld(t testing.TB, sim wechatsim.Config, changes ...func(*natsd.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := ingest.New([]ingest.Component{{
+	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []ingest.Component{{
 		AppID: testAppID, Tokens: []wxtoken.Secret{wxtoken.NewSecret(testToken)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(testAESKey)},
 	}}, ingest.Deps{JetStream: js, Log: w.logger("ingest"), Metrics: prometheus.NewRegistry(), Now: time.Now})
 	if err != nil {
