@@ -28,7 +28,7 @@ var testNow = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 func newTestIngest(t testing.TB) *Ingest {
 	t.Helper()
-	i, err := New([]Component{{
+	i, err := New(Config{}, []Component{{
 		AppID: testComponent, Tokens: []wxtoken.Secret{wxtoken.NewSecret("token")}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(testAESKey)},
 	}}, Deps{Metrics: prometheus.NewRegistry(), Log: zerolog.Nop(), Now: func() time.Time { return testNow }})
 	if err != nil {

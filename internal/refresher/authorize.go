@@ -414,7 +414,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
 	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, ref)), active(r.now()), funcInfo(granted.FuncInfo))
 	r.fetchProfile(ctx, c, key)
-	r.deriveFrom(ctx, key)
+	r.deriveFrom(ctx, key, true)
 	return r.linked(ctx, cred, link)
 }
 

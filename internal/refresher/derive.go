@@ -31,17 +31,24 @@ func (c Config) keeps(key wxtoken.Key) bool {
 		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
 }
 
-// deriveFrom begins to keep the tickets of an account that has a token now. It costs a look into the view for those that are kept.
-func (r *Refresher) deriveFrom(ctx context.Context, account wxtoken.Key) {
+// deriveFrom begins to keep the tickets of an account that has a token now. It costs a look into the view for those that
+// are kept. After a new authorization those are fetched anew: whether they outlive a cancellation, which we may have missed, is not known.
+func (r *Refresher) deriveFrom(ctx context.Context, account wxtoken.Key, authorized bool) {
 	if account.Kind != wxtoken.KindAuthorizer {
 		return
 	}
 	for kind := range ticketTypes {
 		key := wxtoken.Key{Kind: kind, Component: account.Component, Authorizer: account.Authorizer}
-		if e, ok := r.view.Get(key); !r.cfg.keeps(key) || ok && e.Credential.Renewable() {
+		if !r.cfg.keeps(key) {
 			continue
 		}
-		if err := r.keep(ctx, key); err != nil {
+		var err error
+		if e, ok := r.view.Get(key); !ok || !e.Credential.Renewable() {
+			err = r.keep(ctx, key)
+		} else if authorized {
+			err = r.store.MakeDue(ctx, events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonDerived}, "")
+		}
+		if err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("ticket not begun")
 		}
 	}

@@ -294,7 +294,7 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 	r.setStatusAndProfile(ctx, c, t.Key, c.working(t.Key, r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.answered(ctx, c, asked)
-		r.deriveFrom(ctx, t.Key)
+		r.deriveFrom(ctx, t.Key, reason == events.ReasonListed)
 	}
 }
 
