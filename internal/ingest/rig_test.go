@@ -98,6 +98,9 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if text := r.log.take(); cfg.PlainMessages && !strings.Contains(text, "NOT FOR PRODUCTION") {
+		t.Errorf("plain mode is switched on without a warning: %q", text)
+	}
 }
 
 // serve puts the Ingest behind a server of its own and returns its URL.
