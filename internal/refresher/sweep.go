@@ -18,13 +18,6 @@ import (
 func (r *Refresher) sweeper(ctx context.Context) {
 	t := time.NewTicker(r.cfg.SweepEvery)
 	defer t.Stop()
-	defer func() {
-		for _, c := range r.all() {
-			if r.nc.IsConnected() {
-				r.addCalls(context.WithoutCancel(ctx), c)
-			}
-		}
-	}()
 	for {
 		var again <-chan time.Time
 		for _, c := range r.all() {
@@ -128,13 +121,18 @@ func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
 	}
 	if derived(key) {
 		if _, err := r.accountToken(owner(key)); err != nil && r.wanted(key) {
-			return heldDelay
+			return r.heldDelay()
 		}
 		return c.held(wechat.APIGetTicket, r.now())
 	}
 	if _, err := r.componentToken(c); err != nil {
-		// The more wait, the longer each: together they ask a few hundred times a second at most.
-		return max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
+		return r.heldDelay()
 	}
 	return c.held(wechat.APIAuthorizerToken, r.now())
+}
+
+// heldDelay is the wait for a token that isn't there. The more may wait, the longer each: together they ask a few hundred
+// times a second at most.
+func (r *Refresher) heldDelay() time.Duration {
+	return max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
 }

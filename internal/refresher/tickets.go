@@ -76,8 +76,9 @@ func (r *Refresher) startPush(ctx context.Context, c *component) error {
 	if err := r.pass(ctx, c, wechat.APIStartPushTicket); err != nil {
 		return err
 	}
+	r.calling(c, wechat.APIStartPushTicket)
 	already, err := r.wx.StartPushTicket(ctx, c.appid, c.appSecret())
-	r.heard(ctx, c, err)
+	r.heard(ctx, c, "", err)
 	if err == nil {
 		r.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
 	}
