@@ -370,7 +370,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 
 // exchange turns a code into the first tokens of an authorization.
 func (r *Refresher) exchange(ctx context.Context, c *component, code string) (a wechat.Authorization, err error) {
-	err = r.withComponentToken(ctx, c, func(token string) (err error) {
+	err = r.withComponentToken(ctx, c, wechat.APIQueryAuth, "", func(token string) (err error) {
 		a, err = r.wx.QueryAuth(ctx, token, c.appid, code)
 		return err
 	})

@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type component struct {
 	paused  map[wechat.API]time.Time // until when; everyAPI = all of them
 	looked  time.Time                // when the component's status was last looked at
 	silent  int                      // calls in a row that WeChat did not answer, or only with "busy"
+	unheard map[string]bool          // whom those calls were about: the first few accounts, or APIs
 	probe   time.Time                // while WeChat seems to be away: when the next call may be made
 	late    string                   // what the status says of tickets that stay away; the sweep's own
 	warned  bool                     // that the guard is closed
@@ -46,7 +48,7 @@ func newComponent(c Component, perSecond float64, quota func() store.Quota) *com
 	return &component{
 		appid: c.AppID, secret: c.AppSecret, quota: quota,
 		rate: limiter(), hurry: limiter(), full: rate.Limit(perSecond),
-		paused: map[wechat.API]time.Time{}, calls: map[string]int{},
+		paused: map[wechat.API]time.Time{}, calls: map[string]int{}, unheard: map[string]bool{},
 	}
 }
 
@@ -107,8 +109,8 @@ func (c *component) lookAgain(now time.Time) bool {
 
 // heldBack reports whether any call is paused that is made to keep tokens, or refusals are not believed.
 func (c *component) heldBack(now time.Time) bool {
-	for _, until := range c.quota().Paused {
-		if until.After(now) {
+	for api, until := range c.quota().Paused {
+		if !aside(wechat.API(api)) && until.After(now) {
 			return true
 		}
 	}
@@ -118,7 +120,7 @@ func (c *component) heldBack(now time.Time) bool {
 		return true
 	}
 	for api, until := range c.paused {
-		if api != wechat.APIStartPushTicket && until.After(now) {
+		if !aside(api) && until.After(now) {
 			return true
 		}
 	}
@@ -128,8 +130,10 @@ func (c *component) heldBack(now time.Time) bool {
 const (
 	// maxPause is the longest wait before a pause is looked at again.
 	maxPause = 5 * time.Minute
-	// awayAfter is how many calls in a row must fail for WeChat to count as away.
+	// awayAfter is how many calls in a row must fail for WeChat to count as away, and awayFrom how many accounts, or
+	// APIs that are about none, they must be about: one account that is always answered "busy" is its own trouble.
 	awayAfter = 5
+	awayFrom  = 3
 	// probeEvery is how often one call is made then, to see whether it is back.
 	probeEvery = 10 * time.Second
 )
@@ -142,7 +146,7 @@ func (c *component) wait(api wechat.API, now time.Time) time.Duration {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.silent < awayAfter {
+	if !c.away() {
 		return 0
 	}
 	if left := c.probe.Sub(now); left > 0 {
@@ -156,8 +160,11 @@ func (c *component) wait(api wechat.API, now time.Time) time.Duration {
 func (c *component) seemsAway() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.silent >= awayAfter
+	return c.away()
 }
+
+// away is seemsAway for who holds c.mu.
+func (c *component) away() bool { return c.silent >= awayAfter && len(c.unheard) >= awayFrom }
 
 // held returns how long a call of api would be held back, without asking for its turn; 0 if it would not be.
 func (c *component) held(api wechat.API, now time.Time) time.Duration {
@@ -166,7 +173,7 @@ func (c *component) held(api wechat.API, now time.Time) time.Duration {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if left := c.probe.Sub(now); c.silent >= awayAfter && left > 0 {
+	if left := c.probe.Sub(now); c.away() && left > 0 {
 		return left
 	}
 	return 0
@@ -180,7 +187,7 @@ func (c *component) slowDown(now time.Time) {
 	c.rate.SetLimit(c.full / 2)
 }
 
-// called counts a call that is about to be made, and ends a slow time that is over.
+// called counts a call that is made now, and ends a slow time that is over.
 func (c *component) called(api wechat.API, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -209,17 +216,22 @@ func (c *component) giveCalls(calls map[string]int) {
 	}
 }
 
-// heard notes how a call ended. While WeChat is away each caller waits for the one that probes,
-// instead of counting failures of its own: when it is back, all come at once and none comes late.
-func (c *component) heard(err error, now time.Time) {
+// heard notes how a call about an account, or an API that is about none, ended. While WeChat is away each caller waits for
+// the one that probes, instead of counting failures of its own: when it is back, all come at once and none comes late.
+func (c *component) heard(about string, err error, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !silent(err) {
 		c.silent = 0
+		clear(c.unheard)
 		return
 	}
+	before := c.away()
 	c.silent++
-	if c.silent == awayAfter {
+	if len(c.unheard) < awayFrom {
+		c.unheard[about] = true
+	}
+	if !before && c.away() {
 		c.probe = now.Add(probeEvery)
 	}
 }
@@ -230,11 +242,11 @@ func silent(err error) bool {
 	return err != nil && (!errors.As(err, &e) || e.Code == 0 || e.Code == -1 || e.Code == -1000)
 }
 
-// heard notes how a call ended. A refusal that the next call would meet too holds those calls back,
-// whoever makes them; one that a person has to put right stands in the component's status.
-func (r *Refresher) heard(ctx context.Context, c *component, err error) {
+// heard notes how a call about an account, "" if about none, ended. A refusal that the next call would meet too holds those
+// calls back, whoever makes them; one that a person has to put right stands in the component's status.
+func (r *Refresher) heard(ctx context.Context, c *component, account string, err error) {
 	now := r.now()
-	c.heard(err, now)
+	c.heard(cmp.Or(account, string(errAPI(err))), err, now)
 	if err == nil || errAPI(err).OfAccount() {
 		return // what an account's own quota and permissions don't allow is no concern of the others
 	}
@@ -245,8 +257,11 @@ func (r *Refresher) heard(ctx context.Context, c *component, err error) {
 		return
 	case wechat.QuotaGone:
 		r.quotaGone(ctx, c, errAPI(err), now)
+		if aside(errAPI(err)) {
+			return
+		}
 	case wechat.Operator:
-		if ofAccount(err) {
+		if ofAccount(err) || aside(errAPI(err)) && !ofComponent(err) {
 			return // the others must not wait for it
 		}
 		if errAPI(err) != wechat.APIComponentToken {
@@ -272,13 +287,23 @@ func (r *Refresher) pass(ctx context.Context, c *component, api wechat.API) erro
 	if err := limiter.Wait(ctx); err != nil {
 		return fmt.Errorf("call %s: wait for the rate: %w", api, err)
 	}
-	c.called(api, r.now())
-	r.metrics.calls.WithLabelValues(c.appid, string(api)).Inc()
 	return nil
 }
 
+// calling counts a call that is made now. Not every turn is used: somebody else may have been faster.
+func (r *Refresher) calling(c *component, api wechat.API) {
+	c.called(api, r.now())
+	r.metrics.calls.WithLabelValues(c.appid, string(api)).Inc()
+}
+
 // hurried are the calls that somebody waits for, or everybody.
-var hurried = []wechat.API{wechat.APIComponentToken, wechat.APIQueryAuth, wechat.APICreatePreAuthCode, wechat.APIAuthorizerInfo, wechat.APICustomSend}
+var hurried = []wechat.API{wechat.APIComponentToken, wechat.APIQueryAuth, wechat.APICreatePreAuthCode, wechat.APIAuthorizerInfo, wechat.APICustomSend,
+	wechat.APIQuotaGet, wechat.APIClearQuota}
+
+// aside reports whether an API is one without which every token can be kept: what becomes of its calls is for those who make them.
+func aside(api wechat.API) bool {
+	return api == wechat.APIStartPushTicket || api == wechat.APIQuotaGet || api == wechat.APIClearQuota
+}
 
 // componentToken returns a component access token that is good for a call. Without one it answers
 // with Later; the component's own renewal is under way or waits for a ticket.

@@ -206,7 +206,7 @@ func (r *Refresher) preAuth(ctx context.Context, c store.Connect) (store.Connect
 		return c, err
 	}
 	var code wechat.PreAuthCode
-	err := r.withComponentToken(ctx, comp, func(token string) (err error) {
+	err := r.withComponentToken(ctx, comp, wechat.APICreatePreAuthCode, "", func(token string) (err error) {
 		code, err = r.wx.CreatePreAuthCode(ctx, token, c.Component)
 		return err
 	})

@@ -105,6 +105,15 @@ func (r *Refresher) dropTicket(ctx context.Context, key wxtoken.Key) error {
 	return nil
 }
 
+// unwanted reports whether a ticket is to be kept no longer. What wanted says of an account that authorized just now may be old.
+func (r *Refresher) unwanted(ctx context.Context, key wxtoken.Key) (bool, error) {
+	if !r.cfg.keeps(key) {
+		return true, nil
+	}
+	cred, err := r.load(ctx, owner(key))
+	return err == nil && !cred.Renewable(), err
+}
+
 // wanted reports whether a ticket is still to be kept: asked for, and of an account that authorizes.
 func (r *Refresher) wanted(key wxtoken.Key) bool {
 	e, ok := r.view.Get(owner(key))
@@ -133,8 +142,9 @@ func (r *Refresher) prepareTicket(ctx context.Context, c *component, key wxtoken
 		if err != nil {
 			return wechat.Grant{}, err
 		}
+		r.calling(c, wechat.APIGetTicket)
 		ticket, err := r.wx.Ticket(ctx, t.Value.Reveal(), ticketTypes[key.Kind])
-		r.heard(ctx, c, err)
+		r.heard(ctx, c, key.Authorizer, err)
 		if err != nil && wechat.Judge(err) == wechat.RenewAccountToken {
 			r.refused(ctx, c, t)
 		}

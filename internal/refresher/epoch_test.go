@@ -11,8 +11,6 @@ import (
 	"wxtoken/internal/wechatsim"
 )
 
-const bob = "wxb0b0000000000000"
-
 // TestConflict has an account that belongs to one ref authorize through the links of others.
 func TestConflict(t *testing.T) {
 	for _, pushFirst := range []bool{false, true} {

@@ -49,7 +49,7 @@ func recent(times []time.Time, now time.Time) []time.Time {
 // watchRefusals tells the operator when the guard closes, and when it opens again. Meanwhile WeChat's list is
 // asked what is true.
 func (r *Refresher) watchRefusals(ctx context.Context, c *component) {
-	open := c.guard.open(r.now())
+	key, open := wxtoken.ComponentKey(c.appid), c.guard.open(r.now())
 	c.mu.Lock()
 	told := c.warned
 	c.warned = !open
@@ -57,7 +57,13 @@ func (r *Refresher) watchRefusals(ctx context.Context, c *component) {
 	if told == !open {
 		return
 	}
-	r.setStatus(ctx, wxtoken.ComponentKey(c.appid), refusalsDoubted(r.now(), !open))
+	if err := r.writeStatus(ctx, key, refusalsDoubted(r.now(), !open)); err != nil {
+		c.mu.Lock()
+		c.warned = told // the next sweep tells
+		c.mu.Unlock()
+		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
+		return
+	}
 	if open {
 		r.log.Info().Str("component", c.appid).Msg("refused authorizations believed again")
 		return

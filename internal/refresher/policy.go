@@ -67,10 +67,16 @@ const giveUpDelay = 6 * time.Hour
 var componentCodes = []int{40090, 40125, 40164, 40243, 45035, 61000, 61001, 61002, 61004, 61011, 61061,
 	89501, 89502, 89503, 89504, 89505, 89506, 89507}
 
+// ofComponent reports whether every call of the component would meet err.
+func ofComponent(err error) bool {
+	var e *wechat.Error
+	return errors.As(err, &e) && slices.Contains(componentCodes, e.Code)
+}
+
 // ofAccount reports whether err concerns one account, and not all calls of its component.
 func ofAccount(err error) bool {
 	var e *wechat.Error
-	return errors.As(err, &e) && !slices.Contains(componentCodes, e.Code) &&
+	return errors.As(err, &e) && !ofComponent(err) &&
 		(e.API == wechat.APIAuthorizerToken || e.API == wechat.APIAuthorizerInfo || e.API == wechat.APIQueryAuth || e.API.OfAccount())
 }
 
@@ -83,9 +89,12 @@ func renewTime(obtained time.Time, life time.Duration, fraction, jitter float64)
 
 // backoff returns the wait after the given number of failures in a row (from 1). left is the life
 // that the token still has: while it lives, at least four tries find room in what is left.
-// jitter (0 to 1) takes away up to half.
+// jitter (0 to 1) takes away up to half. Whoever failed more often than retryAfter is long is tried once a minute, come what may.
 func backoff(failures int, left time.Duration, jitter float64) time.Duration {
-	wait := retryAfter[min(max(failures, 1), len(retryAfter))-1]
+	if failures > len(retryAfter) {
+		return retryAfter[len(retryAfter)-1]
+	}
+	wait := retryAfter[max(failures, 1)-1]
 	if left > 0 {
 		wait = min(wait, max(left/4, time.Second))
 	}
@@ -122,6 +131,19 @@ func nextDay(now time.Time) time.Time {
 	y, m, d := now.In(beijing).Date()
 	return time.Date(y, m, d+1, 0, 0, 0, 0, beijing).UTC()
 }
+
+// quotaBack returns when a call whose daily quota is gone may be made again: when the day turns. A refusal right after that
+// is still about the day before: no two clocks turn at once.
+func quotaBack(now time.Time) time.Time {
+	next := nextDay(now)
+	if now.Sub(next.Add(-24*time.Hour)) < dayTurns {
+		return now.Add(dayTurns / 2).UTC()
+	}
+	return next
+}
+
+// dayTurns is how long after midnight in China WeChat may still count the day before.
+const dayTurns = 10 * time.Minute
 
 // jittered spreads a wait over d to 1.5 d, so that those who wait together do not come together.
 func jittered(d time.Duration) time.Duration {

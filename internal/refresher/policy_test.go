@@ -2,6 +2,7 @@ package refresher
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -68,6 +69,8 @@ func TestBackoff(t *testing.T) {
 		{6, time.Hour, 0, time.Minute},
 		{1000, time.Hour, 0, time.Minute},
 		{6, time.Hour, 1, 30 * time.Second},
+		{7, time.Hour, 1, time.Minute}, // once a minute, and no more
+		{7, 40 * time.Second, 0, time.Minute},
 		{6, 40 * time.Second, 0, 10 * time.Second},
 		{6, time.Second, 0, time.Second},
 		{6, 0, 0, time.Minute},                 // it has died: no hurry any more
@@ -85,7 +88,7 @@ func TestBackoff(t *testing.T) {
 		if wait < 500*time.Millisecond || wait > time.Minute {
 			t.Errorf("waits %v", wait)
 		}
-		if left >= 4*time.Second && wait > left/4 {
+		if failures <= len(retryAfter) && left >= 4*time.Second && wait > left/4 {
 			t.Errorf("waits %v of the %v left: no room for four tries", wait, left)
 		}
 		if next := backoff(failures+1, left, jitter); next < wait {
@@ -282,11 +285,11 @@ func TestPause(t *testing.T) {
 func TestAway(t *testing.T) {
 	t.Parallel()
 	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
-	for range awayAfter {
+	for i := range awayAfter {
 		if c.wait(wechat.APIAuthorizerToken, noon) != 0 || c.seemsAway() {
 			t.Fatal("away too early")
 		}
-		c.heard(errors.New("no answer"), noon)
+		c.heard(fmt.Sprint("account ", i%awayFrom), errors.New("no answer"), noon)
 	}
 	if !c.seemsAway() || c.held(wechat.APIAuthorizerToken, noon) == 0 || c.wait(wechat.APIAuthorizerToken, noon) != probeEvery {
 		t.Fatal("not away after so many calls without an answer")
@@ -298,11 +301,11 @@ func TestAway(t *testing.T) {
 	if c.wait(wechat.APIComponentToken, probe) != probeEvery {
 		t.Error("two probe at once")
 	}
-	c.heard(refusal(wechat.APIAuthorizerToken, -1), probe)
+	c.heard("wxa", refusal(wechat.APIAuthorizerToken, -1), probe)
 	if !c.seemsAway() {
 		t.Error("busy counts as being back")
 	}
-	c.heard(refusal(wechat.APIAuthorizerToken, 61023), probe) // a refusal is an answer
+	c.heard("wxa", refusal(wechat.APIAuthorizerToken, 61023), probe) // a refusal is an answer
 	if c.seemsAway() || c.wait(wechat.APIAuthorizerToken, probe) != 0 {
 		t.Error("still away after an answer")
 	}

@@ -19,7 +19,7 @@ func today(now time.Time) string { return now.In(beijing).Format(time.DateOnly) 
 func (r *Refresher) quotaGone(ctx context.Context, c *component, api wechat.API, now time.Time) {
 	c.pause(api, now.Add(quotaBridge))
 	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
-		until := nextDay(now)
+		until := quotaBack(now)
 		if q.Paused[string(api)].Equal(until) {
 			return false
 		}
@@ -109,7 +109,7 @@ func (r *Refresher) askQuota(ctx context.Context, c *component, api wechat.API) 
 	if err := r.pass(ctx, c, wechat.APIQuotaGet); err != nil {
 		return left, err
 	}
-	err = r.withComponentToken(ctx, c, func(token string) (err error) {
+	err = r.withComponentToken(ctx, c, wechat.APIQuotaGet, "", func(token string) (err error) {
 		left, err = r.wx.Quota(ctx, token, api)
 		return err
 	})
@@ -121,8 +121,9 @@ func (r *Refresher) clearQuota(ctx context.Context, c *component) error {
 	if err := r.pass(ctx, c, wechat.APIClearQuota); err != nil {
 		return err
 	}
+	r.calling(c, wechat.APIClearQuota)
 	err := r.wx.ClearQuota(ctx, c.appid, c.appSecret())
-	r.heard(ctx, c, err)
+	r.heard(ctx, c, "", err)
 	if err != nil {
 		return err
 	}

@@ -29,25 +29,26 @@ const (
 // authorizer that the list lacks proves nothing. Whoever authorized first comes first.
 //
 // It may end anywhere and begin anew: what was taken over is skipped then without a call or a read.
-func (r *Refresher) reconcile(ctx context.Context, appid string) error {
+func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) error {
 	c, ok := r.component(appid)
 	if !ok {
-		return events.Later(unknownDelay, fmt.Errorf("reconcile: component %s is not in the settings", appid))
+		return events.Later(unknownFor(m), fmt.Errorf("reconcile: component %s is not in the settings", appid))
 	}
 	listed, total, listErr := r.list(ctx, c)
 	// A list that broke off is good for what it told.
-	found, err := r.absorbAll(ctx, c, listed)
+	found, err := r.absorbAll(ctx, c, listed, m.Deliveries < len(retryAfter))
 	switch {
 	case listErr == nil && err == nil:
 	case len(listed) == 0 && isHeld(listErr):
 		return listErr // not a fault, only not yet
 	default:
 		r.metrics.reconciled(appid, "failed", r.now())
-		wait := jittered(retryAfter[2])
-		if held, ok := events.After(listErr); ok {
-			wait = held
+		err = errors.Join(listErr, err)
+		wait := jittered(max(retryAfter[2], retryAfter[min(max(m.Deliveries, 1), len(retryAfter))-1]))
+		if held, ok := events.After(err); ok {
+			wait = max(wait, held)
 		}
-		return events.Later(wait, fmt.Errorf("reconcile: %w", errors.Join(listErr, err)))
+		return events.Later(wait, fmt.Errorf("reconcile: %w", err))
 	}
 	r.metrics.reconciled(appid, "ok", r.now())
 	r.log.Info().Str("component", appid).Int("listed", total).Int("recovered", found).Msg("reconciled with WeChat's list")
@@ -63,18 +64,20 @@ func isHeld(err error) bool {
 // order, so an account may be on two pages, and another on none: that one is found the next time.
 func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.ListedAuthorizer, total int, err error) {
 	seen := map[string]bool{}
-	for offset := 0; offset == 0 || offset < min(total, maxListed); offset += listPage {
+	// A page that is full of news may have a next one, whatever total_count says.
+	for offset, full := 0, true; offset < min(total, maxListed) || full; offset += listPage {
 		var page wechat.AuthorizerPage
 		if page, err = r.listPage(ctx, c, offset); err != nil {
 			break
 		}
-		total = page.Total
+		before := len(listed)
 		for _, entry := range page.List {
 			if !seen[entry.AppID] {
 				seen[entry.AppID] = true
 				listed = append(listed, entry)
 			}
 		}
+		total, full = max(page.Total, len(listed)), len(listed)-before == listPage
 		if len(page.List) == 0 {
 			break
 		}
@@ -92,7 +95,7 @@ func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (pag
 		if err := r.pass(ctx, c, wechat.APIAuthorizerList); err != nil {
 			return page, err
 		}
-		err = r.withComponentToken(ctx, c, func(token string) (err error) {
+		err = r.withComponentToken(ctx, c, wechat.APIAuthorizerList, "", func(token string) (err error) {
 			page, err = r.wx.AuthorizerList(ctx, token, c.appid, offset, listPage)
 			return err
 		})
@@ -108,8 +111,9 @@ func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (pag
 	return page, err
 }
 
-// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were.
-func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer) (found int, err error) {
+// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were. With insist an account
+// that could not be asked about is an error; without, it is left for the next time.
+func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, insist bool) (found int, err error) {
 	var group errgroup.Group
 	group.SetLimit(absorbAtOnce)
 	results := make([]bool, len(all))
@@ -126,7 +130,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 			break
 		}
 		group.Go(func() (err error) {
-			results[i], err = r.absorb(ctx, c, key, listed)
+			results[i], err = r.absorb(ctx, c, key, listed, insist)
 			return err
 		})
 	}
@@ -140,7 +144,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 }
 
 // absorb takes over what the list says of one account, if it knows better than the store.
-func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer) (added bool, err error) {
+func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, insist bool) (added bool, err error) {
 	cred, err := r.store.Credential(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
 		return false, nil // whoever wrote it knows better
@@ -155,11 +159,11 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt):
 		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong.
 		info, err := r.authorizerInfo(ctx, c, listed.AppID)
-		if err != nil && wechat.Judge(err) != wechat.Revoked {
+		if err != nil && wechat.Judge(err) == wechat.Retry && insist {
 			return false, err
 		}
 		if err != nil || info.RefreshToken == "" {
-			return false, nil
+			return false, nil // all others must not be listed again and again for the sake of this one
 		}
 		listed.RefreshToken = info.RefreshToken
 	case cred.RefreshToken == listed.RefreshToken:

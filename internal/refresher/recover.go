@@ -15,24 +15,34 @@ import (
 // nothing: WeChat itself is asked for the refresh token, and only if it keeps confirming the
 // one that it refuses does the merchant have to authorize again.
 func (r *Refresher) recover(ctx context.Context, c *component, cred store.Credential, cause error) error {
-	now := r.now()
+	now, again := r.now(), cred.RefreshRefused
 	info, err := r.authorizerInfo(ctx, c, cred.Key.Authorizer)
+	held, notAsked := events.After(err)
+	if again && !notAsked {
+		cred.Failures++ // where WeChat's refusal began this, that is counted already
+	}
 	cred.RefreshRefused = err != nil // then the next try begins here, and not with the refresh token that was refused
 	switch {
 	case err != nil && wechat.Judge(err) == wechat.Revoked:
+		if again {
+			c.guard.saw(now, err) // else it is the same refusal
+		}
 		return r.cancelled(ctx, c, cred, now, err)
 	case err != nil:
-		wait := r.retryDelay(cred)
-		if held, ok := events.After(err); ok {
-			wait = max(wait, held)
+		wait := max(r.retryDelay(cred), held)
+		if ofAccount(err) && wechat.Judge(err) == wechat.Operator {
+			wait = askAgainAfter[min(max(cred.Failures, 1), len(askAgainAfter))-1]
 		}
 		return r.tryAgain(ctx, cred, wait, failing(now, cred.Failures, cause), cause)
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
 		cred.Refusals = 0
 		var wait time.Duration
-		if cred.Failures > 1 {
-			wait = r.retryDelay(cred) // should WeChat name another one each time
+		if cred.Failures > 1 { // should WeChat name another one each time
+			wait = r.retryDelay(cred)
+		}
+		if cred.Failures > len(retryAfter) {
+			wait = askAgainAfter[1] // each try is two calls
 		}
 		r.metrics.recovered.Inc()
 		r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
@@ -80,7 +90,7 @@ func (r *Refresher) authorizerInfo(ctx context.Context, c *component, authorizer
 	if err := r.pass(ctx, c, wechat.APIAuthorizerInfo); err != nil {
 		return info, err
 	}
-	err = r.withComponentToken(ctx, c, func(token string) (err error) {
+	err = r.withComponentToken(ctx, c, wechat.APIAuthorizerInfo, authorizer, func(token string) (err error) {
 		info, err = r.wx.AuthorizerInfo(ctx, token, c.appid, authorizer)
 		return err
 	})

@@ -154,7 +154,14 @@ func (r *Refresher) Run(ctx context.Context) error {
 	var background, working sync.WaitGroup
 	defer background.Wait()
 	defer end()
-	defer working.Wait()
+	defer func() {
+		working.Wait()
+		for _, c := range r.all() { // none is added any more
+			if r.nc.IsConnected() {
+				r.addCalls(work, c)
+			}
+		}
+	}()
 	background.Go(func() {
 		select {
 		case <-closed:
@@ -304,6 +311,13 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 	}
 	if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
 		err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, false)
+	}
+	if err == nil {
+		var s wxtoken.Status
+		s, _, err = r.store.Status(ctx, key)
+		c.mu.Lock()
+		c.warned = doubted(s) // by somebody who has stopped since: it is for us to say that this has ended
+		c.mu.Unlock()
 	}
 	if err != nil {
 		r.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")

@@ -32,8 +32,9 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if err := r.pass(ctx, c, wechat.APICustomSend); err != nil {
 		return err
 	}
+	r.calling(c, wechat.APICustomSend)
 	if err := r.wx.SendText(ctx, t.Value.Reveal(), a.OpenID, a.Code+"_from_api"); err != nil {
-		r.heard(ctx, c, err)
+		r.heard(ctx, c, key.Authorizer, err)
 		if wechat.Judge(err) == wechat.RenewAccountToken {
 			r.refused(ctx, c, t)
 		}
@@ -42,7 +43,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 		}
 		return events.Later(claimedDelay, fmt.Errorf("answer the release check: %w", err))
 	}
-	r.heard(ctx, c, nil)
+	r.heard(ctx, c, key.Authorizer, nil)
 	r.log.Info().Stringer("key", key).Msg("release check answered")
 	return nil
 }

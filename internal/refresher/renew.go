@@ -16,7 +16,7 @@ import (
 // due handles renewal.due.>: the time has come, or somebody asked.
 func (r *Refresher) due(ctx context.Context, m events.Msg) error {
 	if appid, ok := events.ReconcileComponent(m.Subject); ok {
-		return r.reconcile(ctx, appid)
+		return r.reconcile(ctx, appid, m)
 	}
 	due, err := events.ParseDue(m.Data)
 	if err != nil {
@@ -67,15 +67,23 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	case due.Generation < cred.Generation:
 		return r.fulfilled(ctx, c, cred)
 	case derived(key) && !r.wanted(key):
-		return r.dropTicket(ctx, key)
+		sure, err := r.unwanted(ctx, key)
+		if err != nil {
+			return err
+		}
+		if sure {
+			return r.dropTicket(ctx, key)
+		}
 	}
 	asked := due.Reason == events.ReasonAsked && !m.Redelivered // by the operator, who need not wait
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
 	}
-	ask, err := r.prepareAsk(ctx, c, cred)
-	if err != nil {
-		return err
+	var ask ask
+	if !cred.RefreshRefused { // else another call comes first
+		if ask, err = r.prepareAsk(ctx, c, cred); err != nil {
+			return err
+		}
 	}
 	r.step("loaded")
 
@@ -113,8 +121,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return r.failed(ctx, c, cred, err)
 	}
 	var old wxtoken.Token
-	// A token that was refused, or of another authorization, is of no use to a reader.
-	if due.Reason != events.ReasonRefused && due.Reason != events.ReasonListed {
+	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is the same until its end.
+	if due.Reason != events.ReasonRefused && due.Reason != events.ReasonListed || derived(key) {
 		if old, _, err = r.store.Token(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
 		}
@@ -228,8 +236,9 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 			return nil, err
 		}
 		return func(ctx context.Context) (wechat.Grant, error) {
+			r.calling(c, wechat.APIComponentToken)
 			grant, err := r.wx.ComponentToken(ctx, c.appid, c.appSecret(), cred.Ticket)
-			r.heard(ctx, c, err)
+			r.heard(ctx, c, "", err)
 			return grant, err
 		}, nil
 	}
@@ -244,7 +253,7 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 	}
 	return func(ctx context.Context) (wechat.Grant, error) {
 		var grant wechat.Grant
-		err := r.withComponentToken(ctx, c, func(componentToken string) (err error) {
+		err := r.withComponentToken(ctx, c, wechat.APIAuthorizerToken, cred.Key.Authorizer, func(componentToken string) (err error) {
 			grant, err = r.wx.AuthorizerToken(ctx, componentToken, c.appid, cred.Key.Authorizer, cred.RefreshToken)
 			return err
 		})
@@ -252,15 +261,16 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 	}, nil
 }
 
-// withComponentToken makes a call that takes a component access token, and has that renewed when it
-// was refused.
-func (r *Refresher) withComponentToken(ctx context.Context, c *component, call func(componentToken string) error) error {
+// withComponentToken makes a call of api about an account, "" if about none, that takes a component access token, and has that
+// renewed when it was refused.
+func (r *Refresher) withComponentToken(ctx context.Context, c *component, api wechat.API, account string, call func(componentToken string) error) error {
 	t, err := r.componentToken(c)
 	if err != nil {
 		return err
 	}
+	r.calling(c, api)
 	err = call(t.Value.Reveal())
-	r.heard(ctx, c, err)
+	r.heard(ctx, c, account, err)
 	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
 		r.refused(ctx, c, t)
 	}
@@ -291,7 +301,7 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 		log = log.Int("attempt", before.Failures+1)
 	}
 	log.Msg("token renewed")
-	r.setStatusAndProfile(ctx, c, t.Key, c.working(t.Key, r.now()))
+	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), c.working(t.Key, r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.answered(ctx, c, asked)
 		r.deriveFrom(ctx, t.Key, reason == events.ReasonListed)
@@ -364,7 +374,7 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 		// The gate knows how long; and it is the component that is in trouble, and its status says so.
 		wait, change = retryAfter[len(retryAfter)-1], nil
 		if errAPI(err).OfAccount() {
-			wait, change = nextDay(now).Sub(now), failing(now, cred.Failures, err)
+			wait, change = quotaBack(now).Sub(now), failing(now, cred.Failures, err)
 		}
 	case wechat.WaitForTicket:
 		wait = retryAfter[len(retryAfter)-1]
@@ -372,7 +382,7 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 		r.askPush(ctx, c)
 	case wechat.CodeSpent, wechat.Operator:
 		wait, change = retryAfter[len(retryAfter)-1], nil
-		if ofAccount(err) {
+		if ofAccount(err) || derived(cred.Key) { // what a ticket's call meets does not stand in the component's status
 			wait, change = askAgainAfter[min(cred.Failures, len(askAgainAfter))-1], operator(now, err)
 			if derived(cred.Key) && cred.Failures > len(askAgainAfter) {
 				wait = giveUpDelay // not every account may have such a ticket

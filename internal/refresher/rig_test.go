@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -138,7 +139,9 @@ type rig struct {
 	log    *lines
 	cfg    refresher.Config
 	opener *wechat.Crypter
-	step   func(name string) // called at each step of the refreshers; to be set before start
+	step   func(name string)          // called at each step of the refreshers; to be set before start
+	deps   func(*refresher.Deps)      // changes what the next refresher works with
+	others map[string]*wechat.Crypter // of the components in options.more
 
 	mu   sync.Mutex
 	hold bool          // keep pushes instead of publishing them
@@ -151,12 +154,14 @@ type options struct {
 	cfg func(*refresher.Config)
 	// idle starts no refresher and no ticket
 	idle bool
+	// more are the appids of further components, with the secrets of the first; no refresher acts for them by itself
+	more []string
 }
 
 func newRig(t *testing.T, o options) *rig {
 	t.Helper()
 	t.Parallel()
-	r := &rig{T: t, nats: natsdtest.Start(t), log: &lines{}, cfg: refresher.Config{
+	r := &rig{T: t, nats: natsdtest.Start(t), log: &lines{}, others: map[string]*wechat.Crypter{}, cfg: refresher.Config{
 		WechatAPIURL: "http://wechat", RenewFraction: 0.66, Concurrency: 16, APIRate: 10_000, Replicas: 1,
 		MessagesMaxAge: time.Hour, SweepEvery: time.Hour, ReconcileEvery: 6 * time.Hour,
 	}}
@@ -171,6 +176,16 @@ func newRig(t *testing.T, o options) *rig {
 		AppID: appid, AppSecret: appsecret, Token: pushToken, EncodingAESKey: aesKey,
 		AuthURL: "http://ingest/auth", MessageURL: "http://ingest/message/$APPID$",
 	}}
+	for _, id := range o.more {
+		o.sim.Components = append(o.sim.Components, wechatsim.Component{
+			AppID: id, AppSecret: appsecret, Token: pushToken, EncodingAESKey: aesKey, AuthURL: "http://ingest/auth/" + id,
+		})
+		opener, err := wechat.NewCrypter(wechat.Keys{AppID: id, Tokens: []string{pushToken}, AESKeys: []string{aesKey}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.others[id] = opener
+	}
 	o.sim.Transport = direct{http.HandlerFunc(r.pushed)}
 	o.sim.Now = r.clock.Now
 	if r.sim, err = wechatsim.New(o.sim); err != nil {
@@ -213,20 +228,27 @@ func newRig(t *testing.T, o options) *rig {
 
 // process is one refresher at work.
 type process struct {
-	nc   *nats.Conn
-	stop func()
+	nc      *nats.Conn
+	stop    func()
+	work    *refresher.Refresher
+	metrics *prometheus.Registry
 }
 
 // start starts a refresher; it ends with the test.
 func (r *rig) start() process {
 	r.Helper()
 	nc := r.nats.Connect()
-	work, err := refresher.New(r.cfg, refresher.Deps{
+	metrics := prometheus.NewRegistry()
+	deps := refresher.Deps{
 		NATS: nc, Components: []refresher.Component{{AppID: appid, AppSecret: wxtoken.NewSecret(appsecret)}},
-		Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: prometheus.NewRegistry(),
+		Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: metrics,
 		Transport: direct{r.sim.Handler()}, Now: r.clock.Now,
 		Step: r.step,
-	})
+	}
+	if r.deps != nil {
+		r.deps(&deps)
+	}
+	work, err := refresher.New(r.cfg, deps)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -240,7 +262,7 @@ func (r *rig) start() process {
 		}
 	})
 	r.Cleanup(stop)
-	return process{nc: nc, stop: stop}
+	return process{nc: nc, stop: stop, work: work, metrics: metrics}
 }
 
 // pushed is what ingest does with a push of the platform.
@@ -264,7 +286,11 @@ func (r *rig) pushed(w http.ResponseWriter, request *http.Request) {
 		fail(err)
 		return
 	}
-	opened, err := r.opener.Open(query, envelope.Encrypt)
+	component, opener := appid, r.opener
+	if id := path.Base(request.URL.Path); r.others[id] != nil {
+		component, opener = id, r.others[id]
+	}
+	opened, err := opener.Open(query, envelope.Encrypt)
 	if err != nil {
 		fail(err)
 		return
@@ -275,7 +301,7 @@ func (r *rig) pushed(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	a := events.Auth{
-		Kind: push.InfoType, Component: appid, CreateTime: push.CreateTime, ReceivedAt: r.clock.Now().UTC(),
+		Kind: push.InfoType, Component: component, CreateTime: push.CreateTime, ReceivedAt: r.clock.Now().UTC(),
 		Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code, PreAuthCode: push.PreAuthCode,
 	}
 	r.mu.Lock()
@@ -293,7 +319,7 @@ func (r *rig) pushed(w http.ResponseWriter, request *http.Request) {
 // send publishes an event, each time with an id of its own.
 func (r *rig) send(a events.Auth) {
 	r.Helper()
-	e, err := a.Event(nuid.Next(), "/wechat/"+appid+"/auth")
+	e, err := a.Event(nuid.Next(), "/wechat/"+a.Component+"/auth")
 	if err != nil {
 		r.Fatal(err)
 	}

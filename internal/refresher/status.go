@@ -3,6 +3,7 @@ package refresher
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"wxtoken"
@@ -67,6 +68,19 @@ func (r *Refresher) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, c
 			return
 		}
 		change(s)
+	}
+}
+
+// inForce takes back that the authorization is over, where that is no longer so: a ticket that is kept again, or an account
+// whose news was lost with whoever brought it back.
+func (r *Refresher) inForce(ctx context.Context, key wxtoken.Key) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.State != wxtoken.StateRevoked {
+			return
+		}
+		if cred, err := r.store.Credential(ctx, key); err == nil && cred.RevokedAt.IsZero() {
+			s.State = wxtoken.StateActive
+		}
 	}
 }
 
@@ -235,12 +249,17 @@ func ticketLate(now time.Time, reason, message string, unusable bool) statusChan
 	}
 }
 
+// doubted reports whether a status says that refusals are not believed.
+func doubted(s wxtoken.Status) bool {
+	return slices.ContainsFunc(s.Conditions, func(c wxtoken.Condition) bool { return c.Type == conditionRefusals && c.Status == "False" })
+}
+
 // refusalsDoubted: so many authorizations are refused at once that none of it is believed (or are not any more).
 func refusalsDoubted(now time.Time, doubted bool) statusChange {
 	return func(s *wxtoken.Status) {
 		if !doubted {
 			condition(s, conditionRefusals, now, true, "Believed", "")
-			if s.State == wxtoken.StateOperator {
+			if s.State == wxtoken.StateOperator && s.LastError == nil { // else there is another reason
 				active(now)(s)
 			}
 			return

@@ -18,13 +18,6 @@ import (
 func (r *Refresher) sweeper(ctx context.Context) {
 	t := time.NewTicker(r.cfg.SweepEvery)
 	defer t.Stop()
-	defer func() {
-		for _, c := range r.all() {
-			if r.nc.IsConnected() {
-				r.addCalls(context.WithoutCancel(ctx), c)
-			}
-		}
-	}()
 	for {
 		var again <-chan time.Time
 		for _, c := range r.all() {
@@ -128,15 +121,19 @@ func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
 	}
 	if derived(key) {
 		if _, err := r.accountToken(owner(key)); err != nil && r.wanted(key) {
-			return heldDelay
+			return r.heldDelay()
 		}
 		return c.held(wechat.APIGetTicket, r.now())
 	}
-	// The more wait, the longer each: together they ask a few hundred times a second at most. None waits much longer than
-	// that, because what holds them back may be over any time: a quota is cleared, a ticket comes.
-	spread := max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
 	if _, err := r.componentToken(c); err != nil {
-		return spread
+		return r.heldDelay()
 	}
-	return min(c.held(wechat.APIAuthorizerToken, r.now()), max(spread, probeEvery))
+	// What holds it back may be over any time, a quota cleared: none waits longer than it must.
+	return min(c.held(wechat.APIAuthorizerToken, r.now()), max(r.heldDelay(), probeEvery))
+}
+
+// heldDelay is the wait for a token that isn't there. The more may wait, the longer each: together they ask a few hundred
+// times a second at most.
+func (r *Refresher) heldDelay() time.Duration {
+	return max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
 }

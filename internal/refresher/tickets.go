@@ -2,6 +2,7 @@ package refresher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,8 @@ const (
 	silence = 25 * time.Minute
 	// askPushEvery bounds how often WeChat is asked to push a component's tickets, by all refreshers together.
 	askPushEvery = time.Hour
+	// askPushAgain is when that is tried again after it failed.
+	askPushAgain = 5 * time.Minute
 	// ticketLife is how long a ticket works ("component_verify_ticket").
 	ticketLife = 12 * time.Hour
 )
@@ -65,7 +68,12 @@ func (r *Refresher) askPush(ctx context.Context, c *component) {
 		return mine
 	})
 	if err == nil && mine {
-		err = r.startPush(ctx, c)
+		if err = r.startPush(ctx, c); err != nil { // it was not, so not for an hour
+			err = errors.Join(err, r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+				q.PushAskedAt = now.Add(askPushAgain - askPushEvery).UTC()
+				return true
+			}))
+		}
 	}
 	if err != nil {
 		r.log.Warn().Err(err).Str("component", c.appid).Msg("ticket pushes not started")
@@ -76,8 +84,9 @@ func (r *Refresher) startPush(ctx context.Context, c *component) error {
 	if err := r.pass(ctx, c, wechat.APIStartPushTicket); err != nil {
 		return err
 	}
+	r.calling(c, wechat.APIStartPushTicket)
 	already, err := r.wx.StartPushTicket(ctx, c.appid, c.appSecret())
-	r.heard(ctx, c, err)
+	r.heard(ctx, c, "", err)
 	if err == nil {
 		r.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
 	}

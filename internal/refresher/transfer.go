@@ -55,17 +55,27 @@ func (m *moment) UnmarshalJSON(text []byte) error {
 func (l authorization) key() wxtoken.Key { return wxtoken.AuthorizerKey(l.Component, l.Authorizer) }
 
 // readAuthorizations reads a file whole. The error names every line that is at fault, and shows none of it.
-func readAuthorizations(in io.Reader, components []string) (all []authorization, err error) {
+func readAuthorizations(in io.Reader, components []string, now time.Time) (all []authorization, err error) {
 	var faults []error
 	seen := map[wxtoken.Key]int{}
-	scanner := bufio.NewScanner(in)
-	scanner.Buffer(nil, maxLine)
-	for n := 1; scanner.Scan(); n++ {
-		text := bytes.TrimSpace(scanner.Bytes())
-		if len(text) == 0 {
-			continue
+	lines := bufio.NewReaderSize(in, maxLine)
+	for n := 1; ; n++ {
+		text, err := readLine(lines)
+		if errors.Is(err, io.EOF) {
+			return all, errors.Join(faults...)
 		}
-		line, err := parseAuthorization(text, components)
+		if n == 1 {
+			text = bytes.TrimPrefix(text, []byte("\ufeff")) // as editors of Windows write it
+		}
+		var line authorization
+		if err == nil {
+			if text = bytes.TrimSpace(text); len(text) == 0 {
+				continue
+			}
+			line, err = parseAuthorization(text, components, now)
+		} else if !errors.Is(err, errLongLine) {
+			return nil, errors.Join(append(faults, fmt.Errorf("read the file: %w", err))...)
+		}
 		if before := seen[line.key()]; err == nil && before > 0 {
 			err = fmt.Errorf("the account is on line %d already", before)
 		}
@@ -76,13 +86,32 @@ func readAuthorizations(in io.Reader, components []string) (all []authorization,
 		seen[line.key()] = n
 		all = append(all, line)
 	}
-	if err := scanner.Err(); err != nil {
-		faults = append(faults, fmt.Errorf("read the file: %w", err))
-	}
-	return all, errors.Join(faults...)
 }
 
-func parseAuthorization(text []byte, components []string) (authorization, error) {
+var errLongLine = fmt.Errorf("longer than %d bytes", maxLine)
+
+// readLine returns the next line, io.EOF after the last. Of one that is too long it returns errLongLine, once it has been passed.
+func readLine(lines *bufio.Reader) (text []byte, err error) {
+	text, err = lines.ReadSlice('\n')
+	long := errors.Is(err, bufio.ErrBufferFull)
+	for errors.Is(err, bufio.ErrBufferFull) {
+		_, err = lines.ReadSlice('\n')
+	}
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return nil, err
+	case long:
+		return nil, errLongLine
+	case err != nil && len(text) == 0:
+		return nil, io.EOF
+	}
+	return text, nil
+}
+
+// firstAuthTime is before every authorization: WeChat had no accounts then.
+var firstAuthTime = time.Date(2011, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func parseAuthorization(text []byte, components []string, now time.Time) (authorization, error) {
 	var line struct {
 		authorization
 		AlsoRefreshToken string `json:"authorizer_refresh_token"` // as most SDKs call it
@@ -101,11 +130,13 @@ func parseAuthorization(text []byte, components []string) (authorization, error)
 	}
 	switch {
 	case !slices.Contains(components, line.Component):
-		return authorization{}, fmt.Errorf("component_appid: %q is not in the settings", clip(line.Component))
+		return authorization{}, errors.New("component_appid: missing, or not in the settings")
 	case !wxtoken.ValidAppID(line.Authorizer):
 		return authorization{}, errors.New("authorizer_appid: missing, or not an appid")
 	case line.RefreshToken == "" || len(line.RefreshToken) > 2048 || strings.ContainsFunc(line.RefreshToken, func(c rune) bool { return c <= ' ' || c > '~' }):
 		return authorization{}, errors.New("refresh_token: missing, or not one")
+	case !line.AuthTime.IsZero() && (line.AuthTime.Before(firstAuthTime) || line.AuthTime.After(now.Add(24*time.Hour))):
+		return authorization{}, errors.New("auth_time: before 2011 or in the future: want seconds since 1970 or RFC 3339")
 	case len(line.Ref) > maxRef:
 		return authorization{}, fmt.Errorf("ref: longer than %d bytes", maxRef)
 	}
@@ -133,7 +164,7 @@ type ImportReport struct {
 // The refreshers at work renew what was taken over at once.
 func Import(ctx context.Context, s *store.Store, now func() time.Time, in io.Reader, components []string, apply bool) (ImportReport, error) {
 	report := ImportReport{Applied: apply, Fates: map[string]int{}}
-	lines, err := readAuthorizations(in, components)
+	lines, err := readAuthorizations(in, components, now())
 	if err != nil {
 		return report, fmt.Errorf("import: nothing taken over: %w", err)
 	}

@@ -34,7 +34,10 @@ func (s *Store) UpdateQuota(ctx context.Context, component string, change func(*
 	return update(func() error {
 		var q Quota
 		revision, err := s.read(ctx, subject, &q)
-		if err != nil && !errors.Is(err, ErrUnreadable) {
+		if errors.Is(err, ErrUnreadable) {
+			q, err = Quota{}, nil // what could be read of it is worth nothing
+		}
+		if err != nil {
 			return err
 		}
 		if !change(&q) {
