@@ -1,0 +1,181 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
+)
+
+// binary is the program, as go build makes it.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "refresher")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binary = filepath.Join(dir, "refresher")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Stderr = os.Stderr
+	code := 1
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+	} else {
+		code = m.Run()
+	}
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+const component = "wx0123456789abcdef"
+
+// transfers runs the program to its end. It fails the test if a secret is printed.
+func transfers(t *testing.T, natsURL, stdin string, args ...string) (output string, exit int) {
+	t.Helper()
+	cmd := exec.Command(binary, append([]string{"--nats-url=" + natsURL, "--log-format=json"}, args...)...)
+	cmd.Env = []string{"WXTOKEN_COMPONENT_APPID=" + component, "WXTOKEN_COMPONENT_APPSECRET=SEKRET0123456789abcdef0123456789"}
+	cmd.Stdin = strings.NewReader(stdin)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	failed := new(exec.ExitError)
+	if err != nil && !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "SEKRET") {
+		t.Errorf("%v printed a secret: %s", args, out.String())
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// report reads what an import says, its last line.
+func report(t *testing.T, output string) (r refresher.ImportReport) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil {
+		t.Fatalf("%v: the last line is no report:\n%s", err, output)
+	}
+	return r
+}
+
+// keeper returns a NATS server with the streams, and its store.
+func keeper(t *testing.T) (url string, s *store.Store) {
+	t.Helper()
+	server := natsdtest.StartTCP(t)
+	nc := server.Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = store.Open(t.Context(), nc, js, nil); err != nil {
+		t.Fatal(err)
+	}
+	return server.ClientURL(), s
+}
+
+func TestImportAndExport(t *testing.T) {
+	t.Parallel()
+	url, s := keeper(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "authorizations.jsonl")
+	content := `{"authorizer_appid":"wxa1","authorizer_refresh_token":"refreshtoken@@@SEKRET-1","auth_time":1700000000,"ref":"shop-1"}
+{"authorizer_appid":"wxa2","refresh_token":"refreshtoken@@@SEKRET-2","auth_time":"2023-11-14T22:13:20Z"}
+`
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refreshToken := func(authorizer string) string {
+		t.Helper()
+		c, err := s.Credential(t.Context(), wxtoken.AuthorizerKey(component, authorizer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.RefreshToken
+	}
+
+	out, exit := transfers(t, url, "", "--import="+file)
+	if r := report(t, out); exit != 0 || r.Applied || r.Lines != 2 || r.Fates["new"] != 2 || refreshToken("wxa1") != "" {
+		t.Errorf("a dry run: exit %d, %+v", exit, r)
+	}
+	out, exit = transfers(t, url, content+"SEKRET\n\n{}\n", "--import=-", "--import-apply")
+	if exit != 1 || !strings.Contains(out, "line 3") || !strings.Contains(out, "line 5") || refreshToken("wxa1") != "" {
+		t.Errorf("a faulty file: exit %d\n%s", exit, out)
+	}
+	out, exit = transfers(t, url, content, "--import=-", "--import-apply")
+	if r := report(t, out); exit != 0 || !r.Applied || r.Fates["new"] != 2 || refreshToken("wxa2") != "refreshtoken@@@SEKRET-2" {
+		t.Errorf("from standard input: exit %d, %+v", exit, r)
+	}
+
+	export := filepath.Join(dir, "export.jsonl")
+	if out, exit = transfers(t, url, "", "--export="+export); exit != 0 {
+		t.Fatalf("export: exit %d\n%s", exit, out)
+	}
+	info, err := os.Stat(export)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("the file has mode %v: others can read the keys to all accounts", info.Mode())
+	}
+	exported, err := os.ReadFile(export)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(exported, []byte("\n")); n != 2 {
+		t.Errorf("%d lines were exported", n)
+	}
+	out, exit = transfers(t, url, "", "--import="+export, "--import-apply")
+	if r := report(t, out); exit != 0 || r.Fates["same"] != 2 {
+		t.Errorf("imported where it came from: exit %d, %+v", exit, r)
+	}
+	if out, exit = transfers(t, url, "", "--export="+export); exit != 1 || !strings.Contains(out, "exists") {
+		t.Errorf("exported over a file: exit %d\n%s", exit, out)
+	}
+	if again, err := os.ReadFile(export); err != nil || !bytes.Equal(again, exported) {
+		t.Error("an export that was refused changed the file")
+	}
+}
+
+func TestTransferRefused(t *testing.T) {
+	t.Parallel()
+	url, _ := keeper(t)
+	empty := natsdtest.StartTCP(t).ClientURL()
+	for _, row := range []struct {
+		name string
+		url  string
+		args []string
+		exit int
+		says string
+	}{
+		{"both at once", url, []string{"--import=a", "--export=b"}, 2, "--import (WXTOKEN_IMPORT)"},
+		{"nothing to apply", url, []string{"--import-apply"}, 2, "--import-apply (WXTOKEN_IMPORT_APPLY)"},
+		{"no such file", url, []string{"--import=" + filepath.Join(t.TempDir(), "none")}, 1, "no such file"},
+		{"no such folder", url, []string{"--export=" + filepath.Join(t.TempDir(), "none", "x")}, 1, "no such file"},
+		{"no streams", empty, []string{"--import=-"}, 1, "a refresher makes the streams"},
+	} {
+		if out, exit := transfers(t, row.url, "", row.args...); exit != row.exit || !strings.Contains(out, row.says) {
+			t.Errorf("%s: exit %d, want %d with %q:\n%s", row.name, exit, row.exit, row.says, out)
+		}
+	}
+}

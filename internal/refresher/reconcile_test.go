@@ -1,0 +1,265 @@
+package refresher_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/wechatsim"
+)
+
+// listedRig has so many accounts that authorized before there was a refresher, a second apart, and the first ticket.
+func listedRig(t *testing.T, accounts int, o options) (*rig, events.Auth) {
+	t.Helper()
+	o.idle = true
+	r := newRig(t, o)
+	r.keep()
+	r.clock.forward(-time.Duration(accounts) * time.Second)
+	r.sim.DropPushes(events.KindAuthorized, accounts)
+	for i := range accounts {
+		r.must(r.sim.Authorize(appid, fmt.Sprintf("wxmany%011d", i)))
+		r.clock.forward(time.Second)
+	}
+	r.ticket()
+	first := r.next(events.KindTicket)
+	r.sim.ClearHistory()
+	return r, first
+}
+
+// back returns how many accounts have a token.
+func (r *rig) back() int {
+	r.Helper()
+	stream, err := r.js.Stream(r.Context(), events.StreamTokens)
+	r.must(err)
+	info, err := stream.Info(r.Context(), jetstream.WithSubjectFilter("$KV.tokens.authorizer.>"))
+	r.must(err)
+	return len(info.State.Subjects)
+}
+
+// all waits until so many accounts have a token.
+func (r *rig) all(accounts int) {
+	r.Helper()
+	r.eventually(func() error {
+		if n := r.back(); n < accounts {
+			time.Sleep(50 * time.Millisecond)
+			return fmt.Errorf("%d of %d are back", n, accounts)
+		}
+		return nil
+	})
+}
+
+// TestEverybodyComesBack loses all data of many accounts: one ticket brings all back, the oldest first, no faster than allowed.
+func TestEverybodyComesBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	const accounts, perSecond = 1000, 200
+	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.APIRate, c.Concurrency = perSecond, 64 }})
+	r.start()
+	r.send(first)
+	r.all(accounts)
+	r.wantCalls(apiList, accounts/500+1)
+	r.wantCalls(apiRefresh, accounts)
+	var at []time.Time
+	behind := 0
+	for _, e := range r.sim.History() {
+		if e.Kind != wechatsim.EntryCall {
+			continue
+		}
+		at = append(at, e.Time)
+		if e.API == apiRefresh {
+			var i int
+			if _, err := fmt.Sscanf(e.Authorizer, "wxmany%d", &i); err != nil {
+				t.Fatal(err)
+			}
+			behind = max(behind, len(at)-i)
+			if ahead := i - len(at); ahead > accounts/4 {
+				t.Errorf("the one that authorized as number %d was renewed as number %d", i, len(at))
+				break
+			}
+		}
+	}
+	// Bursts: one of the limiter, and one of those that somebody waits for.
+	for i := range at {
+		if j := i + 3*perSecond; j < len(at) && at[j].Sub(at[i]) < time.Second {
+			t.Errorf("%d calls within %v", j-i, at[j].Sub(at[i]))
+			break
+		}
+	}
+	if whole := at[len(at)-1].Sub(at[0]); whole < (accounts-2*perSecond)/perSecond*time.Second {
+		t.Errorf("all came back within %v", whole)
+	}
+	for i := range accounts {
+		if i%97 == 0 {
+			r.must(r.accepted(fmt.Sprintf("wxmany%011d", i)))
+		}
+	}
+
+	r.drained()
+
+	// Once more: nothing is new, and nothing is read or called but the list.
+	calls := len(r.sim.History())
+	before := r.log.count("reconciled with WeChat")
+	if code := r.asks(events.SubjectReconcile, `{"component":"`+appid+`"}`, nil); code != "" {
+		t.Errorf("the wish was refused: %s", code)
+	}
+	r.until("not reconciled", func() bool {
+		return r.log.count("reconciled with WeChat", `"recovered":0`) >= 1 && r.log.count("reconciled with WeChat") > before
+	})
+	if n := len(r.sim.History()) - calls; n != accounts/500+1 {
+		t.Errorf("%d calls for a list of %d that told nothing new", n, accounts)
+	}
+}
+
+// TestBrokenLists gives lists that break off, are shuffled or count wrongly: what they tell is taken over, and nothing is deleted.
+func TestBrokenLists(t *testing.T) {
+	const accounts = 600
+	page := func(total, from, to int) wechatsim.Fault {
+		var list []string
+		for i := from; i < to; i++ {
+			list = append(list, fmt.Sprintf(`{"authorizer_appid":"wxmany%011d","refresh_token":"refreshtoken@@@SEKRET%d","auth_time":%d}`, i, i, 1_700_000_000+i))
+		}
+		return wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1,
+			Body: fmt.Sprintf(`{"total_count":%d,"list":[%s]}`, total, strings.Join(list, ","))}
+	}
+	for _, row := range []struct {
+		name  string
+		sim   wechatsim.Config
+		lists []wechatsim.Fault
+		want  int // accounts known in the end
+	}{
+		{name: "a page that never comes", want: 500, lists: []wechatsim.Fault{
+			page(accounts, 0, 500), {API: apiList, Errcode: 48001, Times: 1}}},
+		{name: "a page that comes late", want: accounts, lists: []wechatsim.Fault{
+			{API: apiList, Errcode: -1, Times: 1}, page(accounts, 0, 500), {API: apiList, Mode: wechatsim.FaultHTML, Times: 1}, page(accounts, 500, accounts)}},
+		{name: "shuffled", sim: wechatsim.Config{ShuffleList: true}, want: 500},
+		{name: "total_count too small", want: accounts, lists: []wechatsim.Fault{page(3, 0, 500), page(3, 500, accounts)}},
+		{name: "total_count too big", want: accounts, lists: []wechatsim.Fault{
+			page(2_000_000_000, 0, 500), page(2_000_000_000, 500, accounts), page(2_000_000_000, 0, 0)}},
+		{name: "the same page for ever", want: 500, lists: []wechatsim.Fault{page(5, 0, 500), page(5, 0, 500)}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r, first := listedRig(t, accounts, options{sim: row.sim})
+			r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 45009}) // they need not be renewed
+			for _, f := range row.lists {
+				r.fail(f)
+			}
+			r.start()
+			r.send(first)
+			ended := `"message":"reconciled with WeChat's list"`
+			if row.want == 500 && len(row.lists) == 2 && row.lists[1].Errcode != 0 {
+				ended = "errcode 48001"
+			}
+			r.eventually(func() error {
+				if r.log.count(ended) == 0 {
+					time.Sleep(50 * time.Millisecond)
+					return errors.New("not reconciled")
+				}
+				return nil
+			})
+			known := 0
+			for i := range accounts {
+				if r.credential(wxtoken.AuthorizerKey(appid, fmt.Sprintf("wxmany%011d", i))).RefreshToken != "" {
+					known++
+				}
+			}
+			if known < row.want {
+				t.Errorf("%d accounts are known, want %d", known, row.want)
+			}
+			if n := r.calls(apiList); n > 4 {
+				t.Errorf("the list was asked for %d times", n)
+			}
+		})
+	}
+}
+
+// TestListKnowsLess has the list tell an older refresh token than the one that is stored: that one stays.
+func TestListKnowsLess(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	cred := r.credential(aliceKey)
+	for _, ago := range []time.Duration{0, time.Hour} {
+		r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1, Body: fmt.Sprintf(
+			`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":"refreshtoken@@@old","auth_time":%d}]}`, alice, cred.AuthorizedAt.Add(-ago).Unix())})
+		before := r.log.count("reconciled with WeChat")
+		r.asks(events.SubjectReconcile, `{"component":"`+appid+`"}`, nil)
+		r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") > before })
+		if got := r.credential(aliceKey); got.Revision != cred.Revision {
+			t.Errorf("the credential changed to %+v", got.RefreshTokenBefore)
+		}
+	}
+	if code := r.asks(events.SubjectReconcile, `{"component":"wxstranger"}`, nil); code != "404" {
+		t.Errorf("a stranger's reconcile: %q, want 404", code)
+	}
+	r.wantCalls(apiRefresh, 0)
+}
+
+// TestOneThatCannotBeAskedAbout is listed, was cancelled, and WeChat does not say which of it is true: that is no reason to read
+// the whole list again and again.
+func TestOneThatCannotBeAskedAbout(t *testing.T) {
+	for _, code := range []int{45009, 48001, 61004, 99999} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			r := newRig(t, options{})
+			r.authorize(alice)
+			r.clock.forward(10 * time.Minute) // the refusal is clearly the newer news
+			r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61003, Times: 1})
+			r.poke(aliceKey)
+			r.state(aliceKey, wxtoken.StateRevoked)
+			r.drained()
+			r.fail(wechatsim.Fault{API: apiInfo, Errcode: code})
+			lists := r.calls(apiList)
+			ends := func() int { return r.log.count("reconciled with WeChat") }
+			before := ends()
+			r.asks(events.SubjectReconcile, `{"component":"`+appid+`"}`, nil)
+			if code == 99999 { // worth another try, a while later
+				r.until("not put off", func() bool { return r.log.count("message put off", "reconcile: ", "99999") == 1 })
+				r.wantCalls(apiList, lists+1)
+				return
+			}
+			r.until("not reconciled", func() bool { return ends() > before })
+			r.wantCalls(apiList, lists+1)
+		})
+	}
+}
+
+// TestDeathWhileReconciling stops the refresher in the middle of a list: the next one finishes it, without asking for anybody twice.
+func TestDeathWhileReconciling(t *testing.T) {
+	const accounts = 600
+	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.Concurrency = 16 }})
+	r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultSlow, Delay: 5 * time.Millisecond})
+	p := r.start()
+	r.send(first)
+	r.until("nothing was taken over", func() bool { return r.back() > 20 })
+	p.nc.Close() // as if it had been killed
+	p.stop()
+	r.start()
+	r.all(accounts)
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 1 })
+	if n := r.calls(apiRefresh); n > accounts+2*16 {
+		t.Errorf("%d renewals of %d accounts", n, accounts)
+	}
+	seen := map[string]int{}
+	for _, e := range r.sim.History() {
+		if e.Kind == wechatsim.EntryCall && e.API == apiRefresh {
+			seen[e.Authorizer]++
+		}
+	}
+	if len(seen) != accounts || slices.Max(values(seen)) > 3 {
+		t.Errorf("%d accounts were renewed, one of them %d times", len(seen), slices.Max(values(seen)))
+	}
+}
+
+func values(m map[string]int) (all []int) {
+	for _, n := range m {
+		all = append(all, n)
+	}
+	return all
+}
