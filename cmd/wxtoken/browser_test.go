@@ -58,7 +58,16 @@ func TestBrowser(t *testing.T) {
 			defer cancel()
 			var link events.ConnectCreated
 			l.in(t).ask("service", events.SubjectConnectCreate, events.ConnectCreate{Component: component.AppID, Ref: row.account}, &link)
-			title := see(t, ctx, chromedp.Navigate(link.URL), "h1", row.title)
+			var title string
+			eventually(t, "the landing page", func() (err error) { // it says "later" while WeChat is busy
+				if err = chromedp.Do(ctx, chromedp.Navigate(link.URL)); err != nil {
+					return err
+				}
+				if title, err = chromedp.Run(ctx, chromedp.Text("h1")); err == nil && !strings.Contains(title, row.title) {
+					err = errors.New(title)
+				}
+				return err
+			})
 			picture(t, ctx, "landing "+row.name)
 			see(t, ctx, chromedp.Click("a.button"), "body", "其他帐号")
 			result := see(t, ctx, chromedp.SendKeys(`input[name="authorizer"]`, row.account+"\n"), "main", row.done)

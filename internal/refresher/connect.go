@@ -28,6 +28,9 @@ const (
 	reauthorizeLife = 7 * 24 * time.Hour
 	// preAuthLeft is how much life a pre-auth code must have left to be shown again.
 	preAuthLeft = 5 * time.Minute
+	// preAuthTries is how often a pre-auth code is asked for while a page is being made, preAuthPause the time between.
+	preAuthTries = 3
+	preAuthPause = 200 * time.Millisecond
 	// maxRef bounds the caller's own id, in bytes.
 	maxRef = 256
 	// maxReturn bounds the address to which a browser is sent, in bytes.
@@ -202,14 +205,25 @@ func (r *Refresher) preAuth(ctx context.Context, c store.Connect) (store.Connect
 	if !ok {
 		return c, unknownComponent(c.Component)
 	}
-	if err := r.pass(ctx, comp, wechat.APICreatePreAuthCode); err != nil {
-		return c, err
-	}
 	var code wechat.PreAuthCode
-	err := r.withComponentToken(ctx, comp, wechat.APICreatePreAuthCode, "", func(token string) (err error) {
-		code, err = r.wx.CreatePreAuthCode(ctx, token, c.Component)
-		return err
-	})
+	var err error
+	for try := range preAuthTries { // a person waits: a WeChat that is busy once is asked again at once
+		if err = r.pass(ctx, comp, wechat.APICreatePreAuthCode); err != nil {
+			return c, err
+		}
+		err = r.withComponentToken(ctx, comp, wechat.APICreatePreAuthCode, "", func(token string) (err error) {
+			code, err = r.wx.CreatePreAuthCode(ctx, token, c.Component)
+			return err
+		})
+		if err == nil || wechat.Judge(err) != wechat.Retry || try == preAuthTries-1 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return c, fmt.Errorf("get a pre-auth code: %w", err)
+		case <-time.After(preAuthPause):
+		}
+	}
 	if err != nil {
 		return c, fmt.Errorf("get a pre-auth code: %w", err)
 	}
