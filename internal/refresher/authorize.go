@@ -63,55 +63,6 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 // maxAhead is how far in the future a push's CreateTime may lie.
 const maxAhead = 5 * time.Minute
 
-// ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
-// there, because each new component access token ends the one before; but a component without
-// a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one now.
-func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
-	if a.Ticket == "" {
-		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
-	}
-	created := a.CreateTime
-	cred, err := r.store.Credential(ctx, key)
-	switch {
-	case errors.Is(err, store.ErrUnreadable):
-		// Nobody else could bring it back: WeChat's list knows nothing of tickets.
-		r.log.Error().Err(err).Stringer("key", key).Msg("credential unreadable, replaced")
-	case errors.Is(err, store.ErrNewer):
-		return events.Later(unknownDelay, err)
-	case err != nil:
-		return err
-	}
-	if !created.After(cred.TicketCreatedAt) {
-		r.metrics.staleTickets.Inc()
-		return nil
-	}
-	if cred.ClaimedAt(r.now()) {
-		return events.Later(claimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
-	}
-	cred.Ticket, cred.TicketCreatedAt, cred.TicketReceivedAt = a.Ticket, created.UTC(), a.ReceivedAt.UTC()
-	token, ok, err := r.store.Token(ctx, key)
-	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
-		return err
-	}
-	needed := !ok || !r.now().Before(token.ExpiresAt) || cred.Failures > 0
-	cred.Generation = max(cred.Generation, token.Generation)
-	if needed {
-		cred.RetryAt = time.Time{}
-	}
-	if cred, err = r.store.Save(ctx, cred); err != nil {
-		if errors.Is(err, store.ErrLost) {
-			return events.Later(lostDelay, err)
-		}
-		return err
-	}
-	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
-	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt, !needed))
-	if !needed {
-		return nil
-	}
-	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonTicket}, "")
-}
-
 // authorized exchanges the code of a push. The same code, and an authorization older than the one
 // in force, change nothing.
 func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
@@ -491,36 +442,6 @@ func (r *Refresher) giveBack(ctx context.Context, cred store.Credential, wait ti
 		return err
 	}
 	return events.Later(wait, fmt.Errorf("exchange code: %w", cause))
-}
-
-// unauthorized ends an authorization, unless a newer one is in force: the push may come late.
-func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
-	cred, err := r.load(ctx, key)
-	if err != nil {
-		return err
-	}
-	created := a.CreateTime.UTC()
-	switch {
-	case cred.Revision == 0:
-		// Remembered, for a code of it may be on its way: whoever exchanges that finds out what WeChat says now.
-		return r.cancelled(ctx, c, cred, created, nil)
-	case !cred.RevokedAt.IsZero():
-		// Again, in case that whoever stored it died before the status was written.
-		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
-		return nil
-	case created.Before(cred.AuthorizedAt):
-		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("cancellation ignored, a newer authorization is in force")
-		return nil
-	case cred.AuthorizedAt.IsZero() || created.Equal(cred.AuthorizedAt):
-		// Which of the two came last only WeChat can tell.
-		if _, err := r.authorizerInfo(ctx, c, key.Authorizer); err == nil {
-			r.log.Info().Stringer("key", key).Msg("cancellation ignored, WeChat says the authorization is in force")
-			return nil
-		} else if wechat.Judge(err) != wechat.Revoked {
-			return events.Later(eventDelay(m, err), fmt.Errorf("check cancellation: %w", err))
-		}
-	}
-	return r.cancelled(ctx, c, cred, created, nil)
 }
 
 // fetchProfile fetches what WeChat tells about an account. It is not worth a second try here: the

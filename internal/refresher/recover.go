@@ -61,30 +61,6 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 // errRefused stands for the refusal of a refresh token that WeChat was not asked about yet.
 var errRefused = &wechat.Error{API: wechat.APIAuthorizerToken, Code: 61023, Message: "refresh_token is invalid"}
 
-// cancelled ends an authorization that WeChat says is over.
-func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Credential, at time.Time, cause error) error {
-	if cause != nil && !c.guard.open(r.now()) {
-		return r.tryAgain(ctx, cred, askAgainAfter[min(max(cred.Failures, 1), len(askAgainAfter))-1], failing(at, cred.Failures, cause), cause)
-	}
-	if cause != nil {
-		at = at.Add(-maxAhead) // our clock; an authorization is dated by WeChat's
-	}
-	cred = released(cred)
-	cred.RevokedAt = at.UTC().Truncate(time.Second) // as WeChat's times are, so that an authorization later in this second counts
-	if cred.RefreshToken != "" {
-		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, ""
-	}
-	if _, err := r.store.Revoke(ctx, cred); err != nil {
-		if errors.Is(err, store.ErrLost) {
-			return events.Later(lostDelay, err)
-		}
-		return err
-	}
-	r.underive(ctx, cred.Key)
-	r.log.Info().Err(cause).Stringer("key", cred.Key).Msg("authorization cancelled")
-	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, revoked(r.now(), cause)))
-}
-
 // authorizerInfo asks WeChat for an authorizer: its profile and its refresh token.
 func (r *Refresher) authorizerInfo(ctx context.Context, c *component, authorizer string) (info wechat.AuthorizerInfo, err error) {
 	if err := r.pass(ctx, c, wechat.APIAuthorizerInfo); err != nil {

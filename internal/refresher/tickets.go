@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"wxtoken"
+	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -22,6 +23,55 @@ const (
 	// ticketLife is how long a ticket works ("component_verify_ticket").
 	ticketLife = 12 * time.Hour
 )
+
+// ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
+// there, because each new component access token ends the one before; but a component without
+// a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one now.
+func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
+	if a.Ticket == "" {
+		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
+	}
+	created := a.CreateTime
+	cred, err := r.store.Credential(ctx, key)
+	switch {
+	case errors.Is(err, store.ErrUnreadable):
+		// Nobody else could bring it back: WeChat's list knows nothing of tickets.
+		r.log.Error().Err(err).Stringer("key", key).Msg("credential unreadable, replaced")
+	case errors.Is(err, store.ErrNewer):
+		return events.Later(unknownDelay, err)
+	case err != nil:
+		return err
+	}
+	if !created.After(cred.TicketCreatedAt) {
+		r.metrics.staleTickets.Inc()
+		return nil
+	}
+	if cred.ClaimedAt(r.now()) {
+		return events.Later(claimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
+	}
+	cred.Ticket, cred.TicketCreatedAt, cred.TicketReceivedAt = a.Ticket, created.UTC(), a.ReceivedAt.UTC()
+	token, ok, err := r.store.Token(ctx, key)
+	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
+		return err
+	}
+	needed := !ok || !r.now().Before(token.ExpiresAt) || cred.Failures > 0
+	cred.Generation = max(cred.Generation, token.Generation)
+	if needed {
+		cred.RetryAt = time.Time{}
+	}
+	if cred, err = r.store.Save(ctx, cred); err != nil {
+		if errors.Is(err, store.ErrLost) {
+			return events.Later(lostDelay, err)
+		}
+		return err
+	}
+	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
+	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt, !needed))
+	if !needed {
+		return nil
+	}
+	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonTicket}, "")
+}
 
 // watchTickets says so when no ticket came for a while, and asks WeChat to push them.
 func (r *Refresher) watchTickets(ctx context.Context, c *component) {
