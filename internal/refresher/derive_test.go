@@ -129,13 +129,14 @@ func TestTicketsKept(t *testing.T) {
 	r, d := deskRig(t, nil)
 	r.authorize(alice)
 	r.authorize(bob)
-	first := r.kept(aliceJSAPI)
+	r.kept(aliceJSAPI)
 	r.kept(aliceCard)
-	r.drained()
+	r.drained() // the list may have told of the account, too
+	first := r.kept(aliceJSAPI)
 	r.wantScheduled(aliceJSAPI)
 	r.wantScheduled(aliceCard)
 	r.state(aliceJSAPI, wxtoken.StateActive)
-	if first.Generation != 1 || first.ExpiresAt.Sub(first.ObtainedAt) != 2*time.Hour || first.Previous != nil {
+	if first.ExpiresAt.Sub(first.ObtainedAt) != 2*time.Hour || first.Previous != nil {
 		t.Errorf("the first ticket: %+v", first)
 	}
 	if c := r.credential(ticketKey(wxtoken.KindJSAPITicket, bob)); c.Revision != 0 {
@@ -152,18 +153,18 @@ func TestTicketsKept(t *testing.T) {
 		r.wantScheduled(aliceJSAPI)
 	}
 	r.poke(aliceJSAPI)
-	life(2)
+	life(first.Generation + 1)
 	r.clock.forward(5 * time.Minute)
 	var verdict events.Verdict
 	question := fmt.Sprintf(`{"key":%q,"revision":%d}`, aliceJSAPI, r.token(aliceJSAPI).Revision)
 	if code := r.asks(events.SubjectReject, question, &verdict); code != "" || verdict.Outcome != wxtoken.RejectRenewing {
 		t.Errorf("a report: %q %+v", code, verdict)
 	}
-	life(3)
+	life(first.Generation + 2)
 	if code := r.asks(events.SubjectRenew, fmt.Sprintf(`{"key":%q}`, aliceJSAPI), &verdict); code != "" || verdict.Outcome != wxtoken.RejectRenewing {
 		t.Errorf("a wish: %q %+v", code, verdict)
 	}
-	life(4)
+	life(first.Generation + 3)
 	// The next one is there soon after the end of the first. The sweep alone keeps them: NATS does not live by our clock.
 	for step := 0; r.token(aliceJSAPI).Value == first.Value; step++ {
 		if step > 10 {
