@@ -61,7 +61,7 @@ func TestEverybodyComesBack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	const accounts, perSecond = 1000, 200
+	const accounts, perSecond = 600, 200
 	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.APIRate, c.Concurrency = perSecond, 64 }})
 	r.start()
 	r.send(first)
@@ -121,7 +121,7 @@ func TestEverybodyComesBack(t *testing.T) {
 
 // TestBrokenLists gives lists that break off, are shuffled or count wrongly: what they tell is taken over, and nothing is deleted.
 func TestBrokenLists(t *testing.T) {
-	const accounts = 600
+	const accounts = 520
 	page := func(total, from, to int) wechatsim.Fault {
 		var list []string
 		for i := from; i < to; i++ {
@@ -232,7 +232,7 @@ func TestOneThatCannotBeAskedAbout(t *testing.T) {
 
 // TestDeathWhileReconciling stops the refresher in the middle of a list: the next one finishes it, without asking for anybody twice.
 func TestDeathWhileReconciling(t *testing.T) {
-	const accounts = 600
+	const accounts = 520
 	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.Concurrency = 16 }})
 	r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultSlow, Delay: 5 * time.Millisecond})
 	p := r.start()
