@@ -116,6 +116,13 @@ func options(cfg Config) (*server.Options, error) {
 	return opts, nil
 }
 
+// A lock outlives its owner for a moment where a process is being started at that time: the child has the descriptor
+// until it runs its own program.
+const (
+	lockWait = 500 * time.Millisecond
+	lockPoll = 20 * time.Millisecond
+)
+
 // lockDir takes the lock on dir, or returns an error that wraps ErrLocked.
 func lockDir(dir string) (*os.File, error) {
 	name := filepath.Join(dir, lockName)
@@ -124,6 +131,10 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock the directory of the NATS server: %w", err)
 	}
 	busy, err := tryLock(f)
+	for wait := lockWait; busy && wait > 0; wait -= lockPoll {
+		time.Sleep(lockPoll)
+		busy, err = tryLock(f)
+	}
 	switch {
 	case busy:
 		err = fmt.Errorf("directory %s is %w: stop that one, or choose another directory", dir, ErrLocked)

@@ -37,12 +37,11 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
 		cred.Refusals = 0
-		var wait time.Duration
-		if cred.Failures > 1 { // should WeChat name another one each time
-			wait = r.retryDelay(cred)
-		}
-		if cred.Failures > len(retryAfter) {
-			wait = askAgainAfter[1] // each try is two calls
+		cred.Recoveries++
+		// The first time at once: the old token may be dead. Should WeChat name another one each time, later and later.
+		wait := askAgainAfter[1]
+		if cred.Recoveries <= len(retryAfter) {
+			wait = recoveredAfter(cred.Recoveries)
 		}
 		r.metrics.recovered.Inc()
 		r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
@@ -56,6 +55,14 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 	r.log.Error().Err(cause).Stringer("key", cred.Key).Msg("authorization needed")
 	change := needsAuthorization(now, cred.Failures, cause, r.reauthorizeURL(ctx, cred))
 	return r.tryAgain(ctx, cred, giveUpDelay, change, cause)
+}
+
+// recoveredAfter is the wait before the nth refresh token in a row that WeChat named is tried, n up to len(retryAfter).
+func recoveredAfter(n int) time.Duration {
+	if n == 1 {
+		return 0
+	}
+	return retryAfter[n-2]
 }
 
 // errRefused stands for the refusal of a refresh token that WeChat was not asked about yet.

@@ -288,8 +288,7 @@ func granted(cred store.Credential, g wechat.Grant) store.Credential {
 
 // released returns the credential as it is when nobody is at it and all is well.
 func released(cred store.Credential) store.Credential {
-	cred.Claim = nil
-	cred.Failures, cred.Refusals, cred.RetryAt, cred.UnsureSince, cred.RefreshRefused = 0, 0, time.Time{}, time.Time{}, false
+	cred.Claim, cred.Trouble = nil, store.Trouble{}
 	return cred
 }
 

@@ -35,25 +35,32 @@ type Credential struct {
 
 	// Claim is set while somebody is at it.
 	Claim *Claim `json:"claim,omitempty"`
-	// Failures counts the failed renewals since the last good one, Refusals those of them in which
-	// WeChat refused the refresh token; RetryAt is when the next may start.
-	Failures int       `json:"failures,omitempty"`
-	Refusals int       `json:"refusals,omitempty"`
-	RetryAt  time.Time `json:"retry_at,omitzero"`
-	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which one is good.
-	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// Trouble is empty while all is well.
+	Trouble
 	// Forced counts the renewals of ForcedDay that somebody asked for.
 	Forced    int    `json:"forced,omitempty"`
 	ForcedDay string `json:"forced_day,omitempty"`
-	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did answer,
-	// the stored token is one that was replaced then.
-	UnsureSince time.Time `json:"unsure_since,omitzero"`
 
 	// Commit is unique to each commit, so that a committer that got no answer can tell its own record.
 	Commit string `json:"commit,omitempty"`
 
 	// Revision is the sequence of the record in the stream, 0 for a record that isn't stored yet.
 	Revision uint64 `json:"-"`
+}
+
+// Trouble is what went wrong since the last good renewal.
+type Trouble struct {
+	// Failures counts the failed renewals, Refusals those of them in which WeChat refused the refresh token and confirmed
+	// it, Recoveries those in which it named another one; RetryAt is when the next may start.
+	Failures   int       `json:"failures,omitempty"`
+	Refusals   int       `json:"refusals,omitempty"`
+	Recoveries int       `json:"recoveries,omitempty"`
+	RetryAt    time.Time `json:"retry_at,omitzero"`
+	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which one is good.
+	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did answer,
+	// the stored token is one that was replaced then.
+	UnsureSince time.Time `json:"unsure_since,omitzero"`
 }
 
 // Claim says who is changing a credential, because of what, and until when at the longest.

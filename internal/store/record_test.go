@@ -15,7 +15,7 @@ func FuzzCredential(f *testing.F) {
 	full := Credential{
 		Key: key, Generation: 7, Ticket: "t", TicketCreatedAt: time.Unix(1, 0).UTC(), TicketReceivedAt: time.Unix(2, 0).UTC(),
 		RefreshToken: "r", RefreshTokenBefore: "b", AuthorizedAt: time.Unix(3, 0).UTC(), CodeDigest: "d", Ref: "ref", RevokedAt: time.Unix(4, 0).UTC(),
-		Claim: &Claim{By: "me", For: "due/1", Until: time.Unix(5, 0).UTC()}, Failures: 1, Refusals: 2, RetryAt: time.Unix(6, 0).UTC(), Commit: "c",
+		Claim: &Claim{By: "me", For: "due/1", Until: time.Unix(5, 0).UTC()}, Trouble: Trouble{Failures: 1, Refusals: 2, RetryAt: time.Unix(6, 0).UTC()}, Commit: "c",
 	}
 	record, err := full.encode()
 	if err != nil {

@@ -137,3 +137,55 @@ func report(b *testing.B, d []time.Duration, name string) {
 	b.ReportMetric(float64(d[len(d)/2].Microseconds()), "p50-us/"+name)
 	b.ReportMetric(float64(d[len(d)*99/100].Microseconds()), "p99-us/"+name)
 }
+
+// BenchmarkRecovery loses all data: accounts that authorized long ago, an empty NATS, one ticket. It tells how near the
+// renewals come to --api-rate, and how far from the oldest authorization first their order is.
+func BenchmarkRecovery(b *testing.B) {
+	for _, row := range []struct{ accounts, rate int }{{1_000, 20}, {10_000, 500}} {
+		b.Run(fmt.Sprintf("accounts=%d/rate=%d", row.accounts, row.rate), func(b *testing.B) {
+			for range b.N {
+				w := newWorld(b, wechatsim.Config{TicketEvery: time.Hour, Latency: 50 * time.Millisecond}, syncAlways)
+				w.cfg.Concurrency, w.cfg.APIRate = 256, float64(row.rate)
+				w.sim.DropPushes("authorized", row.accounts)
+				for i := range row.accounts {
+					if err := w.sim.Authorize(testAppID, account(i)); err != nil {
+						b.Fatal(err)
+					}
+				}
+				w.sim.ClearHistory()
+				w.start()
+				renewed := func() (order []string, began, ended time.Time) {
+					for _, e := range w.sim.History() {
+						if e.Kind != wechatsim.EntryCall || e.API != refresh || e.Outcome != wechatsim.OutcomeAnswered {
+							continue
+						}
+						if order = append(order, e.Authorizer); began.IsZero() {
+							began = e.Time
+						}
+						ended = e.Time
+					}
+					return order, began, ended
+				}
+				w.eventually(15*time.Minute, func() error {
+					time.Sleep(time.Second)
+					if order, _, _ := renewed(); len(order) < row.accounts {
+						return fmt.Errorf("%d of %d", len(order), row.accounts)
+					}
+					return nil
+				})
+				order, began, ended := renewed()
+				displaced := 0
+				for at, appid := range order {
+					for i := max(0, at-1000); i < min(row.accounts, at+1000); i++ {
+						if account(i) == appid {
+							displaced = max(displaced, i-at, at-i)
+						}
+					}
+				}
+				b.ReportMetric(float64(len(order))/ended.Sub(began).Seconds()/float64(row.rate), "rate/api-rate")
+				b.ReportMetric(float64(len(order))/float64(row.accounts), "calls/account")
+				b.ReportMetric(float64(displaced), "places-out-of-order")
+			}
+		})
+	}
+}
