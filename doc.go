@@ -58,13 +58,14 @@
 //
 //	publish    $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.>
 //	           $JS.FC.KV_tokens.>
-//	           wxtoken.reject                                  for Reject
+//	not        $JS.API.CONSUMER.CREATE.KV_tokens.refresher-due.>    as a deny rule: that consumer is the refreshers' own
+//	publish    wxtoken.reject                                  for Reject
 //	           $JS.API.STREAM.INFO.KV_status                   for Status
 //	           $JS.API.DIRECT.GET.KV_status.$KV.status.>       for Status
 //	subscribe  _INBOX_shop.>                                   and nats.CustomInboxPrefix("_INBOX_shop")
 //
 // The inbox must be the service's own, or others hear what it is told. To give a
-// service one authorizer alone, put its key in the place of the last ">" of CONSUMER.CREATE and DIRECT.GET, for instance
+// service one authorizer alone, put its key (and keep the deny rule) in the place of the last ">" of CONSUMER.CREATE and DIRECT.GET, for instance
 // $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.authorizer.wx1234567890abcdef.wxfedcba0987654321,
 // and name the key in [Config].Keys, since the client asks for everything otherwise. "authorizer.wx1234567890abcdef.*" in
 // that place gives all authorizers of one component, each of which is to be named in Keys. Every key in Keys takes a

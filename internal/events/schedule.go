@@ -39,8 +39,8 @@ func ParseDue(data []byte) (Due, error) {
 	if err := json.Unmarshal(data, &d); err != nil {
 		return Due{}, fmt.Errorf("read due message: %w", err)
 	}
-	if d.Key == (wxtoken.Key{}) {
-		return Due{}, errors.New("read due message: the key is missing")
+	if d.Key == (wxtoken.Key{}) || d.Reason == "" { // a token has a key and a generation, too
+		return Due{}, errors.New("read due message: the key or the reason is missing")
 	}
 	return d, nil
 }

@@ -185,6 +185,7 @@ func (c *component) slowDown(now time.Time) {
 	defer c.mu.Unlock()
 	c.slow = now.Add(slowFor)
 	c.rate.SetLimit(c.full / 2)
+	c.hurry.SetLimit(c.full / 2)
 }
 
 // called counts a call that is made now, and ends a slow time that is over.
@@ -195,6 +196,7 @@ func (c *component) called(api wechat.API, now time.Time) {
 	if !c.slow.IsZero() && now.After(c.slow) {
 		c.slow = time.Time{}
 		c.rate.SetLimit(c.full)
+		c.hurry.SetLimit(c.full)
 	}
 }
 

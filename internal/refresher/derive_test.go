@@ -161,6 +161,7 @@ func TestTicketsKept(t *testing.T) {
 		t.Errorf("a report: %q %+v", code, verdict)
 	}
 	life(first.Generation + 2)
+	r.clock.forward(2 * time.Minute) // two that are asked for have to lie apart
 	if code := r.asks(events.SubjectRenew, fmt.Sprintf(`{"key":%q}`, aliceJSAPI), &verdict); code != "" || verdict.Outcome != wxtoken.RejectRenewing {
 		t.Errorf("a wish: %q %+v", code, verdict)
 	}
@@ -326,5 +327,31 @@ func TestTicketDeaths(t *testing.T) {
 				t.Errorf("asked %d times", n)
 			}
 		})
+	}
+}
+
+// TestTicketReportedAgain: a report has the same ticket fetched, so the next reports have to wait.
+func TestTicketReportedAgain(t *testing.T) {
+	r, d := deskRig(t, nil)
+	r.authorize(alice)
+	ticket := r.kept(aliceJSAPI)
+	r.drained()
+	r.clock.forward(2 * time.Minute)
+	before := len(d.calls(alice, jsapi))
+	report := func() wxtoken.Outcome {
+		t.Helper()
+		v, refused := request[events.Verdict](r, events.SubjectReject, map[string]any{"key": aliceJSAPI.String(), "token_sha256": sha(ticket.Value.Reveal())})
+		if refused.code != "" {
+			t.Fatal(refused)
+		}
+		return v.Outcome
+	}
+	if got := report(); got != wxtoken.RejectRenewing {
+		t.Errorf("the first report: %s", got)
+	}
+	r.until("not fetched", func() bool { return len(d.calls(alice, jsapi)) > before })
+	r.drained()
+	if got := report(); got != wxtoken.RejectTooSoon {
+		t.Errorf("the second report: %s", got)
 	}
 }

@@ -525,3 +525,15 @@ func TestAuthorizedWhileOlderCancellationComes(t *testing.T) {
 		return nil
 	})
 }
+
+// TestDueOfAnotherSubject: a token has a key and a generation as a due message has, and is none.
+func TestDueOfAnotherSubject(t *testing.T) {
+	t.Parallel()
+	record, err := wxtoken.Token{Key: aliceKey, Value: wxtoken.NewSecret("SEKRET"), Generation: 1, ExpiresAt: time.Now()}.Record()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if due, err := events.ParseDue(record); err == nil || strings.Contains(err.Error(), "SEKRET") {
+		t.Errorf("a token is read as %+v, %v", due, err)
+	}
+}

@@ -171,8 +171,8 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	type sums struct {
-		active, retrying, revoked, invalid int
-		first                              time.Time
+		active, retrying, revoked, needy, invalid int
+		first                                     time.Time
 	}
 	now, all := f.r.now(), view.All()
 	components := map[string]*sums{}
@@ -185,8 +185,11 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		switch {
-		case !e.Credential.Renewable():
+		case !e.Credential.RevokedAt.IsZero():
 			s.revoked++
+			continue
+		case !e.Credential.Renewable(): // without API permission, or without a refresh token
+			s.needy++
 			continue
 		case e.Credential.Failures > 0:
 			s.retrying++
@@ -207,6 +210,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		gauge(descAuthorizers, float64(s.active), id, string(wxtoken.StateActive))
 		gauge(descAuthorizers, float64(s.retrying), id, string(wxtoken.StateRenewingFailed))
 		gauge(descAuthorizers, float64(s.revoked), id, string(wxtoken.StateRevoked))
+		gauge(descAuthorizers, float64(s.needy), id, string(wxtoken.StateNeedsAuthorization))
 		gauge(descInvalid, float64(s.invalid), id)
 		gauge(descMinExpiry, seconds(s.first), id)
 		own := all[wxtoken.ComponentKey(id)]

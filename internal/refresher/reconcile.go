@@ -122,7 +122,8 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 			continue
 		}
 		key := wxtoken.AuthorizerKey(c.appid, listed.AppID)
-		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() {
+		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() &&
+			!listed.AuthTime.After(e.Credential.AuthorizedAt) {
 			continue // nothing new; the view may lag, but not by six hours
 		}
 		if r.stopping.Load() { // not done: somebody else begins anew
@@ -156,8 +157,11 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	switch {
 	case cred.ClaimedAt(r.now()):
 		return false, nil // whoever is at it knows better
-	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt):
-		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong.
+	case cred.RefreshToken == listed.RefreshToken && cred.RevokedAt.IsZero():
+		return r.dateListed(ctx, cred, authTime)
+	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt), cred.RefreshToken != "" && cred.AuthorizedAt.IsZero():
+		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong. Or not the refresh token of
+		// an authorization whose time is not known: which of the two is the newer one only WeChat can tell.
 		info, err := r.authorizerInfo(ctx, c, listed.AppID)
 		if err != nil && wechat.Judge(err) == wechat.Retry && insist {
 			return false, err
@@ -165,9 +169,10 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		if err != nil || info.RefreshToken == "" {
 			return false, nil // all others must not be listed again and again for the sake of this one
 		}
+		if info.RefreshToken == cred.RefreshToken {
+			return false, nil
+		}
 		listed.RefreshToken = info.RefreshToken
-	case cred.RefreshToken == listed.RefreshToken:
-		return false, nil
 	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
 		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so.
 		return false, nil
@@ -188,4 +193,28 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	}
 	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(authTime, cred.Ref)))
 	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+}
+
+// sameAuthorization is how far WeChat's two times of one authorization may lie apart, that of the push and that of the list.
+const sameAuthorization = time.Minute
+
+// dateListed notes the time of an authorization of which the list is the first to tell it. A newer one that left the refresh token
+// as it was replaced the access token all the same: then the account is renewed.
+func (r *Refresher) dateListed(ctx context.Context, cred store.Credential, authTime time.Time) (added bool, err error) {
+	if !authTime.After(cred.AuthorizedAt) {
+		return false, nil
+	}
+	added = !cred.AuthorizedAt.IsZero() && authTime.Sub(cred.AuthorizedAt) > sameAuthorization
+	cred.AuthorizedAt = authTime
+	if cred, err = r.store.Save(ctx, cred); err != nil {
+		if errors.Is(err, store.ErrLost) {
+			return false, nil // something newer came in between
+		}
+		return false, err
+	}
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(authTime, cred.Ref)))
+	if !added {
+		return false, nil
+	}
+	return true, r.store.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }

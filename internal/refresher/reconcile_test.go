@@ -263,3 +263,51 @@ func values(m map[string]int) (all []int) {
 	}
 	return all
 }
+
+// TestListOfAnAuthorizationWithoutTime: a redirect tells no time. The list does, and neither an older entry of it nor an
+// older line of a file takes the place of what the redirect brought.
+func TestListOfAnAuthorizationWithoutTime(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	m.comesBack()
+	m.ended(events.ConnectAuthorized)
+	r.drained()
+	good := r.credential(aliceKey).RefreshToken
+	year := r.clock.Now().AddDate(-1, 0, 0)
+	if got := r.imports(true, lineOf(alice, "refreshtoken@@@a-year-old", year)); got != "older:1" {
+		t.Errorf("a line a year old is %s", got)
+	}
+	r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1,
+		Body: `{"total_count":1,"list":[{"authorizer_appid":"` + alice + `","refresh_token":"refreshtoken@@@SEKRET-of-2020","auth_time":1600000000}]}`})
+	again := func() {
+		before := r.log.count("reconciled with")
+		r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
+		r.until("no reconcile", func() bool { return r.log.count("reconciled with") > before })
+		r.drained()
+		if c := r.credential(aliceKey); c.RefreshToken != good {
+			t.Error("the refresh token was replaced by an older one")
+		}
+	}
+	again()
+	calls := r.calls(apiRefresh)
+	again()
+	if c := r.credential(aliceKey); c.AuthorizedAt.IsZero() {
+		t.Error("the list has the time of the authorization, and it is not known")
+	}
+	r.wantCalls(apiRefresh, calls)
+}
+
+// TestListOfANewerAuthorizationWithTheSameRefreshToken: the access token before is dead then, so the account is renewed.
+func TestListOfANewerAuthorizationWithTheSameRefreshToken(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.drained()
+	c := r.credential(aliceKey)
+	r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1, Body: fmt.Sprintf(
+		`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":%q,"auth_time":%d}]}`, alice, c.RefreshToken, c.AuthorizedAt.Add(time.Hour).Unix())})
+	r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
+	r.generation(aliceKey, 2)
+	if p := r.token(aliceKey).Previous; p != nil {
+		t.Error("the token of the authorization before is kept as the previous one")
+	}
+}

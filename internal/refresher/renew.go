@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"wxtoken"
@@ -122,7 +123,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	}
 	var old wxtoken.Token
 	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is the same until its end.
-	if due.Reason != events.ReasonRefused && due.Reason != events.ReasonListed || derived(key) {
+	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, due.Reason) || derived(key) {
 		if old, _, err = r.store.Token(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
 		}
@@ -160,10 +161,10 @@ func unknownFor(m events.Msg) time.Duration {
 
 // forced counts a renewal that somebody asked for.
 func forced(cred store.Credential, now time.Time) store.Credential {
-	if day := today(now); cred.ForcedDay != day {
-		cred.ForcedDay, cred.Forced = day, 0
+	if today(cred.ForcedAt) != today(now) {
+		cred.Forced = 0
 	}
-	cred.Forced++
+	cred.Forced, cred.ForcedAt = cred.Forced+1, now.UTC()
 	return cred
 }
 

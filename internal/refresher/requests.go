@@ -258,9 +258,9 @@ func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string)
 		return wxtoken.RejectAlreadyRenewed, nil
 	case cred.ClaimedAt(now) || cred.Failures > 0 && reason == events.ReasonRefused:
 		return wxtoken.RejectRenewing, nil
-	case now.Sub(t.ObtainedAt) < cooldown(t.ExpiresAt.Sub(t.ObtainedAt)):
+	case min(now.Sub(t.ObtainedAt), now.Sub(cred.ForcedAt)) < cooldown(t.ExpiresAt.Sub(t.ObtainedAt)):
 		return wxtoken.RejectTooSoon, nil
-	case cred.ForcedDay == today(now) && cred.Forced >= maxForced:
+	case today(cred.ForcedAt) == today(now) && cred.Forced >= maxForced:
 		r.log.Warn().Stringer("key", t.Key).Int("renewals", cred.Forced).Msg("too many renewals asked for today")
 		return wxtoken.RejectTooSoon, nil
 	}

@@ -185,7 +185,10 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 		if err != nil && !errors.Is(err, store.ErrUnreadable) {
 			return "", err
 		}
-		if fate = importFate(cred, line); !apply || fate != importNew && fate != importNewer {
+		if fate = importFate(cred, line); apply && fate == importSame { // an import may have died before it wrote the status
+			return fate, s.UpdateStatus(ctx, cred.Key, authorizedAt(cred.AuthorizedAt, cred.Ref))
+		}
+		if !apply || fate != importNew && fate != importNewer {
 			return fate, nil
 		}
 		if !cred.ClaimedAt(now()) {
@@ -210,10 +213,10 @@ func importFate(cred store.Credential, line authorization) string {
 		return importSame
 	case cred.RefreshToken == "" || cred.RefreshToken == line.RefreshToken:
 		return importNew
-	case line.AuthTime.After(cred.AuthorizedAt):
+	case !cred.AuthorizedAt.IsZero() && line.AuthTime.After(cred.AuthorizedAt):
 		return importNewer
 	}
-	return importOlder
+	return importOlder // also when the stored one's time is not known: it was exchanged here
 }
 
 func importStore(ctx context.Context, s *store.Store, cred store.Credential, line authorization) error {

@@ -234,3 +234,40 @@ func TestImportDied(t *testing.T) {
 	r.generation(aliceKey, 2)
 	r.state(aliceKey, wxtoken.StateActive)
 }
+
+// TestImportDiedBeforeTheStatus: the same file once more puts it right.
+func TestImportDiedBeforeTheStatus(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	cred := r.credential(aliceKey)
+	cred.Ref = "shop-1"
+	_, err := r.store.Save(t.Context(), cred)
+	r.must(err)
+	if got := r.imports(true, lineOf(alice, cred.RefreshToken, cred.AuthorizedAt)); got != "same:1" {
+		t.Errorf("the line is %s", got)
+	}
+	if s := r.status(aliceKey); s.Authorizer == nil || s.Authorizer.Ref != "shop-1" {
+		t.Errorf("the status has %+v, want the ref shop-1", s.Authorizer)
+	}
+}
+
+// TestImportLeavesNoPrevious: the token before is of another authorization.
+func TestImportLeavesNoPrevious(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.keep()
+	r.clock.forward(time.Minute)
+	r.must(r.sim.Reauthorize(appid, alice))
+	info := r.next(events.KindUpdated)
+	other, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://wechat", Transport: direct{r.sim.Handler()}})
+	r.must(err)
+	known, err := other.AuthorizerInfo(t.Context(), r.token(componentKey).Value.Reveal(), appid, alice)
+	r.must(err)
+	if got := r.imports(true, lineOf(alice, known.RefreshToken, info.CreateTime)); got != "newer:1" {
+		t.Errorf("the line is %s", got)
+	}
+	r.generation(aliceKey, 2)
+	if p := r.token(aliceKey).Previous; p != nil {
+		t.Error("the token of the authorization before is kept as the previous one")
+	}
+}

@@ -37,9 +37,9 @@ type Credential struct {
 	Claim *Claim `json:"claim,omitempty"`
 	// Trouble is empty while all is well.
 	Trouble
-	// Forced counts the renewals of ForcedDay that somebody asked for.
-	Forced    int    `json:"forced,omitempty"`
-	ForcedDay string `json:"forced_day,omitempty"`
+	// ForcedAt is when a renewal was begun last that somebody asked for, Forced counts those of that day in China.
+	Forced   int       `json:"forced,omitempty"`
+	ForcedAt time.Time `json:"forced_at,omitzero"`
 
 	// Commit is unique to each commit, so that a committer that got no answer can tell its own record.
 	Commit string `json:"commit,omitempty"`
