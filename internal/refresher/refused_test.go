@@ -384,7 +384,13 @@ func TestSweepOrder(t *testing.T) {
 	for _, key := range keys {
 		r.must(stream.Purge(t.Context(), jetstream.WithPurgeSubject(events.ScheduleSubject(key))))
 	}
-	r.clock.forward(r.token(keys[5]).RenewAt.Sub(r.clock.Now()) + 3*time.Second)
+	var last time.Time // for chance brings each renewal forward
+	for _, key := range keys {
+		if at := r.token(key).RenewAt; at.After(last) {
+			last = at
+		}
+	}
+	r.clock.forward(last.Sub(r.clock.Now()) + 3*time.Second)
 	for _, key := range keys {
 		r.generation(key, 2)
 	}

@@ -250,12 +250,14 @@ func TestRenew(t *testing.T) {
 	r.pokedInVain(aliceKey)
 	r.wantCalls(apiRefresh, 2)
 	for calls := 3; calls <= 4; calls++ {
+		r.clock.forward(2 * time.Minute) // what is asked for has to lie apart
 		r.renew(aliceKey, wxtoken.RejectRenewing)
 		r.until("the operator is not heard", func() bool { return r.calls(apiRefresh) == calls })
 		r.pokedInVain(aliceKey)
 		r.wantCalls(apiRefresh, calls)
 	}
 	r.sim.Heal()
+	r.clock.forward(2 * time.Minute)
 	r.renew(aliceKey, wxtoken.RejectRenewing)
 	r.generation(aliceKey, 3)
 	r.state(aliceKey, wxtoken.StateActive)
