@@ -31,14 +31,15 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 	}
 	for _, sc := range streams(cfg) {
 		_, err := js.Stream(ctx, sc.Name)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			created = append(created, sc.Name)
-		case err != nil:
+		missing := errors.Is(err, jetstream.ErrStreamNotFound)
+		if err != nil && !missing {
 			return created, fmt.Errorf("look up stream %s: %w", sc.Name, err)
 		}
 		if _, err := js.CreateOrUpdateStream(ctx, sc); err != nil {
 			return created, fmt.Errorf("create or update stream %s: %w", sc.Name, err)
+		}
+		if missing {
+			created = append(created, sc.Name)
 		}
 	}
 	return created, nil
@@ -65,6 +66,9 @@ func checkServer(version string) error {
 	}
 	return nil
 }
+
+// Streams is how many there are.
+const Streams = 5
 
 const day = 24 * time.Hour
 

@@ -81,13 +81,13 @@ type target struct {
 // not found, where http.ServeMux would redirect.
 func (i *Ingest) find(r *http.Request) (to target, found bool) {
 	parts := strings.Split(r.URL.Path, "/")
-	if strings.Contains(r.URL.RawPath, "%") || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" {
+	if strings.Contains(r.URL.RawPath, "%") || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" || !wxtoken.ValidAppID(parts[2]) {
 		return target{}, false
 	}
 	to = target{component: parts[2], crypter: (*i.components.Load())[parts[2]]}
 	switch {
 	case to.crypter == nil:
-		return target{}, false
+		return target{component: to.component}, false // for the log
 	case len(parts) == 4 && parts[3] == "auth":
 		to.methods, to.kind = []string{http.MethodPost}, kindOther
 	case len(parts) == 5 && parts[3] == "message" && !slices.Contains([]string{"", ".", ".."}, parts[4]):

@@ -106,6 +106,7 @@ type Refresher struct {
 	components map[string]*component
 	swept      time.Time
 	ready      bool
+	trouble    error // of the start
 }
 
 // New returns a refresher; Run makes it work.
@@ -259,9 +260,15 @@ func (r *Refresher) prepare(ctx context.Context) error {
 	cfg := events.SetupConfig{Replicas: r.cfg.Replicas, MessagesMaxAge: r.cfg.MessagesMaxAge, MessagesMaxBytes: r.cfg.MessagesMaxBytes}
 	for {
 		created, err := r.setup(ctx, cfg)
-		if len(created) > 0 {
+		switch {
+		case len(created) == events.Streams:
+			r.log.Info().Strs("streams", created).Msg("streams created")
+		case len(created) > 0: // where others were: has somebody deleted these?
 			r.log.Warn().Strs("streams", created).Msg("streams created")
 		}
+		r.mu.Lock()
+		r.trouble = err
+		r.mu.Unlock()
 		if err == nil {
 			return nil
 		}
@@ -330,9 +337,11 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 // Ready returns an error while the refresher can't do its work.
 func (r *Refresher) Ready(ctx context.Context) error {
 	r.mu.Lock()
-	ready, swept := r.ready, r.swept
+	ready, swept, trouble := r.ready, r.swept, r.trouble
 	r.mu.Unlock()
 	switch {
+	case !ready && trouble != nil:
+		return fmt.Errorf("not started yet: %w", trouble)
 	case !ready:
 		return errors.New("the tokens are not loaded yet: is NATS reachable?")
 	case !r.nc.IsConnected():
