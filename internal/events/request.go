@@ -105,7 +105,7 @@ const (
 )
 
 // ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with 404, one that
-// expired or was used with 410, a browser that never opened the landing page with 403.
+// expired or was used with 410, a browser that never opened the landing page with 403, and one too many at once with 503.
 type ConnectOpen struct {
 	ID         string `json:"id"`
 	Step       string `json:"step,omitempty"`        // StepLanding by default
@@ -131,6 +131,7 @@ type ConnectOpened struct {
 	Session    string    `json:"session,omitempty"`     // landing: for the browser, which has to bring it back
 	PCLink     string    `json:"pc_link,omitempty"`     // landing: WeChat's page with a QR code to scan
 	MobileLink string    `json:"mobile_link,omitempty"` // landing: WeChat's page inside WeChat
+	CodeAt     time.Time `json:"code_at,omitzero"`      // when the browser came back
 	Authorizer string    `json:"authorizer,omitempty"`  // once authorized
 	NickName   string    `json:"nick_name,omitempty"`   // of the account, once known
 	ReturnTo   string    `json:"return_to,omitempty"`   // once authorized: return with authorizer_appid and ref in its query

@@ -103,8 +103,9 @@ const (
 	prefixQuota   = prefixCred + "quota."
 )
 
-// ConnectSubject returns where an authorization by link lies.
-func ConnectSubject(id string) string { return prefixConnect + token(id) }
+// ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: whoever may look at
+// the stream sees its subjects, and whoever knows an id can open the link.
+func ConnectSubject(digest string) string { return prefixConnect + token(digest) }
 
 // PreAuthSubject returns where the link to a pre-auth code's digest lies.
 func PreAuthSubject(digest string) string { return prefixPreAuth + token(digest) }

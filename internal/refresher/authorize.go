@@ -78,9 +78,13 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	if err != nil {
 		return err
 	}
-	// That of a link whose end is not known yet is WeChat's to judge: its ref must not get lost because the list, say,
-	// told of the account first.
-	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && (link == nil || link.Authorizer != "") {
+	if link, err = r.linkFor(ctx, link, key.Authorizer); err != nil {
+		return err
+	}
+	// That of a link whose end is not known yet is WeChat's to judge when only the list told of the account: its ref must
+	// not get lost because the list came first. An older code exchanged over a newer one would end the newer authorization.
+	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || brought(cred, a.Code))
+	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && !listed {
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
 		return r.connected(ctx, link, events.ConnectFailed, "", wechat.Revoked.String())
 	}
@@ -90,7 +94,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	}
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(maxAhead))
-	if (cred.CodeDigest == digest(a.Code) || redirected) && cred.RefreshToken != "" {
+	if brought(cred, a.Code) || redirected && cred.RefreshToken != "" {
 		if cred, err = r.noteAuthorization(ctx, cred, created, link); err != nil {
 			return err
 		}
@@ -191,11 +195,18 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if link != nil && link.Authorizer != "" {
 		return nil // the push came first, and one link is one authorization
 	}
+	sum := digest(a.Code)
+	if link != nil && link.CodeDigest != "" && link.CodeDigest != sum {
+		return nil // it came to nothing, and another was taken since
+	}
 	if key, ok := r.view.Find(func(key wxtoken.Key, e store.Entry) bool {
-		return key.Component == c.appid && e.Credential.CodeDigest == digest(a.Code)
+		return key.Component == c.appid && e.Credential.CodeDigest == sum
 	}); ok { // so did it here, or somebody died before the link was written
 		cred, err := r.load(ctx, key)
-		if err != nil || link == nil {
+		if err != nil {
+			return err
+		}
+		if link, err = r.linkFor(ctx, link, key.Authorizer); err != nil || link == nil {
 			return err
 		}
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
@@ -239,7 +250,15 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 		}
 		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
 	}
-	return r.keepCode(ctx, c, wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID), granted, a, asked, link)
+	its := link
+	if forAnother(link, granted.AuthorizerAppID) {
+		its = nil
+	}
+	if err := r.keepCode(ctx, c, wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID), granted, a, asked, its); err != nil {
+		return err
+	}
+	_, err = r.linkFor(ctx, link, granted.AuthorizerAppID)
+	return err
 }
 
 // spentPatience is how long a link whose code is spent waits for the push that may have spent it, before it is
@@ -253,11 +272,14 @@ func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect
 	}
 	now := r.now()
 	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience {
+		if done, err := r.missed(ctx, c, link, m); done || err != nil {
+			return err
+		}
 		r.log.Warn().Str("component", c.appid).Str("connect", link.ID[:8]).Msg("authorization came to nothing, its code was used already")
 		return r.connected(ctx, link, events.ConnectFailed, "", wechat.CodeSpent.String())
 	}
 	err := r.store.UpdateConnect(ctx, link.ID, now, func(c *store.Connect) bool {
-		if !c.SpentAt.IsZero() {
+		if !c.SpentAt.IsZero() || c.CodeDigest != link.CodeDigest {
 			return false
 		}
 		c.SpentAt, c.Claim = now.UTC(), nil // the push's code may be another
@@ -267,6 +289,44 @@ func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect
 		return err
 	}
 	return events.Later(componentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
+}
+
+// missed finishes a link that is limited to one account when neither the answer to its code came, nor the push, and WeChat
+// knows of a new authorization of that account. Anybody who has the link can come back with a code that is no good, so that the
+// account is authorized is not enough: without news since the code came the ref stays where it is.
+func (r *Refresher) missed(ctx context.Context, c *component, link *store.Connect, m events.Msg) (done bool, err error) {
+	if link.BizAppID == "" {
+		return false, nil
+	}
+	key := wxtoken.AuthorizerKey(c.appid, link.BizAppID)
+	cred, err := r.load(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if cred.ClaimedAt(r.now()) {
+		return false, events.Later(claimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
+	}
+	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-maxAhead)) { // the list has told
+		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
+			return false, err
+		}
+		return true, r.linked(ctx, cred, link)
+	}
+	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
+	if err != nil && wechat.Judge(err) == wechat.Revoked {
+		return false, nil
+	}
+	if err != nil {
+		return false, events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
+	}
+	if info.RefreshToken == "" || info.RefreshToken == cred.RefreshToken && cred.RevokedAt.IsZero() {
+		return false, nil
+	}
+	if cred, err = r.found(ctx, cred); err != nil {
+		return false, err
+	}
+	cred.AuthorizedAt = time.Time{} // not known, as after a redirect
+	return true, r.told(ctx, cred, info, events.KindCallback, link)
 }
 
 // keepCode stores what a code brought. The code is spent now: come what may, its answer must find its way into
@@ -298,7 +358,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return err
 	}
-	if cred.CodeDigest == digest(a.Code) && cred.RefreshToken != "" { // it was stored, and that answer was lost
+	if brought(cred, a.Code) { // it was stored, and that answer was lost
 		r.setStatusAndProfile(ctx, c, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), active(r.now()))
 		return r.linked(ctx, cred, link)
 	}
@@ -391,20 +451,8 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 			r.setStatus(ctx, key, authorizedAt(a.CreateTime, cred.Ref), needsAuthorization(now, cred.Failures, cause, r.reauthorizeURL(ctx, cred)))
 			break
 		}
-		if info.RefreshToken != cred.RefreshToken {
-			cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
-		}
-		cred.Ref, _ = refFor(cred, link)
-		cred.AuthorizedAt, cred.RevokedAt = a.CreateTime.UTC(), time.Time{}
-		if cred, err = r.store.Save(ctx, released(cred)); err != nil {
-			return events.Later(lostDelay, err)
-		}
-		if err := r.linked(ctx, cred, link); err != nil {
-			return err
-		}
-		r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Msg("authorizer authorized, its code was used already")
-		r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), profile(info))
-		return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+		cred.AuthorizedAt = a.CreateTime.UTC()
+		return r.told(ctx, cred, info, a.Kind, link)
 	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
 		if ofAccount(cause) {
@@ -419,6 +467,26 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 	}
 	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
 	return r.connected(ctx, link, events.ConnectFailed, "", wechat.Judge(cause).String())
+}
+
+// told stores an authorization whose code is spent, with the refresh token that WeChat tells, and has its token fetched.
+func (r *Refresher) told(ctx context.Context, cred store.Credential, info wechat.AuthorizerInfo, kind string, link *store.Connect) error {
+	key := cred.Key
+	if info.RefreshToken != cred.RefreshToken {
+		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
+	}
+	cred.Ref, _ = refFor(cred, link)
+	cred.RevokedAt = time.Time{}
+	cred, err := r.store.Save(ctx, released(cred))
+	if err != nil {
+		return events.Later(lostDelay, err)
+	}
+	if err := r.linked(ctx, cred, link); err != nil {
+		return err
+	}
+	r.log.Info().Stringer("key", key).Str("info_type", kind).Msg("authorizer authorized, its code was used already")
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), profile(info))
+	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
 // eventDelay is how long an event is put off that WeChat did not let be handled: as long as the call said,
@@ -453,6 +521,11 @@ func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.
 		return
 	}
 	r.setStatus(ctx, key, profile(info))
+}
+
+// brought reports whether the tokens of a credential came from that code.
+func brought(cred store.Credential, code string) bool {
+	return cred.RefreshToken != "" && cred.CodeDigest == digest(code)
 }
 
 // digest returns the SHA-256 of a code, in hex.

@@ -2,8 +2,10 @@ package refresher
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
-	"crypto/subtle"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,7 +80,7 @@ func (r *Refresher) newConnect(ctx context.Context, q events.ConnectCreate, life
 	c := store.Connect{
 		ID: rand.Text(), Component: q.Component, Ref: q.Ref, Return: q.Return, AuthType: q.AuthType, BizAppID: q.BizAppID,
 		Categories: q.CategoryIDs.String(), Move: q.Move,
-		ExpiresAt: now.Add(life), Session: rand.Text(), State: events.ConnectPending,
+		ExpiresAt: now.Add(life), Secret: rand.Text(), State: events.ConnectPending,
 	}
 	if _, err := r.store.SaveConnect(ctx, c, now); err != nil {
 		return events.ConnectCreated{}, err
@@ -122,13 +124,13 @@ func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (even
 	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
 		return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}
 	}
+	if q.Step == "" || q.Step == events.StepLanding {
+		return r.landing(ctx, q.ID)
+	}
 	for {
-		c, ok, err := r.store.Connect(ctx, q.ID)
+		c, err := r.link(ctx, q.ID)
 		if err != nil {
 			return events.ConnectOpened{}, err
-		}
-		if !ok {
-			return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}
 		}
 		opened, err := r.connectStep(ctx, c, q)
 		if !errors.Is(err, store.ErrLost) || ctx.Err() != nil {
@@ -137,54 +139,103 @@ func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (even
 	}
 }
 
+// link returns a link that somebody asks for.
+func (r *Refresher) link(ctx context.Context, id string) (store.Connect, error) {
+	c, ok, err := r.store.Connect(ctx, id)
+	if err == nil && !ok {
+		err = &requestError{http.StatusNotFound, "no such link"}
+	}
+	return c, err
+}
+
 var errLinkOver = &requestError{http.StatusGone, "the link was used or has expired"}
 
-// connectStep takes one step of an authorization by link. ErrLost: somebody else took one meanwhile.
+func (r *Refresher) opened(c store.Connect) events.ConnectOpened {
+	return events.ConnectOpened{State: c.State, Component: c.Component, URL: r.connectURL(c), ExpiresAt: c.ExpiresAt}
+}
+
+// landing answers for the page that leads to WeChat. All who open a link while WeChat is asked share its answer: the page
+// can be loaded again and again, and by many.
+func (r *Refresher) landing(ctx context.Context, id string) (events.ConnectOpened, error) {
+	shared, err, _ := r.landings.Do(id, func() (any, error) {
+		for {
+			c, err := r.link(ctx, id)
+			if err == nil && (c.State != events.ConnectPending || r.now().After(c.ExpiresAt)) {
+				err = errLinkOver
+			}
+			if err == nil {
+				c, err = r.preAuth(ctx, c)
+			}
+			if !errors.Is(err, store.ErrLost) || ctx.Err() != nil { // lost: another refresher was faster
+				return c, err
+			}
+		}
+	})
+	if err != nil {
+		return events.ConnectOpened{}, err
+	}
+	c := shared.(store.Connect)
+	opened := r.opened(c)
+	link := wechat.LinkParams{
+		Component: c.Component, PreAuthCode: c.PreAuthCode, RedirectURI: opened.URL + "/callback",
+		AuthType: c.AuthType, BizAppID: c.BizAppID, Categories: c.Categories,
+	}
+	opened.Session, opened.PCLink, opened.MobileLink = newSession(c), link.PC(r.cfg.WechatPageURL), link.Mobile(r.cfg.WechatPageURL)
+	return opened, nil
+}
+
+// newSession returns what the landing page gives to one browser. No two have the same, and nothing is stored for any.
+func newSession(c store.Connect) string {
+	visit := rand.Text()
+	return visit + "." + sessionSum(c, visit)
+}
+
+func isSession(c store.Connect, session string) bool {
+	visit, sum, _ := strings.Cut(session, ".")
+	return hmac.Equal([]byte(sum), []byte(sessionSum(c, visit)))
+}
+
+func sessionSum(c store.Connect, visit string) string {
+	mac := hmac.New(sha256.New, []byte(c.Secret))
+	mac.Write([]byte(c.ID + visit)) // all ids are of one length
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// connectStep takes one step of an authorization by link after the first. ErrLost: somebody else took one meanwhile.
 func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.ConnectOpen) (events.ConnectOpened, error) {
 	now := r.now()
-	opened := events.ConnectOpened{State: c.State, Component: c.Component, URL: r.connectURL(c), ExpiresAt: c.ExpiresAt}
-	if q.Step == "" || q.Step == events.StepLanding {
-		if c.State != events.ConnectPending || now.After(c.ExpiresAt) {
-			return opened, errLinkOver
-		}
-		c, err := r.preAuth(ctx, c)
-		if err != nil {
-			return opened, err
-		}
-		link := wechat.LinkParams{
-			Component: c.Component, PreAuthCode: c.PreAuthCode, RedirectURI: opened.URL + "/callback",
-			AuthType: c.AuthType, BizAppID: c.BizAppID, Categories: c.Categories,
-		}
-		opened.Session, opened.PCLink, opened.MobileLink = c.Session, link.PC(r.cfg.WechatPageURL), link.Mobile(r.cfg.WechatPageURL)
-		return opened, nil
-	}
-	if subtle.ConstantTimeCompare([]byte(q.Session), []byte(c.Session)) != 1 {
+	opened := r.opened(c)
+	if !isSession(c, q.Session) {
 		return opened, &requestError{http.StatusForbidden, "this browser did not open the link"}
 	}
+	expired := now.After(c.ExpiresAt) && now.After(c.PreAuthExpiresAt)
 	switch q.Step {
 	case events.StepCallback:
 		switch {
 		case !isDigest(q.CodeSHA256):
 			return opened, badRequest("code_sha256: want the hex SHA-256 of the code")
-		case c.CodeDigest == q.CodeSHA256: // again: the back button, or a reload
-		case c.CodeDigest != "":
+		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // again: the back button, or a reload
+		case c.CodeDigest != "" && !cameToNothing(c):
 			return opened, errLinkOver
-		case now.After(c.ExpiresAt) && now.After(c.PreAuthExpiresAt):
+		case expired:
 			return opened, errLinkOver
 		default:
-			c.CodeDigest = q.CodeSHA256
-			if c.State == events.ConnectPending {
-				c.State = events.ConnectExchanging
+			c.CodeDigest, c.CodeAt = strings.ToLower(q.CodeSHA256), now.UTC()
+			if c.Authorizer == "" { // otherwise the push came first
+				c.State, c.Reason, c.EndedAt, c.SpentAt = events.ConnectExchanging, "", time.Time{}, time.Time{}
 			}
 			if _, err := r.store.SaveConnect(ctx, c, now); err != nil {
 				return opened, err
 			}
 		}
 	case events.StepResult:
+		if c.State == events.ConnectPending && expired {
+			return opened, errLinkOver
+		}
 	default:
 		return opened, badRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
 	}
-	opened.State, opened.Authorizer, opened.Reason = c.State, c.Authorizer, c.Reason
+	opened.State, opened.CodeAt, opened.Authorizer, opened.Reason = c.State, c.CodeAt, c.Authorizer, c.Reason
 	if c.Authorizer != "" {
 		opened.NickName = r.nickName(ctx, wxtoken.AuthorizerKey(c.Component, c.Authorizer))
 	}
@@ -192,6 +243,12 @@ func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.C
 		opened.ReturnTo = returnTo(c)
 	}
 	return opened, nil
+}
+
+// cameToNothing reports whether a link's code is known to be no good, so that it must not keep out the next one: anybody who
+// has the link can open it and come back with nonsense.
+func cameToNothing(c store.Connect) bool {
+	return c.Authorizer == "" && (c.State == events.ConnectFailed || !c.SpentAt.IsZero())
 }
 
 // preAuth returns the link with a pre-auth code that is good for a while. One that was shown before is shown again, so that
@@ -278,6 +335,26 @@ func (r *Refresher) connectOf(ctx context.Context, a events.Auth) (*store.Connec
 		return nil, err
 	}
 	return &c, nil
+}
+
+// linkFor returns the link if it is one for that account, and nil if not: a link is one authorization, and may be limited to
+// one account. What another account authorized stands, without the link's ref.
+func (r *Refresher) linkFor(ctx context.Context, link *store.Connect, account string) (*store.Connect, error) {
+	switch {
+	case link == nil || link.Authorizer != "" && link.Authorizer != account:
+		return nil, nil
+	case forAnother(link, account):
+		r.log.Warn().Str("component", link.Component).Str("connect", link.ID[:8]).Str("account", account).Str("biz_appid", link.BizAppID).
+			Msg("another account was authorized than the link is for")
+		return nil, r.connected(ctx, link, events.ConnectFailed, "", "another_account")
+	}
+	return link, nil
+}
+
+// forAnother reports whether a link is limited to another account. WeChat's page sees to that, but a redirect's code may come
+// from anywhere.
+func forAnother(link *store.Connect, account string) bool {
+	return link != nil && link.BizAppID != "" && link.BizAppID != account
 }
 
 // claimLink takes a link for a code, so that redirect and push don't both have theirs exchanged. It respects somebody

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -11,8 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
+
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -181,15 +186,19 @@ func TestConnectLanding(t *testing.T) {
 	}
 
 	r.clock.forward(4 * time.Minute)
-	if again := r.open(events.ConnectOpen{ID: created.ID, Step: events.StepLanding}); again != first {
+	again := r.open(events.ConnectOpen{ID: created.ID, Step: events.StepLanding})
+	if again.Session == first.Session {
+		t.Error("two browsers have one session")
+	}
+	if again.Session = first.Session; again != first {
 		t.Error("a reload shows another page")
 	}
 	r.wantCalls(apiPreAuth, 1)
 	r.clock.forward(2 * time.Minute)
 	later := r.open(events.ConnectOpen{ID: created.ID})
 	fresh := r.wechatLink(later.PCLink, "mp.weixin.qq.com", "").Get("pre_auth_code")
-	if fresh == pc.Get("pre_auth_code") || later.Session != first.Session {
-		t.Error("a code near its end is shown again, or the session has changed")
+	if fresh == pc.Get("pre_auth_code") {
+		t.Error("a code near its end is shown again")
 	}
 	r.wantCalls(apiPreAuth, 2)
 
@@ -233,7 +242,8 @@ func TestConnectSteps(t *testing.T) {
 	id := r.link(events.ConnectCreate{}).ID
 	session := r.open(events.ConnectOpen{ID: id}).Session
 	other := r.open(events.ConnectOpen{ID: r.link(events.ConnectCreate{}).ID}).Session
-	for _, wrong := range []string{"", "x", other, session + "x", session[1:], strings.ToLower(session)} {
+	for _, wrong := range []string{"", "x", other, session + "x", session[1:], strings.ToLower(session),
+		strings.Split(session, ".")[0], "." + strings.Split(session, ".")[1], strings.Split(session, ".")[0] + "." + strings.Split(other, ".")[1]} {
 		r.wantOpenRefused(events.ConnectOpen{ID: id, Step: events.StepCallback, Session: wrong, CodeSHA256: sha("a")}, "403")
 		r.wantOpenRefused(events.ConnectOpen{ID: id, Step: events.StepResult, Session: wrong}, "403")
 	}
@@ -268,6 +278,7 @@ func TestConnectSteps(t *testing.T) {
 	session = r.open(events.ConnectOpen{ID: id}).Session
 	r.clock.forward(time.Hour)
 	r.wantOpenRefused(events.ConnectOpen{ID: id, Step: events.StepCallback, Session: session, CodeSHA256: sha("a")}, "410")
+	r.wantOpenRefused(events.ConnectOpen{ID: id, Step: events.StepResult, Session: session}, "410")
 }
 
 // TestConnectOpenedByTwo opens a link many times at once, through two refreshers.
@@ -287,7 +298,11 @@ func TestConnectOpenedByTwo(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			answers[i] = string(m.Data)
+			var opened events.ConnectOpened
+			if err := json.Unmarshal(m.Data, &opened); err != nil || opened.Session == "" {
+				t.Errorf("the answer is %q", m.Data)
+			}
+			answers[i] = opened.PCLink
 		})
 	}
 	asking.Wait()
@@ -297,7 +312,106 @@ func TestConnectOpenedByTwo(t *testing.T) {
 		}
 	}
 	r.wantOpenRefused(events.ConnectOpen{ID: id, Step: events.StepResult}, "403")
-	if n := r.calls(apiPreAuth); n > len(answers) {
-		t.Errorf("%d calls for one link", n)
+	if n := r.calls(apiPreAuth); n > 2 {
+		t.Errorf("%d calls for one link, want one of each refresher at most", n)
 	}
+}
+
+// TestConnectOpenedByMany opens a link many times at once while WeChat is slow.
+func TestConnectOpenedByMany(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	id := r.link(events.ConnectCreate{}).ID
+	r.fail(wechatsim.Fault{API: apiPreAuth, Mode: wechatsim.FaultSlow, Delay: 300 * time.Millisecond})
+	var asking sync.WaitGroup
+	for range 40 {
+		asking.Go(func() { r.open(events.ConnectOpen{ID: id}) })
+	}
+	asking.Wait()
+	r.wantCalls(apiPreAuth, 1)
+}
+
+// TestPagesStarveNobody fills a refresher with landing pages: a report of a refused token is answered all the same, and who
+// is one too many is told so at once.
+func TestPagesStarveNobody(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	id := r.link(events.ConnectCreate{}).ID
+	r.fail(wechatsim.Fault{API: apiPreAuth, Mode: wechatsim.FaultSlow, Delay: 3 * time.Second})
+	question, err := json.Marshal(events.ConnectOpen{ID: id})
+	r.must(err)
+	inbox := r.nc.NewInbox()
+	answers, err := r.nc.SubscribeSync(inbox)
+	r.must(err)
+	for range 100 {
+		r.must(r.nc.PublishRequest(events.SubjectConnectOpen, inbox, question))
+	}
+	wantRefused(r, events.SubjectReject, "{}", "400")
+	for range 100 - 64 {
+		m, err := answers.NextMsg(within)
+		r.must(err)
+		if code := m.Header.Get(micro.ErrorCodeHeader); code != "503" {
+			t.Fatalf("a page was answered %q first", code)
+		}
+	}
+	if text := r.log.String(); strings.Contains(text, `"level":"warn","error":"too many at once"`) {
+		t.Error("the log warns of what anybody can bring about")
+	}
+}
+
+// TestConnectIDIsNowhere looks for the id of a link where more than the refreshers may look.
+func TestConnectIDIsNowhere(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	id := r.link(events.ConnectCreate{}).ID
+	r.open(events.ConnectOpen{ID: id})
+	stream, err := r.js.Stream(t.Context(), events.StreamTokens)
+	r.must(err)
+	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(events.AllCredentials))
+	r.must(err)
+	if n := len(info.State.Subjects); n < 3 {
+		t.Errorf("%d subjects", n)
+	}
+	for subject := range info.State.Subjects {
+		if strings.Contains(subject, id) {
+			t.Error("a subject names the link")
+		}
+	}
+	c, _, err := r.store.Connect(t.Context(), id)
+	r.must(err)
+	c.Revision--
+	if _, err = r.store.SaveConnect(t.Context(), c, r.clock.Now()); !errors.Is(err, store.ErrLost) || strings.Contains(err.Error(), id) {
+		t.Error("no error, or one that names the link")
+	}
+	if strings.Contains(r.log.String(), id) {
+		t.Error("the log names the link")
+	}
+}
+
+// TestConnectAfterNonsense has somebody open the link of another and come back with a code that is none.
+func TestConnectAfterNonsense(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	stranger := r.open(events.ConnectOpen{ID: m.id}).Session
+	nonsense := m.redirect
+	nonsense.Code = "queryauthcode@@@nonsense"
+	callback := events.ConnectOpen{ID: m.id, Step: events.StepCallback, Session: stranger, CodeSHA256: sha(nonsense.Code)}
+	r.open(callback)
+	r.wantOpenRefused(events.ConnectOpen{ID: m.id, Step: events.StepCallback, Session: m.session, CodeSHA256: sha(m.redirect.Code)}, "410") // not judged yet
+	r.send(nonsense)
+	r.until("the code is no good, and nobody says so", func() bool {
+		c, _, err := r.store.Connect(t.Context(), m.id)
+		return err == nil && !c.SpentAt.IsZero()
+	})
+	m.comesBack()
+	m.wantAuthorized(alice, "7")
+	r.wantOpenRefused(callback, "410")
+}
+
+// TestConnectAfterFailure brings a code to a link whose push came to nothing.
+func TestConnectAfterFailure(t *testing.T) {
+	r := newRig(t, options{sim: wechatsim.Config{TwoCodes: true}, cfg: withLinks})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	r.fail(wechatsim.Fault{API: apiExchange, Errcode: 61003, Times: 1})
+	m.send(m.push)
+	m.ended(events.ConnectFailed)
+	m.comesBack()
+	m.wantAuthorized(alice, "7")
 }

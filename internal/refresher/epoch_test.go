@@ -2,12 +2,14 @@ package refresher_test
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -367,5 +369,120 @@ func TestReleaseCheck(t *testing.T) {
 			r.must(r.accepted(alice))
 			r.wantDead(0)
 		})
+	}
+}
+
+// TestLinkOfTwoAccounts has two people authorize through one link, each with a pre-auth code of his own.
+func TestLinkOfTwoAccounts(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.consents(alice, events.ConnectCreate{Ref: "7", ExpiresIn: 7200})
+	r.clock.forward(6 * time.Minute)
+	page := r.open(events.ConnectOpen{ID: m.id})
+	m.comesBack()
+	m.send(m.push)
+	m.wantAuthorized(alice, "7")
+	link, err := url.Parse(page.PCLink)
+	r.must(err)
+	_, err = r.sim.Consent(appid, bob, link.Query().Get("pre_auth_code"), link.Query().Get("redirect_uri"))
+	r.must(err)
+	r.send(r.next(events.KindAuthorized))
+	r.eventually(func() error { return r.accepted(bob) })
+	r.drained()
+	if c := r.credential(bobKey); c.Ref != "" {
+		t.Errorf("the second account has the ref %q as well", c.Ref)
+	}
+	m.wantAuthorized(alice, "7")
+}
+
+// TestLinkOfAnotherAccount brings the code of one account to a link that is limited to another, and its push.
+func TestLinkOfAnotherAccount(t *testing.T) {
+	for _, pushed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("push %t", pushed), func(t *testing.T) {
+			r := newRig(t, options{cfg: withLinks})
+			m := r.consents(bob, events.ConnectCreate{Ref: "7"})
+			if pushed {
+				r.must(r.store.UpdateConnect(t.Context(), m.id, r.clock.Now(), func(c *store.Connect) bool {
+					c.BizAppID = alice
+					return true
+				}))
+				m.send(m.push)
+			} else {
+				m.id = r.link(events.ConnectCreate{Ref: "7", BizAppID: alice}).ID
+				m.session = r.open(events.ConnectOpen{ID: m.id}).Session
+				m.redirect.Connect = m.id
+				m.comesBack()
+			}
+			if o := m.ended(events.ConnectFailed); o.Reason != "another_account" || o.Authorizer != "" {
+				t.Errorf("the link ended as %+v", o)
+			}
+			r.eventually(func() error { return r.accepted(bob) })
+			r.drained()
+			if ref := r.credential(bobKey).Ref; ref != "" {
+				t.Errorf("the account has the ref %q, by a link for another alone", ref)
+			}
+			r.state(bobKey, wxtoken.StateActive)
+			r.wantDead(0)
+		})
+	}
+}
+
+// TestOlderAuthorizationByLink has the push of an authorization come after that of the next.
+func TestOlderAuthorizationByLink(t *testing.T) {
+	r := newRig(t, options{sim: wechatsim.Config{TwoCodes: true}, cfg: withLinks})
+	older := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	r.clock.forward(time.Minute)
+	newer := r.consents(alice, events.ConnectCreate{Ref: "8"})
+	newer.send(newer.push)
+	newer.wantAuthorized(alice, "8")
+	generation := r.credential(aliceKey).Generation
+	older.send(older.push)
+	older.ended(events.ConnectFailed)
+	newer.wantAuthorized(alice, "8")
+	if g := r.credential(aliceKey).Generation; g != generation {
+		t.Errorf("generation %d is now %d", generation, g)
+	}
+	r.wantCalls(apiExchange, 1)
+}
+
+// TestAnswerAndPushLost loses the answer to a redirect's code, and the push: of a link that is limited to one account the ref is
+// not lost.
+func TestAnswerAndPushLost(t *testing.T) {
+	for _, listed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("listed %t", listed), func(t *testing.T) {
+			r := newRig(t, options{cfg: withLinks})
+			r.authorize(alice)
+			r.clock.forward(10 * time.Minute)
+			m := r.consents(alice, events.ConnectCreate{Ref: "7", BizAppID: alice})
+			if !listed {
+				r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Body: `{"total_count":0,"list":[]}`})
+			}
+			r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultLost, Times: 1})
+			m.comesBack()
+			r.until("nobody waits for the push", func() bool { return r.log.count("waiting for the push", "message put off") >= 1 })
+			if listed {
+				r.until("not listed", func() bool { return r.credential(aliceKey).AuthorizedAt.After(m.push.CreateTime.Add(-time.Minute)) })
+			}
+			r.clock.forward(time.Minute)
+			m.wantAuthorized(alice, "7")
+		})
+	}
+}
+
+// TestNonsenseTakesNoAccount comes back with a code that is none to a link that is limited to an account that was authorized long ago.
+func TestNonsenseTakesNoAccount(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	r.authorize(alice)
+	r.clock.forward(10 * time.Minute)
+	m := &merchant{rig: r, id: r.link(events.ConnectCreate{Ref: "7", BizAppID: alice}).ID}
+	m.session = r.open(events.ConnectOpen{ID: m.id}).Session
+	now := r.clock.Now().UTC()
+	m.redirect = events.Auth{Kind: events.KindCallback, Component: appid, CreateTime: now, ReceivedAt: now, Code: "queryauthcode@@@nonsense", Connect: m.id}
+	m.comesBack()
+	r.until("nobody waits for the push", func() bool { return r.log.count("waiting for the push", "message put off") >= 1 })
+	r.clock.forward(time.Minute)
+	m.ended(events.ConnectFailed)
+	r.drained()
+	if ref := r.credential(aliceKey).Ref; ref != "" {
+		t.Errorf("the account has the ref %q", ref)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/singleflight"
 
 	"wxtoken"
 	"wxtoken/internal/events"
@@ -101,6 +102,7 @@ type Refresher struct {
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
 	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
+	landings singleflight.Group
 
 	mu         sync.Mutex
 	components map[string]*component

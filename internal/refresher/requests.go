@@ -21,8 +21,11 @@ import (
 const (
 	// requestTime bounds the answer to one request.
 	requestTime = 8 * time.Second
-	// requestsAtOnce bounds how many are being answered.
+	// requestsAtOnce bounds how many are being answered. Links have bounds of their own, so that whoever calls up their pages
+	// holds up no report of a refused token.
 	requestsAtOnce = 64
+	opensAtOnce    = 64
+	createsAtOnce  = 16
 	// serviceVersion is that of the questions and answers.
 	serviceVersion = "1.0.0"
 )
@@ -92,15 +95,22 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 		}
 		return !stopped
 	}
-	free := make(chan struct{}, requestsAtOnce)
-	endpoint := func(subject string, answer func(context.Context, []byte) (any, error)) error {
+	endpoint := func(subject string, free chan struct{}, patient bool, answer func(context.Context, []byte) (any, error)) error {
 		name := strings.ReplaceAll(strings.TrimPrefix(subject, events.ServiceName+"."), ".", "-")
 		return service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
 			if !isInbox(q.Reply()) {
 				r.log.Error().Str("subject", q.Subject()).Msg("request refused, its answer was to go where no inbox is")
 				return
 			}
-			free <- struct{}{} // those at work end within requestTime
+			select {
+			case free <- struct{}{}:
+			default:
+				if !patient {
+					r.refuse(q, errBusy)
+					return
+				}
+				free <- struct{}{} // those at work end within requestTime
+			}
 			if !begin(func() {
 				defer func() { <-free }()
 				r.answer(work, q, answer)
@@ -110,13 +120,14 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 			}
 		}), micro.WithEndpointSubject(subject))
 	}
+	free := make(chan struct{}, requestsAtOnce)
 	err = errors.Join(
-		endpoint(events.SubjectReject, question(r.reject)),
-		endpoint(events.SubjectRenew, question(r.renewNow)),
-		endpoint(events.SubjectReconcile, question(r.reconcileNow)),
-		endpoint(events.SubjectQuota, question(r.quota)),
-		endpoint(events.SubjectConnectCreate, question(r.connectCreate)),
-		endpoint(events.SubjectConnectOpen, question(r.connectOpen)),
+		endpoint(events.SubjectReject, free, true, question(r.reject)),
+		endpoint(events.SubjectRenew, free, true, question(r.renewNow)),
+		endpoint(events.SubjectReconcile, free, true, question(r.reconcileNow)),
+		endpoint(events.SubjectQuota, free, true, question(r.quota)),
+		endpoint(events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.connectCreate)),
+		endpoint(events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, question(r.connectOpen)),
 	)
 	if err != nil {
 		return fmt.Errorf("set up the service %s: %w", events.ServiceName, err)
@@ -153,22 +164,32 @@ func (r *Refresher) answer(ctx context.Context, q micro.Request, answer func(con
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
 	reply, err := r.guardedAnswer(ctx, q, answer)
-	if err == nil {
-		err = q.RespondJSON(reply)
-	} else {
-		code, known := http.StatusServiceUnavailable, new(requestError)
-		if errors.As(err, &known) {
-			code = known.code
-		}
-		r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
-		level := zerolog.WarnLevel
-		if code < http.StatusInternalServerError {
-			level = zerolog.InfoLevel // the asker's fault; whoever knows the address of a landing page may ask
-		}
-		r.log.WithLevel(level).Err(err).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
-		err = q.Error(strconv.Itoa(code), err.Error(), nil)
-	}
 	if err != nil {
+		r.refuse(q, err)
+		return
+	}
+	if err := q.RespondJSON(reply); err != nil {
+		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
+	}
+}
+
+var errBusy = &requestError{http.StatusServiceUnavailable, "too many at once"}
+
+func (r *Refresher) refuse(q micro.Request, cause error) {
+	code, known := http.StatusServiceUnavailable, new(requestError)
+	if errors.As(cause, &known) {
+		code = known.code
+	}
+	r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
+	level := zerolog.WarnLevel
+	switch {
+	case known == errBusy, code < http.StatusInternalServerError && q.Subject() == events.SubjectConnectOpen:
+		level = zerolog.DebugLevel // anybody on the internet can bring it about; ingest has a line for it
+	case code < http.StatusInternalServerError:
+		level = zerolog.InfoLevel // the asker's fault
+	}
+	r.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
+	if err := q.Error(strconv.Itoa(code), cause.Error(), nil); err != nil {
 		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
 	}
 }

@@ -28,7 +28,7 @@ type Connect struct {
 	Move       bool   `json:"move,omitempty"`
 
 	ExpiresAt time.Time `json:"expires_at"`
-	Session   string    `json:"session"` // what the landing page gives to a browser, and the callback wants back
+	Secret    string    `json:"secret"` // signs the sessions of the browsers that opened the landing page
 
 	// since the landing page was opened
 	PreAuthCode      string    `json:"pre_auth_code,omitempty"`
@@ -37,12 +37,13 @@ type Connect struct {
 	// since the browser came back, or the push came
 	State      string    `json:"state"`
 	CodeDigest string    `json:"code_digest,omitempty"` // SHA-256 of the redirect's code
+	CodeAt     time.Time `json:"code_at,omitzero"`      // when that came
 	Authorizer string    `json:"authorizer,omitempty"`
 	EndedAt    time.Time `json:"ended_at,omitzero"` // when State became final
 	Reason     string    `json:"reason,omitempty"`
 
 	Claim   *Claim    `json:"claim,omitempty"`   // set while one of the authorization's codes is being exchanged
-	SpentAt time.Time `json:"spent_at,omitzero"` // when the redirect's code was first found spent, and not by us as far as is known
+	SpentAt time.Time `json:"spent_at,omitzero"` // when the code of CodeDigest was first found spent, and not by us as far as is known
 
 	Revision uint64 `json:"-"`
 }
@@ -54,7 +55,7 @@ const connectLinger = 24 * time.Hour
 
 // Connect returns a link; ok is false when it does not exist.
 func (s *Store) Connect(ctx context.Context, id string) (c Connect, ok bool, err error) {
-	c.Revision, err = s.read(ctx, events.ConnectSubject(id), &c)
+	c.Revision, err = s.read(ctx, events.ConnectSubject(shortDigest(id)), &c)
 	return c, c.Revision > 0 && err == nil, err
 }
 
@@ -63,7 +64,7 @@ func (s *Store) ConnectOf(ctx context.Context, preAuthCode string) (c Connect, o
 	if preAuthCode == "" {
 		return c, false, nil
 	}
-	m, err := s.last(ctx, events.PreAuthSubject(preAuthDigest(preAuthCode)))
+	m, err := s.last(ctx, events.PreAuthSubject(shortDigest(preAuthCode)))
 	if err != nil || m == nil {
 		return c, false, err
 	}
@@ -77,7 +78,7 @@ func (s *Store) SaveConnect(ctx context.Context, c Connect, now time.Time) (Conn
 	life := max(c.ExpiresAt.Sub(now), c.PreAuthExpiresAt.Sub(now), 0) + connectLinger
 	ttl := jetstream.WithMsgTTL(life.Truncate(time.Second))
 	var err error
-	c.Revision, err = s.write(ctx, events.ConnectSubject(c.ID), &c, c.Revision, ttl)
+	c.Revision, err = s.write(ctx, events.ConnectSubject(shortDigest(c.ID)), &c, c.Revision, ttl)
 	return c, err
 }
 
@@ -85,7 +86,7 @@ func (s *Store) SaveConnect(ctx context.Context, c Connect, now time.Time) (Conn
 func (s *Store) IndexConnect(ctx context.Context, c Connect, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	m := nats.NewMsg(events.PreAuthSubject(preAuthDigest(c.PreAuthCode)))
+	m := nats.NewMsg(events.PreAuthSubject(shortDigest(c.PreAuthCode)))
 	m.Data = []byte(c.ID)
 	ttl := jetstream.WithMsgTTL((max(c.PreAuthExpiresAt.Sub(now), 0) + connectLinger).Truncate(time.Second))
 	if _, err := s.js.PublishMsg(ctx, m, ttl, jetstream.WithRetryAttempts(0)); err != nil {
@@ -107,7 +108,8 @@ func (s *Store) UpdateConnect(ctx context.Context, id string, now time.Time, cha
 	})
 }
 
-func preAuthDigest(code string) string {
-	sum := sha256.Sum256([]byte(code))
+// shortDigest names a secret in a subject, which more may see than what lies there.
+func shortDigest(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:16])
 }
