@@ -30,7 +30,7 @@ func main() {
 	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	api := serve(ctx, group, settings.Addr, platform.Handler())
-	announce(config, api, serve(ctx, group, settings.ControlAddr, platform.Control()))
+	announce(config, settings.PushBase, api, serve(ctx, group, settings.ControlAddr, platform.Control()))
 	group.Go(func() error { return platform.Run(ctx) })
 	if err := group.Wait(); err != nil {
 		exit(1, err)

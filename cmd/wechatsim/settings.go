@@ -160,11 +160,13 @@ func terminal(f *os.File) bool {
 }
 
 // announce prints what a person copies. It goes to stderr: stdout is for log lines.
-func announce(config wechatsim.Config, api, control net.Addr) {
+func announce(config wechatsim.Config, pushBase string, api, control net.Addr) {
 	fmt.Fprintf(os.Stderr, `wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION: everything below is fake and known to all.
 
-  export WXTOKEN_WECHAT_API_URL=http://%s
-`, api)
+  export WXTOKEN_WECHAT_API_URL=http://%[1]s
+  export WXTOKEN_WECHAT_PAGE_URL=http://%[1]s
+  export WXTOKEN_PUBLIC_URL=%[2]s
+`, api, pushBase)
 	if len(config.Components) == 1 {
 		c := config.Components[0]
 		fmt.Fprintf(os.Stderr, `  export WXTOKEN_COMPONENT_APPID=%s

@@ -223,7 +223,7 @@ func TestWholeLife(t *testing.T) {
 		l.accepted(key, before.Generation+1)
 		var quota events.QuotaAnswer
 		l.ask("operator", events.SubjectQuota, events.QuotaRequest{Component: first.AppID, Clear: true, Confirm: first.AppID}, &quota)
-		if !quota.Cleared || len(quota.APIs) == 0 || quota.APIs[0].DailyLimit == 0 {
+		if !quota.Cleared || len(quota.APIs) == 0 || quota.APIs[0].QuotaLeft == nil && quota.APIs[0].Error == "" {
 			t.Errorf("quota: %+v", quota)
 		}
 		var reconciling events.Reconciling

@@ -67,13 +67,18 @@ type QuotaAnswer struct {
 	APIs      []APIQuota `json:"apis"`
 }
 
+// QuotaLeft is WeChat's count.
+type QuotaLeft struct {
+	DailyLimit int `json:"daily_limit"`
+	Used       int `json:"used"`
+	Remain     int `json:"remain"`
+}
+
 // APIQuota is how much of one call is left today.
 type APIQuota struct {
-	API         string     `json:"api"`
-	DailyLimit  int        `json:"daily_limit"`
-	Used        int        `json:"used"`   // by WeChat's count
-	Remain      int        `json:"remain"` // by WeChat's count
-	Calls       int        `json:"calls"`  // made by the refreshers today, by their own count
+	API string `json:"api"`
+	*QuotaLeft
+	Calls       int        `json:"calls"` // made by the refreshers today, by their own count
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
 	Error       string     `json:"error,omitempty"` // WeChat did not tell
 }

@@ -5,6 +5,13 @@ import (
 	"testing"
 )
 
+func TestStreams(t *testing.T) {
+	t.Parallel()
+	if n := len(streams(SetupConfig{})); n != Streams {
+		t.Errorf("there are %d streams, Streams says %d", n, Streams)
+	}
+}
+
 func TestCheckServer(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -95,11 +95,11 @@ func (r *Refresher) quota(ctx context.Context, q events.QuotaRequest) (events.Qu
 		if until := known.Paused[entry.API]; until.After(r.now()) {
 			entry.PausedUntil = &until
 		}
-		left, err := r.askQuota(ctx, c, api)
-		if err != nil {
+		if left, err := r.askQuota(ctx, c, api); err != nil {
 			entry.Error = err.Error()
+		} else {
+			entry.QuotaLeft = &events.QuotaLeft{DailyLimit: left.DailyLimit, Used: left.Used, Remain: left.Remain}
 		}
-		entry.DailyLimit, entry.Used, entry.Remain = left.DailyLimit, left.Used, left.Remain
 		answer.APIs = append(answer.APIs, entry)
 	}
 	return answer, nil

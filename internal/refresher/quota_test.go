@@ -304,7 +304,7 @@ func TestAskingForQuotaHarmsNothing(t *testing.T) {
 	} {
 		r.fail(f)
 		if f.API == apiQuota {
-			if q := r.quota(apiRefresh); !strings.Contains(q.Error, "openapi/quota/get") || q.DailyLimit != 0 {
+			if q := r.quota(apiRefresh); !strings.Contains(q.Error, "openapi/quota/get") || q.QuotaLeft != nil {
 				t.Errorf("%d: %+v", f.Errcode, q)
 			}
 		} else if code := r.asks(events.SubjectQuota, `{"component":"`+appid+`","clear":true,"confirm":"`+appid+`"}`, nil); code != "503" {

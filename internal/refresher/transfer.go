@@ -29,6 +29,8 @@ type authorization struct {
 	RefreshToken string `json:"refresh_token"`
 	AuthTime     moment `json:"auth_time,omitzero"`
 	Ref          string `json:"ref,omitempty"`
+
+	line int // its number in the file
 }
 
 // moment is a time as WeChat writes it, or as everybody does.
@@ -83,7 +85,7 @@ func readAuthorizations(in io.Reader, components []string, now time.Time) (all [
 			faults = append(faults, fmt.Errorf("line %d: %w", n, err))
 			continue
 		}
-		seen[line.key()] = n
+		seen[line.key()], line.line = n, n
 		all = append(all, line)
 	}
 }
@@ -147,16 +149,23 @@ func parseAuthorization(text []byte, components []string, now time.Time) (author
 const (
 	importNew       = "new"
 	importNewer     = "newer"
+	importRef       = "ref"       // only the ref is new
 	importSame      = "same"      // nothing to do
 	importOlder     = "older"     // what is stored is as new, or newer: left alone
 	importCancelled = "cancelled" // the account cancelled after that: left alone
+	importOtherRef  = "other_ref" // the account has another ref: left alone
 )
+
+// maxNamed bounds how many lines a report names.
+const maxNamed = 100
 
 // ImportReport says what became of the lines, or would become of them.
 type ImportReport struct {
 	Applied bool           `json:"applied"`
 	Lines   int            `json:"lines"`
 	Fates   map[string]int `json:"fates"`
+	// LeftAlone has the numbers of the first lines that were not taken over because something newer, or another ref, is stored.
+	LeftAlone []int `json:"left_alone,omitempty"`
 }
 
 // Import takes over authorizations from JSON Lines, and nothing over one that is as new or newer. Without apply it only
@@ -175,6 +184,9 @@ func Import(ctx context.Context, s *store.Store, now func() time.Time, in io.Rea
 			return report, fmt.Errorf("import %s: %w", line.key(), err)
 		}
 		report.Fates[fate]++
+		if slices.Contains([]string{importOlder, importCancelled, importOtherRef}, fate) && len(report.LeftAlone) < maxNamed {
+			report.LeftAlone = append(report.LeftAlone, line.line)
+		}
 	}
 	return report, nil
 }
@@ -188,7 +200,7 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 		if fate = importFate(cred, line); apply && fate == importSame { // an import may have died before it wrote the status
 			return fate, s.UpdateStatus(ctx, cred.Key, authorizedAt(cred.AuthorizedAt, cred.Ref))
 		}
-		if !apply || fate != importNew && fate != importNewer {
+		if !apply || !slices.Contains([]string{importNew, importNewer, importRef}, fate) {
 			return fate, nil
 		}
 		if !cred.ClaimedAt(now()) {
@@ -209,9 +221,13 @@ func importFate(cred store.Credential, line authorization) string {
 	switch {
 	case !cred.RevokedAt.IsZero() && !line.AuthTime.After(cred.RevokedAt):
 		return importCancelled
-	case cred.RefreshToken == line.RefreshToken && (line.Ref == "" || cred.Ref != ""):
+	case line.Ref != "" && cred.Ref != "" && line.Ref != cred.Ref && cred.RevokedAt.IsZero():
+		return importOtherRef
+	case cred.RefreshToken == line.RefreshToken && (line.Ref == "" || cred.Ref == line.Ref):
 		return importSame
-	case cred.RefreshToken == "" || cred.RefreshToken == line.RefreshToken:
+	case cred.RefreshToken == line.RefreshToken:
+		return importRef
+	case cred.RefreshToken == "":
 		return importNew
 	case !cred.AuthorizedAt.IsZero() && line.AuthTime.After(cred.AuthorizedAt):
 		return importNewer
@@ -220,10 +236,11 @@ func importFate(cred store.Credential, line authorization) string {
 }
 
 func importStore(ctx context.Context, s *store.Store, cred store.Credential, line authorization) error {
-	if cred.RefreshToken != line.RefreshToken {
+	known := cred.RefreshToken == line.RefreshToken
+	if !known {
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, line.RefreshToken
 	}
-	if cred.Ref == "" {
+	if line.Ref != "" {
 		cred.Ref = line.Ref
 	}
 	if line.AuthTime.After(cred.AuthorizedAt) {
@@ -235,11 +252,17 @@ func importStore(ctx context.Context, s *store.Store, cred store.Credential, lin
 		return err
 	}
 	cred.Generation = max(cred.Generation, t.Generation)
-	if cred, err = s.Save(ctx, released(cred)); err != nil {
+	if !known {
+		cred = released(cred)
+	}
+	if cred, err = s.Save(ctx, cred); err != nil {
 		return err
 	}
 	if err := s.UpdateStatus(ctx, cred.Key, authorizedAt(cred.AuthorizedAt, cred.Ref)); err != nil {
 		return err
+	}
+	if known {
+		return nil
 	}
 	return s.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonImported}, "")
 }

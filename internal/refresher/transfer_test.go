@@ -271,3 +271,26 @@ func TestImportLeavesNoPrevious(t *testing.T) {
 		t.Error("the token of the authorization before is kept as the previous one")
 	}
 }
+
+// TestImportOfRefs: a line may bring no more than a ref; one of another tenant changes nothing and is named.
+func TestImportOfRefs(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.drained()
+	c := r.credential(aliceKey)
+	withRef := func(ref string) string {
+		return fmt.Sprintf(`{"component_appid":%q,"authorizer_appid":%q,"refresh_token":%q,"ref":%q}`, appid, alice, c.RefreshToken, ref)
+	}
+	for _, row := range []struct{ ref, fate, stored string }{
+		{"shop-1", "ref:1", "shop-1"}, {"shop-1", "same:1", "shop-1"}, {"shop-2", "other_ref:1", "shop-1"},
+	} {
+		if got := r.imports(true, withRef(row.ref)); got != row.fate {
+			t.Errorf("ref %s: %s, want %s", row.ref, got, row.fate)
+		}
+		if s := r.status(aliceKey); s.Authorizer.Ref != row.stored {
+			t.Errorf("ref %s: the status has %s", row.ref, s.Authorizer.Ref)
+		}
+	}
+	r.drained()
+	r.wantCalls(apiRefresh, 0)
+}
