@@ -156,7 +156,7 @@ func TestQuotaOfTheDay(t *testing.T) {
 		r.state(componentKey, wxtoken.StateOperator)
 	}
 	held()
-	if q := r.quota(apiRefresh); q.PausedUntil == nil || !q.PausedUntil.Equal(turns) || q.DailyLimit != 3 || q.Used != 3 || q.Remain != 0 {
+	if q := r.quota(apiRefresh); q.PausedUntil == nil || q.QuotaLeft == nil || !q.PausedUntil.Equal(turns) || q.DailyLimit != 3 || q.Used != 3 || q.Remain != 0 {
 		t.Errorf("the quota is %+v, want a pause until %v", q, turns)
 	}
 	if until := r.metric(at[0], "wxtoken_api_paused_until_timestamp_seconds"); until != float64(turns.Unix()) {
@@ -261,12 +261,12 @@ func TestCallsCounted(t *testing.T) {
 	counted(func(api string) int {
 		return int(r.metric(at[0], "wxtoken_api_calls_total", appid, api) + r.metric(at[1], "wxtoken_api_calls_total", appid, api))
 	})
-	if q := r.quota(apiRefresh); q.Used != 10 || q.Error != "" {
+	if q := r.quota(apiRefresh); q.QuotaLeft == nil || q.Used != 10 || q.Error != "" {
 		t.Errorf("WeChat's own count: %+v", q)
 	}
 	// The day turns: both counts begin anew.
 	r.clock.forward(24 * time.Hour)
-	if q := r.quota(apiExchange); q.Calls != 0 || q.Used != 0 {
+	if q := r.quota(apiExchange); q.Calls != 0 || q.QuotaLeft != nil && q.Used != 0 {
 		t.Errorf("on the next day: %+v", q)
 	}
 
