@@ -28,7 +28,7 @@ func (r *rig) imports(apply bool, lines ...string) string {
 		r.Errorf("report %+v", report)
 	}
 	var fates []string
-	for _, fate := range []string{"new", "newer", "same", "older", "cancelled"} {
+	for _, fate := range []string{"new", "newer", "ref", "same", "older", "cancelled", "other_ref"} {
 		if n := report.Fates[fate]; n > 0 {
 			fates = append(fates, fmt.Sprintf("%s:%d", fate, n))
 		}
