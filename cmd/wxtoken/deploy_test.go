@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,10 +23,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/rs/zerolog"
 
 	"wxtoken"
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
+	"wxtoken/internal/ops"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -526,3 +530,38 @@ func TestDeployedSimulation(t *testing.T) {
 		}
 	}
 }
+
+// TestDeployedWrongPassword: the log says what is wrong, and not the password.
+func TestDeployedWrongPassword(t *testing.T) {
+	srv := shipped(t)
+	var out bytes.Buffer
+	var mu sync.Mutex
+	log := zerolog.New(writer(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return out.Write(p)
+	}))
+	nc, err := ops.NATSSettings{NatsURL: "nats://ingest:SEKRET-wrong@" + srv.Addr().String()}.Connect("ingest", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	eventually(t, "a word about the user", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if !strings.Contains(out.String(), "does not take this user") {
+			return errors.New(out.String())
+		}
+		return nil
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	if strings.Contains(out.String(), "SEKRET") {
+		t.Errorf("the password is in the log: %s", out.String())
+	}
+}
+
+// writer makes a Writer of a function.
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }

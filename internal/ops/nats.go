@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 )
 
 // How a connection is watched. A dead server is noticed after at most natsPing * (natsPings + 1).
@@ -21,7 +22,10 @@ const (
 	natsPings     = 2
 	natsReconnect = 500 * time.Millisecond // between two attempts
 	natsJitter    = 500 * time.Millisecond // up to so much more, so that processes don't come back in step
+	natsComplaint = 30 * time.Second       // between two log lines about a user that is refused
 	defaultPort   = "4222"
+
+	refusedHint = "NATS is there and does not take this user: check user and password in --nats-url, or --nats-creds"
 )
 
 // NATSSettings says where NATS is.
@@ -72,6 +76,7 @@ func (s NATSSettings) ListenAddr() (string, error) {
 // subjects below _INBOX_<role>, so that no other user can be allowed to hear them by accident. The
 // connection says so in the log when it comes and goes. An error means that the settings are wrong.
 func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Option) (*nats.Conn, error) {
+	refusals := rate.NewLimiter(rate.Every(natsComplaint), 1)
 	all := []nats.Option{
 		nats.Name("wxtoken " + role),
 		nats.CustomInboxPrefix("_INBOX_" + role),
@@ -91,6 +96,10 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 			}
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
+			if errors.Is(err, nats.ErrAuthorization) && refusals.Allow() {
+				log.Warn().Str("error", errText(err)).Str("hint", refusedHint).Msg("nats refused the user")
+				return
+			}
 			log.Debug().Str("error", errText(err)).Msg("nats still unreachable")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
@@ -110,8 +119,11 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 			scrub(s.NatsURL), errText(err), variable("nats-url"), variable("nats-creds"))
 	}
 	if !nc.IsConnected() {
-		log.Warn().Str("nats_url", scrub(s.NatsURL)).Str("hint", "is it running? --nats-url says where it is looked for").
-			Msg("nats unreachable, trying again")
+		hint := "is it running? --nats-url says where it is looked for"
+		if errors.Is(nc.LastError(), nats.ErrAuthorization) {
+			hint = refusedHint
+		}
+		log.Warn().Str("nats_url", scrub(s.NatsURL)).Str("error", errText(nc.LastError())).Str("hint", hint).Msg("nats unreachable, trying again")
 	}
 	return nc, nil
 }
