@@ -42,6 +42,9 @@ const (
 	openTime      = 2 * time.Second        // for one question to the refresher
 	pollPause     = 150 * time.Millisecond // between two questions how it ended
 	retryAfter    = 2                      // seconds, in Retry-After and of a page that loads itself again
+	slowAfter     = time.Minute            // since the browser came back: what takes so long takes longer
+	slowRefresh   = 30                     // seconds, then
+	giveUpAfter   = time.Hour              // no code lives so long
 )
 
 // sessionCookie holds ConnectOpened.Session.
@@ -95,8 +98,11 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 	} else {
 		h.Set("Referrer-Policy", "no-referrer")
 	}
-	a := i.visit(w, r, &v)
-	if a.refused && !i.failures.allow(r.RemoteAddr) {
+	var a pageAnswer
+	if i.visits.spent(r.RemoteAddr) { // whoever guesses ids costs the refresher nothing more
+		v.said = saidRejected
+		a = notice(saidLimited)
+	} else if a = i.visit(w, r, &v); a.refused && !i.visits.allow(r.RemoteAddr) {
 		a = notice(saidLimited)
 	}
 	i.recordVisit(r, v, a.status, time.Since(start))
@@ -209,15 +215,17 @@ func (i *Ingest) publishCallback(ctx context.Context, component, id, code string
 // result tells how the authorization ended, and waits for that until ctx ends.
 func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnswer {
 	question := events.ConnectOpen{ID: v.id, Step: events.StepResult, Session: session(r)}
+	var before events.ConnectOpened
 	for waited := false; ; waited = true {
 		opened, said, err := i.askRefresher(ctx, question)
 		if said != "" {
 			if waited && ctx.Err() != nil {
-				return v.says(saidWaiting)
+				return i.unfinished(v, before)
 			}
 			v.err = err
 			return v.says(said)
 		}
+		before = opened
 		switch opened.State {
 		case events.ConnectAuthorized:
 			if isWebURL(opened.ReturnTo) {
@@ -232,10 +240,28 @@ func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnsw
 		}
 		select {
 		case <-ctx.Done():
-			return v.says(saidWaiting)
+			return i.unfinished(v, opened)
 		case <-time.After(pollPause):
 		}
 	}
+}
+
+// unfinished answers while it is not known how an authorization ends. No page loads itself again for ever.
+func (i *Ingest) unfinished(v *visit, opened events.ConnectOpened) pageAnswer {
+	waited := i.now().Sub(opened.CodeAt)
+	switch {
+	case opened.State == events.ConnectPending: // no code came
+		v.said = saidWaiting
+		return redirect(v.path())
+	case waited > giveUpAfter:
+		v.err = errors.New("the code was not exchanged")
+		return v.says(saidUnavailable)
+	}
+	a := v.says(saidWaiting)
+	if waited > slowAfter {
+		a.page.Refresh = slowRefresh
+	}
+	return a
 }
 
 // ended is the notice for how an authorization ended.

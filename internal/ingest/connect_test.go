@@ -552,29 +552,43 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestResultWaits shows a page that loads itself again while the code is being exchanged.
+// TestResultWaits shows a page that loads itself again while the code is being exchanged, more slowly with time and not for ever.
 func TestResultWaits(t *testing.T) {
 	t.Parallel()
-	for _, state := range []string{events.ConnectPending, events.ConnectExchanging} {
-		t.Run(state, func(t *testing.T) {
+	for _, row := range []struct {
+		name, state string
+		since       time.Duration
+		status      int
+		refresh     string
+		location    string
+		result      string
+	}{
+		{"no code came", events.ConnectPending, 0, http.StatusSeeOther, "", linkPath, "waiting"},
+		{"at once", events.ConnectExchanging, time.Second, http.StatusOK, "2", "", "waiting"},
+		{"for minutes", events.ConnectExchanging, 5 * time.Minute, http.StatusOK, "30", "", "waiting"},
+		{"for hours", events.ConnectExchanging, 5 * time.Hour, http.StatusServiceUnavailable, "", "", "unavailable"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			srv := natsdtest.Start(t)
 			r := newRig(t, srv)
 			f := newRefresher(t, srv)
-			f.set(func(l *link) { l.State = state })
+			f.set(func(l *link) { l.State, l.CodeAt = row.state, now.Add(-row.since) })
 			began := time.Now()
 			status, header, body := returning(backPath, "").to(t, r.serve(t))
 			if took := time.Since(began); took < 3500*time.Millisecond { // no upper bound: the machine may be slow
 				t.Errorf("waited %s, want about 4 s", took)
 			}
 			refresh := ""
-			for _, e := range find(checkPage(t, header, body, "zh-CN", "no-referrer"), "meta") {
-				if e.attr["http-equiv"] == "refresh" {
-					refresh = e.attr["content"]
+			if row.location == "" {
+				for _, e := range find(checkPage(t, header, body, "zh-CN", "no-referrer"), "meta") {
+					if e.attr["http-equiv"] == "refresh" {
+						refresh = e.attr["content"]
+					}
 				}
 			}
-			if status != http.StatusOK || refresh != "2" || r.pages(t, "result", "waiting") != 1 {
-				t.Errorf("answer %d, refresh %q", status, refresh)
+			if status != row.status || refresh != row.refresh || header.Get("Location") != row.location || r.pages(t, "result", row.result) != 1 {
+				t.Errorf("answer %d to %q, refresh %q", status, header.Get("Location"), refresh)
 			}
 			if n := len(f.questions()); n < 2 || n > 30 {
 				t.Errorf("asked %d times", n)
@@ -789,12 +803,14 @@ func TestConnectWithoutAnswers(t *testing.T) {
 	})
 }
 
-// TestConnectFlood guesses ids faster than one address may, and opens a link all the same.
+// TestConnectFlood guesses ids faster than one address may: the refresher is not asked about all of them, and the next
+// who comes opens a link as soon as the flood ebbs.
 func TestConnectFlood(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
-	newRefresher(t, srv)
+	f := newRefresher(t, srv)
+	began := time.Now()
 	counts := map[int]int{}
 	for n := range 400 {
 		counts[get(fmt.Sprintf("/connect/%016d", n), "").direct(r).Code]++
@@ -802,8 +818,18 @@ func TestConnectFlood(t *testing.T) {
 	if counts[http.StatusNotFound]+counts[http.StatusTooManyRequests] != 400 || counts[http.StatusTooManyRequests] == 0 {
 		t.Errorf("answers %v", counts)
 	}
-	if rec := get(linkPath, "").direct(r); rec.Code != http.StatusOK {
-		t.Errorf("a good link after the flood: answer %d", rec.Code)
+	if asked := len(f.questions()); asked > 100+int(50*time.Since(began).Seconds())+1 {
+		t.Errorf("the refresher was asked %d times", asked)
+	}
+	for {
+		rec := get(linkPath, "").direct(r)
+		if rec.Code == http.StatusOK {
+			break
+		}
+		if rec.Code != http.StatusTooManyRequests || time.Since(began) > time.Minute {
+			t.Fatalf("a good link after the flood: answer %d", rec.Code)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	if n := len(r.log.lines(t)); n > 100 {
 		t.Errorf("%d lines about 400 requests", n)

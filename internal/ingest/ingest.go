@@ -60,7 +60,8 @@ type Ingest struct {
 	now        func() time.Time
 	crash      func(point string)
 	metrics    *metrics
-	failures   *failures
+	failures   *failures // of pushes
+	visits     *failures // of visits to links
 	lines      *lines
 
 	releaseCheck  bool
@@ -83,6 +84,7 @@ func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
 		now:           d.Now,
 		crash:         d.Crash,
 		failures:      newFailures(),
+		visits:        newFailures(),
 		releaseCheck:  cfg.ReleaseCheck,
 		plainMessages: cfg.PlainMessages,
 		parsing:       make(chan struct{}, maxParsing),

@@ -13,7 +13,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// How many refused pushes one address may send. A good push is never held back.
+// How many refused pushes one address may send, and how many refused visits to links make. A good push is never held back;
+// whether a visit is a good one only the refresher knows, so who has spent his visits has to wait.
 const (
 	failuresPerSecond = 50
 	failuresBurst     = 100
@@ -28,9 +29,14 @@ type failures struct {
 
 func newFailures() *failures { return &failures{remotes: map[netip.Prefix]*rate.Limiter{}} }
 
-// allow reports whether one more failure of remote, "address:port", is within bounds. It looks at
-// the connection alone: what X-Forwarded-For says anybody can write.
-func (f *failures) allow(remote string) bool {
+// allow counts one more failure of remote, "address:port", and reports whether it is within bounds.
+func (f *failures) allow(remote string) bool { return f.limiter(remote).Allow() }
+
+// spent reports whether one more failure of remote would be out of bounds.
+func (f *failures) spent(remote string) bool { return f.limiter(remote).Tokens() < 1 }
+
+// limiter looks at the connection alone: what X-Forwarded-For says anybody can write.
+func (f *failures) limiter(remote string) *rate.Limiter {
 	var from netip.Prefix // the zero Prefix stands for all whose address can't be read
 	if ap, err := netip.ParseAddrPort(remote); err == nil {
 		addr := ap.Addr().Unmap()
@@ -51,7 +57,7 @@ func (f *failures) allow(remote string) bool {
 		limiter = rate.NewLimiter(failuresPerSecond, failuresBurst)
 		f.remotes[from] = limiter
 	}
-	return limiter.Allow()
+	return limiter
 }
 
 // linesPerSecond is how many lines with the same reason are logged.
