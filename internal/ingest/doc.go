@@ -50,7 +50,7 @@
 // # Authorization links
 //
 // ingest remembers nothing of a link: every page asks the refresher (wxtoken.connect.open). The landing page gives the
-// browser a cookie, without which no code is taken: a stranger's code can't be smuggled into somebody else's link.
+// browser a cookie, without which no code is taken: only who has the link can bring a code to it.
 // The callback stores the code as an event and sends the browser to the same page without a query, which waits up to
 // 4 seconds for the result, and loads itself again where that is not enough.
 //
