@@ -55,16 +55,17 @@ type day struct {
 	people []*person
 	spans  []span
 	// uncovered are times in which an account's schedule may be missing.
-	uncovered []span
-	happened  map[string]int
-	js        jetstream.JetStream
-	todo      []act
-	ending    bool // nothing is planned any more
-	natsDown  bool
-	read      int                          // of the platform's history
-	about     map[string][]wechatsim.Entry // pushes about each account
-	issued    map[string]time.Time         // when each account last got a token from WeChat
-	redirects int                          // callbacks tried
+	uncovered     []span
+	happened      map[string]int
+	js            jetstream.JetStream
+	todo          []act
+	ending        bool // nothing is planned any more
+	natsDown      bool
+	read          int                          // of the platform's history
+	about         map[string][]wechatsim.Entry // pushes about each account
+	issued        map[string]time.Time         // when each account last got a token from WeChat
+	unlisted      int                          // events on AUTH at most, that are no push of the platform's own: callbacks, replays
+	ticketCreated time.Time                    // of the component_verify_ticket in use
 	// ticketSeen is when each account with a jsapi_ticket last had a good one.
 	ticketSeen [ticketAccounts]time.Time
 }
@@ -339,6 +340,7 @@ func (d *day) sample() {
 		}
 	}
 	d.sampleTickets(now)
+	d.sampleTicket()
 }
 
 // longOutage reports whether the last life of a token had more trouble than it rides out.

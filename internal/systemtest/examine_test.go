@@ -103,7 +103,7 @@ func (d *day) examineEvents(ctx context.Context) {
 	// Each event that ever lay on the work queue took one sequence.
 	stored := int(info.State.LastSeq)
 	redirects := d.happened["redirected"] // each an event that was no push
-	if stored < len(answered["auth"])+redirects || stored > len(tried["auth"])+d.redirects {
+	if stored < len(answered["auth"])+redirects || stored > len(tried["auth"])+d.unlisted {
 		d.violation("I3", "%d pushes were answered with success and %d sent, and AUTH got %d events", len(answered["auth"]), len(tried["auth"]), stored)
 	}
 	if info.State.Msgs > 0 {

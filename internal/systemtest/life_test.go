@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -56,6 +57,21 @@ var lifeTroubles = []trouble{
 			p.calls++
 			_, _ = d.ask(events.SubjectRenew, events.Renew{Key: wxtoken.AuthorizerKey(testAppID, p.appid)})
 		}
+	}},
+	{"old ticket pushed again", func(d *day) {
+		var old string // the first one: a push that somebody recorded
+		for _, secret := range d.sim.Secrets() {
+			if strings.HasPrefix(secret, "ticket@@@") {
+				old = secret
+				break
+			}
+		}
+		document := fmt.Sprintf("<xml><AppId>%s</AppId><CreateTime>%d</CreateTime><InfoType>component_verify_ticket</InfoType>"+
+			"<ComponentVerifyTicket>%s</ComponentVerifyTicket></xml>", testAppID, time.Now().Add(-time.Duration(1+d.rng.IntN(20))*time.Minute).Unix(), old)
+		if err := d.sim.PushRaw(testAppID, "", document); err != nil {
+			d.t.Fatal(err)
+		}
+		d.unlisted++
 	}},
 	{"reconcile asked for", func(d *day) {
 		_, _ = d.ask(events.SubjectReconcile, events.ComponentRequest{Component: testAppID})
@@ -160,7 +176,7 @@ func (d *day) byLink(p *person) {
 		d.happened["redirect lost"]++ // the merchant closed the browser
 		return
 	}
-	d.redirects++
+	d.unlisted++
 	_, _, status, err := d.browse(location, cookies)
 	if err == nil && status != http.StatusSeeOther && status != http.StatusServiceUnavailable {
 		d.violation("link", "the callback of %s was answered with %d", p.appid, status)
@@ -189,6 +205,30 @@ func (d *day) browse(address string, cookies []*http.Cookie) (page string, set [
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	return string(body), response.Cookies(), response.StatusCode, err
+}
+
+// sampleTicket looks whether the ticket that the component is renewed with grows older.
+func (d *day) sampleTicket() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	stream, err := d.js.Stream(ctx, events.StreamTokens)
+	if err != nil {
+		return // NATS is being restarted
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, events.CredentialSubject(wxtoken.ComponentKey(testAppID)))
+	if err != nil {
+		return
+	}
+	var c struct {
+		TicketCreatedAt time.Time `json:"ticket_created_at"`
+	}
+	if err := json.Unmarshal(m.Data, &c); err != nil {
+		d.t.Fatal(err)
+	}
+	if c.TicketCreatedAt.Before(d.ticketCreated) {
+		d.violation("I9", "the ticket in use was made at %s, the one before at %s", c.TicketCreatedAt.Format(time.TimeOnly), d.ticketCreated.Format(time.TimeOnly))
+	}
+	d.ticketCreated = c.TicketCreatedAt
 }
 
 // sampleTickets looks at the jsapi_tickets as a reader does.
