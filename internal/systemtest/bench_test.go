@@ -144,14 +144,20 @@ func BenchmarkRecovery(b *testing.B) {
 	for _, row := range []struct{ accounts, rate int }{{1_000, 20}, {10_000, 500}} {
 		b.Run(fmt.Sprintf("accounts=%d/rate=%d", row.accounts, row.rate), func(b *testing.B) {
 			for range b.N {
-				w := newWorld(b, wechatsim.Config{TicketEvery: time.Hour, Latency: 50 * time.Millisecond}, syncAlways)
+				var ago atomic.Int64 // the accounts authorize a second apart
+				w := newWorld(b, wechatsim.Config{
+					TicketEvery: time.Hour, Latency: 50 * time.Millisecond,
+					Now: func() time.Time { return time.Now().Add(-time.Duration(ago.Load())) },
+				}, syncAlways)
 				w.cfg.Concurrency, w.cfg.APIRate = 256, float64(row.rate)
 				w.sim.DropPushes("authorized", row.accounts)
 				for i := range row.accounts {
+					ago.Store(int64(row.accounts-i) * int64(time.Second))
 					if err := w.sim.Authorize(testAppID, account(i)); err != nil {
 						b.Fatal(err)
 					}
 				}
+				ago.Store(0)
 				w.sim.ClearHistory()
 				w.start()
 				renewed := func() (order []string, began, ended time.Time) {
