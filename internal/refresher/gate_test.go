@@ -194,6 +194,7 @@ func TestReadAuthorizations(t *testing.T) {
 		"no newline at the end ": "\n\n" + `  {"authorizer_appid":"wxa","refresh_token":"refreshtoken@@@1","auth_time":1700000000,"ref":"shop-1"}`,
 	} {
 		all, err := readAuthorizations(strings.NewReader(text), []string{"wxc"}, time.Unix(at, 0))
+		want.line = 1 + strings.Count(text[:strings.Index(text, "{")], "\n")
 		if err != nil || len(all) != 1 || all[0] != want {
 			t.Errorf("%s: %v, %+v", name, err, all)
 		}

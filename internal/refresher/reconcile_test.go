@@ -274,7 +274,8 @@ func TestListOfAnAuthorizationWithoutTime(t *testing.T) {
 	r.drained()
 	good := r.credential(aliceKey).RefreshToken
 	year := r.clock.Now().AddDate(-1, 0, 0)
-	if got := r.imports(true, lineOf(alice, "refreshtoken@@@a-year-old", year)); got != "older:1" {
+	line := fmt.Sprintf(`{"authorizer_appid":%q,"refresh_token":"refreshtoken@@@a-year-old","auth_time":%d}`, alice, year.Unix())
+	if got := r.imports(true, line); got != "older:1" {
 		t.Errorf("a line a year old is %s", got)
 	}
 	r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1,
