@@ -61,8 +61,8 @@ func TestEverybodyComesBack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	const accounts, perSecond = 600, 200
-	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.APIRate, c.Concurrency = perSecond, 64 }})
+	const accounts, perSecond = 200, 50
+	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.APIRate, c.Concurrency = perSecond, 16 }})
 	r.start()
 	r.send(first)
 	r.all(accounts)

@@ -56,7 +56,14 @@ func (r *Refresher) sweep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		due := events.Due{Key: key, Generation: all[key].Credential.Generation, Reason: events.ReasonSwept}
+		e := all[key]
+		if e.Token.Generation != e.Credential.Generation {
+			// The view may have been between the two messages of a commit: the token is there.
+			if t, ok, err := r.store.Token(ctx, key); err == nil && ok && t.Generation >= e.Credential.Generation {
+				continue
+			}
+		}
+		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
 		// Many sweepers make one due message.
 		if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/sweep", key, due.Generation)); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
