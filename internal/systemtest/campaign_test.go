@@ -30,7 +30,7 @@ const (
 	firstVariable = "WXTOKEN_TEST_FIRST_SEED"
 	// raceSeeds is how many of them run under the race detector when that is on. The others run in
 	// a binary without it, which is five times as fast.
-	raceSeeds = 2
+	raceSeeds = 1
 )
 
 // TestCampaign runs days of the whole system in virtual time, under faults. Each seed is another
