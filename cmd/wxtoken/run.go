@@ -195,7 +195,8 @@ wxtoken with a fake WeChat platform. NOT FOR PRODUCTION. Ctrl-C ends it.
   all keys      curl http://%[1]s/
   one token     nats --server %[2]s kv get tokens %[3]s
   every token   nats --server %[2]s sub 'token.updated.>'
+  a link        nats --server %[2]s req wxtoken.connect.create '{"component":"%[5]s","ref":"tenant-17"}'
   the platform  curl http://%[4]s/    authorize, cancel, fail and more
 
-`, opsAddr, natsURL, key, s.control.Addr())
+`, opsAddr, natsURL, key, s.control.Addr(), wechatsim.DemoAppID)
 }
