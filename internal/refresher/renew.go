@@ -129,11 +129,14 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		}
 	}
 	next := granted(cred, grant)
-	following := nextToken
+	following, since := nextToken, began
 	if derived(key) {
 		following = nextTicket
+		if !cred.UnsureSince.IsZero() {
+			since = cred.UnsureSince // WeChat may have made it for a call whose answer was lost, and gives it again
+		}
 	}
-	token := following(old, key, next.Generation, grant.AccessToken, began, grant.ExpiresIn, r.cfg.RenewFraction)
+	token := following(old, key, next.Generation, grant.AccessToken, since, grant.ExpiresIn, r.cfg.RenewFraction)
 	r.step("judged")
 
 	// e. Commit.
