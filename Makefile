@@ -18,7 +18,7 @@ lint: ## go vet, staticcheck, errcheck, zerologlint
 	go vet ./...
 	.ci/run lint
 
-fuzz: ## each fuzz target for FUZZTIME (3s)
+fuzz: ## each fuzz target for FUZZTIME (2s)
 	.ci/run fuzz
 
 bench: ## all benchmarks, three times each
