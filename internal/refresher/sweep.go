@@ -52,6 +52,7 @@ func (r *Refresher) sweep(ctx context.Context) {
 		x, y := all[a], all[b]
 		return cmp.Or(x.Token.ExpiresAt.Compare(y.Token.ExpiresAt), x.Credential.AuthorizedAt.Compare(y.Credential.AuthorizedAt))
 	})
+	made := 0 // those really made due
 	for _, key := range missed {
 		if ctx.Err() != nil {
 			return
@@ -69,10 +70,11 @@ func (r *Refresher) sweep(ctx context.Context) {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
 			return
 		}
+		made++
 	}
-	if len(missed) > 0 {
-		r.metrics.missed.Add(float64(len(missed)))
-		r.log.Warn().Int("keys", len(missed)).Msg("missed renewals found")
+	if made > 0 {
+		r.metrics.missed.Add(float64(made))
+		r.log.Warn().Int("keys", made).Msg("missed renewals found")
 	}
 	r.metrics.swept.SetToCurrentTime()
 	r.mu.Lock()
