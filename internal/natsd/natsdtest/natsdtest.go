@@ -1,8 +1,7 @@
 // Package natsdtest gives a test a real NATS server of its own in one call.
 //
-// In a testing/synctest bubble: call Register in TestMain, wrap the test in Bubble, and use
-// the WithContext forms of nats.go, whose pool of timers outlives a bubble. For the same reason
-// a process should run one bubble with a server in it, and no more.
+// In a testing/synctest bubble: call Register in TestMain, wrap the test in Bubble, and do not run
+// it in parallel with others: see emptyPools.
 package natsdtest
 
 import (
@@ -10,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,11 +36,21 @@ var bubbleStart = time.Date(2060, 3, 1, 0, 0, 0, 0, time.UTC)
 // the server and of its clients the virtual time that they need to end.
 func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
+	emptyPools()
+	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(bubbleStart))
 		t.Cleanup(func() { time.Sleep(2 * time.Minute) })
 		f(t)
 	})
+}
+
+// emptyPools makes the process forget the timers that nats.go keeps in a sync.Pool: one that was made in a
+// bubble ends the process when it is used outside of it, and one from outside tells the real time within.
+// A sync.Pool gives up what nobody took during two garbage collections.
+func emptyPools() {
+	runtime.GC()
+	runtime.GC()
 }
 
 // Server is a NATS server that can be stopped and started again on the same data.

@@ -18,7 +18,6 @@ func TestMain(m *testing.M) {
 
 // TestTimersFireInABubble shows that the server itself lives on virtual time: a message scheduled
 // for two hours later arrives two hours later, and so it does when the server was away meanwhile.
-// It is the only test of this process: see the comment on the package.
 func TestTimersFireInABubble(t *testing.T) {
 	natsdtest.Bubble(t, func(t *testing.T) {
 		s := natsdtest.Start(t, natsdtest.InBubble)
