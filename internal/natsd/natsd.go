@@ -42,9 +42,10 @@ type Config struct {
 
 // Server is a running NATS server.
 type Server struct {
-	nats  *server.Server
-	lock  *os.File
-	close sync.Once
+	nats     *server.Server
+	starting sync.WaitGroup
+	lock     *os.File
+	close    sync.Once
 }
 
 // Start starts a server and returns when it takes connections and its streams are loaded.
@@ -70,7 +71,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	log := &logger{log: cfg.Log.With().Str("role", "nats").Logger(), fatal: make(chan string, 1)}
 	srv.SetLoggerV2(log, false, false, false) // its traces would show payloads
 	s := &Server{nats: srv, lock: lock}
-	go srv.Start()
+	s.starting.Go(srv.Start)
 	for {
 		select {
 		case text := <-log.fatal:
@@ -172,6 +173,7 @@ func (s *Server) Close() {
 	s.close.Do(func() {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
+		s.starting.Wait() // it may still be writing, also into the directory
 		_ = s.lock.Close() // the lock goes with the descriptor, and nothing was written
 	})
 }

@@ -123,14 +123,6 @@ func TestStartRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	taken := strings.TrimPrefix(natsdtest.StartTCP(t).ClientURL(), "nats://")
-	dir := func() string { // a server that is stopped in the middle of its start may write a moment longer
-		dir, err := os.MkdirTemp("", "wxtoken-test-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		return dir
-	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, row := range []struct {
@@ -141,10 +133,10 @@ func TestStartRefuses(t *testing.T) {
 	}{
 		{"no directory", t.Context(), natsd.Config{}, "no store directory"},
 		{"a file as the directory", t.Context(), natsd.Config{StoreDir: file}, file},
-		{"address without port", t.Context(), natsd.Config{StoreDir: dir(), Addr: "localhost"}, "want host:port"},
-		{"port out of range", t.Context(), natsd.Config{StoreDir: dir(), Addr: "localhost:70000"}, "0 to 65535"},
-		{"address taken", t.Context(), natsd.Config{StoreDir: dir(), Addr: taken}, "address already in use"},
-		{"context over", ended, natsd.Config{StoreDir: dir()}, "context canceled"},
+		{"address without port", t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: "localhost"}, "want host:port"},
+		{"port out of range", t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: "localhost:70000"}, "0 to 65535"},
+		{"address taken", t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: taken}, "address already in use"},
+		{"context over", ended, natsd.Config{StoreDir: t.TempDir()}, "context canceled"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
