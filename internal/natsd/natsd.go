@@ -173,7 +173,7 @@ func (s *Server) Close() {
 	s.close.Do(func() {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
-		s.starting.Wait() // it may still be writing, also into the directory
+		s.starting.Wait()  // it may still be writing, also into the directory
 		_ = s.lock.Close() // the lock goes with the descriptor, and nothing was written
 	})
 }
