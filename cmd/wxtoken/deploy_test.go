@@ -35,19 +35,43 @@ import (
 // users are those of deploy/nats/nats-server.conf.
 var users = []string{"ingest", "refresher", "service", "console", "operator"}
 
-// shipped starts a NATS server with deploy/nats/nats-server.conf, on a free port and in a directory
-// of the test.
-func shipped(t *testing.T) *server.Server {
+// The files of deploy/nats that say who may do what.
+const (
+	accounts = "accounts.conf"
+	single   = "single-account.conf"
+)
+
+// shipped starts a NATS server with deploy/nats/nats-server.conf, with the users of one of the files beside it, on a free
+// port and in a directory of the test. Each change is applied to the text of that file first.
+func shipped(t testing.TB, include string, changes ...func(string) string) *server.Server {
 	t.Helper()
-	for _, user := range users {
+	for _, user := range append(users, "system", "shop") {
 		t.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user)
 	}
-	opts, err := server.ProcessConfigFile("../../deploy/nats/nats-server.conf")
+	t.Setenv("JETSTREAM_KEY", "secret-of-the-disk")
+	dir := t.TempDir()
+	for _, name := range []string{"nats-server.conf", accounts, single} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "nats", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "nats-server.conf" {
+			text = bytes.ReplaceAll(text, []byte("\ninclude "+accounts), []byte("\ninclude "+include))
+		} else {
+			for _, change := range changes {
+				text = []byte(change(string(text)))
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats-server.conf"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !opts.JetStream || !opts.SyncAlways || opts.JetStreamMaxStore == 0 || opts.StoreDir != "/data" {
-		t.Errorf("JetStream %v, sync always %v, max store %d, directory %s", opts.JetStream, opts.SyncAlways, opts.JetStreamMaxStore, opts.StoreDir)
+	if !opts.JetStream || !opts.SyncAlways || opts.JetStreamMaxStore == 0 || opts.StoreDir != "/data" || opts.JetStreamKey == "" {
+		t.Errorf("JetStream %v, sync always %v, max store %d, directory %s, key %t", opts.JetStream, opts.SyncAlways, opts.JetStreamMaxStore, opts.StoreDir, opts.JetStreamKey != "")
 	}
 	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir(), true, true
 	srv, err := server.NewServer(opts)
@@ -65,13 +89,21 @@ func shipped(t *testing.T) *server.Server {
 	return srv
 }
 
+// servicesAPI is the setting that a refresher needs with the users of a file.
+func servicesAPI(file string) string {
+	if file == accounts {
+		return "--services-api=services.API"
+	}
+	return "--services-api="
+}
+
 // urlOf is the server's URL with a user's password in it.
 func urlOf(srv *server.Server, user string) string {
 	return "nats://" + user + ":secret-of-" + user + "@" + srv.Addr().String()
 }
 
 // as connects as a user, with the inbox that is the user's own.
-func as(t *testing.T, srv *server.Server, user string) *nats.Conn {
+func as(t testing.TB, srv *server.Server, user string) *nats.Conn {
 	t.Helper()
 	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // refusals are what the tests are about
 	nc, err := nats.Connect(urlOf(srv, user), nats.CustomInboxPrefix("_INBOX_"+user), quiet)
@@ -82,15 +114,24 @@ func as(t *testing.T, srv *server.Server, user string) *nats.Conn {
 	return nc
 }
 
+// may says which users may publish to a subject, and subscribe to it.
+type may struct{ publish, subscribe []string }
+
 // TestDeployedPermissions asks for what each user may and may not do.
 func TestDeployedPermissions(t *testing.T) {
-	srv := shipped(t)
+	for _, file := range []string{accounts, single} {
+		t.Run(file, func(t *testing.T) { testPermissions(t, file) })
+	}
+}
+
+func testPermissions(t *testing.T, file string) {
+	srv := shipped(t, file)
 	if nc, err := nats.Connect("nats://" + srv.Addr().String()); err == nil {
 		nc.Close()
 		t.Error("somebody without a password was let in")
 	}
 	const key = "authorizer.wx1.wx2"
-	for subject, may := range map[string]struct{ publish, subscribe []string }{
+	rows := map[string]may{
 		"wechat.auth.wx1.component_verify_ticket": {publish: []string{"ingest"}},
 		"wechat.message.wx1.wx2.text":             {publish: []string{"ingest"}},
 		"wechat.notice.wx1.authorized":            {publish: []string{"ingest"}},
@@ -129,52 +170,76 @@ func TestDeployedPermissions(t *testing.T) {
 		"_INBOX_console.x":                        {subscribe: []string{"console"}},
 		"_INBOX_operator.x":                       {subscribe: []string{"operator"}},
 		"_INBOX.x":                                {},
-		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + key:                                {publish: []string{"refresher", "service", "console"}},
-		"$JS.API.DIRECT.GET.KV_tokens.credential." + key:                                {publish: []string{"refresher"}},
-		"$JS.API.DIRECT.GET.KV_tokens":                                                  {},
-		"$JS.API.DIRECT.GET.KV_status.$KV.status." + key:                                {publish: []string{"refresher", "service", "console", "operator"}},
-		"$JS.API.DIRECT.GET.AUTH.wechat.auth.wx1.callback":                              {},
-		"$JS.API.STREAM.MSG.GET.KV_tokens":                                              {},
-		"$JS.API.STREAM.MSG.GET.AUTH":                                                   {},
-		"$JS.API.STREAM.MSG.GET.DEAD":                                                   {},
-		"$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>":                              {publish: []string{"refresher", "service"}},
-		"$JS.API.CONSUMER.CREATE.KV_tokens.refresher-due.$KV.tokens.>":                  {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.CREATE.KV_tokens.refresher-due.$KV.tokens.authorizer.wx1.wx2": {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.CREATE.KV_tokens.x.credential.>":                              {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.CREATE.KV_tokens.x":                                           {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.CREATE.KV_status.x.$KV.status.>":                              {publish: []string{"service"}},
-		"$JS.API.CONSUMER.CREATE.KV_status.x":                                           {},
-		"$JS.API.CONSUMER.CREATE.AUTH.x.wechat.auth.>":                                  {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.CREATE.MESSAGES.x.wechat.message.wx1.>":                       {publish: []string{"service"}},
-		"$JS.API.CONSUMER.CREATE.DEAD.x.dead.>":                                         {publish: []string{"operator"}},
-		"$JS.API.CONSUMER.MSG.NEXT.DEAD.x":                                              {publish: []string{"operator"}},
-		"$JS.API.CONSUMER.MSG.NEXT.AUTH.x":                                              {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.x":                                          {publish: []string{"service"}},
-		"$JS.API.CONSUMER.LIST.AUTH":                                                    {publish: []string{"operator"}},
-		"$JS.API.CONSUMER.INFO.AUTH.x":                                                  {publish: []string{"refresher", "operator"}},
-		"$JS.API.CONSUMER.INFO.MESSAGES.x":                                              {publish: []string{"service", "operator"}},
-		"$JS.API.CONSUMER.DELETE.AUTH.x":                                                {},
-		"$JS.API.STREAM.LIST":                                                           {publish: []string{"operator"}},
-		"$JS.API.STREAM.NAMES":                                                          {publish: []string{"operator"}},
-		"$JS.API.STREAM.INFO.AUTH":                                                      {publish: []string{"ingest", "refresher", "operator"}},
-		"$JS.API.STREAM.INFO.DEAD":                                                      {publish: []string{"refresher", "operator"}},
-		"$JS.API.STREAM.INFO.MESSAGES":                                                  {publish: []string{"refresher", "service", "operator"}},
-		"$JS.API.STREAM.INFO.KV_tokens":                                                 {publish: []string{"refresher", "service", "console", "operator"}},
-		"$JS.API.STREAM.INFO.KV_status":                                                 {publish: []string{"refresher", "service", "console", "operator"}},
-		"$JS.API.STREAM.CREATE.AUTH":                                                    {publish: []string{"refresher"}},
-		"$JS.API.STREAM.DELETE.KV_tokens":                                               {},
-		"$JS.API.STREAM.PURGE.KV_tokens":                                                {},
-		"$JS.API.STREAM.MSG.DELETE.KV_tokens":                                           {},
-		"$JS.API.STREAM.SNAPSHOT.KV_tokens":                                             {},
-		"wechat.>":                                                                      {},
-		"credential.>":                                                                  {},
-		"dead.>":                                                                        {},
-		"token.updated.>":                                                               {subscribe: []string{"service"}},
-		"renewal.>":                                                                     {},
-		"$KV.>":                                                                         {},
-		"$SRV.>":                                                                        {subscribe: []string{"refresher"}},
-		">":                                                                             {},
-	} {
+		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + key:          {publish: []string{"refresher", "service", "console"}},
+		"$JS.API.DIRECT.GET.KV_tokens.credential." + key:          {publish: []string{"refresher"}},
+		"$JS.API.DIRECT.GET.KV_tokens":                            {},
+		"$JS.API.DIRECT.GET.KV_status.$KV.status." + key:          {publish: []string{"refresher", "service", "console", "operator"}},
+		"$JS.API.DIRECT.GET.AUTH.wechat.auth.wx1.callback":        {},
+		"$JS.API.STREAM.MSG.GET.KV_tokens":                        {},
+		"$JS.API.STREAM.MSG.GET.AUTH":                             {},
+		"$JS.API.STREAM.MSG.GET.DEAD":                             {},
+		"$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>":        {publish: []string{"refresher", "service"}},
+		"$JS.API.CONSUMER.CREATE.KV_tokens.x.credential.>":        {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.KV_tokens.x":                     {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.KV_status.x.$KV.status.>":        {publish: []string{"service"}},
+		"$JS.API.CONSUMER.CREATE.AUTH.x.wechat.auth.>":            {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.CREATE.MESSAGES.x.wechat.message.wx1.>": {publish: []string{"service"}},
+		"$JS.API.CONSUMER.CREATE.DEAD.x.dead.>":                   {publish: []string{"operator"}},
+		"$JS.API.CONSUMER.MSG.NEXT.DEAD.x":                        {publish: []string{"operator"}},
+		"$JS.API.CONSUMER.MSG.NEXT.AUTH.x":                        {publish: []string{"refresher"}},
+		"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.x":                    {publish: []string{"service"}},
+		"$JS.API.CONSUMER.LIST.AUTH":                              {publish: []string{"operator"}},
+		"$JS.API.CONSUMER.INFO.AUTH.x":                            {publish: []string{"refresher", "operator"}},
+		"$JS.API.CONSUMER.INFO.MESSAGES.x":                        {publish: []string{"service", "operator"}},
+		"$JS.API.CONSUMER.DELETE.AUTH.x":                          {},
+		"$JS.API.STREAM.LIST":                                     {publish: []string{"operator"}},
+		"$JS.API.STREAM.NAMES":                                    {publish: []string{"operator"}},
+		"$JS.API.STREAM.INFO.AUTH":                                {publish: []string{"ingest", "refresher", "operator"}},
+		"$JS.API.STREAM.INFO.DEAD":                                {publish: []string{"refresher", "operator"}},
+		"$JS.API.STREAM.INFO.MESSAGES":                            {publish: []string{"refresher", "service", "operator"}},
+		"$JS.API.STREAM.INFO.KV_tokens":                           {publish: []string{"refresher", "service", "console", "operator"}},
+		"$JS.API.STREAM.INFO.KV_status":                           {publish: []string{"refresher", "service", "console", "operator"}},
+		"$JS.API.STREAM.CREATE.AUTH":                              {publish: []string{"refresher"}},
+		"$JS.API.STREAM.DELETE.KV_tokens":                         {},
+		"$JS.API.STREAM.PURGE.KV_tokens":                          {},
+		"$JS.API.STREAM.MSG.DELETE.KV_tokens":                     {},
+		"$JS.API.STREAM.SNAPSHOT.KV_tokens":                       {},
+		"wechat.>":                                                {},
+		"credential.>":                                            {},
+		"dead.>":                                                  {},
+		"token.updated.>":                                         {subscribe: []string{"service"}},
+		"renewal.>":                                               {},
+		"$KV.>":                                                   {},
+		"$SRV.>":                                                  {subscribe: []string{"refresher"}},
+		">":                                                       {},
+	}
+	for subject, may := range map[string]map[string]may{
+		accounts: {
+			"$JS.API.CONSUMER.CREATE.KV_tokens.services.$KV.tokens.>":  {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.KV_tokens.KV_tokens.$KV.tokens.>": {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.KV_status.services.$KV.status.>":  {},
+			"$JS.API.CONSUMER.CREATE.KV_status.services":               {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.MESSAGES.services":                {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.MESSAGES.services.wechat.>":       {},
+			"$JS.API.CONSUMER.CREATE.MESSAGES.MESSAGES":                {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.MESSAGES.x":                       {publish: []string{"refresher", "service"}},
+			"$JS.FC.KV_tokens.services.x":                              {},
+			"services.API.STREAM.CREATE.KV_tokens":                     {publish: []string{"refresher"}},
+			"services.API.STREAM.DELETE.KV_tokens":                     {publish: []string{"refresher"}}, // and nobody listens
+			"setup.API.STREAM.UPDATE.KV_tokens":                        {},
+			"keeper.API.CONSUMER.RESET.KV_tokens.services":             {},
+			"mirror.services.KV_tokens":                                {},
+			"mirror.>":                                                 {},
+		},
+		single: {
+			"$JS.API.CONSUMER.CREATE.KV_tokens.refresher-due.$KV.tokens.>":                  {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.KV_tokens.refresher-due.$KV.tokens.authorizer.wx1.wx2": {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.CREATE.KV_status.x":                                           {},
+		},
+	}[file] {
+		rows[subject] = may
+	}
+	for subject, may := range rows {
 		for _, user := range users {
 			for _, verb := range []struct {
 				name string
@@ -210,7 +275,13 @@ func TestDeployedPermissions(t *testing.T) {
 
 // TestDeployedRequests asks as each user asks, and has it answered by the user who answers.
 func TestDeployedRequests(t *testing.T) {
-	srv := shipped(t)
+	for _, file := range []string{accounts, single} {
+		t.Run(file, func(t *testing.T) { testRequests(t, file) })
+	}
+}
+
+func testRequests(t *testing.T, file string) {
+	srv := shipped(t, file)
 	// No word of a refusal, on either side.
 	quietly := func(user string) *nats.Conn {
 		nc := as(t, srv, user)
@@ -327,7 +398,13 @@ func TestDeployedRequests(t *testing.T) {
 // TestDeployedSystem runs ingest and refresher as they are deployed, each under its own user, and
 // reads the tokens as a service does.
 func TestDeployedSystem(t *testing.T) {
-	srv := shipped(t)
+	for _, file := range []string{accounts, single} {
+		t.Run(file, func(t *testing.T) { testSystem(t, file) })
+	}
+}
+
+func testSystem(t *testing.T, file string) {
+	srv := shipped(t, file)
 	files := filepath.Join("..", "..", "deploy", "sim")
 	in := deployed(t, "ingest", srv, "--http-addr=127.0.0.1:0", "--component-token-file="+filepath.Join(files, "token"), "--component-aes-key-file="+filepath.Join(files, "aes_key"))
 	config := wechatsim.Demo(10*time.Second, 2, "http://"+in.find(t, `"server":"pushes","addr":"([^"]+)"`))
@@ -337,7 +414,7 @@ func TestDeployedSystem(t *testing.T) {
 	}
 	api := httptest.NewServer(sim.Handler())
 	defer api.Close()
-	deployed(t, "refresher", srv, "--component-appsecret-file="+filepath.Join(files, "appsecret"), "--sweep-every=1s", "--wechat-api-url="+api.URL)
+	deployed(t, "refresher", srv, servicesAPI(file), "--component-appsecret-file="+filepath.Join(files, "appsecret"), "--sweep-every=1s", "--wechat-api-url="+api.URL)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- sim.Run(ctx) }()
@@ -533,7 +610,7 @@ func TestDeployedSimulation(t *testing.T) {
 
 // TestDeployedWrongPassword: the log says what is wrong, and not the password.
 func TestDeployedWrongPassword(t *testing.T) {
-	srv := shipped(t)
+	srv := shipped(t, accounts)
 	var out bytes.Buffer
 	var mu sync.Mutex
 	log := zerolog.New(writer(func(p []byte) (int, error) {

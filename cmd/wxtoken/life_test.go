@@ -43,7 +43,7 @@ type life struct {
 }
 
 func newLife(t *testing.T) *life {
-	l := &life{T: t, nats: shipped(t), dir: filepath.Join(t.TempDir(), "components")}
+	l := &life{T: t, nats: shipped(t, accounts), dir: filepath.Join(t.TempDir(), "components")}
 	l.components = wechatsim.DemoOf(3, 10*time.Second, 2, "http://unused").Components
 	l.add(l.components[0])
 	l.add(l.components[1])
@@ -59,7 +59,7 @@ func newLife(t *testing.T) *life {
 	api := httptest.NewServer(l.sim.Handler())
 	t.Cleanup(api.Close)
 	l.simURL = api.URL
-	deployed(t, "refresher", l.nats, "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
+	deployed(t, "refresher", l.nats, servicesAPI(accounts), "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
 		"--wechat-page-url="+api.URL, "--public-url="+l.publicURL, "--return-hosts=shop.example.com", "--derive=jsapi,wx_card")
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

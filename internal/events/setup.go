@@ -15,6 +15,7 @@ type SetupConfig struct {
 	Replicas         int           // 1 or 3
 	MessagesMaxAge   time.Duration // how long MESSAGES keeps a message
 	MessagesMaxBytes int64         // how many bytes MESSAGES keeps; 0 = no limit of its own
+	ServicesAPI      []string      // prefixes of JetStream's API in the accounts that have mirrors
 }
 
 // minServer is the oldest server that has all of: atomic batches, scheduled messages, @every.
@@ -35,12 +36,24 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 		if err != nil && !missing {
 			return created, fmt.Errorf("look up stream %s: %w", sc.Name, err)
 		}
-		if _, err := js.CreateOrUpdateStream(ctx, sc); err != nil {
-			return created, fmt.Errorf("create or update stream %s: %w", sc.Name, err)
+		if !missing {
+			if _, err := js.UpdateStream(ctx, sc); err != nil {
+				return created, fmt.Errorf("update stream %s: %w", sc.Name, err)
+			}
+			continue
 		}
-		if missing {
-			created = append(created, sc.Name)
+		// A mirror that outlived the stream has to be overtaken: it takes no message that it believes to have.
+		last, err := lastMirrored(ctx, nc, cfg.ServicesAPI, sc.Name, cfg)
+		if err != nil {
+			return created, err
 		}
+		if sc.FirstSeq = 0; last > 0 {
+			sc.FirstSeq = last + 1
+		}
+		if _, err := js.CreateStream(ctx, sc); err != nil {
+			return created, fmt.Errorf("create stream %s: %w", sc.Name, err)
+		}
+		created = append(created, sc.Name)
 	}
 	return created, nil
 }
@@ -120,7 +133,7 @@ func streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:           replicas,
 		},
 		{
-			Name:              "KV_" + BucketStatus,
+			Name:              streamStatus,
 			Description:       "what is known about each key beside its token",
 			Subjects:          []string{"$KV." + BucketStatus + ".>"},
 			MaxMsgsPerSubject: 1,

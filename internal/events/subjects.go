@@ -14,6 +14,7 @@ const (
 	StreamDead     = "DEAD"
 	BucketTokens   = "tokens"
 	BucketStatus   = "status"
+	streamStatus   = "KV_" + BucketStatus
 )
 
 // Durable consumers of the refresher.

@@ -29,6 +29,8 @@ type metrics struct {
 	calls        *prometheus.CounterVec
 	requests     *prometheus.CounterVec
 	reports      *prometheus.CounterVec
+	mirrorLag    *prometheus.GaugeVec
+	mirrored     *prometheus.GaugeVec
 }
 
 // outcomes of a call, as labels.
@@ -84,6 +86,12 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.reports = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wxtoken_reports_total", Help: "Reports of a refused token.",
 	}, []string{"outcome"})
+	m.mirrorLag = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wxtoken_mirror_lag_messages", Help: "Messages that a mirror in an account of services lacks.",
+	}, []string{"account", "stream"})
+	m.mirrored = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wxtoken_mirror_last_active_timestamp_seconds", Help: "When a mirror last heard of its stream.",
+	}, []string{"account", "stream"})
 	for _, o := range []wxtoken.Outcome{wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed, wxtoken.RejectTooSoon, wxtoken.RejectUnknownKey} {
 		m.reports.WithLabelValues(string(o))
 	}
@@ -117,7 +125,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
 		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
-		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, fleet{r},
+		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorLag, m.mirrored, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ type Config struct {
 	Replicas         int           `name:"replicas" default:"1" help:"Copies that NATS keeps of each stream (1 or 3)."`
 	MessagesMaxAge   time.Duration `name:"messages-max-age" default:"168h" help:"How long the stream MESSAGES keeps a message."`
 	MessagesMaxBytes int64         `name:"messages-max-bytes" default:"1073741824" help:"How many bytes of messages the stream MESSAGES keeps (0 = no limit)."`
+	ServicesAPI      []string      `name:"services-api" placeholder:"prefix,..." help:"Prefix of JetStream's API in the NATS account of the services, as this account imports it (services.API with deploy/nats/accounts.conf): what services read is mirrored there. Without it they read in this account."`
 	SweepEvery       time.Duration `name:"sweep-every" default:"30s" help:"How often to look for renewals that were missed."`
 	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
 	Derive           []string      `name:"derive" placeholder:"jsapi,wx_card" help:"Tickets to keep beside the tokens: jsapi, wx_card, or both."`
@@ -57,6 +59,9 @@ func (c Config) Validate() error {
 	check(c.Replicas == 1 || c.Replicas == 3, "replicas", "WXTOKEN_REPLICAS", "1, or 3 with a cluster of three servers")
 	check(c.MessagesMaxAge >= time.Minute, "messages-max-age", "WXTOKEN_MESSAGES_MAX_AGE", "a minute or more, for instance 168h")
 	check(c.MessagesMaxBytes >= 0, "messages-max-bytes", "WXTOKEN_MESSAGES_MAX_BYTES", "0 or more bytes")
+	for _, api := range c.ServicesAPI {
+		check(apiPrefix.MatchString(api), "services-api", "WXTOKEN_SERVICES_API", "prefixes such as services.API, each with another first part")
+	}
 	check(c.SweepEvery >= time.Second, "sweep-every", "WXTOKEN_SWEEP_EVERY", "a second or more, for instance 30s")
 	check(c.ReconcileEvery >= time.Second, "reconcile-every", "WXTOKEN_RECONCILE_EVERY", "a second or more, for instance 6h")
 	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
@@ -64,6 +69,9 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(append(faults, c.checkLinks()...)...)
 }
+
+// apiPrefix is what a prefix of JetStream's API looks like. Its first part names consumers.
+var apiPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]+)+$`)
 
 // Component is one third-party platform that the refresher acts for.
 type Component struct {
@@ -189,6 +197,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 
 	working.Go(func() { r.sweeper(ctx) })
 	working.Go(func() { r.serve(ctx, work) })
+	working.Go(func() { r.mirror(ctx) })
 	consume := func(stream, durable, filter string, handle events.Handler) {
 		c := events.Consumer{
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
@@ -259,9 +268,8 @@ func ended(ctx context.Context) error {
 
 // prepare makes the streams and opens the store, as soon as NATS is there.
 func (r *Refresher) prepare(ctx context.Context) error {
-	cfg := events.SetupConfig{Replicas: r.cfg.Replicas, MessagesMaxAge: r.cfg.MessagesMaxAge, MessagesMaxBytes: r.cfg.MessagesMaxBytes}
 	for {
-		created, err := r.setup(ctx, cfg)
+		created, err := r.setup(ctx, r.setupConfig())
 		switch {
 		case len(created) == events.Streams:
 			r.log.Info().Strs("streams", created).Msg("streams created")
@@ -286,6 +294,13 @@ func (r *Refresher) prepare(ctx context.Context) error {
 			return nil
 		case <-time.After(time.Second):
 		}
+	}
+}
+
+// setupConfig says how the streams are to be.
+func (r *Refresher) setupConfig() events.SetupConfig {
+	return events.SetupConfig{
+		Replicas: r.cfg.Replicas, MessagesMaxAge: r.cfg.MessagesMaxAge, MessagesMaxBytes: r.cfg.MessagesMaxBytes, ServicesAPI: r.cfg.ServicesAPI,
 	}
 }
 

@@ -1,0 +1,155 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// In an account of services, where nobody may write, the buckets and MESSAGES are mirrors of ours. The server copies by
+// means of a consumer that we make for it, so that such an account needs no right to make one in ours. The names
+// stand in deploy/nats/accounts.conf as well.
+const (
+	mirrorPrefix  = "mirror."    // mirror.<account>.<stream>: where the consumer of a mirror delivers
+	keeperAPI     = "keeper.API" // what JetStream's API in our account is called in that of the services
+	mirrorPending = 1000         // messages under way to a mirror
+	mirrorBeat    = time.Second  // the server wants just this
+	mirrorSilence = 10 * mirrorBeat
+)
+
+// MirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
+// "services" for "services.API".
+func MirrorConsumer(api string) string {
+	name, _, _ := strings.Cut(api, ".")
+	return name
+}
+
+// Mirror is how one mirror of a stream is doing.
+type Mirror struct {
+	Account string        // the name of its consumer
+	Stream  string        // of both
+	Created bool          // just now
+	Lag     uint64        // messages that it lacks
+	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
+}
+
+// mirrored is one stream that services may read.
+type mirrored struct {
+	jetstream.StreamConfig
+	filter string // what they may see of it; "" = all
+}
+
+// mirrors is the table of what an account of services has.
+func mirrors(cfg SetupConfig) (all []mirrored) {
+	for _, sc := range streams(cfg) {
+		m := mirrored{StreamConfig: jetstream.StreamConfig{
+			Name:              sc.Name,
+			Description:       "read copy of what wxtoken keeps in its own account: " + sc.Description,
+			MaxMsgsPerSubject: sc.MaxMsgsPerSubject,
+			MaxAge:            sc.MaxAge,
+			MaxBytes:          sc.MaxBytes,
+			Replicas:          sc.Replicas,
+			AllowDirect:       sc.AllowDirect,
+			DenyDelete:        true,
+			DenyPurge:         true,
+			RePublish:         sc.RePublish, // by the mirror: a reader who hears of a token finds it there
+		}}
+		switch sc.Name {
+		case StreamTokens:
+			m.Description, m.filter = "read copy of the current tokens (bucket tokens)", AllTokens
+		case streamStatus, StreamMessages:
+		default:
+			continue
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// SetupMirrors makes or updates what services read in the account behind an API prefix, and tells how it is doing. The
+// streams themselves have to be there. It may be run at any time, by several at once.
+func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) ([]Mirror, error) {
+	there, err := jetstream.NewWithAPIPrefix(nc, api)
+	if err != nil {
+		return nil, fmt.Errorf("use the API prefix %q: %w", api, err)
+	}
+	var out []Mirror
+	var faults []error
+	for _, m := range mirrors(cfg) {
+		state, err := setupMirror(ctx, js, there, MirrorConsumer(api), m)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err))
+			continue
+		}
+		out = append(out, state)
+	}
+	return out, errors.Join(faults...)
+}
+
+func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
+	state := Mirror{Account: account, Stream: m.Name, Silent: -1}
+	stream, err := there.Stream(ctx, m.Name)
+	if state.Created = errors.Is(err, jetstream.ErrStreamNotFound); err != nil && !state.Created {
+		return state, err
+	}
+	if !state.Created {
+		info := stream.CachedInfo()
+		if info.Mirror == nil {
+			return state, errors.New("a stream of that name is there, and is no mirror")
+		}
+		state.Lag, state.Silent = info.Mirror.Lag, info.Mirror.Active
+		if 0 <= state.Silent && state.Silent < mirrorSilence && m.like(info.Config) {
+			return state, nil
+		}
+	}
+	deliver := mirrorPrefix + account + "." + m.Name
+	if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
+		Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
+		DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
+		FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
+	}); err != nil {
+		return state, fmt.Errorf("make its consumer: %w", err)
+	}
+	m.Mirror = &jetstream.StreamSource{
+		Name: m.Name, External: &jetstream.ExternalStream{APIPrefix: keeperAPI},
+		Consumer: &jetstream.StreamConsumerSource{Name: account, DeliverSubject: deliver},
+	}
+	if state.Created {
+		_, err = there.CreateStream(ctx, m.StreamConfig)
+	} else {
+		_, err = there.UpdateStream(ctx, m.StreamConfig)
+	}
+	return state, err
+}
+
+// like reports whether a mirror has all that may be changed as it is to be.
+func (m mirrored) like(c jetstream.StreamConfig) bool {
+	return c.MaxAge == m.MaxAge && c.MaxBytes == m.MaxBytes && c.Replicas == m.Replicas && c.Description == m.Description
+}
+
+// lastMirrored returns the newest sequence that any mirror has of a stream, 0 without mirrors.
+func lastMirrored(ctx context.Context, nc *nats.Conn, apis []string, stream string, cfg SetupConfig) (last uint64, err error) {
+	if !slices.ContainsFunc(mirrors(cfg), func(m mirrored) bool { return m.Name == stream }) {
+		return 0, nil
+	}
+	for _, api := range apis {
+		there, err := jetstream.NewWithAPIPrefix(nc, api)
+		if err != nil {
+			return 0, fmt.Errorf("use the API prefix %q: %w", api, err)
+		}
+		switch s, err := there.Stream(ctx, stream); {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+		case err != nil:
+			return 0, fmt.Errorf("ask %s for its mirror of %s: %w", api, stream, err)
+		default:
+			last = max(last, s.CachedInfo().State.LastSeq)
+		}
+	}
+	return last, nil
+}
