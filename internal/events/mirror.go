@@ -32,11 +32,17 @@ func MirrorConsumer(api string) string {
 
 // Mirror is how one mirror of a stream is doing.
 type Mirror struct {
-	Account string        // the name of its consumer
-	Stream  string        // of both
-	Created bool          // just now
-	Lag     uint64        // messages that it lacks
+	MirrorOf
+	Created bool          // just now: the rest is not known yet
+	Newest  uint64        // sequence of the newest message that it is to have
+	Has     uint64        // sequence of the newest message that it has
 	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
+}
+
+// MirrorOf names a mirror.
+type MirrorOf struct {
+	Account string // the name of its consumer
+	Stream  string // of both
 }
 
 // mirrored is one stream that services may read.
@@ -72,7 +78,7 @@ func mirrors(cfg SetupConfig) (all []mirrored) {
 	return all
 }
 
-// SetupMirrors makes or updates what services read in the account behind an API prefix, and tells how it is doing. The
+// SetupMirrors makes what services read in the account behind an API prefix, and tells how it is doing. The
 // streams themselves have to be there. It may be run at any time, by several at once.
 func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) ([]Mirror, error) {
 	there, err := jetstream.NewWithAPIPrefix(nc, api)
@@ -93,7 +99,7 @@ func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, ap
 }
 
 func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
-	state := Mirror{Account: account, Stream: m.Name, Silent: -1}
+	state := Mirror{MirrorOf: MirrorOf{account, m.Name}, Silent: -1}
 	stream, err := there.Stream(ctx, m.Name)
 	if state.Created = errors.Is(err, jetstream.ErrStreamNotFound); err != nil && !state.Created {
 		return state, err
@@ -101,10 +107,16 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	if !state.Created {
 		info := stream.CachedInfo()
 		if info.Mirror == nil {
-			return state, errors.New("a stream of that name is there, and is no mirror")
+			return state, errors.New("there is a stream of that name that is no mirror: have it removed")
 		}
-		state.Lag, state.Silent = info.Mirror.Lag, info.Mirror.Active
-		if 0 <= state.Silent && state.Silent < mirrorSilence && m.like(info.Config) {
+		if !m.like(info.Config) {
+			return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
+		}
+		if state.Newest, err = newest(ctx, js, m); err != nil {
+			return state, err
+		}
+		state.Has, state.Silent = info.State.LastSeq, info.Mirror.Active
+		if 0 <= state.Silent && state.Silent < mirrorSilence {
 			return state, nil
 		}
 	}
@@ -113,24 +125,39 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
 		DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
 		FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
-	}); err != nil {
-		return state, fmt.Errorf("make its consumer: %w", err)
+	}); err != nil || !state.Created {
+		return state, err
 	}
 	m.Mirror = &jetstream.StreamSource{
 		Name: m.Name, External: &jetstream.ExternalStream{APIPrefix: keeperAPI},
 		Consumer: &jetstream.StreamConsumerSource{Name: account, DeliverSubject: deliver},
 	}
-	if state.Created {
-		_, err = there.CreateStream(ctx, m.StreamConfig)
-	} else {
-		_, err = there.UpdateStream(ctx, m.StreamConfig)
-	}
+	_, err = there.CreateStream(ctx, m.StreamConfig)
 	return state, err
 }
 
-// like reports whether a mirror has all that may be changed as it is to be.
+// newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none.
+func newest(ctx context.Context, js jetstream.JetStream, m mirrored) (uint64, error) {
+	stream, err := js.Stream(ctx, m.Name)
+	if err != nil {
+		return 0, err
+	}
+	if m.filter == "" {
+		return stream.CachedInfo().State.LastSeq, nil
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, m.filter)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return msg.Sequence, nil
+}
+
+// like reports whether a mirror is as it is to be.
 func (m mirrored) like(c jetstream.StreamConfig) bool {
-	return c.MaxAge == m.MaxAge && c.MaxBytes == m.MaxBytes && c.Replicas == m.Replicas && c.Description == m.Description
+	return c.MaxAge == m.MaxAge && c.MaxBytes == m.MaxBytes && c.Replicas == max(m.Replicas, 1)
 }
 
 // lastMirrored returns the newest sequence that any mirror has of a stream, 0 without mirrors.

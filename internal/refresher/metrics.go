@@ -14,23 +14,22 @@ import (
 // metrics are what a refresher counts. No label ever holds an authorizer's appid: there may be
 // a hundred thousand.
 type metrics struct {
-	renewals     *prometheus.CounterVec
-	durations    *prometheus.HistogramVec
-	exchanges    *prometheus.CounterVec
-	overlaps     prometheus.Counter
-	rescheduled  prometheus.Counter
-	missed       prometheus.Counter
-	recovered    prometheus.Counter
-	staleTickets prometheus.Counter
-	panics       prometheus.Counter
-	reconciles   *prometheus.CounterVec
-	reconciledAt *prometheus.GaugeVec
-	swept        prometheus.Gauge
-	calls        *prometheus.CounterVec
-	requests     *prometheus.CounterVec
-	reports      *prometheus.CounterVec
-	mirrorLag    *prometheus.GaugeVec
-	mirrored     *prometheus.GaugeVec
+	renewals      *prometheus.CounterVec
+	durations     *prometheus.HistogramVec
+	exchanges     *prometheus.CounterVec
+	overlaps      prometheus.Counter
+	rescheduled   prometheus.Counter
+	missed        prometheus.Counter
+	recovered     prometheus.Counter
+	staleTickets  prometheus.Counter
+	panics        prometheus.Counter
+	reconciles    *prometheus.CounterVec
+	reconciledAt  *prometheus.GaugeVec
+	swept         prometheus.Gauge
+	calls         *prometheus.CounterVec
+	requests      *prometheus.CounterVec
+	reports       *prometheus.CounterVec
+	mirrorsBehind *prometheus.GaugeVec
 }
 
 // outcomes of a call, as labels.
@@ -86,11 +85,8 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.reports = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wxtoken_reports_total", Help: "Reports of a refused token.",
 	}, []string{"outcome"})
-	m.mirrorLag = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "wxtoken_mirror_lag_messages", Help: "Messages that a mirror in an account of services lacks.",
-	}, []string{"account", "stream"})
-	m.mirrored = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "wxtoken_mirror_last_active_timestamp_seconds", Help: "When a mirror last heard of its stream.",
+	m.mirrorsBehind = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wxtoken_mirror_behind", Help: "Whether services of an account read old values of a stream (1) or not (0).",
 	}, []string{"account", "stream"})
 	for _, o := range []wxtoken.Outcome{wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed, wxtoken.RejectTooSoon, wxtoken.RejectUnknownKey} {
 		m.reports.WithLabelValues(string(o))
@@ -125,7 +121,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
 		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
-		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorLag, m.mirrored, fleet{r},
+		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -7,10 +7,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-const (
-	mirrorEvery = 30 * time.Second // between two looks at the mirrors
-	mirrorDead  = time.Minute      // of silence after which a person is told
-)
+// mirrorEvery is the time between two looks at the mirrors.
+const mirrorEvery = 30 * time.Second
 
 // mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. Nothing else waits
 // for them: tokens are renewed while nobody can read them, too.
@@ -20,9 +18,10 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 	t := time.NewTicker(mirrorEvery)
 	defer t.Stop()
+	before := map[events.MirrorOf]uint64{} // what a mirror was to have at the last look
 	for {
 		for _, api := range r.cfg.ServicesAPI {
-			r.lookAtMirrors(ctx, api)
+			r.lookAtMirrors(ctx, api, before)
 		}
 		select {
 		case <-ctx.Done():
@@ -32,25 +31,29 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 }
 
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string) {
+func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]uint64) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	all, err := events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig())
 	if err != nil && ctx.Err() == nil {
-		r.log.Warn().Err(err).Str("hint", "services read old tokens: does the account import what --services-api names?").Msg("mirrors not set up")
+		r.log.Warn().Err(err).Str("hint", "services may read old tokens: do both accounts export and import what --services-api needs?").Msg("mirrors not set up")
 	}
 	for _, m := range all {
-		if m.Created {
-			r.log.Info().Str("account", m.Account).Str("stream", m.Stream).Msg("mirror created")
-			continue
+		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
+		expected := before[m.MirrorOf]
+		before[m.MirrorOf] = m.Newest
+		behind := 0.0
+		switch {
+		case m.Created:
+			log.Info().Msg("mirror created")
+		case m.Has > m.Newest && m.Newest > 0:
+			// A stream that was put back from a backup, for instance.
+			behind = 1
+			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
+		case m.Has < expected:
+			behind = 1
+			log.Error().Dur("silent", m.Silent).Msg("mirror behind: services read old values")
 		}
-		r.metrics.mirrorLag.WithLabelValues(m.Account, m.Stream).Set(float64(m.Lag))
-		if m.Silent < 0 {
-			continue
-		}
-		r.metrics.mirrored.WithLabelValues(m.Account, m.Stream).Set(seconds(r.now().Add(-m.Silent)))
-		if m.Silent > mirrorDead {
-			r.log.Error().Str("account", m.Account).Str("stream", m.Stream).Dur("silent", m.Silent).Msg("mirror not fed: services read old values")
-		}
+		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
 	}
 }

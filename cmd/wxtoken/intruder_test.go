@@ -1,0 +1,302 @@
+//go:build unix
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+)
+
+// kept is a keeper's streams with something in each, and nobody at work on them.
+type kept struct {
+	*testing.T
+	srv   *server.Server
+	nc    *nats.Conn // of the refresher
+	js    jetstream.JetStream
+	admin jetstream.JetStream // may do everything in the keeper's account
+	apis  []string
+}
+
+var (
+	hotel = wxtoken.AuthorizerKey("wx1", "wx2")
+	gone  = wxtoken.AuthorizerKey("wx1", "wx3") // its last message is a deletion: without a payload
+	cfg   = events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour, MessagesMaxBytes: 1 << 20}
+)
+
+// adminUser gives the account of the refresher a user who may do everything.
+func adminUser(text string) string {
+	user := "{user: admin, password: secret-of-admin}\n      "
+	for _, before := range []string{"{\n        # Makes and updates streams", "{\n      # Makes and updates streams"} {
+		text = strings.Replace(text, before, user+before, 1)
+	}
+	return text
+}
+
+func newKept(t *testing.T, file string) *kept {
+	t.Helper()
+	k := &kept{T: t, srv: shipped(t, file, adminUser)}
+	if file == accounts {
+		k.apis = []string{"services.API"}
+	}
+	k.nc = as(t, k.srv, "refresher")
+	k.js, k.admin = k.jetstream(k.nc), k.jetstream(as(t, k.srv, "admin"))
+	cfg := cfg
+	cfg.ServicesAPI = k.apis
+	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, durable := range []struct{ stream, name, filter string }{
+		{events.StreamAuth, events.DurableAuth, events.AllAuth}, {events.StreamTokens, events.DurableDue, events.AllDue},
+	} {
+		if _, err := k.js.CreateOrUpdateConsumer(t.Context(), durable.stream, jetstream.ConsumerConfig{
+			Durable: durable.name, FilterSubject: durable.filter, AckPolicy: jetstream.AckExplicitPolicy,
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.put(events.CredentialSubject(hotel), `{"refresh_token":"SEKRET"}`)
+	k.put(events.ScheduleSubject(hotel), "{}")
+	k.put(events.TokenSubject(hotel), k.token(hotel, 1))
+	k.put("$KV.status."+hotel.String(), `{"key":"`+hotel.String()+`"}`)
+	k.put("dead.wx1", "{}")
+	k.remove(gone)
+	ingest := k.jetstream(as(t, k.srv, "ingest"))
+	for subject, payload := range map[string]string{
+		"wechat.auth.wx1.callback": `{"code":"SEKRET"}`,
+		// What a stolen ingest may hand in: JSON that means something to the API.
+		"wechat.message.wx1.wx2.text":  `{"seq":1000000}`,
+		"wechat.message.wx1.wx2.image": `{"name":"KV_tokens","subjects":["$KV.tokens.>"]}`,
+		"wechat.message.wx1.wx2.voice": `{"stream_name":"KV_tokens","config":{"name":"x","deliver_subject":"credential.x","ack_policy":"none"}}`,
+	} {
+		if _, err := ingest.Publish(t.Context(), subject, []byte(payload)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 40 { // more than the tokens have had, so that these come later in a mirror's eyes
+		if _, err := ingest.Publish(t.Context(), "wechat.message.wx1.wx2.text", []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, api := range k.apis {
+		if _, err := events.SetupMirrors(t.Context(), k.nc, k.js, api, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.reads(1)
+	return k
+}
+
+func (k *kept) jetstream(nc *nats.Conn) jetstream.JetStream {
+	k.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		k.Fatal(err)
+	}
+	return js
+}
+
+func (k *kept) token(key wxtoken.Key, generation uint64) string {
+	return fmt.Sprintf(`{"key":%q,"value":"SEKRET-%d","generation":%d}`, key, generation, generation)
+}
+
+// put stores as the refresher.
+func (k *kept) put(subject, payload string) {
+	k.Helper()
+	if _, err := k.js.Publish(k.Context(), subject, []byte(payload)); err != nil {
+		k.Fatal(err)
+	}
+}
+
+// remove deletes a token, as the refresher does it.
+func (k *kept) remove(key wxtoken.Key) {
+	k.Helper()
+	m := nats.NewMsg(events.TokenSubject(key))
+	m.Header.Set("KV-Operation", "DEL")
+	if _, err := k.js.PublishMsg(k.Context(), m); err != nil {
+		k.Fatal(err)
+	}
+}
+
+// reads waits until an ordinary KV client of the services has a generation of the token, and hears of it.
+func (k *kept) reads(generation uint64) {
+	k.Helper()
+	js := k.jetstream(as(k.T, k.srv, "service"))
+	eventually(k.T, "the services to read the token", func() error {
+		kv, err := js.KeyValue(k.Context(), events.BucketTokens)
+		if err != nil {
+			return err
+		}
+		e, err := kv.Get(k.Context(), hotel.String())
+		if err == nil && string(e.Value()) != k.token(hotel, generation) {
+			err = errors.New("another value")
+		}
+		return err
+	})
+}
+
+// state is all that an intruder might change in the keeper's account, but for messages that its user may send.
+func (k *kept) state() string {
+	k.Helper()
+	out := map[string]any{}
+	for _, name := range []string{events.StreamAuth, events.StreamTokens, "KV_status", events.StreamMessages, events.StreamDead} {
+		s, err := k.admin.Stream(k.Context(), name)
+		if err != nil {
+			out[name] = err.Error()
+			continue
+		}
+		info := s.CachedInfo()
+		c := map[string]any{}
+		consumers := s.ListConsumers(k.Context())
+		for i := range consumers.Info() {
+			if i.Config.Durable != "" { // a watch comes and goes
+				c[i.Name] = i.Config
+			}
+		}
+		if err := consumers.Err(); err != nil {
+			k.Fatal(err)
+		}
+		if name == events.StreamAuth || name == events.StreamMessages { // ingest may add to these
+			info.State.Msgs, info.State.Bytes, info.State.LastSeq, info.State.LastTime = 0, 0, 0, time.Time{}
+			info.State.Subjects = nil
+		}
+		info.State.Consumers = len(c)
+		out[name] = []any{info.Config, info.State, c}
+	}
+	text, err := json.MarshalIndent(out, "", " ")
+	if err != nil {
+		k.Fatal(err)
+	}
+	return string(text)
+}
+
+// targets are the subjects on which a message that the server is made to publish could do harm.
+func targets() []string {
+	key := hotel.String()
+	all := []string{
+		"$KV.tokens." + key, "credential." + key, "credential.seal", "renewal.scheduled." + key, "renewal.due." + key, "$KV.status." + key,
+		"dead.wx1", "wechat.auth.wx1.unauthorized", "wechat.message.wx1.wx2.text",
+		"mirror.services.KV_tokens", "$JS.FC.KV_tokens.services.x", "_INBOX_refresher.x", "_INBOX_ingest.x",
+		"wxtoken.renew", "wxtoken.connect.open", "$JS.API.CONSUMER.DELETE.KV_tokens.refresher-due", "$JS.API.CONSUMER.DELETE.KV_tokens.services",
+		"$JS.API.CONSUMER.CREATE.KV_tokens.refresher-due", "$JS.API.CONSUMER.DELETE.AUTH.refresher-auth", "$JS.API.META.LEADER.STEPDOWN",
+	}
+	for _, stream := range []string{"KV_tokens", "KV_status", "MESSAGES", "AUTH"} {
+		for _, prefix := range []string{"$JS.API", "setup.API", "services.API", "keeper.API"} {
+			for _, verb := range []string{"DELETE", "PURGE", "UPDATE", "CREATE", "SNAPSHOT", "RESTORE", "MSG.DELETE", "LEADER.STEPDOWN"} {
+				all = append(all, prefix+".STREAM."+verb+"."+stream)
+			}
+		}
+	}
+	return all
+}
+
+// intrude does all that a user may ask the server for, and has each answer published on each target.
+func (k *kept) intrude(user string) {
+	nc := as(k.T, k.srv, user)
+	asks := map[string]string{
+		"$JS.API.STREAM.INFO.AUTH": "", "wechat.auth.wx1.callback": "{}", "wechat.message.wx1.wx2.text": "{}", // a publish ack
+		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + hotel.String(): "",
+		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens.nobody":            "", // an answer without a payload
+		"$JS.API.STREAM.INFO.KV_tokens":                             "",
+		"$JS.API.STREAM.INFO.MESSAGES":                              "",
+		"$JS.API.CONSUMER.INFO.MESSAGES.intruder":                   "",
+		"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.intruder":               `{"batch":8,"no_wait":true}`, // the messages, and 404
+		"wxtoken.reject":         "{}", // nobody is there
+		"wxtoken.connect.create": "{}",
+	}
+	create := func(stream, name, filter, deliver string, start ...int) (subject, payload string) {
+		config := map[string]any{"name": name, "ack_policy": "none", "deliver_policy": "all", "filter_subject": filter, "mem_storage": true}
+		if len(start) > 0 {
+			config["deliver_policy"], config["opt_start_seq"] = "by_start_sequence", start[0]
+		}
+		if deliver != "" {
+			config["deliver_subject"] = deliver
+		}
+		text, err := json.Marshal(map[string]any{"stream_name": stream, "config": config})
+		if err != nil {
+			k.Fatal(err)
+		}
+		return "$JS.API.CONSUMER.CREATE." + stream + "." + name + "." + filter, string(text)
+	}
+	publish := func(subject, reply, payload string) {
+		if err := nc.PublishRequest(subject, reply, []byte(payload)); err != nil {
+			k.Fatal(err)
+		}
+	}
+	for i, target := range targets() {
+		subject, payload := create("MESSAGES", "intruder", "wechat.message.>", "")
+		publish(subject, target, payload)
+		for _, ask := range slices.Sorted(maps.Keys(asks)) {
+			publish(ask, target, asks[ask])
+		}
+		// Consumers that deliver there, all messages and the deletion, which has no payload.
+		for j, watch := range []struct{ stream, filter string }{
+			{"KV_tokens", "$KV.tokens." + hotel.String()}, {"KV_tokens", "$KV.tokens." + gone.String()}, {"KV_status", "$KV.status.>"}, {"MESSAGES", "wechat.message.>"},
+		} {
+			subject, payload := create(watch.stream, fmt.Sprintf("i%d-%d", i, j), watch.filter, target)
+			publish(subject, "_INBOX_"+user+".x", payload)
+			subject, payload = create(watch.stream, "services", watch.filter, target, 20)
+			publish(subject, target, payload)
+		}
+		if err := nc.Flush(); err != nil {
+			k.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // what the server still has to do
+	_, err := nc.Request("$JS.API.STREAM.INFO.AUTH", nil, time.Second)
+	_ = err // only to have everything before it done
+}
+
+// TestIntruders: a service and an ingest that are in somebody else's hands change nothing of what is kept, and nothing of
+// what other services read, by whatever route; both together neither. In a single account they can, and that is shown,
+// too, so that it is known what the attempts are worth.
+func TestIntruders(t *testing.T) {
+	for _, row := range []struct {
+		file    string
+		user    string
+		harmful bool
+	}{
+		{accounts, "service", false},
+		{accounts, "ingest", false},
+		{single, "service", true},
+		{single, "ingest", true},
+	} {
+		t.Run(row.file+" "+row.user, func(t *testing.T) {
+			k := newKept(t, row.file)
+			before := k.state()
+			k.intrude(row.user)
+			if after := k.state(); (after != before) != row.harmful {
+				t.Errorf("harm done: %t, want %t\nbefore: %s\nafter: %s", after != before, row.harmful, before, after)
+			}
+			if row.harmful {
+				return
+			}
+			k.put(events.TokenSubject(hotel), k.token(hotel, 2))
+			k.put("$KV.status."+hotel.String(), "second")
+			k.put(events.TokenSubject(gone), k.token(gone, 7))
+			k.reads(2)
+			service := k.jetstream(as(t, k.srv, "service"))
+			for stream, want := range map[string]uint64{"KV_tokens": 2, "KV_status": 1} {
+				s, err := service.Stream(t.Context(), stream)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i := s.CachedInfo(); i.State.Msgs != want || i.Config.Mirror == nil {
+					t.Errorf("mirror of %s: %+v", stream, i)
+				}
+			}
+		})
+	}
+}
