@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -109,7 +110,8 @@ func (k *kept) jetstream(nc *nats.Conn) jetstream.JetStream {
 }
 
 func (k *kept) token(key wxtoken.Key, generation uint64) string {
-	return fmt.Sprintf(`{"key":%q,"value":"SEKRET-%d","generation":%d}`, key, generation, generation)
+	return fmt.Sprintf(`{"key":%q,"value":"SEKRET-%d","generation":%d,"obtained_at":"2026-11-26T00:00:00Z","renew_at":"2100-01-01T00:00:00Z","expires_at":"2100-01-01T00:00:00Z"}`,
+		key.String(), generation, generation)
 }
 
 // put stores as the refresher.
@@ -297,6 +299,255 @@ func TestIntruders(t *testing.T) {
 					t.Errorf("mirror of %s: %+v", stream, i)
 				}
 			}
+		})
+	}
+}
+
+// TestMirrorFollows: what services read goes on after the keeper's data was lost, and nobody is told old values for good.
+func TestMirrorFollows(t *testing.T) {
+	k := newKept(t, accounts)
+	cfg := cfg
+	cfg.ServicesAPI = k.apis
+	setup := func() (created []string, mirrors []events.Mirror) {
+		t.Helper()
+		created, err := events.Setup(t.Context(), k.nc, k.js, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mirrors, err = events.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg); err != nil {
+			t.Fatal(err)
+		}
+		return created, mirrors
+	}
+	for range 20 {
+		k.put(events.TokenSubject(hotel), k.token(hotel, 1))
+	}
+	k.reads(1)
+	service := k.jetstream(as(t, k.srv, "service"))
+	kv, err := service.KeyValue(t.Context(), events.BucketTokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := kv.Get(t.Context(), hotel.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{events.StreamTokens, "KV_status", events.StreamMessages} {
+		if err := k.admin.DeleteStream(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if created, _ := setup(); len(created) != 3 {
+		t.Errorf("created %v", created)
+	}
+	if created, _ := setup(); len(created) != 0 {
+		t.Errorf("once more: created %v", created)
+	}
+	k.put(events.TokenSubject(hotel), k.token(hotel, 2))
+	k.reads(2)
+	next, err := kv.Get(t.Context(), hotel.String())
+	if err != nil || next.Revision() <= last.Revision() {
+		t.Errorf("revision %d after %d, %v", next.Revision(), last.Revision(), err)
+	}
+	if _, err := k.js.Publish(t.Context(), "$KV.status."+hotel.String(), []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.jetstream(as(t, k.srv, "ingest")).Publish(t.Context(), "wechat.message.wx1.wx2.video", []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "status and message", func() error {
+		statuses, err := service.KeyValue(t.Context(), events.BucketStatus)
+		if err != nil {
+			return err
+		}
+		if e, err := statuses.Get(t.Context(), hotel.String()); err != nil || string(e.Value()) != "new" {
+			return fmt.Errorf("status %v, %w", e, err)
+		}
+		messages, err := service.CreateOrUpdateConsumer(t.Context(), events.StreamMessages, jetstream.ConsumerConfig{Name: "video", FilterSubject: "wechat.message.wx1.wx2.video"})
+		if err == nil && messages.CachedInfo().NumPending != 1 {
+			err = errors.New("no message")
+		}
+		return err
+	})
+	_, mirrors := setup()
+	for _, m := range mirrors {
+		if m.Has != m.Newest || m.Created {
+			t.Errorf("a mirror that has all: %+v", m)
+		}
+	}
+
+	// Other settings: it is said what to do, and it helps.
+	cfg.MessagesMaxAge *= 2
+	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, err = events.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg)
+	if err == nil || !strings.Contains(err.Error(), "account purge") || !strings.Contains(err.Error(), events.StreamMessages) {
+		t.Errorf("other settings: %v", err)
+	}
+	system := as(t, k.srv, "system")
+	if _, err := system.Request("$JS.API.ACCOUNT.PURGE.SERVICES", nil, patience); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the mirrors to be gone", func() error {
+		if _, err := service.Stream(t.Context(), events.StreamMessages); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	for _, m := range func() []events.Mirror { _, m := setup(); return m }() {
+		if !m.Created {
+			t.Errorf("after the purge: %+v", m)
+		}
+	}
+	k.reads(2)
+}
+
+// TestServiceForOneAuthorizer puts to use what deploy/nats/accounts.conf has as a comment.
+func TestServiceForOneAuthorizer(t *testing.T) {
+	k := &kept{T: t, srv: shipped(t, accounts, adminUser, func(text string) string {
+		before, example, ok := strings.Cut(text, "      # {\n")
+		if !ok {
+			return text // the other file
+		}
+		example, after, _ := strings.Cut(example, "      # }\n")
+		example = strings.ReplaceAll("      # {\n"+example+"      # }\n", "      # ", "      ")
+		return before + strings.NewReplacer("<component>", hotel.Component, "<authorizer>", hotel.Authorizer).Replace(example) + after
+	})}
+	k.nc = as(t, k.srv, "refresher")
+	k.js = k.jetstream(k.nc)
+	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.SetupMirrors(t.Context(), k.nc, k.js, "services.API", cfg); err != nil {
+		t.Fatal(err)
+	}
+	k.put(events.TokenSubject(hotel), k.token(hotel, 1))
+	k.put(events.TokenSubject(gone), k.token(gone, 1))
+	k.put("$KV.status."+hotel.String(), `{"key":"`+hotel.String()+`","state":"active"}`)
+	k.reads(1)
+	shop := as(t, k.srv, "shop")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client, err := wxtoken.NewClient(ctx, shop, wxtoken.Config{Keys: []wxtoken.Key{hotel}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	news, err := shop.SubscribeSync(events.UpdatedSubject(hotel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	k.put(events.TokenSubject(hotel), k.token(hotel, 2))
+	if m, err := news.NextMsg(patience); err != nil || string(m.Data) != k.token(hotel, 2) {
+		t.Errorf("news: %v, %v", m, err)
+	}
+	eventually(t, "the next token", func() error {
+		token, err := client.Token(hotel)
+		if err == nil && token.Generation != 2 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	eventually(t, "the status", func() error {
+		_, err := client.Status(t.Context(), hotel)
+		return err
+	})
+	if _, err := client.Reject(t.Context(), wxtoken.Token{Key: hotel, Revision: 1}); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("a report where nobody listens: %v", err)
+	}
+	for _, denied := range []string{
+		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + gone.String(), "$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>", "$JS.API.CONSUMER.CREATE.KV_tokens.x",
+		"$JS.API.DIRECT.GET.KV_status.$KV.status." + gone.String(), "$JS.API.STREAM.INFO.MESSAGES", "wxtoken.connect.create", "$KV.tokens." + hotel.String(),
+	} {
+		nc := as(t, k.srv, "shop")
+		if err := nc.Publish(denied, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(nc.LastError(), nats.ErrPermissionViolation) {
+			t.Errorf("may publish to %s", denied)
+		}
+	}
+	for _, denied := range []string{"token.updated.>", events.UpdatedSubject(gone), "_INBOX_service.>", "wechat.reply.>"} {
+		nc := as(t, k.srv, "shop")
+		if _, err := nc.SubscribeSync(denied); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(nc.LastError(), nats.ErrPermissionViolation) {
+			t.Errorf("may subscribe to %s", denied)
+		}
+	}
+}
+
+// BenchmarkNewsAcrossAccounts measures how much later a service hears of a token, and finds it, when it is in an account of
+// its own: from the publish ack in the keeper's account on.
+func BenchmarkNewsAcrossAccounts(b *testing.B) {
+	srv := shipped(b, accounts, adminUser)
+	connect := func(user string) (*nats.Conn, jetstream.JetStream) {
+		nc := as(b, srv, user)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return nc, js
+	}
+	keeper, js := connect("refresher")
+	if _, err := events.Setup(b.Context(), keeper, js, cfg); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := events.SetupMirrors(b.Context(), keeper, js, "services.API", cfg); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := js.Publish(b.Context(), events.TokenSubject(hotel), []byte("{}")); err != nil {
+		b.Fatal(err)
+	}
+	for _, user := range []string{"admin", "service"} { // admin: in the keeper's account
+		nc, reader := connect(user)
+		var kv jetstream.KeyValue
+		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			var err error
+			if kv, err = reader.KeyValue(b.Context(), events.BucketTokens); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				b.Fatal(err)
+			}
+		}
+		news, err := nc.SubscribeSync(events.UpdatedSubject(hotel))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(user, func(b *testing.B) {
+			took := make([]time.Duration, 0, b.N)
+			for b.Loop() {
+				ack, err := js.Publish(b.Context(), events.TokenSubject(hotel), []byte("{}"))
+				if err != nil {
+					b.Fatal(err)
+				}
+				acked := time.Now()
+				if _, err := news.NextMsg(patience); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(acked))
+				if e, err := kv.Get(b.Context(), hotel.String()); err != nil || e.Revision() != ack.Sequence {
+					b.Fatalf("heard of revision %d, found %v, %v", ack.Sequence, e, err)
+				}
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs-p50")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs-p99")
 		})
 	}
 }

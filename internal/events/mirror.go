@@ -20,7 +20,6 @@ const (
 	keeperAPI     = "keeper.API" // what JetStream's API in our account is called in that of the services
 	mirrorPending = 1000         // messages under way to a mirror
 	mirrorBeat    = time.Second  // the server wants just this
-	mirrorSilence = 10 * mirrorBeat
 )
 
 // MirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
@@ -116,17 +115,25 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 			return state, err
 		}
 		state.Has, state.Silent = info.State.LastSeq, info.Mirror.Active
-		if 0 <= state.Silent && state.Silent < mirrorSilence {
-			return state, nil
-		}
 	}
 	deliver := mirrorPrefix + account + "." + m.Name
-	if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
-		Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
-		DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
-		FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
-	}); err != nil || !state.Created {
-		return state, err
+	if state.Created { // a consumer that served a mirror before this one would go on where that one was
+		if err := js.DeleteConsumer(ctx, m.Name, account); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return state, fmt.Errorf("remove its old consumer: %w", err)
+		}
+	}
+	// It goes with the stream when that is lost. Looking is cheaper than making it again.
+	if _, err := js.PushConsumer(ctx, m.Name, account); err != nil {
+		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
+			Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
+			DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
+			FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
+		}); err != nil {
+			return state, fmt.Errorf("make its consumer: %w", err)
+		}
+	}
+	if !state.Created {
+		return state, nil
 	}
 	m.Mirror = &jetstream.StreamSource{
 		Name: m.Name, External: &jetstream.ExternalStream{APIPrefix: keeperAPI},
@@ -157,7 +164,7 @@ func newest(ctx context.Context, js jetstream.JetStream, m mirrored) (uint64, er
 
 // like reports whether a mirror is as it is to be.
 func (m mirrored) like(c jetstream.StreamConfig) bool {
-	return c.MaxAge == m.MaxAge && c.MaxBytes == m.MaxBytes && c.Replicas == max(m.Replicas, 1)
+	return c.MaxAge == m.MaxAge && max(c.MaxBytes, 0) == max(m.MaxBytes, 0) && c.Replicas == m.Replicas
 }
 
 // lastMirrored returns the newest sequence that any mirror has of a stream, 0 without mirrors.

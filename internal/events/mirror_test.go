@@ -1,0 +1,28 @@
+package events_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
+)
+
+// Mirrors themselves are tested with the accounts that need them (cmd/wxtoken).
+func TestMirrorsWithoutAnAccount(t *testing.T) {
+	r := newRig(t)
+	cfg := config
+	cfg.ServicesAPI = []string{"services.API"}
+	if all, err := events.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg); err == nil || len(all) > 0 || !strings.Contains(err.Error(), "services.API") {
+		t.Errorf("nobody has that prefix: %v, %v", all, err)
+	}
+	// A stream that is lost is not made anew before it is known what the mirrors have: they would not follow it.
+	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
+	if created, err := events.Setup(t.Context(), r.nc, r.js, cfg); err == nil || len(created) > 0 {
+		t.Errorf("created %v, %v", created, err)
+	}
+	if _, err := r.js.Stream(t.Context(), events.StreamTokens); err == nil || !strings.Contains(err.Error(), jetstream.ErrStreamNotFound.Error()) {
+		t.Errorf("the stream: %v", err)
+	}
+}
