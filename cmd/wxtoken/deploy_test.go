@@ -50,7 +50,7 @@ func shipped(t testing.TB, include string, changes ...func(string) string) *serv
 	}
 	t.Setenv("JETSTREAM_KEY", "secret-of-the-disk")
 	dir := t.TempDir()
-	for _, name := range []string{"nats-server.conf", accounts, single} {
+	for _, name := range []string{"nats-server.conf", accounts, single, "tls.conf"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "nats", name))
 		if err != nil {
 			t.Fatal(err)
@@ -403,30 +403,37 @@ func TestDeployedSystem(t *testing.T) {
 	}
 }
 
-func testSystem(t *testing.T, file string) {
-	srv := shipped(t, file)
+// startSystem starts a fake platform, and ingest and refresher as they are deployed. args are for both of them.
+func startSystem(t *testing.T, srv *server.Server, file string, args func(user string) []string) (sim *wechatsim.Platform, key wxtoken.Key) {
+	t.Helper()
 	files := filepath.Join("..", "..", "deploy", "sim")
-	in := deployed(t, "ingest", srv, "--http-addr=127.0.0.1:0", "--component-token-file="+filepath.Join(files, "token"), "--component-aes-key-file="+filepath.Join(files, "aes_key"))
+	in := deployed(t, "ingest", srv, append(args("ingest"), "--http-addr=127.0.0.1:0", "--component-token-file="+filepath.Join(files, "token"),
+		"--component-aes-key-file="+filepath.Join(files, "aes_key"))...)
 	config := wechatsim.Demo(10*time.Second, 2, "http://"+in.find(t, `"server":"pushes","addr":"([^"]+)"`))
 	sim, err := wechatsim.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	api := httptest.NewServer(sim.Handler())
-	defer api.Close()
-	deployed(t, "refresher", srv, servicesAPI(file), "--component-appsecret-file="+filepath.Join(files, "appsecret"), "--sweep-every=1s", "--wechat-api-url="+api.URL)
-	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(api.Close)
+	deployed(t, "refresher", srv, append(args("refresher"), servicesAPI(file), "--component-appsecret-file="+filepath.Join(files, "appsecret"),
+		"--sweep-every=1s", "--wechat-api-url="+api.URL)...)
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- sim.Run(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return sim, wxtoken.AuthorizerKey(wechatsim.DemoAppID, config.Components[0].Authorizers[0])
+}
 
+func testSystem(t *testing.T, file string) {
+	srv := shipped(t, file)
+	sim, key := startSystem(t, srv, file, func(string) []string { return nil })
 	service := as(t, srv, "service")
-	key := wxtoken.AuthorizerKey(wechatsim.DemoAppID, config.Components[0].Authorizers[0])
 	var client *wxtoken.Client
 	eventually(t, "a service to read the bucket", func() (err error) {
 		client, err = wxtoken.NewClient(t.Context(), service, wxtoken.Config{})

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -25,13 +26,15 @@ const (
 	natsComplaint = 30 * time.Second       // between two log lines about a user that is refused
 	defaultPort   = "4222"
 
-	refusedHint = "NATS is there and does not take this user: check user and password in --nats-url, or --nats-creds"
+	refusedHint = "NATS is there and does not take this user: check user and password in --nats-url, --nats-creds or --nats-nkey"
 )
 
 // NATSSettings says where NATS is.
 type NATSSettings struct {
 	NatsURL   string `name:"nats-url" group:"NATS" default:"nats://127.0.0.1:4222" help:"Servers, comma-separated. In the all-in-one process: the address on which its own server listens."`
 	NatsCreds string `group:"NATS" placeholder:"file" help:"Credentials file of this process's NATS user."`
+	NatsNkey  string `group:"NATS" placeholder:"file" help:"File with the seed of this process's NATS user (an NKey)."`
+	NatsCA    string `name:"nats-ca" group:"NATS" placeholder:"file" help:"Certificates of the CA that signed those of the NATS servers, PEM. Without it the system's."`
 }
 
 // Validate returns all that is wrong with the settings, joined. It never shows the userinfo of a URL.
@@ -51,6 +54,20 @@ func (s NATSSettings) Validate() error {
 			faults = append(faults, fault("nats-creds", "%w", err))
 		} else {
 			_ = f.Close()
+		}
+	}
+	if s.NatsCreds != "" && s.NatsNkey != "" {
+		faults = append(faults, fault("nats-nkey", "there is --nats-creds as well: want one of them"))
+	} else if s.NatsNkey != "" {
+		if _, err := nats.NkeyOptionFromSeed(s.NatsNkey); err != nil {
+			faults = append(faults, fault("nats-nkey", "want a file with the seed of a user, which begins with SU: %w", err))
+		}
+	}
+	if s.NatsCA != "" {
+		if text, err := os.ReadFile(s.NatsCA); err != nil {
+			faults = append(faults, fault("nats-ca", "%w", err))
+		} else if !x509.NewCertPool().AppendCertsFromPEM(text) {
+			faults = append(faults, fault("nats-ca", "%s holds no certificate: want PEM", s.NatsCA))
 		}
 	}
 	return errors.Join(faults...)
@@ -112,6 +129,16 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 	}
 	if s.NatsCreds != "" {
 		all = append(all, nats.UserCredentials(s.NatsCreds))
+	}
+	if s.NatsNkey != "" {
+		nkey, err := nats.NkeyOptionFromSeed(s.NatsNkey)
+		if err != nil {
+			return nil, fmt.Errorf("read --nats-nkey (%s): %w", variable("nats-nkey"), err)
+		}
+		all = append(all, nkey)
+	}
+	if s.NatsCA != "" {
+		all = append(all, nats.RootCAs(s.NatsCA))
 	}
 	nc, err := nats.Connect(s.NatsURL, append(all, opts...)...)
 	if err != nil {
