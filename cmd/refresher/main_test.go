@@ -88,7 +88,7 @@ func keeper(t *testing.T) (url string, s *store.Store) {
 	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = store.Open(t.Context(), nc, js, nil); err != nil {
+	if s, err = store.Open(t.Context(), nc, js, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	return server.ClientURL(), s

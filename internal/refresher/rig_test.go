@@ -198,7 +198,7 @@ func newRig(t *testing.T, o options) *rig {
 	if _, err := events.Setup(t.Context(), r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if r.store, err = store.Open(t.Context(), r.nc, r.js, nil); err != nil {
+	if r.store, err = store.Open(t.Context(), r.nc, r.js, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
