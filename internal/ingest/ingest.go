@@ -108,7 +108,11 @@ func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
 	}
 	log := d.Log.With().Str("role", "ingest").Logger()
 	i.lines = newLines(log, i.metrics.suppressed)
-	log.Info().Bool("sealed", d.Seal != nil).Str("seal_key", d.Seal.Public()).Msg("events on AUTH")
+	if d.Seal == nil {
+		log.Info().Msg("events on AUTH are in the clear")
+	} else {
+		log.Info().Str("seal_key", d.Seal.Public()).Msg("events on AUTH are sealed")
+	}
 	if cfg.PlainMessages {
 		log.Warn().Msg("messages in plain mode taken, NOT FOR PRODUCTION: anybody who saw one URL can send them")
 	}

@@ -304,6 +304,9 @@ func (r *Refresher) setup(ctx context.Context, cfg events.SetupConfig) (created 
 	if !r.nc.IsConnected() {
 		return nil, errors.New("not connected")
 	}
+	if err := store.CheckSeal(ctx, r.js, r.seal); err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return nil, err // before anything is changed
+	}
 	if created, err = events.Setup(ctx, r.nc, r.js, cfg); err != nil {
 		return created, err
 	}

@@ -33,12 +33,12 @@ func (r *Refresher) notOpened(m events.Msg, err error) error {
 // reseal has everything sealed with the first of the keys: after sealing was turned on, and after a key was changed. What is written
 // later is sealed so in any case.
 func (r *Refresher) reseal(ctx context.Context) {
-	log := r.log.With().Str("seal_key", r.seal.Public()).Logger()
 	if r.seal == nil {
-		r.log.Info().Bool("sealed", false).Msg("records below credential.")
+		r.log.Info().Msg("credentials are in the clear")
 		return
 	}
-	log.Info().Bool("sealed", true).Strs("opens_too", r.seal.Others()).Msg("records below credential.")
+	log := r.log.With().Str("seal_key", r.seal.Public()).Logger()
+	log.Info().Strs("opens_too", r.seal.Others()).Msg("credentials are sealed")
 	for range resealTries {
 		resealed, left, err := r.store.Reseal(ctx, r.now)
 		switch {
