@@ -95,6 +95,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 }
 
+// Encrypted reports whether a server with a key has written to dir.
+func Encrypted(dir string) (bool, error) {
+	keys, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFileKey))
+	return len(keys) > 0, err
+}
+
 // ErrUnreadable is returned by Start when a stream lies in the directory that the server can't read: it would go on without it, and
 // whoever makes the streams that are missing would write over it.
 var ErrUnreadable = errors.New("can't be read")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"wxtoken"
 	"wxtoken/internal/seal"
@@ -72,6 +73,10 @@ func WriteSecret(file, secret string) error {
 	_, err = f.WriteString(secret + "\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write a secret to %s: %w", file, errors.Join(err, os.Remove(file)))
+	}
+	if dir, err := os.Open(filepath.Dir(file)); err == nil {
+		_ = dir.Sync() // not every system knows that
+		_ = dir.Close()
 	}
 	return nil
 }
