@@ -191,7 +191,6 @@ func (d *day) examineSecrets(ctx context.Context) {
 		d.dump(ctx, name, &all)
 	}
 	if d.seal != nil {
-		d.dump(ctx, events.StreamAuth, &all)
 		d.dump(ctx, events.StreamTokens, &all, events.AllCredentials)
 	}
 	// The platform marks every secret that it makes, and so do the settings of this test.
