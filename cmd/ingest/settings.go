@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/seal"
 )
 
 // drainPause is how long a process that is asked to end still takes pushes, while the load balancer
@@ -24,15 +26,19 @@ type settings struct {
 	ops.NATSSettings
 	ops.ComponentSettings
 	ops.PushSettings
+	ops.SealSettings
 	ops.Settings
 
 	components []ops.Component
+	seal       *seal.Keys
 }
 
-// Validate reads the components, and returns what is wrong with them.
+// Validate reads the components and the seal key, and returns what is wrong with them.
 func (s *settings) Validate() (err error) {
 	s.components, err = ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
-	return err
+	var sealErr error
+	s.seal, sealErr = ops.LoadSealKey(s.SealSettings)
+	return errors.Join(err, sealErr)
 }
 
 // pushed returns the components as ingest wants them.

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
 
@@ -20,6 +21,13 @@ func main() {
 }
 
 func run(ctx context.Context, cfg *settings) error {
+	if cfg.MakeSealKey != "" {
+		public, err := ops.MakeSealKey(cfg.MakeSealKey)
+		if err == nil {
+			_, err = fmt.Println(public)
+		}
+		return err
+	}
 	log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
@@ -38,7 +46,7 @@ func run(ctx context.Context, cfg *settings) error {
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "refresher", health, metrics)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
-		NATS: nc, Components: called(cfg.components), Log: log.With().Str("role", "refresher").Logger(),
+		NATS: nc, Components: called(cfg.components), Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: metrics.Registry, Step: ops.CrashPoints(),
 	})
 	if err != nil {

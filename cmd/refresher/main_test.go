@@ -20,6 +20,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 )
 
@@ -77,7 +78,7 @@ func report(t *testing.T, output string) (r refresher.ImportReport) {
 }
 
 // keeper returns a NATS server with the streams, and its store.
-func keeper(t *testing.T) (url string, s *store.Store) {
+func keeper(t *testing.T, keys *seal.Keys) (url string, s *store.Store) {
 	t.Helper()
 	server := natsdtest.StartTCP(t)
 	nc := server.Connect()
@@ -88,7 +89,7 @@ func keeper(t *testing.T) (url string, s *store.Store) {
 	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = store.Open(t.Context(), nc, js, nil); err != nil {
+	if s, err = store.Open(t.Context(), nc, js, keys, nil); err != nil {
 		t.Fatal(err)
 	}
 	return server.ClientURL(), s
@@ -96,8 +97,40 @@ func keeper(t *testing.T) (url string, s *store.Store) {
 
 func TestImportAndExport(t *testing.T) {
 	t.Parallel()
-	url, s := keeper(t)
+	url, s := keeper(t, nil)
+	importAndExport(t, url, s)
+}
+
+func TestImportAndExportSealed(t *testing.T) {
+	t.Parallel()
+	seed, _, err := seal.Make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := seal.FromSeeds(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "seal.key")
+	if err := os.WriteFile(file, []byte(seed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	url, s := keeper(t, keys)
+	importAndExport(t, url, s, "--seal-key-file="+file)
+	c, err := s.Credential(t.Context(), wxtoken.AuthorizerKey(component, "wxa1"))
+	if err != nil || c.RefreshToken != "refreshtoken@@@SEKRET-1" {
+		t.Error("the record that was imported can't be opened", err)
+	}
+}
+
+// importAndExport imports into the store on url, and exports from it; more are flags.
+func importAndExport(t *testing.T, url string, s *store.Store, more ...string) {
+	t.Helper()
 	dir := t.TempDir()
+	transfers := func(t *testing.T, natsURL, stdin string, args ...string) (string, int) {
+		t.Helper()
+		return transfers(t, natsURL, stdin, append(args, more...)...)
+	}
 	file := filepath.Join(dir, "authorizations.jsonl")
 	content := `{"authorizer_appid":"wxa1","authorizer_refresh_token":"refreshtoken@@@SEKRET-1","auth_time":1700000000,"ref":"shop-1"}
 {"authorizer_appid":"wxa2","refresh_token":"refreshtoken@@@SEKRET-2","auth_time":"2023-11-14T22:13:20Z"}
@@ -159,7 +192,7 @@ func TestImportAndExport(t *testing.T) {
 
 func TestTransferRefused(t *testing.T) {
 	t.Parallel()
-	url, _ := keeper(t)
+	url, _ := keeper(t, nil)
 	empty := natsdtest.StartTCP(t).ClientURL()
 	for _, row := range []struct {
 		name string

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+
 	"wxtoken/internal/ops"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
 )
 
 // program is this executable.
@@ -17,16 +20,23 @@ type settings struct {
 	ops.NATSSettings
 	ops.ComponentSettings
 	ops.AppsecretSettings
+	ops.SeedSettings
 	TransferSettings
 	ops.Settings
 
 	components []ops.Component
+	seal       *seal.Keys
 }
 
-// Validate reads the components, and returns what is wrong with them.
+// Validate reads the components and the seeds, and returns what is wrong with them.
 func (s *settings) Validate() (err error) {
+	if s.MakeSealKey != "" {
+		return nil // that needs nothing else
+	}
 	s.components, err = ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)
-	return err
+	var sealErr error
+	s.seal, sealErr = ops.LoadSeeds(s.SeedSettings)
+	return errors.Join(err, sealErr)
 }
 
 // called returns the components as the refresher wants them.

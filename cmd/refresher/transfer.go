@@ -50,8 +50,11 @@ func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Log
 	if err != nil {
 		return err
 	}
-	s, err := store.Open(ctx, nc, js, nil)
-	if err != nil {
+	s, err := store.Open(ctx, nc, js, cfg.seal, nil)
+	switch {
+	case errors.Is(err, store.ErrSealed):
+		return err
+	case err != nil:
 		return fmt.Errorf("%w: a refresher makes the streams when it first starts", err)
 	}
 	if cfg.Export != "" {

@@ -25,6 +25,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/ops"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -35,7 +36,7 @@ type life struct {
 	nats       *server.Server
 	sim        *wechatsim.Platform
 	components []wechatsim.Component // the last one is not in the directory yet
-	dir        string
+	dir, seeds string
 	simURL     string
 	publicURL  string
 	service    *nats.Conn
@@ -47,19 +48,23 @@ func newLife(t *testing.T) *life {
 	l.components = wechatsim.DemoOf(3, 10*time.Second, 2, "http://unused").Components
 	l.add(l.components[0])
 	l.add(l.components[1])
-	in := deployed(t, "ingest", l.nats, "--component-appid=", "--components-dir="+l.dir, "--http-addr=127.0.0.1:0")
+	l.seeds = filepath.Join(t.TempDir(), "seal.key")
+	public, err := ops.MakeSealKey(l.seeds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := deployed(t, "ingest", l.nats, "--seal-key="+public, "--component-appid=", "--components-dir="+l.dir, "--http-addr=127.0.0.1:0")
 	l.publicURL = "http://" + in.find(t, `"server":"pushes","addr":"([^"]+)"`)
 
 	config := wechatsim.DemoOf(len(l.components), 10*time.Second, 2, l.publicURL)
 	l.components = config.Components
-	var err error
 	if l.sim, err = wechatsim.New(config); err != nil {
 		t.Fatal(err)
 	}
 	api := httptest.NewServer(l.sim.Handler())
 	t.Cleanup(api.Close)
 	l.simURL = api.URL
-	deployed(t, "refresher", l.nats, servicesAPI(accounts), "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
+	deployed(t, "refresher", l.nats, servicesAPI(accounts), "--seal-key-file="+l.seeds, "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
 		"--wechat-page-url="+api.URL, "--public-url="+l.publicURL, "--return-hosts=shop.example.com", "--derive=jsapi,wx_card")
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -340,7 +345,7 @@ func (l *life) in(t *testing.T) *life {
 func (l *life) refresherJob(args ...string) string {
 	l.Helper()
 	cmd := exec.CommandContext(l.Context(), filepath.Join(bin, "refresher"), append(args, "--components-dir="+l.dir, "--ops-addr=127.0.0.1:0", "--log-level=warn")...)
-	cmd.Env = []string{"WXTOKEN_NATS_URL=" + urlOf(l.nats, "refresher")}
+	cmd.Env = []string{"WXTOKEN_NATS_URL=" + urlOf(l.nats, "refresher"), "WXTOKEN_SEAL_KEY_FILE=" + l.seeds}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		l.Fatalf("refresher %v: %v\n%s", args, err, out)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,6 +18,7 @@ import (
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/ops"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -47,9 +49,16 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if !loopback(addr) {
 		log.Warn().Str("addr", addr).Msg("nats exposed without a password")
 	}
-	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, SyncAlways: true, Log: log})
-	if errors.Is(err, natsd.ErrLocked) {
+	key, err := cfg.natsKey()
+	if err != nil {
+		return err
+	}
+	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, Key: key, SyncAlways: true, Log: log})
+	switch {
+	case errors.Is(err, natsd.ErrLocked):
 		return fmt.Errorf("%w (--data-dir)", err)
+	case errors.Is(err, natsd.ErrUnreadable):
+		return fmt.Errorf("%w. Is %s the one that it was written with? If not, %s", err, filepath.Join(cfg.DataDir, natsKeyFile), remedy)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (--nats-url and --data-dir choose others)", err)
@@ -66,7 +75,15 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	keys, err := cfg.sealKeys(ctx, js)
+	if err != nil {
+		return err
+	}
+	public, err := seal.FromPublic(keys.Public())
+	if err != nil {
+		return err
+	}
+	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
 	if err != nil {
 		return err
 	}
@@ -88,7 +105,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	}
 	defer nc.Close()
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
-		NATS: nc, Components: called(cfg.components), Log: log.With().Str("role", "refresher").Logger(),
+		NATS: nc, Components: called(cfg.components), Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: h.metrics.Registry, Step: ops.CrashPoints(),
 	})
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"wxtoken/internal/seal"
 )
 
 // Auth is the payload of every event on AUTH.
@@ -37,6 +39,16 @@ func (a Auth) Event(id, source string) (Event, error) {
 		Subject: AuthSubject(a.Component, a.Kind), ID: id, Source: source, Type: a.Type(), About: a.Authorizer,
 		Time: a.CreateTime, ContentType: "application/json", Data: data,
 	}, nil
+}
+
+// OpenAuth opens and reads an event on AUTH. Its error wraps seal.ErrNoKey where the event was sealed for a key that is not here; any
+// other is of an event that can't be read, now or later. It never shows the payload.
+func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
+	data, err := keys.Open(m.Subject, m.Header, m.Data)
+	if err != nil {
+		return Auth{}, fmt.Errorf("open event: %w", err)
+	}
+	return ParseAuth(data)
 }
 
 // ParseAuth reads the payload of an event on AUTH. The error never shows the payload.

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+
+	"wxtoken/internal/seal"
 )
 
 const (
@@ -32,6 +34,7 @@ const (
 // Msg is one delivery of a message.
 type Msg struct {
 	Subject  string
+	Header   nats.Header
 	Data     []byte
 	Sequence uint64 // in the stream
 	// Redelivered tells that this message was handed out before. Whoever had it gave it back,
@@ -79,6 +82,7 @@ type Consumer struct {
 	Filter      string
 	Concurrency int // messages at work at the same time
 	Log         zerolog.Logger
+	Seal        *seal.Keys   // seals what goes to DEAD, for the subject that it had; may be nil
 	Panicked    func()       // called when a handler panicked; may be nil
 	Step        func(string) // called with "acked" after an ack; may be nil
 }
@@ -212,7 +216,7 @@ func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle Handler) 
 		c.answer(ctx, m, err)
 	}()
 	err = c.guarded(ctx, Msg{
-		Subject: m.Subject(), Data: m.Data(), Sequence: meta.Sequence.Stream, Redelivered: meta.NumDelivered > 1,
+		Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Sequence: meta.Sequence.Stream, Redelivered: meta.NumDelivered > 1,
 		Deliveries: int(min(meta.NumDelivered, 1000)),
 	}, handle)
 	returned = true
@@ -275,6 +279,7 @@ func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
 	}
 	dead.Header.Set(headerReason, why.Error())
 	dead.Data = m.Data()
+	c.Seal.SealFor(m.Subject(), dead)
 	if _, err := c.JS.PublishMsg(ctx, dead); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", m.Subject(), StreamDead, err)
 	}

@@ -3,10 +3,13 @@ package events
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/seal"
 )
 
 // Event is one message on AUTH or MESSAGES. Its attributes travel as CloudEvents 1.0 headers
@@ -20,6 +23,7 @@ type Event struct {
 	Time        time.Time // ce-time: WeChat's CreateTime
 	ContentType string
 	Data        []byte
+	Seal        *seal.Keys // seals Data if Subject is on AUTH; may be nil
 }
 
 // CloudEvents headers in NATS binary mode.
@@ -47,6 +51,9 @@ func (e Event) msg() *nats.Msg {
 	}
 	if e.About != "" {
 		m.Header[headerSubject] = []string{e.About}
+	}
+	if strings.HasPrefix(e.Subject, prefixAuth) {
+		e.Seal.Seal(m)
 	}
 	return m
 }

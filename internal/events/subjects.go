@@ -104,6 +104,9 @@ const (
 	prefixQuota   = prefixCred + "quota."
 )
 
+// SealSubject is where the canary lies: a record that tells whether the seal keys are the right ones.
+const SealSubject = prefixCred + "seal"
+
 // ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: whoever may look at
 // the stream sees its subjects, and whoever knows an id can open the link.
 func ConnectSubject(digest string) string { return prefixConnect + token(digest) }

@@ -15,6 +15,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/wechat"
 )
 
@@ -47,6 +48,7 @@ type Component struct {
 // Deps is what an Ingest works with. Crash may be nil.
 type Deps struct {
 	JetStream jetstream.JetStream
+	Seal      *seal.Keys // seals the events on AUTH; nil = they are in the clear
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
 	Now       func() time.Time   // the clock against which CreateTime is held
@@ -57,6 +59,7 @@ type Deps struct {
 type Ingest struct {
 	components atomic.Pointer[map[string]*wechat.Crypter] // by component_appid; the map is replaced, never changed
 	js         jetstream.JetStream
+	seal       *seal.Keys
 	now        func() time.Time
 	crash      func(point string)
 	metrics    *metrics
@@ -81,6 +84,7 @@ func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
 	}
 	i := &Ingest{
 		js:            d.JetStream,
+		seal:          d.Seal,
 		now:           d.Now,
 		crash:         d.Crash,
 		failures:      newFailures(),
@@ -104,6 +108,11 @@ func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
 	}
 	log := d.Log.With().Str("role", "ingest").Logger()
 	i.lines = newLines(log, i.metrics.suppressed)
+	if d.Seal == nil {
+		log.Info().Msg("events on AUTH are in the clear")
+	} else {
+		log.Info().Str("seal_key", d.Seal.Public()).Msg("events on AUTH are sealed")
+	}
 	if cfg.PlainMessages {
 		log.Warn().Msg("messages in plain mode taken, NOT FOR PRODUCTION: anybody who saw one URL can send them")
 	}

@@ -35,6 +35,7 @@ func (i *Ingest) publish(ctx context.Context, all []events.Event) (duplicate boo
 // ack was lost, the second is answered as a duplicate.
 func (i *Ingest) publishOne(ctx context.Context, e events.Event) (duplicate bool, err error) {
 	i.crash("ingest.before_publish")
+	e.Seal = i.seal
 	for try := range publishTries {
 		if try > 0 {
 			select {

@@ -18,6 +18,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
+
+	"wxtoken"
 )
 
 // ErrLocked is returned by Start when another server, in this or in another process, uses the directory.
@@ -35,6 +37,7 @@ type Config struct {
 	StoreDir   string         // directory of the streams; made, readable by its owner alone, if it is not there
 	Addr       string         // host:port to listen on, port 0 for any; empty: no listener, Connect alone reaches the server
 	MaxStore   int64          // bytes that the streams may fill; 0: three quarters of what they hold plus what the disk has free
+	Key        wxtoken.Secret // what the files of the streams are encrypted with; empty: they are not. Files in the clear are encrypted when a server with a key first finds them
 	SyncAlways bool           // flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of acked messages
 	Bubble     bool           // for testing/synctest: no system account, whose timers belong to the world outside; no advisories either
 	Log        zerolog.Logger // the server's own lines go here as role=nats
@@ -81,11 +84,51 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 			s.Close()
 			return nil, fmt.Errorf("wait for the NATS server in %s: %w", cfg.StoreDir, context.Cause(ctx))
 		default:
-			if srv.ReadyForConnections(readyPoll) {
-				return s, nil
+			if !srv.ReadyForConnections(readyPoll) {
+				continue
 			}
+			if err := s.complete(cfg.StoreDir); err != nil {
+				s.Close()
+				return nil, err
+			}
+			return s, nil
 		}
 	}
+}
+
+// Encrypted reports whether a server with a key has written to dir.
+func Encrypted(dir string) (bool, error) {
+	keys, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFileKey))
+	return len(keys) > 0, err
+}
+
+// ErrUnreadable is returned by Start when a stream lies in the directory that the server can't read: it would go on without it, and
+// whoever makes the streams that are missing would write over it.
+var ErrUnreadable = errors.New("can't be read")
+
+// complete returns an error that wraps ErrUnreadable unless the server has every stream that lies in dir.
+func (s *Server) complete(dir string) error {
+	lying, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFile))
+	if err != nil || len(lying) == 0 {
+		return err
+	}
+	info, err := s.nats.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return fmt.Errorf("list the streams of the NATS server: %w", err)
+	}
+	known := map[string]bool{}
+	for _, account := range info.AccountDetails {
+		for _, stream := range account.Streams {
+			known[filepath.Join(account.Name, "streams", stream.Name)] = true
+		}
+	}
+	for _, file := range lying {
+		stream := filepath.Dir(file)
+		if name, err := filepath.Rel(filepath.Join(dir, server.JetStreamStoreDir), stream); err == nil && !known[name] {
+			return fmt.Errorf("the stream in %s %w: it is damaged, or encrypted with another key; the log has the server's words", stream, ErrUnreadable)
+		}
+	}
+	return nil
 }
 
 // options puts cfg into the server's own words.
@@ -94,7 +137,7 @@ func options(cfg Config) (*server.Options, error) {
 		return nil, errors.New("start the NATS server: no store directory")
 	}
 	opts := &server.Options{
-		JetStream: true, StoreDir: cfg.StoreDir, JetStreamMaxStore: cfg.MaxStore, SyncAlways: cfg.SyncAlways,
+		JetStream: true, StoreDir: cfg.StoreDir, JetStreamMaxStore: cfg.MaxStore, JetStreamKey: cfg.Key.Reveal(), JetStreamCipher: server.ChaCha, SyncAlways: cfg.SyncAlways,
 		NoSystemAccount: cfg.Bubble,
 		NoSigs:          true, // signals are for main
 		DontListen:      cfg.Addr == "", DisableJetStreamBanner: true,

@@ -11,14 +11,18 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
 // auth handles wechat.auth.>: tickets, codes and cancellations.
 func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
-	a, err := events.ParseAuth(m.Data)
-	if err != nil {
+	a, err := events.OpenAuth(r.seal, m)
+	switch {
+	case errors.Is(err, seal.ErrNoKey):
+		return r.notOpened(m, err)
+	case err != nil:
 		return events.Never(err)
 	}
 	c, ok := r.component(a.Component)

@@ -30,6 +30,7 @@ type metrics struct {
 	requests      *prometheus.CounterVec
 	reports       *prometheus.CounterVec
 	mirrorsBehind *prometheus.GaugeVec
+	unopened      prometheus.Counter
 }
 
 // outcomes of a call, as labels.
@@ -65,6 +66,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 		rescheduled:  counter("schedule_missing_total", "Schedules published again because they may have been lost."),
 		missed:       counter("sweep_missed_total", "Renewals that the sweep found missed."),
 		recovered:    counter("refresh_token_recovered_total", "Refresh tokens got back from WeChat."),
+		unopened:     counter("sealed_unopened_total", "Tries to open an event on AUTH that is sealed for a key whose seed is not here."),
 		staleTickets: counter("ticket_stale_total", "Tickets that came after a newer one."),
 		reconciles: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "wxtoken_reconcile_total", Help: "Comparisons with WeChat's list of authorizers.",
@@ -121,7 +123,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
 		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
-		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, fleet{r},
+		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, m.unopened, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -156,12 +158,13 @@ var (
 	descTicketMade  = prometheus.NewDesc("wxtoken_ticket_last_created_timestamp_seconds", "CreateTime of the ticket in use; 0 without one.", []string{"component"}, nil)
 	descPaused      = prometheus.NewDesc("wxtoken_api_paused_until_timestamp_seconds", "Until when a call rests because the day's quota is gone.", []string{"component", "api"}, nil)
 	descDoubted     = prometheus.NewDesc("wxtoken_refusals_doubted", "Whether so many authorizations are refused that none of it is believed (1) or not (0).", []string{"component"}, nil)
+	descSealed      = prometheus.NewDesc("wxtoken_sealed_records", "Credentials by the first 8 characters of the public key that they are sealed for; none: in the clear.", []string{"key"}, nil)
 	descTicketGot   = prometheus.NewDesc("wxtoken_ticket_last_received_timestamp_seconds", "When the ticket in use came; 0 without one.", []string{"component"}, nil)
 )
 
 // Describe sends the descriptions of what Collect counts.
 func (f fleet) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot, descPaused, descDoubted} {
+	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot, descPaused, descDoubted, descSealed} {
 		ch <- d
 	}
 }
@@ -180,10 +183,14 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	}
 	now, all := f.r.now(), view.All()
 	components := map[string]*sums{}
+	sealed := map[string]int{short(f.r.seal.Public()): 0}
 	for _, id := range f.r.appids() {
 		components[id] = &sums{}
 	}
 	for key, e := range all {
+		if e.Credential.Revision > 0 {
+			sealed[short(e.SealedFor)]++
+		}
 		s := components[key.Component]
 		if s == nil || key.Kind != wxtoken.KindAuthorizer {
 			continue
@@ -209,6 +216,9 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for key, n := range sealed {
+		gauge(descSealed, float64(n), key)
 	}
 	for id, s := range components {
 		gauge(descAuthorizers, float64(s.active), id, string(wxtoken.StateActive))

@@ -19,9 +19,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -83,6 +85,7 @@ type Component struct {
 type Deps struct {
 	NATS       *nats.Conn
 	Components []Component
+	Seal       *seal.Keys // seals and opens tickets, codes and refresh tokens; nil = they are in the clear
 	Log        zerolog.Logger
 	Metrics    prometheus.Registerer
 	Transport  http.RoundTripper // to WeChat; nil = Go's default
@@ -97,6 +100,7 @@ type Refresher struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	wx      *wechat.Client
+	seal    *seal.Keys
 	changed chan struct{} // the components did
 	log     zerolog.Logger
 	metrics *metrics
@@ -111,6 +115,7 @@ type Refresher struct {
 	began    time.Time
 	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 	landings singleflight.Group
+	unopened rate.Sometimes // says that something can't be opened
 
 	mu         sync.Mutex
 	components map[string]*component
@@ -130,8 +135,8 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 		return nil, fmt.Errorf("set up JetStream: %w", err)
 	}
 	r := &Refresher{
-		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, log: deps.Log, now: deps.Now, step: deps.Step,
-		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1),
+		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
+		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -196,17 +201,18 @@ func (r *Refresher) Run(ctx context.Context) error {
 	r.log.Info().Int("keys", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
 
 	working.Go(func() { r.sweeper(ctx) })
+	working.Go(func() { r.reseal(ctx) })
 	working.Go(func() { r.serve(ctx, work) })
 	working.Go(func() { r.mirror(ctx) })
-	consume := func(stream, durable, filter string, handle events.Handler) {
+	consume := func(stream, durable, filter string, sealed *seal.Keys, handle events.Handler) {
 		c := events.Consumer{
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
-			Log: r.log, Panicked: r.metrics.panics.Inc, Step: r.step,
+			Log: r.log, Seal: sealed, Panicked: r.metrics.panics.Inc, Step: r.step,
 		}
 		working.Go(func() { c.Run(ctx, work, handle) })
 	}
-	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.auth)
-	consume(events.StreamTokens, events.DurableDue, events.AllDue, r.due)
+	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.seal, r.auth)
+	consume(events.StreamTokens, events.DurableDue, events.AllDue, nil, r.due)
 	<-ctx.Done()
 	return ended(ctx)
 }
@@ -285,8 +291,11 @@ func (r *Refresher) prepare(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, events.ErrServerTooOld) {
+		switch {
+		case errors.Is(err, events.ErrServerTooOld):
 			return err
+		case errors.Is(err, store.ErrSealed):
+			return fmt.Errorf("the seal keys are not those of the store, nothing was changed: %w", err)
 		}
 		r.log.Warn().Err(err).Dur("delay", time.Second).Msg("NATS not ready")
 		select {
@@ -310,10 +319,13 @@ func (r *Refresher) setup(ctx context.Context, cfg events.SetupConfig) (created 
 	if !r.nc.IsConnected() {
 		return nil, errors.New("not connected")
 	}
+	if err := store.CheckSeal(ctx, r.js, r.seal); err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return nil, err // before anything is changed
+	}
 	if created, err = events.Setup(ctx, r.nc, r.js, cfg); err != nil {
 		return created, err
 	}
-	r.store, err = store.Open(ctx, r.nc, r.js, r.step)
+	r.store, err = store.Open(ctx, r.nc, r.js, r.seal, r.step)
 	return created, err
 }
 

@@ -181,6 +181,9 @@ func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (store.Credential
 			return cred, err
 		}
 		return cred, events.Later(unknownDelay, err)
+	case errors.Is(err, store.ErrSealed):
+		r.unopened.Do(func() { r.log.Error().Err(err).Stringer("key", key).Msg("record sealed with another key, left alone") })
+		return cred, events.Later(unknownDelay, err)
 	case errors.Is(err, store.ErrNewer):
 		return cred, events.Later(unknownDelay, err)
 	}

@@ -27,6 +27,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
@@ -137,6 +138,8 @@ type rig struct {
 	sim    *wechatsim.Platform
 	store  *store.Store
 	log    *lines
+	seed   string
+	seal   *seal.Keys // of the seed: the refreshers'; what is sent is sealed too
 	cfg    refresher.Config
 	opener *wechat.Crypter
 	step   func(name string)          // called at each step of the refreshers; to be set before start
@@ -198,7 +201,8 @@ func newRig(t *testing.T, o options) *rig {
 	if _, err := events.Setup(t.Context(), r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if r.store, err = store.Open(t.Context(), r.nc, r.js, nil); err != nil {
+	r.seed, r.seal = sealKeys(t)
+	if r.store, err = store.Open(t.Context(), r.nc, r.js, r.seal, nil); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -226,6 +230,19 @@ func newRig(t *testing.T, o options) *rig {
 	return r
 }
 
+// sealKeys returns a new seed and its keys.
+func sealKeys(t *testing.T) (seed string, keys *seal.Keys) {
+	t.Helper()
+	seed, _, err := seal.Make()
+	if err == nil {
+		keys, err = seal.FromSeeds(seed)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seed, keys
+}
+
 // process is one refresher at work.
 type process struct {
 	nc      *nats.Conn
@@ -241,7 +258,7 @@ func (r *rig) start() process {
 	metrics := prometheus.NewRegistry()
 	deps := refresher.Deps{
 		NATS: nc, Components: []refresher.Component{{AppID: appid, AppSecret: wxtoken.NewSecret(appsecret)}},
-		Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: metrics,
+		Seal: r.seal, Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: metrics,
 		Transport: direct{r.sim.Handler()}, Now: r.clock.Now,
 		Step: r.step,
 	}
@@ -323,6 +340,7 @@ func (r *rig) send(a events.Auth) {
 	if err != nil {
 		r.Fatal(err)
 	}
+	e.Seal = r.seal
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	if _, err := events.Publish(ctx, r.js, e); err != nil && ctx.Err() == nil {

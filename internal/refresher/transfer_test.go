@@ -155,7 +155,7 @@ func newRigBeside(r *rig) *rig {
 	r.must(err)
 	_, err = events.Setup(r.Context(), other.nc, other.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	r.must(err)
-	other.store, err = store.Open(r.Context(), other.nc, other.js, nil)
+	other.store, err = store.Open(r.Context(), other.nc, other.js, nil, nil)
 	r.must(err)
 	return other
 }

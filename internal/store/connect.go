@@ -68,7 +68,11 @@ func (s *Store) ConnectOf(ctx context.Context, preAuthCode string) (c Connect, o
 	if err != nil || m == nil {
 		return c, false, err
 	}
-	return s.Connect(ctx, string(m.Data))
+	id, err := s.open(m.Subject, m.Header, m.Data)
+	if err != nil {
+		return c, false, err
+	}
+	return s.Connect(ctx, string(id))
 }
 
 // SaveConnect stores a link by compare-and-set and returns it with its new revision; ErrLost as Save does. The server
@@ -88,6 +92,7 @@ func (s *Store) IndexConnect(ctx context.Context, c Connect, now time.Time) erro
 	defer cancel()
 	m := nats.NewMsg(events.PreAuthSubject(shortDigest(c.PreAuthCode)))
 	m.Data = []byte(c.ID)
+	s.keys.Seal(m)
 	ttl := jetstream.WithMsgTTL((max(c.PreAuthExpiresAt.Sub(now), 0) + connectLinger).Truncate(time.Second))
 	if _, err := s.js.PublishMsg(ctx, m, ttl, jetstream.WithRetryAttempts(0)); err != nil {
 		return fmt.Errorf("write %s: %w", m.Subject, err)

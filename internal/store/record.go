@@ -22,7 +22,11 @@ func (s *Store) read(ctx context.Context, subject string, record sideRecord) (re
 	if err != nil || m == nil {
 		return 0, err
 	}
-	if err := json.Unmarshal(m.Data, record); err != nil {
+	data, err := s.open(m.Subject, m.Header, m.Data)
+	if err != nil {
+		return m.Sequence, err
+	}
+	if err := json.Unmarshal(data, record); err != nil {
 		return m.Sequence, fmt.Errorf("%w: %s is not the JSON of one", ErrUnreadable, subject)
 	}
 	if v := record.version(); v > recordVersion {
@@ -41,6 +45,7 @@ func (s *Store) write(ctx context.Context, subject string, record sideRecord, re
 	defer cancel()
 	m := nats.NewMsg(subject)
 	m.Data = data
+	s.keys.Seal(m)
 	opts = append(opts, jetstream.WithRetryAttempts(0), jetstream.WithExpectLastSequencePerSubject(revision))
 	ack, err := s.js.PublishMsg(ctx, m, opts...)
 	if err != nil {

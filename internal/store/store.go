@@ -12,6 +12,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
 )
 
 // requestTimeout bounds one request to NATS.
@@ -24,12 +25,14 @@ type Store struct {
 	tokens  jetstream.Stream
 	status  jetstream.KeyValue
 	commits chan *commit
+	keys    *seal.Keys
 	step    func(string)
 }
 
-// Open returns the store in the streams that events.Setup made. step, if not nil, is called
-// with a name after each message of a batch: tests end the process there.
-func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, step func(string)) (*Store, error) {
+// Open returns the store in the streams that events.Setup made. With keys all that it writes is sealed, but the tokens;
+// without, the stored records must be in the clear. It returns ErrSealed for keys that are not those of the store.
+// step, if not nil, is called with a name after each message of a batch: tests end the process there.
+func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal.Keys, step func(string)) (*Store, error) {
 	tokens, err := js.Stream(ctx, events.StreamTokens)
 	if err != nil {
 		return nil, fmt.Errorf("open stream %s: %w", events.StreamTokens, err)
@@ -41,7 +44,11 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, step func(
 	if step == nil {
 		step = func(string) {}
 	}
-	return &Store{js: js, nc: nc, tokens: tokens, status: status, commits: make(chan *commit), step: step}, nil
+	s := &Store{js: js, nc: nc, tokens: tokens, status: status, commits: make(chan *commit), keys: keys, step: step}
+	if err := s.canary(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // last returns the last message on a subject of KV_tokens, nil when there is none.
@@ -65,8 +72,8 @@ func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (Credential, er
 	if err != nil || m == nil {
 		return Credential{Key: key}, err
 	}
-	c, err := decodeCredential(key, m.Data)
-	c.Key, c.Revision = key, m.Sequence
+	c, err := s.credential(key, m.Subject, m.Header, m.Data)
+	c.Revision = m.Sequence
 	return c, err
 }
 
@@ -92,7 +99,7 @@ func deletes(h nats.Header) bool {
 // Save stores a credential alone and returns it with its new revision. It returns ErrLost when
 // the stored one is no longer the one that c was made from.
 func (s *Store) Save(ctx context.Context, c Credential) (Credential, error) {
-	m, err := credentialMsg(c)
+	m, err := s.credentialMsg(c)
 	if err != nil {
 		return c, err
 	}
@@ -110,7 +117,7 @@ func (s *Store) Save(ctx context.Context, c Credential) (Credential, error) {
 // ErrLost when the credential changed since c was loaded, and c with its new revision otherwise.
 func (s *Store) Commit(ctx context.Context, c Credential, t wxtoken.Token) (Credential, error) {
 	c.Commit = nuid.Next()
-	record, err := credentialMsg(c)
+	record, err := s.credentialMsg(c)
 	if err != nil {
 		return c, err
 	}
@@ -131,7 +138,7 @@ func (s *Store) Commit(ctx context.Context, c Credential, t wxtoken.Token) (Cred
 // schedule: all of it or nothing. It returns ErrLost as Commit does.
 func (s *Store) Revoke(ctx context.Context, c Credential) (Credential, error) {
 	c.Commit = nuid.Next()
-	record, err := credentialMsg(c)
+	record, err := s.credentialMsg(c)
 	if err != nil {
 		return c, err
 	}
@@ -141,13 +148,14 @@ func (s *Store) Revoke(ctx context.Context, c Credential) (Credential, error) {
 	return s.commit(ctx, c, record, token)
 }
 
-func credentialMsg(c Credential) (*nats.Msg, error) {
+func (s *Store) credentialMsg(c Credential) (*nats.Msg, error) {
 	data, err := c.encode()
 	if err != nil {
 		return nil, err
 	}
 	m := nats.NewMsg(events.CredentialSubject(c.Key))
 	m.Data = data
+	s.keys.Seal(m)
 	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(c.Revision))
 	return m, nil
 }

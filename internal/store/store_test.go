@@ -62,7 +62,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) open(step func(string)) *store.Store {
 	r.Helper()
-	s, err := store.Open(r.Context(), r.nc, r.js, step)
+	s, err := store.Open(r.Context(), r.nc, r.js, nil, step)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestLostAnswer(t *testing.T) {
 	nc := r.nats.Connect(nats.InProcessServer(line))
 	js, err := jetstream.New(nc)
 	r.must(err)
-	ours, err := store.Open(t.Context(), nc, js, nil)
+	ours, err := store.Open(t.Context(), nc, js, nil, nil)
 	r.must(err)
 	r.committer(ours)
 	line.armed.Store(true)

@@ -19,6 +19,7 @@ import (
 type Entry struct {
 	Credential Credential
 	Token      wxtoken.Token // zero when the bucket has none
+	SealedFor  string        // public key for which the credential is sealed; "" in the clear
 }
 
 // View is a live copy of all tokens and credentials. It may lag a little behind: what it says is
@@ -125,7 +126,7 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 		}
-		v.take(m, meta.Sequence.Stream)
+		s.take(v, m, meta.Sequence.Stream)
 		if meta.NumPending == 0 {
 			ready()
 		}
@@ -133,14 +134,19 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 }
 
 // take puts one message into the view.
-func (v *View) take(m jetstream.Msg, sequence uint64) {
+func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
+	key, isCredential := events.CredentialKey(m.Subject())
+	var c Credential
+	if isCredential {
+		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
+		c, _ = s.credential(key, m.Subject(), m.Headers(), m.Data())
+		c.Revision = sequence
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if key, ok := events.CredentialKey(m.Subject()); ok {
+	if isCredential {
 		e := v.entries[key]
-		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
-		e.Credential, _ = decodeCredential(key, m.Data())
-		e.Credential.Key, e.Credential.Revision = key, sequence
+		e.Credential, e.SealedFor = c, sealedFor(m.Headers(), m.Data())
 		v.entries[key] = e
 	} else if key, ok := events.TokenKey(m.Subject()); ok {
 		e := v.entries[key]
@@ -154,7 +160,7 @@ func (v *View) take(m jetstream.Msg, sequence uint64) {
 		v.entries[key] = e
 	} else if component, ok := events.QuotaComponent(m.Subject()); ok {
 		var q Quota
-		if json.Unmarshal(m.Data(), &q) == nil {
+		if data, err := s.open(m.Subject(), m.Headers(), m.Data()); err == nil && json.Unmarshal(data, &q) == nil {
 			v.quotas[component] = q // it is never changed in place
 		}
 	}

@@ -94,7 +94,7 @@ func BenchmarkUpdated(b *testing.B) {
 	if _, err := events.Setup(w.ctx, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
 		b.Fatal(err)
 	}
-	s, err := store.Open(w.ctx, nc, js, nil)
+	s, err := store.Open(w.ctx, nc, js, nil, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -76,6 +77,19 @@ type act struct {
 	do func()
 }
 
+// newKeys returns new keys, and their seed.
+func newKeys(t testing.TB) (keys *seal.Keys, seed string) {
+	t.Helper()
+	seed, _, err := seal.Make()
+	if err == nil {
+		keys, err = seal.FromSeeds(seed)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys, seed
+}
+
 // runDay plays the day of a seed and returns how often each trouble happened.
 func runDay(t *testing.T, seed uint64) map[string]int {
 	d := &day{t: t, rng: dice(seed), seed: seed, happened: map[string]int{}, about: map[string][]wechatsim.Entry{}, issued: map[string]time.Time{}}
@@ -97,7 +111,11 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 		cfg.PushRetry.Times = 1
 	}
 	cfg.BusyRate = d.busyRate()
-	d.world = newWorld(t, cfg, natsdtest.InBubble)
+	var keys *seal.Keys
+	if seed%2 == 1 {
+		keys, _ = newKeys(t)
+	}
+	d.world = newSealedWorld(t, keys, cfg, natsdtest.InBubble)
 	d.world.cfg.Concurrency = 8
 	d.world.cfg.PublicURL, d.world.cfg.WechatPageURL = "http://ingest", "http://wechat"
 	d.world.cfg.Derive = []string{"jsapi"}

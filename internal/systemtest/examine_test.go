@@ -12,6 +12,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -62,7 +63,11 @@ func (d *day) examinePerson(ctx context.Context, p *person) {
 		RefreshToken string `json:"refresh_token"`
 		Generation   uint64 `json:"generation"`
 	}
-	if err := json.Unmarshal(m.Data, &cred); err != nil {
+	data, err := d.seal.OpenOwn(m.Subject, m.Header, m.Data)
+	if err != nil || seal.Sealed(m.Data) != (d.seal != nil) {
+		d.violation("I12", "credential of %s: sealed %t, %v", p.appid, seal.Sealed(m.Data), err)
+	}
+	if err := json.Unmarshal(data, &cred); err != nil {
 		d.violation("I4", "credential of %s: %v", p.appid, err)
 	}
 	if !lost && !d.sim.AcceptsRefresh(testAppID, p.appid, cred.RefreshToken) {
@@ -185,6 +190,9 @@ func (d *day) examineSecrets(ctx context.Context) {
 	for _, name := range []string{events.StreamMessages, "KV_" + events.BucketStatus, events.StreamDead} {
 		d.dump(ctx, name, &all)
 	}
+	if d.seal != nil {
+		d.dump(ctx, events.StreamTokens, &all, events.AllCredentials)
+	}
 	// The platform marks every secret that it makes, and so do the settings of this test.
 	for _, secret := range append(d.sim.Secrets(), testSecret, testToken, testAESKey) {
 		if !strings.Contains(secret, "SEKRET") {
@@ -202,9 +210,9 @@ func (d *day) examineSecrets(ctx context.Context) {
 	}
 }
 
-// dump writes all that lies in a stream.
-func (d *day) dump(ctx context.Context, name string, to *strings.Builder) {
-	cons, err := d.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+// dump writes all that lies in a stream, or on some of its subjects.
+func (d *day) dump(ctx context.Context, name string, to *strings.Builder, subjects ...string) {
+	cons, err := d.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{FilterSubjects: subjects})
 	if err != nil {
 		d.violation("dump", "%v", err)
 	}

@@ -222,7 +222,11 @@ func (d *day) sampleTicket() {
 	var c struct {
 		TicketCreatedAt time.Time `json:"ticket_created_at"`
 	}
-	if err := json.Unmarshal(m.Data, &c); err != nil {
+	data, err := d.seal.OpenOwn(m.Subject, m.Header, m.Data)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
 		d.t.Fatal(err)
 	}
 	if c.TicketCreatedAt.Before(d.ticketCreated) {

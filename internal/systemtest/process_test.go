@@ -43,6 +43,7 @@ func TestProcesses(t *testing.T) {
 		{"paused for longer than a claim", func(t *testing.T, p programs) { paused(t, p, claimLife) }},
 		{"data gone, 300 accounts", func(t *testing.T, p programs) { dataGone(t, p, 300, "10m", "0.9") }},
 		{"NATS restarts under load", natsRestarts},
+		{"seal key changed", sealKeyChanged},
 		{"ingest restarts under pushes", rollingRestarts},
 		{"paused until another has taken over", func(t *testing.T, p programs) { paused(t, p, 0) }},
 		{"everything restarted", everythingRestarted},
@@ -55,6 +56,7 @@ func TestProcesses(t *testing.T) {
 		story{"ingest killed", ingestKilled},
 		story{"started before NATS", startedBeforeNATS},
 		story{"asked for many times", askedManyTimes},
+		story{"seed wrong or missing", wrongSeeds},
 	)
 	slots := make(chan struct{}, atOnce)
 	var running sync.WaitGroup

@@ -24,6 +24,7 @@ import (
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -138,6 +139,7 @@ type world struct {
 	http  *http.Transport
 	log   *syncBuffer
 	cfg   refresher.Config
+	seal  *seal.Keys // of the refreshers; nil = nothing is sealed
 	names int
 
 	ctx  context.Context
@@ -152,7 +154,13 @@ type world struct {
 // newWorld starts NATS, the platform and an ingest. Refreshers are for the test to start.
 func newWorld(t testing.TB, sim wechatsim.Config, changes ...func(*natsd.Config)) *world {
 	t.Helper()
-	w := &world{t: t, log: &syncBuffer{}, cfg: refresher.Config{
+	return newSealedWorld(t, nil, sim, changes...)
+}
+
+// newSealedWorld is newWorld with keys that seal.
+func newSealedWorld(t testing.TB, keys *seal.Keys, sim wechatsim.Config, changes ...func(*natsd.Config)) *world {
+	t.Helper()
+	w := &world{t: t, seal: keys, log: &syncBuffer{}, cfg: refresher.Config{
 		WechatAPIURL: "http://wechat", RenewFraction: 0.66, Concurrency: 16, APIRate: 1000, Replicas: 1,
 		MessagesMaxAge: 168 * time.Hour, SweepEvery: 30 * time.Second, ReconcileEvery: 6 * time.Hour,
 	}}
@@ -165,9 +173,15 @@ func newWorld(t testing.TB, sim wechatsim.Config, changes ...func(*natsd.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var public *seal.Keys
+	if keys != nil {
+		if public, err = seal.FromPublic(keys.Public()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []ingest.Component{{
 		AppID: testAppID, Tokens: []wxtoken.Secret{wxtoken.NewSecret(testToken)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(testAESKey)},
-	}}, ingest.Deps{JetStream: js, Log: w.logger("ingest"), Metrics: prometheus.NewRegistry(), Now: time.Now})
+	}}, ingest.Deps{JetStream: js, Seal: public, Log: w.logger("ingest"), Metrics: prometheus.NewRegistry(), Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +256,7 @@ func (w *world) startWith(crashAt *string) *instance {
 	ctx, cancel := context.WithCancel(w.ctx)
 	i.cancel = cancel
 	r, err := refresher.New(w.cfg, refresher.Deps{
-		NATS: i.nc, Components: []refresher.Component{{AppID: testAppID, AppSecret: wxtoken.NewSecret(testSecret)}},
+		NATS: i.nc, Seal: w.seal, Components: []refresher.Component{{AppID: testAppID, AppSecret: wxtoken.NewSecret(testSecret)}},
 		Log: w.logger(i.name), Metrics: i.reg, Transport: w.http, Step: i.step,
 	})
 	if err != nil {

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/natsd"
+	"wxtoken/internal/ops"
+	"wxtoken/internal/seal"
+	"wxtoken/internal/store"
+)
+
+// The keys that the process makes for itself, files in the data directory.
+const (
+	natsKeyFile = "nats.key" // encrypts the files of the NATS server: the access tokens lie there in the clear otherwise
+	sealKeyFile = "seal.key" // seeds of the seal key, as --seal-key-file of the refresher takes them
+)
+
+// remedy ends the error of a key that is gone.
+const remedy = "put it back from where it was kept; without it, start with another --data-dir: WeChat's list brings all accounts back, and only open links and refs are lost"
+
+// readKey returns what a key file says; ok is false when there is none. It refuses one that everybody on the machine can read.
+func readKey(file string) (text string, ok bool, err error) {
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("look at a key of this process: %w", err)
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 {
+		return "", false, fmt.Errorf("%s can be read by everybody on this machine: chmod 600 %s, and think of it as known to them", file, file)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", false, fmt.Errorf("read a key of this process: %w", err)
+	}
+	if text = strings.TrimSpace(string(data)); text == "" { // the process that made it died, and has used it for nothing
+		return "", false, os.Remove(file)
+	}
+	return text, true, nil
+}
+
+// natsKey returns the key of the NATS server's files, made at the first start. It refuses to make one where encrypted files lie.
+func (s *settings) natsKey() (wxtoken.Secret, error) {
+	file := filepath.Join(s.DataDir, natsKeyFile)
+	key, ok, err := readKey(file)
+	if err != nil || ok {
+		return wxtoken.NewSecret(key), err
+	}
+	if encrypted, err := natsd.Encrypted(s.DataDir); err != nil {
+		return wxtoken.Secret{}, err
+	} else if encrypted {
+		return wxtoken.Secret{}, fmt.Errorf("%s is gone, and the data in %s is encrypted with it: %s", natsKeyFile, s.DataDir, remedy)
+	}
+	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
+		return wxtoken.Secret{}, fmt.Errorf("make the data directory: %w", err)
+	}
+	key = rand.Text() + rand.Text()
+	return wxtoken.NewSecret(key), ops.WriteSecret(file, key)
+}
+
+// sealKeys returns the seal keys, made at the first start. It refuses to make one where records are sealed already.
+func (s *settings) sealKeys(ctx context.Context, js jetstream.JetStream) (*seal.Keys, error) {
+	file := filepath.Join(s.DataDir, sealKeyFile)
+	_, ok, err := readKey(file)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		if err := store.CheckSeal(ctx, js, nil); errors.Is(err, store.ErrSealed) {
+			return nil, fmt.Errorf("%s is gone, and the data in %s is sealed with it: %s", sealKeyFile, s.DataDir, remedy)
+		} else if err != nil {
+			return nil, err
+		}
+		if _, err := ops.MakeSealKey(file); err != nil {
+			return nil, err
+		}
+	}
+	return ops.LoadSeeds(ops.SeedSettings{SealKeyFile: file})
+}

@@ -1,0 +1,151 @@
+package refresher_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
+	"wxtoken/internal/store"
+)
+
+// lying returns what lies in a stream.
+func (r *rig) lying(name string) (all []*jetstream.RawStreamMsg) {
+	r.Helper()
+	stream, err := r.js.Stream(r.Context(), name)
+	r.must(err)
+	info, err := stream.Info(r.Context())
+	r.must(err)
+	for seq := max(info.State.FirstSeq, 1); seq <= info.State.LastSeq; seq++ {
+		m, err := stream.GetMsg(r.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		r.must(err)
+		all = append(all, m)
+	}
+	return all
+}
+
+// put publishes what another message holds on a subject.
+func (r *rig) put(subject string, from *jetstream.RawStreamMsg) (sequence uint64) {
+	r.Helper()
+	m := nats.NewMsg(subject)
+	m.Data = from.Data
+	for _, name := range []string{seal.HeaderFor, seal.HeaderBy} {
+		if value := from.Header.Get(name); value != "" {
+			m.Header.Set(name, value)
+		}
+	}
+	ack, err := r.js.PublishMsg(r.Context(), m)
+	r.must(err)
+	return ack.Sequence
+}
+
+// TestSealedForAnUnknownKey: ingest was given a new public key before the refreshers were given its seed. The events wait for it.
+func TestSealedForAnUnknownKey(t *testing.T) {
+	r := newRig(t, options{idle: true})
+	next, keys := sealKeys(t)
+	both, err := seal.FromSeeds(r.seed + "\n" + next)
+	r.must(err)
+	p := r.start()
+	now := r.clock.Now()
+	for _, ticket := range []string{"ticket@@@one", "ticket@@@two"} {
+		a := events.Auth{Kind: events.KindTicket, Component: appid, Ticket: ticket, CreateTime: now, ReceivedAt: now}
+		e, err := a.Event(ticket, "/auth")
+		r.must(err)
+		e.Seal, err = seal.FromPublic(keys.Public())
+		r.must(err)
+		_, err = events.Publish(t.Context(), r.js, e)
+		r.must(err)
+	}
+	r.until("both were tried", func() bool { return r.metric(p, "wxtoken_sealed_unopened_total") >= 2 })
+	p.stop()
+	if n := r.log.count("event can't be opened"); n != 1 {
+		t.Errorf("said %d times, want once a minute", n)
+	}
+	if auth, dead := r.lying(events.StreamAuth), r.lying(events.StreamDead); len(auth) != 2 || len(dead) != 0 {
+		t.Fatalf("%d events on AUTH and %d on DEAD, want both to wait", len(auth), len(dead))
+	}
+	r.handAgain(events.StreamAuth, events.DurableAuth)
+	r.deps = func(d *refresher.Deps) { d.Seal = both }
+	r.start()
+	r.until("the events are handled", func() bool { return len(r.lying(events.StreamAuth)) == 0 })
+	if c := r.credential(componentKey); !strings.HasPrefix(c.Ticket, "ticket@@@") {
+		t.Error("the ticket was lost")
+	}
+}
+
+// TestDeadIsSealed: what can't be processed lies on DEAD sealed, whether it was sealed on AUTH or not.
+func TestDeadIsSealed(t *testing.T) {
+	r := newRig(t, options{})
+	now := r.clock.Now()
+	a := events.Auth{Kind: events.KindTicket, Component: appid, Code: "queryauthcode@@@dead", CreateTime: now, ReceivedAt: now} // no ticket in it
+	r.send(a)
+	e, err := a.Event("clear", "/auth")
+	r.must(err)
+	_, err = events.Publish(t.Context(), r.js, e)
+	r.must(err)
+	r.until("two on DEAD", func() bool { return len(r.lying(events.StreamDead)) == 2 })
+	dead := r.lying(events.StreamDead)
+	for _, m := range dead {
+		if !seal.Sealed(m.Data) {
+			t.Errorf("in the clear on %s", m.Subject)
+		}
+		text, err := r.seal.Open(strings.TrimPrefix(m.Subject, "dead."), m.Header, m.Data)
+		r.must(err)
+		if got, err := events.ParseAuth(text); err != nil || got.Code != a.Code {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	// Moved to another subject it says nothing, and never will.
+	r.put(events.AuthSubject(appid, events.KindCallback), dead[0])
+	r.until("three on DEAD", func() bool { return len(r.lying(events.StreamDead)) == 3 })
+	r.drained()
+}
+
+// TestDamagedCredential: a record that does not open though its key is here is brought back from WeChat's list; one that is sealed for
+// another key is left alone.
+func TestDamagedCredential(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.authorize(bob)
+	r.drained()
+	bobKey := wxtoken.AuthorizerKey(appid, bob)
+	last := func(key wxtoken.Key) *jetstream.RawStreamMsg {
+		t.Helper()
+		stream, err := r.js.Stream(t.Context(), events.StreamTokens)
+		r.must(err)
+		m, err := stream.GetLastMsgForSubject(t.Context(), events.CredentialSubject(key))
+		r.must(err)
+		return m
+	}
+	m := last(aliceKey)
+	m.Data[len(m.Data)-1] ^= 1
+	r.put(m.Subject, m)
+	m = last(bobKey)
+	_, stranger := sealKeys(t)
+	m.Header.Set(seal.HeaderFor, stranger.Public())
+	foreign := r.put(m.Subject, m)
+	if _, err := r.store.Credential(t.Context(), aliceKey); !errors.Is(err, store.ErrUnreadable) {
+		t.Fatal(err)
+	}
+	r.pokeOld(bobKey, 1)
+	r.pokeOld(aliceKey, 1)
+	r.until("the damaged record is replaced and renewed", func() bool {
+		token, ok, err := r.store.Token(t.Context(), aliceKey)
+		return err == nil && ok && token.Generation == 2
+	})
+	r.until("both are named", func() bool {
+		return r.log.count("record sealed with another key, left alone") > 0 && r.log.count("credential unreadable, asking WeChat's list") > 0
+	})
+	if m := last(bobKey); m.Sequence != foreign {
+		t.Error("a record that is sealed for another key was overwritten")
+	}
+}

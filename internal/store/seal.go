@@ -1,0 +1,216 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
+)
+
+// open returns what a record on a subject below credential. says.
+func (s *Store) open(subject string, h nats.Header, data []byte) ([]byte, error) {
+	return openRecord(s.keys, subject, h, data)
+}
+
+func openRecord(keys *seal.Keys, subject string, h nats.Header, data []byte) ([]byte, error) {
+	text, err := keys.OpenOwn(subject, h, data)
+	switch {
+	case errors.Is(err, seal.ErrNoKey):
+		return nil, fmt.Errorf("%w: %s is sealed for %s: put the seed of that key back into --seal-key-file", ErrSealed, subject, shown(h.Get(seal.HeaderFor)))
+	case err != nil:
+		return nil, fmt.Errorf("%w: %s is %w", ErrUnreadable, subject, err)
+	}
+	return text, nil
+}
+
+// shown is a public key as it may stand in a line: whoever wrote the header may have put anything into it.
+func shown(public string) string {
+	if len(public) != 56 || !wxtoken.ValidAppID(public) {
+		return "an unknown key"
+	}
+	return public
+}
+
+// credential opens and reads the credential of key.
+func (s *Store) credential(key wxtoken.Key, subject string, h nats.Header, data []byte) (Credential, error) {
+	data, err := s.open(subject, h, data)
+	if err != nil {
+		return Credential{Key: key}, err
+	}
+	c, err := decodeCredential(key, data)
+	c.Key = key
+	return c, err
+}
+
+// sealedFor returns the public key for which a value is sealed, "" for one in the clear.
+func sealedFor(h nats.Header, data []byte) string {
+	if !seal.Sealed(data) {
+		return ""
+	}
+	return shown(h.Get(seal.HeaderFor))
+}
+
+// CheckSeal returns ErrSealed unless keys open what the store holds, told by the canary: a record that is sealed with the first start that
+// had keys. It returns ErrUnreadable for a canary that is damaged, and nil when there is none. It writes nothing.
+func CheckSeal(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) error {
+	_, _, err := readCanary(ctx, js, keys)
+	return err
+}
+
+// readCanary returns the revision of the canary, 0 when there is none, and the public key for which it is sealed.
+func readCanary(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (revision uint64, public string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	stream, err := js.Stream(ctx, events.StreamTokens)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return 0, "", nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, events.SealSubject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, "", nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("read %s: %w", events.SealSubject, err)
+	}
+	_, err = openRecord(keys, m.Subject, m.Header, m.Data)
+	return m.Sequence, sealedFor(m.Header, m.Data), err
+}
+
+// canary refuses keys that are not those of the store, and with keys sees to it that there is a canary.
+func (s *Store) canary(ctx context.Context) error {
+	return update(func() error {
+		revision, _, err := readCanary(ctx, s.js, s.keys)
+		damaged := errors.Is(err, ErrUnreadable) // its key is here: nothing else was ever in it
+		if err != nil && !damaged {
+			return err
+		}
+		if s.keys == nil || revision > 0 && !damaged {
+			return nil
+		}
+		return s.writeCanary(ctx, revision)
+	})
+}
+
+func (s *Store) writeCanary(ctx context.Context, revision uint64) error {
+	data, err := json.Marshal(map[string]any{"v": recordVersion, "public": s.keys.Public()})
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", events.SealSubject, err)
+	}
+	return s.rewrite(ctx, events.SealSubject, data, revision, "")
+}
+
+// rewrite stores what a record says over that of the given revision, sealed with the keys of now; ErrLost as write does.
+func (s *Store) rewrite(ctx context.Context, subject string, data []byte, revision uint64, ttl string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m := nats.NewMsg(subject)
+	m.Data = data
+	if ttl != "" {
+		m.Header.Set(jetstream.MsgTTLHeader, ttl)
+	}
+	s.keys.Seal(m)
+	if _, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0), jetstream.WithExpectLastSequencePerSubject(revision)); err != nil {
+		return fmt.Errorf("write %s: %w", subject, lost(err))
+	}
+	return nil
+}
+
+// Reseal seals every record anew that is not sealed for the first of the keys, one after the other and by compare-and-set, and then the
+// canary. It leaves alone what somebody holds a claim on, and what it can't open: those are left. Without keys it does nothing.
+func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, left int, err error) {
+	if s.keys == nil {
+		return 0, 0, nil
+	}
+	subjects, err := s.otherwiseSealed(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, subject := range subjects {
+		switch done, err := s.reseal(ctx, subject, now()); {
+		case ctx.Err() != nil:
+			return resealed, left, ctx.Err()
+		case errors.Is(err, ErrLost), errors.Is(err, ErrNewer), errors.Is(err, ErrUnreadable):
+			left++
+		case err != nil:
+			return resealed, left, err
+		case done:
+			resealed++
+		default:
+			left++
+		}
+	}
+	if left > 0 {
+		return resealed, left, nil
+	}
+	// Last, so that it never promises more than is true.
+	revision, public, err := readCanary(ctx, s.js, s.keys)
+	if err == nil && public != s.keys.Public() {
+		err = s.writeCanary(ctx, revision)
+	}
+	return resealed, 0, err
+}
+
+// otherwiseSealed returns the subjects of the records that are in the clear or sealed for another key than the first.
+func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err error) {
+	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+	}
+	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
+		return nil, nil
+	}
+	msgs, err := cons.Messages()
+	if err != nil {
+		return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+	}
+	defer context.AfterFunc(ctx, msgs.Stop)()
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next()
+		if err != nil {
+			return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+		}
+		if m.Subject() != events.SealSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
+			subjects = append(subjects, m.Subject())
+		}
+		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+			return subjects, err
+		}
+	}
+}
+
+// reseal seals one record anew. done is false when somebody holds a claim on it.
+func (s *Store) reseal(ctx context.Context, subject string, now time.Time) (done bool, err error) {
+	m, err := s.last(ctx, subject)
+	if err != nil || m == nil || sealedFor(m.Header, m.Data) == s.keys.Public() {
+		return true, err
+	}
+	data, err := s.open(subject, m.Header, m.Data)
+	if err != nil {
+		return false, err
+	}
+	if key, ok := events.CredentialKey(subject); ok {
+		// A revision that moves under a renewal costs its token.
+		if c, err := decodeCredential(key, data); err != nil || c.ClaimedAt(now) {
+			return false, err
+		}
+	}
+	ttl := m.Header.Get(jetstream.MsgTTLHeader)
+	if life, err := time.ParseDuration(ttl); err == nil {
+		ttl = max(life-now.Sub(m.Time), time.Second).Truncate(time.Second).String()
+	}
+	return true, s.rewrite(ctx, subject, data, m.Sequence, ttl)
+}
