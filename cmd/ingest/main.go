@@ -42,6 +42,7 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	health.Check("AUTH exists", in.Ready)
+	canary := ops.WatchCanary("ingest", health, metrics, in.Canary)
 	pushes, err := ops.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics)
 	if err != nil {
 		return err
@@ -58,6 +59,7 @@ func run(ctx context.Context, cfg *settings) error {
 	serving, stop := health.Drain(ctx, drainPause)
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
+	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return pushes.Run(serving) })
 	group.Go(func() error { return watch.Run(serving) })
 	return group.Wait()

@@ -45,6 +45,7 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	health.Check("refresher", r.Ready)
+	canary := ops.WatchCanary("refresher", health, metrics, r.Canary)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
@@ -62,6 +63,7 @@ func run(ctx context.Context, cfg *settings) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return components.Run(ctx) })
+	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()

@@ -71,6 +71,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		return err
 	}
 	h.health.Check("AUTH exists", in.Ready)
+	canaries := []*ops.Canary{ops.WatchCanary("ingest", h.health, h.metrics, in.Canary)}
 	pushes, err := h.listen("http-addr", "pushes", cfg.HTTPAddr, in.Handler())
 	if err != nil {
 		return err
@@ -95,6 +96,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		return err
 	}
 	h.health.Check("refresher", r.Ready)
+	canaries = append(canaries, ops.WatchCanary("refresher", h.health, h.metrics, r.Canary))
 	nc, err = h.connect("console")
 	if err != nil {
 		return err
@@ -108,6 +110,9 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
 	parts := []func(context.Context) error{pushes.Run, r.Run, watch.Run}
+	for _, canary := range canaries {
+		parts = append(parts, canary.Run)
+	}
 	if sim != nil {
 		sim.hint(person, srv.ClientURL(), watch.Addr())
 		return together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)

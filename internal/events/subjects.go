@@ -11,6 +11,7 @@ const (
 	StreamAuth     = "AUTH"
 	StreamMessages = "MESSAGES"
 	StreamTokens   = "KV_tokens"
+	StreamStatus   = "KV_" + BucketStatus
 	StreamDead     = "DEAD"
 	BucketTokens   = "tokens"
 	BucketStatus   = "status"

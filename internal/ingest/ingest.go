@@ -151,6 +151,9 @@ func (i *Ingest) Ready(ctx context.Context) error {
 	return nil
 }
 
+// Canary has NATS prove that a push would get as far as its stream.
+func (i *Ingest) Canary(ctx context.Context) error { return events.RefusedCanary(ctx, i.js) }
+
 // Handler returns the handler of all URLs of the package. It answers 404 to any other path, and
 // redirects none.
 func (i *Ingest) Handler() http.Handler { return http.HandlerFunc(i.serve) }
