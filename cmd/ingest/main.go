@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"time"
 
@@ -11,11 +12,14 @@ import (
 
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 )
 
 func main() {
 	var cfg settings
-	os.Exit(program.Main(&cfg, func(ctx context.Context) error { return run(ctx, &cfg) }))
+	os.Exit(program.Main(&cfg,
+		func(ctx context.Context) error { return run(ctx, &cfg) },
+		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
 func run(ctx context.Context, cfg *settings) error {
@@ -47,7 +51,11 @@ func run(ctx context.Context, cfg *settings) error {
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(health, metrics, nil, log)
+	checks, err := preflight.New(cfg.target(nc, in.Components))
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(health, metrics, checks.Handler(nil), log)
 	if err != nil {
 		return err
 	}

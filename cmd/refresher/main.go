@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"time"
 
@@ -11,12 +12,15 @@ import (
 
 	"wxtoken/internal/console"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 )
 
 func main() {
 	var cfg settings
-	os.Exit(program.Main(&cfg, func(ctx context.Context) error { return run(ctx, &cfg) }))
+	os.Exit(program.Main(&cfg,
+		func(ctx context.Context) error { return run(ctx, &cfg) },
+		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
 func run(ctx context.Context, cfg *settings) error {
@@ -50,7 +54,11 @@ func run(ctx context.Context, cfg *settings) error {
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(health, metrics, console.New(js, time.Now), log)
+	checks, err := preflight.New(cfg.target(nc, r.Components))
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(health, metrics, checks.Handler(console.New(js, time.Now)), log)
 	if err != nil {
 		return err
 	}

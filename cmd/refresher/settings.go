@@ -2,6 +2,7 @@ package main
 
 import (
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 )
 
@@ -18,6 +19,7 @@ type settings struct {
 	ops.ComponentSettings
 	ops.AppsecretSettings
 	TransferSettings
+	Preflight preflight.Config `embed:""`
 	ops.Settings
 
 	components []ops.Component

@@ -16,6 +16,7 @@ import (
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/wechatsim"
 )
@@ -105,7 +106,11 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if js, err = jetstream.New(nc); err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(h.health, h.metrics, console.New(js, time.Now), subdued(log, cfg.Sim))
+	checks, err := preflight.New(cfg.target(nc, srv, r.Components))
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(h.health, h.metrics, checks.Handler(console.New(js, time.Now)), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}

@@ -27,7 +27,7 @@ var ErrServerTooOld = errors.New("the NATS server is too old")
 // Setup creates the streams and buckets that are missing and updates the others. It may be run
 // by several refreshers at once, and again at each start. It returns the names that it created.
 func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) (created []string, err error) {
-	if err := checkServer(nc.ConnectedServerVersion()); err != nil {
+	if err := CheckServer(nc.ConnectedServerVersion()); err != nil {
 		return nil, err
 	}
 	for _, sc := range streams(cfg) {
@@ -57,7 +57,8 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-func checkServer(version string) error {
+// CheckServer returns an error that wraps ErrServerTooOld for a version that lacks what wxtoken is built on.
+func CheckServer(version string) error {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
 		return fmt.Errorf("read the NATS server's version %q: %w", version, err)

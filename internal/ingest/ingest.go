@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -134,6 +136,9 @@ func (i *Ingest) SetComponents(components []Component) error {
 	i.components.Store(&crypters)
 	return nil
 }
+
+// Components returns the appids whose pushes are taken now.
+func (i *Ingest) Components() []string { return slices.Sorted(maps.Keys(*i.components.Load())) }
 
 func reveal(secrets []wxtoken.Secret) []string {
 	values := make([]string, len(secrets))

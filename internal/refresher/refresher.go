@@ -65,6 +65,11 @@ func (c Config) Validate() error {
 	return errors.Join(append(faults, c.checkLinks()...)...)
 }
 
+// Setup returns how the streams are to be.
+func (c Config) Setup() events.SetupConfig {
+	return events.SetupConfig{Replicas: c.Replicas, MessagesMaxAge: c.MessagesMaxAge, MessagesMaxBytes: c.MessagesMaxBytes}
+}
+
 // Component is one third-party platform that the refresher acts for.
 type Component struct {
 	AppID     string
@@ -223,6 +228,14 @@ func (r *Refresher) SetComponents(components []Component) {
 	}
 }
 
+// Components returns those that the refresher acts for now.
+func (r *Refresher) Components() (out []Component) {
+	for _, c := range r.all() {
+		out = append(out, Component{AppID: c.appid, AppSecret: wxtoken.NewSecret(c.appSecret())})
+	}
+	return out
+}
+
 // component returns a component of the settings.
 func (r *Refresher) component(appid string) (c *component, ok bool) {
 	r.mu.Lock()
@@ -259,7 +272,7 @@ func ended(ctx context.Context) error {
 
 // prepare makes the streams and opens the store, as soon as NATS is there.
 func (r *Refresher) prepare(ctx context.Context) error {
-	cfg := events.SetupConfig{Replicas: r.cfg.Replicas, MessagesMaxAge: r.cfg.MessagesMaxAge, MessagesMaxBytes: r.cfg.MessagesMaxBytes}
+	cfg := r.cfg.Setup()
 	for {
 		created, err := r.setup(ctx, cfg)
 		switch {
