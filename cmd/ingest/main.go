@@ -64,7 +64,7 @@ func run(ctx context.Context, cfg *settings) error {
 		Changed: func(c []ops.Component) error { return in.SetComponents(pushed(c)) },
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	serving, stop := health.Drain(ctx, drainPause)
+	serving, stop := health.Drain(ctx, cfg.Drain)
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })

@@ -1,15 +1,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/ops"
 )
-
-// drainPause is how long a process that is asked to end still takes pushes, while the load balancer
-// learns from /readyz to send them elsewhere.
-const drainPause = time.Second
 
 // program is this executable. Its ops-addr leaves 8081 to a refresher on the same machine.
 var program = ops.Program{
@@ -24,15 +22,24 @@ type settings struct {
 	ops.NATSSettings
 	ops.ComponentSettings
 	ops.PushSettings
+	Drain time.Duration `group:"Operations" default:"1s" help:"How long pushes are still taken after SIGTERM, while the load balancer learns from /readyz to send them elsewhere: longer than it takes between two looks."`
 	ops.Settings
 
 	components []ops.Component
 }
 
-// Validate reads the components, and returns what is wrong with them.
-func (s *settings) Validate() (err error) {
+// maxDrain bounds the wait of whoever ends the process.
+const maxDrain = time.Minute
+
+// Validate reads the components, and returns what is wrong with them and with the drain.
+func (s *settings) Validate() error {
+	var faults []error
+	if s.Drain < 0 || s.Drain > maxDrain {
+		faults = append(faults, fmt.Errorf("--drain (WXTOKEN_DRAIN): %s: want 0s to %s", s.Drain, maxDrain))
+	}
+	var err error
 	s.components, err = ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
-	return err
+	return errors.Join(append(faults, err)...)
 }
 
 // pushed returns the components as ingest wants them.

@@ -30,7 +30,10 @@ func (s *settings) target(nc *nats.Conn, srv *natsd.Server, components func() []
 			return out
 		},
 	}
-	if srv != nil {
+	switch {
+	case srv == nil && s.Sim:
+		t.WechatURL = "" // the fake platform is not there yet
+	case srv != nil:
 		t.Server = &preflight.Server{StoreDir: s.DataDir, MaxStore: srv.MaxStore(), SyncAlways: srv.SyncAlways()}
 	}
 	return t

@@ -172,9 +172,9 @@ func InUse(dir string) bool {
 	if err != nil {
 		return false
 	}
-	busy, err := tryLock(f)
-	_ = f.Close() // and with it the lock
-	return busy && err == nil
+	busy, _ := tryLock(f) // an error beside that is for who starts a server
+	_ = f.Close()         // and with it the lock
+	return busy
 }
 
 // MaxStore returns how many bytes the streams may fill.

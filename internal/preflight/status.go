@@ -47,9 +47,10 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 			continue
 		}
 		lines = append(lines, c.tickets(name+" "+component.AppID, status))
-		if status.State == wxtoken.StateOperator && status.LastError != nil {
+		if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil {
 			last := status.LastError
-			lines = append(lines, Line{Fail, "component " + component.AppID, fmt.Sprintf("state operator since %s was answered errcode %d: %s (at %s)", last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
+			lines = append(lines, Line{Fail, "component " + component.AppID, fmt.Sprintf("state operator: %s was answered errcode %d: %s (at %s)",
+				last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
 				remedyFor(last.Code, last.Message)})
 		}
 	}

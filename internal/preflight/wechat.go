@@ -58,6 +58,7 @@ func (c *Checker) get(ctx context.Context, target string) (a answer, err error) 
 	if err != nil {
 		return a, errors.New("not a URL")
 	}
+	request.Header.Set("User-Agent", "wxtoken --check") // for whoever reads ingest's log
 	a.began = c.Now()
 	response, err := c.client.Do(request)
 	if err != nil {
