@@ -386,4 +386,3 @@ func TestShippedRights(t *testing.T) {
 func concrete(pattern string) string {
 	return strings.NewReplacer("*", "x", ">", "x.y").Replace(pattern)
 }
-
