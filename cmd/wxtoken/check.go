@@ -30,6 +30,9 @@ func (s *settings) target(nc *nats.Conn, srv *natsd.Server, components func() []
 			return out
 		},
 	}
+	if nc != nil {
+		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.CanaryOfRefresher(nc)}
+	}
 	switch {
 	case srv == nil && s.Sim:
 		t.WechatURL = "" // the fake platform is not there yet

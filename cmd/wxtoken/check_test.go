@@ -170,7 +170,7 @@ func TestCheck(t *testing.T) {
 	})
 	for _, name := range []string{
 		"settings", "nats", "nats rights", "clock, to NATS", "stream AUTH", "stream MESSAGES", "stream KV_tokens", "stream KV_status", "stream DEAD",
-		"nats sync_interval", "nats max_file_store", "wechat", "clock, to WeChat", "secret " + wechatsim.DemoAppID, "whitelist " + wechatsim.DemoAppID,
+		"canary refresher", "nats sync_interval", "nats max_file_store", "wechat", "clock, to WeChat", "secret " + wechatsim.DemoAppID, "whitelist " + wechatsim.DemoAppID,
 		"callback " + wechatsim.DemoAppID, "tickets " + wechatsim.DemoAppID, "permissions",
 	} {
 		if !says(out, "ok", name, "", "") {
@@ -271,6 +271,8 @@ func TestCheck(t *testing.T) {
 			1, "FAIL", "component wx0123456789abcdef", "state operator: api_component_token was answered errcode 61004", `add 203\.0\.113\.8 on WeChat's console`},
 		{"a right is missing", "refresher", "poor", nil, nil, nil,
 			1, "FAIL", "nats rights", `user "poor".* may not publish credential\.>$`, "deploy/nats/nats-server.conf"},
+		{"a canary that may not be stored", "refresher", "poor", nil, nil, nil,
+			1, "FAIL", "canary refresher", "store a message on KV_tokens: ", "runbook: A full disk under NATS"},
 		{"a right in part", "ingest", "narrow", nil, nil, nil,
 			0, "warn", "nats rights", `.*only in part publish wechat\.reply\.>`, "nothing, if that is meant"},
 		{"a user who may not ask", "refresher", "mute", nil, nil, nil,

@@ -52,10 +52,29 @@ func (c *Checker) nats(ctx context.Context) []Line {
 	if askErr == nil {
 		lines = append(lines, clock("clock, to NATS", time.Since(user.Server.Time)-user.took/2, "schedules fire by the clock of NATS"))
 	}
+	complete := true
 	for _, stream := range c.Streams {
-		lines = append(lines, c.stream(ctx, stream))
+		line, there := c.stream(ctx, stream)
+		lines, complete = append(lines, line), complete && there
+	}
+	for _, p := range c.Probes {
+		if !complete {
+			lines = append(lines, skip(p.Name, "before the streams are there"))
+			continue
+		}
+		lines = append(lines, p.line(ctx))
 	}
 	return append(lines, c.server(ctx)...)
+}
+
+// line makes the check.
+func (p Probe) line(ctx context.Context) Line {
+	ctx, cancel := context.WithTimeout(ctx, connectWithin)
+	defer cancel()
+	if err := p.Run(ctx); err != nil {
+		return Line{Fail, p.Name, err.Error(), p.Remedy}
+	}
+	return ok(p.Name, "%s", p.Works)
 }
 
 func refusedUser(err error) bool { return errors.Is(err, nats.ErrAuthorization) }
@@ -157,25 +176,25 @@ func (p permission) any(subject string) bool {
 		!slices.ContainsFunc(p.Deny, func(d string) bool { return events.Covers(d, subject) })
 }
 
-// stream compares a stream with the table.
-func (c *Checker) stream(ctx context.Context, stream string) Line {
+// stream compares a stream with the table, and tells whether it is there.
+func (c *Checker) stream(ctx context.Context, stream string) (line Line, there bool) {
 	name := "stream " + stream
 	drift, missing, err := events.Drift(ctx, c.js, c.Setup, stream)
 	switch {
 	case err != nil:
-		return Line{Fail, name, err.Error(), "look at the line nats rights and at nats-server's log: JetStream must be on"}
+		return Line{Fail, name, err.Error(), "look at the line nats rights and at nats-server's log: JetStream must be on"}, false
 	case missing && c.Role == events.RoleIngest:
-		return Line{Warn, name, "is not there", "start a refresher: it makes the streams. Until then pushes are answered 503"}
+		return Line{Warn, name, "is not there", "start a refresher: it makes the streams. Until then pushes are answered 503"}, false
 	case missing:
-		return ok(name, "is not there: a refresher makes it when it starts. If it was there before, runbook: All data of NATS is lost")
+		return ok(name, "is not there: a refresher makes it when it starts. If it was there before, runbook: All data of NATS is lost"), false
 	case drift == nil:
-		return ok(name, "as it should be")
+		return ok(name, "as it should be"), true
 	}
-	line := Line{Warn, name, strings.Join(drift, "; "), "restart a refresher, which sets it right, or says why it can't"}
+	line = Line{Warn, name, strings.Join(drift, "; "), "restart a refresher, which sets it right, or says why it can't"}
 	if stream == events.StreamTokens {
 		line.Mark = Fail // a limit there makes schedules and credentials vanish
 	}
-	return line
+	return line, true
 }
 
 // monitor is what /jsz of a NATS server says.

@@ -42,6 +42,7 @@ type Target struct {
 	Role       string     // whose rights the user must have: events.RoleIngest or RoleRefresher; empty: the server knows no users
 	Streams    []string   // those that the process may look at
 	Setup      events.SetupConfig
+	Probes     []Probe // what else must work once the streams are there
 	Server     *Server // of a process that runs its own
 	MonitorURL string
 
@@ -51,6 +52,14 @@ type Target struct {
 	Statuses   bool // the bucket status may be read
 	Transport  http.RoundTripper
 	Now        func() time.Time // nil: time.Now
+}
+
+// Probe is a check that works or says why not, in words without a secret.
+type Probe struct {
+	Name   string
+	Run    func(context.Context) error
+	Works  string // what it proves
+	Remedy string
 }
 
 // Checker makes the checks of a target.

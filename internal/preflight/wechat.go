@@ -158,7 +158,7 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component C
 	if wechat.Judge(err) == wechat.Retry || wechat.Judge(err) == wechat.SlowDown {
 		mark = Warn
 	}
-	return []Line{{mark, name, saw, remedy}}
+	return []Line{{mark, name, saw, remedy}, skip(address, "not known for certain before WeChat takes the secret")}
 }
 
 // ofAddress reports whether WeChat refuses the address and has not looked at more.
