@@ -29,9 +29,16 @@ func (c *Checker) callback(ctx context.Context) (lines []Line) {
 func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 	const alone = "; WeChat may see something else than this machine does: a ticket that arrives is the proof"
 	fail := func(saw, remedy string) Line { return Line{Fail, name, target + " " + saw, remedy} }
+	early := func(line Line) Line { // ingest is in this process, and does not run: nobody can answer yet
+		if c.NATS == nil {
+			line.Mark, line.Remedy = Warn, "start wxtoken and check again; if it stays so, "+line.Remedy
+		}
+		return line
+	}
 	a, err := c.get(ctx, target)
 	if err != nil {
-		return fail("does not answer"+because(err), "start ingest and the proxy before it, and look at DNS, firewall and certificate of --public-url (WXTOKEN_PUBLIC_URL); runbook: No ticket arrives")
+		return early(fail("does not answer"+because(err),
+			"start ingest and the proxy before it, and look at DNS, firewall and certificate of --public-url (WXTOKEN_PUBLIC_URL); runbook: No ticket arrives"))
 	}
 	switch location := a.header.Get("Location"); {
 	case a.status >= 300 && a.status < 400:
@@ -40,8 +47,8 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 	case a.status == http.StatusNotFound && ours(a):
 		return fail("is answered 404 by an ingest that does not know this component", "add the component to the settings of ingest; runbook: Add or remove a component, change a secret")
 	case a.status != http.StatusMethodNotAllowed || !ours(a) || !strings.Contains(a.header.Get("Allow"), http.MethodPost):
-		return fail(fmt.Sprintf("is answered %d by something that is not ingest", a.status),
-			"have the proxy pass /wechat/ and /connect/ on to ingest (--http-addr, WXTOKEN_HTTP_ADDR), with path and query as they came")
+		return early(fail(fmt.Sprintf("is answered %d by something that is not ingest", a.status),
+			"have the proxy pass /wechat/ and /connect/ on to ingest (--http-addr, WXTOKEN_HTTP_ADDR), with path and query as they came"))
 	}
 	line := ok(name, "%s is answered by ingest%s", target, alone)
 	if !a.ends.IsZero() {
