@@ -611,6 +611,15 @@ func refreshersRestart(t *testing.T, p programs) {
 	reader := s.read()
 	for range restarts {
 		before := s.generations()
+		poll(t, func() error { // a call is under way, of one of the two
+			extra, err := s.extra()
+			for key, n := range extra {
+				if n > asked[key] {
+					return nil
+				}
+			}
+			return errors.Join(err, errors.New("no call is under way"))
+		})
 		live[0].terminate()
 		fresh := s.refresher()
 		live = []*process{live[1], fresh}
