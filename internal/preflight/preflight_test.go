@@ -69,7 +69,7 @@ func TestCallsAreRemembered(t *testing.T) {
 	var answer error
 	look := func(secret string, after time.Duration) {
 		now = now.Add(after)
-		_, err, _ := k.once(Component{"wx1", wxtoken.NewSecret(secret)}, now, func() (bool, error) { made++; return true, answer })
+		_, _, err := k.once(Component{"wx1", wxtoken.NewSecret(secret)}, now, func() (bool, error) { made++; return true, answer })
 		if !errors.Is(err, answer) {
 			t.Errorf("got %v, want %v", err, answer)
 		}

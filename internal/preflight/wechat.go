@@ -127,7 +127,7 @@ const tries = 3
 // secret, needs no token, makes none, and what it switches on has to be on.
 func (c *Checker) secret(ctx context.Context, client *wechat.Client, component Component) []Line {
 	name, address := "secret "+component.AppID, "whitelist "+component.AppID
-	on, err, ago := c.calls.once(component, c.Now(), func() (on bool, err error) {
+	on, ago, err := c.calls.once(component, c.Now(), func() (on bool, err error) {
 		for range tries {
 			if on, err = client.StartPushTicket(ctx, component.AppID, component.AppSecret.Reveal()); wechat.Judge(err) != wechat.Retry || err == nil {
 				break
@@ -224,7 +224,7 @@ type called struct {
 }
 
 // once calls, or returns what it brought a while ago. Another secret is another question.
-func (k *calls) once(component Component, now time.Time, call func() (bool, error)) (on bool, err error, ago time.Duration) {
+func (k *calls) once(component Component, now time.Time, call func() (bool, error)) (on bool, ago time.Duration, err error) {
 	k.mu.Lock()
 	last, there := k.known[component.AppID]
 	k.mu.Unlock()
@@ -233,11 +233,11 @@ func (k *calls) once(component Component, now time.Time, call func() (bool, erro
 		lasts = goodLasts
 	}
 	if there && last.component == component && now.Sub(last.at) < lasts {
-		return last.on, last.err, now.Sub(last.at)
+		return last.on, now.Sub(last.at), last.err
 	}
 	on, err = call()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.known[component.AppID] = called{component, on, err, now}
-	return on, err, 0
+	return on, 0, err
 }
