@@ -17,7 +17,7 @@ func (s *settings) target(nc *nats.Conn, components func() []refresher.Component
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
 		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true,
-		Probes:     []preflight.Probe{preflight.CanaryOfRefresher(nc)},
+		Probes: []preflight.Probe{preflight.CanaryOfRefresher(nc)},
 		Components: func() (out []preflight.Component) {
 			for _, c := range components() {
 				out = append(out, preflight.Component(c))
