@@ -24,7 +24,7 @@ var floors = []struct {
 }{
 	{rooms: []string{".", "internal/wechat", "internal/seal"}},
 	{rooms: []string{"internal/events", "internal/store", "internal/natsd"}},
-	{rooms: []string{"internal/ingest", "internal/refresher", "internal/wechatsim", "internal/ops", "internal/console"}},
+	{rooms: []string{"internal/ingest", "internal/refresher", "internal/wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
 	{rooms: []string{"cmd/*"}},
 	{rooms: []string{"internal", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"time"
 
@@ -11,11 +12,14 @@ import (
 
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 )
 
 func main() {
 	var cfg settings
-	os.Exit(program.Main(&cfg, func(ctx context.Context) error { return run(ctx, &cfg) }))
+	os.Exit(program.Main(&cfg,
+		func(ctx context.Context) error { return run(ctx, &cfg) },
+		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
 func run(ctx context.Context, cfg *settings) error {
@@ -42,11 +46,16 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	health.Check("AUTH exists", in.Ready)
+	canary := ops.WatchCanary("ingest", health, metrics, in.Canary)
 	pushes, err := ops.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics)
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(health, metrics, nil, log)
+	checks, err := preflight.New(cfg.target(nc, in.Components))
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(health, metrics, checks.Handler(nil), log)
 	if err != nil {
 		return err
 	}
@@ -55,9 +64,10 @@ func run(ctx context.Context, cfg *settings) error {
 		Changed: func(c []ops.Component) error { return in.SetComponents(pushed(c)) },
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	serving, stop := health.Drain(ctx, drainPause)
+	serving, stop := health.Drain(ctx, cfg.Drain)
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
+	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return pushes.Run(serving) })
 	group.Go(func() error { return watch.Run(serving) })
 	return group.Wait()

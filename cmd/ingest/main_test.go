@@ -602,8 +602,8 @@ func TestSettings(t *testing.T) {
 		{"help", []string{"--help"}, nil, 0, []string{"--http-addr=:8080", "WXTOKEN_HTTP_ADDR", "--ops-addr=127.0.0.1:8082", "--component-token-file"}},
 		{"version", []string{"--version"}, nil, 0, []string{"ingest "}},
 		{"nothing", nil, nil, 2, []string{"--component-appid (WXTOKEN_COMPONENT_APPID)"}},
-		{"all at once", []string{"--http-addr=here", "--ops-addr=0.0.0.0:1", "--nats-url=x"}, []string{"WXTOKEN_COMPONENT_APPID=" + component, "WXTOKEN_COMPONENT_AES_KEY=SEKRET"}, 2,
-			[]string{"--http-addr", "--ops-addr", "--nats-url", "--component-token", "--component-aes-key"}},
+		{"all at once", []string{"--http-addr=here", "--ops-addr=0.0.0.0:1", "--nats-url=x", "--drain=1h"}, []string{"WXTOKEN_COMPONENT_APPID=" + component, "WXTOKEN_COMPONENT_AES_KEY=SEKRET"}, 2,
+			[]string{"--http-addr", "--ops-addr", "--nats-url", "--drain (WXTOKEN_DRAIN)", "--component-token", "--component-aes-key"}},
 		{"unknown flag", []string{"--htp-addr=:1"}, good, 2, []string{"--htp-addr"}},
 		{"address that is not ours", []string{"--http-addr=192.0.2.1:1"}, good, 1, []string{"listen for pushes", "192.0.2.1:1"}},
 	}

@@ -2,16 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/ops"
 	"wxtoken/internal/seal"
 )
-
-// drainPause is how long a process that is asked to end still takes pushes, while the load balancer
-// learns from /readyz to send them elsewhere.
-const drainPause = time.Second
 
 // program is this executable. Its ops-addr leaves 8081 to a refresher on the same machine.
 var program = ops.Program{
@@ -27,18 +24,25 @@ type settings struct {
 	ops.ComponentSettings
 	ops.PushSettings
 	ops.SealSettings
+	Drain time.Duration `group:"Operations" default:"1s" help:"How long pushes are still taken after SIGTERM, while the load balancer learns from /readyz to send them elsewhere: longer than it takes between two looks."`
 	ops.Settings
 
 	components []ops.Component
 	seal       *seal.Keys
 }
 
-// Validate reads the components and the seal key, and returns what is wrong with them.
-func (s *settings) Validate() (err error) {
-	s.components, err = ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
-	var sealErr error
-	s.seal, sealErr = ops.LoadSealKey(s.SealSettings)
-	return errors.Join(err, sealErr)
+// maxDrain bounds the wait of whoever ends the process.
+const maxDrain = time.Minute
+
+// Validate reads the components and the seal key, and returns what is wrong with them and with the drain.
+func (s *settings) Validate() error {
+	var drain, components, sealing error
+	if s.Drain < 0 || s.Drain > maxDrain {
+		drain = fmt.Errorf("--drain (WXTOKEN_DRAIN): %s: want 0s to %s", s.Drain, maxDrain)
+	}
+	s.components, components = ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
+	s.seal, sealing = ops.LoadSealKey(s.SealSettings)
+	return errors.Join(drain, components, sealing)
 }
 
 // pushed returns the components as ingest wants them.

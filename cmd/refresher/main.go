@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -12,12 +13,15 @@ import (
 
 	"wxtoken/internal/console"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 )
 
 func main() {
 	var cfg settings
-	os.Exit(program.Main(&cfg, func(ctx context.Context) error { return run(ctx, &cfg) }))
+	os.Exit(program.Main(&cfg,
+		func(ctx context.Context) error { return run(ctx, &cfg) },
+		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
 func run(ctx context.Context, cfg *settings) error {
@@ -53,11 +57,16 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	health.Check("refresher", r.Ready)
+	canary := ops.WatchCanary("refresher", health, metrics, r.Canary)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(health, metrics, console.New(js, time.Now), log)
+	checks, err := preflight.New(cfg.target(nc, r.Components))
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(health, metrics, checks.Handler(console.New(js, time.Now)), log)
 	if err != nil {
 		return err
 	}
@@ -70,6 +79,7 @@ func run(ctx context.Context, cfg *settings) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return components.Run(ctx) })
+	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()

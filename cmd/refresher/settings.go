@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
 )
@@ -22,6 +23,7 @@ type settings struct {
 	ops.AppsecretSettings
 	ops.SeedSettings
 	TransferSettings
+	Preflight preflight.Config `embed:""`
 	ops.Settings
 
 	components []ops.Component

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 
 	"golang.org/x/sync/errgroup"
@@ -23,7 +24,7 @@ func main() {
 			return err
 		}
 		return run(ctx, &cfg, log, os.Stderr)
-	}))
+	}, func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
 // together runs all parts at once. When ctx ends, or one of them fails, they end in the order given,

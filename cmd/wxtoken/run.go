@@ -17,6 +17,7 @@ import (
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/ops"
+	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/wechatsim"
@@ -88,6 +89,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		return err
 	}
 	h.health.Check("AUTH exists", in.Ready)
+	canaries := []*ops.Canary{ops.WatchCanary("ingest", h.health, h.metrics, in.Canary)}
 	pushes, err := h.listen("http-addr", "pushes", cfg.HTTPAddr, in.Handler())
 	if err != nil {
 		return err
@@ -112,6 +114,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		return err
 	}
 	h.health.Check("refresher", r.Ready)
+	canaries = append(canaries, ops.WatchCanary("refresher", h.health, h.metrics, r.Canary))
 	nc, err = h.connect("console")
 	if err != nil {
 		return err
@@ -120,11 +123,18 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if js, err = jetstream.New(nc); err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(h.health, h.metrics, console.New(js, time.Now), subdued(log, cfg.Sim))
+	checks, err := preflight.New(cfg.target(nc, srv, r.Components))
+	if err != nil {
+		return err
+	}
+	watch, err := cfg.ListenOps(h.health, h.metrics, checks.Handler(console.New(js, time.Now)), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
 	parts := []func(context.Context) error{pushes.Run, r.Run, watch.Run}
+	for _, canary := range canaries {
+		parts = append(parts, canary.Run)
+	}
 	if sim != nil {
 		sim.hint(person, srv.ClientURL(), watch.Addr())
 		return together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)

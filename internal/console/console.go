@@ -21,7 +21,6 @@ import (
 
 // Where the buckets lie.
 const (
-	streamStatus = "KV_" + events.BucketStatus
 	prefixStatus = "$KV." + events.BucketStatus + "."
 	prefixTokens = "$KV." + events.BucketTokens + "."
 )

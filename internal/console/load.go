@@ -54,9 +54,9 @@ func (c *console) load(ctx context.Context, q query) (page, error) {
 	if err != nil {
 		return page{}, fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
 	}
-	status, err := c.js.Stream(ctx, streamStatus)
+	status, err := c.js.Stream(ctx, events.StreamStatus)
 	if err != nil {
-		return page{}, fmt.Errorf("look up stream %s: %w", streamStatus, err)
+		return page{}, fmt.Errorf("look up stream %s: %w", events.StreamStatus, err)
 	}
 	known := map[wxtoken.Key]bool{} // a key may have a status without a token, and the other way round
 	var p page

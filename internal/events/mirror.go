@@ -68,7 +68,7 @@ func mirrors(cfg SetupConfig) (all []mirrored) {
 		switch sc.Name {
 		case StreamTokens:
 			m.Description, m.filter = "read copy of the current tokens (bucket tokens)", AllTokens
-		case streamStatus, StreamMessages:
+		case StreamStatus, StreamMessages:
 		default:
 			continue
 		}

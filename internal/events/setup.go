@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,7 +28,7 @@ var ErrServerTooOld = errors.New("the NATS server is too old")
 // Setup creates the streams and buckets that are missing and updates the others. It may be run
 // by several refreshers at once, and again at each start. It returns the names that it created.
 func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) (created []string, err error) {
-	if err := checkServer(nc.ConnectedServerVersion()); err != nil {
+	if err := CheckServer(nc.ConnectedServerVersion()); err != nil {
 		return nil, err
 	}
 	for _, sc := range streams(cfg) {
@@ -69,7 +70,8 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-func checkServer(version string) error {
+// CheckServer returns an error that wraps ErrServerTooOld for a version that lacks what wxtoken is built on.
+func CheckServer(version string) error {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
 		return fmt.Errorf("read the NATS server's version %q: %w", version, err)
@@ -133,7 +135,7 @@ func streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:           replicas,
 		},
 		{
-			Name:              streamStatus,
+			Name:              StreamStatus,
 			Description:       "what is known about each key beside its token",
 			Subjects:          []string{"$KV." + BucketStatus + ".>"},
 			MaxMsgsPerSubject: 1,
@@ -151,5 +153,72 @@ func streams(cfg SetupConfig) []jetstream.StreamConfig {
 			MaxAge:      30 * day,
 			Replicas:    replicas,
 		},
+	}
+}
+
+// Drift returns in which settings a stream differs from the table, as "max_age 1h0m0s, want 0s"; nothing when it is as it should be. missing
+// tells that there is no such stream. A refresher that starts sets right what NATS lets it change.
+func Drift(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, name string) (drift []string, missing bool, err error) {
+	i := slices.IndexFunc(streams(cfg), func(sc jetstream.StreamConfig) bool { return sc.Name == name })
+	if i < 0 {
+		return nil, false, fmt.Errorf("stream %s is not in the table", name)
+	}
+	stream, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	want, have := plain(streams(cfg)[i]), plain(stream.CachedInfo().Config)
+	for setting, value := range want {
+		if other := have[setting]; other != value {
+			drift = append(drift, fmt.Sprintf("%s %v, want %v", setting, other, value))
+		}
+	}
+	slices.Sort(drift)
+	return drift, false, nil
+}
+
+// StreamNames returns the names of all streams, in the order of the table.
+func StreamNames() (names []string) {
+	for _, sc := range streams(SetupConfig{}) {
+		names = append(names, sc.Name)
+	}
+	return names
+}
+
+// plain returns the settings of a stream that the table decides, by NATS's own names, with NATS's own defaults filled in.
+func plain(sc jetstream.StreamConfig) map[string]any {
+	for _, limit := range []*int64{&sc.MaxMsgs, &sc.MaxBytes, &sc.MaxMsgsPerSubject} {
+		if *limit == 0 {
+			*limit = -1
+		}
+	}
+	if sc.MaxConsumers == 0 {
+		sc.MaxConsumers = -1
+	}
+	if sc.MaxMsgSize == 0 {
+		sc.MaxMsgSize = -1
+	}
+	if sc.AllowMsgSchedules {
+		sc.AllowRollup = true
+	}
+	if sc.Duplicates == 0 { // two minutes, or the greatest age if that is less
+		sc.Duplicates = 2 * time.Minute
+		if sc.MaxAge > 0 {
+			sc.Duplicates = min(sc.Duplicates, sc.MaxAge)
+		}
+	}
+	rep := "none"
+	if sc.RePublish != nil {
+		rep = fmt.Sprint(*sc.RePublish)
+	}
+	return map[string]any{
+		"subjects": fmt.Sprint(sc.Subjects), "retention": sc.Retention.String(), "storage": sc.Storage.String(), "discard": sc.Discard.String(),
+		"max_msgs": sc.MaxMsgs, "max_bytes": sc.MaxBytes, "max_msgs_per_subject": sc.MaxMsgsPerSubject, "max_consumers": sc.MaxConsumers,
+		"max_msg_size": sc.MaxMsgSize, "max_age": sc.MaxAge, "duplicate_window": sc.Duplicates, "num_replicas": sc.Replicas,
+		"allow_direct": sc.AllowDirect, "allow_rollup_hdrs": sc.AllowRollup, "deny_delete": sc.DenyDelete, "allow_msg_ttl": sc.AllowMsgTTL,
+		"allow_atomic": sc.AllowAtomicPublish, "allow_msg_schedules": sc.AllowMsgSchedules, "republish": rep, "sealed": sc.Sealed, "no_ack": sc.NoAck,
 	}
 }

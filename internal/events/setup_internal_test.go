@@ -27,7 +27,7 @@ func TestCheckServer(t *testing.T) {
 		{"", false, false},
 		{"unknown", false, false},
 	} {
-		err := checkServer(row.version)
+		err := CheckServer(row.version)
 		if (err == nil) != row.ok || errors.Is(err, ErrServerTooOld) != row.old {
 			t.Errorf("%q: %v", row.version, err)
 		}

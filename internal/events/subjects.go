@@ -11,10 +11,10 @@ const (
 	StreamAuth     = "AUTH"
 	StreamMessages = "MESSAGES"
 	StreamTokens   = "KV_tokens"
+	StreamStatus   = "KV_" + BucketStatus
 	StreamDead     = "DEAD"
 	BucketTokens   = "tokens"
 	BucketStatus   = "status"
-	streamStatus   = "KV_" + BucketStatus
 )
 
 // Durable consumers of the refresher.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -144,6 +146,9 @@ func (i *Ingest) SetComponents(components []Component) error {
 	return nil
 }
 
+// Components returns the appids whose pushes are taken now.
+func (i *Ingest) Components() []string { return slices.Sorted(maps.Keys(*i.components.Load())) }
+
 func reveal(secrets []wxtoken.Secret) []string {
 	values := make([]string, len(secrets))
 	for n, secret := range secrets {
@@ -159,6 +164,9 @@ func (i *Ingest) Ready(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Canary has NATS prove that a push would get as far as its stream.
+func (i *Ingest) Canary(ctx context.Context) error { return events.RefusedCanary(ctx, i.js) }
 
 // Handler returns the handler of all URLs of the package. It answers 404 to any other path, and
 // redirects none.

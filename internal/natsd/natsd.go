@@ -210,6 +210,23 @@ func (s *Server) ClientURL() string {
 	return s.nats.ClientURL()
 }
 
+// InUse reports whether a server, in this or in another process, uses dir. It makes nothing.
+func InUse(dir string) bool {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	busy, _ := tryLock(f) // an error beside that is for who starts a server
+	_ = f.Close()         // and with it the lock
+	return busy
+}
+
+// MaxStore returns how many bytes the streams may fill.
+func (s *Server) MaxStore() int64 { return s.nats.JetStreamConfig().MaxStore }
+
+// SyncAlways reports whether each publish ack waits for the disk.
+func (s *Server) SyncAlways() bool { return s.nats.JetStreamConfig().SyncAlways }
+
 // Close stops the server, waits until its streams are closed, and gives the directory free.
 // Connections that are still open see it as a lost server. It may be called more than once.
 func (s *Server) Close() {

@@ -23,7 +23,7 @@ type check struct {
 	run  func(context.Context) error
 }
 
-// Check adds a condition of readiness: run is called for each question, one at a time, with a
+// Check adds a condition of readiness: run is called for each question, at the same time as the other checks, with a
 // second to answer. Its error is shown to whoever asks, so it must hold no secret.
 func (h *Health) Check(name string, run func(ctx context.Context) error) {
 	h.mu.Lock()
@@ -62,12 +62,18 @@ func (h *Health) Failing(ctx context.Context) map[string]string {
 	if draining {
 		failing["draining"] = "the process is ending"
 	}
-	for _, c := range checks {
-		ctx, cancel := context.WithTimeout(ctx, checkWithin)
-		if err := c.run(ctx); err != nil {
-			failing[c.name] = scrub(err.Error())
+	ctx, cancel := context.WithTimeout(ctx, checkWithin)
+	defer cancel()
+	errs := make([]error, len(checks))
+	var working sync.WaitGroup
+	for i, c := range checks {
+		working.Go(func() { errs[i] = c.run(ctx) })
+	}
+	working.Wait()
+	for i, c := range checks {
+		if errs[i] != nil {
+			failing[c.name] = scrub(errs[i].Error())
 		}
-		cancel()
 	}
 	return failing
 }

@@ -25,7 +25,7 @@ const (
 
 // healthcheck returns nil when the process with these settings says that it is ready.
 func (p Program) healthcheck(ctx context.Context, cfg any, args []string) error {
-	if err := p.Parse(cfg, slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == healthcheckFlag })); err != nil {
+	if err := p.Parse(cfg, without(args, healthcheckFlag)); err != nil {
 		return err
 	}
 	k, err := p.model(cfg)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 )
@@ -33,6 +34,8 @@ func TestExitCodes(t *testing.T) {
 		}, 2, "", "--component-appid (WXTOKEN_COMPONENT_APPID): no component\ntest --help lists every setting.\n"},
 		{"help", []string{"--help", "--nope"}, nil, 0, "--log-level=info  WXTOKEN_LOG_LEVEL", ""},
 		{"short help", []string{"-h"}, nil, 0, "Usage: test", ""},
+		{"check", []string{"--check", "--log-level=warn"}, nil, 1, "FAIL nats", "test: 1 of 1 checks failed\n"},
+		{"check with settings that are refused", []string{"--check", "--log-level=loud"}, nil, 2, "", "--log-level (WXTOKEN_LOG_LEVEL)"},
 		{"version", []string{"--version"}, nil, 0, "test (", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -41,7 +44,10 @@ func TestExitCodes(t *testing.T) {
 			defer end()
 			var stdout, stderr bytes.Buffer
 			run := func(ctx context.Context) error { return row.run(ctx, end) }
-			code := Program{Name: "test"}.main(ctx, &Settings{}, row.args, &stdout, &stderr, run)
+			code := Program{Name: "test"}.main(ctx, &Settings{}, row.args, &stdout, &stderr, run, func(_ context.Context, out io.Writer) error {
+				_, _ = io.WriteString(out, "FAIL nats\n")
+				return errors.New("1 of 1 checks failed")
+			})
 			if code != row.code {
 				t.Errorf("exit code %d, want %d; stderr:\n%s", code, row.code, stderr.String())
 			}

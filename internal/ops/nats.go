@@ -73,6 +73,9 @@ func (s NATSSettings) Validate() error {
 	return errors.Join(faults...)
 }
 
+// Redacted returns the URL of the servers without users and passwords.
+func (s NATSSettings) Redacted() string { return scrub(s.NatsURL) }
+
 // ListenAddr returns the host:port of the URL, for a process that runs the server itself. It
 // returns an error when the URL names several servers.
 func (s NATSSettings) ListenAddr() (string, error) {

@@ -294,7 +294,8 @@ func (p Program) WriteHelp(w io.Writer, cfg any) error {
 		fmt.Fprintf(&b, "  --%s%s  %s\n", flag.Name, example(flag), strings.Join(flag.Envs, ", "))
 		fmt.Fprintf(&b, "        %s\n", flag.Help)
 	}
-	b.WriteString("\n  --healthcheck\n        Ask the process that runs with the same settings whether it is ready, and exit with 0 if so.\n")
+	b.WriteString("\n  --check\n        Look whether everything is there that the process needs, line by line with the remedy, and exit with 0 if so.\n")
+	b.WriteString("  --healthcheck\n        Ask the process that runs with the same settings whether it is ready, and exit with 0 if so.\n")
 	b.WriteString("  --version\n        Print the version.\n  --help\n        Print this.\n")
 	_, err = io.WriteString(w, b.String())
 	return err
@@ -340,19 +341,24 @@ func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
 	return nil
 }
 
+// checkFlag asks for check instead of run.
+const checkFlag = "--check"
+
 // Main is the whole of a main function but its settings: it parses the command line into cfg,
 // calls run with a context that ends on SIGINT or SIGTERM, and returns the exit code: 0 when run
 // ended well, 1 when it failed, 2 when settings are refused (by Parse or by run, with a
-// SettingsError). A second signal ends the process at once.
-func (p Program) Main(cfg any, run func(ctx context.Context) error) int {
+// SettingsError). A second signal ends the process at once. With --check it calls check instead, which writes
+// what it finds to out and returns an error when something stands in the way of run.
+func (p Program) Main(cfg any, run func(ctx context.Context) error, check func(ctx context.Context, out io.Writer) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	return p.main(ctx, cfg, os.Args[1:], os.Stdout, os.Stderr, run)
+	return p.main(ctx, cfg, os.Args[1:], os.Stdout, os.Stderr, run, check)
 }
 
 // main is Main with everything that it takes from the process.
-func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stderr io.Writer, run func(ctx context.Context) error) int {
+func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stderr io.Writer,
+	run func(ctx context.Context) error, check func(ctx context.Context, out io.Writer) error) int {
 	var err error
 	switch {
 	case slices.Contains(args, "--help") || slices.Contains(args, "-h"):
@@ -361,6 +367,10 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 		_, err = fmt.Fprintln(stdout, p.Name, versionLine())
 	case slices.Contains(args, healthcheckFlag):
 		err = p.healthcheck(ctx, cfg, args)
+	case slices.Contains(args, checkFlag):
+		if err = p.Parse(cfg, without(args, checkFlag)); err == nil {
+			err = check(ctx, stdout)
+		}
 	default:
 		if err = p.Parse(cfg, args); err == nil {
 			err = run(ctx)
@@ -378,6 +388,11 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 		return exitSettings
 	}
 	return exitFailed
+}
+
+// without returns args without a flag that is no setting.
+func without(args []string, flag string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == flag })
 }
 
 // version returns the version of the module, the commit it was built from and the Go that built it.

@@ -34,7 +34,7 @@ func (r *Refresher) mirror(ctx context.Context) {
 func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]uint64) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	all, err := events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig())
+	all, err := events.SetupMirrors(ctx, r.nc, r.js, api, r.cfg.Setup())
 	if err != nil && ctx.Err() == nil {
 		r.log.Warn().Err(err).Str("hint", "services may read old tokens: do both accounts export and import what --services-api needs?").Msg("mirrors not set up")
 	}

@@ -75,6 +75,11 @@ func (c Config) Validate() error {
 // apiPrefix is what a prefix of JetStream's API looks like. Its first part names consumers.
 var apiPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]+)+$`)
 
+// Setup returns how the streams are to be.
+func (c Config) Setup() events.SetupConfig {
+	return events.SetupConfig{Replicas: c.Replicas, MessagesMaxAge: c.MessagesMaxAge, MessagesMaxBytes: c.MessagesMaxBytes, ServicesAPI: c.ServicesAPI}
+}
+
 // Component is one third-party platform that the refresher acts for.
 type Component struct {
 	AppID     string
@@ -238,6 +243,14 @@ func (r *Refresher) SetComponents(components []Component) {
 	}
 }
 
+// Components returns those that the refresher acts for now.
+func (r *Refresher) Components() (out []Component) {
+	for _, c := range r.all() {
+		out = append(out, Component{AppID: c.appid, AppSecret: wxtoken.NewSecret(c.appSecret())})
+	}
+	return out
+}
+
 // component returns a component of the settings.
 func (r *Refresher) component(appid string) (c *component, ok bool) {
 	r.mu.Lock()
@@ -275,7 +288,7 @@ func ended(ctx context.Context) error {
 // prepare makes the streams and opens the store, as soon as NATS is there.
 func (r *Refresher) prepare(ctx context.Context) error {
 	for {
-		created, err := r.setup(ctx, r.setupConfig())
+		created, err := r.setup(ctx, r.cfg.Setup())
 		switch {
 		case len(created) == events.Streams:
 			r.log.Info().Strs("streams", created).Msg("streams created")
@@ -303,13 +316,6 @@ func (r *Refresher) prepare(ctx context.Context) error {
 			return nil
 		case <-time.After(time.Second):
 		}
-	}
-}
-
-// setupConfig says how the streams are to be.
-func (r *Refresher) setupConfig() events.SetupConfig {
-	return events.SetupConfig{
-		Replicas: r.cfg.Replicas, MessagesMaxAge: r.cfg.MessagesMaxAge, MessagesMaxBytes: r.cfg.MessagesMaxBytes, ServicesAPI: r.cfg.ServicesAPI,
 	}
 }
 

@@ -3,11 +3,13 @@
 package systemtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +47,7 @@ func TestProcesses(t *testing.T) {
 		{"NATS restarts under load", natsRestarts},
 		{"seal key changed", sealKeyChanged},
 		{"ingest restarts under pushes", rollingRestarts},
+		{"refreshers restart in turn", refreshersRestart},
 		{"paused until another has taken over", func(t *testing.T, p programs) { paused(t, p, 0) }},
 		{"everything restarted", everythingRestarted},
 		{"data gone", func(t *testing.T, p programs) { dataGone(t, p, 3, "20s", "0.1") }},
@@ -589,6 +592,57 @@ func rollingRestarts(t *testing.T, p programs) {
 		})
 	}
 	stop()
+}
+
+// refreshersRestart ends one of two refreshers after the other with SIGTERM while tokens are renewed. An orderly end costs
+// no reader anything, and WeChat no call. WXTOKEN_TEST_RESTARTS says how many restarts, 6 without it.
+func refreshersRestart(t *testing.T, p programs) {
+	restarts, err := strconv.Atoi(cmp.Or(os.Getenv("WXTOKEN_TEST_RESTARTS"), "6"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, p, 3, "--latency=200ms") // so that some end in the middle of a call
+	s.ingest()
+	live := []*process{s.refresher(), s.refresher()}
+	poll(t, func() error { return s.allAccepted(nil, 1) })
+	poll(t, s.idle)
+	asked, err := s.extra() // on the way to the first tokens
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := s.read()
+	for range restarts {
+		before := s.generations()
+		poll(t, func() error { // a call is under way, of one of the two
+			extra, err := s.extra()
+			for key, n := range extra {
+				if n > asked[key] {
+					return nil
+				}
+			}
+			return errors.Join(err, errors.New("no call is under way"))
+		})
+		live[0].terminate()
+		fresh := s.refresher()
+		live = []*process{live[1], fresh}
+		poll(t, func() error {
+			if status, body := fresh.get("/readyz"); status != http.StatusOK {
+				return fmt.Errorf("/readyz %d %s", status, body)
+			}
+			return nil
+		})
+		poll(t, func() error { return s.allAccepted(before, 1) })
+	}
+	reader.check()
+	s.wantExtra(func(extra map[wxtoken.Key]int) error {
+		for key, n := range extra {
+			if n > asked[key] {
+				return fmt.Errorf("%d calls for %s in vain, want none", n-asked[key], key)
+			}
+		}
+		return nil
+	})
+	t.Logf("%d restarts, generations %v", restarts, s.generations())
 }
 
 // startedBeforeNATS starts everything while NATS is away. It stays up, says so, and works when NATS comes.

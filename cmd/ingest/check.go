@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/preflight"
+)
+
+// target is what --check and /check look at.
+func (s *settings) target(nc *nats.Conn, components func() []string) preflight.Target {
+	return preflight.Target{
+		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth},
+		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc)},
+		Components: func() (out []preflight.Component) {
+			for _, appid := range components() {
+				out = append(out, preflight.Component{AppID: appid})
+			}
+			return out
+		},
+	}
+}
+
+// check is --check.
+func check(ctx context.Context, cfg *settings, out io.Writer) error {
+	nc, err := cfg.Connect(events.RoleIngest, zerolog.Nop())
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	c, err := preflight.New(cfg.target(nc, func() (appids []string) {
+		for _, c := range cfg.components {
+			appids = append(appids, c.AppID)
+		}
+		return appids
+	}))
+	if err != nil {
+		return err
+	}
+	return c.Print(ctx, out)
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/preflight"
+	"wxtoken/internal/refresher"
+)
+
+// target is what --check and /check look at.
+func (s *settings) target(nc *nats.Conn, components func() []refresher.Component) preflight.Target {
+	return preflight.Target{
+		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
+		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true,
+		Probes: []preflight.Probe{preflight.CanaryOfRefresher(nc)},
+		Components: func() (out []preflight.Component) {
+			for _, c := range components() {
+				out = append(out, preflight.Component(c))
+			}
+			return out
+		},
+	}
+}
+
+// check is --check.
+func check(ctx context.Context, cfg *settings, out io.Writer) error {
+	nc, err := cfg.Connect(events.RoleRefresher, zerolog.Nop())
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	c, err := preflight.New(cfg.target(nc, func() []refresher.Component { return called(cfg.components) }))
+	if err != nil {
+		return err
+	}
+	return c.Print(ctx, out)
+}

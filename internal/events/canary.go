@@ -1,0 +1,67 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Where the canaries go. Neither is a key, nor the subject of an event.
+const (
+	canaryStored  = prefixCred + "canary.stored"
+	canaryRefused = prefixAuth + "canary.refused"
+)
+
+// StoreCanary writes a message to the stream of the tokens, on a subject that nobody else uses, and reads it back: it proves that the
+// stream takes a write, on the disk where the server syncs always, and gives it back. It overwrites its own last message.
+func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
+	m := nats.NewMsg(canaryStored)
+	m.Data = []byte(time.Now().UTC().Format(time.RFC3339Nano))
+	ack, err := js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return fmt.Errorf("store a message on %s: %w", StreamTokens, err)
+	}
+	stream, err := js.Stream(ctx, StreamTokens)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", StreamTokens, err)
+	}
+	got, err := stream.GetLastMsgForSubject(ctx, canaryStored)
+	for err == nil && got.Sequence < ack.Sequence { // a replica that is behind, or gone back: one that is only behind gets there
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("read from %s: what was just stored is not there: %w", StreamTokens, ctx.Err())
+		case <-time.After(canaryPoll):
+		}
+		got, err = stream.GetLastMsgForSubject(ctx, canaryStored)
+	}
+	if err != nil {
+		return fmt.Errorf("read from %s what was just stored: %w", StreamTokens, err)
+	}
+	return nil
+}
+
+// canaryPoll is the time between two looks for a message that a replica does not have yet.
+const canaryPoll = 20 * time.Millisecond
+
+// impossible is a last sequence that no stream has.
+const impossible = math.MaxInt64
+
+// RefusedCanary publishes to AUTH on a condition that can't hold: the stream's leader looks at it, refuses it and stores nothing. It proves
+// that a publish of this user reaches a stream that judges it; not that a disk would take it, for whoever may only publish can't find that
+// out without leaving an event behind.
+func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
+	_, err := js.Publish(ctx, canaryRefused, nil, jetstream.WithExpectLastSequence(impossible), jetstream.WithRetryAttempts(0))
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("it was stored against its condition")
+	}
+	return fmt.Errorf("publish to %s: %w", StreamAuth, err)
+}

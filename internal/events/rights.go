@@ -1,0 +1,87 @@
+package events
+
+import "strings"
+
+// The verbs of a Right.
+const (
+	MayPublish   = "publish"
+	MaySubscribe = "subscribe"
+	MayAnswer    = "allow_responses" // answer each request once, wherever its reply goes
+)
+
+// Right is one thing that a user of NATS must be allowed.
+type Right struct {
+	Verb    string
+	Subject string // empty for MayAnswer
+}
+
+// The processes that have rights of their own. Each has its inbox below _INBOX_<role>.
+const (
+	RoleIngest    = "ingest"
+	RoleRefresher = "refresher"
+)
+
+// SubjectUserInfo is where a NATS server tells a user who asks what that user may do. Only --check needs it.
+const SubjectUserInfo = "$SYS.REQ.USER.INFO"
+
+const (
+	jsInfo   = "$JS.API.STREAM.INFO."
+	jsDirect = "$JS.API.DIRECT.GET."
+	jsAck    = "$JS.ACK."
+)
+
+// Rights returns what the user of a role must be allowed; the refresher's include those of its console.
+func Rights(role string) (rights []Right) {
+	add := func(verb string, subjects ...string) {
+		for _, s := range subjects {
+			rights = append(rights, Right{verb, s})
+		}
+	}
+	add(MaySubscribe, "_INBOX_"+role+".>")
+	switch role {
+	case RoleIngest:
+		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">")
+	case RoleRefresher:
+		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">")
+		for _, sc := range streams(SetupConfig{}) {
+			add(MayPublish, jsInfo+sc.Name, "$JS.API.STREAM.CREATE."+sc.Name, "$JS.API.STREAM.UPDATE."+sc.Name)
+		}
+		add(MayPublish, jsDirect+StreamTokens+".>", jsDirect+StreamStatus+".>")
+		for _, name := range []string{StreamAuth, StreamTokens} {
+			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
+				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
+		}
+		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*") // of its watch
+		add(MaySubscribe, ServiceName+".>", "$SRV.>")
+		add(MayAnswer, "")
+	}
+	return rights
+}
+
+// Covers reports whether every subject that wanted stands for is one that allowed stands for too. Both may hold wildcards.
+func Covers(allowed, wanted string) bool {
+	a, w := strings.Split(allowed, "."), strings.Split(wanted, ".")
+	for i, part := range a {
+		switch {
+		case part == ">":
+			return len(w) > i
+		case i >= len(w) || w[i] == ">" || part != "*" && part != w[i]:
+			return false
+		}
+	}
+	return len(a) == len(w)
+}
+
+// Overlaps reports whether there is a subject that both stand for.
+func Overlaps(one, other string) bool {
+	a, b := strings.Split(one, "."), strings.Split(other, ".")
+	for i := range min(len(a), len(b)) {
+		switch {
+		case a[i] == ">" || b[i] == ">":
+			return true
+		case a[i] != b[i] && a[i] != "*" && b[i] != "*":
+			return false
+		}
+	}
+	return len(a) == len(b)
+}

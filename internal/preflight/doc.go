@@ -1,0 +1,4 @@
+// Package preflight finds out what stands between a process and its work, line by line and each with its remedy: before the first
+// start, with --check, and of a process that runs, at /check on its ops door. It changes nothing: no token is fetched, nothing is
+// published but requests that only read, and no secret is shown.
+package preflight
