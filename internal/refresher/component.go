@@ -37,6 +37,7 @@ type component struct {
 	probe   time.Time                // while WeChat seems to be away: when the next call may be made
 	late    string                   // what the status says of tickets that stay away; the sweep's own
 	warned  bool                     // that the guard is closed
+	waiting time.Time                // since when accounts wait for WeChat's list; zero while none does
 	greeted bool                     // the sweep's own
 }
 
@@ -177,6 +178,31 @@ func (c *component) held(api wechat.API, now time.Time) time.Duration {
 		return left
 	}
 	return 0
+}
+
+// listWantedSince returns since when accounts wait for WeChat's list; zero if none does.
+func (c *component) listWantedSince() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting
+}
+
+// wantList notes that accounts wait for WeChat's list from now on. It reports whether none did so far.
+func (c *component) wantList(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.waiting.IsZero() {
+		return false
+	}
+	c.waiting = now
+	return true
+}
+
+// wantNoList notes that no account waits for WeChat's list any more.
+func (c *component) wantNoList() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = time.Time{}
 }
 
 // slowDown halves the rate for a while: WeChat said that there were too many calls in this minute.

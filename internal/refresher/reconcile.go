@@ -34,11 +34,13 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	if !ok {
 		return events.Later(unknownFor(m), fmt.Errorf("reconcile: component %s is not in the settings", appid))
 	}
+	began := r.now()
 	listed, total, listErr := r.list(ctx, c)
 	// A list that broke off is good for what it told.
 	found, err := r.absorbAll(ctx, c, listed, m.Deliveries < len(retryAfter))
 	switch {
 	case listErr == nil && err == nil:
+		r.listRead(ctx, c, began)
 	case len(listed) == 0 && isHeld(listErr):
 		return listErr // not a fault, only not yet
 	default:
@@ -174,8 +176,11 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		}
 		listed.RefreshToken = info.RefreshToken
 	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
-		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so.
-		return false, nil
+		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody has
+		// renewed for so long that the stored one is surely not newer than the list.
+		if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
+			return false, err
+		}
 	}
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err

@@ -47,6 +47,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s", key, wait.Round(time.Second)))
 	}
 
+	if e, _ := r.view.Get(key); due.Reason != events.ReasonListed && r.awaitsList(c, key, e, r.now()) {
+		r.wantList(ctx, c, r.now())
+		return events.Later(jittered(r.heldDelay()), fmt.Errorf("renew %s: waiting for WeChat's list", key))
+	}
+
 	// a. Load.
 	cred, err := r.load(ctx, key)
 	if err != nil {

@@ -42,10 +42,24 @@ func (r *Refresher) sweep(ctx context.Context) {
 	now := r.now()
 	all := r.view.All()
 	var missed []wxtoken.Key
+	unlisted := map[*component]bool{}
 	for key, e := range all {
 		c, ok := r.component(key.Component)
-		if ok && overdue(e, now, r.cfg.SweepEvery) && r.held(c, key) == 0 {
+		if !ok {
+			continue
+		}
+		unlisted[c] = unlisted[c] || r.unlisted(c, key, e, now)
+		switch {
+		case !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) > 0:
+		case r.awaitsList(c, key, e, now):
+			r.wantList(ctx, c, now)
+		default:
 			missed = append(missed, key)
+		}
+	}
+	for _, c := range r.all() {
+		if !unlisted[c] {
+			c.wantNoList()
 		}
 	}
 	slices.SortFunc(missed, func(a, b wxtoken.Key) int {

@@ -1,7 +1,6 @@
 package refresher_test
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -12,7 +11,6 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -542,19 +540,45 @@ func TestStaleDue(t *testing.T) {
 	r.state(aliceKey, wxtoken.StateRenewingFailed)
 }
 
-// TestRecordOfANewerProgram meets a credential that it must not touch.
+// TestRecordOfANewerProgram meets records that it must not touch: whatever comes, they stay as they are, and nothing is renewed with them.
 func TestRecordOfANewerProgram(t *testing.T) {
-	r := newRig(t, options{})
+	r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 	r.authorize(alice)
-	_, err := r.js.Publish(t.Context(), events.CredentialSubject(aliceKey), []byte(`{"v":99}`))
-	r.must(err)
-	lists := r.calls(apiList)
+	newer := map[string]uint64{} // revisions by subject
+	for _, subject := range []string{events.CredentialSubject(aliceKey), events.CredentialSubject(componentKey), events.QuotaSubject(appid)} {
+		ack, err := r.js.Publish(t.Context(), subject, []byte(`{"v":99}`))
+		r.must(err)
+		newer[subject] = ack.Sequence
+	}
+	refreshes, tickets := r.calls(apiRefresh), r.calls(apiComponent)
 	r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 2 })
-	r.wantCalls(apiList, lists+1)
-	if _, err := r.store.Credential(t.Context(), aliceKey); !errors.Is(err, store.ErrNewer) {
-		t.Errorf("the record of a newer program was replaced: %v", err)
+	r.pokeNewer(aliceKey)
+	r.pokeNewer(componentKey)
+	r.ticket()
+	r.must(r.sim.Reauthorize(appid, alice))
+	r.must(r.sim.Cancel(appid, alice))
+	for _, kind := range []string{events.KindTicket, events.KindUpdated, events.KindUnauthorized} {
+		r.until(kind+" was not put off", func() bool { return r.log.count("record of a newer program", events.AuthSubject(appid, kind)) > 0 })
 	}
+	r.clock.forward(3 * time.Hour) // everything is overdue
+	time.Sleep(3 * r.cfg.SweepEvery)
+	r.wantCalls(apiRefresh, refreshes)
+	r.wantCalls(apiComponent, tickets)
+	stream, err := r.js.Stream(t.Context(), events.StreamTokens)
+	r.must(err)
+	for subject, revision := range newer {
+		if m, err := stream.GetLastMsgForSubject(t.Context(), subject); err != nil || m.Sequence != revision {
+			t.Errorf("%s: the record of a newer program was replaced (%v)", subject, err)
+		}
+	}
+}
+
+// pokeNewer makes a key due whose record is of a newer program, and waits until that was put off.
+func (r *rig) pokeNewer(key wxtoken.Key) {
+	r.Helper()
+	r.pokeOld(key, 1)
+	r.until(key.String()+" was not put off", func() bool { return r.log.count("record of a newer program", events.DueSubject(key)) > 0 })
 }
 
 // TestServerRestarts takes the NATS server away and brings it back: refreshers go on.

@@ -17,6 +17,8 @@ type Quota struct {
 	Paused map[string]time.Time `json:"paused,omitempty"`
 	// PushAskedAt is when WeChat was last asked to push tickets.
 	PushAskedAt time.Time `json:"push_asked_at,omitzero"`
+	// ListedAt is when WeChat's list of authorizers was last read whole.
+	ListedAt time.Time `json:"listed_at,omitzero"`
 }
 
 func (q *Quota) version() int { return q.Version }

@@ -201,7 +201,17 @@ func (s *Store) ScheduleReconcile(ctx context.Context, component string, every t
 	if !now {
 		return nil
 	}
-	return s.publish(ctx, nats.NewMsg(events.ReconcileDueSubject(component)))
+	return s.MakeReconcileDue(ctx, component, "")
+}
+
+// MakeReconcileDue has component compared with WeChat's list now. Of several with the same id within two minutes one counts;
+// an empty id makes each count.
+func (s *Store) MakeReconcileDue(ctx context.Context, component, id string) error {
+	m := nats.NewMsg(events.ReconcileDueSubject(component))
+	if id != "" {
+		m.Header.Set(jetstream.MsgIDHeader, id)
+	}
+	return s.publish(ctx, m)
 }
 
 func (s *Store) publish(ctx context.Context, m *nats.Msg) error {

@@ -1,0 +1,196 @@
+//go:build linux
+
+package systemtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechatsim"
+)
+
+// TestSizing prints what so many accounts take: disk and memory of nats-server, memory of a refresher and an ingest, and how long a
+// refresher takes to get ready. The records are as long as WeChat's.
+//
+//	WXTOKEN_TEST_SIZING=1000,10000 go test -run TestSizing -v ./internal/systemtest
+func TestSizing(t *testing.T) {
+	wanted := os.Getenv("WXTOKEN_TEST_SIZING")
+	if wanted == "" {
+		t.Skip("WXTOKEN_TEST_SIZING is not set: a list of numbers of accounts, such as 1000,10000")
+	}
+	server, err := exec.LookPath("nats-server")
+	if err != nil {
+		t.Skip("no nats-server: go install github.com/nats-io/nats-server/v2@v2.15.2")
+	}
+	p := build(t)
+	for number := range strings.SplitSeq(wanted, ",") {
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(number, func(t *testing.T) { size(t, p, server, n) })
+	}
+}
+
+func size(t *testing.T, p programs, server string, n int) {
+	// The site has a NATS of its own, which has nothing to do here.
+	s := newSite(t, p, 0, "--life=2h")
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\nports_file_dir: %q\njetstream { store_dir: %q, sync_interval: always }\n", dir, filepath.Join(dir, "data"))
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(server, "-c", conf)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	url := ""
+	poll(t, func() error {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
+		if len(files) == 0 {
+			return errors.New("nats-server has not said where it listens")
+		}
+		said, err := os.ReadFile(files[0])
+		if err != nil {
+			return err
+		}
+		var ports struct{ Nats []string }
+		if err := json.Unmarshal(said, &ports); err != nil || len(ports.Nats) == 0 {
+			return fmt.Errorf("%s: %s", files[0], said)
+		}
+		url = ports.Nats[0]
+		return nil
+	})
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	empty := rss(t, cmd.Process.Pid)
+	began := time.Now()
+	fill(t, nc, n)
+	filled := time.Since(began)
+
+	s.settings = append(s.settings, "WXTOKEN_NATS_URL="+url)
+	began = time.Now()
+	re, in := s.refresher(), s.ingest()
+	poll(t, func() error {
+		if status, body := re.get("/readyz"); status != http.StatusOK {
+			return errors.New(body)
+		}
+		return nil
+	})
+	ready := time.Since(began)
+	used := cpu(t, re.cmd.Process.Pid) + cpu(t, cmd.Process.Pid)
+	const quiet = 30 * time.Second // with a sweep in it, or two
+	time.Sleep(quiet)
+	idle := (cpu(t, re.cmd.Process.Pid) + cpu(t, cmd.Process.Pid) - used).Seconds() / quiet.Seconds()
+	var disk int64
+	_ = filepath.WalkDir(filepath.Join(dir, "data"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				disk += info.Size()
+			}
+		}
+		return nil
+	})
+	mib := func(bytes int64) int64 { return bytes >> 20 }
+	t.Logf("%d accounts: nats-server %d MiB of memory (%d when empty), %d MiB of disk, %d B an account; refresher %d MiB, ready in %s; ingest %d MiB; idle %.1f %% of a core; filled in %s",
+		n, mib(rss(t, cmd.Process.Pid)), mib(empty), mib(disk), disk/int64(n), mib(rss(t, re.cmd.Process.Pid)), ready.Round(10*time.Millisecond), mib(rss(t, in.cmd.Process.Pid)), 100*idle, filled.Round(time.Second))
+}
+
+// fill stores so many accounts, each with its schedule and its status, as a refresher leaves them.
+func fill(t *testing.T, nc *nats.Conn, n int) {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(t.Context(), nc, js, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); st.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	var group errgroup.Group
+	group.SetLimit(300)
+	now := time.Now().UTC()
+	keys := []wxtoken.Key{wxtoken.ComponentKey(wechatsim.DemoAppID)}
+	for i := range n {
+		keys = append(keys, wxtoken.AuthorizerKey(wechatsim.DemoAppID, fmt.Sprintf("wxa%015d", i)))
+	}
+	for _, key := range keys {
+		group.Go(func() error {
+			cred := store.Credential{
+				Key: key, Generation: 1, Ref: "tenant-" + key.Authorizer, AuthorizedAt: now, Ticket: "ticket@@@" + strings.Repeat("x", 80),
+				RefreshToken: "refreshtoken@@@" + strings.Repeat("x", 43), RefreshTokenBefore: "refreshtoken@@@" + strings.Repeat("x", 43),
+			}
+			if key.Authorizer != "" {
+				cred.Ticket = ""
+			}
+			if _, err := st.Commit(ctx, cred, wxtoken.Token{
+				Key: key, Value: wxtoken.NewSecret(strings.Repeat("x", 157)), Generation: 1, ObtainedAt: now, ExpiresAt: now.Add(2 * time.Hour), RenewAt: now.Add(80 * time.Minute),
+				Previous: &wxtoken.Previous{Value: wxtoken.NewSecret(strings.Repeat("x", 157)), ValidUntil: now.Add(5 * time.Minute)},
+			}); err != nil {
+				return err
+			}
+			_, err := js.Publish(ctx, "$KV.status."+key.String(), []byte(fmt.Sprintf(`{"key":%q,"state":"active","conditions":[{"type":"Ready","status":"True","reason":"Renewed","since":"2026-11-26T01:48:34Z"}],"authorizer":{"authorized_at":"2026-11-26T01:48:34Z","ref":"tenant","func_info":[1,2,18],"profile":%q},"failures":0}`, key, strings.Repeat("x", 500))))
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rss returns the memory that a process has in use, in bytes.
+func rss(t *testing.T, pid int) int64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * int64(os.Getpagesize())
+}
+
+// cpu returns the time that a process has computed.
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')'):]))
+	user, _ := strconv.Atoi(fields[12])
+	system, _ := strconv.Atoi(fields[13])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}

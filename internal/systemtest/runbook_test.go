@@ -1,0 +1,584 @@
+//go:build unix
+
+package systemtest
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/wechatsim"
+)
+
+// runbookPage is the page whose commands are run.
+const runbookPage = "../../docs/operations.md"
+
+// rows are the faults of the runbook: each row makes one, and runs the commands of the entries that it names, every one of them.
+var rows = []struct {
+	play   func(*book)
+	titles []string
+}{
+	{lookAround, []string{"Where to look"}},
+	{componentAdded, []string{"Add or remove a component"}},
+	{noTicket, []string{"No ticket arrives"}},
+	{componentTokenLate, []string{"The component token is late"}},
+	{notOnTheWhitelist, []string{"A component is in state `operator`"}},
+	{appSecretWrong, []string{"The AppSecret is wrong"}},
+	{manyRefused, []string{"Many accounts are refused at once"}},
+	{quotaGone, []string{"The day's quota is gone"}},
+	{renewalWanted, []string{"A renewal is wanted now"}},
+	{otherRef, []string{"An account belongs to another `ref`"}},
+	{cancelled, []string{"An authorizer is in state `needs_authorization` or `revoked`"}},
+	{tokenRefused, []string{"A service gets 40001, 40014 or 42001"}},
+	{wechatAway, []string{"WeChat is away"}},
+	{forged, []string{"Forged pushes"}},
+	{keysChanged, []string{"Keys and passwords are changed"}},
+	{leakedSecret, []string{"A secret may have leaked"}},
+	{clockWrong, []string{"A clock is wrong"}},
+	{deadEvent, []string{"Something lies on DEAD"}},
+	{restoredBackup, []string{"Make a backup", "Restore a backup"}},
+	{moreProcesses, []string{"More processes, restarts, planned maintenance"}},
+}
+
+// elsewhere are the entries whose commands other tests run, by the name of the test.
+var elsewhere = map[string]string{
+	"Turn sealing on": "TestProcesses/seal_key_changed",
+}
+
+// TestRunbook makes the faults of docs/operations.md on real processes and runs the commands that the page prints, with a shell. An
+// entry that has commands and no row fails it, and so does a command that its row does not run.
+func TestRunbook(t *testing.T) {
+	t.Parallel()
+	page := readRunbook(t)
+	covered := map[string]bool{}
+	for _, row := range rows {
+		for _, title := range row.titles {
+			covered[title] = true
+			if page[title] == nil {
+				t.Errorf("%s has no entry %q with commands", runbookPage, title)
+			}
+		}
+	}
+	for title, entry := range page {
+		if !covered[title] && elsewhere[title] == "" {
+			t.Errorf("%s:%d: the commands of %q are run by no test: add a row", runbookPage, entry[0].line, title)
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	for _, tool := range []string{"nats", "bash", "curl", "sha256sum"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("no %s: the runbook's commands are not run (go install github.com/nats-io/natscli/nats@v0.5.1; the others come with the system)", tool)
+		}
+	}
+	p := build(t)
+	slots := make(chan struct{}, atOnce/2)
+	var running sync.WaitGroup
+	for _, row := range rows {
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			t.Run(row.titles[0], func(t *testing.T) {
+				b := &book{T: t, programs: p, page: page, titles: row.titles}
+				b.on(row.titles[0])
+				row.play(b)
+				for _, title := range row.titles {
+					for _, block := range page[title] {
+						if !block.ran {
+							t.Errorf("%s:%d: not run: %s", runbookPage, block.line, block.commands)
+						}
+					}
+				}
+			})
+		})
+	}
+	running.Wait()
+}
+
+// block is some lines of commands that stand together on the page.
+type block struct {
+	label    string // the last of *Sign:*, *Look:*, *Do:*, *Verify:*, ... before it
+	commands string
+	line     int
+	ran      bool
+}
+
+var labelled = regexp.MustCompile(`^(?:\*\*.*\*\* )?\*([A-Z][^:*]*):\*`)
+
+// readRunbook returns the blocks of commands of each entry of the runbook, and of "Where to look".
+func readRunbook(t *testing.T) map[string][]*block {
+	t.Helper()
+	text, err := os.ReadFile(runbookPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := map[string][]*block{}
+	chapter, title, label := "", "", ""
+	var open *block
+	for i, line := range strings.Split(string(text), "\n") {
+		command, isCommand := strings.CutPrefix(line, "    ")
+		if !isCommand {
+			open = nil
+		}
+		switch {
+		case strings.HasPrefix(line, "## "):
+			chapter, title, label = line[3:], "", ""
+			if chapter == "Where to look" {
+				title, label = chapter, "Look"
+			}
+		case strings.HasPrefix(line, "### ") && chapter == "Runbook":
+			title, label = line[4:], ""
+		case isCommand && title != "":
+			if open == nil {
+				open = &block{label: label, line: i + 1}
+				page[title] = append(page[title], open)
+			}
+			open.commands += command + "\n"
+		default:
+			if m := labelled.FindStringSubmatch(line); m != nil {
+				label = m[1]
+			}
+		}
+	}
+	if len(page) < 10 {
+		t.Fatalf("%s: only %d entries with commands found", runbookPage, len(page))
+	}
+	return page
+}
+
+// book is one row at work.
+type book struct {
+	*testing.T
+	programs programs
+	page     map[string][]*block
+	titles   []string
+	title    string // of the entry whose commands are run
+	*site
+	env        []string
+	components string // the directory
+	in, re     *process
+}
+
+// open starts a site whose components lie in a directory, an ingest and a refresher, and waits for all tokens.
+func (b *book) open(accounts int, flags ...string) {
+	b.Helper()
+	b.prepare(accounts, flags...)
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	poll(b.T, b.idle)
+}
+
+// prepare is open without a process of ours.
+func (b *book) prepare(accounts int, flags ...string) {
+	b.Helper()
+	b.site = newSite(b.T, b.programs, accounts, flags...)
+	b.components = filepath.Join(b.TempDir(), "components")
+	b.settings = slices.DeleteFunc(b.settings, func(s string) bool { return strings.HasPrefix(s, "WXTOKEN_COMPONENT_") })
+	b.settings = append(b.settings, "WXTOKEN_COMPONENTS_DIR="+b.components, "WXTOKEN_RENEW_FRACTION=0.5", "WXTOKEN_SWEEP_EVERY=1s",
+		"WXTOKEN_PUBLIC_URL=http://127.0.0.1:1")
+	b.secret(wechatsim.DemoAppID, "appsecret", wechatsim.DemoAppSecret)
+	b.secret(wechatsim.DemoAppID, "token", wechatsim.DemoToken)
+	b.secret(wechatsim.DemoAppID, "aes_key", wechatsim.DemoEncodingAESKey)
+	b.env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + b.TempDir(), "NATS_URL=" + b.nats.ClientURL(), "COMPONENTS=" + b.components,
+		"C=" + wechatsim.DemoAppID, "A=" + b.keys()[1].Authorizer, "WXTOKEN_WECHAT_API_URL=" + b.api,
+	}
+}
+
+// startBoth starts an ingest and a refresher.
+func (b *book) startBoth() {
+	b.Helper()
+	b.in, b.re = b.ingest(), b.refresher()
+	b.set("INGEST", "http://"+b.in.addr("ops"))
+	b.set("REFRESHER", "http://"+b.re.addr("ops"))
+}
+
+// set gives the commands a variable.
+func (b *book) set(name, value string) { b.env = append(b.env, name+"="+value) }
+
+// secret writes a file of a component.
+func (b *book) secret(component, name, value string) {
+	b.Helper()
+	dir := filepath.Join(b.components, component)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(value), 0o600); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// on turns to an entry.
+func (b *book) on(title string) { b.title = title }
+
+// block returns the nth block under a label of the entry.
+func (b *book) block(label string, n int) *block {
+	b.Helper()
+	for _, block := range b.page[b.title] {
+		if block.label == label {
+			if n == 0 {
+				return block
+			}
+			n--
+		}
+	}
+	b.Fatalf("%s: %q has no such block of commands under *%s:*", runbookPage, b.title, label)
+	return nil
+}
+
+// try runs a block and returns what it printed.
+func (b *book) try(block *block) (string, error) {
+	b.Helper()
+	cmd := exec.CommandContext(b.Context(), "bash", "-c", block.commands)
+	cmd.Env, cmd.Dir = b.env, b.TempDir()
+	out, err := cmd.CombinedOutput()
+	block.ran = true
+	if err != nil {
+		err = fmt.Errorf("%s:%d: %w\n%s\n%s", runbookPage, block.line, err, block.commands, out)
+	}
+	return string(out), err
+}
+
+// run runs the nth block under a label, wants it to succeed, and to print what the pattern says.
+func (b *book) run(label string, n int, pattern string) string {
+	b.Helper()
+	block := b.block(label, n)
+	out, err := b.try(block)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if !regexp.MustCompile(pattern).MatchString(out) {
+		b.Fatalf("%s:%d: it printed no %s:\n%s\n%s", runbookPage, block.line, pattern, block.commands, out)
+	}
+	return out
+}
+
+// until is run again and again, until it prints what the pattern says.
+func (b *book) until(label string, n int, pattern string) {
+	b.Helper()
+	block, want := b.block(label, n), regexp.MustCompile(pattern)
+	poll(b.T, func() error {
+		out, err := b.try(block)
+		if err == nil && !want.MatchString(out) {
+			err = fmt.Errorf("%s:%d: it printed no %s:\n%s\n%s", runbookPage, block.line, pattern, block.commands, out)
+		}
+		time.Sleep(200 * time.Millisecond)
+		return err
+	})
+}
+
+// said waits until a process has logged a message.
+func (b *book) said(p *process, msg string) {
+	b.Helper()
+	poll(b.T, func() error {
+		if !strings.Contains(p.stdout.String(), msg) {
+			return fmt.Errorf("%s has not said %q", p.name, msg)
+		}
+		return nil
+	})
+}
+
+const (
+	isActive   = `"state":"active"`
+	isOperator = `"state":"operator"`
+)
+
+func lookAround(b *book) {
+	b.open(1)
+	b.run("Look", 0, isActive)
+}
+
+func componentAdded(b *book) {
+	b.open(1, "--components=2")
+	added := wechatsim.DemoOf(2, time.Minute, 1, "http://unused").Components[1]
+	b.set("NEW", added.AppID)
+	b.set("APPSECRET", added.AppSecret)
+	b.set("TOKEN", added.Token)
+	b.set("AES_KEY", added.EncodingAESKey)
+	b.run("Do", 0, "")
+	b.said(b.in, "component added")
+	b.said(b.re, "component added")
+	b.until("Verify", 0, isActive)
+}
+
+func noTicket(b *book) {
+	b.prepare(1)
+	b.secret(wechatsim.DemoAppID, "token", "not-the-one-of-the-console")
+	b.startBoth()
+	b.until("Sign", 0, `"state":"waiting_for_ticket"`)
+	b.until("Look", 0, `wxtoken_push_rejected_total{reason="signature"} [1-9]`)
+	b.set("TOKEN", wechatsim.DemoToken)
+	b.run("Do", 0, "")
+	b.until("Verify", 0, `"type":"TicketFlowing","status":"True".*"ticket_received_at"`)
+}
+
+func componentTokenLate(b *book) {
+	b.open(1)
+	b.tell("/fail", "api=api_component_token&errcode=-1&for=1h")
+	b.until("Look", 0, `(?s)"state":"renewing_failed".*wxtoken_component_token_expiration_timestamp_seconds{component="`+wechatsim.DemoAppID+`"} [1-9]`)
+	b.tell("/heal", "")
+	b.run("Meaning and do", 0, `"outcome":"(renewing|already_renewed)"`)
+	b.until("Verify", 0, isActive)
+}
+
+func notOnTheWhitelist(b *book) {
+	b.open(1)
+	b.tell("/fail", "api=api_component_token&errcode=61004&errmsg=access+clientip+is+not+registered+requestIP:+203.0.113.7&for=1h")
+	b.until("Look", 0, isOperator+`.*"code":61004.*203\.0\.113\.7`)
+	b.tell("/heal", "")
+	b.until("Verify", 0, isActive)
+}
+
+func appSecretWrong(b *book) {
+	b.open(1)
+	const other = "fedcba9876543210fedcba9876543210"
+	b.tell("/secret", "appsecret="+other)
+	b.until("Sign", 0, isOperator+`.*"code":40(125|001)`)
+	b.set("APPSECRET", other)
+	b.run("Do", 0, "outcome")
+	b.until("Verify", 0, isActive)
+}
+
+func manyRefused(b *book) {
+	b.open(12)
+	b.tell("/fail", "api=api_authorizer_token&errcode=61023&times=9")
+	b.until("Sign", 0, `"type":"RefusalsBelieved","status":"False"`)
+	b.run("Look", 0, `"api":"api_authorizer_token".*"used":[1-9]`)
+	b.run("Do", 0, "")
+	b.until("Verify", 0, `(?s)"type":"RefusalsBelieved","status":"True".*wxtoken_authorizers_token_invalid{[^}]*} 0`)
+	if extra := b.history("authorize"); len(extra) != 12 {
+		b.Errorf("%d authorizations of 12 accounts: somebody was asked", len(extra))
+	}
+}
+
+func quotaGone(b *book) {
+	b.open(2)
+	b.tell("/daily-limit", "api=api_authorizer_token&limit=4")
+	b.until("Sign", 0, `(?s)`+isOperator+`.*"code":45009.*wxtoken_api_paused_until_timestamp_seconds{api="api_authorizer_token"`)
+	b.run("Look", 0, `"used":`)
+	b.run("Do", 0, `"cleared":true`)
+	b.until("Verify", 0, isActive)
+}
+
+func renewalWanted(b *book) {
+	b.open(3)
+	before := b.generations()
+	b.run("Do", 0, `"outcome":"(renewing|too_soon|already_renewed)"`)
+	poll(b.T, func() error { return b.renewed(b.keys()[1], before[b.keys()[1]]+1) })
+	if out := b.run("Do", 1, `"outcome"`); strings.Count(out, `"outcome"`) != 3 {
+		b.Errorf("not all three accounts were renewed: %s", out)
+	}
+}
+
+func otherRef(b *book) {
+	b.open(1)
+	b.set("REF", "tenant-2")
+	b.run("Do", 0, `"url":"http://127.0.0.1:1/connect/`)
+	b.run("Verify", 0, isActive)
+}
+
+func cancelled(b *book) {
+	b.open(2)
+	b.tell("/cancel", "authorizer="+b.keys()[1].Authorizer)
+	b.until("Look", 0, `"state":"revoked"`)
+	b.run("Do", 0, "")
+	b.run("Do", 1, `"url":"http://127.0.0.1:1/connect/`)
+	b.tell("/authorize", "authorizer="+b.keys()[1].Authorizer)
+	b.until("Verify", 0, isActive)
+}
+
+func tokenRefused(b *book) {
+	b.open(1, "--life=60s")
+	key := b.keys()[1]
+	token, err := b.accepted(key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.set("TOKEN", token.Value.Reveal())
+	b.tell("/invalidate", "authorizer="+key.Authorizer)
+	if lines := strings.Fields(b.run("Look", 0, "")); len(lines) != 4 || lines[0] != lines[2] {
+		b.Errorf("the digests of the token and of the one in the bucket differ: %v", lines)
+	}
+	b.until("Do", 0, `"outcome":"renewing"`) // once it is old enough to be believed
+	b.until("Verify", 0, `"outcome":"already_renewed"`)
+	if _, err := b.accepted(key); err != nil {
+		b.Error(err)
+	}
+}
+
+func wechatAway(b *book) {
+	b.open(2)
+	b.tell("/down", "")
+	b.until("Sign", 0, `outcome="retry"`)
+	if _, err := b.try(b.block("Look", 0)); err == nil {
+		b.Error("WeChat is down, and the way to it is said to be good")
+	}
+	b.tell("/up", "")
+	b.run("Look", 0, "200")
+	b.until("Verify", 0, `wxtoken_authorizers_token_invalid{[^}]*} 0`)
+	before := b.generations()
+	poll(b.T, func() error { return b.allAccepted(before, 1) })
+	b.until("Verify", 0, `wxtoken_authorizers_token_invalid{[^}]*} 0`)
+}
+
+func forged(b *book) {
+	b.open(1)
+	to := "http://" + b.in.addr("pushes") + "/wechat/" + wechatsim.DemoAppID + "/auth?timestamp=1700000000&nonce=1&encrypt_type=aes&msg_signature=" + strings.Repeat("a", 40)
+	if status, _ := request(b.T, http.MethodPost, to, "<xml><Encrypt>AAAA</Encrypt></xml>"); status != http.StatusForbidden {
+		b.Errorf("a forged push was answered %d, want 403", status)
+	}
+	b.run("Sign", 0, `reason="signature"} 1`)
+	b.said(b.in, `"remote":"127.0.0.1`)
+	b.run("Verify", 0, `result="accepted"} [1-9]`)
+}
+
+func keysChanged(b *book) {
+	b.open(1)
+	b.set("NEW_AES_KEY", strings.Repeat("SEKRETanotherkey", 3)[:43])
+	b.run("Do", 0, "")
+	b.said(b.in, "component's secrets changed")
+	b.until("Verify", 0, `wxtoken_push_key_total{key="previous"} [1-9]`) // WeChat's console has the old one still
+	// The platform's key can't be changed, so what is the new one from now on is what the platform has.
+	b.secret(wechatsim.DemoAppID, "aes_key", wechatsim.DemoEncodingAESKey)
+	b.run("Do", 1, "")
+	before := len(b.history("push_answer"))
+	poll(b.T, func() error {
+		if n := len(b.history("push_answer")) - before; n < 5 {
+			return fmt.Errorf("%d pushes since", n)
+		}
+		return nil
+	})
+	b.run("Verify", 0, `(?s)key="current"} [1-9].*reason="decrypt"} 0.*reason="signature"} 0`)
+}
+
+func leakedSecret(b *book) {
+	b.open(3, "--life=60s", "--overlap=0s")
+	const other = "fedcba9876543210fedcba9876543210"
+	old := map[wxtoken.Key]wxtoken.Token{}
+	for _, key := range b.keys() {
+		token, err := b.accepted(key)
+		if err != nil {
+			b.Fatal(err)
+		}
+		old[key] = token
+	}
+	b.tell("/secret", "appsecret="+other)
+	b.set("APPSECRET", other)
+	b.run("Do", 0, `"outcome":"renewing"`)
+	component := b.keys()[0]
+	poll(b.T, func() error { return b.renewed(component, old[component].Generation+1) })
+	if out := b.run("Do", 1, ""); strings.Count(out, `"outcome":"renewing"`) != 3 {
+		b.Errorf("not all three accounts are being renewed: %s", out)
+	}
+	poll(b.T, func() error {
+		for key, token := range old {
+			if err := b.renewed(key, token.Generation+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b.until("Verify", 0, `(?s)`+isActive+`.*kind="authorizer",outcome="ok",trigger="asked"} 3`)
+}
+
+func clockWrong(b *book) {
+	b.open(1)
+	b.run("Verify", 0, `wxtoken_push_skewed_total 0`)
+}
+
+func deadEvent(b *book) {
+	b.open(1, "--life=10m")
+	key := b.keys()[1]
+	subject := "wechat.auth." + key.Component + ".unauthorized"
+	// As an older program may have buried what this one can process.
+	event := fmt.Sprintf(`{"kind":"unauthorized","component":%q,"authorizer":%q,"create_time":%q,"received_at":%[3]q}`,
+		key.Component, key.Authorizer, time.Now().UTC().Add(time.Minute).Format(time.RFC3339))
+	if err := b.nc.Publish("dead."+subject, []byte(event)); err != nil {
+		b.Fatal(err)
+	}
+	b.until("Sign", 0, `Messages: 1`)
+	b.run("Look", 0, `dead\.`+regexp.QuoteMeta(subject))
+	b.set("SEQ", "1")
+	b.set("SUBJECT", subject)
+	b.tell("/drop-pushes", "infotype=unauthorized")
+	b.tell("/cancel", "authorizer="+key.Authorizer)
+	b.run("Do", 0, "")
+	poll(b.T, func() error {
+		if _, err := b.stored(key); err == nil {
+			return fmt.Errorf("%s still has a token", key)
+		}
+		return nil
+	})
+	b.run("Verify", 0, `Messages: 1`)
+}
+
+// restoredBackup makes a backup, lets life go on until everything in it is old, restores it into an empty server, and wants all tokens
+// back without a person, after the list was read.
+func restoredBackup(b *book) {
+	b.open(4, "--life=10s", "--rotation=each-old-dead")
+	b.set("BACKUP", filepath.Join(b.TempDir(), "backup"))
+	b.run("Do", 0, "")
+	b.run("Verify", 0, `(?s)OK:.*OK:`)
+	made := time.Now()
+	before := b.generations()
+	poll(b.T, func() error { return b.allAccepted(before, 2) }) // the refresh tokens in it are dead
+	b.tell("/reauthorize", "authorizer="+b.keys()[2].Authorizer)
+	poll(b.T, func() error {
+		if age := time.Since(made); age < 25*time.Second {
+			return fmt.Errorf("the backup is %s old", age)
+		}
+		return nil
+	})
+	b.in.terminate()
+	b.re.terminate()
+	b.nats.Stop()
+	if err := os.RemoveAll(b.nats.StoreDir()); err != nil {
+		b.Fatal(err)
+	}
+	b.nats.Restart()
+	seen := len(b.history("call"))
+	authorized := len(b.history("authorize"))
+
+	b.on("Restore a backup")
+	b.run("Do", 0, "")
+	other := b.refresher()
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	b.until("Verify", 0, `(?s)`+isActive+`.*wxtoken_authorizers_token_invalid{[^}]*} 0`)
+	first := ""
+	for _, e := range b.history("call")[seen:] {
+		if first == "" && (e.API == "api_get_authorizer_list" || e.API == "api_authorizer_token") {
+			first = e.API
+		}
+		if e.Errcode == 61023 {
+			b.Errorf("%s was asked for with a refresh token out of the backup", e.Authorizer)
+		}
+	}
+	if first != "api_get_authorizer_list" {
+		b.Errorf("the first of list and renewals was %q", first)
+	}
+	if n := len(b.history("authorize")); n != authorized {
+		b.Errorf("%d authorizations since: somebody was asked", n-authorized)
+	}
+	said := other.stdout.String() + b.re.stdout.String()
+	for _, msg := range []string{"tokens long dead, reading WeChat's list before any renewal", "reconciled with WeChat's list"} {
+		if !strings.Contains(said, msg) {
+			b.Errorf("nobody said %q", msg)
+		}
+	}
+}
+
+func moreProcesses(b *book) {
+	b.open(1)
+	b.run("Verify", 0, "")
+}
