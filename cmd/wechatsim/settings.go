@@ -7,12 +7,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/ops"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -61,15 +61,11 @@ type settings struct {
 // parse reads flags and variables. It exits with 2 when they are bad.
 func parse(args []string) settings {
 	var s settings
-	version := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
-	}
 	parser, err := kong.New(&s,
 		kong.Name("wechatsim"),
 		kong.Description("A fake WeChat Open Platform to develop and test against. NOT FOR PRODUCTION."),
 		kong.DefaultEnvars("WXTOKEN_SIM"),
-		kong.Vars{"version": version},
+		kong.Vars{"version": "wechatsim " + ops.VersionLine()},
 	)
 	if err != nil {
 		exit(1, err)

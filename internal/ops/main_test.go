@@ -62,3 +62,12 @@ func TestExitCodes(t *testing.T) {
 		})
 	}
 }
+
+// What the linker set comes before what the build knows of itself. No other test reads the two while this one runs.
+func TestLinkedVersion(t *testing.T) {
+	linkedVersion, linkedCommit = "v1.2.3", "0123abc"
+	defer func() { linkedVersion, linkedCommit = "", "" }()
+	if line := VersionLine(); !strings.HasPrefix(line, "v1.2.3 (commit 0123abc, go1.") {
+		t.Errorf("version %q", line)
+	}
+}

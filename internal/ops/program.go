@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/signal"
 	"reflect"
 	"regexp"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -364,7 +366,7 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 	case slices.Contains(args, "--help") || slices.Contains(args, "-h"):
 		err = p.WriteHelp(stdout, cfg)
 	case slices.Contains(args, "--version"):
-		_, err = fmt.Fprintln(stdout, p.Name, versionLine())
+		_, err = fmt.Fprintln(stdout, p.Name, VersionLine())
 	case slices.Contains(args, healthcheckFlag):
 		err = p.healthcheck(ctx, cfg, args)
 	case slices.Contains(args, checkFlag):
@@ -395,26 +397,26 @@ func without(args []string, flag string) []string {
 	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == flag })
 }
 
+// linkedVersion and linkedCommit are set by the linker (-X) where what is built has no repository
+// around it to learn them from, as in an image. Empty: see version.
+var linkedVersion, linkedCommit string
+
 // version returns the version of the module, the commit it was built from and the Go that built it.
 func version() (module, commit, goVersion string) {
-	module, commit = "(devel)", "unknown"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return module, commit, "unknown"
-	}
-	if info.Main.Version != "" {
-		module = info.Main.Version
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			commit = s.Value
+	module, commit, goVersion = "(devel)", "unknown", runtime.Version()
+	if info, ok := debug.ReadBuildInfo(); ok {
+		module = cmp.Or(info.Main.Version, module)
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
+			}
 		}
 	}
-	return module, commit, info.GoVersion
+	return cmp.Or(linkedVersion, module), cmp.Or(linkedCommit, commit), goVersion
 }
 
-// versionLine is version as --version prints it.
-func versionLine() string {
+// VersionLine is what --version prints after the name of the program.
+func VersionLine() string {
 	module, commit, goVersion := version()
 	return fmt.Sprintf("%s (commit %s, %s)", module, commit, goVersion)
 }

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// TestDeployedSettings: a variable that no program knows is ignored without a word, so those in the files are compared
+// with docs/config.md.
+func TestDeployedSettings(t *testing.T) {
+	t.Parallel()
+	settings, err := os.ReadFile("../../docs/config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	variable := regexp.MustCompile(`WXTOKEN_[A-Z0-9_]+`)
+	known := variable.FindAllString(string(settings), -1)
+	files := []string{"../../docker-compose.yml", "../../Dockerfile"}
+	err = filepath.WalkDir("../../deploy", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() && filepath.Ext(path) != ".md" {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range variable.FindAllString(string(text), -1) {
+			found++
+			if name != "WXTOKEN_IMAGE" && name != "WXTOKEN_" && !slices.Contains(known, name) {
+				t.Errorf("%s sets %s, which no program knows", file, name)
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d variables in %q", found, files)
+	}
+}
+
+// TestDeployedCluster: nats-cluster.conf is nats-server.conf and a cluster. scripts/compose-proof runs one.
+func TestDeployedCluster(t *testing.T) {
+	for _, user := range users {
+		t.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user)
+	}
+	t.Setenv("NATS_SERVER_NAME", "nats-2")
+	t.Setenv("CLUSTER_ROUTES", "[nats://cluster:pw@nats-1:6222, nats://cluster:pw@nats-2:6222, nats://cluster:pw@nats-3:6222]")
+	t.Setenv("CLUSTER_PASSWORD", "pw")
+	const file = "../../deploy/nats/nats-cluster.conf"
+	alone, err := server.ProcessConfigFile("../../deploy/nats/nats-server.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one.ServerName != "nats-2" || len(one.Routes) != 3 || one.Routes[2].String() != "nats://cluster:pw@nats-3:6222" || one.Cluster.Password != "pw" {
+		t.Errorf("server %q, routes %v, password %q", one.ServerName, one.Routes, one.Cluster.Password)
+	}
+	if len(one.Users) != len(alone.Users) || len(one.Accounts) != len(alone.Accounts) || !one.SyncAlways || one.StoreDir != alone.StoreDir || one.MaxPayload != alone.MaxPayload {
+		t.Errorf("%d users of %d; sync always %v, directory %q, payload %d", len(one.Users), len(alone.Users), one.SyncAlways, one.StoreDir, one.MaxPayload)
+	}
+}
