@@ -25,8 +25,10 @@ const (
 	pullWait = 12 * time.Second
 	// pullHeartbeat finds out that the server forgot a pull.
 	pullHeartbeat = 5 * time.Second
-	// plainDelay is the wait after an error that is not a verb, and after a pull that failed.
+	// plainDelay is the wait after an error that is not a verb.
 	plainDelay = time.Second
+	// troubleDelay is the wait after a pull that failed.
+	troubleDelay = 2 * time.Second
 )
 
 // Msg is one delivery of a message.
@@ -80,6 +82,7 @@ type Consumer struct {
 	Concurrency int // messages at work at the same time
 	Log         zerolog.Logger
 	Panicked    func()       // called when a handler panicked; may be nil
+	Troubled    func()       // called when a pull failed; may be nil
 	Step        func(string) // called with "acked" after an ack; may be nil
 }
 
@@ -173,10 +176,13 @@ func (c Consumer) trouble(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	c.Log.Warn().Err(err).Dur("delay", plainDelay).Msg("pull failed")
+	c.Log.Warn().Err(err).Str("stream", c.Stream).Dur("delay", troubleDelay).Msg("pull failed")
+	if c.Troubled != nil {
+		c.Troubled()
+	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(plainDelay):
+	case <-time.After(troubleDelay):
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,7 +38,10 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 			return created, fmt.Errorf("look up stream %s: %w", sc.Name, err)
 		}
 		if _, err := js.CreateOrUpdateStream(ctx, sc); err != nil {
-			return created, fmt.Errorf("create or update stream %s: %w", sc.Name, err)
+			if !missing {
+				return created, fmt.Errorf("update stream %s: %w: if it can't be changed into what it has to be, delete it; what it holds is lost then", sc.Name, err)
+			}
+			return created, fmt.Errorf("create stream %s: %w", sc.Name, err)
 		}
 		if missing {
 			created = append(created, sc.Name)
@@ -54,6 +59,54 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 		return fmt.Errorf("look up stream %s: %w", StreamAuth, err)
 	}
 	return nil
+}
+
+// Intact returns an error that names each stream that is not there, or is another than Setup makes: somebody deleted it, and
+// may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at.
+func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig) error {
+	var faults []error
+	for _, want := range streams(cfg) {
+		stream, err := js.Stream(ctx, want.Name)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("look up stream %s: %w", want.Name, err))
+			continue
+		}
+		if lacks := differs(stream.CachedInfo().Config, want); len(lacks) > 0 {
+			faults = append(faults, fmt.Errorf("%w: %s: %s", ErrAltered, want.Name, strings.Join(lacks, ", ")))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// ErrAltered is returned by Intact for a stream that is not as Setup makes it.
+var ErrAltered = errors.New("stream was made by somebody else, with other settings")
+
+// differs names the settings in which a stream is not what it has to be.
+func differs(got, want jetstream.StreamConfig) (names []string) {
+	for _, setting := range []struct {
+		name string
+		same bool
+	}{
+		{"subjects", slices.Equal(got.Subjects, want.Subjects)},
+		{"retention", got.Retention == want.Retention},
+		{"storage", got.Storage == want.Storage},
+		{"discard", got.Discard == want.Discard},
+		{"max_age", want.MaxAge > 0 || got.MaxAge == 0},
+		{"max_msgs", want.MaxMsgs > 0 || got.MaxMsgs <= 0},
+		{"max_bytes", want.Name != StreamTokens || got.MaxBytes <= 0},
+		{"max_msgs_per_subject", max(got.MaxMsgsPerSubject, 0) == want.MaxMsgsPerSubject},
+		{"allow_direct", got.AllowDirect || !want.AllowDirect},
+		{"allow_rollup_hdrs", got.AllowRollup || !want.AllowRollup},
+		{"allow_msg_ttl", got.AllowMsgTTL || !want.AllowMsgTTL},
+		{"allow_atomic", got.AllowAtomicPublish || !want.AllowAtomicPublish},
+		{"allow_msg_schedules", got.AllowMsgSchedules || !want.AllowMsgSchedules},
+		{"republish", want.RePublish == nil || got.RePublish != nil && *got.RePublish == *want.RePublish},
+	} {
+		if !setting.same {
+			names = append(names, setting.name)
+		}
+	}
+	return names
 }
 
 func checkServer(version string) error {

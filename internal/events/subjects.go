@@ -101,6 +101,9 @@ const (
 	prefixConnect = prefixCred + "connect."
 	prefixPreAuth = prefixCred + "preauth."
 	prefixQuota   = prefixCred + "quota."
+
+	// ProofSubject is where a message without content lies, whose only use is that it was stored.
+	ProofSubject = prefixCred + "proof"
 )
 
 // ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: whoever may look at

@@ -25,6 +25,7 @@ type Store struct {
 	status  jetstream.KeyValue
 	commits chan *commit
 	step    func(string)
+	proof   proof
 }
 
 // Open returns the store in the streams that events.Setup made. step, if not nil, is called

@@ -27,6 +27,7 @@ type View struct {
 	mu      sync.RWMutex
 	entries map[wxtoken.Key]Entry
 	quotas  map[string]Quota // by component
+	seen    uint64           // sequence of the newest message
 }
 
 // Get returns the entry of key.
@@ -49,6 +50,16 @@ func (v *View) Len() int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return len(v.entries)
+}
+
+// extent returns how many keys there are, and the sequence of the newest message that was seen. A nil View has seen nothing.
+func (v *View) extent() (keys int, seen uint64) {
+	if v == nil {
+		return 0, 0
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.entries), v.seen
 }
 
 // All returns a copy of all entries.
@@ -136,6 +147,7 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 func (v *View) take(m jetstream.Msg, sequence uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.seen = max(v.seen, sequence)
 	if key, ok := events.CredentialKey(m.Subject()); ok {
 		e := v.entries[key]
 		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
