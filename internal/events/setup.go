@@ -32,22 +32,37 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 		return nil, err
 	}
 	for _, sc := range streams(cfg) {
-		_, err := js.Stream(ctx, sc.Name)
-		missing := errors.Is(err, jetstream.ErrStreamNotFound)
-		if err != nil && !missing {
-			return created, fmt.Errorf("look up stream %s: %w", sc.Name, err)
-		}
-		if _, err := js.CreateOrUpdateStream(ctx, sc); err != nil {
-			if !missing {
-				return created, fmt.Errorf("update stream %s: %w: if it can't be changed into what it has to be, delete it; what it holds is lost then", sc.Name, err)
-			}
-			return created, fmt.Errorf("create stream %s: %w", sc.Name, err)
+		missing, err := setUp(ctx, js, sc)
+		if err != nil {
+			return created, err
 		}
 		if missing {
 			created = append(created, sc.Name)
 		}
 	}
 	return created, nil
+}
+
+// setupWait bounds the making of one stream. In a cluster the answer gets lost when two ask for the same stream at once.
+const setupWait = 3 * time.Second
+
+// setUp creates one stream if it is missing, or updates it.
+func setUp(ctx context.Context, js jetstream.JetStream, sc jetstream.StreamConfig) (missing bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, setupWait)
+	defer cancel()
+	_, err = js.Stream(ctx, sc.Name)
+	missing = errors.Is(err, jetstream.ErrStreamNotFound)
+	if err != nil && !missing {
+		return false, fmt.Errorf("look up stream %s: %w", sc.Name, err)
+	}
+	if _, err = js.CreateOrUpdateStream(ctx, sc); err == nil {
+		return missing, nil
+	}
+	var refused *jetstream.APIError
+	if !missing && errors.As(err, &refused) && refused.Code != 503 { // not for want of a leader
+		return false, fmt.Errorf("update stream %s: %w: if it can't be changed into what it has to be, delete it; what it holds is lost then", sc.Name, err)
+	}
+	return missing, fmt.Errorf("create or update stream %s: %w", sc.Name, err)
 }
 
 // Exists reports whether the stream AUTH is there: ingest can't take a push before that.

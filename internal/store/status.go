@@ -13,10 +13,8 @@ import (
 
 // Status returns the status of key; an empty one when none is stored or it can't be read.
 func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status, revision uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	st.Key = key
-	entry, err := s.status.Get(ctx, key.String())
+	entry, err := hedged(ctx, func(ctx context.Context) (jetstream.KeyValueEntry, error) { return s.status.Get(ctx, key.String()) })
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return st, 0, nil
 	}

@@ -110,10 +110,20 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait fu
 
 // follow copies the stream into v until ctx ends or the consumer does. It calls ready once
 // everything that lay there at the start is in.
+//
+// It is not an ordered consumer, because that one waits for half a minute before it believes that the server with its consumer is lost,
+// and resumes after the last sequence that it saw, which skips all of a stream that was made anew. At any doubt this one ends, and the
+// next reads everything again.
 func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
-	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{events.AllTokens, events.AllCredentials},
-		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+	makeCtx, cancel := context.WithTimeout(ctx, watchHeartbeat+time.Second)
+	defer cancel()
+	cons, err := s.js.CreateConsumer(makeCtx, events.StreamTokens, jetstream.ConsumerConfig{
+		FilterSubjects:    []string{events.AllTokens, events.AllCredentials},
+		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
+		AckPolicy:         jetstream.AckNonePolicy,
+		Replicas:          1,
+		MemoryStorage:     true,
+		InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
@@ -121,13 +131,13 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
 		ready()
 	}
-	msgs, err := cons.Messages()
+	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat))
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
-	for {
+	for next := uint64(1); ; next++ {
 		m, err := msgs.Next()
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
@@ -136,12 +146,22 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 		}
+		if meta.Sequence.Consumer != next {
+			return fmt.Errorf("watch %s: messages lost on the way", events.StreamTokens)
+		}
 		v.take(m, meta.Sequence.Stream)
 		if meta.NumPending == 0 {
 			ready()
 		}
 	}
 }
+
+const (
+	// watchHeartbeat is how often the server says that a quiet watch stands; after two that did not come the watch ends.
+	watchHeartbeat = 2 * time.Second
+	// watchExpiry is how long one pull of the watch waits.
+	watchExpiry = 30 * time.Second
+)
 
 // take puts one message into the view.
 func (v *View) take(m jetstream.Msg, sequence uint64) {
