@@ -151,3 +151,25 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 	r.must(r.accepted(alice))
 	r.until("not ready", func() bool { return p.work.Ready(t.Context()) == nil })
 }
+
+// TestSlowNATS has everything that goes to NATS and comes back take a second each way: one call for each renewal all the same.
+func TestSlowNATS(t *testing.T) {
+	r := newRig(t, options{idle: true})
+	setup := r.start()
+	r.ticket()
+	r.eventually(r.componentLives)
+	r.authorize(alice)
+	setup.stop()
+	way, nc := r.behind()
+	r.deps = func(d *refresher.Deps) { d.NATS = nc }
+	r.start()
+	r.until("not started", func() bool { return r.log.count("refresher started") == 2 })
+	way.Delay(time.Second)
+	for generation := uint64(2); generation <= 3; generation++ {
+		r.poke(aliceKey)
+		r.generation(aliceKey, generation)
+	}
+	r.drained()
+	r.wantCalls(apiRefresh, 2)
+	r.must(r.accepted(alice))
+}
