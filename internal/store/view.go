@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -137,6 +138,18 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
+	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats that can't come.
+	again := s.nc.StatusChanged(nats.CONNECTED)
+	defer s.nc.RemoveStatusListener(again)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-again:
+			msgs.Stop()
+		case <-ended:
+		}
+	}()
 	for next := uint64(1); ; next++ {
 		m, err := msgs.Next()
 		if err != nil {

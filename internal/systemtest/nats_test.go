@@ -27,8 +27,8 @@ func TestNATSKilled(t *testing.T) {
 	t.Parallel()
 	p := build(t)
 	all := newNATS(t, p, []string{"127.0.0.1"})
-	s := newSiteOn(t, p, startAll(t, all), 10, "--life=20s")
-	s.settings = append(s.settings, "WXTOKEN_RENEW_FRACTION=0.3", "WXTOKEN_SWEEP_EVERY=5s")
+	s := newSiteOn(t, p, startAll(t, all), 10, "--life=60s")
+	s.settings = append(s.settings, "WXTOKEN_RENEW_FRACTION=0.1", "WXTOKEN_SWEEP_EVERY=5s")
 	processes := []*process{s.ingest(), s.refresher(), s.refresher()}
 	reader := s.read()
 	stop := s.pushLoad()
