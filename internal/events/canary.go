@@ -11,16 +11,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Where the canaries go. Neither is a key, nor the subject of an event.
-const (
-	canaryStored  = prefixCred + "canary.stored"
-	canaryRefused = prefixAuth + "canary.refused"
-)
+// canaryRefused is the subject of no event.
+const canaryRefused = prefixAuth + "canary.refused"
 
 // StoreCanary writes a message to the stream of the tokens, on a subject that nobody else uses, and reads it back: it proves that the
 // stream takes a write, on the disk where the server syncs always, and gives it back. It overwrites its own last message.
 func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
-	m := nats.NewMsg(canaryStored)
+	m := nats.NewMsg(ProofSubject)
 	m.Data = []byte(time.Now().UTC().Format(time.RFC3339Nano))
 	ack, err := js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 	if err != nil {
@@ -30,14 +27,14 @@ func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", StreamTokens, err)
 	}
-	got, err := stream.GetLastMsgForSubject(ctx, canaryStored)
+	got, err := stream.GetLastMsgForSubject(ctx, ProofSubject)
 	for err == nil && got.Sequence < ack.Sequence { // a replica that is behind, or gone back: one that is only behind gets there
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("read from %s: what was just stored is not there: %w", StreamTokens, ctx.Err())
 		case <-time.After(canaryPoll):
 		}
-		got, err = stream.GetLastMsgForSubject(ctx, canaryStored)
+		got, err = stream.GetLastMsgForSubject(ctx, ProofSubject)
 	}
 	if err != nil {
 		return fmt.Errorf("read from %s what was just stored: %w", StreamTokens, err)

@@ -25,10 +25,15 @@ const (
 	heartbeat = time.Second
 	// pullWait is how long one pull waits for messages.
 	pullWait = 12 * time.Second
-	// pullHeartbeat finds out that the server forgot a pull.
-	pullHeartbeat = 5 * time.Second
-	// plainDelay is the wait after an error that is not a verb, and after a pull that failed.
+	// pullHeartbeat finds out, twice as late, that the server forgot a pull, or is lost.
+	pullHeartbeat = 2 * time.Second
+	// requestWait bounds other requests.
+	requestWait = 3 * time.Second
+	// plainDelay is the wait after an error that is not a verb.
 	plainDelay = time.Second
+	// troubleDelay is the wait after a pull that failed, and movedDelay when the consumer only went to another server.
+	troubleDelay = 2 * time.Second
+	movedDelay   = 500 * time.Millisecond
 )
 
 // Msg is one delivery of a message.
@@ -84,6 +89,7 @@ type Consumer struct {
 	Log         zerolog.Logger
 	Seal        *seal.Keys   // seals what goes to DEAD, for the subject that it had; may be nil
 	Panicked    func()       // called when a handler panicked; may be nil
+	Troubled    func()       // called when a pull failed; may be nil
 	Step        func(string) // called with "acked" after an ack; may be nil
 }
 
@@ -98,21 +104,34 @@ func (c Consumer) Run(ctx, work context.Context, handle Handler) {
 		free <- struct{}{}
 	}
 	var cons jetstream.Consumer
+	failed := 0 // pulls in a row
 	for ctx.Err() == nil {
 		var err error
 		if cons == nil {
 			if cons, err = c.consumer(ctx); err != nil {
-				c.trouble(ctx, err)
+				c.trouble(ctx, err, troubleDelay)
 				cons = nil
 				continue
 			}
 		}
-		if err := c.pull(ctx, work, cons, free, &working, handle); err != nil {
-			c.trouble(ctx, err)
-			cons = nil // it may have been deleted: look again
+		err = c.pull(ctx, work, cons, free, &working, handle)
+		failed++
+		switch {
+		case err == nil:
+			failed = 0
+		case errors.Is(err, jetstream.ErrConsumerDeleted), failed > maxFailed:
+			c.trouble(ctx, err, troubleDelay)
+			cons, failed = nil, 0
+		case moved(err): // to make it anew takes the cluster's leader, who may be lost as well
+			c.trouble(ctx, err, movedDelay)
+		default:
+			c.trouble(ctx, err, troubleDelay)
 		}
 	}
 }
+
+// maxFailed is how many pulls in a row may fail before the consumer is looked up, and made anew if it is gone.
+const maxFailed = 20
 
 // pull takes as many messages as there are free hands, so that none waits here while another
 // refresher has time for it.
@@ -157,7 +176,7 @@ func (c Consumer) pull(ctx, work context.Context, cons jetstream.Consumer, free 
 }
 
 func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := context.WithTimeout(ctx, pullHeartbeat)
+	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
 	cons, err := c.JS.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
 		Durable:       c.Durable,
@@ -173,14 +192,22 @@ func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	return cons, nil
 }
 
-func (c Consumer) trouble(ctx context.Context, err error) {
+// moved reports whether a pull failed because the server that led the consumer stopped, was lost, or leads it no longer.
+func moved(err error) bool {
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
+}
+
+func (c Consumer) trouble(ctx context.Context, err error, wait time.Duration) {
 	if ctx.Err() != nil {
 		return
 	}
-	c.Log.Warn().Err(err).Dur("delay", plainDelay).Msg("pull failed")
+	c.Log.Warn().Err(err).Str("stream", c.Stream).Dur("delay", wait).Msg("pull failed")
+	if c.Troubled != nil {
+		c.Troubled()
+	}
 	select {
 	case <-ctx.Done():
-	case <-time.After(plainDelay):
+	case <-time.After(wait):
 	}
 }
 
@@ -269,7 +296,7 @@ const headerReason = "Wxtoken-Reason"
 
 // bury copies a message that can't be processed to DEAD.
 func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
-	ctx, cancel := context.WithTimeout(ctx, pullHeartbeat)
+	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
 	dead := nats.NewMsg(prefixDead + m.Subject())
 	for name, values := range m.Headers() {

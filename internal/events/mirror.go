@@ -168,11 +168,11 @@ func (m mirrored) like(c jetstream.StreamConfig) bool {
 }
 
 // lastMirrored returns the newest sequence that any mirror has of a stream, 0 without mirrors.
-func lastMirrored(ctx context.Context, nc *nats.Conn, apis []string, stream string, cfg SetupConfig) (last uint64, err error) {
+func lastMirrored(ctx context.Context, nc *nats.Conn, cfg SetupConfig, stream string) (last uint64, err error) {
 	if !slices.ContainsFunc(mirrors(cfg), func(m mirrored) bool { return m.Name == stream }) {
 		return 0, nil
 	}
-	for _, api := range apis {
+	for _, api := range cfg.ServicesAPI {
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
 		if err != nil {
 			return 0, fmt.Errorf("use the API prefix %q: %w", api, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -32,31 +33,50 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 		return nil, err
 	}
 	for _, sc := range streams(cfg) {
-		_, err := js.Stream(ctx, sc.Name)
-		missing := errors.Is(err, jetstream.ErrStreamNotFound)
-		if err != nil && !missing {
-			return created, fmt.Errorf("look up stream %s: %w", sc.Name, err)
-		}
-		if !missing {
-			if _, err := js.UpdateStream(ctx, sc); err != nil {
-				return created, fmt.Errorf("update stream %s: %w", sc.Name, err)
-			}
-			continue
-		}
-		// A mirror that outlived the stream has to be overtaken: it takes no message that it believes to have.
-		last, err := lastMirrored(ctx, nc, cfg.ServicesAPI, sc.Name, cfg)
+		missing, err := setUp(ctx, nc, js, sc, cfg)
 		if err != nil {
 			return created, err
 		}
-		if sc.FirstSeq = 0; last > 0 {
+		if missing {
+			created = append(created, sc.Name)
+		}
+	}
+	return created, nil
+}
+
+// setupWait bounds the making of one stream. In a cluster the answer gets lost when two ask for the same stream at once.
+const setupWait = 3 * time.Second
+
+// setUp creates one stream if it is missing, or updates it.
+func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstream.StreamConfig, cfg SetupConfig) (missing bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, setupWait)
+	defer cancel()
+	_, err = js.Stream(ctx, sc.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		// A mirror that outlived the stream has to be overtaken: it takes no message that it believes to have.
+		last, err := lastMirrored(ctx, nc, cfg, sc.Name)
+		if err != nil {
+			return true, err
+		}
+		if last > 0 {
 			sc.FirstSeq = last + 1
 		}
 		if _, err := js.CreateStream(ctx, sc); err != nil {
-			return created, fmt.Errorf("create stream %s: %w", sc.Name, err)
+			return true, fmt.Errorf("create stream %s: %w", sc.Name, err)
 		}
-		created = append(created, sc.Name)
+		return true, nil
 	}
-	return created, nil
+	if err != nil {
+		return false, fmt.Errorf("look up stream %s: %w", sc.Name, err)
+	}
+	if _, err = js.UpdateStream(ctx, sc); err == nil {
+		return false, nil
+	}
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && refused.Code != 503 { // not for want of a leader
+		return false, fmt.Errorf("update stream %s: %w: if it can't be changed into what it has to be, delete it; what it holds is lost then", sc.Name, err)
+	}
+	return false, fmt.Errorf("update stream %s: %w", sc.Name, err)
 }
 
 // Exists reports whether the stream AUTH is there: ingest can't take a push before that.
@@ -170,14 +190,43 @@ func Drift(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, name st
 	if err != nil {
 		return nil, false, fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	want, have := plain(streams(cfg)[i]), plain(stream.CachedInfo().Config)
-	for setting, value := range want {
-		if other := have[setting]; other != value {
-			drift = append(drift, fmt.Sprintf("%s %v, want %v", setting, other, value))
+	return differences(stream.CachedInfo().Config, streams(cfg)[i]), false, nil
+}
+
+// differences names the settings in which a stream is not as wanted, but for those in without.
+func differences(have, want jetstream.StreamConfig, without ...string) (all []string) {
+	has := plain(have)
+	for setting, value := range plain(want) {
+		if other := has[setting]; other != value && !slices.Contains(without, setting) {
+			all = append(all, fmt.Sprintf("%s %v, want %v", setting, other, value))
 		}
 	}
-	slices.Sort(drift)
-	return drift, false, nil
+	slices.Sort(all)
+	return all
+}
+
+// ErrAltered is returned by Intact for a stream that is not as Setup makes it.
+var ErrAltered = errors.New("stream was made by somebody else, with other settings")
+
+// Intact returns an error that names each stream that is not there, or is another than Setup makes: somebody deleted it, and
+// may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at.
+func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig) error {
+	var faults []error
+	for _, want := range streams(cfg) {
+		stream, err := js.Stream(ctx, want.Name)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("look up stream %s: %w", want.Name, err))
+			continue
+		}
+		chosen := []string{"num_replicas", "duplicate_window", "max_msg_size", "max_consumers", "deny_delete"}
+		if want.MaxAge > 0 {
+			chosen = append(chosen, "max_age", "max_bytes")
+		}
+		if lacks := differences(stream.CachedInfo().Config, want, chosen...); lacks != nil {
+			faults = append(faults, fmt.Errorf("%w: %s: %s", ErrAltered, want.Name, strings.Join(lacks, ", ")))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // StreamNames returns the names of all streams, in the order of the table.

@@ -102,6 +102,9 @@ const (
 	prefixConnect = prefixCred + "connect."
 	prefixPreAuth = prefixCred + "preauth."
 	prefixQuota   = prefixCred + "quota."
+
+	// ProofSubject is where a message without content lies, whose only use is that it was stored.
+	ProofSubject = prefixCred + "proof"
 )
 
 // SealSubject is where the canary lies: a record that tells whether the seal keys are the right ones.

@@ -19,7 +19,7 @@ import (
 
 // How a connection is watched. A dead server is noticed after at most natsPing * (natsPings + 1).
 const (
-	natsPing      = 10 * time.Second
+	natsPing      = 2 * time.Second
 	natsPings     = 2
 	natsReconnect = 500 * time.Millisecond // between two attempts
 	natsJitter    = 500 * time.Millisecond // up to so much more, so that processes don't come back in step

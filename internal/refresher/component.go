@@ -315,6 +315,10 @@ func (r *Refresher) pass(ctx context.Context, c *component, api wechat.API) erro
 	if err := limiter.Wait(ctx); err != nil {
 		return fmt.Errorf("call %s: wait for the rate: %w", api, err)
 	}
+	// A call whose answer can't be stored may end a token that services still use, and brings them no other.
+	if err := r.store.Proof(ctx); err != nil {
+		return events.Later(jittered(r.heldDelay()), fmt.Errorf("call %s: NATS stores nothing now: %w", api, err))
+	}
 	return nil
 }
 

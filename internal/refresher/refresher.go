@@ -107,6 +107,7 @@ type Refresher struct {
 	wx      *wechat.Client
 	seal    *seal.Keys
 	changed chan struct{} // the components did
+	doubts  chan struct{} // whether the stream is still there
 	log     zerolog.Logger
 	metrics *metrics
 	now     func() time.Time
@@ -141,7 +142,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
-		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
+		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), doubts: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -159,11 +160,36 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 // Run works until ctx ends; then it takes nothing new, finishes what it is at and returns. It waits
 // for NATS when that is away, at the start too. It returns an error when the NATS server can't be
 // used at all, and when the connection was closed for good.
+//
+// When what rested in NATS vanishes, Run ends all work and makes nothing: streams that were there may come back from a
+// backup, and an empty one in their place would be taken for good. It begins anew, with nothing remembered, once there are streams again.
 func (r *Refresher) Run(ctx context.Context) error {
-	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
-		return err
+	for open := r.setup; ; open = r.reopen {
+		if err := r.prepare(ctx, open); err != nil || ctx.Err() != nil {
+			return err
+		}
+		err := r.work(ctx)
+		if !errors.Is(err, store.ErrGone) {
+			return err
+		}
+		r.log.Error().Err(err).Str("hint", goneHint).Msg("data gone, nothing is renewed")
+		r.mu.Lock()
+		r.ready, r.trouble = false, fmt.Errorf("%w: %s", err, goneHint)
+		r.mu.Unlock()
 	}
+}
+
+// goneHint says what to do when a stream vanished.
+const goneHint = "restore the backup, or restart one refresher: at its start it makes what is missing, and WeChat's list brings the accounts back"
+
+// work is Run between the moment at which the streams are there and the one at which they are not any more.
+func (r *Refresher) work(ctx context.Context) error {
 	r.began = r.now()
+	r.stopping.Store(false)
+	for _, c := range r.all() {
+		c.greeted = false
+	}
+	clear(r.dead)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { r.stopping.Store(true) })()
 	defer stop(nil)
@@ -205,6 +231,12 @@ func (r *Refresher) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	r.log.Info().Int("keys", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
 
+	background.Go(func() {
+		if err := r.watchStream(work); err != nil {
+			stop(err)
+			end() // nothing of what is under way can be stored
+		}
+	})
 	working.Go(func() { r.sweeper(ctx) })
 	working.Go(func() { r.reseal(ctx) })
 	working.Go(func() { r.serve(ctx, work) })
@@ -212,7 +244,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 	consume := func(stream, durable, filter string, sealed *seal.Keys, handle events.Handler) {
 		c := events.Consumer{
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
-			Log: r.log, Seal: sealed, Panicked: r.metrics.panics.Inc, Step: r.step,
+			Log: r.log, Seal: sealed, Panicked: r.metrics.panics.Inc, Troubled: r.doubt, Step: r.step,
 		}
 		working.Go(func() { c.Run(ctx, work, handle) })
 	}
@@ -220,6 +252,43 @@ func (r *Refresher) Run(ctx context.Context) error {
 	consume(events.StreamTokens, events.DurableDue, events.AllDue, nil, r.due)
 	<-ctx.Done()
 	return ended(ctx)
+}
+
+// watchStream looks after each sweep's time, and at once where a consumer ended, whether the stream is the one that this
+// work began with. It returns ErrGone when it is not, for two looks in a row.
+func (r *Refresher) watchStream(ctx context.Context) error {
+	every := time.NewTicker(r.cfg.SweepEvery)
+	defer every.Stop()
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+		case <-r.doubts:
+		case <-again:
+		}
+		err := r.store.Same(ctx, r.view)
+		switch gone := errors.Is(err, store.ErrGone); {
+		case gone && again != nil:
+			return err
+		case gone:
+			again = time.After(lookAgainAfter)
+		default:
+			again = nil
+		}
+	}
+}
+
+// lookAgainAfter is the time between the two looks: a server that has just become the leader may not know all yet.
+const lookAgainAfter = time.Second
+
+// doubt has watchStream look now.
+func (r *Refresher) doubt() {
+	select {
+	case r.doubts <- struct{}{}:
+	default:
+	}
 }
 
 // SetComponents replaces the components that the refresher acts for: what is new is taken up, for what is gone nothing
@@ -285,23 +354,13 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// prepare makes the streams and opens the store, as soon as NATS is there.
-func (r *Refresher) prepare(ctx context.Context) error {
+// prepare opens the store with the given function as soon as NATS is there.
+func (r *Refresher) prepare(ctx context.Context, open func(context.Context) error) error {
+	said := ""
+	var saidAt time.Time
 	for {
-		created, err := r.setup(ctx, r.cfg.Setup())
-		switch {
-		case len(created) == events.Streams:
-			r.log.Info().Strs("streams", created).Msg("streams created")
-		case len(created) > 0: // where others were: has somebody deleted these?
-			r.log.Warn().Strs("streams", created).Msg("streams created")
-		}
-		r.mu.Lock()
-		r.trouble = err
-		r.mu.Unlock()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
+		err := r.openWith(ctx, open)
+		if err == nil || ctx.Err() != nil {
 			return nil
 		}
 		switch {
@@ -310,29 +369,67 @@ func (r *Refresher) prepare(ctx context.Context) error {
 		case errors.Is(err, store.ErrSealed):
 			return fmt.Errorf("the seal keys are not those of the store, nothing was changed: %w", err)
 		}
-		r.log.Warn().Err(err).Dur("delay", time.Second).Msg("NATS not ready")
+		r.mu.Lock()
+		if r.trouble == nil || !errors.Is(r.trouble, store.ErrGone) {
+			r.trouble = err
+		}
+		r.mu.Unlock()
+		if err.Error() != said || time.Since(saidAt) > complainEvery {
+			said, saidAt = err.Error(), time.Now()
+			r.log.Warn().Err(err).Dur("delay", prepareAgain).Msg("NATS not ready")
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Second):
+		case <-time.After(prepareAgain):
 		}
 	}
 }
 
-func (r *Refresher) setup(ctx context.Context, cfg events.SetupConfig) (created []string, err error) {
+const (
+	// prepareAgain is the wait between two tries to open the store.
+	prepareAgain = 2 * time.Second
+	// complainEvery is how often a reason that stays the same is told.
+	complainEvery = 30 * time.Second
+)
+
+func (r *Refresher) openWith(ctx context.Context, open func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if !r.nc.IsConnected() {
-		return nil, errors.New("not connected")
+		return errors.New("not connected")
 	}
 	if err := store.CheckSeal(ctx, r.js, r.seal); err != nil && !errors.Is(err, store.ErrUnreadable) {
-		return nil, err // before anything is changed
+		return err // before anything is changed
 	}
-	if created, err = events.Setup(ctx, r.nc, r.js, cfg); err != nil {
-		return created, err
+	if err := open(ctx); err != nil {
+		return err
 	}
-	r.store, err = store.Open(ctx, r.nc, r.js, r.seal, r.step)
-	return created, err
+	opened, err := store.Open(ctx, r.nc, r.js, r.seal, r.step)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.store, r.trouble = opened, nil
+	return nil
+}
+
+// setup makes the streams.
+func (r *Refresher) setup(ctx context.Context) error {
+	created, err := events.Setup(ctx, r.nc, r.js, r.cfg.Setup())
+	switch {
+	case len(created) == events.Streams:
+		r.log.Info().Strs("streams", created).Msg("streams created")
+	case len(created) > 0: // where others were: has somebody deleted these?
+		r.log.Warn().Strs("streams", created).Msg("streams created")
+	}
+	return err
+}
+
+// reopen makes no stream: it only looks whether they are there again.
+func (r *Refresher) reopen(ctx context.Context) error {
+	return events.Intact(ctx, r.js, r.cfg.Setup())
 }
 
 // greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
@@ -375,6 +472,8 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	ready, swept, trouble := r.ready, r.swept, r.trouble
 	r.mu.Unlock()
 	switch {
+	case errors.Is(trouble, store.ErrGone):
+		return trouble
 	case !ready && trouble != nil:
 		return fmt.Errorf("not started yet: %w", trouble)
 	case !ready:
@@ -384,10 +483,21 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	case r.now().Sub(swept) > 2*r.cfg.SweepEvery+callTimeout:
 		return fmt.Errorf("the last sweep was at %s", swept.UTC().Format(time.RFC3339))
 	}
-	if _, err := r.js.Stream(ctx, events.StreamTokens); err != nil {
-		return fmt.Errorf("look up stream %s: %w: was it deleted? A refresher makes it anew when it starts", events.StreamTokens, err)
+	if err := events.Intact(ctx, r.js, r.cfg.Setup()); err != nil {
+		return fmt.Errorf("%w: was it deleted? A refresher makes what is missing when it starts", err)
+	}
+	if err := r.proof(ctx); err != nil {
+		return fmt.Errorf("NATS is there and stores nothing: %w: is its disk full, or its max_file_store reached?", err)
 	}
 	return nil
+}
+
+// proof returns an error unless NATS stores what it is given.
+func (r *Refresher) proof(ctx context.Context) error {
+	r.mu.Lock()
+	s := r.store
+	r.mu.Unlock()
+	return s.Proof(ctx)
 }
 
 func (r *Refresher) appids() []string {

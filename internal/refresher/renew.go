@@ -65,6 +65,10 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 			wait = heldDelay
 		}
 		return events.Later(wait, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
+	case !cred.Renewable() && m.Deliveries < sureAfter:
+		// So it was at the last look; but one of several servers may answer that is a moment behind, and whoever sent this
+		// message stored first what there is to renew.
+		return events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
 	case !cred.RevokedAt.IsZero():
 		// Whoever stored that may have died before the status was written.
 		return r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
@@ -132,6 +136,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		if old, _, err = r.store.Token(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
 		}
+		if old.Generation != cred.Generation {
+			old = wxtoken.Token{} // read from a server that is a moment behind: not the previous one
+		}
 	}
 	next := granted(cred, grant)
 	following, since := nextToken, began
@@ -154,6 +161,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	// f. Ack: the consumer's, last.
 	return nil
 }
+
+// sureAfter is with which delivery it is believed that there is nothing to renew.
+const sureAfter = 3
 
 // patience is how often a wish is put off for an authorization that may never come.
 const patience = 100
@@ -227,6 +237,9 @@ func (r *Refresher) fulfilled(ctx context.Context, c *component, cred store.Cred
 	token, ok, err := r.store.Token(ctx, cred.Key)
 	if err != nil || !ok {
 		return err
+	}
+	if token.Generation < cred.Generation { // they are stored together: it was read from a server that is a moment behind
+		return events.Later(claimedDelay, fmt.Errorf("renew %s: the token read is of generation %d, the record of %d", cred.Key, token.Generation, cred.Generation))
 	}
 	if err := r.store.Reschedule(ctx, token); err != nil {
 		return err
@@ -312,7 +325,7 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 		log = log.Int("attempt", before.Failures+1)
 	}
 	log.Msg("token renewed")
-	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), c.working(t.Key, r.now()))
+	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), known(before), c.working(t.Key, r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.answered(ctx, c, asked)
 		r.deriveFrom(ctx, t.Key, reason == events.ReasonListed)

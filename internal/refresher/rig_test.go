@@ -25,6 +25,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
@@ -159,12 +160,17 @@ type options struct {
 	idle bool
 	// more are the appids of further components, with the secrets of the first; no refresher acts for them by itself
 	more []string
+	// server changes the NATS server's settings
+	server func(*natsd.Config)
 }
 
 func newRig(t *testing.T, o options) *rig {
 	t.Helper()
 	t.Parallel()
-	r := &rig{T: t, nats: natsdtest.Start(t), log: &lines{}, others: map[string]*wechat.Crypter{}, cfg: refresher.Config{
+	if o.server == nil {
+		o.server = func(*natsd.Config) {}
+	}
+	r := &rig{T: t, nats: natsdtest.Start(t, o.server), log: &lines{}, others: map[string]*wechat.Crypter{}, cfg: refresher.Config{
 		WechatAPIURL: "http://wechat", RenewFraction: 0.66, Concurrency: 16, APIRate: 10_000, Replicas: 1,
 		MessagesMaxAge: time.Hour, SweepEvery: time.Hour, ReconcileEvery: 6 * time.Hour,
 	}}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"wxtoken"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -116,6 +117,15 @@ func authorizedAt(at time.Time, ref string) statusChange {
 		if !at.IsZero() {
 			at := at.UTC()
 			s.Authorizer.AuthorizedAt = &at
+		}
+	}
+}
+
+// known: what the credential tells of an account, where the status has lost it.
+func known(cred store.Credential) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.Authorizer == nil && cred.Key.Kind == wxtoken.KindAuthorizer {
+			authorizedAt(cred.AuthorizedAt, cred.Ref)(s)
 		}
 	}
 }

@@ -54,6 +54,9 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return err
 	}
+	if ok && token.Generation < cred.Generation {
+		return events.Later(lostDelay, fmt.Errorf("store ticket: the token of %s was read from a server that is a moment behind", key))
+	}
 	needed := !ok || !r.now().Before(token.ExpiresAt) || cred.Failures > 0
 	cred.Generation = max(cred.Generation, token.Generation)
 	if needed {

@@ -103,7 +103,7 @@ func (s *Store) IndexConnect(ctx context.Context, c Connect, now time.Time) erro
 // UpdateConnect changes a link by compare-and-set. change may be called several times; it reports whether
 // there is anything to store. A link that is gone is left alone.
 func (s *Store) UpdateConnect(ctx context.Context, id string, now time.Time, change func(*Connect) bool) error {
-	return update(func() error {
+	return update(ctx, func() error {
 		c, ok, err := s.Connect(ctx, id)
 		if err != nil || !ok || !change(&c) {
 			return err

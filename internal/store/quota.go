@@ -33,7 +33,7 @@ func (s *Store) Quota(ctx context.Context, component string) (q Quota, err error
 // several times; it reports whether there is anything to store.
 func (s *Store) UpdateQuota(ctx context.Context, component string, change func(*Quota) bool) error {
 	subject := events.QuotaSubject(component)
-	return update(func() error {
+	return update(ctx, func() error {
 		var q Quota
 		revision, err := s.read(ctx, subject, &q)
 		if errors.Is(err, ErrUnreadable) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -57,11 +58,16 @@ func (s *Store) write(ctx context.Context, subject string, record sideRecord, re
 // tries is how often a change of a record is made anew that somebody else changed meanwhile.
 const tries = 10
 
-// update tries again while somebody else is faster.
-func update(try func() error) (err error) {
-	for range tries {
+// update tries again while somebody else is faster, or while it reads from a server that is a moment behind.
+func update(ctx context.Context, try func() error) (err error) {
+	for n := range tries {
 		if err = try(); !errors.Is(err, ErrLost) {
 			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Duration(n) * 5 * time.Millisecond):
 		}
 	}
 	return err

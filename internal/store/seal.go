@@ -89,7 +89,7 @@ func readCanary(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (r
 
 // canary refuses keys that are not those of the store, and with keys sees to it that there is a canary.
 func (s *Store) canary(ctx context.Context) error {
-	return update(func() error {
+	return update(ctx, func() error {
 		revision, _, err := readCanary(ctx, s.js, s.keys)
 		damaged := errors.Is(err, ErrUnreadable) // its key is here: nothing else was ever in it
 		if err != nil && !damaged {
@@ -183,8 +183,8 @@ func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err err
 		if err != nil {
 			return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
 		}
-		if m.Subject() != events.SealSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
-			subjects = append(subjects, m.Subject())
+		if s := m.Subject(); s != events.SealSubject && s != events.ProofSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
+			subjects = append(subjects, s)
 		}
 		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
 			return subjects, err

@@ -13,10 +13,8 @@ import (
 
 // Status returns the status of key; an empty one when none is stored or it can't be read.
 func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status, revision uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
 	st.Key = key
-	entry, err := s.status.Get(ctx, key.String())
+	entry, err := hedged(ctx, func(ctx context.Context) (jetstream.KeyValueEntry, error) { return s.status.Get(ctx, key.String()) })
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return st, 0, nil
 	}
@@ -33,11 +31,9 @@ func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status,
 // UpdateStatus changes the status of key by compare-and-set, and does not write what is there
 // already.
 func (s *Store) UpdateStatus(ctx context.Context, key wxtoken.Key, change func(*wxtoken.Status)) error {
-	var err error
-	for range tries {
-		var st wxtoken.Status
-		var revision uint64
-		if st, revision, err = s.Status(ctx, key); err != nil {
+	err := update(ctx, func() error {
+		st, revision, err := s.Status(ctx, key)
+		if err != nil {
 			return err
 		}
 		before, _ := json.Marshal(st)
@@ -45,18 +41,19 @@ func (s *Store) UpdateStatus(ctx context.Context, key wxtoken.Key, change func(*
 		if st.Conditions == nil {
 			st.Conditions = []wxtoken.Condition{}
 		}
-		after, encodeErr := json.Marshal(st)
-		if encodeErr != nil {
-			return fmt.Errorf("encode status of %s: %w", key, encodeErr)
+		after, err := json.Marshal(st)
+		if err != nil {
+			return fmt.Errorf("encode: %w", err)
 		}
 		if revision != 0 && string(before) == string(after) {
 			return nil
 		}
-		if err = s.putStatus(ctx, key, after, revision); err == nil {
-			return nil
-		}
+		return s.putStatus(ctx, key, after, revision)
+	})
+	if err != nil {
+		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	return fmt.Errorf("write status of %s: %w", key, err)
+	return nil
 }
 
 func (s *Store) putStatus(ctx context.Context, key wxtoken.Key, data []byte, revision uint64) error {
@@ -68,5 +65,8 @@ func (s *Store) putStatus(ctx context.Context, key wxtoken.Key, data []byte, rev
 	} else {
 		_, err = s.status.Update(ctx, key.String(), data, revision)
 	}
-	return err
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return ErrLost
+	}
+	return lost(err)
 }

@@ -27,6 +27,7 @@ type Store struct {
 	commits chan *commit
 	keys    *seal.Keys
 	step    func(string)
+	proof   proof
 }
 
 // Open returns the store in the streams that events.Setup made. With keys all that it writes is sealed, but the tokens;
@@ -53,9 +54,9 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal
 
 // last returns the last message on a subject of KV_tokens, nil when there is none.
 func (s *Store) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	m, err := s.tokens.GetLastMsgForSubject(ctx, subject)
+	m, err := hedged(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return s.tokens.GetLastMsgForSubject(ctx, subject)
+	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}
@@ -63,6 +64,38 @@ func (s *Store) last(ctx context.Context, subject string) (*jetstream.RawStreamM
 		return nil, fmt.Errorf("read %s: %w", subject, err)
 	}
 	return m, nil
+}
+
+// hedgeAfter is how long a read goes without an answer before it is asked once more.
+const hedgeAfter = 500 * time.Millisecond
+
+// hedged reads something from NATS within requestTimeout. Any of three servers may be the one that answers, and a server that is frozen
+// or cut off is asked as often as the others until they notice: so a read that is not answered is made again beside the first, and
+// the first answer counts.
+func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, requestTimeout/hedgeAfter+1)
+	again := time.NewTicker(hedgeAfter)
+	defer again.Stop()
+	for {
+		go func() {
+			value, err := read(ctx)
+			answers <- answer{value, err}
+		}()
+		select {
+		case a := <-answers:
+			return a.value, a.err
+		case <-again.C:
+		case <-ctx.Done():
+			var none T
+			return none, ctx.Err()
+		}
+	}
 }
 
 // Credential returns the credential of key; one with Revision 0 when none is stored. With

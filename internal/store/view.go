@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -28,6 +29,7 @@ type View struct {
 	mu      sync.RWMutex
 	entries map[wxtoken.Key]Entry
 	quotas  map[string]Quota // by component
+	seen    uint64           // sequence of the newest message
 }
 
 // Get returns the entry of key.
@@ -50,6 +52,16 @@ func (v *View) Len() int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return len(v.entries)
+}
+
+// extent returns how many keys there are, and the sequence of the newest message that was seen. A nil View has seen nothing.
+func (v *View) extent() (keys int, seen uint64) {
+	if v == nil {
+		return 0, 0
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.entries), v.seen
 }
 
 // All returns a copy of all entries.
@@ -100,10 +112,20 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait fu
 
 // follow copies the stream into v until ctx ends or the consumer does. It calls ready once
 // everything that lay there at the start is in.
+//
+// It is not an ordered consumer, because that one waits for half a minute before it believes that the server with its consumer is lost,
+// and resumes after the last sequence that it saw, which skips all of a stream that was made anew. At any doubt this one ends, and the
+// next reads everything again.
 func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
-	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{events.AllTokens, events.AllCredentials},
-		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+	makeCtx, cancel := context.WithTimeout(ctx, watchHeartbeat+time.Second)
+	defer cancel()
+	cons, err := s.js.CreateConsumer(makeCtx, events.StreamTokens, jetstream.ConsumerConfig{
+		FilterSubjects:    []string{events.AllTokens, events.AllCredentials},
+		DeliverPolicy:     jetstream.DeliverLastPerSubjectPolicy,
+		AckPolicy:         jetstream.AckNonePolicy,
+		Replicas:          1,
+		MemoryStorage:     true,
+		InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
@@ -111,13 +133,25 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
 		ready()
 	}
-	msgs, err := cons.Messages()
+	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat))
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
-	for {
+	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats that can't come.
+	again := s.nc.StatusChanged(nats.CONNECTED)
+	defer s.nc.RemoveStatusListener(again)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-again:
+			msgs.Stop()
+		case <-ended:
+		}
+	}()
+	for next := uint64(1); ; next++ {
 		m, err := msgs.Next()
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
@@ -126,12 +160,22 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 		}
+		if meta.Sequence.Consumer != next {
+			return fmt.Errorf("watch %s: messages lost on the way", events.StreamTokens)
+		}
 		s.take(v, m, meta.Sequence.Stream)
 		if meta.NumPending == 0 {
 			ready()
 		}
 	}
 }
+
+const (
+	// watchHeartbeat is how often the server says that a quiet watch stands; after two that did not come the watch ends.
+	watchHeartbeat = 2 * time.Second
+	// watchExpiry is how long one pull of the watch waits.
+	watchExpiry = 30 * time.Second
+)
 
 // take puts one message into the view.
 func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
@@ -144,6 +188,7 @@ func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.seen = max(v.seen, sequence)
 	if isCredential {
 		e := v.entries[key]
 		e.Credential, e.SealedFor = c, sealedFor(m.Headers(), m.Data())

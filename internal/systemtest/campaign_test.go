@@ -111,16 +111,28 @@ func fromEnv(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// buildFast builds this test without the race detector.
+// buildFast builds this test without the race detector, once.
 func buildFast(t *testing.T) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "systemtest")
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", out, ".")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the test without the race detector: %v\n%s", err, text)
+	binary, err := builtFast()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return out
+	return binary
 }
+
+var builtFast = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "wxtoken-systemtest-")
+	if err != nil {
+		return "", err
+	}
+	atEnd.add(func() { _ = os.RemoveAll(dir) })
+	out := filepath.Join(dir, "systemtest")
+	if text, err := exec.Command("go", "test", "-c", "-o", out, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the test without the race detector: %w\n%s", err, text)
+	}
+	return out, nil
+})
 
 // runSeed runs one day in a process of its own and returns what happened on it.
 func runSeed(t *testing.T, binary string, seed int) map[string]int {

@@ -64,25 +64,38 @@ func poll(t *testing.T, f func() error) {
 // programs is the folder of the programs.
 type programs string
 
-// build builds the programs as an operator does.
+// build builds the programs as an operator does, and the NATS server that go.mod names, once for all tests.
 func build(t *testing.T) programs {
 	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+string(filepath.Separator),
-		"wxtoken/cmd/ingest", "wxtoken/cmd/refresher", "wxtoken/cmd/wechatsim")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the programs: %v\n%s", err, text)
+	dir, err := built()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return programs(dir)
 }
+
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "wxtoken-programs-")
+	if err != nil {
+		return "", err
+	}
+	atEnd.add(func() { _ = os.RemoveAll(dir) })
+	cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
+		"wxtoken/cmd/ingest", "wxtoken/cmd/refresher", "wxtoken/cmd/wechatsim", "github.com/nats-io/nats-server/v2")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the programs: %w\n%s", err, text)
+	}
+	return dir, nil
+})
 
 // site is one deployment on real processes: a NATS server on TCP, the fake platform, a load balancer
 // for its pushes, and the ingests and refreshers that the test starts.
 type site struct {
 	t        *testing.T
 	programs programs
-	settings []string // variables of every ingest and refresher
-	nats     *natsdtest.Server
+	settings []string                 // variables of every ingest and refresher
+	nats     *natsdtest.Server        // nil where the test has another one
+	url      func(role string) string // of NATS, for ingest, refresher, service and admin
 	pushes   *balancer
 	api      string // URL of the platform's API
 	control  string // URL of the platform's control door
@@ -97,7 +110,16 @@ type site struct {
 // themselves, without trouble by chance; flags say more about the platform.
 func newSite(t *testing.T, p programs, accounts int, flags ...string) *site {
 	t.Helper()
-	s := &site{t: t, programs: p, accounts: accounts, nats: natsdtest.StartTCP(t), pushes: newBalancer(t)}
+	server := natsdtest.StartTCP(t)
+	s := newSiteOn(t, p, func(string) string { return server.ClientURL() }, accounts, flags...)
+	s.nats = server
+	return s
+}
+
+// newSiteOn is newSite on a NATS that runs already.
+func newSiteOn(t *testing.T, p programs, natsURL func(role string) string, accounts int, flags ...string) *site {
+	t.Helper()
+	s := &site{t: t, programs: p, accounts: accounts, url: natsURL, pushes: newBalancer(t)}
 	flags = append([]string{
 		"--kind", "--addr=127.0.0.1:0", "--control-addr=127.0.0.1:0", "--push-base=http://" + s.pushes.addr(),
 		fmt.Sprintf("--authorizers=%d", accounts), "--life=20s", "--ticket-every=2s", "--push-tries=300", "--push-every=100ms",
@@ -121,12 +143,12 @@ func newSite(t *testing.T, p programs, accounts int, flags ...string) *site {
 		return nil
 	})
 	s.settings = []string{
-		"WXTOKEN_NATS_URL=" + s.nats.ClientURL(), "WXTOKEN_WECHAT_API_URL=" + s.api, "WXTOKEN_API_RATE=1000", "WXTOKEN_RENEW_FRACTION=0.1",
+		"WXTOKEN_WECHAT_API_URL=" + s.api, "WXTOKEN_API_RATE=1000", "WXTOKEN_RENEW_FRACTION=0.1",
 		"WXTOKEN_HTTP_ADDR=127.0.0.1:0", "WXTOKEN_OPS_ADDR=127.0.0.1:0", "WXTOKEN_LOG_LEVEL=debug", "WXTOKEN_LOG_FORMAT=json",
 		"WXTOKEN_COMPONENT_APPID=" + wechatsim.DemoAppID, "WXTOKEN_COMPONENT_APPSECRET=" + wechatsim.DemoAppSecret,
 		"WXTOKEN_COMPONENT_TOKEN=" + wechatsim.DemoToken, "WXTOKEN_COMPONENT_AES_KEY=" + wechatsim.DemoEncodingAESKey,
 	}
-	s.nc = s.connect()
+	s.nc = s.connect("admin")
 	var err error
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		t.Fatal(err)
@@ -135,9 +157,10 @@ func newSite(t *testing.T, p programs, accounts int, flags ...string) *site {
 }
 
 // connect returns a connection over TCP, as a service makes it.
-func (s *site) connect() *nats.Conn {
+func (s *site) connect(role string) *nats.Conn {
 	s.t.Helper()
-	nc, err := nats.Connect(s.nats.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	nc, err := nats.Connect(s.url(role), nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
+		nats.CustomInboxPrefix("_INBOX_"+role), nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -161,7 +184,7 @@ func (s *site) start(program string, flags []string, env ...string) *process {
 	s.t.Helper()
 	p := &process{t: s.t, name: fmt.Sprintf("%s-%d", program, len(s.processes)), ended: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(string(s.programs), program), flags...)
-	p.cmd.Env = append(slices.Clone(s.settings), env...)
+	p.cmd.Env = append(append(slices.Clone(s.settings), "WXTOKEN_NATS_URL="+s.url(program)), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -664,9 +687,11 @@ type readings struct {
 	client *wxtoken.Client
 	stop   func()
 
-	mu     sync.Mutex
-	last   map[string]time.Time // when a value was last read, by the platform's fingerprint of it
-	faults []string
+	mu       sync.Mutex
+	late     time.Duration // how late a renewal came at most
+	renewals int
+	last     map[string]time.Time // when a value was last read, by the platform's fingerprint of it
+	faults   []string
 }
 
 // read starts a reader once every key has a token.
@@ -674,7 +699,7 @@ func (s *site) read() *readings {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	client, err := wxtoken.NewClient(ctx, s.connect(), wxtoken.Config{Keys: s.keys()})
+	client, err := wxtoken.NewClient(ctx, s.connect("service"), wxtoken.Config{Keys: s.keys()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -689,7 +714,7 @@ func (s *site) read() *readings {
 }
 
 func (r *readings) run(ctx context.Context) {
-	newest := map[wxtoken.Key]uint64{}
+	newest := map[wxtoken.Key]wxtoken.Token{}
 	every := time.NewTicker(20 * time.Millisecond)
 	defer every.Stop()
 	for {
@@ -700,10 +725,14 @@ func (r *readings) run(ctx context.Context) {
 			switch {
 			case err != nil:
 				r.faults = append(r.faults, fmt.Sprintf("%s: %v", now.UTC().Format(time.TimeOnly), err))
-			case token.Generation < newest[key]:
-				r.faults = append(r.faults, fmt.Sprintf("generation of %s went from %d to %d", key, newest[key], token.Generation))
+			case token.Generation < newest[key].Generation:
+				r.faults = append(r.faults, fmt.Sprintf("generation of %s went from %d to %d", key, newest[key].Generation, token.Generation))
 			default:
-				newest[key] = token.Generation
+				if old := newest[key]; old.Generation > 0 && token.Generation == old.Generation+1 {
+					r.renewals++
+					r.late = max(r.late, token.ObtainedAt.Sub(old.RenewAt))
+				}
+				newest[key] = token
 				r.last[wechatsim.Fingerprint(token.Value.Reveal())] = now
 			}
 			r.mu.Unlock()
@@ -749,28 +778,37 @@ func (r *readings) check() {
 }
 
 // eventsOf returns how often each document lies on MESSAGES, by the platform's fingerprint of it.
-func (s *site) eventsOf() map[string]int {
+func (s *site) eventsOf() (count map[string]int) {
 	s.t.Helper()
+	poll(s.t, func() (err error) { // a server that has just come back may not be asked yet
+		count, err = s.countEvents()
+		return err
+	})
+	return count
+}
+
+func (s *site) countEvents() (map[string]int, error) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	cons, err := s.js.OrderedConsumer(ctx, events.StreamMessages, jetstream.OrderedConsumerConfig{})
+	cons, err := s.js.CreateConsumer(ctx, events.StreamMessages, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute})
 	if err != nil {
-		s.t.Fatal(err)
+		return nil, err
 	}
+	time.Sleep(pollEvery) // until all servers know it
 	count := map[string]int{}
 	for left := cons.CachedInfo().NumPending; left > 0; {
 		m, err := cons.Next(jetstream.FetchContext(ctx))
 		if err != nil {
-			s.t.Fatalf("read %s: %v", events.StreamMessages, err)
+			return nil, fmt.Errorf("read %s: %w", events.StreamMessages, err)
 		}
 		count[wechatsim.Fingerprint(string(m.Data()))]++
 		meta, err := m.Metadata()
 		if err != nil {
-			s.t.Fatal(err)
+			return nil, err
 		}
 		left = meta.NumPending
 	}
-	return count
+	return count, nil
 }
 
 // lastSequence returns how many messages a stream has taken.

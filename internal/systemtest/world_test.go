@@ -30,7 +30,31 @@ import (
 
 func TestMain(m *testing.M) {
 	natsdtest.Register()
-	os.Exit(m.Run())
+	code := m.Run()
+	atEnd.do()
+	os.Exit(code)
+}
+
+// atEnd is what is to be done when all tests have ended.
+var atEnd lastThings
+
+type lastThings struct {
+	mu   sync.Mutex
+	todo []func()
+}
+
+func (l *lastThings) add(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.todo = append(l.todo, f)
+}
+
+func (l *lastThings) do() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.todo {
+		f()
+	}
 }
 
 const (

@@ -1,0 +1,73 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
+
+	"wxtoken/internal/events"
+)
+
+// ErrGone is returned by Same when what rested in the stream is gone: it was deleted, emptied, made anew, or replaced by an older copy.
+var ErrGone = errors.New("what rested in the stream is gone")
+
+// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it. v may be nil.
+func (s *Store) Same(ctx context.Context, v *View) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	keys, seen := v.extent() // before the look: what comes in between is no loss
+	stream, err := s.js.Stream(ctx, events.StreamTokens)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: %s was deleted", ErrGone, events.StreamTokens)
+	}
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
+	}
+	switch info := stream.CachedInfo(); {
+	case !info.Created.Equal(s.tokens.CachedInfo().Created):
+		return fmt.Errorf("%w: %s was deleted and made anew", ErrGone, events.StreamTokens)
+	case info.State.LastSeq < seen:
+		return fmt.Errorf("%w: %s is an older copy, up to message %d, and %d was there", ErrGone, events.StreamTokens, info.State.LastSeq, seen)
+	case info.State.Msgs < uint64(keys):
+		return fmt.Errorf("%w: %s was emptied, %d messages for %d keys", ErrGone, events.StreamTokens, info.State.Msgs, keys)
+	}
+	return nil
+}
+
+// proofLasts is how long it counts that NATS stored something.
+const proofLasts = 5 * time.Second
+
+// proof is what is known of NATS storing what it is given.
+type proof struct {
+	asking singleflight.Group
+	mu     sync.Mutex
+	at     time.Time
+}
+
+// Proof returns an error unless NATS stored something within the last 5 s, or stores something now. A connection that stands
+// proves nothing: the disk may be full, the leader away, the stream gone. Many who ask at once cost one message.
+func (s *Store) Proof(ctx context.Context) error {
+	_, err, _ := s.proof.asking.Do("", func() (any, error) {
+		s.proof.mu.Lock()
+		fresh := time.Since(s.proof.at) < proofLasts
+		s.proof.mu.Unlock()
+		if fresh {
+			return nil, nil
+		}
+		began := time.Now()
+		if err := s.publish(context.WithoutCancel(ctx), nats.NewMsg(events.ProofSubject)); err != nil {
+			return nil, err
+		}
+		s.proof.mu.Lock()
+		s.proof.at = began
+		s.proof.mu.Unlock()
+		return nil, nil
+	})
+	return err
+}

@@ -1,0 +1,261 @@
+//go:build unix
+
+package systemtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"wxtoken/internal/wechatsim"
+)
+
+// natsServer is a process of its own: the server that go.mod names, with the settings of deploy/nats/nats-server.conf and one user
+// more, who may do everything.
+type natsServer struct {
+	t       *testing.T
+	name    string
+	host    string
+	port    int // for clients
+	monitor int
+	binary  string
+	dir     string
+	in      []string // the command before it
+	cmd     *exec.Cmd
+	ended   chan struct{}
+	out     *syncBuffer
+}
+
+// users are those of the settings.
+var users = []string{"ingest", "refresher", "service", "console", "operator"}
+
+// newNATS returns servers, not started yet: one alone, or a cluster. hosts are their addresses; changes are made to the settings,
+// each word and what takes its place.
+func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all []*natsServer) {
+	t.Helper()
+	shipped, err := os.ReadFile("../../deploy/nats/nats-server.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(shipped), "sync_interval: always") {
+		t.Fatal("deploy/nats/nats-server.conf does not flush each message")
+	}
+	var routes, ports []string
+	for i, host := range hosts {
+		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), host: host, port: freePort(t, host), monitor: freePort(t, host),
+			binary: filepath.Join(string(p), "nats-server"), dir: t.TempDir(), out: &syncBuffer{}}
+		ports = append(ports, strconv.Itoa(freePort(t, host)))
+		routes = append(routes, "nats://"+net.JoinHostPort(host, ports[i]))
+		all = append(all, s)
+	}
+	for i, s := range all {
+		replacer := append([]string{
+			"listen: 0.0.0.0:4222", fmt.Sprintf("listen: %s:%d", s.host, s.port),
+			"http: 127.0.0.1:8222", fmt.Sprintf("http: %s:%d", s.host, s.monitor),
+			"server_name: wxtoken", "server_name: " + s.name,
+			"store_dir: /data", "store_dir: " + filepath.Join(s.dir, "data"),
+			"  users: [", "  users: [\n    {user: admin, password: secret-of-admin}",
+		}, changes...)
+		conf := strings.NewReplacer(replacer...).Replace(string(shipped))
+		if len(hosts) > 1 {
+			conf += fmt.Sprintf("\ncluster {name: wxtoken, listen: \"%s:%s\", routes: [%s], ping_interval: 2s, ping_max: 2}\n", s.host, ports[i], strings.Join(routes, ", "))
+		}
+		if err := os.WriteFile(s.conf(), []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			s.kill()
+			if t.Failed() {
+				t.Logf("%s said at last:\n%s", s.name, tail(s.out.String(), 3000))
+			}
+		})
+	}
+	return all
+}
+
+func freePort(t *testing.T, host string) int {
+	t.Helper()
+	if host != "127.0.0.1" {
+		host = "" // not here yet
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (n *natsServer) conf() string { return filepath.Join(n.dir, "nats-server.conf") }
+
+func (n *natsServer) start() {
+	n.t.Helper()
+	args := append(append([]string{}, n.in...), n.binary, "-c", n.conf())
+	n.cmd, n.ended = exec.Command(args[0], args[1:]...), make(chan struct{})
+	n.cmd.Stdout, n.cmd.Stderr = n.out, n.out
+	for _, user := range users {
+		n.cmd.Env = append(n.cmd.Env, strings.ToUpper(user)+"_PASSWORD=secret-of-"+user)
+	}
+	if err := n.cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		defer close(ended)
+		_ = cmd.Wait()
+	}(n.cmd, n.ended)
+}
+
+// kill ends the server with SIGKILL, if it runs.
+func (n *natsServer) kill() {
+	if n.cmd != nil {
+		_ = n.cmd.Process.Kill() // it may have ended
+		<-n.ended
+	}
+}
+
+func (n *natsServer) signal(sig syscall.Signal) {
+	n.t.Helper()
+	if err := n.cmd.Process.Signal(sig); err != nil {
+		n.t.Fatalf("send %s to %s: %v", sig, n.name, err)
+	}
+}
+
+// ask returns what the server says about itself.
+func (n *natsServer) ask(path string) ([]byte, error) {
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(fmt.Sprintf("http://%s:%d%s", n.host, n.monitor, path))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s%s: %d %s", n.name, path, resp.StatusCode, text)
+	}
+	return text, err
+}
+
+// healthy waits until all servers are well.
+func healthy(t *testing.T, all []*natsServer) {
+	t.Helper()
+	poll(t, func() error {
+		for _, n := range all {
+			if _, err := n.ask("/healthz"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// startAll starts servers and returns the URL for each role.
+func startAll(t *testing.T, all []*natsServer) func(role string) string {
+	t.Helper()
+	for _, n := range all {
+		n.start()
+	}
+	healthy(t, all)
+	return urlsOf(all)
+}
+
+func urlsOf(all []*natsServer) func(role string) string {
+	return func(role string) string {
+		var urls []string
+		for _, n := range all {
+			urls = append(urls, fmt.Sprintf("nats://%s:secret-of-%s@%s:%d", role, role, n.host, n.port))
+		}
+		return strings.Join(urls, ",")
+	}
+}
+
+// leader returns the server that leads a stream, or for "" the cluster.
+func (s *site) leader(all []*natsServer, stream string) *natsServer {
+	s.t.Helper()
+	var found *natsServer
+	poll(s.t, func() error {
+		name := ""
+		if stream == "" {
+			for _, n := range all {
+				var jsz struct {
+					Meta struct{ Leader string } `json:"meta_cluster"`
+				}
+				if text, err := n.ask("/jsz"); err == nil && json.Unmarshal(text, &jsz) == nil && jsz.Meta.Leader != "" {
+					name = jsz.Meta.Leader
+				}
+			}
+		} else {
+			ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Second)
+			defer cancel()
+			st, err := s.js.Stream(ctx, stream)
+			if err != nil {
+				return err
+			}
+			if c := st.CachedInfo().Cluster; c != nil {
+				name = c.Leader
+			}
+		}
+		for _, n := range all {
+			if n.name == name {
+				found = n
+				return nil
+			}
+		}
+		return fmt.Errorf("%q leads %q", name, stream)
+	})
+	return found
+}
+
+// taken returns how many messages a stream has taken, for servers that may be away.
+func (s *site) taken(stream string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Second)
+	defer cancel()
+	st, err := s.js.Stream(ctx, stream)
+	if err != nil {
+		return 0, err
+	}
+	return st.CachedInfo().State.LastSeq, nil
+}
+
+// flows waits until pushes are events again.
+func (s *site) flows(stream string) {
+	s.t.Helper()
+	var before uint64
+	poll(s.t, func() (err error) { before, err = s.taken(stream); return err })
+	poll(s.t, func() error {
+		if now, err := s.taken(stream); err != nil || now <= before {
+			return errors.Join(err, errors.New("no new event"))
+		}
+		return nil
+	})
+}
+
+// longestPush returns how long the platform had to repeat a push at most until it was answered with success, of those that were first
+// made since a time.
+func (s *site) longestPush(since time.Time) (longest time.Duration) {
+	s.t.Helper()
+	began, done := map[int]time.Time{}, map[int]bool{}
+	for _, e := range s.history("push", "push_answer") {
+		switch {
+		case e.Kind == wechatsim.EntryPush && began[e.Push].IsZero():
+			began[e.Push] = e.Time
+		case e.Kind == wechatsim.EntryPushAnswer && e.Outcome == wechatsim.OutcomeSuccess && !done[e.Push]:
+			if done[e.Push] = true; began[e.Push].Before(since) {
+				continue
+			}
+			longest = max(longest, e.Time.Sub(began[e.Push]))
+		}
+	}
+	return longest
+}
