@@ -45,7 +45,7 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 		return fail(fmt.Sprintf("redirects (%d) to %s", a.status, location),
 			"WeChat follows no redirect: have the proxy pass /wechat/ on as it is, and enter the URL that answers at once as 授权事件接收URL")
 	case a.status == http.StatusNotFound && ours(a):
-		return fail("is answered 404 by an ingest that does not know this component", "add the component to the settings of ingest; runbook: Add or remove a component, change a secret")
+		return fail("is answered 404 by an ingest that does not know this component", "add the component to the settings of ingest; runbook: Add or remove a component")
 	case a.status != http.StatusMethodNotAllowed || !ours(a) || !strings.Contains(a.header.Get("Allow"), http.MethodPost):
 		return early(fail(fmt.Sprintf("is answered %d by something that is not ingest", a.status),
 			"have the proxy pass /wechat/ and /connect/ on to ingest (--http-addr, WXTOKEN_HTTP_ADDR), with path and query as they came"))

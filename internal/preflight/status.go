@@ -134,7 +134,7 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 			named = append(named, fmt.Sprintf("and %d more", found-maxNamed))
 		}
 		return []Line{{Warn, name, fmt.Sprintf("%s, %d lack something: %s", looked, found, strings.Join(named, ", ")),
-			"send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console; runbook: An authorizer is in state `needs_authorization`"}}
+			"send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console; runbook: An authorizer is in state `needs_authorization` or `revoked`"}}
 	}
 	return []Line{ok(name, "%s, none lacks any", looked)}
 }

@@ -183,8 +183,8 @@ func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err err
 		if err != nil {
 			return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
 		}
-		if s := m.Subject(); s != events.SealSubject && s != events.ProofSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
-			subjects = append(subjects, s)
+		if name := m.Subject(); name != events.SealSubject && name != events.ProofSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
+			subjects = append(subjects, name)
 		}
 		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
 			return subjects, err
