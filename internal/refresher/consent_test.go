@@ -161,6 +161,7 @@ var orders = []struct {
 }
 
 func TestConsent(t *testing.T) {
+	t.Parallel()
 	for _, twoCodes := range []bool{false, true} {
 		for _, row := range orders {
 			t.Run(fmt.Sprintf("%s, two codes %t", row.name, twoCodes), func(t *testing.T) {
@@ -245,6 +246,7 @@ func TestRedirectsAnswerLost(t *testing.T) {
 // TestStoryOfALink kills the refresher at each step of the exchange of a link's code. Whoever comes next ends the walk in
 // the same place.
 func TestStoryOfALink(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"exchange.claimed", "exchange.asked", "batch.2", "batch.3", "exchange.committed", "acked"} {
 		for _, redirectFirst := range []bool{false, true} {
 			if step == "exchange.claimed" && redirectFirst {

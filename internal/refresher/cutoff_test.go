@@ -28,6 +28,7 @@ func (r *rig) behind() (*natsdtest.Way, *nats.Conn) {
 // TestNoCallWhileCutOff closes the way between a refresher and NATS while work waits for its turn: nothing of it reaches WeChat
 // while its answer could not be stored, whatever call it is. Once the way is open, everything is done, once.
 func TestNoCallWhileCutOff(t *testing.T) {
+	t.Parallel()
 	type row struct {
 		name, api string
 		ask       func(r *rig, n int) // for the nth piece of work

@@ -269,6 +269,7 @@ func TestTicketRefused(t *testing.T) {
 
 // TestTicketsNeverLoop has WeChat refuse a ticket in the same way for two hours. That is no concern of the others.
 func TestTicketsNeverLoop(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{-1, 40001, 40013, 45009, 45011, 48001, 61003, 61004, 61007, 61023, 99999} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			r, d := deskRig(t, func(r *rig) { r.cfg.SweepEvery = time.Hour })
@@ -304,6 +305,7 @@ func TestTicketsNeverLoop(t *testing.T) {
 
 // TestTicketDeaths ends the handler of a ticket at each step: what is left is found and finished.
 func TestTicketDeaths(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"loaded", "claimed", "asked", "judged", "committed", "exchange.committed"} {
 		t.Run(step, func(t *testing.T) {
 			r, d := deskRig(t, func(r *rig) {

@@ -15,6 +15,7 @@ import (
 
 // TestConflict has an account that belongs to one ref authorize through the links of others.
 func TestConflict(t *testing.T) {
+	t.Parallel()
 	for _, pushFirst := range []bool{false, true} {
 		t.Run(fmt.Sprintf("push first %t", pushFirst), func(t *testing.T) {
 			r := newRig(t, options{sim: wechatsim.Config{TwoCodes: true}, cfg: withLinks})
@@ -63,6 +64,7 @@ func TestConflict(t *testing.T) {
 
 // TestReauthorizedWhileRenewing authorizes again while a renewal is under way, which reached WeChat before that or after.
 func TestReauthorizedWhileRenewing(t *testing.T) {
+	t.Parallel()
 	for _, late := range []bool{false, true} {
 		t.Run(fmt.Sprintf("after it %t", late), func(t *testing.T) {
 			var cfg wechatsim.Config
@@ -255,6 +257,7 @@ func TestRefOfALostCredential(t *testing.T) {
 
 // TestLinkFails has codes come to nothing: no link stays in between for ever.
 func TestLinkFails(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		fault  wechatsim.Fault
@@ -298,6 +301,7 @@ func TestLinkFails(t *testing.T) {
 
 // TestReleaseCheck answers the check before a release on the whole network: the code that a user wrote comes back from the account.
 func TestReleaseCheck(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name      string
 		before    func(r *rig, push events.Auth)
@@ -396,6 +400,7 @@ func TestLinkOfTwoAccounts(t *testing.T) {
 
 // TestLinkOfAnotherAccount brings the code of one account to a link that is limited to another, and its push.
 func TestLinkOfAnotherAccount(t *testing.T) {
+	t.Parallel()
 	for _, pushed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("push %t", pushed), func(t *testing.T) {
 			r := newRig(t, options{cfg: withLinks})
@@ -447,6 +452,7 @@ func TestOlderAuthorizationByLink(t *testing.T) {
 // TestAnswerAndPushLost loses the answer to a redirect's code, and the push: of a link that is limited to one account the ref is
 // not lost.
 func TestAnswerAndPushLost(t *testing.T) {
+	t.Parallel()
 	for _, listed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("listed %t", listed), func(t *testing.T) {
 			r := newRig(t, options{cfg: withLinks})

@@ -280,6 +280,7 @@ func (r *rig) consent() events.Auth {
 }
 
 func TestCallback(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name          string
 		twoCodes      bool

@@ -17,6 +17,7 @@ import (
 // cancelled, one authorized again, and one came. The list is read before any account is renewed, whatever it says beats what
 // is stored, and nobody has to do anything.
 func TestRestoredBackup(t *testing.T) {
+	t.Parallel()
 	for _, rotation := range []wechatsim.Rotation{wechatsim.RotateNever, wechatsim.RotateEachOldDead} {
 		t.Run(string(rotation), func(t *testing.T) {
 			const accounts = 12

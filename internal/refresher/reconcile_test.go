@@ -121,6 +121,7 @@ func TestEverybodyComesBack(t *testing.T) {
 
 // TestBrokenLists gives lists that break off, are shuffled or count wrongly: what they tell is taken over, and nothing is deleted.
 func TestBrokenLists(t *testing.T) {
+	t.Parallel()
 	const accounts = 520
 	page := func(total, from, to int) wechatsim.Fault {
 		var list []string
@@ -205,6 +206,7 @@ func TestListKnowsLess(t *testing.T) {
 // TestOneThatCannotBeAskedAbout is listed, was cancelled, and WeChat does not say which of it is true: that is no reason to read
 // the whole list again and again.
 func TestOneThatCannotBeAskedAbout(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{45009, 48001, 61004, 99999} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			r := newRig(t, options{})

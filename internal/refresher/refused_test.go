@@ -82,6 +82,7 @@ func (r *rig) wantNoLoop(key wxtoken.Key, calls func(since time.Time) map[string
 
 // TestNeverALoop has WeChat answer the renewal of an account in the same way for two hours.
 func TestNeverALoop(t *testing.T) {
+	t.Parallel()
 	body := wechatsim.Fault{Mode: wechatsim.FaultBody, Body: `{"authorizer_access_token":""}`}
 	code := func(code int) wechatsim.Fault { return wechatsim.Fault{Errcode: code} }
 	for _, row := range []struct {
@@ -209,6 +210,7 @@ func conditionOf(s wxtoken.Status, kind string) (c wxtoken.Condition) {
 // TestRefusalsDoubted has WeChat refuse everybody of one component, in each of the two ways: a few may be marked before
 // that is noticed, then nobody is, however long it lasts. The other component goes on.
 func TestRefusalsDoubted(t *testing.T) {
+	t.Parallel()
 	for name, info := range map[string]int{"refused": 0, "cancelled by the info alone": 61003} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, options{

@@ -252,6 +252,7 @@ func TestOneAccountRefused(t *testing.T) {
 
 // TestQuotaGone has each of the APIs say that the day's quota is gone: it is not called again that day.
 func TestQuotaGone(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		api  string
 		work func(r *rig)

@@ -29,6 +29,7 @@ func (r *rig) streamNames() (names []string) {
 // makes nothing and asks WeChat for nothing; once a refresher that was started has made the stream, WeChat's list brings all back, and
 // the one that went on has forgotten what it knew.
 func TestTokensVanish(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name  string
 		words string // of the readiness
@@ -101,6 +102,7 @@ func TestTokensVanish(t *testing.T) {
 // TestOtherStreamsVanish takes each of the other streams: readiness names it, renewals go on, nobody makes it before a refresher is
 // started, and then everything is as it was.
 func TestOtherStreamsVanish(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{events.StreamAuth, events.StreamMessages, "KV_" + events.BucketStatus, events.StreamDead} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, options{})
