@@ -17,7 +17,7 @@ func (s *settings) target(nc *nats.Conn, components func() []refresher.Component
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
 		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true,
-		Probes: []preflight.Probe{preflight.CanaryOfRefresher(nc)},
+		Probes: s.probes(nc),
 		Components: func() (out []preflight.Component) {
 			for _, c := range components() {
 				out = append(out, preflight.Component(c))
@@ -25,6 +25,14 @@ func (s *settings) target(nc *nats.Conn, components func() []refresher.Component
 			return out
 		},
 	}
+}
+
+func (s *settings) probes(nc *nats.Conn) []preflight.Probe {
+	all := []preflight.Probe{preflight.CanaryOfRefresher(nc), preflight.SealKey(nc, s.seal)}
+	if setup := s.Setup(); len(setup.ServicesAPI) > 0 {
+		all = append(all, preflight.Mirrors(nc, setup))
+	}
+	return all
 }
 
 // check is --check.

@@ -18,6 +18,7 @@ var (
 // TestAlerts compares deploy/prometheus/alerts.yml with the table in docs/operations.md and with its headings, and lets promtool
 // fire each alert where there is one.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	read := func(name string) string {
 		text, err := os.ReadFile(name)
 		if err != nil {

@@ -29,6 +29,7 @@ func browserPath() string {
 // TestBrowser authorizes through a link with a real browser, from the landing page over WeChat's page to the result, in Chinese
 // on a PC and in English on a phone.
 func TestBrowser(t *testing.T) {
+	t.Parallel()
 	path := browserPath()
 	if path == "" {
 		t.Skip("no Chromium here: install it to see a link followed by a real browser")

@@ -16,10 +16,11 @@ import (
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/seal"
 )
 
 // target is what --check and /check look at. Before the start there is neither connection nor server.
-func (s *settings) target(nc *nats.Conn, srv *natsd.Server, components func() []refresher.Component) preflight.Target {
+func (s *settings) target(nc *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
 	t := preflight.Target{
 		NATS: nc, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true,
@@ -31,7 +32,7 @@ func (s *settings) target(nc *nats.Conn, srv *natsd.Server, components func() []
 		},
 	}
 	if nc != nil {
-		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.CanaryOfRefresher(nc)}
+		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.CanaryOfRefresher(nc), preflight.SealKey(nc, keys)}
 	}
 	switch {
 	case srv == nil && s.Sim:
@@ -47,7 +48,7 @@ func check(ctx context.Context, cfg *settings, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
 		return ask(ctx, cfg.OpsAddr, out)
 	}
-	c, err := preflight.New(cfg.target(nil, nil, func() []refresher.Component { return called(cfg.components) }))
+	c, err := preflight.New(cfg.target(nil, nil, nil, func() []refresher.Component { return called(cfg.components) }))
 	if err != nil {
 		return err
 	}

@@ -362,6 +362,7 @@ func TestCheck(t *testing.T) {
 
 // The users that are shipped may do what --check looks for.
 func TestShippedRights(t *testing.T) {
+	t.Parallel()
 	for _, file := range []string{accounts, single} {
 		t.Run(file, func(t *testing.T) { testRights(t, shipped(t, file)) })
 	}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,15 @@ import (
 // users are those of deploy/nats/nats-server.conf.
 var users = []string{"ingest", "refresher", "service", "console", "operator"}
 
+// deployEnv sets the variables that the files of deploy/nats want, for all tests of the process.
+func deployEnv() error {
+	faults := []error{os.Setenv("JETSTREAM_KEY", "secret-of-the-disk")}
+	for _, user := range append(slices.Clone(users), "system", "shop") {
+		faults = append(faults, os.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user))
+	}
+	return errors.Join(faults...)
+}
+
 // The files of deploy/nats that say who may do what.
 const (
 	accounts = "accounts.conf"
@@ -45,10 +55,6 @@ const (
 // port and in a directory of the test. Each change is applied to the text of that file first.
 func shipped(t testing.TB, include string, changes ...func(string) string) *server.Server {
 	t.Helper()
-	for _, user := range append(users, "system", "shop") {
-		t.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user)
-	}
-	t.Setenv("JETSTREAM_KEY", "secret-of-the-disk")
 	dir := t.TempDir()
 	for _, name := range []string{"nats-server.conf", accounts, single, "tls.conf"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "nats", name))
@@ -119,8 +125,12 @@ type may struct{ publish, subscribe []string }
 
 // TestDeployedPermissions asks for what each user may and may not do.
 func TestDeployedPermissions(t *testing.T) {
+	t.Parallel()
 	for _, file := range []string{accounts, single} {
-		t.Run(file, func(t *testing.T) { testPermissions(t, file) })
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			testPermissions(t, file)
+		})
 	}
 }
 
@@ -275,8 +285,12 @@ func testPermissions(t *testing.T, file string) {
 
 // TestDeployedRequests asks as each user asks, and has it answered by the user who answers.
 func TestDeployedRequests(t *testing.T) {
+	t.Parallel()
 	for _, file := range []string{accounts, single} {
-		t.Run(file, func(t *testing.T) { testRequests(t, file) })
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			testRequests(t, file)
+		})
 	}
 }
 
@@ -398,8 +412,12 @@ func testRequests(t *testing.T, file string) {
 // TestDeployedSystem runs ingest and refresher as they are deployed, each under its own user, and
 // reads the tokens as a service does.
 func TestDeployedSystem(t *testing.T) {
+	t.Parallel()
 	for _, file := range []string{accounts, single} {
-		t.Run(file, func(t *testing.T) { testSystem(t, file) })
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			testSystem(t, file)
+		})
 	}
 }
 
@@ -534,6 +552,12 @@ func testSystem(t *testing.T, file string) {
 // eventually waits until try has no error.
 func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
+	within(t, patience, what, try)
+}
+
+// within is eventually with another end.
+func within(t *testing.T, patience time.Duration, what string, try func() error) {
+	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		err := try()
 		if err == nil {
@@ -617,6 +641,7 @@ func TestDeployedSimulation(t *testing.T) {
 
 // TestDeployedWrongPassword: the log says what is wrong, and not the password.
 func TestDeployedWrongPassword(t *testing.T) {
+	t.Parallel()
 	srv := shipped(t, accounts)
 	var out bytes.Buffer
 	var mu sync.Mutex

@@ -265,6 +265,7 @@ func (k *kept) intrude(user string) {
 // what other services read, by whatever route; both together neither. In a single account they can, and that is shown,
 // too, so that it is known what the attempts are worth.
 func TestIntruders(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		file    string
 		user    string
@@ -276,6 +277,7 @@ func TestIntruders(t *testing.T) {
 		{single, "ingest", true},
 	} {
 		t.Run(row.file+" "+row.user, func(t *testing.T) {
+			t.Parallel()
 			k := newKept(t, row.file)
 			before := k.state()
 			k.intrude(row.user)
@@ -305,6 +307,7 @@ func TestIntruders(t *testing.T) {
 
 // TestMirrorFollows: what services read goes on after the keeper's data was lost, and nobody is told old values for good.
 func TestMirrorFollows(t *testing.T) {
+	t.Parallel()
 	k := newKept(t, accounts)
 	cfg := cfg
 	cfg.ServicesAPI = k.apis
@@ -355,7 +358,7 @@ func TestMirrorFollows(t *testing.T) {
 	if _, err := k.jetstream(as(t, k.srv, "ingest")).Publish(t.Context(), "wechat.message.wx1.wx2.video", []byte("new")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "status and message", func() error {
+	within(t, 3*time.Minute, "status and message", func() error { // a mirror that looked for its stream in vain waits for up to two
 		statuses, err := service.KeyValue(t.Context(), events.BucketStatus)
 		if err != nil {
 			return err
@@ -405,6 +408,7 @@ func TestMirrorFollows(t *testing.T) {
 
 // TestServiceForOneAuthorizer puts to use what deploy/nats/accounts.conf has as a comment.
 func TestServiceForOneAuthorizer(t *testing.T) {
+	t.Parallel()
 	k := &kept{T: t, srv: shipped(t, accounts, adminUser, func(text string) string {
 		before, example, ok := strings.Cut(text, "      # {\n")
 		if !ok {

@@ -153,6 +153,7 @@ func (l *life) refOf(key wxtoken.Key, want string) {
 // TestWholeLife plays what happens between a merchant's first scan and the day they cancel, on real processes with
 // the rights that they are deployed with.
 func TestWholeLife(t *testing.T) {
+	t.Parallel()
 	l := newLife(t)
 	first, second, third := l.components[0], l.components[1], l.components[2]
 	account := first.Authorizers[0]

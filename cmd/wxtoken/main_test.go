@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer func() { _ = os.RemoveAll(bin) }()
+		if err := deployEnv(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		args := []string{"build", "-o", bin + "/"}
 		for _, name := range programs {
 			args = append(args, "wxtoken/cmd/"+name)

@@ -123,7 +123,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if js, err = jetstream.New(nc); err != nil {
 		return err
 	}
-	checks, err := preflight.New(cfg.target(nc, srv, r.Components))
+	checks, err := preflight.New(cfg.target(nc, srv, keys, r.Components))
 	if err != nil {
 		return err
 	}

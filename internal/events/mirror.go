@@ -32,7 +32,7 @@ func MirrorConsumer(api string) string {
 // Mirror is how one mirror of a stream is doing.
 type Mirror struct {
 	MirrorOf
-	Created bool          // just now: the rest is not known yet
+	Created bool          // just now: there is nothing more to tell
 	Newest  uint64        // sequence of the newest message that it is to have
 	Has     uint64        // sequence of the newest message that it has
 	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
@@ -97,24 +97,57 @@ func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, ap
 	return out, errors.Join(faults...)
 }
 
-func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
+// CheckMirrors returns what is wrong with the mirrors behind the API prefixes of cfg, and changes nothing.
+func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) error {
+	var faults []error
+	for _, api := range cfg.ServicesAPI {
+		there, err := jetstream.NewWithAPIPrefix(nc, api)
+		if err != nil {
+			return fmt.Errorf("use the API prefix %q: %w", api, err)
+		}
+		for _, m := range mirrors(cfg) {
+			state, err := look(ctx, js, there, MirrorConsumer(api), m)
+			if err == nil && state.Created {
+				err = jetstream.ErrStreamNotFound
+			}
+			if err == nil && state.Has > state.Newest {
+				err = errors.New("it is ahead of its stream, and takes nothing")
+			}
+			if err != nil {
+				faults = append(faults, fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err))
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// look tells how a mirror is doing; Created means that there is none yet.
+func look(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
 	state := Mirror{MirrorOf: MirrorOf{account, m.Name}, Silent: -1}
 	stream, err := there.Stream(ctx, m.Name)
-	if state.Created = errors.Is(err, jetstream.ErrStreamNotFound); err != nil && !state.Created {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		state.Created = true
+		return state, nil
+	}
+	if err != nil {
 		return state, err
 	}
-	if !state.Created {
-		info := stream.CachedInfo()
-		if info.Mirror == nil {
-			return state, errors.New("there is a stream of that name that is no mirror: have it removed")
-		}
-		if !m.like(info.Config) {
-			return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
-		}
-		if state.Newest, err = newest(ctx, js, m); err != nil {
-			return state, err
-		}
-		state.Has, state.Silent = info.State.LastSeq, info.Mirror.Active
+	info := stream.CachedInfo()
+	if info.Mirror == nil {
+		return state, errors.New("there is a stream of that name that is no mirror: have it removed")
+	}
+	if !m.like(info.Config) {
+		return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
+	}
+	state.Has, state.Silent = info.State.LastSeq, info.Mirror.Active
+	state.Newest, err = newest(ctx, js, m) // after the mirror: what comes in between is no sign that it is ahead
+	return state, err
+}
+
+func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
+	state, err := look(ctx, js, there, account, m)
+	if err != nil {
+		return state, err
 	}
 	deliver := mirrorPrefix + account + "." + m.Name
 	if state.Created { // a consumer that served a mirror before this one would go on where that one was

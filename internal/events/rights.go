@@ -30,8 +30,9 @@ const (
 	jsAck    = "$JS.ACK."
 )
 
-// Rights returns what the user of a role must be allowed; the refresher's include those of its console.
-func Rights(role string) (rights []Right) {
+// Rights returns what the user of a role must be allowed; the refresher's include those of its console, and what it needs to make mirrors
+// behind the API prefixes of services.
+func Rights(role string, services ...string) (rights []Right) {
 	add := func(verb string, subjects ...string) {
 		for _, s := range subjects {
 			rights = append(rights, Right{verb, s})
@@ -52,6 +53,12 @@ func Rights(role string) (rights []Right) {
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}
 		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*") // of its watch
+		for _, api := range services {
+			for _, m := range mirrors(SetupConfig{}) {
+				add(MayPublish, api+".STREAM.INFO."+m.Name, api+".STREAM.CREATE."+m.Name, "$JS.API.CONSUMER.CREATE."+m.Name+"."+MirrorConsumer(api),
+					"$JS.API.CONSUMER.INFO."+m.Name+"."+MirrorConsumer(api), "$JS.API.CONSUMER.DELETE."+m.Name+"."+MirrorConsumer(api))
+			}
+		}
 		add(MaySubscribe, ServiceName+".>", "$SRV.>")
 		add(MayAnswer, "")
 	}

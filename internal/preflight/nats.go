@@ -130,7 +130,7 @@ func (c *Checker) rights(user userInfo, err error) Line {
 		return Line{Warn, name, "the server does not say what this user may do" + because(err),
 			"allow it to publish " + events.SubjectUserInfo + ", which shows a user its own rights and nothing else (deploy/nats/nats-server.conf)"}
 	}
-	rights := events.Rights(c.Role)
+	rights := events.Rights(c.Role, c.Setup.ServicesAPI...)
 	who := fmt.Sprintf("user %q of account %s", user.Data.User, user.Data.Account)
 	if user.Data.Permissions == nil {
 		return Line{Warn, name, who + " may do everything", "give each process a user of its own: deploy/nats/nats-server.conf"}
