@@ -136,7 +136,7 @@ func (k *kept) remove(key wxtoken.Key) {
 func (k *kept) reads(generation uint64) {
 	k.Helper()
 	js := k.jetstream(as(k.T, k.srv, "service"))
-	eventually(k.T, "the services to read the token", func() error {
+	within(k.T, 3*time.Minute, "the services to read the token", func() error { // a mirror that looked for its stream in vain waits for up to two
 		kv, err := js.KeyValue(k.Context(), events.BucketTokens)
 		if err != nil {
 			return err
@@ -358,7 +358,7 @@ func TestMirrorFollows(t *testing.T) {
 	if _, err := k.jetstream(as(t, k.srv, "ingest")).Publish(t.Context(), "wechat.message.wx1.wx2.video", []byte("new")); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 3*time.Minute, "status and message", func() error { // a mirror that looked for its stream in vain waits for up to two
+	within(t, 3*time.Minute, "status and message", func() error {
 		statuses, err := service.KeyValue(t.Context(), events.BucketStatus)
 		if err != nil {
 			return err
