@@ -51,8 +51,9 @@ var rows = []struct {
 
 // elsewhere are the entries whose commands other tests run, by the name of the test.
 var elsewhere = map[string]string{
-	"Turn sealing on":          "TestProcesses/seal_key_changed",
-	"Services read old values": "TestMirrorFollows", // in cmd/wxtoken, with the accounts that are shipped
+	"Turn sealing on":                     "TestProcesses/seal_key_changed",
+	"Three NATS servers, and one is lost": "TestOneOfThreeLost",
+	"Services read old values":            "TestMirrorFollows", // in cmd/wxtoken, with the accounts that are shipped
 }
 
 // TestRunbook makes the faults of docs/operations.md on real processes and runs the commands that the page prints, with a shell. An
