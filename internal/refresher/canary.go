@@ -2,9 +2,19 @@ package refresher
 
 import (
 	"context"
+	"errors"
 
 	"wxtoken/internal/events"
 )
 
-// Canary has NATS prove that a renewal could be stored and read back.
-func (r *Refresher) Canary(ctx context.Context) error { return events.StoreCanary(ctx, r.js) }
+// Canary has NATS prove that a renewal could be stored and read back. Before the store is open nothing is written to it: it may be
+// somebody else's.
+func (r *Refresher) Canary(ctx context.Context) error {
+	r.mu.Lock()
+	ready := r.ready
+	r.mu.Unlock()
+	if !ready {
+		return errors.New("the tokens are not loaded yet")
+	}
+	return events.StoreCanary(ctx, r.js)
+}
