@@ -280,7 +280,7 @@ func TestCheck(t *testing.T) {
 		{"a user who may do all", "refresher", "admin", nil, nil, nil,
 			0, "warn", "nats rights", `user "admin".* may do everything`, "a user of its own"},
 		{"a wrong password", "refresher", "", []string{"--nats-url=nats://refresher:SEKRET@" + srv.Addr().String()}, nil, nil,
-			1, "FAIL", "nats", ".*Authorization Violation", `check user and password in --nats-url \(WXTOKEN_NATS_URL\)`},
+			1, "FAIL", "nats", ".*(?i:authorization violation)", `check user and password in --nats-url \(WXTOKEN_NATS_URL\)`},
 		{"no NATS", "ingest", "", []string{"--nats-url=nats://127.0.0.1:1"}, nil, nil,
 			1, "FAIL", "nats", "no connection to nats://127.0.0.1:1", `start nats-server.*runbook: NATS is away`},
 		{"a stream with a limit", "refresher", "refresher", nil, func() { limit(time.Hour) }, func() { limit(0) },

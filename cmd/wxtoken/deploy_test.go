@@ -39,7 +39,7 @@ var users = []string{"ingest", "refresher", "service", "console", "operator"}
 // deployEnv sets the variables that the files of deploy/nats want, for all tests of the process.
 func deployEnv() error {
 	faults := []error{os.Setenv("JETSTREAM_KEY", "secret-of-the-disk")}
-	for _, user := range append(slices.Clone(users), "system", "shop") {
+	for _, user := range append(slices.Clone(users), "shop") {
 		faults = append(faults, os.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user))
 	}
 	return errors.Join(faults...)
@@ -47,23 +47,21 @@ func deployEnv() error {
 
 // The files of deploy/nats that say who may do what.
 const (
-	accounts = "accounts.conf"
+	accounts = "nats-server.conf"
 	single   = "single-account.conf"
 )
 
-// shipped starts a NATS server with deploy/nats/nats-server.conf, with the users of one of the files beside it, on a free
-// port and in a directory of the test. Each change is applied to the text of that file first.
-func shipped(t testing.TB, include string, changes ...func(string) string) *server.Server {
+// shipped starts a NATS server with one of these files, on a free port and in a directory of the test. Each change is applied to
+// the text of the file first.
+func shipped(t testing.TB, file string, changes ...func(string) string) *server.Server {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"nats-server.conf", accounts, single, "tls.conf"} {
+	for _, name := range []string{file, "tls.conf"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "nats", name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name == "nats-server.conf" {
-			text = bytes.ReplaceAll(text, []byte("\ninclude "+accounts), []byte("\ninclude "+include))
-		} else {
+		if name == file {
 			for _, change := range changes {
 				text = []byte(change(string(text)))
 			}
@@ -72,7 +70,7 @@ func shipped(t testing.TB, include string, changes ...func(string) string) *serv
 			t.Fatal(err)
 		}
 	}
-	opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats-server.conf"))
+	opts, err := server.ProcessConfigFile(filepath.Join(dir, file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,14 +91,6 @@ func shipped(t testing.TB, include string, changes ...func(string) string) *serv
 		t.Fatal("the NATS server does not get ready")
 	}
 	return srv
-}
-
-// servicesAPI is the setting that a refresher needs with the users of a file.
-func servicesAPI(file string) string {
-	if file == accounts {
-		return "--services-api=services.API"
-	}
-	return "--services-api="
 }
 
 // urlOf is the server's URL with a user's password in it.
@@ -434,7 +424,7 @@ func startSystem(t *testing.T, srv *server.Server, file string, args func(user s
 	}
 	api := httptest.NewServer(sim.Handler())
 	t.Cleanup(api.Close)
-	deployed(t, "refresher", srv, append(args("refresher"), servicesAPI(file), "--component-appsecret-file="+filepath.Join(files, "appsecret"),
+	deployed(t, "refresher", srv, append(args("refresher"), "--component-appsecret-file="+filepath.Join(files, "appsecret"),
 		"--sweep-every=1s", "--wechat-api-url="+api.URL)...)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

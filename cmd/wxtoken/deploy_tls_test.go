@@ -49,7 +49,8 @@ func TestDeployedTLSAndNKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	srv := shipped(t, accounts+"\ninclude tls.conf", func(text string) string {
+	srv := shipped(t, accounts, func(text string) string {
+		text += "\ninclude tls.conf\n"
 		for _, user := range users {
 			for _, line := range strings.Split(text, "\n") {
 				if strings.HasSuffix(line, "user: "+user) {

@@ -64,7 +64,7 @@ func newLife(t *testing.T) *life {
 	api := httptest.NewServer(l.sim.Handler())
 	t.Cleanup(api.Close)
 	l.simURL = api.URL
-	deployed(t, "refresher", l.nats, servicesAPI(accounts), "--seal-key-file="+l.seeds, "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
+	deployed(t, "refresher", l.nats, "--seal-key-file="+l.seeds, "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
 		"--wechat-page-url="+api.URL, "--public-url="+l.publicURL, "--return-hosts=shop.example.com", "--derive=jsapi,wx_card")
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -14,13 +14,16 @@ import (
 
 // In an account of services, where nobody may write, the buckets and MESSAGES are mirrors of ours. The server copies by
 // means of a consumer that we make for it, so that such an account needs no right to make one in ours. The names
-// stand in deploy/nats/accounts.conf as well.
+// stand in deploy/nats/nats-server.conf as well.
 const (
 	mirrorPrefix  = "mirror."    // mirror.<account>.<stream>: where the consumer of a mirror delivers
 	keeperAPI     = "keeper.API" // what JetStream's API in our account is called in that of the services
 	mirrorPending = 1000         // messages under way to a mirror
 	mirrorBeat    = time.Second  // the server wants just this
 )
+
+// DefaultServicesAPI is the prefix that deploy/nats/nats-server.conf has.
+const DefaultServicesAPI = "services.API"
 
 // MirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
 // "services" for "services.API".
@@ -36,6 +39,7 @@ type Mirror struct {
 	Newest  uint64        // sequence of the newest message that it is to have
 	Has     uint64        // sequence of the newest message that it has
 	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
+	Err     error         // why it is not there, or not as it should be
 }
 
 // MirrorOf names a mirror.
@@ -77,30 +81,49 @@ func mirrors(cfg SetupConfig) (all []mirrored) {
 	return all
 }
 
-// SetupMirrors makes what services read in the account behind an API prefix, and tells how it is doing. The
-// streams themselves have to be there. It may be run at any time, by several at once.
-func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) ([]Mirror, error) {
-	there, err := jetstream.NewWithAPIPrefix(nc, api)
-	if err != nil {
-		return nil, fmt.Errorf("use the API prefix %q: %w", api, err)
-	}
-	var out []Mirror
-	var faults []error
-	for _, m := range mirrors(cfg) {
-		state, err := setupMirror(ctx, js, there, MirrorConsumer(api), m)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err))
-			continue
-		}
-		out = append(out, state)
-	}
-	return out, errors.Join(faults...)
+// HasServices reports whether somebody answers behind an API prefix: without an account of services nobody does.
+func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
+	ctx, cancel := context.WithTimeout(ctx, servicesWait)
+	defer cancel()
+	_, err := nc.RequestWithContext(ctx, api+".STREAM.INFO."+StreamTokens, nil)
+	return err == nil
 }
 
-// CheckMirrors returns what is wrong with the mirrors behind the API prefixes of cfg, and changes nothing.
+// servicesWait is how long the API behind a prefix may take to answer.
+const servicesWait = 2 * time.Second
+
+// SetupMirrors makes what services read in the account behind an API prefix, and tells how each mirror is doing. The
+// streams themselves have to be there. It may be run at any time, by several at once.
+func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) (all []Mirror) {
+	for _, m := range mirrors(cfg) {
+		there, err := jetstream.NewWithAPIPrefix(nc, api)
+		state := Mirror{MirrorOf: MirrorOf{MirrorConsumer(api), m.Name}}
+		if err == nil {
+			state, err = setupMirror(ctx, js, there, MirrorConsumer(api), m)
+		}
+		if err != nil {
+			state.Err = fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err)
+		}
+		all = append(all, state)
+	}
+	return all
+}
+
+// FeedAnew has a mirror be fed from the beginning, when SetupMirrors is run next: what fed it stands where it should not.
+func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf) error {
+	if err := js.DeleteConsumer(ctx, m.Stream, m.Account); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("remove consumer %s of %s: %w", m.Account, m.Stream, err)
+	}
+	return nil
+}
+
+// CheckMirrors returns what is wrong with the mirrors behind those API prefixes of cfg where somebody answers, and changes nothing.
 func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) error {
 	var faults []error
 	for _, api := range cfg.ServicesAPI {
+		if !HasServices(ctx, nc, api) {
+			continue
+		}
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
 		if err != nil {
 			return fmt.Errorf("use the API prefix %q: %w", api, err)
@@ -109,9 +132,6 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 			state, err := look(ctx, js, there, MirrorConsumer(api), m)
 			if err == nil && state.Created {
 				err = jetstream.ErrStreamNotFound
-			}
-			if err == nil && state.Has > state.Newest {
-				err = errors.New("it is ahead of its stream, and takes nothing")
 			}
 			if err != nil {
 				faults = append(faults, fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err))
@@ -151,8 +171,8 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	}
 	deliver := mirrorPrefix + account + "." + m.Name
 	if state.Created { // a consumer that served a mirror before this one would go on where that one was
-		if err := js.DeleteConsumer(ctx, m.Name, account); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return state, fmt.Errorf("remove its old consumer: %w", err)
+		if err := FeedAnew(ctx, js, state.MirrorOf); err != nil {
+			return state, err
 		}
 	}
 	// It goes with the stream when that is lost. Looking is cheaper than making it again.

@@ -209,10 +209,14 @@ func differences(have, want jetstream.StreamConfig, without ...string) (all []st
 var ErrAltered = errors.New("stream was made by somebody else, with other settings")
 
 // Intact returns an error that names each stream that is not there, or is another than Setup makes: somebody deleted it, and
-// may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at.
-func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig) error {
+// may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at. With names, no
+// other streams are.
+func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, names ...string) error {
 	var faults []error
 	for _, want := range streams(cfg) {
+		if names != nil && !slices.Contains(names, want.Name) {
+			continue
+		}
 		stream, err := js.Stream(ctx, want.Name)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("look up stream %s: %w", want.Name, err))

@@ -47,7 +47,7 @@ func (c *Checker) nats(ctx context.Context) []Line {
 	user, askErr := c.askUser(ctx)
 	lines := []Line{first}
 	if c.Role != "" {
-		lines = append(lines, c.rights(user, askErr))
+		lines = append(lines, c.rights(ctx, user, askErr))
 	}
 	if askErr == nil {
 		lines = append(lines, clock("clock, to NATS", time.Since(user.Server.Time)-user.took/2, "schedules fire by the clock of NATS"))
@@ -124,13 +124,14 @@ func (c *Checker) askUser(ctx context.Context) (info userInfo, err error) {
 }
 
 // rights compares what the user may do with what the process needs.
-func (c *Checker) rights(user userInfo, err error) Line {
+func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 	const name = "nats rights"
 	if err != nil {
 		return Line{Warn, name, "the server does not say what this user may do" + because(err),
 			"allow it to publish " + events.SubjectUserInfo + ", which shows a user its own rights and nothing else (deploy/nats/nats-server.conf)"}
 	}
-	rights := events.Rights(c.Role, c.Setup.ServicesAPI...)
+	services := slices.DeleteFunc(slices.Clone(c.Setup.ServicesAPI), func(api string) bool { return !events.HasServices(ctx, c.NATS, api) })
+	rights := events.Rights(c.Role, services...)
 	who := fmt.Sprintf("user %q of account %s", user.Data.User, user.Data.Account)
 	if user.Data.Permissions == nil {
 		return Line{Warn, name, who + " may do everything", "give each process a user of its own: deploy/nats/nats-server.conf"}

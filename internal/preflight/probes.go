@@ -44,7 +44,7 @@ func SealKey(nc *nats.Conn, keys *seal.Keys) Probe {
 // Mirrors tells whether services can read, in accounts of their own, what is kept.
 func Mirrors(nc *nats.Conn, setup events.SetupConfig) Probe {
 	return Probe{
-		Name: "mirrors", Works: strings.Join(setup.ServicesAPI, ", ") + " have them",
+		Name: "mirrors", Works: "as they should be, where there is an account of services (" + strings.Join(setup.ServicesAPI, ", ") + ")",
 		Remedy: "a refresher makes them; its log says what keeps it from it; runbook: Services read old values",
 		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error {
 			return events.CheckMirrors(ctx, nc, js, setup)

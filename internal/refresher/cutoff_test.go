@@ -132,9 +132,9 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 	}
 	time.Sleep(6 * time.Second) // the last proof is too old by now
 	calls, token := len(r.sim.History()), r.token(aliceKey)
-	r.until("ready", func() bool {
-		err := p.work.Ready(t.Context())
-		return err != nil && strings.Contains(err.Error(), "stores nothing") && strings.Contains(err.Error(), "max_file_store")
+	r.until("taken for well", func() bool {
+		err := p.work.Canary(t.Context()) // a part of readiness
+		return err != nil && strings.Contains(err.Error(), "10023")
 	})
 	time.Sleep(time.Until(token.RenewAt.Add(5 * time.Second)))
 	if r.token(aliceKey) != token {
@@ -150,7 +150,7 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 		return r.token(aliceKey).Generation > token.Generation && r.token(componentKey).Generation > 1
 	})
 	r.must(r.accepted(alice))
-	r.until("not ready", func() bool { return p.work.Ready(t.Context()) == nil })
+	r.until("not ready", func() bool { return p.work.Ready(t.Context()) == nil && p.work.Canary(t.Context()) == nil })
 }
 
 // TestSlowNATS has everything that goes to NATS and comes back take a second each way: one call for each renewal all the same.

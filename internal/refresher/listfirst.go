@@ -15,6 +15,8 @@ const (
 	// and listRate how many accounts a second are compared with it at the least.
 	listPatience = 2 * time.Minute
 	listRate     = 200
+	// clockSlack is how far in the future a reading of the list may lie: clocks differ. One beyond it says nothing.
+	clockSlack = 5 * time.Minute
 )
 
 // longDead reports whether a token has been dead for longer than it lived. A refresher that was there would have replaced it:
@@ -30,7 +32,7 @@ func (r *Refresher) unlisted(c *component, key wxtoken.Key, e store.Entry, now t
 		return false
 	}
 	read := c.quota().ListedAt
-	return read.Before(e.Token.ExpiresAt) || now.Sub(read) > 2*r.cfg.ReconcileEvery
+	return read.Before(e.Token.ExpiresAt) || now.Sub(read) > 2*r.cfg.ReconcileEvery || read.Sub(now) > clockSlack
 }
 
 // awaitsList reports whether an account has to wait for WeChat's list. Should the list fail while other calls work, nobody

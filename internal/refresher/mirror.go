@@ -10,17 +10,22 @@ import (
 // mirrorEvery is the time between two looks at the mirrors.
 const mirrorEvery = 30 * time.Second
 
-// mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. Nothing else waits
-// for them: tokens are renewed while nobody can read them, too.
+// mirrorLook is what was found at a look at a mirror.
+type mirrorLook struct {
+	newest uint64 // what it was to have
+	ahead  bool   // it had more
+}
+
+// mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. No renewal waits for them.
 func (r *Refresher) mirror(ctx context.Context) {
-	if len(r.cfg.ServicesAPI) == 0 {
+	if len(r.services) == 0 {
 		return
 	}
 	t := time.NewTicker(mirrorEvery)
 	defer t.Stop()
-	before := map[events.MirrorOf]uint64{} // what a mirror was to have at the last look
+	before := map[events.MirrorOf]mirrorLook{}
 	for {
-		for _, api := range r.cfg.ServicesAPI {
+		for _, api := range r.services {
 			r.lookAtMirrors(ctx, api, before)
 		}
 		select {
@@ -31,29 +36,54 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 }
 
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]uint64) {
+// lookAtMirrors believes what is wrong at the second look only: a replica may be a moment behind.
+func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	all, err := events.SetupMirrors(ctx, r.nc, r.js, api, r.cfg.Setup())
-	if err != nil && ctx.Err() == nil {
-		r.log.Warn().Err(err).Str("hint", "services may read old tokens: do both accounts export and import what --services-api needs?").Msg("mirrors not set up")
-	}
-	for _, m := range all {
+	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
+		if ctx.Err() != nil {
+			return
+		}
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
-		expected := before[m.MirrorOf]
-		before[m.MirrorOf] = m.Newest
-		behind := 0.0
+		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, ahead: m.Has > m.Newest && m.Newest > 0}
+		before[m.MirrorOf] = now
+		behind := 1.0
 		switch {
+		case m.Err != nil:
+			log.Warn().Err(m.Err).Str("hint", "services may read old values: do both accounts export and import what --services-api needs?").Msg("mirror not set up")
 		case m.Created:
+			behind = 0
 			log.Info().Msg("mirror created")
-		case m.Has > m.Newest && m.Newest > 0:
-			// A stream that was put back from a backup, for instance.
-			behind = 1
+		case now.ahead && last.ahead: // a stream that was put back from a backup, for instance
 			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
-		case m.Has < expected:
-			behind = 1
-			log.Error().Dur("silent", m.Silent).Msg("mirror behind: services read old values")
+		case m.Has < last.newest:
+			log.Error().Dur("silent", m.Silent).AnErr("error", events.FeedAnew(ctx, r.js, m.MirrorOf)).Msg("mirror behind: services read old values; it is fed anew")
+		default:
+			behind = 0
 		}
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
+	}
+}
+
+// setupConfig says how the streams are to be, and who has mirrors of them.
+func (r *Refresher) setupConfig() events.SetupConfig {
+	cfg := r.cfg.Setup()
+	cfg.ServicesAPI = r.services
+	return cfg
+}
+
+// findServices looks who has an account of services. The default is there only where the NATS server is set up for it.
+func (r *Refresher) findServices(ctx context.Context) {
+	r.services = nil
+	for _, api := range r.cfg.ServicesAPI {
+		if events.HasServices(ctx, r.nc, api) {
+			r.services = append(r.services, api)
+			continue
+		}
+		e := r.log.Info()
+		if api != events.DefaultServicesAPI {
+			e = r.log.Warn()
+		}
+		e.Str("api", api).Msg("no account of services there, nothing is mirrored for it")
 	}
 }

@@ -37,7 +37,7 @@ type Config struct {
 	Replicas         int           `name:"replicas" default:"1" help:"Copies that NATS keeps of each stream (1 or 3)."`
 	MessagesMaxAge   time.Duration `name:"messages-max-age" default:"168h" help:"How long the stream MESSAGES keeps a message."`
 	MessagesMaxBytes int64         `name:"messages-max-bytes" default:"1073741824" help:"How many bytes of messages the stream MESSAGES keeps (0 = no limit)."`
-	ServicesAPI      []string      `name:"services-api" placeholder:"prefix,..." help:"Prefix of JetStream's API in the NATS account of the services, as this account imports it (services.API with deploy/nats/accounts.conf): what services read is mirrored there. Without it they read in this account."`
+	ServicesAPI      []string      `name:"services-api" default:"services.API" help:"Prefix of JetStream's API in the NATS account of the services, as this account imports it; several, if there are several: what services read is mirrored there. Where nobody answers, they read in this account."`
 	SweepEvery       time.Duration `name:"sweep-every" default:"30s" help:"How often to look for renewals that were missed."`
 	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
 	Derive           []string      `name:"derive" placeholder:"jsapi,wx_card" help:"Tickets to keep beside the tokens: jsapi, wx_card, or both."`
@@ -113,8 +113,9 @@ type Refresher struct {
 	now     func() time.Time
 	step    func(string)
 
-	store *store.Store // set by Run, before anything uses it
-	view  *store.View
+	services []string     // prefixes of the API in accounts that have mirrors
+	store    *store.Store // set by Run, before anything uses it
+	view     *store.View
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
@@ -188,6 +189,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.stopping.Store(false)
 	for _, c := range r.all() {
 		c.greeted = false
+		c.wantNoList()
 	}
 	clear(r.dead)
 	ctx, stop := context.WithCancelCause(ctx)
@@ -260,6 +262,7 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 	every := time.NewTicker(r.cfg.SweepEvery)
 	defer every.Stop()
 	var again <-chan time.Time
+	var first time.Time // of the looks at which it was gone
 	for {
 		select {
 		case <-ctx.Done():
@@ -270,12 +273,12 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 		}
 		err := r.store.Same(ctx, r.view)
 		switch gone := errors.Is(err, store.ErrGone); {
-		case gone && again != nil:
+		case !gone:
+			again, first = nil, time.Time{}
+		case first.IsZero():
+			again, first = time.After(lookAgainAfter), time.Now()
+		case time.Since(first) >= lookAgainAfter:
 			return err
-		case gone:
-			again = time.After(lookAgainAfter)
-		default:
-			again = nil
 		}
 	}
 }
@@ -417,7 +420,8 @@ func (r *Refresher) openWith(ctx context.Context, open func(context.Context) err
 
 // setup makes the streams.
 func (r *Refresher) setup(ctx context.Context) error {
-	created, err := events.Setup(ctx, r.nc, r.js, r.cfg.Setup())
+	r.findServices(ctx)
+	created, err := events.Setup(ctx, r.nc, r.js, r.setupConfig())
 	switch {
 	case len(created) == events.Streams:
 		r.log.Info().Strs("streams", created).Msg("streams created")
@@ -427,9 +431,9 @@ func (r *Refresher) setup(ctx context.Context) error {
 	return err
 }
 
-// reopen makes no stream: it only looks whether they are there again.
+// reopen makes no stream: it only looks whether the one that all rests in is there again. What else is missing, readiness tells.
 func (r *Refresher) reopen(ctx context.Context) error {
-	return events.Intact(ctx, r.js, r.cfg.Setup())
+	return events.Intact(ctx, r.js, r.cfg.Setup(), events.StreamTokens)
 }
 
 // greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
@@ -485,9 +489,6 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	}
 	if err := events.Intact(ctx, r.js, r.cfg.Setup()); err != nil {
 		return fmt.Errorf("%w: was it deleted? A refresher makes what is missing when it starts", err)
-	}
-	if err := r.proof(ctx); err != nil {
-		return fmt.Errorf("NATS is there and stores nothing: %w: is its disk full, or its max_file_store reached?", err)
 	}
 	return nil
 }

@@ -140,7 +140,8 @@ func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, lef
 		switch done, err := s.reseal(ctx, subject, now()); {
 		case ctx.Err() != nil:
 			return resealed, left, ctx.Err()
-		case errors.Is(err, ErrLost), errors.Is(err, ErrNewer), errors.Is(err, ErrUnreadable):
+		case errors.Is(err, ErrUnreadable): // damaged: no seed opens it
+		case errors.Is(err, ErrLost), errors.Is(err, ErrNewer):
 			left++
 		case err != nil:
 			return resealed, left, err
