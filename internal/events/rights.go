@@ -52,7 +52,7 @@ func Rights(role string, services ...string) (rights []Right) {
 			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}
-		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*") // of its watch
+		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")    // of its watch
 		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens) // is there an account of services?
 		for _, api := range services {
 			for _, m := range mirrors(SetupConfig{}) {
