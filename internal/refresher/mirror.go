@@ -7,8 +7,11 @@ import (
 	"wxtoken/internal/events"
 )
 
-// mirrorEvery is the time between two looks at the mirrors.
-const mirrorEvery = 30 * time.Second
+// The time between two looks at the mirrors, and while one waits for the first token.
+const (
+	mirrorEvery = 30 * time.Second
+	mirrorSoon  = time.Second
+)
 
 // mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. Nothing else waits
 // for them: tokens are renewed while nobody can read them, too.
@@ -20,9 +23,13 @@ func (r *Refresher) mirror(ctx context.Context) {
 	defer t.Stop()
 	before := map[events.MirrorOf]uint64{} // what a mirror was to have at the last look
 	for {
+		next := mirrorEvery
 		for _, api := range r.cfg.ServicesAPI {
-			r.lookAtMirrors(ctx, api, before)
+			if r.lookAtMirrors(ctx, api, before) {
+				next = mirrorSoon
+			}
 		}
+		t.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
@@ -31,7 +38,8 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 }
 
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]uint64) {
+// lookAtMirrors makes what is missing in one account, and reports whether a mirror waits.
+func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]uint64) (waiting bool) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	all, err := events.SetupMirrors(ctx, r.nc, r.js, api, r.cfg.Setup())
@@ -39,6 +47,10 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		r.log.Warn().Err(err).Str("hint", "services may read old tokens: do both accounts export and import what --services-api needs?").Msg("mirrors not set up")
 	}
 	for _, m := range all {
+		if m.Waiting {
+			waiting = true
+			continue
+		}
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
 		expected := before[m.MirrorOf]
 		before[m.MirrorOf] = m.Newest
@@ -56,4 +68,5 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		}
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
 	}
+	return waiting
 }
