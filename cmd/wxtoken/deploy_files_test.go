@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -52,9 +53,10 @@ func TestDeployedSettings(t *testing.T) {
 
 // TestDeployedCluster: nats-cluster.conf is nats-server.conf and a cluster. scripts/compose-proof runs one.
 func TestDeployedCluster(t *testing.T) {
-	for _, user := range users {
+	for _, user := range append(users, "system") {
 		t.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user)
 	}
+	t.Setenv("JETSTREAM_KEY", "secret-of-the-disk")
 	t.Setenv("NATS_SERVER_NAME", "nats-2")
 	t.Setenv("CLUSTER_ROUTES", "[nats://cluster:pw@nats-1:6222, nats://cluster:pw@nats-2:6222, nats://cluster:pw@nats-3:6222]")
 	t.Setenv("CLUSTER_PASSWORD", "pw")
@@ -70,7 +72,10 @@ func TestDeployedCluster(t *testing.T) {
 	if one.ServerName != "nats-2" || len(one.Routes) != 3 || one.Routes[2].String() != "nats://cluster:pw@nats-3:6222" || one.Cluster.Password != "pw" {
 		t.Errorf("server %q, routes %v, password %q", one.ServerName, one.Routes, one.Cluster.Password)
 	}
-	if len(one.Users) != len(alone.Users) || len(one.Accounts) != len(alone.Accounts) || !one.SyncAlways || one.StoreDir != alone.StoreDir || one.MaxPayload != alone.MaxPayload {
+	if one.Cluster.PingInterval != 2*time.Second || one.Cluster.MaxPingsOut != 2 {
+		t.Errorf("routes are pinged every %v, and given up after %d", one.Cluster.PingInterval, one.Cluster.MaxPingsOut)
+	}
+	if len(one.Users) != len(alone.Users) || len(one.Accounts) != len(alone.Accounts) || !one.SyncAlways || one.StoreDir != alone.StoreDir || one.JetStreamKey != alone.JetStreamKey || one.MaxPayload != alone.MaxPayload {
 		t.Errorf("%d users of %d; sync always %v, directory %q, payload %d", len(one.Users), len(alone.Users), one.SyncAlways, one.StoreDir, one.MaxPayload)
 	}
 }

@@ -36,6 +36,7 @@ func MirrorConsumer(api string) string {
 type Mirror struct {
 	MirrorOf
 	Created bool          // just now: there is nothing more to tell
+	Waiting bool          // not made, since there is nothing to mirror yet
 	Newest  uint64        // sequence of the newest message that it is to have
 	Has     uint64        // sequence of the newest message that it has
 	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
@@ -177,11 +178,25 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	}
 	// It goes with the stream when that is lost. Looking is cheaper than making it again.
 	if _, err := js.PushConsumer(ctx, m.Name, account); err != nil {
-		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
+		cc := jetstream.ConsumerConfig{
 			Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
 			DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
 			FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
-		}); err != nil {
+		}
+		// The first message that an empty mirror gets has to be the one that its consumer begins with: of messages that are left
+		// out before it, the mirror's leader tells its followers a part alone (nats-server 2.15.2), and they stop for good.
+		if m.filter != "" {
+			first, err := oldest(ctx, js, m)
+			if err != nil {
+				return state, fmt.Errorf("find the oldest message for it: %w", err)
+			}
+			if first > 0 {
+				cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, first
+			} else if state.Created && m.Replicas > 1 {
+				return Mirror{MirrorOf: state.MirrorOf, Waiting: true}, nil
+			}
+		}
+		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, cc); err != nil {
 			return state, fmt.Errorf("make its consumer: %w", err)
 		}
 	}
@@ -194,6 +209,29 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	}
 	_, err = there.CreateStream(ctx, m.StreamConfig)
 	return state, err
+}
+
+// oldest returns the sequence of the oldest message of a stream that a mirror is to have, 0 if there is none.
+func oldest(ctx context.Context, js jetstream.JetStream, m mirrored) (uint64, error) {
+	look, err := js.CreateConsumer(ctx, m.Name, jetstream.ConsumerConfig{
+		FilterSubject: m.filter, HeadersOnly: true, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = js.DeleteConsumer(ctx, m.Name, look.CachedInfo().Name) }() // or the server does, in a minute
+	if look.CachedInfo().NumPending == 0 {
+		return 0, nil
+	}
+	msg, err := look.Next(jetstream.FetchContext(ctx))
+	if err != nil {
+		return 0, err
+	}
+	meta, err := msg.Metadata()
+	if err != nil {
+		return 0, err
+	}
+	return meta.Sequence.Stream, nil
 }
 
 // newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none.

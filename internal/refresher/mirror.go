@@ -7,8 +7,11 @@ import (
 	"wxtoken/internal/events"
 )
 
-// mirrorEvery is the time between two looks at the mirrors.
-const mirrorEvery = 30 * time.Second
+// The time between two looks at the mirrors, and while one waits for the first token.
+const (
+	mirrorEvery = 30 * time.Second
+	mirrorSoon  = time.Second
+)
 
 // mirrorLook is what was found at a look at a mirror.
 type mirrorLook struct {
@@ -25,9 +28,13 @@ func (r *Refresher) mirror(ctx context.Context) {
 	defer t.Stop()
 	before := map[events.MirrorOf]mirrorLook{}
 	for {
+		next := mirrorEvery
 		for _, api := range r.services {
-			r.lookAtMirrors(ctx, api, before)
+			if r.lookAtMirrors(ctx, api, before) {
+				next = mirrorSoon
+			}
 		}
+		t.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
@@ -36,13 +43,18 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 }
 
-// lookAtMirrors believes what is wrong at the second look only: a replica may be a moment behind.
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) {
+// lookAtMirrors makes what is missing in one account, and reports whether a mirror waits. It believes what is wrong at the second look
+// only: a replica may be a moment behind.
+func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) (waiting bool) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
 		if ctx.Err() != nil {
-			return
+			return false
+		}
+		if m.Waiting {
+			waiting = true
+			continue
 		}
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
 		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, ahead: m.Has > m.Newest && m.Newest > 0}
@@ -63,6 +75,7 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		}
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
 	}
+	return waiting
 }
 
 // setupConfig says how the streams are to be, and who has mirrors of them.
