@@ -35,6 +35,12 @@ func (r *Refresher) alone(key wxtoken.Key, f func() error) error {
 	return f()
 }
 
+// working reports whether a handler of this process is at a key.
+func (r *Refresher) working(key wxtoken.Key) bool {
+	_, busy := r.atWork.Load(key)
+	return busy
+}
+
 // renew is the story of a renewal; see the package's comment.
 func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) error {
 	key := due.Key
