@@ -154,25 +154,30 @@ func (r *Refresher) prepareTicket(ctx context.Context, c *component, key wxtoken
 
 // nextTicket returns the ticket that follows old. WeChat answers with the same one as long as it lives, and says each
 // time that it has its full life before it ("api_getticket"): a value that is known already gains no life by that.
-// Until a new one can be had it is asked for twice more: shortly before the end, and at the end.
-func nextTicket(old wxtoken.Token, key wxtoken.Key, generation uint64, value string, asked time.Time, life time.Duration, fraction float64) wxtoken.Token {
-	if old.Value.Reveal() != value {
-		return nextToken(wxtoken.Token{}, key, generation, value, asked, life, fraction)
-	}
+//
+// The ticket was answered to a call of asked. It may have been made for an earlier one whose answer was lost, at since or later: it is
+// believed until it ends if it was made then, and ends at the latest a life after the first answer that brought it. Until a new one
+// can be had it is asked for twice more: shortly before the end, and at the end. From then on each answer proves that it still lives.
+func nextTicket(old wxtoken.Token, key wxtoken.Key, generation uint64, value string, since, asked time.Time, life time.Duration, fraction float64) wxtoken.Token {
 	t := old
 	t.Generation, t.Previous, t.Revision = generation, nil, 0
+	if old.Value.Reveal() != value {
+		t = nextToken(wxtoken.Token{}, key, generation, value, since, life, fraction)
+		t.ObtainedAt = asked.UTC()
+	}
 	before := life / ticketMargin
-	switch left := old.ExpiresAt.Sub(asked); {
-	case left > before+time.Second:
-		t.RenewAt = old.ExpiresAt.Add(-before)
-	case left > time.Second:
-		t.RenewAt = old.ExpiresAt
-	case left > 0:
-		t.RenewAt = old.ExpiresAt.Add(time.Second) // a schedule is cut to seconds: this one is not before the end
+	switch left := t.ExpiresAt.Sub(asked); {
+	case left <= ticketSlack:
+		step := ticketStep(t.ObtainedAt.Add(life).Sub(asked), before)
+		t.RenewAt = asked.Add(step)
+		if end := t.RenewAt.Add(time.Second); end.After(t.ExpiresAt) {
+			t.ExpiresAt = end.UTC()
+		}
+	case old.Value.Reveal() != value:
+	case left > before+ticketSlack:
+		t.RenewAt = t.ExpiresAt.Add(-before)
 	default:
-		// Its time is over by our count, and WeChat still gives it: it is good until we look again.
-		t.ExpiresAt = asked.Add(3 * before).UTC()
-		t.RenewAt = asked.Add(2 * before)
+		t.RenewAt = t.ExpiresAt
 	}
 	if least := asked.Add(time.Second); t.RenewAt.Before(least) {
 		t.RenewAt = least
@@ -181,5 +186,19 @@ func nextTicket(old wxtoken.Token, key wxtoken.Key, generation uint64, value str
 	return t
 }
 
-// ticketMargin divides the life of a ticket: that part before its end it is asked for once more.
-const ticketMargin = 60
+// ticketStep returns when to look again at a ticket that WeChat still gives although it may have ended: at its latest end, left away, or
+// before. Somebody who lives longer than that is looked at less and less often.
+func ticketStep(left, before time.Duration) time.Duration {
+	if left > 0 {
+		return max(time.Second, min(left, before/2))
+	}
+	return max(time.Second, min(-left, 2*before))
+}
+
+const (
+	// ticketMargin divides the life of a ticket: that part before its end it is asked for once more.
+	ticketMargin = 60
+	// ticketSlack is how long before its end a ticket counts as ended: the second by which it outlives the next look at it, and the one
+	// to which a schedule is cut.
+	ticketSlack = 2 * time.Second
+)

@@ -37,6 +37,7 @@ type desk struct {
 	tickets map[string]time.Time // until when; by value
 	current map[string]string    // value by account and type
 	errcode map[string]int       // by account: what is answered instead
+	lost    string               // what becomes of a call of which no answer comes: "" answers come, "executed", "dropped"
 	asked   map[string][]time.Time
 
 	process // the first refresher
@@ -55,6 +56,9 @@ func (d *desk) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 	}
 	d.asked[account+kind] = append(d.asked[account+kind], now)
+	if d.lost == "dropped" {
+		return nil, io.ErrUnexpectedEOF
+	}
 	answer := ""
 	switch code := d.errcode[account]; {
 	case code != 0:
@@ -69,6 +73,9 @@ func (d *desk) RoundTrip(request *http.Request) (*http.Response, error) {
 		}
 		answer = fmt.Sprintf(`{"errcode":0,"errmsg":"ok","ticket":%q,"expires_in":7200}`, value)
 	}
+	if d.lost == "executed" {
+		return nil, io.ErrUnexpectedEOF
+	}
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(answer)), Request: request}, nil
 }
 
@@ -77,6 +84,20 @@ func (d *desk) fails(account string, errcode int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.errcode[account] = errcode
+}
+
+// loses has answers be lost from now on, see lost.
+func (d *desk) loses(how string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lost = how
+}
+
+// end returns until when a ticket lives.
+func (d *desk) end(ticket wxtoken.Secret) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.tickets[ticket.Reveal()]
 }
 
 // calls returns when the ticket of an account was asked for.
@@ -191,6 +212,57 @@ func TestTicketsKept(t *testing.T) {
 	}
 	if n := len(d.calls(alice, jsapi)); n > 9 {
 		t.Errorf("asked %d times", n)
+	}
+}
+
+// TestTicketWhoseAnswerWasLost loses WeChat's answers to the calls for a ticket for 54 minutes, also over the death of the refresher.
+// WeChat may have made it for the first call or for the last: its life is counted from the first, and after that it is looked at often.
+func TestTicketWhoseAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"executed", "dropped"} {
+		t.Run(how, func(t *testing.T) {
+			r, d := deskRig(t, func(r *rig) { r.cfg.Derive, r.cfg.SweepEvery = []string{jsapi}, time.Hour })
+			d.loses(how)
+			r.must(r.sim.Authorize(appid, alice))
+			lost := func(n int) {
+				t.Helper()
+				r.until("not asked for", func() bool { return r.credential(aliceJSAPI).Failures >= n })
+			}
+			lost(1)
+			first := d.calls(alice, jsapi)[0]
+			renewed := func(key wxtoken.Key) {
+				t.Helper()
+				before := r.token(key).Generation
+				r.poke(key)
+				r.until(key.String()+" not renewed", func() bool { return r.token(key).Generation > before })
+			}
+			r.clock.forward(25 * time.Minute)
+			lost(2)
+			d.stop()
+			r.start()
+			r.clock.forward(29*time.Minute + 9*time.Second)
+			d.loses("")
+			r.poke(aliceJSAPI)
+			ticket := r.kept(aliceJSAPI)
+			if life := ticket.ExpiresAt.Sub(first).Round(time.Second); life < 2*time.Hour-time.Second || life > 2*time.Hour || ticket.ObtainedAt.Sub(first) < 54*time.Minute {
+				t.Errorf("it is believed for %v after the first call: %+v", life, ticket)
+			}
+			for r.token(aliceJSAPI).Value == ticket.Value {
+				r.clock.forward(max(0, r.token(aliceJSAPI).RenewAt.Sub(r.clock.Now())))
+				for _, key := range []wxtoken.Key{componentKey, aliceKey} {
+					if !r.clock.Now().Before(r.token(key).RenewAt) {
+						renewed(key)
+					}
+				}
+				renewed(aliceJSAPI)
+			}
+			if late := r.clock.Now().Sub(d.end(ticket.Value)); late > 90*time.Second {
+				t.Errorf("the ticket was dead for %v", late)
+			}
+			if n := len(d.calls(alice, jsapi)); n > 70 {
+				t.Errorf("asked %d times", n)
+			}
+		})
 	}
 }
 

@@ -115,7 +115,7 @@ func TestSecretLiftsPause(t *testing.T) {
 func TestNextTicket(t *testing.T) {
 	t.Parallel()
 	key := wxtoken.Key{Kind: wxtoken.KindJSAPITicket, Component: "wxc", Authorizer: "wxa"}
-	first := nextTicket(wxtoken.Token{}, key, 1, "one", noon, 2*time.Hour, 0.66)
+	first := nextTicket(wxtoken.Token{}, key, 1, "one", noon, noon, 2*time.Hour, 0.66)
 	if !first.ExpiresAt.Equal(noon.Add(2*time.Hour)) || first.Previous != nil || first.Generation != 1 || !first.RenewAt.Before(first.ExpiresAt) {
 		t.Fatalf("the first: %+v", first)
 	}
@@ -127,14 +127,15 @@ func TestNextTicket(t *testing.T) {
 		{"at two thirds", 80 * time.Minute, 2 * time.Hour, 2 * time.Hour, 118 * time.Minute},
 		{"asked for at once once more", 0, 2 * time.Hour, 2 * time.Hour, 118 * time.Minute},
 		{"shortly before the end", 118 * time.Minute, 2 * time.Hour, 2 * time.Hour, 2 * time.Hour},
-		{"a schedule came early", 2*time.Hour - 500*time.Millisecond, 2 * time.Hour, 2 * time.Hour, 2*time.Hour + time.Second},
-		{"at the end", 2 * time.Hour, 2 * time.Hour, 2*time.Hour + 6*time.Minute, 2*time.Hour + 4*time.Minute},
-		{"long after the end", 5 * time.Hour, 2 * time.Hour, 5*time.Hour + 6*time.Minute, 5*time.Hour + 4*time.Minute},
+		{"a schedule came early", 2*time.Hour - 500*time.Millisecond, 2 * time.Hour, 2*time.Hour + 1500*time.Millisecond, 2 * time.Hour},
+		{"at the end", 2 * time.Hour, 2 * time.Hour, 2*time.Hour + 2*time.Second, 2*time.Hour + time.Second},
+		{"a while after the end", 2*time.Hour + 20*time.Second, 2 * time.Hour, 2*time.Hour + 41*time.Second, 2*time.Hour + 40*time.Second},
+		{"long after the end", 5 * time.Hour, 2 * time.Hour, 5*time.Hour + 4*time.Minute + time.Second, 5*time.Hour + 4*time.Minute},
 		{"another life is told", 80 * time.Minute, time.Hour, 2 * time.Hour, 119 * time.Minute},
 		{"a life of seconds", 7198 * time.Second, 10 * time.Second, 2 * time.Hour, 7199 * time.Second},
 		{"a life of a minute, past its end", 2 * time.Hour, time.Minute, 2*time.Hour + 3*time.Second, 2*time.Hour + 2*time.Second},
 	} {
-		got := nextTicket(first, key, 2, "one", noon.Add(row.asked), row.life, 0.66)
+		got := nextTicket(first, key, 2, "one", noon, noon.Add(row.asked), row.life, 0.66)
 		if !got.ExpiresAt.Equal(noon.Add(row.expires)) || !got.RenewAt.Equal(noon.Add(row.next)) {
 			t.Errorf("%s: ends %v, asked for again %v; want %v, %v", row.name, got.ExpiresAt.Sub(noon), got.RenewAt.Sub(noon), row.expires, row.next)
 		}
@@ -145,13 +146,52 @@ func TestNextTicket(t *testing.T) {
 	// Its schedule is never more than a second after its end, so that a reader soon has the new one.
 	for ms := int64(0); ms < 7300_000; ms += 777 {
 		asked := noon.Add(time.Duration(ms) * time.Millisecond)
-		got := nextTicket(first, key, 2, "one", asked, 2*time.Hour, 0.66)
+		got := nextTicket(first, key, 2, "one", asked, asked, 2*time.Hour, 0.66)
 		if left := first.ExpiresAt.Sub(asked); left > 0 && got.RenewAt.After(first.ExpiresAt.Add(time.Second)) || !got.RenewAt.After(asked) || got.RenewAt.Nanosecond() != 0 {
 			t.Fatalf("asked %v before the end: again at %v", left, got.RenewAt)
 		}
 	}
-	if got := nextTicket(first, key, 2, "two", noon.Add(time.Hour), 2*time.Hour, 0.66); !got.ExpiresAt.Equal(noon.Add(3*time.Hour)) || got.Value.Reveal() != "two" {
+	if got := nextTicket(first, key, 2, "two", noon.Add(time.Hour), noon.Add(time.Hour), 2*time.Hour, 0.66); !got.ExpiresAt.Equal(noon.Add(3*time.Hour)) || got.Value.Reveal() != "two" {
 		t.Errorf("another value: %+v", got)
+	}
+}
+
+// TestTicketOfUnknownAge has a ticket that was made for any of the calls between the first, whose answer was lost, and the one that was
+// answered. However old it is, nobody is left with a dead one for longer than a minute, nor is it asked for again and again.
+func TestTicketOfUnknownAge(t *testing.T) {
+	t.Parallel()
+	key := wxtoken.Key{Kind: wxtoken.KindJSAPITicket, Component: "wxc", Authorizer: "wxa"}
+	const life = 2 * time.Hour
+	for away := time.Duration(0); away < 3*time.Hour; away += 97*time.Second + 311*time.Millisecond {
+		answered := noon.Add(away)
+		for _, made := range []time.Time{noon, noon.Add(away / 3), answered, answered.Add(3 * time.Second)} {
+			end := made.Add(life)
+			if !end.After(answered) {
+				continue // another was made after it
+			}
+			token := nextTicket(wxtoken.Token{}, key, 1, "one", noon, answered, life, 0.66)
+			if first := noon.Add(life); first.After(answered.Add(ticketSlack)) && !token.ExpiresAt.Equal(first) || !token.ObtainedAt.Equal(answered) {
+				t.Fatalf("away for %v: %+v", away, token)
+			}
+			calls := 1
+			for ; token.RenewAt.Before(end); calls++ {
+				if !token.ExpiresAt.After(token.RenewAt.Add(-time.Second)) {
+					t.Fatalf("away for %v: at %v nobody has it although it lives, until %v", away, token.RenewAt, end)
+				}
+				token = nextTicket(token, key, 1, "one", answered, token.RenewAt, life, 0.66)
+			}
+			late := token.RenewAt.Sub(end)
+			most := time.Minute
+			if made.After(answered) || away == 0 {
+				most = 4 * time.Second // its latest end is known
+			}
+			if late > most {
+				t.Errorf("away for %v: the ticket made %v after the first call was found dead %v after its end", away, made.Sub(noon), late)
+			}
+			if most := 10 + int(min(away, life)/time.Minute); calls > most {
+				t.Errorf("away for %v: asked %d times, want %d at most", away, calls, most)
+			}
+		}
 	}
 }
 

@@ -35,6 +35,12 @@ func (r *Refresher) alone(key wxtoken.Key, f func() error) error {
 	return f()
 }
 
+// working reports whether a handler of this process is at a key.
+func (r *Refresher) working(key wxtoken.Key) bool {
+	_, busy := r.atWork.Load(key)
+	return busy
+}
+
 // renew is the story of a renewal; see the package's comment.
 func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) error {
 	key := due.Key
@@ -136,19 +142,21 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		if old, _, err = r.store.Token(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
 		}
-		if old.Generation != cred.Generation {
+		if old.Generation != cred.Generation && !derived(key) {
 			old = wxtoken.Token{} // read from a server that is a moment behind: not the previous one
 		}
 	}
 	next := granted(cred, grant)
-	following, since := nextToken, began
+	var token wxtoken.Token
 	if derived(key) {
-		following = nextTicket
+		since := began
 		if !cred.UnsureSince.IsZero() {
 			since = cred.UnsureSince // WeChat may have made it for a call whose answer was lost, and gives it again
 		}
+		token = nextTicket(old, key, next.Generation, grant.AccessToken, since, began, grant.ExpiresIn, r.cfg.RenewFraction)
+	} else {
+		token = nextToken(old, key, next.Generation, grant.AccessToken, began, grant.ExpiresIn, r.cfg.RenewFraction)
 	}
-	token := following(old, key, next.Generation, grant.AccessToken, since, grant.ExpiresIn, r.cfg.RenewFraction)
 	r.step("judged")
 
 	// e. Commit.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
@@ -14,31 +16,53 @@ import (
 )
 
 // sweeper looks for renewals that were missed until ctx ends. A schedule makes a renewal punctual,
-// the sweep makes it certain.
+// the sweep makes it certain. A server that was killed may have lost a due message that it had made: for a while after NATS
+// came back the sweep looks more often, and at what is overdue by less.
 func (r *Refresher) sweeper(ctx context.Context) {
 	t := time.NewTicker(r.cfg.SweepEvery)
 	defer t.Stop()
+	connected := r.nc.StatusChanged(nats.CONNECTED)
+	defer r.nc.RemoveStatusListener(connected)
+	grace, looks := r.cfg.SweepEvery, 0 // looks are those still to come because NATS came back
 	for {
-		var again <-chan time.Time
+		var again, soon <-chan time.Time
 		for _, c := range r.all() {
 			if !r.greet(ctx, c) {
 				again = time.After(time.Second)
 			}
 		}
-		r.sweep(ctx)
+		r.sweep(ctx, grace)
+		if grace = r.cfg.SweepEvery; looks > 0 {
+			soon = time.After(returnedGrace)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		case <-again:
 		case <-r.changed: // the components
+		case <-connected:
+			looks = returnedLooks
+		case <-soon:
+			looks--
+			grace = min(grace, returnedGrace)
 		}
 	}
 }
 
-// sweep makes every key due that should have been renewed and that nobody is at, the one that dies first
+const (
+	// returnedGrace is the time between two looks after NATS came back, and by how much a key is overdue then. It is longer than
+	// the server takes to make the due messages of what is overdue.
+	returnedGrace = 2 * time.Second
+	// returnedLooks is how often it is looked: for longer than a claim, which somebody may have left behind.
+	returnedLooks = int(claimFor/returnedGrace) + 2
+	// sweptAgain is after how many times the grace a key that the sweep made due, and that is still overdue, is made due once more.
+	sweptAgain = 5
+)
+
+// sweep makes every key due that should have been renewed longer than grace ago and that nobody is at, the one that dies first
 // before the others. It looks after all else that no event asks for, too.
-func (r *Refresher) sweep(ctx context.Context) {
+func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	now := r.now()
 	all := r.view.All()
 	var missed []wxtoken.Key
@@ -50,7 +74,8 @@ func (r *Refresher) sweep(ctx context.Context) {
 		}
 		unlisted[c] = unlisted[c] || r.unlisted(c, key, e, now)
 		switch {
-		case !overdue(e, now, r.cfg.SweepEvery) || r.held(c, key) > 0:
+		case !overdue(e, now, grace) || r.held(c, key) > 0:
+		case grace < r.cfg.SweepEvery && r.working(key): // it waits for its turn
 		case r.awaitsList(c, key, e, now):
 			r.wantList(ctx, c, now)
 		default:
@@ -79,8 +104,9 @@ func (r *Refresher) sweep(ctx context.Context) {
 			}
 		}
 		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
-		// Many sweepers make one due message.
-		if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/sweep", key, due.Generation)); err != nil {
+		// Many sweepers make one due message, or two where a period begins. After it there is another: the first may have been lost, too.
+		id := fmt.Sprintf("%s/%d/sweep/%d", key, due.Generation, now.UnixNano()/int64(sweptAgain*grace))
+		if err := r.store.MakeDue(ctx, due, id); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
 			return
 		}

@@ -517,6 +517,26 @@ func TestSweep(t *testing.T) {
 	r.wantCalls(apiRefresh, 1)
 }
 
+// TestReturnedNATSLostADueMessage restarts the NATS server without the schedule of a token whose time comes meanwhile, as one may be that
+// was killed: the token is renewed soon after it is back, not when the next sweep would be, by one of two refreshers, once.
+func TestReturnedNATSLostADueMessage(t *testing.T) {
+	r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Hour }})
+	r.start()
+	r.until("not started", func() bool { return r.log.count("refresher started") == 2 })
+	r.authorize(alice)
+	stream, err := r.js.Stream(t.Context(), events.StreamTokens)
+	r.must(err)
+	r.must(stream.Purge(t.Context(), jetstream.WithPurgeSubject(events.ScheduleSubject(aliceKey))))
+	r.clock.forward(r.token(aliceKey).RenewAt.Sub(r.clock.Now()) + 3*time.Second)
+	time.Sleep(2 * time.Second)
+	r.wantCalls(apiRefresh, 0)
+	r.nats.Restart()
+	r.generation(aliceKey, 2)
+	r.wantScheduled(aliceKey)
+	time.Sleep(5 * time.Second) // further looks find nothing
+	r.wantCalls(apiRefresh, 1)
+}
+
 // TestStaleDue has a due message of a past generation: it only brings back the schedule.
 func TestStaleDue(t *testing.T) {
 	r := newRig(t, options{})

@@ -22,8 +22,8 @@ import (
 	"wxtoken/internal/wechatsim"
 )
 
-// natsServer is a process of its own: the server that go.mod names, with the settings of deploy/nats/nats-server.conf and one user
-// more, who may do everything.
+// natsServer is a process of its own: the server that go.mod names, with the settings of deploy/nats/nats-server.conf, the users of
+// single-account.conf, and one more, who may do everything.
 type natsServer struct {
 	t       *testing.T
 	name    string
@@ -49,6 +49,10 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 	if err != nil {
 		t.Fatal(err)
 	}
+	shippedUsers, err := os.ReadFile("../../deploy/nats/single-account.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if !strings.Contains(string(shipped), "sync_interval: always") {
 		t.Fatal("deploy/nats/nats-server.conf does not flush each message")
 	}
@@ -66,7 +70,7 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 			"http: 127.0.0.1:8222", fmt.Sprintf("http: %s:%d", s.host, s.monitor),
 			"server_name: wxtoken", "server_name: " + s.name,
 			"store_dir: /data", "store_dir: " + filepath.Join(s.dir, "data"),
-			"  users: [", "  users: [\n    {user: admin, password: secret-of-admin}",
+			"include accounts.conf", strings.Replace(string(shippedUsers), "  users: [", "  users: [\n    {user: admin, password: secret-of-admin}", 1),
 		}, changes...)
 		conf := strings.NewReplacer(replacer...).Replace(string(shipped))
 		if len(hosts) > 1 {
@@ -105,6 +109,7 @@ func (n *natsServer) start() {
 	args := append(append([]string{}, n.in...), n.binary, "-c", n.conf())
 	n.cmd, n.ended = exec.Command(args[0], args[1:]...), make(chan struct{})
 	n.cmd.Stdout, n.cmd.Stderr = n.out, n.out
+	n.cmd.Env = append(n.cmd.Env, "JETSTREAM_KEY=key-of-the-disk")
 	for _, user := range users {
 		n.cmd.Env = append(n.cmd.Env, strings.ToUpper(user)+"_PASSWORD=secret-of-"+user)
 	}
