@@ -22,8 +22,8 @@ import (
 	"wxtoken/internal/wechatsim"
 )
 
-// natsServer is a process of its own: the server that go.mod names, with the settings of deploy/nats/nats-server.conf, the users of
-// single-account.conf, and one more, who may do everything.
+// natsServer is a process of its own: the server that go.mod names, with deploy/nats/single-account.conf and one user more, who may do
+// everything.
 type natsServer struct {
 	t       *testing.T
 	name    string
@@ -45,16 +45,12 @@ var users = []string{"ingest", "refresher", "service", "console", "operator"}
 // each word and what takes its place.
 func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all []*natsServer) {
 	t.Helper()
-	shipped, err := os.ReadFile("../../deploy/nats/nats-server.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	shippedUsers, err := os.ReadFile("../../deploy/nats/single-account.conf")
+	shipped, err := os.ReadFile("../../deploy/nats/single-account.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(shipped), "sync_interval: always") {
-		t.Fatal("deploy/nats/nats-server.conf does not flush each message")
+		t.Fatal("deploy/nats/single-account.conf does not flush each message")
 	}
 	var routes, ports []string
 	for i, host := range hosts {
@@ -70,7 +66,7 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 			"http: 127.0.0.1:8222", fmt.Sprintf("http: %s:%d", s.host, s.monitor),
 			"server_name: wxtoken", "server_name: " + s.name,
 			"store_dir: /data", "store_dir: " + filepath.Join(s.dir, "data"),
-			"include accounts.conf", strings.Replace(string(shippedUsers), "  users: [", "  users: [\n    {user: admin, password: secret-of-admin}", 1),
+			"\n  users: [", "\n  users: [\n    {user: admin, password: secret-of-admin}",
 		}, changes...)
 		conf := strings.NewReplacer(replacer...).Replace(string(shipped))
 		if len(hosts) > 1 {
