@@ -24,15 +24,16 @@ func (r *Refresher) sweeper(ctx context.Context) {
 	connected := r.nc.StatusChanged(nats.CONNECTED)
 	defer r.nc.RemoveStatusListener(connected)
 	grace, looks := r.cfg.SweepEvery, 0 // looks are those still to come because NATS came back
+	var soon <-chan time.Time           // the next of them; a server that comes back again puts it off no further
 	for {
-		var again, soon <-chan time.Time
+		var again <-chan time.Time
 		for _, c := range r.all() {
 			if !r.greet(ctx, c) {
 				again = time.After(time.Second)
 			}
 		}
 		r.sweep(ctx, grace)
-		if grace = r.cfg.SweepEvery; looks > 0 {
+		if grace = r.cfg.SweepEvery; looks > 0 && soon == nil {
 			soon = time.After(returnedGrace)
 		}
 		select {
@@ -44,7 +45,7 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		case <-connected:
 			looks = returnedLooks
 		case <-soon:
-			looks--
+			soon, looks = nil, looks-1
 			grace = min(grace, returnedGrace)
 		}
 	}
