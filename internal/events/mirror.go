@@ -155,7 +155,7 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 	}
 	info := stream.CachedInfo()
 	if info.Mirror == nil {
-		return state, errors.New("there is a stream of that name that is no mirror: have it removed")
+		return state, errors.New("it does not say what it mirrors: it has no leader, or is no mirror at all; if that stays, purge that account with the system user (nats server account purge), and it is made anew")
 	}
 	if !m.like(info.Config) {
 		return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
