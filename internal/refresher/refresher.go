@@ -493,14 +493,6 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	return nil
 }
 
-// proof returns an error unless NATS stores what it is given.
-func (r *Refresher) proof(ctx context.Context) error {
-	r.mu.Lock()
-	s := r.store
-	r.mu.Unlock()
-	return s.Proof(ctx)
-}
-
 func (r *Refresher) appids() []string {
 	var ids []string
 	for _, c := range r.all() {
