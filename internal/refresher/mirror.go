@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"wxtoken/internal/events"
 )
 
@@ -93,10 +95,10 @@ func (r *Refresher) findServices(ctx context.Context) {
 			r.services = append(r.services, api)
 			continue
 		}
-		e := r.log.Info()
-		if api != events.DefaultServicesAPI {
-			e = r.log.Warn()
+		level := zerolog.InfoLevel
+		if api != events.DefaultServicesAPI { // somebody asked for it
+			level = zerolog.WarnLevel
 		}
-		e.Str("api", api).Msg("no account of services there, nothing is mirrored for it")
+		r.log.WithLevel(level).Str("api", api).Msg("no account of services there, nothing is mirrored for it")
 	}
 }
