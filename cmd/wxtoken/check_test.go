@@ -272,7 +272,7 @@ func TestCheck(t *testing.T) {
 		{"a right is missing", "refresher", "poor", nil, nil, nil,
 			1, "FAIL", "nats rights", `user "poor".* may not publish credential\.>$`, "deploy/nats/nats-server.conf"},
 		{"a canary that may not be stored", "refresher", "poor", nil, nil, nil,
-			1, "FAIL", "canary refresher", "publish credential.proof: ", "runbook: A full disk under NATS"},
+			1, "FAIL", "canary refresher", "publish credential.proof to KV_tokens: ", "runbook: A full disk under NATS"},
 		{"a right in part", "ingest", "narrow", nil, nil, nil,
 			0, "warn", "nats rights", `.*only in part publish wechat\.reply\.>`, "nothing, if that is meant"},
 		{"a user who may not ask", "refresher", "mute", nil, nil, nil,

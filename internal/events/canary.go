@@ -21,7 +21,7 @@ func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
 	m.Data = []byte(time.Now().UTC().Format(time.RFC3339Nano))
 	ack, err := js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 	if err != nil {
-		return fmt.Errorf("publish %s: %w", ProofSubject, err)
+		return fmt.Errorf("publish %s to %s: %w", ProofSubject, StreamTokens, err)
 	}
 	stream, err := js.Stream(ctx, StreamTokens)
 	if err != nil {
