@@ -189,7 +189,9 @@ func (r *Refresher) refuse(q micro.Request, cause error) {
 		level = zerolog.InfoLevel // the asker's fault
 	}
 	r.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
-	if err := q.Error(strconv.Itoa(code), cause.Error(), nil); err != nil {
+	// Not q.Error: it leaves a note for whoever called the handler, who does not wait for this goroutine.
+	headers := micro.Headers{micro.ErrorHeader: {cause.Error()}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
+	if err := q.Respond(nil, micro.WithHeaders(headers)); err != nil {
 		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
 	}
 }
