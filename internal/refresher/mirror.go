@@ -2,9 +2,8 @@ package refresher
 
 import (
 	"context"
+	"slices"
 	"time"
-
-	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
 )
@@ -23,14 +22,12 @@ type mirrorLook struct {
 
 // mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. No renewal waits for them.
 func (r *Refresher) mirror(ctx context.Context) {
-	if len(r.services) == 0 {
-		return
-	}
 	t := time.NewTicker(mirrorEvery)
 	defer t.Stop()
 	before := map[events.MirrorOf]mirrorLook{}
 	for {
 		next := mirrorEvery
+		r.findServices(ctx)
 		for _, api := range r.services {
 			if r.lookAtMirrors(ctx, api, before) {
 				next = mirrorSoon
@@ -71,7 +68,8 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		case now.ahead && last.ahead: // a stream that was put back from a backup, for instance
 			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
 		case m.Has < last.newest:
-			log.Error().Dur("silent", m.Silent).AnErr("error", events.FeedAnew(ctx, r.js, m.MirrorOf)).Msg("mirror behind: services read old values; it is fed anew")
+			err := events.FeedAnew(ctx, r.js, m.MirrorOf)
+			log.Error().Err(err).Dur("silent", m.Silent).Msg("mirror behind: services read old values; it is fed anew")
 		default:
 			behind = 0
 		}
@@ -87,18 +85,13 @@ func (r *Refresher) setupConfig() events.SetupConfig {
 	return cfg
 }
 
-// findServices looks who has an account of services. The default is there only where the NATS server is set up for it.
+// findServices looks for accounts of services that were not found yet: one may have been slow to answer, or may be made later. The
+// default is there only where the NATS server is set up for it.
 func (r *Refresher) findServices(ctx context.Context) {
-	r.services = nil
 	for _, api := range r.cfg.ServicesAPI {
-		if events.HasServices(ctx, r.nc, api) {
+		if !slices.Contains(r.services, api) && events.HasServices(ctx, r.nc, api) {
 			r.services = append(r.services, api)
-			continue
+			r.log.Info().Str("api", api).Msg("account of services found")
 		}
-		level := zerolog.InfoLevel
-		if api != events.DefaultServicesAPI { // somebody asked for it
-			level = zerolog.WarnLevel
-		}
-		r.log.WithLevel(level).Str("api", api).Msg("no account of services there, nothing is mirrored for it")
 	}
 }
