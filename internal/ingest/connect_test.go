@@ -55,11 +55,12 @@ type refresher struct {
 	links map[string]*link
 	asked []events.ConnectOpen
 	stall time.Duration // before every answer
+	ended chan struct{} // closed with the test: nobody stalls on
 }
 
 func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
 	t.Helper()
-	f := &refresher{links: map[string]*link{linkID: {ConnectOpened: events.ConnectOpened{
+	f := &refresher{ended: make(chan struct{}), links: map[string]*link{linkID: {ConnectOpened: events.ConnectOpened{
 		State: events.ConnectPending, Component: component, URL: "https://shop.example" + linkPath, ExpiresAt: now.Add(time.Hour),
 		PCLink: pcLink, MobileLink: mobileLink,
 	}}}}
@@ -68,7 +69,10 @@ func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Stop() })
+	t.Cleanup(func() {
+		close(f.ended)
+		_ = s.Stop()
+	})
 	err = s.AddEndpoint("connect_open", micro.HandlerFunc(func(req micro.Request) {
 		opened, code := f.open(t, req.Data())
 		// An answer that does not get out is missed by whoever waits for it.
@@ -90,7 +94,10 @@ func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
 func (f *refresher) open(t testing.TB, data []byte) (events.ConnectOpened, int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	time.Sleep(f.stall)
+	select {
+	case <-time.After(f.stall):
+	case <-f.ended:
+	}
 	var q events.ConnectOpen
 	if err := json.Unmarshal(data, &q); err != nil {
 		t.Errorf("asked %q: %v", data, err)
