@@ -37,7 +37,7 @@ import (
 func TestMain(m *testing.M) {
 	natsdtest.Register()
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // they wait for the clock more than they work
+	if err := flag.Set("test.parallel", "12"); err != nil { // they wait for the clock more than they work
 		panic(err)
 	}
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
