@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -51,15 +50,9 @@ func TestDeployedSettings(t *testing.T) {
 	}
 }
 
-// TestDeployedCluster: nats-cluster.conf is nats-server.conf and a cluster. scripts/compose-proof runs one.
+// TestDeployedCluster: nats-cluster.conf is nats-server.conf and a cluster. TestMirrorsOfACluster and scripts/compose-proof run one.
 func TestDeployedCluster(t *testing.T) {
-	for _, user := range append(users, "system") {
-		t.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user)
-	}
-	t.Setenv("JETSTREAM_KEY", "secret-of-the-disk")
-	t.Setenv("NATS_SERVER_NAME", "nats-2")
-	t.Setenv("CLUSTER_ROUTES", "[nats://cluster:pw@nats-1:6222, nats://cluster:pw@nats-2:6222, nats://cluster:pw@nats-3:6222]")
-	t.Setenv("CLUSTER_PASSWORD", "pw")
+	t.Parallel()
 	const file = "../../deploy/nats/nats-cluster.conf"
 	alone, err := server.ProcessConfigFile("../../deploy/nats/nats-server.conf")
 	if err != nil {

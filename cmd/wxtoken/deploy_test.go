@@ -38,7 +38,12 @@ var users = []string{"ingest", "refresher", "service", "console", "operator"}
 
 // deployEnv sets the variables that the files of deploy/nats want, for all tests of the process.
 func deployEnv() error {
-	faults := []error{os.Setenv("JETSTREAM_KEY", "secret-of-the-disk")}
+	faults := []error{
+		os.Setenv("JETSTREAM_KEY", "secret-of-the-disk"),
+		os.Setenv("NATS_SERVER_NAME", "nats-2"),
+		os.Setenv("CLUSTER_PASSWORD", "pw"),
+		os.Setenv("CLUSTER_ROUTES", "[nats://cluster:pw@nats-1:6222, nats://cluster:pw@nats-2:6222, nats://cluster:pw@nats-3:6222]"),
+	}
 	for _, user := range append(slices.Clone(users), "shop") {
 		faults = append(faults, os.Setenv(strings.ToUpper(user)+"_PASSWORD", "secret-of-"+user))
 	}

@@ -1,0 +1,211 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+)
+
+// cluster is three NATS servers with the shipped settings, as one.
+type cluster struct {
+	options []*server.Options
+	servers []*server.Server
+}
+
+// shippedCluster starts one with deploy/nats/nats-cluster.conf.
+func shippedCluster(t *testing.T) *cluster {
+	t.Helper()
+	dir := filepath.Join("..", "..", "deploy", "nats")
+	c := &cluster{servers: make([]*server.Server, 3)}
+	var routes []*url.URL
+	for i := range c.servers {
+		opts, err := server.ProcessConfigFile(filepath.Join(dir, "nats-cluster.conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.ServerName = fmt.Sprintf("nats-%d", i+1)
+		opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", freePort(t), 0, t.TempDir(), true, true
+		opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", freePort(t)
+		routes = append(routes, &url.URL{Scheme: "nats", User: url.UserPassword("cluster", opts.Cluster.Password), Host: fmt.Sprintf("127.0.0.1:%d", opts.Cluster.Port)})
+		c.options = append(c.options, opts)
+	}
+	for i, opts := range c.options {
+		opts.Routes = routes
+		c.start(t, i)
+	}
+	return c
+}
+
+func (c *cluster) start(t *testing.T, i int) {
+	t.Helper()
+	srv, err := server.NewServer(c.options[i].Clone())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	c.servers[i] = srv
+	t.Cleanup(func() { c.stop(srv) })
+}
+
+func (c *cluster) stop(srv *server.Server) {
+	srv.Shutdown()
+	srv.WaitForShutdown()
+}
+
+// url has all servers, and a user's password.
+func (c *cluster) url(user string) string {
+	var all []string
+	for _, opts := range c.options {
+		all = append(all, fmt.Sprintf("nats://%s:secret-of-%s@127.0.0.1:%d", user, user, opts.Port))
+	}
+	return strings.Join(all, ",")
+}
+
+// copied returns an error unless each server has all tokens of the mirror, and no more.
+func (c *cluster) copied() error {
+	var last, messages uint64
+	for i, srv := range c.servers {
+		jsz, err := srv.Jsz(&server.JSzOptions{Account: "SERVICES", Streams: true})
+		if err != nil {
+			return err
+		}
+		if len(jsz.AccountDetails) == 0 {
+			return fmt.Errorf("%s knows nothing of the account", srv.Name())
+		}
+		var state *server.StreamState
+		for _, s := range jsz.AccountDetails[0].Streams {
+			if s.Name == events.StreamTokens {
+				state = &s.State
+			}
+		}
+		if state == nil || state.Msgs == 0 {
+			return fmt.Errorf("%s has no mirror of the tokens, or an empty one", srv.Name())
+		}
+		if i > 0 && (state.LastSeq != last || state.Msgs != messages) {
+			return fmt.Errorf("%s has %d messages up to %d, %s %d up to %d", srv.Name(), state.Msgs, state.LastSeq, c.servers[0].Name(), messages, last)
+		}
+		last, messages = state.LastSeq, state.Msgs
+	}
+	return nil
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// TestMirrorsOfACluster: what services read lies on each of three servers, is followed when the one that leads it is lost, and is whole
+// everywhere when that one is back.
+func TestMirrorsOfACluster(t *testing.T) {
+	t.Parallel()
+	c := shippedCluster(t)
+	_, key := startSystem(t, c.servers[0], accounts, func(user string) []string {
+		args := []string{"--nats-url=" + c.url(user)}
+		if user == "refresher" {
+			args = append(args, "--replicas=3")
+		}
+		return args
+	})
+	nc, err := nats.Connect(c.url("service"), nats.CustomInboxPrefix("_INBOX_service"), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var client *wxtoken.Client
+	eventually(t, "a service to read the bucket", func() (err error) {
+		client, err = wxtoken.NewClient(t.Context(), nc, wxtoken.Config{})
+		return err
+	})
+	defer client.Close()
+	renewed := func(after uint64) (generation uint64) {
+		eventually(t, "a renewal", func() error {
+			token, err := client.Token(key)
+			if generation = token.Generation; err == nil && generation <= after {
+				err = fmt.Errorf("still of generation %d", generation)
+			}
+			return err
+		})
+		return generation
+	}
+	generation := renewed(1)
+	eventually(t, "three copies", c.copied)
+
+	// Made anew now, it begins behind much that it is not to have, and behind a first message that is gone: it was replaced, as
+	// the reconcile schedule is whenever somebody asks for a reconcile.
+	keeper, err := jetstream.New(as(t, c.servers[0], "refresher"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	everything, err := keeper.CreateConsumer(t.Context(), events.StreamTokens, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := everything.Next(jetstream.FetchContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keeper.PublishMsg(t.Context(), &nats.Msg{Subject: first.Subject(), Header: first.Headers(), Data: first.Data()}); err != nil {
+		t.Fatal(err)
+	}
+	system, err := nats.Connect("nats://system:secret-of-operator@" + c.servers[0].Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(system.Close)
+	if m, err := system.Request("$JS.API.ACCOUNT.PURGE.SERVICES", nil, patience); err != nil || !strings.Contains(string(m.Data), `"initiated":true`) {
+		t.Fatalf("purge the services' account: %v %s", err, m.Data)
+	}
+	eventually(t, "no mirror", func() error {
+		if c.copied() == nil {
+			return errors.New("it is there")
+		}
+		return nil
+	})
+	eventually(t, "three copies of the mirror that was made anew", c.copied)
+
+	lost := -1
+	eventually(t, "somebody who leads the mirror", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		stream, err := js.Stream(ctx, events.StreamTokens)
+		if err != nil {
+			return err
+		}
+		for i, srv := range c.servers {
+			if info := stream.CachedInfo().Cluster; info != nil && info.Leader == srv.Name() {
+				lost = i
+				return nil
+			}
+		}
+		return errors.New("nobody")
+	})
+	c.stop(c.servers[lost])
+	generation = renewed(generation + 1)
+	c.start(t, lost)
+	renewed(generation)
+	eventually(t, "three copies, with the server that was away", c.copied)
+}
