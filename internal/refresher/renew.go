@@ -75,6 +75,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		// So it was at the last look; but one of several servers may answer that is a moment behind, and whoever sent this
 		// message stored first what there is to renew.
 		return events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
+	case cred.Revision == 0 && r.knows(key):
+		return r.miss(ctx, c, cred, m)
 	case !cred.RevokedAt.IsZero():
 		// Whoever stored that may have died before the status was written.
 		return r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
@@ -168,6 +170,42 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// f. Ack: the consumer's, last.
 	return nil
+}
+
+// knows reports whether a credential of key was seen.
+func (r *Refresher) knows(key wxtoken.Key) bool {
+	e, _ := r.view.Get(key)
+	return e.Credential.Revision > 0
+}
+
+// miss brings back a credential that was seen and is gone: no program removes one. A component's comes with the next ticket.
+func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credential, m events.Msg) error {
+	key := cred.Key
+	r.log.Error().Stringer("key", key).Msg("credential gone: somebody removed it from the stream")
+	gone := fmt.Errorf("renew %s: its credential is gone", key)
+	switch {
+	case key.Kind == wxtoken.KindComponent:
+		return events.Later(unknownFor(m), gone)
+	case derived(key):
+		return r.keep(ctx, key)
+	}
+	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
+	if err != nil {
+		return err
+	}
+	if info.RefreshToken == "" {
+		return events.Later(unknownFor(m), gone)
+	}
+	if cred, err = r.found(ctx, cred); err != nil {
+		return err
+	}
+	cred.RefreshToken = info.RefreshToken
+	if cred, err = r.store.Save(ctx, cred); errors.Is(err, store.ErrLost) {
+		return events.Later(lostDelay, err)
+	} else if err != nil {
+		return err
+	}
+	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
 // sureAfter is with which delivery it is believed that there is nothing to renew.

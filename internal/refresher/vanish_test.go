@@ -192,3 +192,40 @@ func TestConsumersVanish(t *testing.T) {
 	r.wantCalls(apiRefresh, 3)
 	r.wantScheduled(aliceKey)
 }
+
+// TestCredentialsVanish takes the credentials, and nothing else, from under a refresher that has seen them: nothing is counted among the
+// dead, WeChat's list brings back what there was, and no generation goes back.
+func TestCredentialsVanish(t *testing.T) {
+	r := newRig(t, options{idle: true})
+	r.cfg.Derive = []string{"jsapi"}
+	p := r.start()
+	r.ticket()
+	r.eventually(r.componentLives)
+	r.authorize(alice)
+	keys := []wxtoken.Key{aliceKey, {Kind: wxtoken.KindJSAPITicket, Component: appid, Authorizer: alice}}
+	r.poke(aliceKey)
+	r.generation(aliceKey, 2)
+	r.until("no ticket", func() bool { return r.token(keys[1]).Generation == 1 })
+	r.drained()
+	r.keep()
+	stream, err := r.js.Stream(t.Context(), events.StreamTokens)
+	r.must(err)
+	r.must(stream.Purge(t.Context(), jetstream.WithPurgeSubject("credential.>")))
+	for _, key := range keys {
+		before := r.token(key).Generation
+		r.poke(key)
+		r.until("not renewed: "+key.String(), func() bool { return r.token(key).Generation > before })
+		r.wantScheduled(key)
+	}
+	r.must(r.accepted(alice))
+	r.state(aliceKey, wxtoken.StateActive)
+	r.must(r.sim.PushTicket(appid)) // WeChat's next one, within ten minutes
+	r.send(r.next(events.KindTicket))
+	r.until("no ticket kept", func() bool { return r.credential(componentKey).Ticket != "" })
+	r.poke(componentKey)
+	r.generation(componentKey, 2)
+	r.must(p.work.Ready(t.Context()))
+	if n := r.log.count("credential gone"); n == 0 {
+		t.Error("nobody missed anything: this showed nothing")
+	}
+}
