@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken"
 	"wxtoken/internal/events"
@@ -95,6 +99,49 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// TestBeforeStart puts on the disk what a power cut leaves in the moment in which NATS begins a block. With deploy/nats/before-start
+// nothing is lost. Without, the server removes the stream: once one does not, the script has had its time.
+func TestBeforeStart(t *testing.T) {
+	t.Parallel()
+	n := newNATS(t, build(t), []string{"127.0.0.1"})[0]
+	nc, err := nats.Connect(startAll(t, []*natsServer{n})("admin"), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ACKED", Subjects: []string{"acked"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "acked", nil); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(n.dir, "data")
+	for _, row := range []struct {
+		script string
+		want   error
+	}{{"../../deploy/nats/before-start", nil}, {"true", jetstream.ErrStreamNotFound}} {
+		n.kill()
+		if err := os.WriteFile(filepath.Join(data, "jetstream/$G/streams/ACKED/msgs/2.blk"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := exec.Command(row.script, data).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", row.script, err, text)
+		}
+		n.start()
+		poll(t, func() error { _, err := n.ask("/varz"); return err })
+		poll(t, func() error {
+			if _, err := js.Stream(t.Context(), "ACKED"); !errors.Is(err, row.want) {
+				return fmt.Errorf("after %s: %w, want %v", row.script, err, row.want)
+			}
+			return nil
+		})
+	}
+}
+
 // answered returns the pushes that were answered with success, by fingerprint of the document.
 func (s *site) answered() (all []string) {
 	s.t.Helper()
@@ -149,13 +196,15 @@ func machineKernel(t *testing.T) (kernel string) {
 }
 
 // initScript is all that the machine does: it ends with the NATS server as process 1. The disk is the one thing that outlives a cut.
-const initScript = `#!/busybox sh
-/busybox mount -t devtmpfs dev /dev
-/busybox mount -t proc proc /proc
-for module in /modules/*; do /busybox insmod $module; done
-/busybox mount -t ext4 /dev/vda /data
-/busybox ip address add 10.0.2.15/24 dev eth0
-/busybox ip link set eth0 up
+const initScript = `#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+for module in /modules/*; do insmod $module; done
+mount -t ext4 /dev/vda /data
+ip address add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+/before-start /data
 export %s
 exec /nats-server -c /nats-server.conf
 `
@@ -175,7 +224,8 @@ func inMachine(t *testing.T, kernel string, n *natsServer) (set func(changes ...
 		return string(text)
 	}
 	root, disk, initrd := filepath.Join(n.dir, "root"), filepath.Join(n.dir, "disk"), filepath.Join(n.dir, "initrd")
-	run(`mkdir "$1" && cd "$1" && mkdir dev proc data modules && cp "$(command -v busybox)" busybox`, root)
+	run(`mkdir "$1" && cd "$1" && mkdir bin dev proc data modules && cp "$(command -v busybox)" bin/busybox && ln -s busybox bin/sh`, root)
+	run(`cp ../../deploy/nats/before-start "$1"`, root)
 	run(`go build -o "$1" github.com/nats-io/nats-server/v2`, root)
 	for i, line := range strings.Split(strings.TrimSpace(run(`modprobe -S "$1" -aD virtio_pci virtio_blk virtio_net ext4`, kernel)), "\n") {
 		if path, ok := strings.CutPrefix(line, "insmod "); ok { // others are in the kernel
