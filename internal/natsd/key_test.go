@@ -121,3 +121,42 @@ func TestKey(t *testing.T) {
 		}
 	}
 }
+
+// TestBlockWithoutKey starts on what a server leaves that is killed, or loses its power, between making a block and its key.
+func TestBlockWithoutKey(t *testing.T) {
+	t.Parallel()
+	cfg := natsd.Config{StoreDir: t.TempDir(), Key: wxtoken.NewSecret("key")}
+	for round := range 2 {
+		s, err := natsd.Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc, err := s.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round == 0 {
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: []string{"a"}}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := js.Publish(t.Context(), "a", []byte("acked")); err != nil {
+				t.Fatal(err)
+			}
+		} else if st, err := js.Stream(t.Context(), "T"); err != nil || st.CachedInfo().State.Msgs != 1 {
+			t.Errorf("the stream is %v, %v: want its message", st, err)
+		}
+		nc.Close()
+		s.Close()
+		blocks := filepath.Join(cfg.StoreDir, "jetstream", "$G", "streams", "T", "msgs")
+		if err := os.WriteFile(filepath.Join(blocks, "2.blk"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(blocks, "index.db")); err != nil { // which a server writes that ends in order
+			t.Fatal(err)
+		}
+	}
+}

@@ -8,10 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,6 +69,13 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := dropKeyless(cfg.StoreDir); err != nil {
+		return nil, errors.Join(fmt.Errorf("look through the blocks of the NATS server: %w", err), lock.Close())
+	}
+	lying, err := filepath.Glob(filepath.Join(cfg.StoreDir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFile))
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("set up the NATS server in %s: %w", cfg.StoreDir, err), lock.Close())
@@ -87,7 +96,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 			if !srv.ReadyForConnections(readyPoll) {
 				continue
 			}
-			if err := s.complete(cfg.StoreDir); err != nil {
+			if err := s.complete(cfg.StoreDir, lying); err != nil {
 				s.Close()
 				return nil, err
 			}
@@ -102,15 +111,39 @@ func Encrypted(dir string) (bool, error) {
 	return len(keys) > 0, err
 }
 
+// dropKeyless removes the empty blocks of encrypted streams below dir that have no key. A server that dies while it begins a block leaves
+// one, since it makes the block before its key. It can't read such a block when it starts again (2.15.2), and removes the whole stream.
+func dropKeyless(dir string) error {
+	blocks, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", "msgs", "*.blk"))
+	if err != nil {
+		return err
+	}
+	there := func(path string) bool { _, err := os.Stat(path); return !errors.Is(err, fs.ErrNotExist) }
+	for _, block := range blocks {
+		info, err := os.Stat(block)
+		if err != nil {
+			return err
+		}
+		encrypted := there(filepath.Join(filepath.Dir(block), "..", server.JetStreamMetaFileKey))
+		if info.Size() > 0 || !encrypted || there(strings.TrimSuffix(block, ".blk")+".key") {
+			continue
+		}
+		if err := os.Remove(block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ErrUnreadable is returned by Start when a stream lies in the directory that the server can't read: it would go on without it, and
 // whoever makes the streams that are missing would write over it.
 var ErrUnreadable = errors.New("can't be read")
 
-// complete returns an error that wraps ErrUnreadable unless the server has every stream that lies in dir.
-func (s *Server) complete(dir string) error {
-	lying, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFile))
-	if err != nil || len(lying) == 0 {
-		return err
+// complete returns an error that wraps ErrUnreadable unless the server has every stream whose file lay in dir before it started: what it
+// can't read it may remove.
+func (s *Server) complete(dir string, lying []string) error {
+	if len(lying) == 0 {
+		return nil
 	}
 	info, err := s.nats.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {

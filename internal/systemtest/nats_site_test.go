@@ -33,6 +33,7 @@ type natsServer struct {
 	binary  string
 	dir     string
 	in      []string // the command before it
+	whole   []string // the whole command, where it runs in a machine of its own
 	cmd     *exec.Cmd
 	ended   chan struct{}
 	out     *syncBuffer
@@ -100,15 +101,24 @@ func freePort(t *testing.T, host string) int {
 
 func (n *natsServer) conf() string { return filepath.Join(n.dir, "nats-server.conf") }
 
+// natsEnv returns the variables that the settings name.
+func natsEnv() []string {
+	env := []string{"JETSTREAM_KEY=key-of-the-disk"}
+	for _, user := range users {
+		env = append(env, strings.ToUpper(user)+"_PASSWORD=secret-of-"+user)
+	}
+	return env
+}
+
 func (n *natsServer) start() {
 	n.t.Helper()
 	args := append(append([]string{}, n.in...), n.binary, "-c", n.conf())
+	if n.whole != nil {
+		args = n.whole
+	}
 	n.cmd, n.ended = exec.Command(args[0], args[1:]...), make(chan struct{})
 	n.cmd.Stdout, n.cmd.Stderr = n.out, n.out
-	n.cmd.Env = append(n.cmd.Env, "JETSTREAM_KEY=key-of-the-disk")
-	for _, user := range users {
-		n.cmd.Env = append(n.cmd.Env, strings.ToUpper(user)+"_PASSWORD=secret-of-"+user)
-	}
+	n.cmd.Env = natsEnv()
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}

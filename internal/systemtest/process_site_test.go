@@ -795,9 +795,14 @@ func (s *site) countEvents() (map[string]int, error) {
 		return nil, err
 	}
 	time.Sleep(pollEvery) // until all servers know it
+	messages, err := cons.Messages()
+	if err != nil {
+		return nil, err
+	}
+	defer messages.Stop()
 	count := map[string]int{}
 	for left := cons.CachedInfo().NumPending; left > 0; {
-		m, err := cons.Next(jetstream.FetchContext(ctx))
+		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", events.StreamMessages, err)
 		}
