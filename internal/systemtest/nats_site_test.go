@@ -34,6 +34,7 @@ type natsServer struct {
 	dir     string
 	in      []string // the command before it
 	whole   []string // the whole command, where it runs in a machine of its own
+	bare    bool     // started without deploy/nats/before-start
 	cmd     *exec.Cmd
 	ended   chan struct{}
 	out     *syncBuffer
@@ -66,7 +67,7 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 			"listen: 0.0.0.0:4222", fmt.Sprintf("listen: %s:%d", s.host, s.port),
 			"http: 127.0.0.1:8222", fmt.Sprintf("http: %s:%d", s.host, s.monitor),
 			"server_name: wxtoken", "server_name: " + s.name,
-			"store_dir: /data", "store_dir: " + filepath.Join(s.dir, "data"),
+			"store_dir: /data", "store_dir: " + s.data(),
 			"\n  users: [", "\n  users: [\n    {user: admin, password: secret-of-admin}",
 		}, changes...)
 		conf := strings.NewReplacer(replacer...).Replace(string(shipped))
@@ -99,6 +100,7 @@ func freePort(t *testing.T, host string) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
+func (n *natsServer) data() string { return filepath.Join(n.dir, "data") }
 func (n *natsServer) conf() string { return filepath.Join(n.dir, "nats-server.conf") }
 
 // natsEnv returns the variables that the settings name.
@@ -112,6 +114,11 @@ func natsEnv() []string {
 
 func (n *natsServer) start() {
 	n.t.Helper()
+	if n.whole == nil && !n.bare {
+		if text, err := exec.Command("../../deploy/nats/before-start", n.data()).CombinedOutput(); err != nil {
+			n.t.Fatalf("before the start of %s: %v: %s", n.name, err, text)
+		}
+	}
 	args := append(append([]string{}, n.in...), n.binary, "-c", n.conf())
 	if n.whole != nil {
 		args = n.whole

@@ -89,7 +89,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	p := build(t)
 	all := newNATS(t, p, []string{"127.0.0.1"})
-	disk := filepath.Join(all[0].dir, "data")
+	disk := all[0].data()
 	if err := os.Mkdir(disk, 0o700); err != nil {
 		t.Fatal(err)
 	}

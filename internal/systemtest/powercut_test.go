@@ -119,23 +119,20 @@ func TestBeforeStart(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "acked", nil); err != nil {
 		t.Fatal(err)
 	}
-	data := filepath.Join(n.dir, "data")
 	for _, row := range []struct {
-		script string
-		want   error
-	}{{"../../deploy/nats/before-start", nil}, {"true", jetstream.ErrStreamNotFound}} {
+		bare bool
+		want error
+	}{{false, nil}, {true, jetstream.ErrStreamNotFound}} {
 		n.kill()
-		if err := os.WriteFile(filepath.Join(data, "jetstream/$G/streams/ACKED/msgs/2.blk"), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(n.data(), "jetstream/$G/streams/ACKED/msgs/2.blk"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if text, err := exec.Command(row.script, data).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v: %s", row.script, err, text)
-		}
+		n.bare = row.bare
 		n.start()
 		poll(t, func() error { _, err := n.ask("/varz"); return err })
 		poll(t, func() error {
 			if _, err := js.Stream(t.Context(), "ACKED"); !errors.Is(err, row.want) {
-				return fmt.Errorf("after %s: %w, want %v", row.script, err, row.want)
+				return fmt.Errorf("without the script %t: %w, want %v", row.bare, err, row.want)
 			}
 			return nil
 		})
@@ -238,7 +235,7 @@ func inMachine(t *testing.T, kernel string, n *natsServer) (set func(changes ...
 		if err != nil {
 			t.Fatal(err)
 		}
-		changes = append(changes, n.host+":", "0.0.0.0:", filepath.Join(n.dir, "data"), "/data")
+		changes = append(changes, n.host+":", "0.0.0.0:", n.data(), "/data")
 		for name, text := range map[string]string{
 			"nats-server.conf": strings.NewReplacer(changes...).Replace(string(conf)),
 			"init":             fmt.Sprintf(initScript, strings.Join(natsEnv(), " ")),
