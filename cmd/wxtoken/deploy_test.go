@@ -219,7 +219,7 @@ func testPermissions(t *testing.T, file string) {
 		"$JS.API.STREAM.SNAPSHOT.MESSAGES":                        {publish: []string{"backup"}},
 		"$JS.API.STREAM.SNAPSHOT.DEAD":                            {publish: []string{"backup"}},
 		"$JS.API.STREAM.SNAPSHOT.AUTH":                            {},
-		"$JS.SNAPSHOT.ACK.KV_tokens.x":                            {publish: []string{"backup"}},
+		"$JS.SNAPSHOT.ACK.KV_tokens.x.1024.1":                     {publish: []string{"backup"}},
 		"$JS.API.STREAM.RESTORE.KV_tokens":                        {publish: []string{"repair"}},
 		"$JS.SNAPSHOT.RESTORE.KV_tokens.x":                        {publish: []string{"repair"}},
 		"wechat.>":                                                {},

@@ -198,6 +198,14 @@ func (b *book) prepare(accounts int, flags ...string) {
 	b.Helper()
 	b.server = newNATS(b.T, b.programs, []string{"127.0.0.1"})[0]
 	b.server.inAccounts()
+	out := b.server.out
+	b.Cleanup(func() {
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, "Violation") {
+				b.Errorf("a user lacks a permission: %s", line)
+			}
+		}
+	})
 	b.settle(newSiteOn(b.T, b.programs, startAll(b.T, []*natsServer{b.server}), accounts, flags...))
 }
 
