@@ -96,7 +96,7 @@ func TestRunbook(t *testing.T) {
 		}
 	}
 	p := build(t)
-	slots := make(chan struct{}, atOnce/2)
+	slots := make(chan struct{}, atOnce)
 	var running sync.WaitGroup
 	for _, row := range rows {
 		slots <- struct{}{}
@@ -454,7 +454,7 @@ func manyRefused(b *book) {
 
 func quotaGone(b *book) {
 	b.open(2)
-	b.tell("/daily-limit", "api=api_authorizer_token&limit=4")
+	b.tell("/daily-limit", "api=api_authorizer_token&limit=1")
 	b.until("Sign", 0, `(?s)`+isOperator+`.*"code":45009.*wxtoken_api_paused_until_timestamp_seconds{api="api_authorizer_token"`)
 	b.run("Look", 0, `"used":`)
 	b.run("Do", 0, `"cleared":true`)
