@@ -33,8 +33,8 @@ import (
 	"wxtoken/internal/wechatsim"
 )
 
-// users are those of deploy/nats/nats-server.conf.
-var users = []string{"ingest", "refresher", "service", "console", "operator"}
+// users are those of deploy/nats/nats-server.conf, but for repair, whom somebody has to let in first.
+var users = []string{"ingest", "refresher", "service", "console", "operator", "backup"}
 
 // deployEnv sets the variables that the files of deploy/nats want, for all tests of the process.
 func deployEnv() error {
@@ -100,8 +100,15 @@ func shipped(t testing.TB, file string, changes ...func(string) string) *server.
 
 // urlOf is the server's URL with a user's password in it.
 func urlOf(srv *server.Server, user string) string {
-	return "nats://" + user + ":secret-of-" + user + "@" + srv.Addr().String()
+	of := user
+	if user == "repair" {
+		of = "backup"
+	}
+	return "nats://" + user + ":secret-of-" + of + "@" + srv.Addr().String()
 }
+
+// withRepair lets the user repair in.
+func withRepair(text string) string { return strings.ReplaceAll(text, "#repair ", "") }
 
 // as connects as a user, with the inbox that is the user's own.
 func as(t testing.TB, srv *server.Server, user string) *nats.Conn {
@@ -130,11 +137,13 @@ func TestDeployedPermissions(t *testing.T) {
 }
 
 func testPermissions(t *testing.T, file string) {
-	srv := shipped(t, file)
-	if nc, err := nats.Connect("nats://" + srv.Addr().String()); err == nil {
-		nc.Close()
-		t.Error("somebody without a password was let in")
+	for _, url := range []string{"nats://" + shipped(t, file).Addr().String(), urlOf(shipped(t, file), "repair")} {
+		if nc, err := nats.Connect(url); err == nil {
+			nc.Close()
+			t.Errorf("%s was let in", url)
+		}
 	}
+	srv := shipped(t, file, withRepair)
 	const key = "authorizer.wx1.wx2"
 	rows := map[string]may{
 		"wechat.auth.wx1.component_verify_ticket": {publish: []string{"ingest"}},
@@ -142,8 +151,8 @@ func testPermissions(t *testing.T, file string) {
 		"wechat.notice.wx1.authorized":            {publish: []string{"ingest"}},
 		"wechat.reply.wx1.wx2.text":               {publish: []string{"ingest"}, subscribe: []string{"service"}},
 		"wechat.reply.>":                          {subscribe: []string{"service"}},
-		"$KV.tokens." + key:                       {publish: []string{"refresher"}},
-		"$KV.status." + key:                       {publish: []string{"refresher"}},
+		"$KV.tokens." + key:                       {publish: []string{"refresher", "repair"}},
+		"$KV.status." + key:                       {publish: []string{"refresher", "repair"}},
 		"credential." + key:                       {publish: []string{"refresher"}},
 		"renewal.scheduled." + key:                {publish: []string{"refresher"}},
 		"renewal.due." + key:                      {publish: []string{"refresher"}},
@@ -174,6 +183,8 @@ func testPermissions(t *testing.T, file string) {
 		"_INBOX_refresher.x":                      {subscribe: []string{"refresher"}},
 		"_INBOX_console.x":                        {subscribe: []string{"console"}},
 		"_INBOX_operator.x":                       {subscribe: []string{"operator"}},
+		"_INBOX_backup.x":                         {subscribe: []string{"backup"}},
+		"_INBOX_repair.x":                         {subscribe: []string{"repair"}},
 		"_INBOX.x":                                {},
 		"$JS.API.DIRECT.GET.KV_tokens.$KV.tokens." + key:          {publish: []string{"refresher", "service", "console"}},
 		"$JS.API.DIRECT.GET.KV_tokens.credential." + key:          {publish: []string{"refresher"}},
@@ -198,17 +209,24 @@ func testPermissions(t *testing.T, file string) {
 		"$JS.API.CONSUMER.INFO.MESSAGES.x":                        {publish: []string{"service", "operator"}},
 		"$JS.API.CONSUMER.DELETE.AUTH.x":                          {},
 		"$JS.API.STREAM.LIST":                                     {publish: []string{"operator"}},
-		"$JS.API.STREAM.NAMES":                                    {publish: []string{"operator"}},
-		"$JS.API.STREAM.INFO.AUTH":                                {publish: []string{"ingest", "refresher", "operator"}},
-		"$JS.API.STREAM.INFO.DEAD":                                {publish: []string{"refresher", "operator"}},
-		"$JS.API.STREAM.INFO.MESSAGES":                            {publish: []string{"refresher", "service", "operator"}},
-		"$JS.API.STREAM.INFO.KV_tokens":                           {publish: []string{"refresher", "service", "console", "operator"}},
-		"$JS.API.STREAM.INFO.KV_status":                           {publish: []string{"refresher", "service", "console", "operator"}},
+		"$JS.API.STREAM.NAMES":                                    {publish: []string{"operator", "repair"}},
+		"$JS.API.STREAM.INFO.AUTH":                                {publish: []string{"ingest", "refresher", "operator", "backup", "repair"}},
+		"$JS.API.STREAM.INFO.DEAD":                                {publish: []string{"refresher", "operator", "backup", "repair"}},
+		"$JS.API.STREAM.INFO.MESSAGES":                            {publish: []string{"refresher", "service", "operator", "backup", "repair"}},
+		"$JS.API.STREAM.INFO.KV_tokens":                           {publish: []string{"refresher", "service", "console", "operator", "backup", "repair"}},
+		"$JS.API.STREAM.INFO.KV_status":                           {publish: []string{"refresher", "service", "console", "operator", "backup", "repair"}},
 		"$JS.API.STREAM.CREATE.AUTH":                              {publish: []string{"refresher"}},
-		"$JS.API.STREAM.DELETE.KV_tokens":                         {},
-		"$JS.API.STREAM.PURGE.KV_tokens":                          {},
+		"$JS.API.STREAM.DELETE.KV_tokens":                         {publish: []string{"repair"}},
+		"$JS.API.STREAM.PURGE.KV_tokens":                          {publish: []string{"repair"}},
 		"$JS.API.STREAM.MSG.DELETE.KV_tokens":                     {},
-		"$JS.API.STREAM.SNAPSHOT.KV_tokens":                       {},
+		"$JS.API.STREAM.SNAPSHOT.KV_tokens":                       {publish: []string{"backup"}},
+		"$JS.API.STREAM.SNAPSHOT.KV_status":                       {publish: []string{"backup"}},
+		"$JS.API.STREAM.SNAPSHOT.MESSAGES":                        {publish: []string{"backup"}},
+		"$JS.API.STREAM.SNAPSHOT.DEAD":                            {publish: []string{"backup"}},
+		"$JS.API.STREAM.SNAPSHOT.AUTH":                            {},
+		"$JS.SNAPSHOT.ACK.KV_tokens.x.1024.1":                     {publish: []string{"backup"}},
+		"$JS.API.STREAM.RESTORE.KV_tokens":                        {publish: []string{"repair"}},
+		"$JS.SNAPSHOT.RESTORE.KV_tokens.x":                        {publish: []string{"repair"}},
 		"wechat.>":                                                {},
 		"credential.>":                                            {},
 		"dead.>":                                                  {},
@@ -245,7 +263,7 @@ func testPermissions(t *testing.T, file string) {
 		rows[subject] = may
 	}
 	for subject, may := range rows {
-		for _, user := range users {
+		for _, user := range append(slices.Clone(users), "repair") {
 			for _, verb := range []struct {
 				name string
 				do   func(nc *nats.Conn) error

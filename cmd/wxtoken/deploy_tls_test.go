@@ -56,7 +56,7 @@ func TestDeployedTLSAndNKeys(t *testing.T) {
 				if strings.HasSuffix(line, "user: "+user) {
 					text = strings.Replace(text, line+"\n", "", 1)
 				}
-				if name := strings.ToUpper(user); strings.HasSuffix(line, "password: $"+name+"_PASSWORD") {
+				if name := strings.ToUpper(user); strings.HasSuffix(line, " password: $"+name+"_PASSWORD") && !strings.Contains(line, "#") {
 					text = strings.Replace(text, line, "nkey: $"+name+"_NKEY", 1)
 				}
 			}

@@ -97,6 +97,13 @@ func (s NATSSettings) ListenAddr() (string, error) {
 // connection says so in the log when it comes and goes. An error means that the settings are wrong.
 func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Option) (*nats.Conn, error) {
 	refusals := rate.NewLimiter(rate.Every(natsComplaint), 1)
+	refused := func(err error) bool {
+		is := errors.Is(err, nats.ErrAuthorization)
+		if is && refusals.Allow() {
+			log.Warn().Str("error", errText(err)).Str("hint", refusedHint).Msg("nats refused the user")
+		}
+		return is
+	}
 	all := []nats.Option{
 		nats.Name("wxtoken " + role),
 		nats.CustomInboxPrefix("_INBOX_" + role),
@@ -116,13 +123,15 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 			}
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			if errors.Is(err, nats.ErrAuthorization) && refusals.Allow() {
-				log.Warn().Str("error", errText(err)).Str("hint", refusedHint).Msg("nats refused the user")
+			if refused(err) {
 				return
 			}
 			log.Debug().Str("error", errText(err)).Msg("nats still unreachable")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if refused(err) { // by the server that it comes back to: that is told here
+				return
+			}
 			e := log.Warn().Str("error", errText(err))
 			if sub != nil {
 				e = e.Str("subject", sub.Subject)

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,8 +23,8 @@ import (
 	"wxtoken/internal/wechatsim"
 )
 
-// natsServer is a process of its own: the server that go.mod names, with deploy/nats/single-account.conf and one user more, who may do
-// everything.
+// natsServer is a process of its own: the server that go.mod names, with a file of deploy/nats and one user more, who may do everything
+// where the streams are.
 type natsServer struct {
 	t       *testing.T
 	name    string
@@ -35,25 +36,26 @@ type natsServer struct {
 	in      []string // the command before it
 	whole   []string // the whole command, where it runs in a machine of its own
 	bare    bool     // started without deploy/nats/before-start
+	env     []string // what differs from the passwords secret-of-<user>
 	cmd     *exec.Cmd
 	ended   chan struct{}
 	out     *syncBuffer
 }
 
 // users are those of the settings.
-var users = []string{"ingest", "refresher", "service", "console", "operator"}
+var users = []string{"ingest", "refresher", "service", "console", "operator", "backup"}
 
-// newNATS returns servers, not started yet: one alone, or a cluster. hosts are their addresses; changes are made to the settings,
-// each word and what takes its place.
+// The files of deploy/nats that say who may do what.
+const (
+	inAccounts = "nats-server.conf"
+	oneAccount = "single-account.conf"
+)
+
+// newNATS returns servers with all users in one account, not started yet: one alone, or a cluster. hosts are their addresses; changes
+// are made to the settings, each word and what takes its place.
 func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all []*natsServer) {
 	t.Helper()
-	shipped, err := os.ReadFile("../../deploy/nats/single-account.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(shipped), "sync_interval: always") {
-		t.Fatal("deploy/nats/single-account.conf does not flush each message")
-	}
+	shipped := shippedConf(t, oneAccount)
 	var routes, ports []string
 	for i, host := range hosts {
 		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), host: host, port: freePort(t, host), monitor: freePort(t, host),
@@ -64,19 +66,13 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 	}
 	for i, s := range all {
 		replacer := append([]string{
-			"listen: 0.0.0.0:4222", fmt.Sprintf("listen: %s:%d", s.host, s.port),
-			"http: 127.0.0.1:8222", fmt.Sprintf("http: %s:%d", s.host, s.monitor),
-			"server_name: wxtoken", "server_name: " + s.name,
-			"store_dir: /data", "store_dir: " + s.data(),
 			"\n  users: [", "\n  users: [\n    {user: admin, password: secret-of-admin}",
 		}, changes...)
-		conf := strings.NewReplacer(replacer...).Replace(string(shipped))
+		conf := strings.NewReplacer(replacer...).Replace(shipped)
 		if len(hosts) > 1 {
 			conf += fmt.Sprintf("\ncluster {name: wxtoken, listen: \"%s:%s\", routes: [%s], ping_interval: 2s, ping_max: 2}\n", s.host, ports[i], strings.Join(routes, ", "))
 		}
-		if err := os.WriteFile(s.conf(), []byte(conf), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		s.write(conf)
 		t.Cleanup(func() {
 			s.kill()
 			if t.Failed() {
@@ -87,21 +83,67 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 	return all
 }
 
+// shippedConf returns a file of deploy/nats.
+func shippedConf(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/nats/" + file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "sync_interval: always") {
+		t.Fatalf("deploy/nats/%s does not flush each message", file)
+	}
+	return string(text)
+}
+
+// inAccounts gives the server the settings with an account for each side.
+func (n *natsServer) inAccounts() {
+	n.t.Helper()
+	const first = "users: [\n      {\n        # Makes and updates streams"
+	text := shippedConf(n.t, inAccounts)
+	if !strings.Contains(text, first) {
+		n.t.Fatalf("no users of KEEPER in %s", inAccounts)
+	}
+	n.write(strings.Replace(text, first, strings.Replace(first, "[", "[\n      {user: admin, password: secret-of-admin}", 1), 1))
+}
+
+// write writes the settings, with what is this server's own.
+func (n *natsServer) write(conf string) {
+	n.t.Helper()
+	conf = strings.NewReplacer(
+		"listen: 0.0.0.0:4222", fmt.Sprintf("listen: %s:%d", n.host, n.port),
+		"http: 127.0.0.1:8222", fmt.Sprintf("http: %s:%d", n.host, n.monitor),
+		"server_name: wxtoken", "server_name: "+n.name,
+		"store_dir: /data", fmt.Sprintf("store_dir: %q", n.store()),
+	).Replace(conf)
+	if err := os.WriteFile(n.conf(), []byte(conf), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// lastPort counts the ports that were given away. They are below those that the kernel takes by itself, so that none is taken while its
+// server does not run.
+var lastPort atomic.Uint32
+
 func freePort(t *testing.T, host string) int {
 	t.Helper()
 	if host != "127.0.0.1" {
 		host = "" // not here yet
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		t.Fatal(err)
+	const first, ports = 12000, 20000
+	for range ports {
+		port := first + (os.Getpid()*100+int(lastPort.Add(1)))%ports // other processes test at the same time
+		if l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
-func (n *natsServer) data() string { return filepath.Join(n.dir, "data") }
-func (n *natsServer) conf() string { return filepath.Join(n.dir, "nats-server.conf") }
+func (n *natsServer) store() string { return filepath.Join(n.dir, "data") }
+func (n *natsServer) conf() string  { return filepath.Join(n.dir, "nats-server.conf") }
 
 // natsEnv returns the variables that the settings name.
 func natsEnv() []string {
@@ -115,7 +157,7 @@ func natsEnv() []string {
 func (n *natsServer) start() {
 	n.t.Helper()
 	if n.whole == nil && !n.bare {
-		if text, err := exec.Command("../../deploy/nats/before-start", n.data()).CombinedOutput(); err != nil {
+		if text, err := exec.Command("../../deploy/nats/before-start", n.store()).CombinedOutput(); err != nil {
 			n.t.Fatalf("before the start of %s: %v: %s", n.name, err, text)
 		}
 	}
@@ -125,7 +167,7 @@ func (n *natsServer) start() {
 	}
 	n.cmd, n.ended = exec.Command(args[0], args[1:]...), make(chan struct{})
 	n.cmd.Stdout, n.cmd.Stderr = n.out, n.out
-	n.cmd.Env = natsEnv()
+	n.cmd.Env = append(natsEnv(), n.env...)
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
@@ -141,6 +183,13 @@ func (n *natsServer) kill() {
 		_ = n.cmd.Process.Kill() // it may have ended
 		<-n.ended
 	}
+}
+
+// stop ends the server in order.
+func (n *natsServer) stop() {
+	n.t.Helper()
+	n.signal(syscall.SIGTERM)
+	<-n.ended
 }
 
 func (n *natsServer) signal(sig syscall.Signal) {

@@ -89,7 +89,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	p := build(t)
 	all := newNATS(t, p, []string{"127.0.0.1"})
-	disk := all[0].data()
+	disk := all[0].store()
 	if err := os.Mkdir(disk, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func TestBeforeStart(t *testing.T) {
 		want error
 	}{{false, nil}, {true, jetstream.ErrStreamNotFound}} {
 		n.kill()
-		if err := os.WriteFile(filepath.Join(n.data(), "jetstream/$G/streams/ACKED/msgs/2.blk"), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(n.store(), "jetstream/$G/streams/ACKED/msgs/2.blk"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		n.bare = row.bare
@@ -235,7 +235,7 @@ func inMachine(t *testing.T, kernel string, n *natsServer) (set func(changes ...
 		if err != nil {
 			t.Fatal(err)
 		}
-		changes = append(changes, n.host+":", "0.0.0.0:", n.data(), "/data")
+		changes = append(changes, n.host+":", "0.0.0.0:", n.store(), "/data")
 		for name, text := range map[string]string{
 			"nats-server.conf": strings.NewReplacer(changes...).Replace(string(conf)),
 			"init":             fmt.Sprintf(initScript, strings.Join(natsEnv(), " ")),

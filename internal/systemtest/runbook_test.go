@@ -3,7 +3,11 @@
 package systemtest
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,31 +27,38 @@ import (
 // runbookPage is the page whose commands are run.
 const runbookPage = "../../docs/operations.md"
 
-// rows are the faults of the runbook: each row makes one, and runs the commands of the entries that it names, every one of them.
+// contexts is what stands above the first chapter of the page.
+const contexts = "Contexts"
+
+// rows are the faults of the runbook: each row makes one, and runs the commands of the entries that it names, every one of them. The
+// longest first.
 var rows = []struct {
 	play   func(*book)
 	titles []string
 }{
-	{lookAround, []string{"Where to look"}},
+	{restoredBackup, []string{"Make a backup", "Restore a backup"}},
+	{quotaGone, []string{"The day's quota is gone"}},
+	{manyRefused, []string{"Many accounts are refused at once"}},
+	{appSecretWrong, []string{"The AppSecret is wrong"}},
+	{wechatAway, []string{"WeChat is away"}},
+	{keysChanged, []string{"Keys and passwords are changed"}},
+	{lookAround, []string{"Where to look", contexts}},
+	{repairOpened, []string{"Open the user `repair`", "A full disk under NATS"}},
 	{componentAdded, []string{"Add or remove a component"}},
 	{noTicket, []string{"No ticket arrives"}},
 	{componentTokenLate, []string{"The component token is late"}},
 	{notOnTheWhitelist, []string{"A component is in state `operator`"}},
-	{appSecretWrong, []string{"The AppSecret is wrong"}},
-	{manyRefused, []string{"Many accounts are refused at once"}},
-	{quotaGone, []string{"The day's quota is gone"}},
 	{renewalWanted, []string{"A renewal is wanted now"}},
 	{otherRef, []string{"An account belongs to another `ref`"}},
 	{cancelled, []string{"An authorizer is in state `needs_authorization` or `revoked`"}},
 	{tokenRefused, []string{"A service gets 40001, 40014 or 42001"}},
-	{wechatAway, []string{"WeChat is away"}},
 	{forged, []string{"Forged pushes"}},
-	{keysChanged, []string{"Keys and passwords are changed"}},
+	{passwordsChanged, []string{"NATS passwords are changed"}},
 	{leakedSecret, []string{"A secret may have leaked"}},
 	{clockWrong, []string{"A clock is wrong"}},
 	{deadEvent, []string{"Something lies on DEAD"}},
-	{restoredBackup, []string{"Make a backup", "Restore a backup"}},
 	{moreProcesses, []string{"More processes, restarts, planned maintenance"}},
+	{movedToAccounts, []string{"Upgrade"}},
 }
 
 // elsewhere are the entries whose commands other tests run, by the name of the test.
@@ -80,11 +92,11 @@ func TestRunbook(t *testing.T) {
 	}
 	for _, tool := range []string{"nats", "bash", "curl", "sha256sum"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s: the runbook's commands are not run (go install github.com/nats-io/natscli/nats@v0.5.1; the others come with the system)", tool)
+			t.Skipf("no %s: the runbook's commands are not run (go -C tools/nats install tool; the others come with the system)", tool)
 		}
 	}
 	p := build(t)
-	slots := make(chan struct{}, atOnce/2)
+	slots := make(chan struct{}, atOnce)
 	var running sync.WaitGroup
 	for _, row := range rows {
 		slots <- struct{}{}
@@ -96,7 +108,7 @@ func TestRunbook(t *testing.T) {
 				row.play(b)
 				for _, title := range row.titles {
 					for _, block := range page[title] {
-						if !block.ran {
+						if !block.ran.Load() {
 							t.Errorf("%s:%d: not run: %s", runbookPage, block.line, block.commands)
 						}
 					}
@@ -112,12 +124,12 @@ type block struct {
 	label    string // the last of *Sign:*, *Look:*, *Do:*, *Verify:*, ... before it
 	commands string
 	line     int
-	ran      bool
+	ran      atomic.Bool
 }
 
 var labelled = regexp.MustCompile(`^(?:\*\*.*\*\* )?\*([A-Z][^:*]*):\*`)
 
-// readRunbook returns the blocks of commands of each entry of the runbook, and of "Where to look".
+// readRunbook returns the blocks of commands of each entry of the runbook, of "Where to look", and of what stands before.
 func readRunbook(t *testing.T) map[string][]*block {
 	t.Helper()
 	text, err := os.ReadFile(runbookPage)
@@ -125,7 +137,7 @@ func readRunbook(t *testing.T) map[string][]*block {
 		t.Fatal(err)
 	}
 	page := map[string][]*block{}
-	chapter, title, label := "", "", ""
+	chapter, title, label := "", contexts, ""
 	var open *block
 	for i, line := range strings.Split(string(text), "\n") {
 		command, isCommand := strings.CutPrefix(line, "    ")
@@ -166,6 +178,7 @@ type book struct {
 	titles   []string
 	title    string // of the entry whose commands are run
 	*site
+	server     *natsServer // with the users that are shipped, or nil
 	env        []string
 	components string // the directory
 	in, re     *process
@@ -183,7 +196,23 @@ func (b *book) open(accounts int, flags ...string) {
 // prepare is open without a process of ours.
 func (b *book) prepare(accounts int, flags ...string) {
 	b.Helper()
-	b.site = newSite(b.T, b.programs, accounts, flags...)
+	b.server = newNATS(b.T, b.programs, []string{"127.0.0.1"})[0]
+	b.server.inAccounts()
+	out := b.server.out
+	b.Cleanup(func() {
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, "Violation") {
+				b.Errorf("a user lacks a permission: %s", line)
+			}
+		}
+	})
+	b.settle(newSiteOn(b.T, b.programs, startAll(b.T, []*natsServer{b.server}), accounts, flags...))
+}
+
+// settle gives a site its components, and the commands their variables and contexts.
+func (b *book) settle(s *site) {
+	b.Helper()
+	b.site = s
 	b.components = filepath.Join(b.TempDir(), "components")
 	b.settings = slices.DeleteFunc(b.settings, func(s string) bool { return strings.HasPrefix(s, "WXTOKEN_COMPONENT_") })
 	b.settings = append(b.settings, "WXTOKEN_COMPONENTS_DIR="+b.components, "WXTOKEN_RENEW_FRACTION=0.5", "WXTOKEN_SWEEP_EVERY=1s",
@@ -192,8 +221,29 @@ func (b *book) prepare(accounts int, flags ...string) {
 	b.secret(wechatsim.DemoAppID, "token", wechatsim.DemoToken)
 	b.secret(wechatsim.DemoAppID, "aes_key", wechatsim.DemoEncodingAESKey)
 	b.env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + b.TempDir(), "NATS_URL=" + b.nats.ClientURL(), "COMPONENTS=" + b.components,
+		// Without the second, contexts would lie in the home of whoever runs the tests.
+		"PATH=" + os.Getenv("PATH"), "XDG_CONFIG_HOME=" + b.TempDir(), "COMPONENTS=" + b.components,
 		"C=" + wechatsim.DemoAppID, "A=" + b.keys()[1].Authorizer, "WXTOKEN_WECHAT_API_URL=" + b.api,
+	}
+	own := 2
+	if b.server == nil {
+		b.set("NATS_URL", b.nats.ClientURL())
+	} else {
+		own = 1
+		b.set("NATS_URL", fmt.Sprintf("nats://%s:%d", b.server.host, b.server.port))
+		b.set("NATS_CONF", b.server.conf())
+		b.set("RELOAD", fmt.Sprintf("kill -HUP %d", b.server.cmd.Process.Pid))
+		b.passwords("secret-of-")
+	}
+	if _, err := b.try(b.page[contexts][own]); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// passwords tells the commands the passwords of the users.
+func (b *book) passwords(start string) {
+	for _, user := range users {
+		b.set(strings.ToUpper(user)+"_PASSWORD", start+user)
 	}
 }
 
@@ -244,7 +294,7 @@ func (b *book) try(block *block) (string, error) {
 	cmd := exec.CommandContext(b.Context(), "bash", "-c", block.commands)
 	cmd.Env, cmd.Dir = b.env, b.TempDir()
 	out, err := cmd.CombinedOutput()
-	block.ran = true
+	block.ran.Store(true)
 	if err != nil {
 		err = fmt.Errorf("%s:%d: %w\n%s\n%s", runbookPage, block.line, err, block.commands, out)
 	}
@@ -298,6 +348,44 @@ const (
 func lookAround(b *book) {
 	b.open(1)
 	b.run("Look", 0, isActive)
+	if _, err := b.try(b.page[contexts][0]); err != nil { // the variables, which the test has set to its own
+		b.Error(err)
+	}
+
+	// And on a NATS without users.
+	b.server = nil
+	b.settle(newSite(b.T, b.programs, 1))
+	b.startBoth()
+	b.until("Look", 0, isActive)
+}
+
+func repairOpened(b *book) {
+	b.open(1)
+	service := b.connect("service")
+	entry := b.title
+	if _, err := b.try(b.block("Verify", 0)); err == nil {
+		b.Error("the user repair is there before it is let in")
+	}
+	b.run("Do", 0, "")
+	b.until("Verify", 0, "")
+	b.on("A full disk under NATS")
+	b.run("Do", 0, "MESSAGES")
+	b.on(entry)
+	b.run("Close", 0, "")
+	poll(b.T, func() error {
+		if _, err := b.try(b.block("Verify", 0)); err == nil {
+			return errors.New("the user repair is still there")
+		}
+		return nil
+	})
+	for _, p := range []*process{b.in, b.re} {
+		if strings.Contains(p.stdout.String(), "nats disconnected") {
+			b.Errorf("%s lost its connection", p.name)
+		}
+	}
+	if n := service.Stats().Reconnects; n > 0 || !service.IsConnected() {
+		b.Errorf("a service lost its connection %d times", n)
+	}
 }
 
 func componentAdded(b *book) {
@@ -352,20 +440,21 @@ func appSecretWrong(b *book) {
 }
 
 func manyRefused(b *book) {
-	b.open(12)
+	const accounts = 40 // so that five times as many renewals as were refused come soon
+	b.open(accounts)
 	b.tell("/fail", "api=api_authorizer_token&errcode=61023&times=9")
 	b.until("Sign", 0, `"type":"RefusalsBelieved","status":"False"`)
 	b.run("Look", 0, `"api":"api_authorizer_token".*"used":[1-9]`)
 	b.run("Do", 0, "")
 	b.until("Verify", 0, `(?s)"type":"RefusalsBelieved","status":"True".*wxtoken_authorizers_token_invalid{[^}]*} 0`)
-	if extra := b.history("authorize"); len(extra) != 12 {
-		b.Errorf("%d authorizations of 12 accounts: somebody was asked", len(extra))
+	if extra := b.history("authorize"); len(extra) != accounts {
+		b.Errorf("%d authorizations of %d accounts: somebody was asked", len(extra), accounts)
 	}
 }
 
 func quotaGone(b *book) {
 	b.open(2)
-	b.tell("/daily-limit", "api=api_authorizer_token&limit=4")
+	b.tell("/daily-limit", "api=api_authorizer_token&limit=1")
 	b.until("Sign", 0, `(?s)`+isOperator+`.*"code":45009.*wxtoken_api_paused_until_timestamp_seconds{api="api_authorizer_token"`)
 	b.run("Look", 0, `"used":`)
 	b.run("Do", 0, `"cleared":true`)
@@ -463,6 +552,30 @@ func keysChanged(b *book) {
 	b.run("Verify", 0, `(?s)key="current"} [1-9].*reason="decrypt"} 0.*reason="signature"} 0`)
 }
 
+func passwordsChanged(b *book) {
+	b.open(2)
+	before := b.generations()
+	for _, user := range users {
+		b.server.env = append(b.server.env, strings.ToUpper(user)+"_PASSWORD=another-of-"+user)
+	}
+	b.server.stop()
+	startAll(b.T, []*natsServer{b.server})
+	for _, p := range []*process{b.in, b.re} {
+		b.said(p, "nats refused the user")
+		p.terminate()
+	}
+	b.url = func(role string) string {
+		return fmt.Sprintf("nats://%s:another-of-%s@%s:%d", role, role, b.server.host, b.server.port)
+	}
+	b.startBoth()
+	b.passwords("another-of-")
+	if _, err := b.try(b.page[contexts][1]); err != nil {
+		b.Fatal(err)
+	}
+	b.run("Verify", 0, isActive)
+	poll(b.T, func() error { return b.allAccepted(before, 1) })
+}
+
 func leakedSecret(b *book) {
 	b.open(3, "--life=60s", "--overlap=0s")
 	const other = "fedcba9876543210fedcba9876543210"
@@ -524,8 +637,8 @@ func deadEvent(b *book) {
 	b.run("Verify", 0, `Messages: 1`)
 }
 
-// restoredBackup makes a backup, lets life go on until everything in it is old, restores it into an empty server, and wants all tokens
-// back without a person, after the list was read.
+// restoredBackup makes a backup, lets life go on until everything in it is old, restores it, and wants all tokens back without a person,
+// after the list was read, for the services too.
 func restoredBackup(b *book) {
 	b.open(4, "--life=10s", "--rotation=each-old-dead")
 	b.set("BACKUP", filepath.Join(b.TempDir(), "backup"))
@@ -543,20 +656,39 @@ func restoredBackup(b *book) {
 	})
 	b.in.terminate()
 	b.re.terminate()
-	b.nats.Stop()
-	if err := os.RemoveAll(b.nats.StoreDir()); err != nil {
-		b.Fatal(err)
-	}
-	b.nats.Restart()
 	seen := len(b.history("call"))
 	authorized := len(b.history("authorize"))
 
-	b.on("Restore a backup")
+	b.on("Open the user `repair`")
 	b.run("Do", 0, "")
+	b.until("Verify", 0, "")
+	b.on("Restore a backup")
+	for n := range 3 { // delete, restore, and have the copies of the services made anew
+		b.run("Do", n, "")
+	}
 	other := b.refresher()
 	b.startBoth()
 	poll(b.T, func() error { return b.allAccepted(nil, 1) })
 	b.until("Verify", 0, `(?s)`+isActive+`.*wxtoken_authorizers_token_invalid{[^}]*} 0`)
+	poll(b.T, func() error {
+		ctx, cancel := context.WithTimeout(b.Context(), 5*time.Second)
+		defer cancel()
+		client, err := wxtoken.NewClient(ctx, b.connect("service"), wxtoken.Config{})
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		for _, key := range b.keys() {
+			token, err := client.Token(key)
+			if err != nil {
+				return err
+			}
+			if stored, err := b.stored(key); err != nil || stored.Generation != token.Generation {
+				return fmt.Errorf("services read generation %d of %s, and %d is stored: %v", token.Generation, key, stored.Generation, err)
+			}
+		}
+		return nil
+	})
 	first := ""
 	for _, e := range b.history("call")[seen:] {
 		if first == "" && (e.API == "api_get_authorizer_list" || e.API == "api_authorizer_token") {
@@ -583,4 +715,52 @@ func restoredBackup(b *book) {
 func moreProcesses(b *book) {
 	b.open(1)
 	b.run("Verify", 0, "")
+}
+
+// movedToAccounts takes a store that was filled without accounts and without a key along to the settings that are shipped.
+func movedToAccounts(b *book) {
+	b.server = newNATS(b.T, b.programs, []string{"127.0.0.1"}, "cipher: chachapoly", "", "key: $JETSTREAM_KEY", "")[0]
+	b.settle(newSiteOn(b.T, b.programs, startAll(b.T, []*natsServer{b.server}), 3, "--life=10m"))
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	b.in.terminate()
+	b.re.terminate()
+	before := b.generations()
+	b.server.stop()
+	if !b.inTheStore("SEKRET") {
+		b.Error("the store has no token in the clear, so that there is nothing to encrypt")
+	}
+	b.set("STORE", b.server.store())
+	b.run("", 0, "")
+	b.server.inAccounts()
+	startAll(b.T, []*natsServer{b.server})
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	for key, generation := range b.generations() {
+		if generation != before[key] {
+			b.Errorf("%s came with generation %d, and had %d", key, generation, before[key])
+		}
+	}
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	b.server.stop()
+	if b.inTheStore("SEKRET") {
+		b.Error("the store has tokens in the clear")
+	}
+}
+
+// inTheStore reports whether a word lies in the files of NATS.
+func (b *book) inTheStore(word string) (found bool) {
+	b.Helper()
+	err := filepath.WalkDir(b.server.store(), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		found = found || bytes.Contains(text, []byte(word))
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return found
 }
