@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
 
@@ -60,8 +59,10 @@ func (s *Store) Proof(ctx context.Context) error {
 		if fresh {
 			return nil, nil
 		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		defer cancel()
 		began := time.Now()
-		if err := s.publish(context.WithoutCancel(ctx), nats.NewMsg(events.ProofSubject)); err != nil {
+		if _, err := events.Prove(ctx, s.js); err != nil {
 			return nil, err
 		}
 		s.proof.mu.Lock()
