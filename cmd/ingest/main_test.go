@@ -173,7 +173,7 @@ func sealed(t *testing.T, text string) (query string, body []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reply, err := crypter.Seal(0, strconv.FormatInt(time.Now().Unix(), 10), "1590219412", []byte(text))
+	reply, err := crypter.Answer(wechat.Opened{}, strconv.FormatInt(time.Now().Unix(), 10), "1590219412", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}

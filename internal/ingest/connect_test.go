@@ -61,7 +61,7 @@ type refresher struct {
 func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
 	t.Helper()
 	f := &refresher{ended: make(chan struct{}), links: map[string]*link{linkID: {ConnectOpened: events.ConnectOpened{
-		State: events.ConnectPending, Component: component, URL: "https://shop.example" + linkPath, ExpiresAt: now.Add(time.Hour),
+		State: events.ConnectPending, Component: component, URL: "https://shop.example" + linkPath,
 		PCLink: pcLink, MobileLink: mobileLink,
 	}}}}
 	nc := srv.Connect()

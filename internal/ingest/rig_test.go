@@ -230,7 +230,7 @@ func push(t testing.TB, path string, with wechat.Keys, text string) *call {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := crypter.Seal(0, strconv.FormatInt(now.Unix(), 10), "1590219412", []byte(text))
+	sealed, err := crypter.Answer(wechat.Opened{}, strconv.FormatInt(now.Unix(), 10), "1590219412", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
