@@ -876,7 +876,7 @@ func FuzzConnect(f *testing.F) {
 		default:
 			t.Fatalf("answer %d", rec.Code)
 		}
-		text := r.log.take()
+		text := r.log.Take()
 		for _, secret := range []string{linkSession, "SEKRET-link", "auth_code"} {
 			if strings.Contains(text, secret) {
 				t.Fatalf("the log shows %s", secret)

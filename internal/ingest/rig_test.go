@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/wechat"
 )
@@ -98,7 +98,7 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text := r.log.take(); cfg.PlainMessages && !strings.Contains(text, "NOT FOR PRODUCTION") {
+	if text := r.log.Take(); cfg.PlainMessages && !strings.Contains(text, "NOT FOR PRODUCTION") {
 		t.Errorf("plain mode is switched on without a warning: %q", text)
 	}
 }
@@ -169,31 +169,7 @@ func (r *rig) count(t testing.TB, name string, labels map[string]string) float64
 }
 
 // logBuffer keeps log lines.
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// take returns what was logged and forgets it.
-func (b *logBuffer) take() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	text := b.text.String()
-	b.text.Reset()
-	return text
-}
+type logBuffer struct{ logtest.Buffer }
 
 // lines returns the lines above debug.
 func (b *logBuffer) lines(t testing.TB) []map[string]any {
