@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,7 @@ type Deps struct {
 	Transport  http.RoundTripper // to WeChat; nil = Go's default
 	Now        func() time.Time  // nil = time.Now
 	Step       func(name string) // called at each step of a renewal; nil = nothing. Tests end the process there
+	LookEvery  time.Duration     // between two looks at the mirrors; 0 = 30 s
 }
 
 // Refresher is one of any number of refreshers that work side by side.
@@ -113,9 +115,10 @@ type Refresher struct {
 	now     func() time.Time
 	step    func(string)
 
-	services []string     // prefixes of the API in accounts that have mirrors
-	store    *store.Store // set by Run, before anything uses it
-	view     *store.View
+	services  []string      // prefixes of the API in accounts that have mirrors
+	lookEvery time.Duration // at those
+	store     *store.Store  // set by Run, before anything uses it
+	view      *store.View
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
@@ -143,7 +146,8 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
-		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), doubts: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
+		lookEvery: cmp.Or(deps.LookEvery, mirrorEvery), dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), doubts: make(chan struct{}, 1),
+		unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
