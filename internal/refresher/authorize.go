@@ -99,19 +99,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(maxAhead))
 	if brought(cred, a.Code) || redirected && cred.RefreshToken != "" {
-		if cred, err = r.noteAuthorization(ctx, cred, created, link); err != nil {
-			return err
-		}
-		if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
-			return err
-		}
-		// Whoever had this event may have died before the status was written.
-		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(created, cred.Ref))}
-		if _, ok, err := r.store.Token(ctx, key); err == nil && ok && cred.Failures == 0 {
-			changes = append(changes, active(r.now()))
-		}
-		r.setStatusAndProfile(ctx, c, key, changes...)
-		return nil
+		return r.toldAgain(ctx, c, cred, created, link, m)
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return err
@@ -151,6 +139,24 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return events.Later(lostDelay, err)
 	}
 	return err
+}
+
+// toldAgain deals with a push about an authorization that has its tokens.
+func (r *Refresher) toldAgain(ctx context.Context, c *component, cred store.Credential, created time.Time, link *store.Connect, m events.Msg) error {
+	cred, err := r.noteAuthorization(ctx, cred, created, link)
+	if err != nil {
+		return err
+	}
+	if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
+		return err
+	}
+	// Whoever had this event may have died before the status was written.
+	changes := []statusChange{r.ifRevoked(ctx, cred.Key, false, authorizedAt(created, cred.Ref))}
+	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 {
+		changes = append(changes, active(r.now()))
+	}
+	r.setStatusAndProfile(ctx, c, cred.Key, changes...)
+	return nil
 }
 
 // noteAuthorization notes what a second event tells of an authorization that has its tokens: when it was, if a redirect had
