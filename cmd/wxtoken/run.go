@@ -47,7 +47,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	if !loopback(addr) {
+	if !ops.Loopback(addr) {
 		log.Warn().Str("addr", addr).Msg("nats exposed without a password")
 	}
 	key, err := cfg.natsKey()
