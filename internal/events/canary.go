@@ -13,8 +13,8 @@ import (
 // canaryRefused is the subject of no event.
 const canaryRefused = prefixAuth + "canary.refused"
 
-// Prove has the stream of the tokens store a message over the one before it: the ack proves that the stream takes a write, on the
-// disk where the server syncs always. It returns the message's sequence.
+// Prove has the stream of the tokens store a message over the one before it: the ack proves that the stream takes a
+// write, on the disk where the server syncs always. It returns the message's sequence.
 func Prove(ctx context.Context, js jetstream.JetStream) (uint64, error) {
 	ack, err := js.Publish(ctx, ProofSubject, nil, jetstream.WithRetryAttempts(0))
 	if err != nil {

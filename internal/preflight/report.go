@@ -74,7 +74,8 @@ func ReadJSON(data []byte) (Report, error) {
 // Print writes the lines for a person, and returns an error when a check failed.
 func (r Report) Print(w io.Writer) error { return errors.Join(r.WriteText(w), r.Err()) }
 
-// Print makes all checks of a target and writes the report, with more lines at its end. It returns an error when one failed.
+// Print makes all checks of a target and writes the report, with more lines at its end. It returns an error when a
+// check failed.
 func Print(ctx context.Context, t Target, w io.Writer, more ...Line) error {
 	c, err := New(t)
 	if err != nil {

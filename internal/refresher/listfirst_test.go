@@ -194,8 +194,8 @@ func (m meanwhile) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// TestListOlderThanStored has a refresher whose clock is three days ahead, so that every token looks long dead to it. What the
-// list says of an account is older than what is stored, and does not replace it.
+// TestListOlderThanStored has a refresher whose clock is three days ahead, so that every token looks long dead to it.
+// What the list says of an account is older than what is stored, and does not replace it.
 func TestListOlderThanStored(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {

@@ -13,8 +13,9 @@ import (
 	"wxtoken/internal/refresher"
 )
 
-// TestServicesComeLater has nobody answer for the account of the services when the refresher starts. Once somebody does, what
-// services read is mirrored there. That account is a server of its own here; cmd/wxtoken has the tests with real ones.
+// TestServicesComeLater has nobody answer for the account of the services when the refresher starts. Once somebody
+// does, what services read is mirrored there. That account is a server of its own here; cmd/wxtoken has the tests with
+// real ones.
 func TestServicesComeLater(t *testing.T) {
 	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.ServicesAPI = []string{"services.API"} }})
 	r.deps = func(d *refresher.Deps) { d.LookEvery = 50 * time.Millisecond }

@@ -177,9 +177,9 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		}
 		listed.RefreshToken = info.RefreshToken
 	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
-		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody has
-		// renewed for so long that the stored one is surely not newer than the list. Our clock alone does not make it so: an
-		// older authorization never is, nor what was read before the record changed.
+		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody
+		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not make
+		// the list the newer one: not with an older authorization, nor where the record changed since it was read.
 		if older := !authTime.IsZero() && cred.AuthorizedAt.Sub(authTime) > sameAuthorization; older || cred.Revision > seen {
 			return false, nil
 		}
