@@ -393,7 +393,7 @@ func TestConnect(t *testing.T) {
 	f := newRefresher(t, srv)
 	at := r.serve(t)
 	_, header, _ := get(linkPath, "").to(t, at)
-	cookie := strings.SplitN(header.Get("Set-Cookie"), ";", 2)[0]
+	cookie, _, _ := strings.Cut(header.Get("Set-Cookie"), ";")
 
 	status, header, body := get(backPath, codeQuery(linkCode), "Cookie", cookie).to(t, at)
 	if status != http.StatusSeeOther || header.Get("Location") != backPath || body != "" {

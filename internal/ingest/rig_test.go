@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -241,9 +242,7 @@ func (c *call) to(t testing.TB, at *url.URL) (int, http.Header, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, values := range c.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, c.header)
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
 	resp, err := transport.RoundTrip(req) // no redirects
 	if err != nil {
@@ -260,9 +259,7 @@ func (c *call) to(t testing.TB, at *url.URL) (int, http.Header, string) {
 // direct hands the call to the handler without a network.
 func (c *call) direct(r *rig) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(c.method, c.target(), bytes.NewReader(c.body))
-	for name, values := range c.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, c.header)
 	rec := httptest.NewRecorder()
 	r.ingest.Handler().ServeHTTP(rec, req)
 	return rec

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"strings"
 	"sync"
@@ -133,9 +134,7 @@ func TestConnectCreateRefuses(t *testing.T) {
 		{fields{"return": "https://shop.example.com/" + strings.Repeat("a", 4096)}, "400"},
 	} {
 		question := fields{"component": appid}
-		for name, value := range row.fields {
-			question[name] = value
-		}
+		maps.Copy(question, row.fields)
 		wantRefused(r, events.SubjectConnectCreate, question, row.code)
 	}
 	for _, text := range []string{"", "not JSON", "[]", `"x"`, "{"} {

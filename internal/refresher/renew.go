@@ -331,7 +331,7 @@ func (r *Refresher) withComponentToken(ctx context.Context, c *component, api we
 	err = call(t.Value.Reveal())
 	r.heard(ctx, c, account, err)
 	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
-		r.refused(ctx, c, t)
+		r.refused(ctx, t)
 	}
 	return err
 }
@@ -516,8 +516,7 @@ func unanswered(err error) bool {
 
 // errAPI returns the API that an error of the client is about.
 func errAPI(err error) wechat.API {
-	var e *wechat.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*wechat.Error](err); ok {
 		return e.API
 	}
 	return everyAPI

@@ -345,8 +345,7 @@ func (p *Platform) exchange(ctx context.Context, method, target, kind, body stri
 	request.Close = method == http.MethodGet // Run, which closes the connections of pushes, need not run
 	response, err := p.client.Do(request)
 	if err != nil {
-		var urlErr *url.Error
-		if errors.As(err, &urlErr) {
+		if urlErr, ok := errors.AsType[*url.Error](err); ok {
 			err = urlErr.Err // without the address: its query is long and says nothing
 		}
 		return nil, err
