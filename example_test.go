@@ -137,7 +137,7 @@ func startDemo() *demo {
 	must(err)
 	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: dir})
 	must(err)
-	nc, err := srv.Connect()
+	nc, err := nats.Connect("", nats.InProcessServer(srv))
 	must(err)
 	js, err := jetstream.New(nc)
 	must(err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -226,7 +227,7 @@ func given(all ...field) []field {
 }
 
 func (r Reply) document(msgType string, body ...field) []byte {
-	fields := append(r.head[:len(r.head):len(r.head)], field{name: "MsgType", text: msgType})
+	fields := append(slices.Clip(r.head), field{name: "MsgType", text: msgType})
 	root := field{name: "xml", fields: append(fields, body...)}
 	var b bytes.Buffer
 	if r.json {

@@ -26,7 +26,7 @@ var floors = []struct {
 	{rooms: []string{"internal/events", "internal/store", "internal/natsd"}},
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
 	{rooms: []string{"cmd/*"}},
-	{rooms: []string{"internal", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
+	{rooms: []string{"internal", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }
 
 // beside are the imports between two rooms of one floor that are allowed.

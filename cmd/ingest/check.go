@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/ops"
 	"wxtoken/internal/preflight"
 )
 
@@ -32,14 +33,5 @@ func check(ctx context.Context, cfg *settings, out io.Writer) error {
 		return err
 	}
 	defer nc.Close()
-	c, err := preflight.New(cfg.target(nc, func() (appids []string) {
-		for _, c := range cfg.components {
-			appids = append(appids, c.AppID)
-		}
-		return appids
-	}))
-	if err != nil {
-		return err
-	}
-	return c.Print(ctx, out)
+	return preflight.Print(ctx, cfg.target(nc, func() []string { return ops.AppIDs(cfg.components) }), out)
 }

@@ -13,6 +13,7 @@ import (
 	"net/http/httputil"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -74,12 +75,7 @@ func (b *balancer) look(ctx context.Context) {
 func (b *balancer) isReady(p *process) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, r := range b.ready {
-		if r == p {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(b.ready, p)
 }
 
 // choose waits for a process that is ready.

@@ -17,13 +17,7 @@ func (s *settings) target(nc *nats.Conn, components func() []refresher.Component
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
 		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true,
-		Probes: s.probes(nc),
-		Components: func() (out []preflight.Component) {
-			for _, c := range components() {
-				out = append(out, preflight.Component(c))
-			}
-			return out
-		},
+		Probes: s.probes(nc), Components: preflight.Components(components),
 	}
 }
 
@@ -42,9 +36,5 @@ func check(ctx context.Context, cfg *settings, out io.Writer) error {
 		return err
 	}
 	defer nc.Close()
-	c, err := preflight.New(cfg.target(nc, func() []refresher.Component { return called(cfg.components) }))
-	if err != nil {
-		return err
-	}
-	return c.Print(ctx, out)
+	return preflight.Print(ctx, cfg.target(nc, func() []refresher.Component { return called(cfg.components) }), out)
 }

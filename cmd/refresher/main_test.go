@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,26 +23,14 @@ import (
 	"wxtoken/internal/store"
 )
 
-// binary is the program, as go build makes it.
-var binary string
+// beMain makes the test binary be the program.
+const beMain = "REFRESHER_TEST_BE_MAIN"
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "refresher")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	if os.Getenv(beMain) != "" {
+		main()
 	}
-	binary = filepath.Join(dir, "refresher")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Stderr = os.Stderr
-	code := 1
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build:", err)
-	} else {
-		code = m.Run()
-	}
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(m.Run())
 }
 
 const component = "wx0123456789abcdef"
@@ -51,8 +38,8 @@ const component = "wx0123456789abcdef"
 // transfers runs the program to its end. It fails the test if a secret is printed.
 func transfers(t *testing.T, natsURL, stdin string, args ...string) (output string, exit int) {
 	t.Helper()
-	cmd := exec.Command(binary, append([]string{"--nats-url=" + natsURL, "--log-format=json"}, args...)...)
-	cmd.Env = []string{"WXTOKEN_COMPONENT_APPID=" + component, "WXTOKEN_COMPONENT_APPSECRET=SEKRET0123456789abcdef0123456789"}
+	cmd := exec.Command(os.Args[0], append([]string{"--nats-url=" + natsURL, "--log-format=json"}, args...)...)
+	cmd.Env = []string{beMain + "=1", "WXTOKEN_COMPONENT_APPID=" + component, "WXTOKEN_COMPONENT_APPSECRET=SEKRET0123456789abcdef0123456789"}
 	cmd.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

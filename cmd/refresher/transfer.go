@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/ops"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
 )
@@ -60,10 +61,6 @@ func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Log
 	if cfg.Export != "" {
 		return export(ctx, cfg.Export, s, log)
 	}
-	var appids []string
-	for _, c := range cfg.components {
-		appids = append(appids, c.AppID)
-	}
 	in := io.Reader(os.Stdin)
 	if cfg.Import != "-" {
 		file, err := os.Open(cfg.Import)
@@ -73,7 +70,7 @@ func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Log
 		defer func() { _ = file.Close() }() // it was only read
 		in = file
 	}
-	report, err := refresher.Import(ctx, s, time.Now, in, appids, cfg.ImportApply)
+	report, err := refresher.Import(ctx, s, time.Now, in, ops.AppIDs(cfg.components), cfg.ImportApply)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/rs/zerolog"
 
 	"wxtoken/internal/ops"
 	"wxtoken/internal/wechatsim"
@@ -86,10 +85,10 @@ func (s settings) validate() error {
 	}
 	if !s.ExposeTestPlatform {
 		const hint = "%q is not a loopback address: use 127.0.0.1, or --expose-test-platform if you mean it"
-		if !loopback(s.Addr) {
+		if !ops.Loopback(s.Addr) {
 			fault("addr", "WXTOKEN_SIM_ADDR", hint, s.Addr)
 		}
-		if !loopback(s.ControlAddr) {
+		if !ops.Loopback(s.ControlAddr) {
 			fault("control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.ControlAddr)
 		}
 	}
@@ -103,11 +102,6 @@ func (s settings) validate() error {
 		fault("authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 1000000", s.Authorizers)
 	}
 	return errors.Join(faults...)
-}
-
-func loopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
 }
 
 // config returns the platform that the settings describe.
@@ -132,27 +126,12 @@ func (s settings) config() wechatsim.Config {
 	config.ShuffleWithin = s.ShuffleWithin
 	config.Latency, config.LatencyJitter = s.Latency, s.LatencyJitter
 	config.Seed = cmp.Or(s.Seed, rand.Uint64())
-	config.Log = s.logger()
-	return config
-}
-
-func (s settings) logger() zerolog.Logger {
-	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
-	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
-	level, err := zerolog.ParseLevel(s.LogLevel)
+	log, err := ops.NewLogger(os.Stdout, s.LogLevel, s.LogFormat)
 	if err != nil {
 		exit(2, err)
 	}
-	log := zerolog.New(os.Stdout)
-	if s.LogFormat == "console" || s.LogFormat == "auto" && terminal(os.Stdout) {
-		log = zerolog.New(zerolog.ConsoleWriter{Out: os.Stdout, TimeFormat: "15:04:05.000"})
-	}
-	return log.Level(level).With().Timestamp().Str("role", "wechatsim").Logger()
-}
-
-func terminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	config.Log = log.With().Str("role", "wechatsim").Logger()
+	return config
 }
 
 // announce prints what a person copies. It goes to stderr: stdout is for log lines.

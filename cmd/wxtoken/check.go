@@ -24,12 +24,7 @@ func (s *settings) target(nc *nats.Conn, srv *natsd.Server, keys *seal.Keys, com
 	t := preflight.Target{
 		NATS: nc, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true,
-		Components: func() (out []preflight.Component) {
-			for _, c := range components() {
-				out = append(out, preflight.Component(c))
-			}
-			return out
-		},
+		Components: preflight.Components(components),
 	}
 	if nc != nil {
 		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.CanaryOfRefresher(nc), preflight.SealKey(nc, keys)}
@@ -48,12 +43,8 @@ func check(ctx context.Context, cfg *settings, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
 		return ask(ctx, cfg.OpsAddr, out)
 	}
-	c, err := preflight.New(cfg.target(nil, nil, nil, func() []refresher.Component { return called(cfg.components) }))
-	if err != nil {
-		return err
-	}
-	report := append(c.Run(ctx), cfg.ground()...)
-	return errors.Join(report.WriteText(out), report.Err())
+	target := cfg.target(nil, nil, nil, func() []refresher.Component { return called(cfg.components) })
+	return preflight.Print(ctx, target, out, cfg.ground()...)
 }
 
 // askWithin bounds the wait for the report of another process.
@@ -82,7 +73,7 @@ func ask(ctx context.Context, addr string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("ask the process at %s: %w: %s", addr, err, hint)
 	}
-	return errors.Join(report.WriteText(out), report.Err())
+	return report.Print(out)
 }
 
 // ground looks at what the process will stand on: its directory and its addresses.

@@ -52,7 +52,7 @@ func TestDeployedTLSAndNKeys(t *testing.T) {
 	srv := shipped(t, accounts, func(text string) string {
 		text += "\ninclude tls.conf\n"
 		for _, user := range users {
-			for _, line := range strings.Split(text, "\n") {
+			for line := range strings.SplitSeq(text, "\n") {
 				if strings.HasSuffix(line, "user: "+user) {
 					text = strings.Replace(text, line+"\n", "", 1)
 				}

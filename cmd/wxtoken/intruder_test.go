@@ -471,7 +471,7 @@ func TestServiceForOneAuthorizer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	news, err := shop.SubscribeSync(events.UpdatedSubject(hotel))
+	news, err := shop.SubscribeSync("token.updated." + hotel.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +511,7 @@ func TestServiceForOneAuthorizer(t *testing.T) {
 			t.Errorf("may publish to %s", denied)
 		}
 	}
-	for _, denied := range []string{"token.updated.>", events.UpdatedSubject(gone), "_INBOX_service.>", "wechat.reply.>"} {
+	for _, denied := range []string{"token.updated.>", "token.updated." + gone.String(), "_INBOX_service.>", "wechat.reply.>"} {
 		nc := as(t, k.srv, "shop")
 		if _, err := nc.SubscribeSync(denied); err != nil {
 			t.Fatal(err)
@@ -561,7 +561,7 @@ func BenchmarkNewsAcrossAccounts(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		news, err := nc.SubscribeSync(events.UpdatedSubject(hotel))
+		news, err := nc.SubscribeSync("token.updated." + hotel.String())
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken"
@@ -35,7 +36,7 @@ func TestDataFromBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer srv.Close()
-		nc, err := srv.Connect()
+		nc, err := nats.Connect("", nats.InProcessServer(srv))
 		if err != nil {
 			t.Fatal(err)
 		}

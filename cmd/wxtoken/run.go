@@ -43,26 +43,9 @@ type house struct {
 // run runs everything until ctx ends: first ingest stops taking pushes, then the refresher finishes
 // what it is at, and NATS ends last.
 func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Writer) error {
-	addr, err := cfg.nats().ListenAddr()
+	srv, err := startNATS(ctx, cfg, log)
 	if err != nil {
 		return err
-	}
-	if !loopback(addr) {
-		log.Warn().Str("addr", addr).Msg("nats exposed without a password")
-	}
-	key, err := cfg.natsKey()
-	if err != nil {
-		return err
-	}
-	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, Key: key, SyncAlways: true, Log: log})
-	switch {
-	case errors.Is(err, natsd.ErrLocked):
-		return fmt.Errorf("%w (--data-dir)", err)
-	case errors.Is(err, natsd.ErrUnreadable):
-		return fmt.Errorf("%w. Is %s the one that it was written with? If not, %s", err, filepath.Join(cfg.DataDir, natsKeyFile), remedy)
-	}
-	if err != nil {
-		return fmt.Errorf("%w (--nats-url and --data-dir choose others)", err)
 	}
 	defer srv.Close()
 	h := house{cfg: cfg, log: log, nats: srv, health: &ops.Health{}, metrics: ops.NewMetrics()}
@@ -150,6 +133,31 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		},
 	}
 	return together(ctx, append([]func(context.Context) error{components.Run}, parts...)...)
+}
+
+// startNATS starts the NATS server.
+func startNATS(ctx context.Context, cfg *settings, log zerolog.Logger) (*natsd.Server, error) {
+	addr, err := cfg.nats().ListenAddr()
+	if err != nil {
+		return nil, err
+	}
+	if !ops.Loopback(addr) {
+		log.Warn().Str("addr", addr).Msg("nats exposed without a password")
+	}
+	key, err := cfg.natsKey()
+	if err != nil {
+		return nil, err
+	}
+	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, Key: key, SyncAlways: true, Log: log})
+	switch {
+	case errors.Is(err, natsd.ErrLocked):
+		err = fmt.Errorf("%w (--data-dir)", err)
+	case errors.Is(err, natsd.ErrUnreadable):
+		err = fmt.Errorf("%w. Is %s the one that it was written with? If not, %s", err, filepath.Join(cfg.DataDir, natsKeyFile), remedy)
+	case err != nil:
+		err = fmt.Errorf("%w (--nats-url and --data-dir choose others)", err)
+	}
+	return srv, err
 }
 
 // connect connects as role, within the process. Each part has a connection of its own, with its own

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"time"
 
@@ -72,10 +71,10 @@ func (s SimSettings) Validate() error {
 		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
 	}
 	const hint = "%q: want an address that only this machine reaches, for instance 127.0.0.1:0"
-	if !loopback(s.SimAddr) {
+	if !ops.Loopback(s.SimAddr) {
 		fault("sim-addr", "WXTOKEN_SIM_ADDR", hint, s.SimAddr)
 	}
-	if !loopback(s.SimControlAddr) {
+	if !ops.Loopback(s.SimControlAddr) {
 		fault("sim-control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.SimControlAddr)
 	}
 	if s.SimLife < 10*time.Second || s.SimLife%time.Second != 0 {
@@ -85,19 +84,6 @@ func (s SimSettings) Validate() error {
 		fault("sim-authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 100000", s.SimAuthorizers)
 	}
 	return errors.Join(faults...)
-}
-
-// loopback reports whether addr can be listened on, and reached from this machine alone.
-func loopback(addr string) bool {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
-		return false
-	}
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // nats returns the settings of the connections.

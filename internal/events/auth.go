@@ -26,9 +26,6 @@ type Auth struct {
 	OpenID        string     `json:"openid,omitempty"`  // who wrote the message; release_check only
 }
 
-// Type is the event's ce-type.
-func (a Auth) Type() string { return "wechat.auth." + a.Kind }
-
 // Event returns the event that carries a. id is the digest of the push, source its path.
 func (a Auth) Event(id, source string) (Event, error) {
 	data, err := json.Marshal(a)
@@ -36,7 +33,7 @@ func (a Auth) Event(id, source string) (Event, error) {
 		return Event{}, fmt.Errorf("encode event %s: %w", a.Kind, err)
 	}
 	return Event{
-		Subject: AuthSubject(a.Component, a.Kind), ID: id, Source: source, Type: a.Type(), About: a.Authorizer,
+		Subject: AuthSubject(a.Component, a.Kind), ID: id, Source: source, Type: prefixAuth + a.Kind, About: a.Authorizer,
 		Time: a.CreateTime, ContentType: "application/json", Data: data,
 	}, nil
 }

@@ -7,28 +7,34 @@ import (
 	"math"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 // canaryRefused is the subject of no event.
 const canaryRefused = prefixAuth + "canary.refused"
 
-// StoreCanary writes a message to the stream of the tokens, on a subject that nobody else uses, and reads it back: it proves that the
-// stream takes a write, on the disk where the server syncs always, and gives it back. It overwrites its own last message.
-func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
-	m := nats.NewMsg(ProofSubject)
-	m.Data = []byte(time.Now().UTC().Format(time.RFC3339Nano))
-	ack, err := js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+// Prove has the stream of the tokens store a message over the one before it: the ack proves that the stream takes a
+// write, on the disk where the server syncs always. It returns the message's sequence.
+func Prove(ctx context.Context, js jetstream.JetStream) (uint64, error) {
+	ack, err := js.Publish(ctx, ProofSubject, nil, jetstream.WithRetryAttempts(0))
 	if err != nil {
-		return fmt.Errorf("publish %s to %s: %w", ProofSubject, StreamTokens, err)
+		return 0, fmt.Errorf("publish %s to %s: %w", ProofSubject, StreamTokens, err)
+	}
+	return ack.Sequence, nil
+}
+
+// StoreCanary proves that the stream of the tokens takes a write, and gives it back.
+func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
+	stored, err := Prove(ctx, js)
+	if err != nil {
+		return err
 	}
 	stream, err := js.Stream(ctx, StreamTokens)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", StreamTokens, err)
 	}
 	got, err := stream.GetLastMsgForSubject(ctx, ProofSubject)
-	for err == nil && got.Sequence < ack.Sequence { // a replica that is behind, or gone back: one that is only behind gets there
+	for err == nil && got.Sequence < stored { // a replica that is behind, or gone back: one that is only behind gets there
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("read from %s: what was just stored is not there: %w", StreamTokens, ctx.Err())

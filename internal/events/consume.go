@@ -64,8 +64,7 @@ func Later(after time.Duration, err error) error { return &laterError{after: aft
 
 // After returns how long an error of Later wants to wait; ok is false for any other error.
 func After(err error) (wait time.Duration, ok bool) {
-	var later *laterError
-	if errors.As(err, &later) {
+	if later, ok := errors.AsType[*laterError](err); ok {
 		return later.after, true
 	}
 	return 0, false

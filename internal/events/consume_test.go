@@ -1,7 +1,6 @@
 package events_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/logtest"
 )
 
 // subject is where the tests publish.
@@ -134,27 +134,9 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// buffer is a log.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 func TestNever(t *testing.T) {
 	r := newRig(t)
-	log := &buffer{}
+	log := &logtest.Buffer{}
 	d := deliveries{verb: func(int, events.Msg) error { return events.Never(errors.New("it makes no sense")) }}
 	c := r.consumer()
 	c.Log = zerolog.New(log)

@@ -22,12 +22,12 @@ const (
 	mirrorBeat    = time.Second  // the server wants just this
 )
 
-// DefaultServicesAPI is the prefix that deploy/nats/nats-server.conf has.
-const DefaultServicesAPI = "services.API"
+// defaultServicesAPI is the prefix that deploy/nats/nats-server.conf has.
+const defaultServicesAPI = "services.API"
 
-// MirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
+// mirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
 // "services" for "services.API".
-func MirrorConsumer(api string) string {
+func mirrorConsumer(api string) string {
 	name, _, _ := strings.Cut(api, ".")
 	return name
 }
@@ -98,9 +98,9 @@ const servicesWait = 2 * time.Second
 func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) (all []Mirror) {
 	for _, m := range mirrors(cfg) {
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
-		state := Mirror{MirrorOf: MirrorOf{MirrorConsumer(api), m.Name}}
+		state := Mirror{MirrorOf: MirrorOf{mirrorConsumer(api), m.Name}}
 		if err == nil {
-			state, err = setupMirror(ctx, js, there, MirrorConsumer(api), m)
+			state, err = setupMirror(ctx, js, there, mirrorConsumer(api), m)
 		}
 		if err != nil {
 			state.Err = fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err)
@@ -130,7 +130,7 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 			return fmt.Errorf("use the API prefix %q: %w", api, err)
 		}
 		for _, m := range mirrors(cfg) {
-			state, err := look(ctx, js, there, MirrorConsumer(api), m)
+			state, err := look(ctx, js, there, mirrorConsumer(api), m)
 			if err == nil && state.Created {
 				err = jetstream.ErrStreamNotFound
 			}

@@ -131,8 +131,7 @@ const (
 type ConnectOpened struct {
 	State      string    `json:"state"`
 	Component  string    `json:"component"`
-	URL        string    `json:"url"` // of the landing page, with the public host
-	ExpiresAt  time.Time `json:"expires_at"`
+	URL        string    `json:"url"`                   // of the landing page, with the public host
 	Session    string    `json:"session,omitempty"`     // landing: for the browser, which has to bring it back
 	PCLink     string    `json:"pc_link,omitempty"`     // landing: WeChat's page with a QR code to scan
 	MobileLink string    `json:"mobile_link,omitempty"` // landing: WeChat's page inside WeChat

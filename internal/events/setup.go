@@ -151,7 +151,7 @@ func streams(cfg SetupConfig) []jetstream.StreamConfig {
 			AllowMsgTTL:        true,
 			AllowAtomicPublish: true,
 			AllowMsgSchedules:  true,
-			RePublish:          &jetstream.RePublish{Source: AllTokens, Destination: prefixUpdated + ">"},
+			RePublish:          &jetstream.RePublish{Source: AllTokens, Destination: "token.updated.>"},
 			Replicas:           replicas,
 		},
 		{
@@ -205,9 +205,6 @@ func differences(have, want jetstream.StreamConfig, without ...string) (all []st
 	return all
 }
 
-// ErrAltered is returned by Intact for a stream that is not as Setup makes it.
-var ErrAltered = errors.New("stream was made by somebody else, with other settings")
-
 // Intact returns an error that names each stream that is not there, or is another than Setup makes: somebody deleted it, and
 // may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at. With names, no
 // other streams are.
@@ -227,7 +224,7 @@ func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, names 
 			chosen = append(chosen, "max_age", "max_bytes")
 		}
 		if lacks := differences(stream.CachedInfo().Config, want, chosen...); lacks != nil {
-			faults = append(faults, fmt.Errorf("%w: %s: %s", ErrAltered, want.Name, strings.Join(lacks, ", ")))
+			faults = append(faults, fmt.Errorf("stream was made by somebody else, with other settings: %s: %s", want.Name, strings.Join(lacks, ", ")))
 		}
 	}
 	return errors.Join(faults...)

@@ -45,7 +45,6 @@ const (
 	prefixCred      = "credential."
 	prefixScheduled = "renewal.scheduled."
 	prefixDue       = "renewal.due."
-	prefixUpdated   = "token.updated."
 )
 
 // Filters for consumers.
@@ -92,9 +91,6 @@ func ScheduleSubject(key wxtoken.Key) string { return prefixScheduled + key.Stri
 
 // DueSubject returns the target of the schedule of key.
 func DueSubject(key wxtoken.Key) string { return prefixDue + key.String() }
-
-// UpdatedSubject returns where the server announces a stored token of key.
-func UpdatedSubject(key wxtoken.Key) string { return prefixUpdated + key.String() }
 
 // What rests below credential. beside the credentials: none of these is a key, so no reader of credentials
 // takes them for one.

@@ -49,7 +49,7 @@ func FuzzSubjects(f *testing.F) {
 			return
 		}
 		for prefix, subject := range map[string]string{
-			"$KV.tokens.": events.TokenSubject(key), "credential.": events.CredentialSubject(key), "token.updated.": events.UpdatedSubject(key),
+			"$KV.tokens.": events.TokenSubject(key), "credential.": events.CredentialSubject(key),
 			"renewal.scheduled.": events.ScheduleSubject(key), "renewal.due.": events.DueSubject(key),
 		} {
 			want(subject, prefix, 3)

@@ -61,7 +61,7 @@ type refresher struct {
 func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
 	t.Helper()
 	f := &refresher{ended: make(chan struct{}), links: map[string]*link{linkID: {ConnectOpened: events.ConnectOpened{
-		State: events.ConnectPending, Component: component, URL: "https://shop.example" + linkPath, ExpiresAt: now.Add(time.Hour),
+		State: events.ConnectPending, Component: component, URL: "https://shop.example" + linkPath,
 		PCLink: pcLink, MobileLink: mobileLink,
 	}}}}
 	nc := srv.Connect()
@@ -393,7 +393,7 @@ func TestConnect(t *testing.T) {
 	f := newRefresher(t, srv)
 	at := r.serve(t)
 	_, header, _ := get(linkPath, "").to(t, at)
-	cookie := strings.SplitN(header.Get("Set-Cookie"), ";", 2)[0]
+	cookie, _, _ := strings.Cut(header.Get("Set-Cookie"), ";")
 
 	status, header, body := get(backPath, codeQuery(linkCode), "Cookie", cookie).to(t, at)
 	if status != http.StatusSeeOther || header.Get("Location") != backPath || body != "" {
@@ -876,7 +876,7 @@ func FuzzConnect(f *testing.F) {
 		default:
 			t.Fatalf("answer %d", rec.Code)
 		}
-		text := r.log.take()
+		text := r.log.Take()
 		for _, secret := range []string{linkSession, "SEKRET-link", "auth_code"} {
 			if strings.Contains(text, secret) {
 				t.Fatalf("the log shows %s", secret)

@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +23,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/wechat"
 )
@@ -98,7 +99,7 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text := r.log.take(); cfg.PlainMessages && !strings.Contains(text, "NOT FOR PRODUCTION") {
+	if text := r.log.Take(); cfg.PlainMessages && !strings.Contains(text, "NOT FOR PRODUCTION") {
 		t.Errorf("plain mode is switched on without a warning: %q", text)
 	}
 }
@@ -169,31 +170,7 @@ func (r *rig) count(t testing.TB, name string, labels map[string]string) float64
 }
 
 // logBuffer keeps log lines.
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// take returns what was logged and forgets it.
-func (b *logBuffer) take() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	text := b.text.String()
-	b.text.Reset()
-	return text
-}
+type logBuffer struct{ logtest.Buffer }
 
 // lines returns the lines above debug.
 func (b *logBuffer) lines(t testing.TB) []map[string]any {
@@ -230,7 +207,7 @@ func push(t testing.TB, path string, with wechat.Keys, text string) *call {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := crypter.Seal(0, strconv.FormatInt(now.Unix(), 10), "1590219412", []byte(text))
+	sealed, err := crypter.Answer(wechat.Opened{}, strconv.FormatInt(now.Unix(), 10), "1590219412", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,9 +242,7 @@ func (c *call) to(t testing.TB, at *url.URL) (int, http.Header, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, values := range c.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, c.header)
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
 	resp, err := transport.RoundTrip(req) // no redirects
 	if err != nil {
@@ -284,9 +259,7 @@ func (c *call) to(t testing.TB, at *url.URL) (int, http.Header, string) {
 // direct hands the call to the handler without a network.
 func (c *call) direct(r *rig) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(c.method, c.target(), bytes.NewReader(c.body))
-	for name, values := range c.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, c.header)
 	rec := httptest.NewRecorder()
 	r.ingest.Handler().ServeHTTP(rec, req)
 	return rec

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken"
@@ -48,7 +49,7 @@ func TestKey(t *testing.T) {
 			return err
 		}
 		defer s.Close()
-		nc, err := s.Connect()
+		nc, err := nats.Connect("", nats.InProcessServer(s))
 		if err != nil {
 			t.Fatal(err)
 		}

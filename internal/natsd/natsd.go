@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"wxtoken"
@@ -37,7 +36,7 @@ const readyPoll = 50 * time.Millisecond
 // Config says how a Server runs. Only StoreDir must be set.
 type Config struct {
 	StoreDir   string         // directory of the streams; made, readable by its owner alone, if it is not there
-	Addr       string         // host:port to listen on, port 0 for any; empty: no listener, Connect alone reaches the server
+	Addr       string         // host:port to listen on, port 0 for any; empty: no listener, InProcessConn alone reaches the server
 	MaxStore   int64          // bytes that the streams may fill; 0: three quarters of what they hold plus what the disk has free
 	Key        wxtoken.Secret // what the files of the streams are encrypted with; empty: they are not. Files in the clear are encrypted when a server with a key first finds them
 	SyncAlways bool           // flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of acked messages
@@ -221,15 +220,6 @@ func lockDir(dir string) (*os.File, error) {
 		return f, nil
 	}
 	return nil, errors.Join(err, f.Close())
-}
-
-// Connect returns a connection to the server that does not leave the process.
-func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s)}, opts...)...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to the NATS server in this process: %w", err)
-	}
-	return nc, nil
 }
 
 // InProcessConn makes a Server a nats.InProcessConnProvider.

@@ -88,6 +88,14 @@ func byAppID(components map[string]Component) []Component {
 	return out
 }
 
+// AppIDs returns the appids of components.
+func AppIDs(components []Component) (appids []string) {
+	for _, c := range components {
+		appids = append(appids, c.AppID)
+	}
+	return appids
+}
+
 // loader gathers the components, and what is wrong.
 type loader struct {
 	good    map[string]Component // those that can be used, by appid

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -56,7 +57,7 @@ func (h *Health) Drain(ctx context.Context, pause time.Duration) (context.Contex
 // Failing returns what stands in the way of readiness, by the name of the check. Nothing: ready.
 func (h *Health) Failing(ctx context.Context) map[string]string {
 	h.mu.Lock()
-	checks, draining := h.checks[:len(h.checks):len(h.checks)], h.draining
+	checks, draining := slices.Clip(h.checks), h.draining
 	h.mu.Unlock()
 	failing := map[string]string{}
 	if draining {

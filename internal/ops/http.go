@@ -175,7 +175,7 @@ func OpsHandler(h *Health, m *Metrics, root http.Handler) http.Handler {
 
 // ListenOps is Listen for an OpsHandler on s.OpsAddr. It warns when others can reach it.
 func (s Settings) ListenOps(h *Health, m *Metrics, root http.Handler, log zerolog.Logger) (*Server, error) {
-	if !loopback(s.OpsAddr) {
+	if !Loopback(s.OpsAddr) {
 		log.Warn().Str("addr", s.OpsAddr).Msg("operations exposed without a password")
 	}
 	return Listen("ops", s.OpsAddr, OpsHandler(h, m, root), log, m)

@@ -13,11 +13,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/ops"
 )
 
 // serve runs a server for handler until the test ends, and returns its base URL and its end.
-func serve(t *testing.T, handler http.Handler, m *ops.Metrics) (base string, log *lines, end func() error) {
+func serve(t *testing.T, handler http.Handler, m *ops.Metrics) (base string, log *logtest.Buffer, end func() error) {
 	t.Helper()
 	logger, log := recorder()
 	s, err := ops.Listen("test", "127.0.0.1:0", handler, logger, m)

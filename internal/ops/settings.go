@@ -23,7 +23,7 @@ func (s Settings) Validate() error {
 	var faults []error
 	if err := hostPort(s.OpsAddr); err != nil {
 		faults = append(faults, fault("ops-addr", "%w", err))
-	} else if !s.OpsExpose && !loopback(s.OpsAddr) {
+	} else if !s.OpsExpose && !Loopback(s.OpsAddr) {
 		faults = append(faults, fault("ops-addr", "%q can be reached from outside, and nothing there asks for a password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, variable("ops-expose")))
 	}
 	if _, err := logLevel(s.LogLevel); err != nil {
@@ -47,17 +47,14 @@ func hostPort(addr string) error {
 	return nil
 }
 
-// loopback reports whether addr can be reached from this machine alone.
-func loopback(addr string) bool {
+// Loopback reports whether addr can be listened on, and reached from this machine alone.
+func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	if err != nil || hostPort(addr) != nil {
 		return false
 	}
-	if host == "localhost" {
-		return true
-	}
 	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // logLevel reads the name of a level.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wxtoken"
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/ops"
 )
 
@@ -22,7 +23,7 @@ const settled = 7 * time.Second
 type follower struct {
 	t   *testing.T
 	dir string // of files
-	out *lines
+	out *logtest.Buffer
 
 	mu    sync.Mutex
 	calls []string // what Changed got, as describe writes it

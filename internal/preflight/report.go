@@ -71,10 +71,17 @@ func ReadJSON(data []byte) (Report, error) {
 	return r, nil
 }
 
-// Print makes all checks and writes the report. It returns an error when one failed.
-func (c *Checker) Print(ctx context.Context, w io.Writer) error {
-	r := c.Run(ctx)
-	return errors.Join(r.WriteText(w), r.Err())
+// Print writes the lines for a person, and returns an error when a check failed.
+func (r Report) Print(w io.Writer) error { return errors.Join(r.WriteText(w), r.Err()) }
+
+// Print makes all checks of a target and writes the report, with more lines at its end. It returns an error when a
+// check failed.
+func Print(ctx context.Context, t Target, w io.Writer, more ...Line) error {
+	c, err := New(t)
+	if err != nil {
+		return err
+	}
+	return append(c.Run(ctx), more...).Print(w)
 }
 
 func ok(name, format string, args ...any) Line {

@@ -99,19 +99,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(maxAhead))
 	if brought(cred, a.Code) || redirected && cred.RefreshToken != "" {
-		if cred, err = r.noteAuthorization(ctx, cred, created, link); err != nil {
-			return err
-		}
-		if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
-			return err
-		}
-		// Whoever had this event may have died before the status was written.
-		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(created, cred.Ref))}
-		if _, ok, err := r.store.Token(ctx, key); err == nil && ok && cred.Failures == 0 {
-			changes = append(changes, active(r.now()))
-		}
-		r.setStatusAndProfile(ctx, c, key, changes...)
-		return nil
+		return r.toldAgain(ctx, c, cred, created, link, m)
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return err
@@ -153,6 +141,24 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	return err
 }
 
+// toldAgain deals with a push about an authorization that has its tokens.
+func (r *Refresher) toldAgain(ctx context.Context, c *component, cred store.Credential, created time.Time, link *store.Connect, m events.Msg) error {
+	cred, err := r.noteAuthorization(ctx, cred, created, link)
+	if err != nil {
+		return err
+	}
+	if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
+		return err
+	}
+	// Whoever had this event may have died before the status was written.
+	changes := []statusChange{r.ifRevoked(ctx, cred.Key, false, authorizedAt(created, cred.Ref))}
+	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 {
+		changes = append(changes, active(r.now()))
+	}
+	r.setStatusAndProfile(ctx, c, cred.Key, changes...)
+	return nil
+}
+
 // noteAuthorization notes what a second event tells of an authorization that has its tokens: when it was, if a redirect had
 // told of it, which does not say; and the link, if that was not known.
 func (r *Refresher) noteAuthorization(ctx context.Context, cred store.Credential, created time.Time, link *store.Connect) (store.Credential, error) {
@@ -185,202 +191,6 @@ func (r *Refresher) linked(ctx context.Context, cred store.Credential, link *sto
 		state = events.ConnectConflict
 	}
 	return r.connected(ctx, link, state, cred.Key.Authorizer, "")
-}
-
-// code exchanges a code of which nobody knows yet for which account it is.
-func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
-	if a.Code == "" {
-		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
-	}
-	link, err := r.connectOf(ctx, a)
-	if err != nil {
-		return err
-	}
-	if link != nil && link.Authorizer != "" {
-		return nil // the push came first, and one link is one authorization
-	}
-	sum := digest(a.Code)
-	if link != nil && link.CodeDigest != "" && link.CodeDigest != sum {
-		return nil // it came to nothing, and another was taken since
-	}
-	if key, ok := r.view.Find(func(key wxtoken.Key, e store.Entry) bool {
-		return key.Component == c.appid && e.Credential.CodeDigest == sum
-	}); ok { // so did it here, or somebody died before the link was written
-		cred, err := r.load(ctx, key)
-		if err != nil {
-			return err
-		}
-		if link, err = r.linkFor(ctx, link, key.Authorizer); err != nil || link == nil {
-			return err
-		}
-		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
-			return err
-		}
-		return r.linked(ctx, cred, link)
-	}
-	if link != nil && !link.SpentAt.IsZero() {
-		return r.spent(ctx, c, link, m)
-	}
-	if _, err := r.componentToken(c); err != nil {
-		return err
-	}
-	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
-		return err
-	}
-	if err := r.claimLink(ctx, link, m); err != nil {
-		return err
-	}
-	asked := r.now()
-	granted, err := r.exchange(ctx, c, a.Code)
-	r.step("exchange.asked")
-	switch verdict := wechat.Judge(err); {
-	case err == nil:
-	case verdict == wechat.CodeSpent:
-		// Spent by the push most likely; if by somebody else, the list knows.
-		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
-		if err := r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true); err != nil {
-			return err
-		}
-		return r.spent(ctx, c, link, m)
-	case verdict == wechat.Revoked: // that event is on its way
-		r.log.Warn().Err(err).Str("component", c.appid).Msg("authorization came to nothing")
-		return r.connected(ctx, link, events.ConnectFailed, "", verdict.String())
-	default:
-		return events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
-	}
-	if !wxtoken.ValidAppID(granted.AuthorizerAppID) {
-		if err := r.connected(ctx, link, events.ConnectFailed, "", "no_account"); err != nil {
-			return err
-		}
-		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
-	}
-	its := link
-	if forAnother(link, granted.AuthorizerAppID) {
-		its = nil
-	}
-	if err := r.keepCode(ctx, c, wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID), granted, a, asked, its); err != nil {
-		return err
-	}
-	_, err = r.linkFor(ctx, link, granted.AuthorizerAppID)
-	return err
-}
-
-// spentPatience is how long a link whose code is spent waits for the push that may have spent it, before it is
-// called failed.
-const spentPatience = 10 * time.Second
-
-// spent deals with a redirect's code that was spent before.
-func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect, m events.Msg) error {
-	if link == nil {
-		return nil
-	}
-	now := r.now()
-	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience {
-		if done, err := r.missed(ctx, c, link, m); done || err != nil {
-			return err
-		}
-		r.log.Warn().Str("component", c.appid).Str("connect", link.ID[:8]).Msg("authorization came to nothing, its code was used already")
-		return r.connected(ctx, link, events.ConnectFailed, "", wechat.CodeSpent.String())
-	}
-	err := r.store.UpdateConnect(ctx, link.ID, now, func(c *store.Connect) bool {
-		if !c.SpentAt.IsZero() || c.CodeDigest != link.CodeDigest {
-			return false
-		}
-		c.SpentAt, c.Claim = now.UTC(), nil // the push's code may be another
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	return events.Later(componentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
-}
-
-// missed finishes a link that is limited to one account when neither the answer to its code came, nor the push, and WeChat
-// knows of a new authorization of that account. Anybody who has the link can come back with a code that is no good, so that the
-// account is authorized is not enough: without news since the code came the ref stays where it is.
-func (r *Refresher) missed(ctx context.Context, c *component, link *store.Connect, m events.Msg) (done bool, err error) {
-	if link.BizAppID == "" {
-		return false, nil
-	}
-	key := wxtoken.AuthorizerKey(c.appid, link.BizAppID)
-	cred, err := r.load(ctx, key)
-	if err != nil {
-		return false, err
-	}
-	if cred.ClaimedAt(r.now()) {
-		return false, events.Later(claimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
-	}
-	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-maxAhead)) { // the list has told
-		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
-			return false, err
-		}
-		return true, r.linked(ctx, cred, link)
-	}
-	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
-	if err != nil && wechat.Judge(err) == wechat.Revoked {
-		return false, nil
-	}
-	if err != nil {
-		return false, events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
-	}
-	if info.RefreshToken == "" || info.RefreshToken == cred.RefreshToken && cred.RevokedAt.IsZero() {
-		return false, nil
-	}
-	if cred, err = r.found(ctx, cred); err != nil {
-		return false, err
-	}
-	cred.AuthorizedAt = time.Time{} // not known, as after a redirect
-	return true, r.told(ctx, cred, info, events.KindCallback, link)
-}
-
-// keepCode stores what a code brought. The code is spent now: come what may, its answer must find its way into
-// the store. Whoever is at the key meanwhile loses, and the loser renews once more.
-func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
-	for {
-		err := r.tryKeepCode(ctx, c, key, granted, a, asked, link)
-		wait := lostDelay
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return err
-		case errors.Is(err, store.ErrLost):
-		case r.stopping.Load() || errors.Is(err, store.ErrNewer):
-			return err
-		default:
-			wait = plainDelay
-			r.log.Warn().Err(err).Stringer("key", key).Dur("delay", wait).Msg("authorization not stored")
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
-	}
-}
-
-func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
-	cred, err := r.store.Credential(ctx, key)
-	if err != nil && !errors.Is(err, store.ErrUnreadable) {
-		return err
-	}
-	if brought(cred, a.Code) { // it was stored, and that answer was lost
-		r.setStatusAndProfile(ctx, c, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), active(r.now()))
-		return r.linked(ctx, cred, link)
-	}
-	// A cancellation, too, may have come while WeChat was asked: the renewal finds out.
-	overlapped := granted.AccessToken != "" && (cred.ClaimedAt(r.now()) || cred.RefreshToken != "" || !cred.RevokedAt.IsZero())
-	if cred, err = r.found(ctx, cred); err != nil {
-		return err
-	}
-	cred.AuthorizedAt = time.Time{} // not known: a cancellation has to ask WeChat, for it may be older
-	if overlapped {
-		// A renewal may have asked WeChat after us: nobody knows which token is the newer one. The wish
-		// comes first: it waits for the generation that is stored next, and can't be lost in between.
-		due := events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}
-		if err := r.store.MakeDue(ctx, due, ""); err != nil {
-			return err
-		}
-	}
-	return r.establish(ctx, c, cred, granted, a, asked, link)
 }
 
 // exchange turns a code into the first tokens of an authorization.

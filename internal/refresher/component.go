@@ -348,7 +348,7 @@ func (r *Refresher) componentToken(c *component) (wxtoken.Token, error) {
 }
 
 // refused deals with a token that WeChat refused to take for one of our own calls.
-func (r *Refresher) refused(ctx context.Context, c *component, t wxtoken.Token) {
+func (r *Refresher) refused(ctx context.Context, t wxtoken.Token) {
 	switch outcome, err := r.replace(ctx, t, events.ReasonRefused); {
 	case err != nil:
 		r.log.Warn().Err(err).Stringer("key", t.Key).Msg("renewal not asked for")

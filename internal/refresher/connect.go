@@ -151,7 +151,7 @@ func (r *Refresher) link(ctx context.Context, id string) (store.Connect, error) 
 var errLinkOver = &requestError{http.StatusGone, "the link was used or has expired"}
 
 func (r *Refresher) opened(c store.Connect) events.ConnectOpened {
-	return events.ConnectOpened{State: c.State, Component: c.Component, URL: r.connectURL(c), ExpiresAt: c.ExpiresAt}
+	return events.ConnectOpened{State: c.State, Component: c.Component, URL: r.connectURL(c)}
 }
 
 // landing answers for the page that leads to WeChat. All who open a link while WeChat is asked share its answer: the page

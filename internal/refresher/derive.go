@@ -146,7 +146,7 @@ func (r *Refresher) prepareTicket(ctx context.Context, c *component, key wxtoken
 		ticket, err := r.wx.Ticket(ctx, t.Value.Reveal(), ticketTypes[key.Kind])
 		r.heard(ctx, c, key.Authorizer, err)
 		if err != nil && wechat.Judge(err) == wechat.RenewAccountToken {
-			r.refused(ctx, c, t)
+			r.refused(ctx, t)
 		}
 		return wechat.Grant{AccessToken: ticket.Value, ExpiresIn: ticket.ExpiresIn}, err
 	}, nil

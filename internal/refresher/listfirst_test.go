@@ -2,8 +2,11 @@ package refresher_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
+	"path"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -174,4 +177,62 @@ func TestListAlreadyRead(t *testing.T) {
 		}))
 		return r.log.count("reading WeChat's list before any renewal") == 2
 	})
+}
+
+// meanwhile does something once after the platform has answered a call of an API, and before the answer arrives.
+type meanwhile struct {
+	direct
+	api string
+	do  func()
+}
+
+func (m meanwhile) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := m.direct.RoundTrip(request)
+	if path.Base(request.URL.Path) == m.api {
+		m.do()
+	}
+	return response, err
+}
+
+// TestListOlderThanStored has a refresher whose clock is three days ahead, so that every token looks long dead to it.
+// What the list says of an account is older than what is stored, and does not replace it.
+func TestListOlderThanStored(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		later  time.Duration // than the authorization that is listed
+		during bool          // it is stored while the list is read, else before
+	}{
+		"an authorization that the list does not tell yet": {later: 2 * time.Minute},
+		"a renewal while the list is read":                 {during: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, options{idle: true})
+			first := r.start()
+			r.ticket()
+			r.authorize(alice)
+			first.stop()
+			var want store.Credential
+			change := sync.OnceFunc(func() {
+				want = r.credential(aliceKey)
+				want.RefreshToken, want.AuthorizedAt = "SEKRET-newer", want.AuthorizedAt.Add(row.later)
+				var err error
+				want, err = r.store.Save(t.Context(), want)
+				r.must(err)
+			})
+			if !row.during {
+				change()
+			}
+			reconciled := r.log.count("reconciled with WeChat's list")
+			r.deps = func(d *refresher.Deps) {
+				d.Now = func() time.Time { return r.clock.Now().Add(72 * time.Hour) }
+				d.Transport = meanwhile{direct{r.sim.Handler()}, apiList, change}
+			}
+			r.start()
+			r.must(r.store.ScheduleReconcile(t.Context(), appid, r.cfg.ReconcileEvery, true))
+			r.until("the list was not read", func() bool { return r.log.count("reconciled with WeChat's list") > reconciled })
+			if got := r.credential(aliceKey); got.RefreshToken != want.RefreshToken || !got.AuthorizedAt.Equal(want.AuthorizedAt) {
+				t.Errorf("authorization of %s with %q, want of %s with %q", got.AuthorizedAt, got.RefreshToken, want.AuthorizedAt, want.RefreshToken)
+			}
+		})
+	}
 }

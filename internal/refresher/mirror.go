@@ -22,11 +22,11 @@ type mirrorLook struct {
 
 // mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. No renewal waits for them.
 func (r *Refresher) mirror(ctx context.Context) {
-	t := time.NewTicker(mirrorEvery)
+	t := time.NewTicker(r.lookEvery)
 	defer t.Stop()
 	before := map[events.MirrorOf]mirrorLook{}
 	for {
-		next := mirrorEvery
+		next := r.lookEvery
 		r.findServices(ctx)
 		for _, api := range r.services {
 			if r.lookAtMirrors(ctx, api, before) {

@@ -34,10 +34,10 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	if !ok {
 		return events.Later(unknownFor(m), fmt.Errorf("reconcile: component %s is not in the settings", appid))
 	}
-	began := r.now()
+	began, seen := r.now(), r.view.Seen()
 	listed, total, listErr := r.list(ctx, c)
 	// A list that broke off is good for what it told.
-	found, err := r.absorbAll(ctx, c, listed, m.Deliveries < len(retryAfter))
+	found, err := r.absorbAll(ctx, c, listed, seen, m.Deliveries < len(retryAfter))
 	switch {
 	case listErr == nil && err == nil:
 		r.listRead(ctx, c, began)
@@ -113,9 +113,10 @@ func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (pag
 	return page, err
 }
 
-// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were. With insist an account
-// that could not be asked about is an error; without, it is left for the next time.
-func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, insist bool) (found int, err error) {
+// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were. seen is the newest
+// message of the store from before the list was read. With insist an account that could not be asked about is an error;
+// without, it is left for the next time.
+func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, seen uint64, insist bool) (found int, err error) {
 	var group errgroup.Group
 	group.SetLimit(absorbAtOnce)
 	results := make([]bool, len(all))
@@ -133,7 +134,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 			break
 		}
 		group.Go(func() (err error) {
-			results[i], err = r.absorb(ctx, c, key, listed, insist)
+			results[i], err = r.absorb(ctx, c, key, listed, seen, insist)
 			return err
 		})
 	}
@@ -147,7 +148,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 }
 
 // absorb takes over what the list says of one account, if it knows better than the store.
-func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, insist bool) (added bool, err error) {
+func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, seen uint64, insist bool) (added bool, err error) {
 	cred, err := r.store.Credential(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
 		return false, nil // whoever wrote it knows better
@@ -176,11 +177,16 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		}
 		listed.RefreshToken = info.RefreshToken
 	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
-		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody has
-		// renewed for so long that the stored one is surely not newer than the list.
+		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody
+		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not make
+		// the list the newer one: not with an older authorization, nor where the record changed since it was read.
+		if older := !authTime.IsZero() && cred.AuthorizedAt.Sub(authTime) > sameAuthorization; older || cred.Revision > seen {
+			return false, nil
+		}
 		if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
 			return false, err
 		}
+		authTime = cred.AuthorizedAt
 	}
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err

@@ -292,6 +292,7 @@ func TestDoubtOfOneWhoStopped(t *testing.T) {
 	first := r.start()
 	r.ticket()
 	r.eventually(r.componentLives)
+	r.drained() // the first reconcile, too: it would find the accounts before their pushes do
 	keys := r.crowd(appid, 5)
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023, Times: len(keys)})
 	for _, key := range keys {
@@ -311,6 +312,7 @@ func TestDoubtEndsAndAnotherReasonStays(t *testing.T) {
 	r.start()
 	r.ticket()
 	r.eventually(r.componentLives)
+	r.drained() // the first reconcile, too: it would find the accounts before their pushes do
 	keys := r.crowd(appid, 6)
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023, Times: len(keys) - 1})
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 45009})

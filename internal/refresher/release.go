@@ -36,7 +36,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if err := r.wx.SendText(ctx, t.Value.Reveal(), a.OpenID, a.Code+"_from_api"); err != nil {
 		r.heard(ctx, c, key.Authorizer, err)
 		if wechat.Judge(err) == wechat.RenewAccountToken {
-			r.refused(ctx, c, t)
+			r.refused(ctx, t)
 		}
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))

@@ -63,35 +63,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if err != nil {
 		return err
 	}
-	switch {
-	case due.Generation > cred.Generation && (cred.Renewable() || m.Deliveries < patience):
-		// Read too early, or a wish for the token after one that is being fetched.
-		wait := claimedDelay
-		if m.Deliveries > 10 {
-			wait = heldDelay
-		}
-		return events.Later(wait, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
-	case !cred.Renewable() && m.Deliveries < sureAfter:
-		// So it was at the last look; but one of several servers may answer that is a moment behind, and whoever sent this
-		// message stored first what there is to renew.
-		return events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
-	case cred.Revision == 0 && r.knows(key):
-		return r.miss(ctx, c, cred, m)
-	case !cred.RevokedAt.IsZero():
-		// Whoever stored that may have died before the status was written.
-		return r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
-	case !cred.Renewable():
-		return nil
-	case due.Generation < cred.Generation:
-		return r.fulfilled(ctx, c, cred)
-	case derived(key) && !r.wanted(key):
-		sure, err := r.unwanted(ctx, key)
-		if err != nil {
-			return err
-		}
-		if sure {
-			return r.dropTicket(ctx, key)
-		}
+	if done, err := r.settled(ctx, c, cred, due, m); done || err != nil {
+		return err
 	}
 	asked := due.Reason == events.ReasonAsked && !m.Redelivered // by the operator, who need not wait
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
@@ -138,27 +111,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if err != nil {
 		return r.failed(ctx, c, cred, err)
 	}
-	var old wxtoken.Token
-	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is the same until its end.
-	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, due.Reason) || derived(key) {
-		if old, _, err = r.store.Token(ctx, key); err != nil {
-			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
-		}
-		if old.Generation != cred.Generation && !derived(key) {
-			old = wxtoken.Token{} // read from a server that is a moment behind: not the previous one
-		}
-	}
 	next := granted(cred, grant)
-	var token wxtoken.Token
-	if derived(key) {
-		since := began
-		if !cred.UnsureSince.IsZero() {
-			since = cred.UnsureSince // WeChat may have made it for a call whose answer was lost, and gives it again
-		}
-		token = nextTicket(old, key, next.Generation, grant.AccessToken, since, began, grant.ExpiresIn, r.cfg.RenewFraction)
-	} else {
-		token = nextToken(old, key, next.Generation, grant.AccessToken, began, grant.ExpiresIn, r.cfg.RenewFraction)
-	}
+	token := r.tokenFrom(ctx, cred, next.Generation, grant, due.Reason, began)
 	r.step("judged")
 
 	// e. Commit.
@@ -170,6 +124,40 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// f. Ack: the consumer's, last.
 	return nil
+}
+
+// settled deals with a wish that asks for no renewal, or for none yet; it reports false for any other.
+func (r *Refresher) settled(ctx context.Context, c *component, cred store.Credential, due events.Due, m events.Msg) (bool, error) {
+	key := due.Key
+	switch {
+	case due.Generation > cred.Generation && (cred.Renewable() || m.Deliveries < patience):
+		// Read too early, or a wish for the token after one that is being fetched.
+		wait := claimedDelay
+		if m.Deliveries > 10 {
+			wait = heldDelay
+		}
+		return true, events.Later(wait, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
+	case !cred.Renewable() && m.Deliveries < sureAfter:
+		// So it was at the last look; but one of several servers may answer that is a moment behind, and whoever sent this
+		// message stored first what there is to renew.
+		return true, events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
+	case cred.Revision == 0 && r.knows(key):
+		return true, r.miss(ctx, c, cred, m)
+	case !cred.RevokedAt.IsZero():
+		// Whoever stored that may have died before the status was written.
+		return true, r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
+	case !cred.Renewable():
+		return true, nil
+	case due.Generation < cred.Generation:
+		return true, r.fulfilled(ctx, c, cred)
+	case derived(key) && !r.wanted(key):
+		sure, err := r.unwanted(ctx, key)
+		if err == nil && sure {
+			err = r.dropTicket(ctx, key)
+		}
+		return sure, err
+	}
+	return false, nil
 }
 
 // knows reports whether a credential of key was seen.
@@ -343,7 +331,7 @@ func (r *Refresher) withComponentToken(ctx context.Context, c *component, api we
 	err = call(t.Value.Reveal())
 	r.heard(ctx, c, account, err)
 	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
-		r.refused(ctx, c, t)
+		r.refused(ctx, t)
 	}
 	return err
 }
@@ -355,6 +343,30 @@ func granted(cred store.Credential, g wechat.Grant) store.Credential {
 	}
 	cred.Generation++
 	return released(cred)
+}
+
+// tokenFrom returns the token of a grant, which follows that of cred.
+func (r *Refresher) tokenFrom(ctx context.Context, cred store.Credential, generation uint64, grant wechat.Grant, reason string, began time.Time) wxtoken.Token {
+	key := cred.Key
+	var old wxtoken.Token
+	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is the same until its end.
+	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, reason) || derived(key) {
+		var err error
+		if old, _, err = r.store.Token(ctx, key); err != nil {
+			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
+		}
+		if old.Generation != cred.Generation && !derived(key) {
+			old = wxtoken.Token{} // read from a server that is a moment behind: not the previous one
+		}
+	}
+	if !derived(key) {
+		return nextToken(old, key, generation, grant.AccessToken, began, grant.ExpiresIn, r.cfg.RenewFraction)
+	}
+	since := began
+	if !cred.UnsureSince.IsZero() {
+		since = cred.UnsureSince // WeChat may have made it for a call whose answer was lost, and gives it again
+	}
+	return nextTicket(old, key, generation, grant.AccessToken, since, began, grant.ExpiresIn, r.cfg.RenewFraction)
 }
 
 // released returns the credential as it is when nobody is at it and all is well.
@@ -504,8 +516,7 @@ func unanswered(err error) bool {
 
 // errAPI returns the API that an error of the client is about.
 func errAPI(err error) wechat.API {
-	var e *wechat.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*wechat.Error](err); ok {
 		return e.API
 	}
 	return everyAPI

@@ -1,7 +1,6 @@
 package refresher_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -25,6 +24,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
@@ -97,23 +97,8 @@ func (d direct) RoundTrip(request *http.Request) (response *http.Response, err e
 	return recorder.Result(), nil
 }
 
-// lines collects a log.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+// lines is a log.
+type lines struct{ logtest.Buffer }
 
 // count returns how many lines hold all of the parts.
 func (l *lines) count(parts ...string) (n int) {

@@ -219,8 +219,7 @@ func troubled(state wxtoken.State, reason string, now time.Time, failures int, e
 // lastError keeps what WeChat said; an error of package wechat never shows a secret.
 func lastError(now time.Time, err error) *wxtoken.LastError {
 	e := &wxtoken.LastError{Message: err.Error(), At: now.UTC()}
-	var w *wechat.Error
-	if errors.As(err, &w) {
+	if w, ok := errors.AsType[*wechat.Error](err); ok {
 		e.Code, e.RID, e.API = w.Code, w.RID, string(w.API)
 	}
 	return e

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
 
@@ -17,11 +16,11 @@ import (
 // ErrGone is returned by Same when what rested in the stream is gone: it was deleted, emptied, made anew, or replaced by an older copy.
 var ErrGone = errors.New("what rested in the stream is gone")
 
-// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it. v may be nil.
+// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it.
 func (s *Store) Same(ctx context.Context, v *View) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	keys, seen := v.extent() // before the look: what comes in between is no loss
+	keys, seen := v.Len(), v.Seen() // before the look: what comes in between is no loss
 	stream, err := s.js.Stream(ctx, events.StreamTokens)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: %s was deleted", ErrGone, events.StreamTokens)
@@ -60,8 +59,10 @@ func (s *Store) Proof(ctx context.Context) error {
 		if fresh {
 			return nil, nil
 		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		defer cancel()
 		began := time.Now()
-		if err := s.publish(context.WithoutCancel(ctx), nats.NewMsg(events.ProofSubject)); err != nil {
+		if _, err := events.Prove(ctx, s.js); err != nil {
 			return nil, err
 		}
 		s.proof.mu.Lock()

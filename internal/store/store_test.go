@@ -112,7 +112,7 @@ func (r *rig) last(subject string) *jetstream.RawStreamMsg {
 // news counts what the server announces on token.updated.>.
 func (r *rig) news() func() int {
 	r.Helper()
-	sub, err := r.nc.SubscribeSync(events.UpdatedSubject(key))
+	sub, err := r.nc.SubscribeSync("token.updated." + key.String())
 	r.must(err)
 	r.must(r.nc.Flush())
 	return func() int {
@@ -241,7 +241,7 @@ func TestRevoke(t *testing.T) {
 	r.run()
 	c, err := r.store.Commit(t.Context(), credential(key, 4), token(key, 4))
 	r.must(err)
-	sub, err := r.nc.SubscribeSync(events.UpdatedSubject(key))
+	sub, err := r.nc.SubscribeSync("token.updated." + key.String())
 	r.must(err)
 	r.must(r.nc.Flush())
 	c.RevokedAt, c.RefreshToken = time.Now().UTC(), ""

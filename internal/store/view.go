@@ -54,14 +54,11 @@ func (v *View) Len() int {
 	return len(v.entries)
 }
 
-// extent returns how many keys there are, and the sequence of the newest message that was seen. A nil View has seen nothing.
-func (v *View) extent() (keys int, seen uint64) {
-	if v == nil {
-		return 0, 0
-	}
+// Seen returns the sequence of the newest message that is in the view.
+func (v *View) Seen() uint64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return len(v.entries), v.seen
+	return v.seen
 }
 
 // All returns a copy of all entries.

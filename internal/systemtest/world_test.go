@@ -1,7 +1,6 @@
 package systemtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
@@ -137,22 +137,7 @@ func (p *pipes) serve(t testing.TB, host string, handler http.Handler) *http.Ser
 }
 
 // syncBuffer collects log lines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
+type syncBuffer = logtest.Buffer
 
 // world is the whole system in one process.
 type world struct {

@@ -392,8 +392,7 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 // noAnswer is fail for a call that got no whole answer. Of err, which may be a url.Error with the token in it, it keeps
 // a scrubbed text and the context's error.
 func (k *call) noAnswer(ctx context.Context, err error) error {
-	var withURL *url.Error
-	if errors.As(err, &withURL) {
+	if withURL, ok := errors.AsType[*url.Error](err); ok {
 		err = withURL.Err
 	}
 	cause := ctx.Err()

@@ -230,6 +230,7 @@ type Reply struct {
 
 // Answer seals text as the answer to a push that Open opened, with the key and the token
 // that the push was made with: while a changed setting is being released, WeChat may not know the new ones yet.
+// timestamp is ten digits of epoch seconds, nonce 1 to 32 letters and digits.
 func (c *Crypter) Answer(to Opened, timestamp, nonce string, text []byte) (Reply, error) {
 	switch {
 	case to.Key < 0 || to.Key >= len(c.keys):
@@ -256,12 +257,6 @@ func (c *Crypter) Answer(to Opened, timestamp, nonce string, text []byte) (Reply
 	encrypt := base64.StdEncoding.EncodeToString(sealed)
 	signature := sign(nil, c.tokens[to.Token], timestamp, nonce, []byte(encrypt))
 	return Reply{Encrypt: encrypt, MsgSignature: string(signature[:]), Timestamp: timestamp, Nonce: nonce}, nil
-}
-
-// Seal encrypts text with the key of that index, 0 for the current one, and signs it with the
-// current token. timestamp is ten digits of epoch seconds, nonce 1 to 32 letters and digits.
-func (c *Crypter) Seal(key int, timestamp, nonce string, text []byte) (Reply, error) {
-	return c.Answer(Opened{Key: key}, timestamp, nonce, text)
 }
 
 // XML returns the reply as WeChat wants it for a push in XML ("message_push").

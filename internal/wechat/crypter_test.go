@@ -125,7 +125,7 @@ func TestVectors(t *testing.T) {
 				t.Errorf("got text %q, want %q", opened.Text, v.Plain)
 			}
 			c.SetPrefix(v.Random)
-			reply, err := c.Seal(0, v.Timestamp, v.Nonce, []byte(v.Plain))
+			reply, err := c.Answer(wechat.Opened{}, v.Timestamp, v.Nonce, []byte(v.Plain))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -286,7 +286,7 @@ func TestSealOpen(t *testing.T) {
 	c := testCrypter(t)
 	for length := 1; length < 100; length++ { // every padding at least three times
 		text := bytes.Repeat([]byte{'x'}, length)
-		reply, err := c.Seal(0, testTime, testNonce, text)
+		reply, err := c.Answer(wechat.Opened{}, testTime, testNonce, text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,7 +294,7 @@ func TestSealOpen(t *testing.T) {
 		if err != nil || !bytes.Equal(opened.Text, text) {
 			t.Fatalf("length %d: %q, %v", length, opened.Text, err)
 		}
-		again, err := c.Seal(0, testTime, testNonce, text)
+		again, err := c.Answer(wechat.Opened{}, testTime, testNonce, text)
 		if err != nil || again.Encrypt == reply.Encrypt {
 			t.Fatalf("length %d: two ciphertexts are the same, %v", length, err)
 		}
@@ -305,7 +305,7 @@ func TestAnswerUsesWhatTheRequestUsed(t *testing.T) {
 	t.Parallel()
 	ours := newCrypter(t, wechat.Keys{AppID: testAppID, Tokens: []string{"newtoken", testToken}, AESKeys: []string{otherKey, testAESKey}})
 	theirs := testCrypter(t) // WeChat, which does not know the new token and key yet
-	request, err := theirs.Seal(0, testTime, testNonce, []byte("<xml></xml>"))
+	request, err := theirs.Answer(wechat.Opened{}, testTime, testNonce, []byte("<xml></xml>"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestSealRefuses(t *testing.T) {
 		"nonce with markup":      {0, testTime, "]]>", "x"},
 		"no nonce":               {0, testTime, "", "x"},
 	} {
-		if reply, err := c.Seal(row.key, row.timestamp, row.nonce, []byte(row.text)); err == nil {
+		if reply, err := c.Answer(wechat.Opened{Key: row.key}, row.timestamp, row.nonce, []byte(row.text)); err == nil {
 			t.Errorf("%s: got %+v, want an error", name, reply)
 		}
 	}

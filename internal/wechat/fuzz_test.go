@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -232,10 +233,8 @@ func standsElsewhere(doc []byte, text string) bool {
 			case string:
 				return strings.Contains(value, text)
 			case []any:
-				for _, member := range value {
-					if found(member) {
-						return true
-					}
+				if slices.ContainsFunc(value, found) {
+					return true
 				}
 			case map[string]any:
 				for name, member := range value {

@@ -2,6 +2,7 @@ package wechat
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -49,10 +50,8 @@ func ParseQuery(raw string) (Query, error) {
 		if n == maxParameters {
 			return Query{}, refuse(ReasonQuery, "more than %d parameters", maxParameters)
 		}
-		for _, other := range seen[:n] {
-			if key == other {
-				return Query{}, refuse(ReasonQueryDup, "parameter %d repeats an earlier one", n+1)
-			}
+		if slices.Contains(seen[:n], key) {
+			return Query{}, refuse(ReasonQueryDup, "parameter %d repeats an earlier one", n+1)
 		}
 		seen[n] = key
 		n++

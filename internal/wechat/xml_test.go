@@ -82,8 +82,7 @@ func checkAgainstStandardLibrary(t *testing.T, doc []byte) {
 	t.Helper()
 	ours, isJSON, err := ourLeaves(doc)
 	if err != nil {
-		var refusal *Refusal
-		if !errors.As(err, &refusal) {
+		if _, ok := errors.AsType[*Refusal](err); !ok {
 			t.Fatalf("%q: %v is not a refusal", doc, err)
 		}
 		return

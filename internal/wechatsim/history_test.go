@@ -6,27 +6,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
 )
-
-// buffer is a log that several goroutines write.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
 
 // TestNothingTellsSecrets lives an unkind day and looks for each secret in the history, the truth
 // and the log.
@@ -35,7 +23,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 		config := kind()
 		config.VaryForm = true
 		config.Rotation = wechatsim.RotateEach
-		log := &buffer{}
+		log := &logtest.Buffer{}
 		config.Log = zerolog.New(log).Level(zerolog.DebugLevel)
 		w := start(t, config)
 		token := w.componentToken()
@@ -88,10 +76,10 @@ func TestNothingTellsSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		secrets := w.p.Secrets()
-		if len(secrets) < 150 || log.b.Len() == 0 {
-			t.Fatalf("%d secrets, %d bytes of log: the day was too quiet", len(secrets), log.b.Len())
+		if len(secrets) < 150 || len(log.String()) == 0 {
+			t.Fatalf("%d secrets, %d bytes of log: the day was too quiet", len(secrets), len(log.String()))
 		}
-		for place, text := range map[string][]byte{"history": history, "truth": truth, "log": log.b.Bytes()} {
+		for place, text := range map[string][]byte{"history": history, "truth": truth, "log": []byte(log.String())} {
 			for _, secret := range append(secrets, "SEKRET") {
 				if bytes.Contains(text, []byte(secret)) {
 					t.Errorf("the %s shows %s", place, secret)

@@ -258,8 +258,7 @@ func (w *world) wechat() *wechat.Client {
 
 // errcodeOf returns the errcode in an error of internal/wechat, 0 for none.
 func errcodeOf(err error) int {
-	var e *wechat.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*wechat.Error](err); ok {
 		return e.Code
 	}
 	return 0

@@ -85,7 +85,7 @@ func TestModes(t *testing.T) {
 							document = []byte(`{"ToUserName":"oUser","FromUserName":"` + m.ToUserName + `","CreateTime":1,"MsgType":"text","Content":"hello back"}`)
 						}
 						if row.reply == sealed {
-							reply, err := c.Seal(0, "1767571200", "77", document)
+							reply, err := c.Answer(wechat.Opened{}, "1767571200", "77", document)
 							if err != nil {
 								t.Error(err)
 							}

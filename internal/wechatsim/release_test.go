@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"wxtoken/internal/wechat"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -72,7 +73,7 @@ func (k *keeper) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		kind = "voice"
 	}
 	text := "<xml><ToUserName>" + got.fields["FromUserName"] + "</ToUserName><FromUserName>" + to + "</FromUserName><MsgType>" + kind + "</MsgType><Content>" + reply + "</Content></xml>"
-	sealed, err := crypter(k.w.t).Seal(0, "1767571200", "77", []byte(text))
+	sealed, err := crypter(k.w.t).Answer(wechat.Opened{}, "1767571200", "77", []byte(text))
 	if err != nil {
 		k.w.t.Error(err)
 	}

@@ -1,0 +1,63 @@
+package refresher
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/wechat"
+)
+
+// Config holds the refresher's settings; the tags are read by package ops.
+type Config struct {
+	WechatAPIURL     string        `name:"wechat-api-url" default:"https://api.weixin.qq.com" help:"WeChat's API."`
+	RenewFraction    float64       `name:"renew-fraction" default:"0.66" help:"Part of a token's life after which it is renewed, less a random 0 to 0.05 (0.1 to 0.95)."`
+	Concurrency      int           `name:"concurrency" default:"64" help:"Renewals at work at the same time."`
+	APIRate          float64       `name:"api-rate" default:"20" help:"Calls to WeChat per second and component."`
+	Replicas         int           `name:"replicas" default:"1" help:"Copies that NATS keeps of each stream (1 or 3)."`
+	MessagesMaxAge   time.Duration `name:"messages-max-age" default:"168h" help:"How long the stream MESSAGES keeps a message."`
+	MessagesMaxBytes int64         `name:"messages-max-bytes" default:"1073741824" help:"How many bytes of messages the stream MESSAGES keeps (0 = no limit)."`
+	ServicesAPI      []string      `name:"services-api" default:"services.API" help:"Prefix of JetStream's API in the NATS account of the services, as this account imports it; several, if there are several: what services read is mirrored there. Where nobody answers, they read in this account."`
+	SweepEvery       time.Duration `name:"sweep-every" default:"30s" help:"How often to look for renewals that were missed."`
+	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
+	Derive           []string      `name:"derive" placeholder:"jsapi,wx_card" help:"Tickets to keep beside the tokens: jsapi, wx_card, or both."`
+	DeriveFor        []string      `name:"derive-for" placeholder:"appid,..." help:"Authorizers to keep them for; without it, all."`
+	PublicURL        string        `name:"public-url" group:"Authorization links" placeholder:"https://host" help:"Address of ingest as merchants and WeChat see it; links are made with it. The host must be the one on WeChat's console (登录授权的发起页域名)."`
+	ReturnHosts      []string      `name:"return-hosts" group:"Authorization links" placeholder:"host,..." help:"Hosts to which a browser may be sent after an authorization."`
+	WechatPageURL    string        `name:"wechat-page-url" group:"Authorization links" placeholder:"http://host" help:"Host of WeChat's authorization pages, where it is not WeChat itself."`
+}
+
+// Validate returns every fault of the settings.
+func (c Config) Validate() error {
+	var faults []error
+	check := func(ok bool, flag, variable, want string) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("--%s (%s): want %s", flag, variable, want))
+		}
+	}
+	check(c.RenewFraction >= 0.1 && c.RenewFraction <= 0.95, "renew-fraction", "WXTOKEN_RENEW_FRACTION", "0.1 to 0.95, for instance 0.66")
+	check(c.Concurrency >= 1 && c.Concurrency <= 10_000, "concurrency", "WXTOKEN_CONCURRENCY", "1 to 10000")
+	check(c.APIRate > 0 && c.APIRate <= 10_000, "api-rate", "WXTOKEN_API_RATE", "more than 0, at most 10000")
+	check(c.Replicas == 1 || c.Replicas == 3, "replicas", "WXTOKEN_REPLICAS", "1, or 3 with a cluster of three servers")
+	check(c.MessagesMaxAge >= time.Minute, "messages-max-age", "WXTOKEN_MESSAGES_MAX_AGE", "a minute or more, for instance 168h")
+	check(c.MessagesMaxBytes >= 0, "messages-max-bytes", "WXTOKEN_MESSAGES_MAX_BYTES", "0 or more bytes")
+	for _, api := range c.ServicesAPI {
+		check(apiPrefix.MatchString(api), "services-api", "WXTOKEN_SERVICES_API", "prefixes such as services.API, each with another first part")
+	}
+	check(c.SweepEvery >= time.Second, "sweep-every", "WXTOKEN_SWEEP_EVERY", "a second or more, for instance 30s")
+	check(c.ReconcileEvery >= time.Second, "reconcile-every", "WXTOKEN_RECONCILE_EVERY", "a second or more, for instance 6h")
+	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
+		faults = append(faults, fmt.Errorf("--wechat-api-url (WXTOKEN_WECHAT_API_URL): %w", err))
+	}
+	return errors.Join(append(faults, c.checkLinks()...)...)
+}
+
+// apiPrefix is what a prefix of JetStream's API looks like. Its first part names consumers.
+var apiPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}(\.[A-Za-z0-9_-]+)+$`)
+
+// Setup returns how the streams are to be.
+func (c Config) Setup() events.SetupConfig {
+	return events.SetupConfig{Replicas: c.Replicas, MessagesMaxAge: c.MessagesMaxAge, MessagesMaxBytes: c.MessagesMaxBytes, ServicesAPI: c.ServicesAPI}
+}

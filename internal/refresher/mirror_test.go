@@ -1,0 +1,42 @@
+package refresher_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/refresher"
+)
+
+// TestServicesComeLater has nobody answer for the account of the services when the refresher starts. Once somebody
+// does, what services read is mirrored there. That account is a server of its own here; cmd/wxtoken has the tests with
+// real ones.
+func TestServicesComeLater(t *testing.T) {
+	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.ServicesAPI = []string{"services.API"} }})
+	r.deps = func(d *refresher.Deps) { d.LookEvery = 50 * time.Millisecond }
+	r.start()
+	r.until("not started", func() bool { return r.log.count("refresher started") == 1 })
+	theirs := natsdtest.Start(t).Connect()
+	_, err := r.nc.Subscribe("services.API.>", func(m *nats.Msg) {
+		if answer, err := theirs.Request("$JS.API"+strings.TrimPrefix(m.Subject, "services.API"), m.Data, within); err == nil {
+			_ = m.Respond(answer.Data)
+		}
+	})
+	r.must(err)
+	js, err := jetstream.New(theirs)
+	r.must(err)
+	for _, stream := range []string{events.StreamTokens, events.StreamStatus, events.StreamMessages} {
+		r.until(stream+" is not mirrored", func() bool {
+			mirror, err := js.Stream(t.Context(), stream)
+			return err == nil && mirror.CachedInfo().Config.Mirror != nil
+		})
+	}
+	if n := r.log.count("account of services found"); n != 1 {
+		t.Errorf("the account was found %d times, want once", n)
+	}
+}
