@@ -132,7 +132,7 @@ func TestBlockWithoutKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc, err := s.Connect()
+		nc, err := nats.Connect("", nats.InProcessServer(s))
 		if err != nil {
 			t.Fatal(err)
 		}
