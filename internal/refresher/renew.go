@@ -130,6 +130,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 func (r *Refresher) settled(ctx context.Context, c *component, cred store.Credential, due events.Due, m events.Msg) (bool, error) {
 	key := due.Key
 	switch {
+	case cred.Revision == 0 && m.Deliveries >= sureAfter && r.knows(key):
+		return true, r.miss(ctx, c, cred, m)
 	case due.Generation > cred.Generation && (cred.Renewable() || m.Deliveries < patience):
 		// Read too early, or a wish for the token after one that is being fetched.
 		wait := claimedDelay
@@ -141,8 +143,6 @@ func (r *Refresher) settled(ctx context.Context, c *component, cred store.Creden
 		// So it was at the last look; but one of several servers may answer that is a moment behind, and whoever sent this
 		// message stored first what there is to renew.
 		return true, events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
-	case cred.Revision == 0 && r.knows(key):
-		return true, r.miss(ctx, c, cred, m)
 	case !cred.RevokedAt.IsZero():
 		// Whoever stored that may have died before the status was written.
 		return true, r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))

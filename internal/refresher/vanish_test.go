@@ -213,7 +213,7 @@ func TestCredentialsVanish(t *testing.T) {
 	r.must(stream.Purge(t.Context(), jetstream.WithPurgeSubject("credential.>")))
 	for _, key := range keys {
 		before := r.token(key).Generation
-		r.poke(key)
+		r.pokeOld(key, before) // as its schedule does
 		r.until("not renewed: "+key.String(), func() bool { return r.token(key).Generation > before })
 		r.wantScheduled(key)
 	}
