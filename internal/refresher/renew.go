@@ -178,11 +178,11 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 		return r.keep(ctx, key)
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
-	if err != nil {
+	if _, later := events.After(err); later { // it was not asked yet
 		return err
 	}
-	if info.RefreshToken == "" {
-		return events.Later(unknownFor(m), gone)
+	if err != nil || info.RefreshToken == "" {
+		return events.Later(unknownFor(m), errors.Join(gone, err))
 	}
 	if cred, err = r.found(ctx, cred); err != nil {
 		return err
