@@ -1,12 +1,12 @@
 package refresher_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -195,15 +195,43 @@ func (m meanwhile) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // TestListOlderThanStored has a refresher whose clock is three days ahead, so that every token looks long dead to it.
-// What the list says of an account is older than what is stored, and does not replace it.
+// What the list says of an account then replaces what is stored only if it is the newer one for WeChat, too.
 func TestListOlderThanStored(t *testing.T) {
 	t.Parallel()
-	for name, row := range map[string]struct {
-		later  time.Duration // than the authorization that is listed
-		during bool          // it is stored while the list is read, else before
-	}{
-		"an authorization that the list does not tell yet": {later: 2 * time.Minute},
-		"a renewal while the list is read":                 {during: true},
+	for name, row := range map[string]func(r *rig, stored store.Credential) (want store.Credential){
+		"a list that does not tell the authorization yet": func(r *rig, stored store.Credential) store.Credential {
+			r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Body: fmt.Sprintf(
+				`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":"SEKRET-older","auth_time":%d}]}`, alice, stored.AuthorizedAt.Add(-2*time.Minute).Unix())})
+			return stored
+		},
+		"a list whose time stays that of the first authorization": func(r *rig, stored store.Credential) store.Credential {
+			want := stored
+			stored.RefreshToken, stored.AuthorizedAt = "SEKRET-older", stored.AuthorizedAt.Add(2*time.Minute)
+			stored, err := r.store.Save(r.Context(), stored)
+			r.must(err)
+			want.AuthorizedAt = stored.AuthorizedAt
+			return want
+		},
+		"a renewal while the list is read": func(r *rig, stored store.Credential) store.Credential {
+			r.fail(wechatsim.Fault{API: apiRefresh, Errcode: -1})
+			want := stored
+			want.RefreshToken = "SEKRET-newer"
+			deps := r.deps
+			r.deps = func(d *refresher.Deps) {
+				deps(d)
+				d.Transport = meanwhile{direct{r.sim.Handler()}, apiList, func() {
+					now, err := r.store.Credential(r.Context(), aliceKey)
+					if err == nil {
+						now.RefreshToken = want.RefreshToken
+						_, err = r.store.Save(r.Context(), now)
+					}
+					if err != nil && !errors.Is(err, store.ErrLost) {
+						r.Error(err)
+					}
+				}}
+			}
+			return want
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, options{idle: true})
@@ -211,22 +239,9 @@ func TestListOlderThanStored(t *testing.T) {
 			r.ticket()
 			r.authorize(alice)
 			first.stop()
-			var want store.Credential
-			change := sync.OnceFunc(func() {
-				want = r.credential(aliceKey)
-				want.RefreshToken, want.AuthorizedAt = "SEKRET-newer", want.AuthorizedAt.Add(row.later)
-				var err error
-				want, err = r.store.Save(t.Context(), want)
-				r.must(err)
-			})
-			if !row.during {
-				change()
-			}
+			r.deps = func(d *refresher.Deps) { d.Now = func() time.Time { return r.clock.Now().Add(72 * time.Hour) } }
+			want := row(r, r.credential(aliceKey))
 			reconciled := r.log.count("reconciled with WeChat's list")
-			r.deps = func(d *refresher.Deps) {
-				d.Now = func() time.Time { return r.clock.Now().Add(72 * time.Hour) }
-				d.Transport = meanwhile{direct{r.sim.Handler()}, apiList, change}
-			}
 			r.start()
 			r.must(r.store.ScheduleReconcile(t.Context(), appid, r.cfg.ReconcileEvery, true))
 			r.until("the list was not read", func() bool { return r.log.count("reconciled with WeChat's list") > reconciled })

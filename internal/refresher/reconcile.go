@@ -157,6 +157,7 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		return false, err
 	}
 	authTime := listed.AuthTime.UTC()
+	unsure := false // which of the two is the newer one only WeChat can tell
 	switch {
 	case cred.ClaimedAt(r.now()):
 		return false, nil // whoever is at it knows better
@@ -164,7 +165,22 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		return r.dateListed(ctx, cred, authTime)
 	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt), cred.RefreshToken != "" && cred.AuthorizedAt.IsZero():
 		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong. Or not the refresh token of
-		// an authorization whose time is not known: which of the two is the newer one only WeChat can tell.
+		// an authorization whose time is not known.
+		unsure = true
+	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
+		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody
+		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not tell
+		// that: not where the record changed since the list was read.
+		if cred.Revision > seen {
+			return false, nil
+		}
+		if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
+			return false, err
+		}
+		unsure = !authTime.IsZero() && cred.AuthorizedAt.Sub(authTime) > sameAuthorization
+		authTime = cred.AuthorizedAt
+	}
+	if unsure {
 		info, err := r.authorizerInfo(ctx, c, listed.AppID)
 		if err != nil && wechat.Judge(err) == wechat.Retry && insist {
 			return false, err
@@ -176,17 +192,6 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 			return false, nil
 		}
 		listed.RefreshToken = info.RefreshToken
-	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
-		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody
-		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not make
-		// the list the newer one: not with an older authorization, nor where the record changed since it was read.
-		if older := !authTime.IsZero() && cred.AuthorizedAt.Sub(authTime) > sameAuthorization; older || cred.Revision > seen {
-			return false, nil
-		}
-		if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
-			return false, err
-		}
-		authTime = cred.AuthorizedAt
 	}
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err

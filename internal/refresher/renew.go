@@ -63,6 +63,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if err != nil {
 		return err
 	}
+	if cred.Revision == 0 && m.Deliveries >= sureAfter && r.knows(key) {
+		return r.miss(ctx, c, cred, m)
+	}
 	if done, err := r.settled(ctx, c, cred, due, m); done || err != nil {
 		return err
 	}
@@ -130,8 +133,6 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 func (r *Refresher) settled(ctx context.Context, c *component, cred store.Credential, due events.Due, m events.Msg) (bool, error) {
 	key := due.Key
 	switch {
-	case cred.Revision == 0 && m.Deliveries >= sureAfter && r.knows(key):
-		return true, r.miss(ctx, c, cred, m)
 	case due.Generation > cred.Generation && (cred.Renewable() || m.Deliveries < patience):
 		// Read too early, or a wish for the token after one that is being fetched.
 		wait := claimedDelay
@@ -181,11 +182,15 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 	if _, later := events.After(err); later { // it was not asked yet
 		return err
 	}
-	if err != nil || info.RefreshToken == "" {
-		return events.Later(unknownFor(m), errors.Join(gone, err))
-	}
+	cause := err
 	if cred, err = r.found(ctx, cred); err != nil {
 		return err
+	}
+	switch {
+	case cause != nil && wechat.Judge(cause) == wechat.Revoked:
+		return r.cancelled(ctx, c, cred, r.now(), cause)
+	case cause != nil, info.RefreshToken == "":
+		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
 	cred.RefreshToken = info.RefreshToken
 	if cred, err = r.store.Save(ctx, cred); errors.Is(err, store.ErrLost) {

@@ -194,7 +194,7 @@ func TestConsumersVanish(t *testing.T) {
 }
 
 // TestCredentialsVanish takes the credentials, and nothing else, from under a refresher that has seen them: nothing is counted among the
-// dead, WeChat's list brings back what there was, and no generation goes back.
+// dead, WeChat is asked once for each account that is missed, and no generation goes back.
 func TestCredentialsVanish(t *testing.T) {
 	r := newRig(t, options{idle: true})
 	r.cfg.Derive = []string{"jsapi"}
@@ -202,6 +202,8 @@ func TestCredentialsVanish(t *testing.T) {
 	r.ticket()
 	r.eventually(r.componentLives)
 	r.authorize(alice)
+	bob := wxtoken.AuthorizerKey(appid, "wxb0b00000000000")
+	r.authorize(bob.Authorizer)
 	keys := []wxtoken.Key{aliceKey, {Kind: wxtoken.KindJSAPITicket, Component: appid, Authorizer: alice}}
 	r.poke(aliceKey)
 	r.generation(aliceKey, 2)
@@ -211,6 +213,7 @@ func TestCredentialsVanish(t *testing.T) {
 	stream, err := r.js.Stream(t.Context(), events.StreamTokens)
 	r.must(err)
 	r.must(stream.Purge(t.Context(), jetstream.WithPurgeSubject("credential.>")))
+	r.sim.ClearHistory()
 	for _, key := range keys {
 		before := r.token(key).Generation
 		r.pokeOld(key, before) // as its schedule does
@@ -219,6 +222,11 @@ func TestCredentialsVanish(t *testing.T) {
 	}
 	r.must(r.accepted(alice))
 	r.state(aliceKey, wxtoken.StateActive)
+	r.wantCalls(apiInfo, 1)
+	r.must(r.sim.Cancel(appid, bob.Authorizer)) // and nobody hears of it
+	r.pokeOld(bob, 1)
+	r.state(bob, wxtoken.StateRevoked)
+	r.wantCalls(apiInfo, 2)
 	r.must(r.sim.PushTicket(appid)) // WeChat's next one, within ten minutes
 	r.send(r.next(events.KindTicket))
 	r.until("no ticket kept", func() bool { return r.credential(componentKey).Ticket != "" })
