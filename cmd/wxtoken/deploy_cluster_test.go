@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // cluster is three NATS servers with the shipped settings, as one.
@@ -39,8 +39,8 @@ func shippedCluster(t *testing.T) *cluster {
 			t.Fatal(err)
 		}
 		opts.ServerName = fmt.Sprintf("nats-%d", i+1)
-		opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", freePort(t), 0, t.TempDir(), true, true
-		opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", freePort(t)
+		opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", natsdtest.FreePort(t, "127.0.0.1"), 0, t.TempDir(), true, true
+		opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", natsdtest.FreePort(t, "127.0.0.1")
 		routes = append(routes, &url.URL{Scheme: "nats", User: url.UserPassword("cluster", opts.Cluster.Password), Host: fmt.Sprintf("127.0.0.1:%d", opts.Cluster.Port)})
 		c.options = append(c.options, opts)
 	}
@@ -76,8 +76,8 @@ func (c *cluster) url(user string) string {
 	return strings.Join(all, ",")
 }
 
-// copied returns an error unless each server has all tokens of the mirror, and no more.
-func (c *cluster) copied() error {
+// copied returns an error unless each server has all tokens of a mirror that was made after a time, and no more.
+func (c *cluster) copied(after time.Time) error {
 	var last, messages uint64
 	for i, srv := range c.servers {
 		jsz, err := srv.Jsz(&server.JSzOptions{Account: "SERVICES", Streams: true})
@@ -89,7 +89,7 @@ func (c *cluster) copied() error {
 		}
 		var state *server.StreamState
 		for _, s := range jsz.AccountDetails[0].Streams {
-			if s.Name == events.StreamTokens {
+			if s.Name == events.StreamTokens && s.Created.After(after) {
 				state = &s.State
 			}
 		}
@@ -102,16 +102,6 @@ func (c *cluster) copied() error {
 		last, messages = state.LastSeq, state.Msgs
 	}
 	return nil
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // TestMirrorsOfACluster: what services read lies on each of three servers, is followed when the one that leads it is lost, and is whole
@@ -152,7 +142,7 @@ func TestMirrorsOfACluster(t *testing.T) {
 		return generation
 	}
 	generation := renewed(1)
-	eventually(t, "three copies", c.copied)
+	eventually(t, "three copies", func() error { return c.copied(time.Time{}) })
 
 	// Made anew now, it begins behind much that it is not to have, and behind a first message that is gone: it was replaced, as
 	// the reconcile schedule is whenever somebody asks for a reconcile.
@@ -176,16 +166,12 @@ func TestMirrorsOfACluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(system.Close)
+	purged := time.Now()
 	if m, err := system.Request("$JS.API.ACCOUNT.PURGE.SERVICES", nil, patience); err != nil || !strings.Contains(string(m.Data), `"initiated":true`) {
 		t.Fatalf("purge the services' account: %v %s", err, m.Data)
 	}
-	eventually(t, "no mirror", func() error {
-		if c.copied() == nil {
-			return errors.New("it is there")
-		}
-		return nil
-	})
-	eventually(t, "three copies of the mirror that was made anew", c.copied)
+	const looks = 3 * time.Minute // the refresher looks each 30 s
+	within(t, looks, "three copies of the mirror that was made anew", func() error { return c.copied(purged) })
 
 	lost := -1
 	eventually(t, "somebody who leads the mirror", func() error {
@@ -207,5 +193,5 @@ func TestMirrorsOfACluster(t *testing.T) {
 	generation = renewed(generation + 1)
 	c.start(t, lost)
 	renewed(generation)
-	eventually(t, "three copies, with the server that was away", c.copied)
+	within(t, looks, "three copies, with the server that was away", func() error { return c.copied(purged) })
 }

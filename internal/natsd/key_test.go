@@ -126,7 +126,7 @@ func TestKey(t *testing.T) {
 // TestBlockWithoutKey starts on what a server leaves that is killed, or loses its power, between making a block and its key.
 func TestBlockWithoutKey(t *testing.T) {
 	t.Parallel()
-	cfg := natsd.Config{StoreDir: t.TempDir(), Key: wxtoken.NewSecret("key")}
+	cfg := natsd.Config{StoreDir: filepath.Join(t.TempDir(), "no [pattern]"), Key: wxtoken.NewSecret("key")}
 	for round := range 2 {
 		s, err := natsd.Start(t.Context(), cfg)
 		if err != nil {

@@ -71,7 +71,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := dropKeyless(cfg.StoreDir); err != nil {
 		return nil, errors.Join(fmt.Errorf("look through the blocks of the NATS server: %w", err), lock.Close())
 	}
-	lying, err := filepath.Glob(filepath.Join(cfg.StoreDir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFile))
+	lying, err := streamFiles(cfg.StoreDir, server.JetStreamMetaFile)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -104,16 +104,26 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 }
 
+// streamFiles returns the files of all streams below dir whose path in the stream's own directory is like pattern.
+func streamFiles(dir, pattern string) ([]string, error) {
+	dir = filepath.Join(dir, server.JetStreamStoreDir)
+	files, err := fs.Glob(os.DirFS(dir), "*/streams/*/"+pattern) // dir itself is no pattern
+	for i, file := range files {
+		files[i] = filepath.Join(dir, file)
+	}
+	return files, err
+}
+
 // Encrypted reports whether a server with a key has written to dir.
 func Encrypted(dir string) (bool, error) {
-	keys, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", server.JetStreamMetaFileKey))
+	keys, err := streamFiles(dir, server.JetStreamMetaFileKey)
 	return len(keys) > 0, err
 }
 
 // dropKeyless removes the empty blocks of encrypted streams below dir that have no key. A server that dies while it begins a block leaves
 // one, since it makes the block before its key. It can't read such a block when it starts again (2.15.2), and removes the whole stream.
 func dropKeyless(dir string) error {
-	blocks, err := filepath.Glob(filepath.Join(dir, server.JetStreamStoreDir, "*", "streams", "*", "msgs", "*.blk"))
+	blocks, err := streamFiles(dir, "msgs/*.blk")
 	if err != nil {
 		return err
 	}

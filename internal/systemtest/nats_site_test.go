@@ -15,11 +15,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -58,9 +58,9 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 	shipped := shippedConf(t, oneAccount)
 	var routes, ports []string
 	for i, host := range hosts {
-		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), host: host, port: freePort(t, host), monitor: freePort(t, host),
+		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), host: host, port: natsdtest.FreePort(t, host), monitor: natsdtest.FreePort(t, host),
 			binary: filepath.Join(string(p), "nats-server"), dir: t.TempDir(), out: &syncBuffer{}}
-		ports = append(ports, strconv.Itoa(freePort(t, host)))
+		ports = append(ports, strconv.Itoa(natsdtest.FreePort(t, host)))
 		routes = append(routes, "nats://"+net.JoinHostPort(host, ports[i]))
 		all = append(all, s)
 	}
@@ -119,27 +119,6 @@ func (n *natsServer) write(conf string) {
 	if err := os.WriteFile(n.conf(), []byte(conf), 0o600); err != nil {
 		n.t.Fatal(err)
 	}
-}
-
-// lastPort counts the ports that were given away. They are below those that the kernel takes by itself, so that none is taken while its
-// server does not run.
-var lastPort atomic.Uint32
-
-func freePort(t *testing.T, host string) int {
-	t.Helper()
-	if host != "127.0.0.1" {
-		host = "" // not here yet
-	}
-	const first, ports = 12000, 20000
-	for range ports {
-		port := first + (os.Getpid()*100+int(lastPort.Add(1)))%ports // other processes test at the same time
-		if l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); err == nil {
-			_ = l.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
 }
 
 func (n *natsServer) store() string { return filepath.Join(n.dir, "data") }
