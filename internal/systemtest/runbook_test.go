@@ -5,7 +5,6 @@ package systemtest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -363,21 +362,37 @@ func repairOpened(b *book) {
 	b.open(1)
 	service := b.connect("service")
 	entry := b.title
-	if _, err := b.try(b.block("Verify", 0)); err == nil {
-		b.Error("the user repair is there before it is let in")
+	const edit = "\n# An edit while the user was let in.\n"
+	want := b.server.settings() + edit
+	refused := func() error {
+		if out, err := b.try(b.block("Verify", 1)); err == nil || !strings.Contains(out, "Authorization Violation") {
+			return fmt.Errorf("the user repair is there: %s %w", out, err)
+		}
+		return nil
+	}
+	if err := refused(); err != nil {
+		b.Error(err)
 	}
 	b.run("Do", 0, "")
+	open := b.server.settings()
+	b.run("Do", 0, "") // by somebody else, who does not know
+	if twice := b.server.settings(); twice != open {
+		b.Errorf("opened twice, the file is another one:\n%s", twice)
+	}
 	b.until("Verify", 0, "")
+	if err := os.WriteFile(b.server.conf(), []byte(open+edit), 0o600); err != nil {
+		b.Fatal(err)
+	}
 	b.on("A full disk under NATS")
 	b.run("Do", 0, "MESSAGES")
 	b.on(entry)
-	b.run("Close", 0, "")
-	poll(b.T, func() error {
-		if _, err := b.try(b.block("Verify", 0)); err == nil {
-			return errors.New("the user repair is still there")
+	for range 2 {
+		b.run("Close", 0, "")
+		if closed := b.server.settings(); closed != want {
+			b.Errorf("closed, the file is not what it was:\n%s", closed)
 		}
-		return nil
-	})
+	}
+	poll(b.T, refused)
 	for _, p := range []*process{b.in, b.re} {
 		if strings.Contains(p.stdout.String(), "nats disconnected") {
 			b.Errorf("%s lost its connection", p.name)
