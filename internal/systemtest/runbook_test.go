@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"wxtoken"
 	"wxtoken/internal/wechatsim"
 )
@@ -414,6 +416,58 @@ func componentAdded(b *book) {
 	b.said(b.in, "component added")
 	b.said(b.re, "component added")
 	b.until("Verify", 0, isActive)
+
+	inStore := func(component string) (found []string) {
+		for _, stream := range []string{"KV_tokens", "KV_status"} {
+			st, err := b.js.Stream(b.Context(), stream)
+			if err != nil {
+				b.Fatal(err)
+			}
+			info, err := st.Info(b.Context(), jetstream.WithSubjectFilter(">"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			for subject := range info.State.Subjects {
+				if slices.Contains(strings.Split(subject, "."), component) {
+					found = append(found, subject)
+				}
+			}
+		}
+		slices.Sort(found)
+		return found
+	}
+	kept, before := inStore(wechatsim.DemoAppID), inStore(added.AppID)
+	for _, want := range []string{"$KV.tokens.", "$KV.status.", "credential.", "renewal.scheduled."} {
+		if !slices.ContainsFunc(before, func(subject string) bool { return strings.HasPrefix(subject, want) }) {
+			b.Errorf("nothing of the component is below %s, so that there is nothing to forget: %q", want, before)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(b.components, added.AppID)); err != nil {
+		b.Fatal(err)
+	}
+	b.said(b.in, "component removed")
+	b.said(b.re, "component removed")
+	b.re.terminate()
+	b.set("GONE", added.AppID)
+	entry := b.title
+	b.on("Open the user `repair`")
+	b.run("Do", 0, "")
+	b.until("Verify", 0, "")
+	b.on(entry)
+	if out := b.run("To forget it", 0, ""); strings.Count(out, `"success":true`) != 10 {
+		b.Errorf("not every purge was done: %s", out)
+	}
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	if left := inStore(added.AppID); len(left) != 0 {
+		b.Errorf("still there: %q", left)
+	}
+	now := inStore(wechatsim.DemoAppID)
+	for _, subject := range kept {
+		if !strings.HasPrefix(subject, "renewal.") && !slices.Contains(now, subject) { // schedules come and go
+			b.Errorf("%s of the other component is gone", subject)
+		}
+	}
 }
 
 func noTicket(b *book) {
