@@ -387,6 +387,7 @@ func repairOpened(b *book) {
 	}
 	b.on("A full disk under NATS")
 	b.run("Do", 0, "MESSAGES")
+	b.run("Do", 1, "")
 	b.on(entry)
 	for range 2 {
 		b.run("Close", 0, "")
