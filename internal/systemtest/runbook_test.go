@@ -787,15 +787,52 @@ func moreProcesses(b *book) {
 	b.run("Verify", 0, "")
 }
 
-// movedToAccounts takes a store that was filled without accounts and without a key along to the settings that are shipped.
+// movedToAccounts takes what was stored without accounts along to the settings that are shipped: a store in the clear is renamed, one
+// that is encrypted goes through a backup.
 func movedToAccounts(b *book) {
-	b.server = newNATS(b.T, b.programs, []string{"127.0.0.1"}, "cipher: chachapoly", "", "key: $JETSTREAM_KEY", "")[0]
-	b.settle(newSiteOn(b.T, b.programs, startAll(b.T, []*natsServer{b.server}), 3, "--life=10m"))
-	b.startBoth()
-	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	withoutAccounts := func(changes ...string) (before map[wxtoken.Key]uint64) {
+		b.server = newNATS(b.T, b.programs, []string{"127.0.0.1"}, changes...)[0]
+		b.settle(newSiteOn(b.T, b.programs, startAll(b.T, []*natsServer{b.server}), 3, "--life=10m"))
+		b.startBoth()
+		poll(b.T, func() error { return b.allAccepted(nil, 1) })
+		b.in.terminate()
+		b.re.terminate()
+		return b.generations()
+	}
+	same := func(before map[wxtoken.Key]uint64) {
+		poll(b.T, func() error { return b.allAccepted(nil, 1) })
+		for key, generation := range b.generations() {
+			if generation != before[key] {
+				b.Errorf("%s came with generation %d, and had %d", key, generation, before[key])
+			}
+		}
+		b.startBoth()
+		poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	}
+
+	before := withoutAccounts() // encrypted, as it is shipped
+	entry := b.title
+	b.set("BACKUP", filepath.Join(b.TempDir(), "backup"))
+	b.on("Make a backup")
+	b.run("Do", 0, "")
+	b.server.stop()
+	if err := os.RemoveAll(b.server.store()); err != nil {
+		b.Fatal(err)
+	}
+	b.server.inAccounts()
+	startAll(b.T, []*natsServer{b.server})
+	b.set("RELOAD", fmt.Sprintf("kill -HUP %d", b.server.cmd.Process.Pid))
+	b.on("Open the user `repair`")
+	b.run("Do", 0, "")
+	b.until("Verify", 0, "")
+	b.on("Restore a backup")
+	b.run("Do", 1, "")
+	b.on(entry)
+	same(before)
 	b.in.terminate()
 	b.re.terminate()
-	before := b.generations()
+
+	before = withoutAccounts("cipher: chachapoly", "", "key: $JETSTREAM_KEY", "")
 	b.server.stop()
 	if !b.inTheStore("SEKRET") {
 		b.Error("the store has no token in the clear, so that there is nothing to encrypt")
@@ -804,14 +841,7 @@ func movedToAccounts(b *book) {
 	b.run("", 0, "")
 	b.server.inAccounts()
 	startAll(b.T, []*natsServer{b.server})
-	poll(b.T, func() error { return b.allAccepted(nil, 1) })
-	for key, generation := range b.generations() {
-		if generation != before[key] {
-			b.Errorf("%s came with generation %d, and had %d", key, generation, before[key])
-		}
-	}
-	b.startBoth()
-	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	same(before)
 	b.server.stop()
 	if b.inTheStore("SEKRET") {
 		b.Error("the store has tokens in the clear")
