@@ -124,6 +124,16 @@ func (n *natsServer) write(conf string) {
 func (n *natsServer) store() string { return filepath.Join(n.dir, "data") }
 func (n *natsServer) conf() string  { return filepath.Join(n.dir, "nats-server.conf") }
 
+// settings returns what stands in the file.
+func (n *natsServer) settings() string {
+	n.t.Helper()
+	text, err := os.ReadFile(n.conf())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(text)
+}
+
 // natsEnv returns the variables that the settings name.
 func natsEnv() []string {
 	env := []string{"JETSTREAM_KEY=key-of-the-disk"}
