@@ -154,6 +154,59 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestDamagedBlock changes one bit of what lies on the disk of a NATS server that is alone: of the tokens and credentials, in several places. What
+// the server then makes of it, every account has a token again that was renewed since, after the restart of a refresher at most (docs/operations.md).
+func TestDamagedBlock(t *testing.T) {
+	t.Parallel()
+	p := build(t)
+	all := newNATS(t, p, []string{"127.0.0.1"})
+	s := newSiteOn(t, p, startAll(t, all), 3, "--life=30s")
+	s.settings = append(s.settings, "WXTOKEN_SWEEP_EVERY=2s")
+	s.ingest()
+	one := s.refresher()
+	poll(t, func() error { return s.allAccepted(nil, 1) })
+	for _, place := range []float64{0.1, 0.5, 0.9} {
+		all[0].kill()
+		blocks, err := filepath.Glob(filepath.Join(all[0].store(), "jetstream", "*", "streams", events.StreamTokens, "msgs", "*.blk"))
+		if err != nil || len(blocks) == 0 {
+			t.Fatalf("no blocks of %s: %v", events.StreamTokens, err)
+		}
+		for _, block := range blocks {
+			data, err := os.ReadFile(block)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(data) > 0 {
+				data[int(place*float64(len(data)))] ^= 1
+			}
+			if err := os.WriteFile(block, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		all[0].start()
+		restarted := false
+		poll(t, func() error {
+			if status, body := one.get("/readyz"); status != http.StatusOK && !restarted && time.Since(began) > 10*time.Second {
+				t.Logf("bit at %.0f %%: %s", 100*place, body)
+				one.terminate()
+				one, restarted = s.refresher(), true
+			}
+			for _, key := range s.keys() {
+				token, err := s.accepted(key)
+				if err == nil && token.ObtainedAt.Before(began) {
+					err = fmt.Errorf("%s was not renewed since", key)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		t.Logf("bit at %.0f %%: all renewed after %s, refresher restarted: %t", 100*place, time.Since(began).Round(time.Millisecond), restarted)
+	}
+}
+
 // TestOneOfThreeCutOff cuts one of three NATS servers off from everybody: the packets are dropped, nobody is told.
 func TestOneOfThreeCutOff(t *testing.T) {
 	t.Parallel()
