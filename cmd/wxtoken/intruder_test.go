@@ -101,7 +101,7 @@ func newKept(t *testing.T, file string) *kept {
 // mirror makes the mirrors, and tells how they are.
 func (k *kept) mirror(api string, cfg events.SetupConfig) []events.Mirror {
 	k.Helper()
-	all := events.SetupMirrors(k.Context(), k.nc, k.js, api, cfg, nil)
+	all := events.SetupMirrors(k.Context(), k.nc, k.js, api, cfg)
 	for _, m := range all {
 		if m.Err != nil {
 			k.Fatal(m.Err)
@@ -405,7 +405,7 @@ func TestMirrorFollows(t *testing.T) {
 	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range events.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg, nil) {
+	for _, m := range events.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg) {
 		if other := m.Stream == events.StreamMessages; other != (m.Err != nil) || other && !strings.Contains(m.Err.Error(), "account purge") {
 			t.Errorf("other settings: %+v", m)
 		}
@@ -541,7 +541,7 @@ func BenchmarkNewsAcrossAccounts(b *testing.B) {
 	if _, err := events.Setup(b.Context(), keeper, js, cfg); err != nil {
 		b.Fatal(err)
 	}
-	for _, m := range events.SetupMirrors(b.Context(), keeper, js, "services.API", cfg, nil) {
+	for _, m := range events.SetupMirrors(b.Context(), keeper, js, "services.API", cfg) {
 		if m.Err != nil {
 			b.Fatal(m.Err)
 		}

@@ -93,18 +93,14 @@ func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
 // servicesWait is how long the API behind a prefix may take to answer.
 const servicesWait = 2 * time.Second
 
-// Hold keeps the token of a subject as it is until release is called, for seconds at most. ok is false while somebody renews it.
-type Hold func(ctx context.Context, subject string) (release func(), ok bool)
-
 // SetupMirrors makes what services read in the account behind an API prefix, and tells how each mirror is doing. The
-// streams themselves have to be there. It may be run at any time, by several at once. In a cluster it wants hold, which may be nil
-// where nobody writes.
-func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig, hold Hold) (all []Mirror) {
+// streams themselves have to be there. It may be run at any time, by several at once.
+func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) (all []Mirror) {
 	for _, m := range mirrors(cfg) {
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
 		state := Mirror{MirrorOf: MirrorOf{mirrorConsumer(api), m.Name}}
 		if err == nil {
-			state, err = setupMirror(ctx, js, there, mirrorConsumer(api), m, hold)
+			state, err = setupMirror(ctx, js, there, mirrorConsumer(api), m)
 		}
 		if err != nil {
 			state.Err = fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err)
@@ -169,7 +165,7 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 	return state, err
 }
 
-func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored, hold Hold) (Mirror, error) {
+func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
 	state, err := look(ctx, js, there, account, m)
 	if err != nil {
 		return state, err
@@ -181,7 +177,6 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		}
 	}
 	// It goes with the stream when that is lost. Looking is cheaper than making it again.
-	first := uint64(0)
 	if _, err := js.PushConsumer(ctx, m.Name, account); err != nil {
 		cc := jetstream.ConsumerConfig{
 			Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
@@ -190,28 +185,15 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		}
 		// The first message that an empty mirror gets has to be the one that its consumer begins with: of messages that are left
 		// out before it, the mirror's leader tells its followers a part alone (nats-server 2.15.2), and they stop for good.
-		// So that one is kept until the mirror has it.
 		if m.filter != "" {
-			var subject string
-			if first, subject, err = oldest(ctx, js, m); err != nil {
+			first, err := oldest(ctx, js, m)
+			if err != nil {
 				return state, fmt.Errorf("find the oldest message for it: %w", err)
-			}
-			waiting := Mirror{MirrorOf: state.MirrorOf, Waiting: true}
-			switch begins := state.Created && m.Replicas > 1; {
-			case first == 0 && begins:
-				return waiting, nil
-			case first > 0 && begins && hold != nil:
-				release, ok := hold(ctx, subject)
-				if !ok {
-					return waiting, nil
-				}
-				defer release()
-				if again, _, err := oldest(ctx, js, m); err != nil || again != first {
-					return waiting, err
-				}
 			}
 			if first > 0 {
 				cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, first
+			} else if state.Created && m.Replicas > 1 {
+				return Mirror{MirrorOf: state.MirrorOf, Waiting: true}, nil
 			}
 		}
 		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, cc); err != nil {
@@ -225,41 +207,31 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		Name: m.Name, External: &jetstream.ExternalStream{APIPrefix: keeperAPI},
 		Consumer: &jetstream.StreamConsumerSource{Name: account, DeliverSubject: deliver},
 	}
-	made, err := there.CreateStream(ctx, m.StreamConfig)
-	for until := time.Now().Add(firstWait); err == nil && m.Replicas > 1 && made.CachedInfo().State.LastSeq < first && time.Now().Before(until); {
-		time.Sleep(firstPoll)
-		_, err = made.Info(ctx)
-	}
+	_, err = there.CreateStream(ctx, m.StreamConfig)
 	return state, err
 }
 
-// The time that a mirror may take for its first message, and between two looks.
-const (
-	firstWait = 3 * time.Second
-	firstPoll = 50 * time.Millisecond
-)
-
-// oldest returns the oldest message of a stream that a mirror is to have, sequence 0 if there is none.
-func oldest(ctx context.Context, js jetstream.JetStream, m mirrored) (sequence uint64, subject string, err error) {
+// oldest returns the sequence of the oldest message of a stream that a mirror is to have, 0 if there is none.
+func oldest(ctx context.Context, js jetstream.JetStream, m mirrored) (uint64, error) {
 	look, err := js.CreateConsumer(ctx, m.Name, jetstream.ConsumerConfig{
 		FilterSubject: m.filter, HeadersOnly: true, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	defer func() { _ = js.DeleteConsumer(ctx, m.Name, look.CachedInfo().Name) }() // or the server does, in a minute
 	if look.CachedInfo().NumPending == 0 {
-		return 0, "", nil
+		return 0, nil
 	}
 	msg, err := look.Next(jetstream.FetchContext(ctx))
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
 	meta, err := msg.Metadata()
 	if err != nil {
-		return 0, "", err
+		return 0, err
 	}
-	return meta.Sequence.Stream, msg.Subject(), nil
+	return meta.Sequence.Stream, nil
 }
 
 // newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none.

@@ -17,7 +17,7 @@ func TestMirrorsWithoutAnAccount(t *testing.T) {
 	if events.HasServices(t.Context(), r.nc, "services.API") {
 		t.Error("somebody answers behind that prefix")
 	}
-	for _, m := range events.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg, nil) {
+	for _, m := range events.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg) {
 		if m.Err == nil || !strings.Contains(m.Err.Error(), "services.API") {
 			t.Errorf("nobody has that prefix: %+v", m)
 		}

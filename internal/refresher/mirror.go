@@ -2,12 +2,10 @@ package refresher
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"wxtoken/internal/events"
-	"wxtoken/internal/store"
 )
 
 // The time between two looks at the mirrors, and while one waits for the first token.
@@ -49,7 +47,7 @@ func (r *Refresher) mirror(ctx context.Context) {
 func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) (waiting bool) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig(), r.hold) {
+	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
 		if ctx.Err() != nil {
 			return false
 		}
@@ -78,31 +76,6 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
 	}
 	return waiting
-}
-
-// hold claims the credential of a token, so that nobody renews it.
-func (r *Refresher) hold(ctx context.Context, subject string) (release func(), ok bool) {
-	key, _ := events.TokenKey(subject)
-	cred, err := r.store.Credential(ctx, key)
-	if err != nil || cred.Revision == 0 {
-		return func() {}, true // nobody renews it
-	}
-	if cred.ClaimedAt(r.now()) {
-		return nil, false
-	}
-	if cred.Claim != nil {
-		cred = unsure(cred) // whoever made it is gone
-	}
-	cred.Claim = &store.Claim{By: r.id, For: "mirror", Until: r.now().Add(claimFor).UTC()}
-	if cred, err = r.store.Save(ctx, cred); err != nil {
-		return nil, false
-	}
-	return func() {
-		cred.Claim = nil
-		if _, err := r.store.Save(context.WithoutCancel(ctx), cred); err != nil && !errors.Is(err, store.ErrLost) {
-			r.log.Warn().Err(err).Stringer("key", key).Msg("claim not given back") // it ends by itself
-		}
-	}, true
 }
 
 // setupConfig says how the streams are to be, and who has mirrors of them.
