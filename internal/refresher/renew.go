@@ -187,8 +187,8 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 		return err
 	}
 	switch {
-	case cause != nil && wechat.Judge(cause) == wechat.Revoked:
-		return r.cancelled(ctx, c, cred, r.now(), cause)
+	case cause != nil && wechat.Judge(cause) == wechat.Revoked && c.guard.open(r.now()):
+		return r.cancelled(ctx, c, cred, r.now(), cause) // else it stays missing, rather than be stored with nothing to renew with
 	case cause != nil, info.RefreshToken == "":
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
