@@ -76,36 +76,55 @@ func (c *cluster) url(user string) string {
 	return strings.Join(all, ",")
 }
 
-// copied returns an error unless each server has all tokens of a mirror that was made after a time, and no more.
-func (c *cluster) copied(after time.Time) error {
-	var last, messages uint64
-	for i, srv := range c.servers {
-		jsz, err := srv.Jsz(&server.JSzOptions{Account: "SERVICES", Streams: true})
+// copied returns an error unless each server has all of every mirror, made after a time, that keeper's streams have for it, and no more.
+func (c *cluster) copied(keeper jetstream.JetStream, after time.Time) error {
+	for name, seen := range map[string]string{events.StreamTokens: events.AllTokens, events.StreamStatus: ">", events.StreamMessages: ">"} {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		stream, err := keeper.Stream(ctx, name)
 		if err != nil {
 			return err
 		}
-		if len(jsz.AccountDetails) == 0 {
-			return fmt.Errorf("%s knows nothing of the account", srv.Name())
+		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(seen))
+		if err != nil {
+			return err
 		}
-		var state *server.StreamState
-		for _, s := range jsz.AccountDetails[0].Streams {
-			if s.Name == events.StreamTokens && s.Created.After(after) {
-				state = &s.State
+		var want, last uint64
+		for _, n := range info.State.Subjects {
+			want += n
+		}
+		for i, srv := range c.servers {
+			state, err := mirrorOn(srv, name, after)
+			if err != nil {
+				return err
 			}
+			if state.Msgs != want || i > 0 && state.LastSeq != last {
+				return fmt.Errorf("%s has %d messages of %s up to %d, wanted %d, %s has up to %d", srv.Name(), state.Msgs, name, state.LastSeq, want, c.servers[0].Name(), last)
+			}
+			last = state.LastSeq
 		}
-		if state == nil || state.Msgs == 0 {
-			return fmt.Errorf("%s has no mirror of the tokens, or an empty one", srv.Name())
-		}
-		if i > 0 && (state.LastSeq != last || state.Msgs != messages) {
-			return fmt.Errorf("%s has %d messages up to %d, %s %d up to %d", srv.Name(), state.Msgs, state.LastSeq, c.servers[0].Name(), messages, last)
-		}
-		last, messages = state.LastSeq, state.Msgs
 	}
 	return nil
 }
 
-// TestMirrorsOfACluster: what services read lies on each of three servers, is followed when the one that leads it is lost, and is whole
-// everywhere when that one is back.
+// mirrorOn tells what a server has of a mirror that was made after a time.
+func mirrorOn(srv *server.Server, name string, after time.Time) (server.StreamState, error) {
+	jsz, err := srv.Jsz(&server.JSzOptions{Account: "SERVICES", Streams: true})
+	if err != nil {
+		return server.StreamState{}, err
+	}
+	for _, account := range jsz.AccountDetails {
+		for _, s := range account.Streams {
+			if s.Name == name && s.Created.After(after) {
+				return s.State, nil
+			}
+		}
+	}
+	return server.StreamState{}, fmt.Errorf("%s has no mirror of %s", srv.Name(), name)
+}
+
+// TestMirrorsOfACluster: what services read lies on each of three servers though two refreshers make the mirrors at once, is followed when the
+// one that leads it is lost, and is whole everywhere when that one is back.
 func TestMirrorsOfACluster(t *testing.T) {
 	t.Parallel()
 	c := shippedCluster(t)
@@ -142,14 +161,14 @@ func TestMirrorsOfACluster(t *testing.T) {
 		return generation
 	}
 	generation := renewed(1)
-	eventually(t, "three copies", func() error { return c.copied(time.Time{}) })
-
-	// Made anew now, it begins behind much that it is not to have, and behind a first message that is gone: it was replaced, as
-	// the reconcile schedule is whenever somebody asks for a reconcile.
 	keeper, err := jetstream.New(as(t, c.servers[0], "refresher"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "three copies", func() error { return c.copied(keeper, time.Time{}) })
+
+	// Made anew now, it begins behind much that it is not to have, and behind a first message that is gone: it was replaced, as
+	// the reconcile schedule is whenever somebody asks for a reconcile.
 	everything, err := keeper.CreateConsumer(t.Context(), events.StreamTokens, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +190,7 @@ func TestMirrorsOfACluster(t *testing.T) {
 		t.Fatalf("purge the services' account: %v %s", err, m.Data)
 	}
 	const looks = 3 * time.Minute // the refresher looks each 30 s
-	within(t, looks, "three copies of the mirror that was made anew", func() error { return c.copied(purged) })
+	within(t, looks, "three copies of the mirror that was made anew", func() error { return c.copied(keeper, purged) })
 
 	lost := -1
 	eventually(t, "somebody who leads the mirror", func() error {
@@ -193,5 +212,5 @@ func TestMirrorsOfACluster(t *testing.T) {
 	generation = renewed(generation + 1)
 	c.start(t, lost)
 	renewed(generation)
-	within(t, looks, "three copies, with the server that was away", func() error { return c.copied(purged) })
+	within(t, looks, "three copies, with the server that was away", func() error { return c.copied(keeper, purged) })
 }

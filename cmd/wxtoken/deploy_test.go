@@ -250,6 +250,9 @@ func testPermissions(t *testing.T, file string) {
 			"services.API.STREAM.DELETE.KV_tokens":                    {},
 			"setup.API.STREAM.UPDATE.KV_tokens":                       {},
 			"keeper.API.CONSUMER.RESET.KV_tokens.services":            {},
+			"$JS.API.CONSUMER.RESET.KV_tokens.services":               {publish: []string{"refresher"}},
+			"$JS.API.CONSUMER.RESET.KV_tokens.refresher-due":          {},
+			"$JS.API.CONSUMER.DELETE.MESSAGES.services":               {},
 			"mirror.services.KV_tokens":                               {},
 			"mirror.>":                                                {},
 		},
@@ -447,8 +450,10 @@ func startSystem(t *testing.T, srv *server.Server, file string, args func(user s
 	}
 	api := httptest.NewServer(sim.Handler())
 	t.Cleanup(api.Close)
-	deployed(t, "refresher", srv, append(args("refresher"), "--component-appsecret-file="+filepath.Join(files, "appsecret"),
-		"--sweep-every=1s", "--wechat-api-url="+api.URL)...)
+	for range 2 {
+		deployed(t, "refresher", srv, append(args("refresher"), "--component-appsecret-file="+filepath.Join(files, "appsecret"),
+			"--sweep-every=1s", "--wechat-api-url="+api.URL)...)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- sim.Run(ctx) }()

@@ -22,8 +22,8 @@ const (
 	mirrorBeat    = time.Second  // the server wants just this
 )
 
-// defaultServicesAPI is the prefix that deploy/nats/nats-server.conf has.
-const defaultServicesAPI = "services.API"
+// DefaultServicesAPI is the prefix that deploy/nats/nats-server.conf has. Nobody need answer behind it: with one account for all nobody does.
+const DefaultServicesAPI = "services.API"
 
 // mirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
 // "services" for "services.API".
@@ -36,7 +36,6 @@ func mirrorConsumer(api string) string {
 type Mirror struct {
 	MirrorOf
 	Created bool          // just now: there is nothing more to tell
-	Waiting bool          // not made, since there is nothing to mirror yet
 	Newest  uint64        // sequence of the newest message that it is to have
 	Has     uint64        // sequence of the newest message that it has
 	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
@@ -110,19 +109,24 @@ func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, ap
 	return all
 }
 
-// FeedAnew has a mirror be fed from the beginning, when SetupMirrors is run next: what fed it stands where it should not.
+// FeedAnew has the consumer of a mirror begin at sequence 1; what the mirror has already it leaves out. An empty mirror has to be fed from there,
+// also where the first messages are gone: a sequence of 1 or more that its consumer calls delivered, its leader leaves out for itself
+// alone (nats-server 2.15.2), and the followers stop for good at the first message.
 func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf) error {
-	if err := js.DeleteConsumer(ctx, m.Stream, m.Account); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return fmt.Errorf("remove consumer %s of %s: %w", m.Account, m.Stream, err)
+	if _, err := js.ResetConsumerToSequence(ctx, m.Stream, m.Account, 1); err != nil {
+		return fmt.Errorf("reset consumer %s of %s: %w", m.Account, m.Stream, err)
 	}
 	return nil
 }
 
-// CheckMirrors returns what is wrong with the mirrors behind those API prefixes of cfg where somebody answers, and changes nothing.
+// CheckMirrors returns what is wrong with the mirrors behind the API prefixes of cfg, and changes nothing.
 func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) error {
 	var faults []error
 	for _, api := range cfg.ServicesAPI {
 		if !HasServices(ctx, nc, api) {
+			if api != DefaultServicesAPI { // somebody asked for it
+				faults = append(faults, fmt.Errorf("nobody answers behind %s", api))
+			}
 			continue
 		}
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
@@ -171,33 +175,21 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		return state, err
 	}
 	deliver := mirrorPrefix + account + "." + m.Name
-	if state.Created { // a consumer that served a mirror before this one would go on where that one was
-		if err := FeedAnew(ctx, js, state.MirrorOf); err != nil {
-			return state, err
-		}
-	}
+	anew := state.Created
 	// It goes with the stream when that is lost. Looking is cheaper than making it again.
 	if _, err := js.PushConsumer(ctx, m.Name, account); err != nil {
-		cc := jetstream.ConsumerConfig{
+		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
 			Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
 			DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
 			FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
-		}
-		// The first message that an empty mirror gets has to be the one that its consumer begins with: of messages that are left
-		// out before it, the mirror's leader tells its followers a part alone (nats-server 2.15.2), and they stop for good.
-		if m.filter != "" {
-			first, err := oldest(ctx, js, m)
-			if err != nil {
-				return state, fmt.Errorf("find the oldest message for it: %w", err)
-			}
-			if first > 0 {
-				cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, first
-			} else if state.Created && m.Replicas > 1 {
-				return Mirror{MirrorOf: state.MirrorOf, Waiting: true}, nil
-			}
-		}
-		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, cc); err != nil {
+		}); err != nil {
 			return state, fmt.Errorf("make its consumer: %w", err)
+		}
+		anew = true
+	}
+	if anew {
+		if err := FeedAnew(ctx, js, state.MirrorOf); err != nil {
+			return state, err
 		}
 	}
 	if !state.Created {
@@ -209,29 +201,6 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	}
 	_, err = there.CreateStream(ctx, m.StreamConfig)
 	return state, err
-}
-
-// oldest returns the sequence of the oldest message of a stream that a mirror is to have, 0 if there is none.
-func oldest(ctx context.Context, js jetstream.JetStream, m mirrored) (uint64, error) {
-	look, err := js.CreateConsumer(ctx, m.Name, jetstream.ConsumerConfig{
-		FilterSubject: m.filter, HeadersOnly: true, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Minute,
-	})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = js.DeleteConsumer(ctx, m.Name, look.CachedInfo().Name) }() // or the server does, in a minute
-	if look.CachedInfo().NumPending == 0 {
-		return 0, nil
-	}
-	msg, err := look.Next(jetstream.FetchContext(ctx))
-	if err != nil {
-		return 0, err
-	}
-	meta, err := msg.Metadata()
-	if err != nil {
-		return 0, err
-	}
-	return meta.Sequence.Stream, nil
 }
 
 // newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none.

@@ -17,6 +17,14 @@ func TestMirrorsWithoutAnAccount(t *testing.T) {
 	if events.HasServices(t.Context(), r.nc, "services.API") {
 		t.Error("somebody answers behind that prefix")
 	}
+	if err := events.CheckMirrors(t.Context(), r.nc, r.js, cfg); err != nil {
+		t.Errorf("nobody need answer behind the default: %v", err)
+	}
+	absent := cfg
+	absent.ServicesAPI = []string{"absent.API"}
+	if err := events.CheckMirrors(t.Context(), r.nc, r.js, absent); err == nil || !strings.Contains(err.Error(), "absent.API") {
+		t.Errorf("nobody answers for an account that was asked for: %v", err)
+	}
 	for _, m := range events.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg) {
 		if m.Err == nil || !strings.Contains(m.Err.Error(), "services.API") {
 			t.Errorf("nobody has that prefix: %+v", m)

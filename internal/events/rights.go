@@ -53,11 +53,11 @@ func Rights(role string, services ...string) (rights []Right) {
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}
 		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")    // of its watch
-		add(MayPublish, defaultServicesAPI+".STREAM.INFO."+StreamTokens) // is there an account of services?
+		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens) // is there an account of services?
 		for _, api := range services {
 			for _, m := range mirrors(SetupConfig{}) {
 				add(MayPublish, api+".STREAM.INFO."+m.Name, api+".STREAM.CREATE."+m.Name, "$JS.API.CONSUMER.CREATE."+m.Name+"."+mirrorConsumer(api),
-					"$JS.API.CONSUMER.INFO."+m.Name+"."+mirrorConsumer(api), "$JS.API.CONSUMER.DELETE."+m.Name+"."+mirrorConsumer(api))
+					"$JS.API.CONSUMER.INFO."+m.Name+"."+mirrorConsumer(api), "$JS.API.CONSUMER.RESET."+m.Name+"."+mirrorConsumer(api))
 			}
 		}
 		add(MaySubscribe, ServiceName+".>", "$SRV.>")

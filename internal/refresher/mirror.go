@@ -8,11 +8,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// The time between two looks at the mirrors, and while one waits for the first token.
-const (
-	mirrorEvery = 30 * time.Second
-	mirrorSoon  = time.Second
-)
+// mirrorEvery is the time between two looks at the mirrors.
+const mirrorEvery = 30 * time.Second
 
 // mirrorLook is what was found at a look at a mirror.
 type mirrorLook struct {
@@ -26,14 +23,10 @@ func (r *Refresher) mirror(ctx context.Context) {
 	defer t.Stop()
 	before := map[events.MirrorOf]mirrorLook{}
 	for {
-		next := r.lookEvery
 		r.findServices(ctx)
 		for _, api := range r.services {
-			if r.lookAtMirrors(ctx, api, before) {
-				next = mirrorSoon
-			}
+			r.lookAtMirrors(ctx, api, before)
 		}
-		t.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
@@ -42,18 +35,13 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 }
 
-// lookAtMirrors makes what is missing in one account, and reports whether a mirror waits. It believes what is wrong at the second look
-// only: a replica may be a moment behind.
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) (waiting bool) {
+// lookAtMirrors makes what is missing in one account. It believes what is wrong at the second look only: a replica may be a moment behind.
+func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
 		if ctx.Err() != nil {
-			return false
-		}
-		if m.Waiting {
-			waiting = true
-			continue
+			return
 		}
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
 		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, ahead: m.Has > m.Newest && m.Newest > 0}
@@ -75,7 +63,6 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		}
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
 	}
-	return waiting
 }
 
 // setupConfig says how the streams are to be, and who has mirrors of them.
@@ -89,9 +76,13 @@ func (r *Refresher) setupConfig() events.SetupConfig {
 // default is there only where the NATS server is set up for it.
 func (r *Refresher) findServices(ctx context.Context) {
 	for _, api := range r.cfg.ServicesAPI {
-		if !slices.Contains(r.services, api) && events.HasServices(ctx, r.nc, api) {
+		switch {
+		case slices.Contains(r.services, api):
+		case events.HasServices(ctx, r.nc, api):
 			r.services = append(r.services, api)
 			r.log.Info().Str("api", api).Msg("account of services found")
+		case api != events.DefaultServicesAPI && ctx.Err() == nil: // somebody asked for it
+			r.log.Warn().Str("api", api).Str("hint", "do both accounts export and import what --services-api needs?").Msg("account of services not found, nothing is mirrored for it")
 		}
 	}
 }

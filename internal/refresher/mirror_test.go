@@ -14,10 +14,10 @@ import (
 )
 
 // TestServicesComeLater has nobody answer for the account of the services when the refresher starts. Once somebody
-// does, what services read is mirrored there. That account is a server of its own here; cmd/wxtoken has the tests with
+// does, what services read is mirrored there; who was asked for and stays away is told. That account is a server of its own here; cmd/wxtoken has the tests with
 // real ones.
 func TestServicesComeLater(t *testing.T) {
-	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.ServicesAPI = []string{"services.API"} }})
+	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.ServicesAPI = []string{"services.API", "absent.API"} }})
 	r.deps = func(d *refresher.Deps) { d.LookEvery = 50 * time.Millisecond }
 	r.start()
 	r.until("not started", func() bool { return r.log.count("refresher started") == 1 })
@@ -39,4 +39,5 @@ func TestServicesComeLater(t *testing.T) {
 	if n := r.log.count("account of services found"); n != 1 {
 		t.Errorf("the account was found %d times, want once", n)
 	}
+	r.until("nobody is told of the one that stays away", func() bool { return r.log.count("account of services not found") > 0 })
 }
