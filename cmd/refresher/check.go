@@ -17,7 +17,7 @@ func (s *settings) target(nc *nats.Conn, components func() []refresher.Component
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
 		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true,
-		Probes: s.probes(nc), Components: preflight.Components(components),
+		Probes: s.probes(nc), Components: func() []preflight.Component { return checked(components()) },
 	}
 }
 
@@ -27,6 +27,14 @@ func (s *settings) probes(nc *nats.Conn) []preflight.Probe {
 		all = append(all, preflight.Mirrors(nc, setup))
 	}
 	return all
+}
+
+// checked returns the components as the checks want them.
+func checked(components []refresher.Component) (out []preflight.Component) {
+	for _, c := range components {
+		out = append(out, preflight.Component(c))
+	}
+	return out
 }
 
 // check is --check.

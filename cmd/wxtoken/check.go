@@ -24,7 +24,7 @@ func (s *settings) target(nc *nats.Conn, srv *natsd.Server, keys *seal.Keys, com
 	t := preflight.Target{
 		NATS: nc, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true,
-		Components: preflight.Components(components),
+		Components: func() []preflight.Component { return checked(components()) },
 	}
 	if nc != nil {
 		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.CanaryOfRefresher(nc), preflight.SealKey(nc, keys)}
@@ -36,6 +36,14 @@ func (s *settings) target(nc *nats.Conn, srv *natsd.Server, keys *seal.Keys, com
 		t.Server = &preflight.Server{StoreDir: s.DataDir, MaxStore: srv.MaxStore(), SyncAlways: srv.SyncAlways()}
 	}
 	return t
+}
+
+// checked returns the components as the checks want them.
+func checked(components []refresher.Component) (out []preflight.Component) {
+	for _, c := range components {
+		out = append(out, preflight.Component(c))
+	}
+	return out
 }
 
 // check is --check: of the process that runs with these settings if there is one, else of what can be seen before the start.

@@ -185,7 +185,8 @@ func TestPage(t *testing.T) {
 		{"zh-CN,zh;q=0.9,en;q=0.8", "<th scope=\"col\">下次更新</th>"},
 		{"en;q=0.3, zh-TW;q=0.7", "<td>已取消授权 revoked</td>"},
 		{"zh;q=0, en;q=0.1", "<html lang=\"en\">"},
-		{"zh;q=x", "<html lang=\"zh\">"},
+		{"zh-Hant-HK, en;q=0.5", "<html lang=\"zh\">"},
+		{"zh;q=x", "<html lang=\"en\">"},
 	} {
 		status, body, _ := b.ask("/", "Accept", "text/html", "Accept-Language", row.language)
 		if status != http.StatusOK || !strings.Contains(body, row.want) {

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/text/language"
+
 	"wxtoken"
 )
 
@@ -227,21 +229,12 @@ var languages = map[string]words{
 	},
 }
 
+// matcher chooses among the languages of the page; the first is for those who want another.
+var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
+
 // preferred returns the language of the page that an Accept-Language header likes best.
 func preferred(header string) string {
-	best, language := 0.0, "en"
-	for item := range strings.SplitSeq(header, ",") {
-		tag, parameter, _ := strings.Cut(strings.TrimSpace(item), ";")
-		weight := 1.0
-		if text, ok := strings.CutPrefix(strings.TrimSpace(parameter), "q="); ok {
-			if q, err := strconv.ParseFloat(text, 64); err == nil {
-				weight = q
-			}
-		}
-		primary, _, _ := strings.Cut(strings.ToLower(tag), "-")
-		if _, ok := languages[primary]; ok && weight > best {
-			best, language = weight, primary
-		}
-	}
-	return language
+	tag, _ := language.MatchStrings(matcher, header)
+	base, _ := tag.Base()
+	return base.String()
 }

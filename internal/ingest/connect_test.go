@@ -281,6 +281,7 @@ func TestLanding(t *testing.T) {
 		{"PC in English", onPC, "en-US,en;q=0.9", "en", false, false},
 		{"PC that prefers English", onPC, "zh;q=0.8, en;q=0.9", "en", false, false},
 		{"PC that prefers Chinese", onPC, "zh-CN,zh;q=0.9,en;q=0.8", "zh-CN", false, false},
+		{"PC in Hong Kong", onPC, "zh-Hant-HK,en;q=0.5", "zh-CN", false, false},
 		{"PC with neither", onPC, "fr, *;q=0.5", "zh-CN", false, false},
 		{"PC with nonsense", onPC, ";;q=x,en;q=NaN,,", "zh-CN", false, false},
 		{"WeChat on a PC", weChatPC, "", "zh-CN", false, false},

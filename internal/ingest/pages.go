@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/text/language"
 	"rsc.io/qr"
 
 	"wxtoken/internal/events"
@@ -180,7 +181,7 @@ func (a pageAnswer) write(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p := a.page
-	p.Language = language(r.Header.Get("Accept-Language"))
+	p.Language = preferred(r.Header.Get("Accept-Language"))
 	p.Nonce = rand.Text()
 	if n, ok := notices[a.said]; ok {
 		p.Title, p.Text = n.title.in(p.Language), n.text.in(p.Language)
@@ -201,23 +202,14 @@ func (a pageAnswer) write(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, &body) // a browser that has gone is no concern of ours
 }
 
-// language returns "en" for a browser that prefers English, and "zh" for any other.
-func language(header string) string {
-	best, chosen := 0.0, "zh"
-	for item := range strings.SplitSeq(header, ",") {
-		tag, parameter, _ := strings.Cut(strings.TrimSpace(item), ";")
-		weight := 1.0
-		if text, ok := strings.CutPrefix(strings.TrimSpace(parameter), "q="); ok {
-			if q, err := strconv.ParseFloat(text, 64); err == nil {
-				weight = q
-			}
-		}
-		primary, _, _ := strings.Cut(strings.ToLower(tag), "-")
-		if (primary == "zh" || primary == "en") && weight > best {
-			best, chosen = weight, primary
-		}
-	}
-	return chosen
+// matcher chooses among the languages of the pages; the first is for those who want another.
+var matcher = language.NewMatcher([]language.Tag{language.Chinese, language.TraditionalChinese, language.English})
+
+// preferred returns "en" for a browser that prefers English, and "zh" for any other.
+func preferred(header string) string {
+	tag, _ := language.MatchStrings(matcher, header)
+	base, _ := tag.Base()
+	return base.String()
 }
 
 // device tells from a User-Agent whether the browser is on a phone, and whether it is WeChat's own.

@@ -28,19 +28,6 @@ type Component struct {
 	AppSecret wxtoken.Secret
 }
 
-// Components has those looked at that another package calls components of its own.
-func Components[C ~struct {
-	AppID     string
-	AppSecret wxtoken.Secret
-}](now func() []C) func() []Component {
-	return func() (out []Component) {
-		for _, c := range now() {
-			out = append(out, Component(c))
-		}
-		return out
-	}
-}
-
 // Server is what a process knows of the NATS server that it runs itself.
 type Server struct {
 	StoreDir   string
