@@ -11,6 +11,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/wechatsim"
 )
 
 // streamNames returns the streams that the server has.
@@ -236,4 +237,37 @@ func TestCredentialsVanish(t *testing.T) {
 	if n := r.log.count("credential gone"); n == 0 {
 		t.Error("nobody missed anything: this showed nothing")
 	}
+}
+
+// TestCredentialVanishesAmongRefusals removes a credential while WeChat refuses everybody, which nobody believes: the account keeps its
+// token and stays without a credential rather than get one that nothing could renew with. Once WeChat is well again it is brought back.
+func TestCredentialVanishesAmongRefusals(t *testing.T) {
+	r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
+	r.authorize(alice)
+	crowd := r.crowd(appid, 5)
+	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61003})
+	for _, key := range crowd {
+		r.pokeOnce(key)
+	}
+	r.until("refusals are believed", func() bool { return r.log.count("too many authorizations refused at once") > 0 })
+	r.keep()
+	r.fail(wechatsim.Fault{API: apiInfo, Errcode: 61003})
+	stream, err := r.js.Stream(t.Context(), events.StreamTokens)
+	r.must(err)
+	r.must(stream.Purge(t.Context(), jetstream.WithPurgeSubject(events.CredentialSubject(aliceKey))))
+	r.sim.ClearHistory()
+	r.pokeOld(aliceKey, 1)
+	r.until("not asked", func() bool { return r.calls(apiInfo, alice) > 0 })
+	r.until("not put off", func() bool { return r.log.count("its credential is gone") > 0 })
+	if c := r.credential(aliceKey); c.Revision > 0 {
+		t.Errorf("a credential was stored, of %d characters of refresh token", len(c.RefreshToken))
+	}
+	if r.token(aliceKey).Value.IsZero() {
+		t.Error("the token was taken away")
+	}
+	r.sim.Heal()
+	r.pokeOld(aliceKey, 1)
+	r.generation(aliceKey, 2)
+	r.must(r.accepted(alice))
+	r.state(aliceKey, wxtoken.StateActive)
 }
