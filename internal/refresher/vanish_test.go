@@ -242,7 +242,6 @@ func TestCredentialsVanish(t *testing.T) {
 // TestCredentialVanishesAmongRefusals removes a credential while WeChat refuses everybody, which nobody believes: the account keeps its
 // token and stays without a credential rather than get one that nothing could renew with. Once WeChat is well again it is brought back.
 func TestCredentialVanishesAmongRefusals(t *testing.T) {
-	t.Parallel()
 	r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 	r.authorize(alice)
 	crowd := r.crowd(appid, 5)
