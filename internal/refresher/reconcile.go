@@ -149,7 +149,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 
 // absorb takes over what the list says of one account, if it knows better than the store.
 func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, seen uint64, insist bool) (added bool, err error) {
-	cred, err := r.store.Credential(ctx, key)
+	cred, err := r.unclaimed(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
 		return false, nil // whoever wrote it knows better
 	}
@@ -209,6 +209,22 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	}
 	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(authTime, cred.Ref)))
 	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+}
+
+// unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited for as long as a claim lasts: whoever
+// claimed it for the exchange of a code may be gone, and the code with him, if NATS lost what came after.
+func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred store.Credential, err error) {
+	for waited := time.Duration(0); ; waited += time.Second {
+		cred, err = r.store.Credential(ctx, key)
+		if err != nil || cred.RefreshToken != "" || !cred.ClaimedAt(r.now()) || waited > claimFor || r.stopping.Load() {
+			return cred, err
+		}
+		select {
+		case <-ctx.Done():
+			return cred, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // sameAuthorization is how far WeChat's two times of one authorization may lie apart, that of the push and that of the list.

@@ -13,6 +13,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -313,4 +314,22 @@ func TestListOfANewerAuthorizationWithTheSameRefreshToken(t *testing.T) {
 	if p := r.token(aliceKey).Previous; p != nil {
 		t.Error("the token of the authorization before is kept as the previous one")
 	}
+}
+
+// TestReconcileWaitsForAClaim begins with what is left of an authorization when NATS lost the end of it: a claim, whose owner is done and forgot it.
+func TestReconcileWaitsForAClaim(t *testing.T) {
+	r := newRig(t, options{idle: true})
+	r.keep()
+	r.ticket()
+	first := r.next(events.KindTicket)
+	r.must(r.sim.Authorize(appid, alice))
+	_, err := r.store.Save(t.Context(), store.Credential{Key: aliceKey, Claim: &store.Claim{By: "nobody", Until: r.clock.Now().Add(6 * time.Second)}})
+	r.must(err)
+	r.start()
+	r.send(first)
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
+	r.generation(aliceKey, 1)
+	r.must(r.accepted(alice))
+	r.wantCalls(apiList, 1)
+	r.wantCalls(apiRefresh, 1)
 }

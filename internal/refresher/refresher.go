@@ -70,6 +70,7 @@ type Refresher struct {
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
+	lost     bool     // something that rested in NATS: WeChat's list says what of it is missing now
 	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 	landings singleflight.Group
 	unopened rate.Sometimes // says that something can't be opened
@@ -124,6 +125,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 		if !errors.Is(err, store.ErrGone) {
 			return err
 		}
+		r.lost = true
 		r.log.Error().Err(err).Str("hint", goneHint).Msg("data gone, nothing is renewed")
 		r.mu.Lock()
 		r.ready, r.trouble = false, fmt.Errorf("%w: %s", err, goneHint)
@@ -208,7 +210,7 @@ func (r *Refresher) work(ctx context.Context) error {
 }
 
 // watchStream looks after each sweep's time, and at once where a consumer ended, whether the stream is the one that this
-// work began with. It returns ErrGone when it is not, for two looks in a row.
+// work began with. It returns ErrGone when it is not; with replicas, when it is not for two looks in a row.
 func (r *Refresher) watchStream(ctx context.Context) error {
 	every := time.NewTicker(r.cfg.SweepEvery)
 	defer every.Stop()
@@ -226,7 +228,7 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 		switch gone := errors.Is(err, store.ErrGone); {
 		case !gone:
 			again, first = nil, time.Time{}
-		case first.IsZero():
+		case first.IsZero() && r.cfg.Replicas > 1:
 			again, first = time.After(lookAgainAfter), time.Now()
 		case time.Since(first) >= lookAgainAfter:
 			return err
@@ -234,7 +236,8 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 	}
 }
 
-// lookAgainAfter is the time between the two looks: a server that has just become the leader may not know all yet.
+// lookAgainAfter is the time between the two looks at a stream with replicas: a server that has just become the leader may not know all
+// yet. One alone knows all that is left as soon as it answers, and what is stored next would hide that something is missing.
 const lookAgainAfter = time.Second
 
 // doubt has watchStream look now.
@@ -404,7 +407,7 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 		})
 	}
 	if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
-		err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, false)
+		err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, r.lost)
 	}
 	if err == nil {
 		var s wxtoken.Status

@@ -1,6 +1,8 @@
 package refresher_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +100,32 @@ func TestTokensVanish(t *testing.T) {
 			r.generation(aliceKey, generation+1)
 		})
 	}
+}
+
+// TestOlderCopy puts a copy of NATS's data in its place that lacks the newest account, whose authorization nobody will tell of again. The refresher
+// that runs notices, and WeChat's list brings the account back, although the next comparison with it was hours away.
+func TestOlderCopy(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
+	r.nats.Stop()
+	copied := filepath.Join(t.TempDir(), "copy")
+	r.must(os.CopyFS(copied, os.DirFS(r.nats.StoreDir())))
+	r.nats.Restart()
+	bob := wxtoken.AuthorizerKey(appid, "wxb0b00000000000")
+	r.authorize(bob.Authorizer)
+	r.poke(aliceKey)
+	r.generation(aliceKey, 2)
+	r.drained()
+	r.nats.Stop()
+	r.must(os.RemoveAll(r.nats.StoreDir()))
+	r.must(os.CopyFS(r.nats.StoreDir(), os.DirFS(copied)))
+	r.nats.Restart()
+	r.until("not noticed", func() bool { return r.log.count("data gone, nothing is renewed", "is an older copy") == 1 })
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 2 })
+	r.generation(bob, 1)
+	r.must(r.accepted(bob.Authorizer))
+	r.wantScheduled(bob)
 }
 
 // TestOtherStreamsVanish takes each of the other streams: readiness names it, renewals go on, nobody makes it before a refresher is

@@ -16,11 +16,11 @@ import (
 // ErrGone is returned by Same when what rested in the stream is gone: it was deleted, emptied, made anew, or replaced by an older copy.
 var ErrGone = errors.New("what rested in the stream is gone")
 
-// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it.
+// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it or what this program stored.
 func (s *Store) Same(ctx context.Context, v *View) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	keys, seen := v.Len(), v.Seen() // before the look: what comes in between is no loss
+	keys, seen := v.Len(), max(v.Seen(), s.acked.Load()) // before the look: what comes in between is no loss
 	stream, err := s.js.Stream(ctx, events.StreamTokens)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: %s was deleted", ErrGone, events.StreamTokens)

@@ -154,7 +154,11 @@ func (s *Store) commitBatch(ctx context.Context, m *nats.Msg) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return parseAck(answer.Data)
+	sequence, err := parseAck(answer.Data)
+	if err == nil {
+		s.stored(sequence)
+	}
+	return sequence, err
 }
 
 // errBadAck is returned when the server's answer to a batch is none that is known.

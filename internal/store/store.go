@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,7 @@ type Store struct {
 	keys    *seal.Keys
 	step    func(string)
 	proof   proof
+	acked   atomic.Uint64 // sequence of the newest message of KV_tokens whose ack came
 }
 
 // Open returns the store in the streams that events.Setup made. With keys all that it writes is sealed, but the tokens;
@@ -142,8 +144,15 @@ func (s *Store) Save(ctx context.Context, c Credential) (Credential, error) {
 	if err != nil {
 		return c, fmt.Errorf("save credential of %s: %w", c.Key, lost(err))
 	}
+	s.stored(ack.Sequence)
 	c.Revision = ack.Sequence
 	return c, nil
+}
+
+// stored notes that NATS has the message of that sequence. The view hears of it later, or not at all while it is away.
+func (s *Store) stored(sequence uint64) {
+	for newest := s.acked.Load(); newest < sequence && !s.acked.CompareAndSwap(newest, sequence); newest = s.acked.Load() {
+	}
 }
 
 // Commit stores a renewal: credential, token and next schedule, all of it or nothing. It returns
