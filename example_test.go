@@ -148,8 +148,8 @@ func startDemo() *demo {
 	service, err := micro.AddService(nc, micro.Config{Name: "wxtoken", Version: "0.0.1"})
 	must(err)
 	must(service.AddEndpoint("reject", micro.HandlerFunc(func(req micro.Request) {
+		d.store(2) // before the answer, so that it is done when the example ends
 		must(req.RespondJSON(map[string]any{"outcome": wxtoken.RejectRenewing, "revision": 1}))
-		d.store(2)
 	}), micro.WithEndpointSubject("wxtoken.reject")))
 	d.stop = func() {
 		nc.Close()
