@@ -2,8 +2,11 @@ package refresher
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
 )
@@ -49,7 +52,7 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		behind := 1.0
 		switch {
 		case m.Err != nil:
-			log.Warn().Err(m.Err).Str("hint", "services may read old values: do both accounts export and import what --services-api needs?").Msg("mirror not set up")
+			log.Warn().Err(m.Err).Str("hint", notMirrored(m.Err)).Msg("mirror not set up")
 		case m.Created:
 			behind = 0
 			log.Info().Msg("mirror created")
@@ -64,6 +67,17 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
 	}
 }
+
+// notMirrored says what to do when a mirror can't be made or looked at.
+func notMirrored(err error) string {
+	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && refused.ErrorCode == insufficientStorage {
+		return "raise NATS's max_file_store, or lower --messages-max-bytes: the copy of MESSAGES reserves as much once more"
+	}
+	return "services may read old values: do both accounts export and import what --services-api needs?"
+}
+
+// insufficientStorage is nats-server's JSStorageResourcesExceededErr, which the client has no name for.
+const insufficientStorage = 10047
 
 // setupConfig says how the streams are to be, and who has mirrors of them.
 func (r *Refresher) setupConfig() events.SetupConfig {

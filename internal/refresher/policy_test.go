@@ -3,9 +3,11 @@ package refresher
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"pgregory.net/rapid"
 
 	"wxtoken"
@@ -335,5 +337,16 @@ func TestOfAccount(t *testing.T) {
 		if v := wechat.Judge(refusal(wechat.APIAuthorizerToken, code)); v != wechat.Operator {
 			t.Errorf("%d is judged %v: nobody looks whom it concerns", code, v)
 		}
+	}
+}
+
+func TestNotMirrored(t *testing.T) {
+	t.Parallel()
+	full := fmt.Errorf("mirror stream MESSAGES: %w", &jetstream.APIError{Code: 500, ErrorCode: 10047, Description: "insufficient storage resources available"})
+	if hint := notMirrored(full); !strings.Contains(hint, "max_file_store") {
+		t.Errorf("no room for the copy: %s", hint)
+	}
+	if hint := notMirrored(errors.New("timeout")); !strings.Contains(hint, "--services-api") {
+		t.Errorf("nobody answers: %s", hint)
 	}
 }
