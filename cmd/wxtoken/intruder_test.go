@@ -394,7 +394,7 @@ func TestMirrorFollows(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	if m := k.mirror(k.apis[0], cfg)[1]; m.Stream != events.StreamTokens || m.Has >= m.Newest {
 		t.Errorf("the mirror does not stand still: %+v", m)
-	} else if err := events.FeedAnew(t.Context(), k.js, m.MirrorOf); err != nil {
+	} else if err := events.FeedAnew(t.Context(), k.js, m.MirrorOf, m.Has); err != nil {
 		t.Fatal(err)
 	}
 	k.mirror(k.apis[0], cfg)
@@ -430,6 +430,60 @@ func TestMirrorFollows(t *testing.T) {
 		}
 	}
 	k.reads(3)
+}
+
+// TestMirrorFedAgain has a mirror that holds much be fed again and again, as by refreshers that find it behind at once, and made its consumer anew.
+func TestMirrorFedAgain(t *testing.T) {
+	t.Parallel()
+	k := newKept(t, accounts)
+	ingest := k.jetstream(as(t, k.srv, "ingest"))
+	say := func(n int) {
+		t.Helper()
+		for i := range n {
+			if _, err := ingest.PublishAsync("wechat.message.wx1.wx2.text", []byte("{}")); err != nil {
+				t.Fatal(err)
+			}
+			if i%1000 < 999 && i < n-1 {
+				continue
+			}
+			select {
+			case <-ingest.PublishAsyncComplete():
+			case <-time.After(patience):
+				t.Fatal("the messages are not stored")
+			}
+		}
+	}
+	messages := func() events.Mirror {
+		t.Helper()
+		all := k.mirror(k.apis[0], cfg)
+		return all[slices.IndexFunc(all, func(m events.Mirror) bool { return m.Stream == events.StreamMessages })]
+	}
+	whole := func(what string) (m events.Mirror) {
+		t.Helper()
+		within(t, 30*time.Second, what, func() error {
+			if m = messages(); m.Has != m.Newest {
+				return fmt.Errorf("%d of %d", m.Has, m.Newest)
+			}
+			return nil
+		})
+		return m
+	}
+	say(6 * 1000) // several times what may be on its way
+	m := whole("a mirror of much")
+	for range 3 {
+		if err := events.FeedAnew(t.Context(), k.js, m.MirrorOf, m.Has); err != nil {
+			t.Fatal(err)
+		}
+		say(1)
+	}
+	m = whole("the mirror that was fed again")
+	for range 2 {
+		if err := k.admin.DeleteConsumer(t.Context(), m.Stream, m.Account); err != nil {
+			t.Fatal(err)
+		}
+		say(1)
+		m = whole("the mirror whose consumer was made anew")
+	}
 }
 
 // TestServiceForOneAuthorizer puts to use what deploy/nats/nats-server.conf has as a comment.

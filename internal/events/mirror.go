@@ -109,11 +109,13 @@ func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, ap
 	return all
 }
 
-// FeedAnew has the consumer of a mirror begin at sequence 1; what the mirror has already it leaves out. An empty mirror has to be fed from there,
-// also where the first messages are gone: a sequence of 1 or more that its consumer calls delivered, its leader leaves out for itself
-// alone (nats-server 2.15.2), and the followers stop for good at the first message.
-func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf) error {
-	if _, err := js.ResetConsumerToSequence(ctx, m.Stream, m.Account, 1); err != nil {
+// FeedAnew has the consumer of a mirror begin behind the message that the mirror has already; 0 for an empty one.
+//
+// An empty mirror has to be fed from sequence 1, also where the first messages are gone: a sequence of 1 or more that its consumer calls
+// delivered, its leader leaves out for itself alone (nats-server 2.15.2), and the followers stop for good at the first message. One that has
+// messages must not be: it acks what it has, the consumer counts those acks for nothing, and stands still when all that may be pending is.
+func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf, has uint64) error {
+	if _, err := js.ResetConsumerToSequence(ctx, m.Stream, m.Account, has+1); err != nil {
 		return fmt.Errorf("reset consumer %s of %s: %w", m.Account, m.Stream, err)
 	}
 	return nil
@@ -175,20 +177,26 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		return state, err
 	}
 	deliver := mirrorPrefix + account + "." + m.Name
-	anew := state.Created
-	// It goes with the stream when that is lost. Looking is cheaper than making it again.
-	if _, err := js.PushConsumer(ctx, m.Name, account); err != nil {
-		if _, err := js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
+	feeds, err := js.PushConsumer(ctx, m.Name, account)
+	missing := errors.Is(err, jetstream.ErrConsumerNotFound)
+	if missing { // it goes with the stream when that is lost
+		feeds, err = js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
 			Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
 			DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
 			FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
-		}); err != nil {
-			return state, fmt.Errorf("make its consumer: %w", err)
-		}
-		anew = true
+		})
 	}
-	if anew {
-		if err := FeedAnew(ctx, js, state.MirrorOf); err != nil {
+	if err != nil {
+		return state, fmt.Errorf("look up or make its consumer: %w", err)
+	}
+	if state.Created && feeds.CachedInfo().AckFloor.Stream > 0 {
+		// It stands where a mirror before left it, or where another refresher's new mirror is by now.
+		if state, err = look(ctx, js, there, account, m); err != nil {
+			return state, err
+		}
+	}
+	if missing || state.Created {
+		if err := FeedAnew(ctx, js, state.MirrorOf, state.Has); err != nil {
 			return state, err
 		}
 	}

@@ -39,6 +39,7 @@ type component struct {
 	warned  bool                     // that the guard is closed
 	waiting time.Time                // since when accounts wait for WeChat's list; zero while none does
 	greeted bool                     // the sweep's own
+	lost    bool                     // something of what rested in NATS, and WeChat's list was not asked yet what; the sweep's own
 }
 
 // everyAPI stands for all calls of a component.

@@ -17,6 +17,7 @@ const mirrorEvery = 30 * time.Second
 // mirrorLook is what was found at a look at a mirror.
 type mirrorLook struct {
 	newest uint64 // what it was to have
+	has    uint64 // what it had
 	ahead  bool   // it had more
 }
 
@@ -47,7 +48,7 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 			return
 		}
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
-		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, ahead: m.Has > m.Newest && m.Newest > 0}
+		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, has: m.Has, ahead: m.Has > m.Newest && m.Newest > 0}
 		before[m.MirrorOf] = now
 		behind := 1.0
 		switch {
@@ -58,8 +59,9 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 			log.Info().Msg("mirror created")
 		case now.ahead && last.ahead: // a stream that was put back from a backup, for instance
 			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
+		case m.Has < last.newest && m.Has > last.has: // it is on its way
 		case m.Has < last.newest:
-			err := events.FeedAnew(ctx, r.js, m.MirrorOf)
+			err := events.FeedAnew(ctx, r.js, m.MirrorOf, m.Has)
 			log.Error().Err(err).Dur("silent", m.Silent).Msg("mirror behind: services read old values; it is fed anew")
 		default:
 			behind = 0

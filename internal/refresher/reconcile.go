@@ -130,7 +130,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 			continue // nothing new; the view may lag, but not by six hours
 		}
 		if r.stopping.Load() { // not done: somebody else begins anew
-			err = errors.New("this refresher is stopping")
+			err = errStopping
 			break
 		}
 		group.Go(func() (err error) {
@@ -211,13 +211,19 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
+// errStopping leaves what is not done to somebody else.
+var errStopping = errors.New("this refresher is stopping")
+
 // unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited for as long as a claim lasts: whoever
 // claimed it for the exchange of a code may be gone, and the code with him, if NATS lost what came after.
 func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred store.Credential, err error) {
 	for waited := time.Duration(0); ; waited += time.Second {
 		cred, err = r.store.Credential(ctx, key)
-		if err != nil || cred.RefreshToken != "" || !cred.ClaimedAt(r.now()) || waited > claimFor || r.stopping.Load() {
+		if err != nil || cred.RefreshToken != "" || !cred.ClaimedAt(r.now()) || waited > claimFor {
 			return cred, err
+		}
+		if r.stopping.Load() {
+			return cred, errStopping
 		}
 		select {
 		case <-ctx.Done():

@@ -317,19 +317,29 @@ func TestListOfANewerAuthorizationWithTheSameRefreshToken(t *testing.T) {
 }
 
 // TestReconcileWaitsForAClaim begins with what is left of an authorization when NATS lost the end of it: a claim, whose owner is done and forgot it.
+// A refresher that stops while it waits leaves the rest to the next one.
 func TestReconcileWaitsForAClaim(t *testing.T) {
-	r := newRig(t, options{idle: true})
-	r.keep()
-	r.ticket()
-	first := r.next(events.KindTicket)
-	r.must(r.sim.Authorize(appid, alice))
-	_, err := r.store.Save(t.Context(), store.Credential{Key: aliceKey, Claim: &store.Claim{By: "nobody", Until: r.clock.Now().Add(6 * time.Second)}})
-	r.must(err)
-	r.start()
-	r.send(first)
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
-	r.generation(aliceKey, 1)
-	r.must(r.accepted(alice))
-	r.wantCalls(apiList, 1)
-	r.wantCalls(apiRefresh, 1)
+	t.Parallel()
+	for name, stopped := range map[string]bool{"by one refresher": false, "by the next": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, options{idle: true})
+			r.keep()
+			r.ticket()
+			first := r.next(events.KindTicket)
+			r.must(r.sim.Authorize(appid, alice))
+			_, err := r.store.Save(t.Context(), store.Credential{Key: aliceKey, Claim: &store.Claim{By: "nobody", Until: r.clock.Now().Add(6 * time.Second)}})
+			r.must(err)
+			p := r.start()
+			r.send(first)
+			if stopped {
+				r.until("no list", func() bool { return r.calls(apiList) == 1 })
+				p.stop()
+				r.start()
+			}
+			r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
+			r.generation(aliceKey, 1)
+			r.must(r.accepted(alice))
+			r.wantCalls(apiRefresh, 1)
+		})
+	}
 }

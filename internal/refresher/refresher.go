@@ -70,7 +70,6 @@ type Refresher struct {
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
-	lost     bool     // something that rested in NATS: WeChat's list says what of it is missing now
 	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 	landings singleflight.Group
 	unopened rate.Sometimes // says that something can't be opened
@@ -125,7 +124,9 @@ func (r *Refresher) Run(ctx context.Context) error {
 		if !errors.Is(err, store.ErrGone) {
 			return err
 		}
-		r.lost = true
+		for _, c := range r.all() {
+			c.lost = true
+		}
 		r.log.Error().Err(err).Str("hint", goneHint).Msg("data gone, nothing is renewed")
 		r.mu.Lock()
 		r.ready, r.trouble = false, fmt.Errorf("%w: %s", err, goneHint)
@@ -225,10 +226,12 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 		case <-again:
 		}
 		err := r.store.Same(ctx, r.view)
-		switch gone := errors.Is(err, store.ErrGone); {
-		case !gone:
+		switch {
+		case err == nil:
 			again, first = nil, time.Time{}
-		case first.IsZero() && r.cfg.Replicas > 1:
+		case !errors.Is(err, store.ErrGone): // it is not known
+			again = time.After(lookAgainAfter)
+		case first.IsZero() && r.store.Replicated():
 			again, first = time.After(lookAgainAfter), time.Now()
 		case time.Since(first) >= lookAgainAfter:
 			return err
@@ -236,8 +239,8 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 	}
 }
 
-// lookAgainAfter is the time between the two looks at a stream with replicas: a server that has just become the leader may not know all
-// yet. One alone knows all that is left as soon as it answers, and what is stored next would hide that something is missing.
+// lookAgainAfter is the time between two looks, where the first said nothing, or something bad of a stream with replicas: one of them may be a
+// moment behind. A server alone knows all that is left as soon as it answers.
 const lookAgainAfter = time.Second
 
 // doubt has watchStream look now.
@@ -407,7 +410,9 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 		})
 	}
 	if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
-		err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, r.lost)
+		if err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, c.lost); err == nil {
+			c.lost = false
+		}
 	}
 	if err == nil {
 		var s wxtoken.Status

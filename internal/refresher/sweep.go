@@ -44,7 +44,7 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		case <-r.changed: // the components
 		case <-connected:
 			looks = returnedLooks
-			r.doubt() // at once: what is written from now on hides that something is missing
+			r.doubt()
 		case <-soon:
 			soon, looks = nil, looks-1
 			grace = min(grace, returnedGrace)

@@ -8,10 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/wechatsim"
 )
@@ -105,7 +107,16 @@ func TestTokensVanish(t *testing.T) {
 // TestOlderCopy puts a copy of NATS's data in its place that lacks the newest account, whose authorization nobody will tell of again. The refresher
 // that runs notices, and WeChat's list brings the account back, although the next comparison with it was hours away.
 func TestOlderCopy(t *testing.T) {
-	r := newRig(t, options{})
+	t.Parallel()
+	t.Run("as it was", func(t *testing.T) { olderCopy(t, false) })
+	t.Run("and written to since", func(t *testing.T) { olderCopy(t, true) })
+}
+
+func olderCopy(t *testing.T, written bool) {
+	r := newRig(t, options{idle: true})
+	p := r.start()
+	r.ticket()
+	r.eventually(r.componentLives)
 	r.authorize(alice)
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
 	r.nats.Stop()
@@ -117,9 +128,24 @@ func TestOlderCopy(t *testing.T) {
 	r.poke(aliceKey)
 	r.generation(aliceKey, 2)
 	r.drained()
+	r.until("not known", func() bool { return r.metric(p, "wxtoken_authorizers", "active") == 2 })
 	r.nats.Stop()
 	r.must(os.RemoveAll(r.nats.StoreDir()))
 	r.must(os.CopyFS(r.nats.StoreDir(), os.DirFS(copied)))
+	if written { // by another refresher, or by the server's schedules: it ends no earlier than it did
+		srv, err := natsd.Start(t.Context(), natsd.Config{StoreDir: r.nats.StoreDir()})
+		r.must(err)
+		nc, err := nats.Connect("", nats.InProcessServer(srv))
+		r.must(err)
+		js, err := jetstream.New(nc)
+		r.must(err)
+		for range 100 {
+			_, err := events.Prove(t.Context(), js)
+			r.must(err)
+		}
+		nc.Close()
+		srv.Close()
+	}
 	r.nats.Restart()
 	r.until("not noticed", func() bool { return r.log.count("data gone, nothing is renewed", "is an older copy") == 1 })
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 2 })

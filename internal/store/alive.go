@@ -28,16 +28,26 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
 	}
+	lost, reading := v.lost()
 	switch info := stream.CachedInfo(); {
+	case info.Cluster != nil && info.Cluster.Leader == "": // whoever answers may be behind
+		return fmt.Errorf("look up stream %s: it has no leader", events.StreamTokens)
 	case !info.Created.Equal(s.tokens.CachedInfo().Created):
 		return fmt.Errorf("%w: %s was deleted and made anew", ErrGone, events.StreamTokens)
 	case info.State.LastSeq < seen:
 		return fmt.Errorf("%w: %s is an older copy, up to message %d, and %d was there", ErrGone, events.StreamTokens, info.State.LastSeq, seen)
 	case info.State.Msgs < uint64(keys):
 		return fmt.Errorf("%w: %s was emptied, %d messages for %d keys", ErrGone, events.StreamTokens, info.State.Msgs, keys)
+	case reading:
+		return fmt.Errorf("%s is being read again", events.StreamTokens)
+	case lost > 0:
+		return fmt.Errorf("%w: %s is an older copy, without what was known of %d keys", ErrGone, events.StreamTokens, lost)
 	}
 	return nil
 }
+
+// Replicated reports whether the stream has copies, of which one may be a moment behind.
+func (s *Store) Replicated() bool { return s.tokens.CachedInfo().Config.Replicas > 1 }
 
 // proofLasts is how long it counts that NATS stored something.
 const proofLasts = 5 * time.Second

@@ -30,6 +30,37 @@ type View struct {
 	entries map[wxtoken.Key]Entry
 	quotas  map[string]Quota // by component
 	seen    uint64           // sequence of the newest message
+
+	// From the beginning of a reading on, the revisions of the credentials that were known and were not read again, or only older than they were.
+	// Once all is read, what is left in it is lost; but a replica may be a moment behind.
+	unread  map[wxtoken.Key]uint64
+	reading bool
+}
+
+// begin notes that all is read from the beginning.
+func (v *View) begin() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reading = true
+	for key, e := range v.entries {
+		if e.Credential.Revision > 0 {
+			v.unread[key] = max(v.unread[key], e.Credential.Revision)
+		}
+	}
+}
+
+// end notes that all is read that lay there.
+func (v *View) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reading = false
+}
+
+// lost returns how many credentials are missing, or older than they were; reading tells that it is not known yet.
+func (v *View) lost() (n int, reading bool) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.unread), v.reading
 }
 
 // Get returns the entry of key.
@@ -83,7 +114,7 @@ func (v *View) Find(wanted func(wxtoken.Key, Entry) bool) (key wxtoken.Key, ok b
 // Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
 // the returned function for its goroutine to end.
 func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait func(), err error) {
-	v = &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}}
+	v = &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}, unread: map[wxtoken.Key]uint64{}}
 	ready := make(chan struct{})
 	var once sync.Once
 	var following sync.WaitGroup
@@ -127,7 +158,9 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
+	v.begin()
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
+		v.end()
 		ready()
 	}
 	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat))
@@ -162,6 +195,7 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 		}
 		s.take(v, m, meta.Sequence.Stream)
 		if meta.NumPending == 0 {
+			v.end()
 			ready()
 		}
 	}
@@ -187,6 +221,9 @@ func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
 	defer v.mu.Unlock()
 	v.seen = max(v.seen, sequence)
 	if isCredential {
+		if v.unread[key] <= sequence {
+			delete(v.unread, key)
+		}
 		e := v.entries[key]
 		e.Credential, e.SealedFor = c, sealedFor(m.Headers(), m.Data())
 		v.entries[key] = e
