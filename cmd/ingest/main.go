@@ -30,7 +30,7 @@ func run(ctx context.Context, cfg *settings) error {
 	if err := program.LogSettings(log, cfg); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { log.Info().Msg("stopping") })()
+	defer func() { log.Info().Msg("stopped") }()
 	nc, err := cfg.Connect("ingest", log)
 	if err != nil {
 		return err

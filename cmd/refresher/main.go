@@ -47,7 +47,7 @@ func run(ctx context.Context, cfg *settings) error {
 	if cfg.Import != "" || cfg.Export != "" {
 		return transfer(ctx, cfg, nc, log)
 	}
-	defer context.AfterFunc(ctx, func() { log.Info().Msg("stopping") })()
+	defer func() { log.Info().Msg("stopped") }()
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "refresher", health, metrics)
 	r, err := refresher.New(cfg.Config, refresher.Deps{

@@ -23,7 +23,7 @@ func main() {
 		if err := p.LogSettings(subdued(log, cfg.Sim), &cfg); err != nil {
 			return err
 		}
-		defer context.AfterFunc(ctx, func() { log.Info().Msg("stopping") })()
+		defer func() { log.Info().Msg("stopped") }()
 		return run(ctx, &cfg, log, os.Stderr)
 	}, func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
