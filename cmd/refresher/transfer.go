@@ -80,7 +80,7 @@ func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Log
 func export(ctx context.Context, name string, s *store.Store, log zerolog.Logger) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	view, wait, err := s.Watch(ctx, log)
+	view, wait, err := s.Watch(ctx, log, nil)
 	if err != nil {
 		return err
 	}

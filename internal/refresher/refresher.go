@@ -175,7 +175,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	})
 	background.Go(func() { r.store.Run(work) })
 	unwatched := context.AfterFunc(ctx, end) // NATS may be away again, and there is nothing yet to finish
-	view, wait, err := r.store.Watch(work, r.log)
+	view, wait, err := r.store.Watch(work, r.log, r.doubt)
 	if err == nil {
 		background.Go(wait)
 	}
@@ -211,7 +211,7 @@ func (r *Refresher) work(ctx context.Context) error {
 }
 
 // watchStream looks after each sweep's time, and at once where a consumer ended, whether the stream is the one that this
-// work began with. It returns ErrGone when it is not; with replicas, when it is not for two looks in a row.
+// work began with. It returns ErrGone when it is not, for two looks in a row.
 func (r *Refresher) watchStream(ctx context.Context) error {
 	every := time.NewTicker(r.cfg.SweepEvery)
 	defer every.Stop()
@@ -231,7 +231,7 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 			again, first = nil, time.Time{}
 		case !errors.Is(err, store.ErrGone): // it is not known
 			again = time.After(lookAgainAfter)
-		case first.IsZero() && r.store.Replicated():
+		case first.IsZero():
 			again, first = time.After(lookAgainAfter), time.Now()
 		case time.Since(first) >= lookAgainAfter:
 			return err
@@ -239,8 +239,7 @@ func (r *Refresher) watchStream(ctx context.Context) error {
 	}
 }
 
-// lookAgainAfter is the time between two looks, where the first said nothing, or something bad of a stream with replicas: one of them may be a
-// moment behind. A server alone knows all that is left as soon as it answers.
+// lookAgainAfter is the time between two looks, where the first said nothing, or something bad: a replica may be a moment behind.
 const lookAgainAfter = time.Second
 
 // doubt has watchStream look now.

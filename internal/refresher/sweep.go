@@ -44,7 +44,6 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		case <-r.changed: // the components
 		case <-connected:
 			looks = returnedLooks
-			r.doubt()
 		case <-soon:
 			soon, looks = nil, looks-1
 			grace = min(grace, returnedGrace)

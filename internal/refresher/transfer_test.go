@@ -43,7 +43,7 @@ func lineOf(account, refreshToken string, at time.Time) string {
 // exported exports everything.
 func (r *rig) exported() (text string, n int) {
 	r.Helper()
-	view, wait, err := r.store.Watch(r.Context(), zerolog.Nop())
+	view, wait, err := r.store.Watch(r.Context(), zerolog.Nop(), nil)
 	r.must(err)
 	r.Cleanup(wait) // its context ends before the cleanups
 	var out bytes.Buffer

@@ -46,9 +46,6 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	return nil
 }
 
-// Replicated reports whether the stream has copies, of which one may be a moment behind.
-func (s *Store) Replicated() bool { return s.tokens.CachedInfo().Config.Replicas > 1 }
-
 // proofLasts is how long it counts that NATS stored something.
 const proofLasts = 5 * time.Second
 

@@ -113,7 +113,7 @@ func (r *rig) readable(s *store.Store) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	view, wait, err := s.Watch(ctx, zerolog.Nop())
+	view, wait, err := s.Watch(ctx, zerolog.Nop(), nil)
 	r.must(err)
 	if e, _ := view.Get(key); e.Credential.RefreshToken != "refresh" || e.Token.Value.Reveal() != "token-1" {
 		r.Errorf("view: %+v", e)

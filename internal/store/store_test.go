@@ -500,7 +500,7 @@ func TestView(t *testing.T) {
 	before := wxtoken.AuthorizerKey("wxc", "wxbefore")
 	_, err := r.store.Commit(t.Context(), credential(before, 1), token(before, 1))
 	r.must(err)
-	view, wait, err := r.store.Watch(ctx, zerolog.Nop())
+	view, wait, err := r.store.Watch(ctx, zerolog.Nop(), nil)
 	r.must(err)
 	if e, ok := view.Get(before); !ok || e.Token.Generation != 1 || e.Credential.Generation != 1 {
 		t.Errorf("a view is complete from the start, but has %+v", e)
@@ -561,7 +561,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r.nats.Stop()
 	cancel()
-	if _, _, err := r.store.Watch(ctx, zerolog.Nop()); !errors.Is(err, context.Canceled) {
+	if _, _, err := r.store.Watch(ctx, zerolog.Nop(), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("watch without a server: %v", err)
 	}
 }

@@ -49,11 +49,13 @@ func (v *View) begin() {
 	}
 }
 
-// end notes that all is read that lay there.
-func (v *View) end() {
+// end notes that all is read that lay there, and reports whether that is new.
+func (v *View) end() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	was := v.reading
 	v.reading = false
+	return was
 }
 
 // lost returns how many credentials are missing, or older than they were; reading tells that it is not known yet.
@@ -112,15 +114,20 @@ func (v *View) Find(wanted func(wxtoken.Key, Entry) bool) (key wxtoken.Key, ok b
 }
 
 // Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
-// the returned function for its goroutine to end.
-func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait func(), err error) {
+// the returned function for its goroutine to end. read, if not nil, is called whenever everything was read from the beginning.
+func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *View, wait func(), err error) {
 	v = &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}, unread: map[wxtoken.Key]uint64{}}
 	ready := make(chan struct{})
 	var once sync.Once
 	var following sync.WaitGroup
 	following.Go(func() {
 		for ctx.Err() == nil {
-			if err := s.follow(ctx, v, func() { once.Do(func() { close(ready) }) }); err != nil && ctx.Err() == nil {
+			if err := s.follow(ctx, v, func() {
+				once.Do(func() { close(ready) })
+				if read != nil {
+					read()
+				}
+			}); err != nil && ctx.Err() == nil {
 				log.Warn().Err(err).Dur("delay", time.Second).Msg("watch ended")
 				select {
 				case <-ctx.Done():
@@ -138,7 +145,7 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger) (v *View, wait fu
 	}
 }
 
-// follow copies the stream into v until ctx ends or the consumer does. It calls ready once
+// follow copies the stream into v until ctx ends or the consumer does. It calls ready when
 // everything that lay there at the start is in.
 //
 // It is not an ordered consumer, because that one waits for half a minute before it believes that the server with its consumer is lost,
@@ -159,8 +166,7 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
 	v.begin()
-	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
-		v.end()
+	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 && v.end() {
 		ready()
 	}
 	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat))
@@ -194,8 +200,7 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 			return fmt.Errorf("watch %s: messages lost on the way", events.StreamTokens)
 		}
 		s.take(v, m, meta.Sequence.Stream)
-		if meta.NumPending == 0 {
-			v.end()
+		if meta.NumPending == 0 && v.end() {
 			ready()
 		}
 	}
