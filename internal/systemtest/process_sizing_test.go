@@ -30,7 +30,7 @@ import (
 // TestSizing prints what so many accounts take: disk and memory of nats-server, memory of a refresher and an ingest, and how long a
 // refresher takes to get ready. The records are as long as WeChat's.
 //
-//	WXTOKEN_TEST_SIZING=1000,10000 go test -run TestSizing -v ./internal/systemtest
+//	WXTOKEN_TEST_SIZING=1000,10000,100000 go test -run TestSizing -v ./internal/systemtest
 func TestSizing(t *testing.T) {
 	wanted := os.Getenv("WXTOKEN_TEST_SIZING")
 	if wanted == "" {
@@ -91,7 +91,7 @@ func size(t *testing.T, p programs, server string, n int) {
 	fill(t, nc, n)
 	filled := time.Since(began)
 
-	s.settings = append(s.settings, "WXTOKEN_NATS_URL="+url)
+	s.url = func(string) string { return url }
 	began = time.Now()
 	re, in := s.refresher(), s.ingest()
 	poll(t, func() error {
@@ -101,6 +101,9 @@ func size(t *testing.T, p programs, server string, n int) {
 		return nil
 	})
 	ready := time.Since(began)
+	if !strings.Contains(re.stdout.String(), fmt.Sprintf(`"keys":%d`, n+1)) {
+		t.Fatal("the refresher does not have these accounts")
+	}
 	used := cpu(t, re.cmd.Process.Pid) + cpu(t, cmd.Process.Pid)
 	const quiet = 30 * time.Second // with a sweep in it, or two
 	time.Sleep(quiet)
