@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -151,15 +150,7 @@ func TestCheck(t *testing.T) {
 		}
 		return nil
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- sim.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	begin(t, sim)
 	eventually(t, "that nothing is wrong", func() error {
 		code, out = checks(t, "refresher", urlOf(srv, "refresher"), first...)
 		if code != 0 || !says(out, "ok", "permissions", "2 accounts", "") {

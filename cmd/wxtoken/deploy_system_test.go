@@ -59,6 +59,13 @@ func startSystem(t *testing.T, srv *server.Server, file string, args func(user s
 		deployed(t, "refresher", srv, append(args("refresher"), "--component-appsecret-file="+filepath.Join(files, "appsecret"),
 			"--sweep-every=1s", "--wechat-api-url="+api.URL)...)
 	}
+	begin(t, sim)
+	return sim, wxtoken.AuthorizerKey(wechatsim.DemoAppID, config.Components[0].Authorizers[0])
+}
+
+// begin has the fake platform work until the test ends.
+func begin(t *testing.T, sim *wechatsim.Platform) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- sim.Run(ctx) }()
@@ -68,7 +75,6 @@ func startSystem(t *testing.T, srv *server.Server, file string, args func(user s
 			t.Error(err)
 		}
 	})
-	return sim, wxtoken.AuthorizerKey(wechatsim.DemoAppID, config.Components[0].Authorizers[0])
 }
 
 func testSystem(t *testing.T, file string) {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,15 +65,7 @@ func newLife(t *testing.T) *life {
 	l.simURL = api.URL
 	deployed(t, "refresher", l.nats, "--seal-key-file="+l.seeds, "--component-appid=", "--components-dir="+l.dir, "--sweep-every=1s", "--wechat-api-url="+api.URL,
 		"--wechat-page-url="+api.URL, "--public-url="+l.publicURL, "--return-hosts=shop.example.com", "--derive=jsapi,wx_card")
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- l.sim.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	begin(t, l.sim)
 	l.service = as(t, l.nats, "service")
 	eventually(t, "a service to read the bucket", func() (err error) {
 		l.client, err = wxtoken.NewClient(t.Context(), l.service, wxtoken.Config{})
