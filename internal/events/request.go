@@ -12,7 +12,8 @@ import (
 
 // Requests of operators, services and ingest. The refresher answers them as one NATS micro service; each has a
 // subject of its own, so that each can be permitted on its own. Question and answer are JSON; a
-// question that can't be answered gets an error of the micro service, whose code is an HTTP status.
+// question that can't be answered gets an error of the micro service, whose code is an HTTP status, and in
+// the body a Refusal, which says the same.
 const (
 	ServiceName = "wxtoken"
 
@@ -23,6 +24,18 @@ const (
 	SubjectConnectCreate = "wxtoken.connect.create"
 	SubjectConnectOpen   = "wxtoken.connect.open"
 )
+
+// Refusal answers a question that can't be answered. The headers of the micro service say the same to those who look at them;
+// a person at the nats command, and many a client, sees the body alone.
+type Refusal struct {
+	Error RequestError `json:"error"`
+}
+
+// RequestError is why a question can't be answered.
+type RequestError struct {
+	Code        int    `json:"code"` // an HTTP status
+	Description string `json:"description"`
+}
 
 // Reject is the request on SubjectReject: WeChat refused this token. One of Revision and TokenSHA256 tells which.
 type Reject struct {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +52,11 @@ func request[A any](r *rig, subject string, question any) (answer A, refused ref
 	}
 	if refused.code == "" {
 		r.must(json.Unmarshal(m.Data, &answer))
+		return answer, refused
+	}
+	var body events.Refusal
+	if err := json.Unmarshal(m.Data, &body); err != nil || strconv.Itoa(body.Error.Code) != refused.code || body.Error.Description != refused.text {
+		r.Errorf("%s is refused with %v in the headers, and %q in the body (%v)", subject, refused, m.Data, err)
 	}
 	return answer, refused
 }
@@ -103,4 +110,31 @@ func (r *rig) open(q events.ConnectOpen) events.ConnectOpened {
 func (r *rig) wantOpenRefused(q events.ConnectOpen, code string) {
 	r.Helper()
 	wantRefused(r, events.SubjectConnectOpen, q, code)
+}
+
+// A field that a question does not have is refused by its name, and nothing is done.
+func TestUnknownFields(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	for _, row := range []struct{ subject, question, names string }{
+		{events.SubjectConnectCreate, `{"component":"` + appid + `","refx":"tenant-17"}`, `"refx": want component, ref, return`},
+		{events.SubjectConnectCreate, `{"component":"` + appid + `","category_id_list":[1],"x":{"ref":1}}`, `"x"`},
+		{events.SubjectConnectCreate, `{"component":"` + appid + `","Ref ":"tenant-17"}`, `"Ref "`},
+		{events.SubjectReject, `{"key":"` + componentKey.String() + `","revison":1}`, `"revison": want key, revision, token_sha256`},
+		{events.SubjectReject, `{"key":"` + componentKey.String() + `","token":"80_SEKRET"}`, `"token"`},
+		{events.SubjectRenew, `{"key":"` + componentKey.String() + `","force":true}`, `"force": want key`},
+		{events.SubjectReconcile, `{"component":"` + appid + `","full":true}`, `"full"`},
+		{events.SubjectQuota, `{"component":"` + appid + `","clear":true,"confirmed":"` + appid + `"}`, `"confirmed": want component, clear, confirm`},
+		{events.SubjectQuota, `{"` + strings.Repeat("x", 300) + `":1}`, `"` + strings.Repeat("x", 63)},
+		{events.SubjectRenew, `{"key":"` + componentKey.String() + `"} {"force":true}`, "not JSON"},
+	} {
+		_, refused := request[any](r, row.subject, row.question)
+		if refused.code != "400" || !strings.Contains(refused.text, row.names) || strings.Contains(refused.text, "SEKRET") || len(refused.text) > 300 {
+			t.Errorf("%s %s: refused with %v, want 400 and %s", row.subject, row.question, refused, row.names)
+		}
+	}
+	// ingest may be newer than a refresher while both are replaced.
+	id := r.link(events.ConnectCreate{}).ID
+	if _, refused := request[events.ConnectOpened](r, events.SubjectConnectOpen, `{"id":"`+id+`","later":true}`); refused.code != "" {
+		t.Errorf("a page of a newer ingest is refused: %v", refused)
+	}
 }

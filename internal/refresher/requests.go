@@ -1,11 +1,13 @@
 package refresher
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,7 +118,7 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 				r.answer(work, q, answer)
 			}) {
 				<-free
-				_ = q.Error(strconv.Itoa(http.StatusServiceUnavailable), "this refresher is stopping", nil) // the connection may be gone
+				_ = refuse(q, http.StatusServiceUnavailable, "this refresher is stopping") // the connection may be gone
 			}
 		}), micro.WithEndpointSubject(subject))
 	}
@@ -127,7 +129,7 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 		endpoint(events.SubjectReconcile, free, true, question(r.reconcileNow)),
 		endpoint(events.SubjectQuota, free, true, question(r.quota)),
 		endpoint(events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.connectCreate)),
-		endpoint(events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, question(r.connectOpen)),
+		endpoint(events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)),
 	)
 	if err != nil {
 		return fmt.Errorf("set up the service %s: %w", events.ServiceName, err)
@@ -142,21 +144,58 @@ func isInbox(reply string) bool {
 	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_") // from another account
 }
 
-// question reads a request of type Q for an answer of type A.
+// question reads a request of type Q for an answer of type A. A field that Q does not have is refused: "refx" would make a
+// link without a ref, and the caller would hear of it when the merchant has authorized.
 func question[Q, A any](answer func(context.Context, Q) (A, error)) func(context.Context, []byte) (any, error) {
 	return func(ctx context.Context, data []byte) (any, error) {
 		var q Q
-		if err := json.Unmarshal(data, &q); err != nil {
-			if bad := new(json.SyntaxError); len(data) == 0 || errors.As(err, &bad) {
-				return nil, badRequest("the request is not JSON")
-			}
-			if errors.Is(err, wxtoken.ErrBadKey) { // without what stood there: it may be a token, by mistake
-				return nil, errKey
-			}
-			return nil, badRequest("the request can't be read: %s", clip(err.Error()))
+		if err := readQuestion(data, &q, true); err != nil {
+			return nil, err
 		}
 		return answer(ctx, q)
 	}
+}
+
+// ownQuestion is question for a request of ingest's, which may be newer than this refresher and say more.
+func ownQuestion[Q, A any](answer func(context.Context, Q) (A, error)) func(context.Context, []byte) (any, error) {
+	return func(ctx context.Context, data []byte) (any, error) {
+		var q Q
+		if err := readQuestion(data, &q, false); err != nil {
+			return nil, err
+		}
+		return answer(ctx, q)
+	}
+}
+
+func readQuestion(data []byte, q any, strict bool) error {
+	if !json.Valid(data) {
+		return badRequest("the request is not JSON")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if strict {
+		decoder.DisallowUnknownFields()
+	}
+	err := decoder.Decode(q)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, wxtoken.ErrBadKey) { // without what stood there: it may be a token, by mistake
+		return errKey
+	}
+	if name, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown { // it has no type
+		return badRequest("unknown field %s: want %s", clip(name), fieldsOf(q))
+	}
+	return badRequest("the request can't be read: %s", clip(err.Error()))
+}
+
+// fieldsOf names the fields that a question may have.
+func fieldsOf(q any) string {
+	var names []string
+	for field := range reflect.TypeOf(q).Elem().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // answer answers one request. Whoever waits for something that may come is told to ask again (503).
@@ -189,11 +228,20 @@ func (r *Refresher) refuse(q micro.Request, cause error) {
 		level = zerolog.InfoLevel // the asker's fault
 	}
 	r.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
-	// Not q.Error: it leaves a note for whoever called the handler, who does not wait for this goroutine.
-	headers := micro.Headers{micro.ErrorHeader: {cause.Error()}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
-	if err := q.Respond(nil, micro.WithHeaders(headers)); err != nil {
+	if err := refuse(q, code, cause.Error()); err != nil {
 		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
 	}
+}
+
+// refuse answers that there is no answer, in the headers of the micro service and in the body.
+func refuse(q micro.Request, code int, text string) error {
+	body, err := json.Marshal(events.Refusal{Error: events.RequestError{Code: code, Description: text}})
+	if err != nil {
+		return err
+	}
+	// Not q.Error: it leaves a note for whoever called the handler, who does not wait for this goroutine.
+	headers := micro.Headers{micro.ErrorHeader: {text}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
+	return q.Respond(body, micro.WithHeaders(headers))
 }
 
 // guardedAnswer turns a panic into an error: one bad request must not stop the others.
