@@ -38,7 +38,7 @@ func TestSizing(t *testing.T) {
 	}
 	server, err := exec.LookPath("nats-server")
 	if err != nil {
-		t.Skip("no nats-server: go install github.com/nats-io/nats-server/v2@v2.15.2")
+		t.Skip("no nats-server: go install github.com/nats-io/nats-server/v2@v2.15.3")
 	}
 	p := build(t)
 	for number := range strings.SplitSeq(wanted, ",") {
