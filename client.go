@@ -298,11 +298,11 @@ const (
 )
 
 // Reject reports that WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call
-// made with it. However many services report a token, it is replaced once. A token without a
+// made with it. Replace does that and what follows from the outcome. However many services report a token, it is replaced once. A token without a
 // Revision, because it does not come from a Client, is reported by a digest of its value.
 //
 // The error wraps nats.ErrNoResponders when no refresher is listening, and
-// nats.ErrPermissionViolation when this user may not report tokens. Read the token again then.
+// nats.ErrPermissionViolation when this user may not report tokens.
 func (c *Client) Reject(ctx context.Context, token Token) (Outcome, error) {
 	outcome, err := c.reject(ctx, token)
 	if err != nil {

@@ -5,16 +5,24 @@
 //
 // # Reading a token
 //
-// Connect to NATS, make one [Client] at the start of the process, and call [Client.Token] at every call to WeChat:
+// Connect to NATS (as a user of the service's own: nats.UserCredentials, or a password in the URL), make one [Client] at the start of the process, and call [Client.Token] at every call to WeChat:
 //
-//	nc, err := nats.Connect(url, nats.UserCredentials(file),
-//		nats.CustomInboxPrefix("_INBOX_shop"), nats.MaxReconnects(-1))
-//	...
-//	client, err := wxtoken.NewClient(ctx, nc, wxtoken.Config{})
-//	...
-//	token, err := client.Token(wxtoken.AuthorizerKey(componentAppID, authorizerAppID))
-//	...
-//	url := "https://api.weixin.qq.com/cgi-bin/...?access_token=" + token.Value.Reveal()
+//	nc, err := nats.Connect(url, nats.CustomInboxPrefix("_INBOX_shop"), nats.MaxReconnects(-1))
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	start, cancel := context.WithTimeout(ctx, 30*time.Second)
+//	defer cancel()
+//	client, err := wxtoken.NewClient(start, nc, wxtoken.Config{})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	token, err := client.Token(wxtoken.AuthorizerKey("wxc0ffee0000000001", "wxa000000000000001"))
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	fmt.Println("https://api.weixin.qq.com/cgi-bin/message/custom/send?access_token=" + token.Value.Reveal())
+//	fmt.Println("in a log:", token.Value)
 //
 // Token costs about as much as a look into a map, so don't keep what it returns: a copy grows old. A
 // [Secret] prints as "[redacted]" wherever it gets; only Reveal gives the value.
@@ -26,13 +34,17 @@
 // # When a token is refused
 //
 // A token can die before its time: somebody else asked WeChat for one, or the merchant changed
-// the authorization. WeChat then answers a call with errcode 40001, 40014 or 42001. Report the
-// token with [Client.Reject], wait for its successor with [Client.Next], and call once more, only once. Any
-// number of services may report the same token: it is replaced once. Other errcodes are
-// not about the token, and a new one does not help.
+// the authorization. WeChat then answers a call with errcode 40001, 40014 or 42001. Have the
+// token replaced, and call once more, only once:
 //
-// Where nobody listens, Reject returns an error that wraps nats.ErrNoResponders. Read the token again
-// then, since most of the time it was renewed a moment ago.
+//	if token, err = client.Replace(ctx, token); err != nil {
+//		log.Fatal(err)
+//	}
+//
+// [Client.Replace] reports the token, and waits for the next one where there will be one. Any
+// number of services may report the same token: it is replaced once. Other errcodes are
+// not about the token, and a new one does not help. [Client.Reject] and [Client.Next] are its
+// two halves.
 //
 // After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that is
 // under way while a token is renewed is safe. [Token.Previous] has it.

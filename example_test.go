@@ -44,8 +44,8 @@ func Example() {
 	// authorizer.wx_component.wx_stranger: no token in the bucket: check the appids, and whether the account is connected: Client.Status and the console tell
 }
 
-// When WeChat refuses a token, report it, wait for the next one, and try once more.
-func ExampleClient_Reject() {
+// When WeChat refuses a token, have it replaced, and try once more.
+func ExampleClient_Replace() {
 	demo := startDemo()
 	defer demo.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -71,22 +71,13 @@ func ExampleClient_Reject() {
 	}
 	errcode := call(token)
 	if stale(errcode) {
-		outcome, err := client.Reject(ctx, token)
-		if err != nil {
+		if token, err = client.Replace(ctx, token); err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(outcome)
-		switch outcome {
-		case wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed:
-			if token, err = client.Next(ctx, token); err != nil {
-				log.Fatal(err)
-			}
-			errcode = call(token)
-		}
+		errcode = call(token)
 	}
 	fmt.Println(token.Value.Reveal(), errcode)
 	// Output:
-	// renewing
 	// token-2 0
 }
 
