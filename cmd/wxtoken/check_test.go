@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -167,6 +168,9 @@ func TestCheck(t *testing.T) {
 		if !says(out, "ok", name, "", "") {
 			t.Errorf("%s is not ok:\n%s", name, out)
 		}
+	}
+	if regexp.MustCompile(`(?m)^skip.*WXTOKEN_`).MatchString(out) {
+		t.Errorf("a flag would turn a skip into an answer:\n%s", out)
 	}
 	if code, out := checks(t, "ingest", urlOf(srv, "ingest")); code != 0 || strings.Contains(out, "warn") {
 		t.Errorf("ingest: exit code %d\n%s", code, out)
@@ -384,4 +388,37 @@ func testRights(t *testing.T, srv *server.Server) {
 // concrete returns a subject that a pattern stands for.
 func concrete(pattern string) string {
 	return strings.NewReplacer("*", "x", ">", "x.y").Replace(pattern)
+}
+
+// What --check needs to skip nothing stands in the commands and settings that the documents have operators copy.
+func TestCheckAsDocumented(t *testing.T) {
+	t.Parallel()
+	for file, command := range map[string]string{
+		"README.md":          `(?m)^ *WXTOKEN_NATS_URL=\S+ bin/refresher (?:.*\\\n)*.*$`,
+		"README.zh-CN.md":    `(?m)^ *WXTOKEN_NATS_URL=\S+ bin/refresher (?:.*\\\n)*.*$`,
+		"docs/operations.md": `(?m)^ *refresher --check.*$`,
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(command).FindAllString(string(text), -1)
+		if len(found) == 0 {
+			t.Errorf("%s has no command of the refresher", file)
+		}
+		for _, one := range found {
+			if !strings.Contains(one, "--public-url=https://") || !strings.Contains(one, "--nats-monitor-url=http://127.0.0.1:8222") {
+				t.Errorf("%s: lines of --check would be skipped with\n%s", file, one)
+			}
+		}
+	}
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"WXTOKEN_PUBLIC_URL", "WXTOKEN_NATS_MONITOR_URL"} {
+		if !regexp.MustCompile(`(?m)^    echo "` + name + `=http.*" >>?/etc/wxtoken/refresher\.env$`).Match(text) {
+			t.Errorf("the systemd units are set up without %s", name)
+		}
+	}
 }
