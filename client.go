@@ -87,7 +87,8 @@ type Stats struct {
 // When ctx ends first, the error wraps ctx's and, for each key that is missing, ErrNoToken,
 // ErrExpired or ErrRevoked; it says what is missing and what to do. ErrBadKey is returned for
 // a key that can't be one. ctx does not bound the life of the Client: Close does. The Client
-// uses nc and never closes it.
+// uses nc and never closes it. It has nc connect anew (nats.Conn.ForceReconnect) where NATS had taken the
+// right to an inbox away and gave it back, since nothing on nc would hear an answer otherwise.
 func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
 	if err != nil {

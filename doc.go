@@ -54,7 +54,9 @@
 // [NewClient] waits, as long as its context allows, until the view is complete. Nothing
 // waits after that. When NATS is away the client goes on with what it has; when NATS is back it reads the
 // bucket again and then follows it. It never trusts a watch that might have missed something: a lost
-// connection, a lost message, or 4 seconds without a heartbeat, and it begins anew.
+// connection, a lost message, or 4 seconds without a heartbeat, and it begins anew. An inbox that a reload of NATS's settings
+// took away for a moment is had back within some ten seconds. What else the service subscribed to on its connection is not: nats.go
+// needs a nats.Conn.ForceReconnect after a nats.ErrPermissionViolation for a subscription.
 //
 // An old token is better than none, and is returned; a dead one is not. wxtoken renews a token
 // when about two thirds of its life are over, so that a service goes on for about 38 minutes (a third of

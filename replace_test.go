@@ -43,7 +43,9 @@ func TestClientReplace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			answered := make(chan struct{})
 			answerRejects(t, p.srv.Connect(), func(_ map[string]any, req micro.Request) {
+				defer close(answered)
 				outcome(t, req, tt.outcome)
 				if tt.store {
 					p.put(shop, 2)
@@ -51,6 +53,7 @@ func TestClientReplace(t *testing.T) {
 			})
 			began := time.Now()
 			next, err := client.Replace(t.Context(), token)
+			<-answered
 			if tt.store {
 				if err != nil || next.Value.Reveal() != valueOf(shop, 2) {
 					t.Errorf("Replace = %v, %v; want the next token", next.Generation, err)
@@ -115,10 +118,12 @@ func TestClientReplaceInVain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cancelled := make(chan struct{})
 	answerRejects(t, p.srv.Connect(), func(request map[string]any, req micro.Request) {
 		outcome(t, req, wxtoken.RejectRenewing)
 		if request["key"] == hotel.String() && request["revision"] != nil {
 			p.mark(hotel, "DEL")
+			close(cancelled)
 		}
 	})
 	givesUp(t, func(ctx context.Context) error {
@@ -134,6 +139,7 @@ func TestClientReplaceInVain(t *testing.T) {
 	}
 	_, err = client.Replace(t.Context(), token)
 	wantError(t, err, wxtoken.ErrRevoked, hotel.String())
+	<-cancelled
 
 	token.Revision = 0 // from elsewhere: the view can't tell which is newer
 	token.Value = wxtoken.NewSecret("SEKRET")

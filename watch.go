@@ -1,6 +1,7 @@
 package wxtoken
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,6 +79,8 @@ func (c *Client) follow(filter string) {
 			c.fail(fmt.Errorf("watch %s%s: %w", tokensSubject, filter, err))
 			if made {
 				delay = retryMin
+			} else if errors.Is(err, context.DeadlineExceeded) {
+				c.hearAgain()
 			}
 		}
 		select {
@@ -86,6 +89,28 @@ func (c *Client) follow(filter string) {
 		case <-time.After(delay):
 		}
 		delay = min(2*delay, retryMax)
+	}
+}
+
+// hearAgain has the connection made anew when NATS had taken the inbox of its requests away and allows inboxes again. The library
+// goes on believing in a subscription that a reload of the server's permissions removed: no answer would be heard any more, by
+// anything on this connection.
+func (c *Client) hearAgain() {
+	refused := func(subject string) bool {
+		err := c.nc.LastError()
+		return errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `Subscription to "`+subject)
+	}
+	if !refused(cmp.Or(c.nc.Opts.InboxPrefix, nats.InboxPrefix)) {
+		return
+	}
+	sub, err := c.nc.SubscribeSync(c.nc.NewInbox())
+	if err != nil {
+		return
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	// The server complains of the inbox before it answers the flush.
+	if c.nc.FlushTimeout(requestTimeout) == nil && !refused(sub.Subject) {
+		_ = c.nc.ForceReconnect() // fails only where it is closed
 	}
 }
 

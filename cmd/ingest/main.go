@@ -41,7 +41,7 @@ func run(ctx context.Context, cfg *settings) error {
 		return err
 	}
 	health, metrics := &ops.Health{}, ops.NewMetrics()
-	ops.WatchNATS(nc, "ingest", health, metrics)
+	ops.WatchNATS(nc, "ingest", health, metrics, log)
 	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
 	if err != nil {
 		return err

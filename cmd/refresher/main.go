@@ -49,7 +49,7 @@ func run(ctx context.Context, cfg *settings) error {
 	}
 	defer func() { log.Info().Msg("stopped") }()
 	health, metrics := &ops.Health{}, ops.NewMetrics()
-	ops.WatchNATS(nc, "refresher", health, metrics)
+	ops.WatchNATS(nc, "refresher", health, metrics, log)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
 		NATS: nc, Components: called(cfg.components), Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: metrics.Registry, Step: ops.CrashPoints(),

@@ -167,7 +167,7 @@ func (h *house) connect(role string) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ops.WatchNATS(nc, role, h.health, h.metrics)
+	ops.WatchNATS(nc, role, h.health, h.metrics, subdued(h.log, h.cfg.Sim))
 	return nc, nil
 }
 

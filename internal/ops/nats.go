@@ -167,8 +167,10 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 	return nc, nil
 }
 
-// WatchNATS makes the connection of role count for readiness and shows it as wxtoken_nats_connected.
-func WatchNATS(nc *nats.Conn, role string, h *Health, m *Metrics) {
+// WatchNATS makes the connection of role, and what it hears, count for readiness, and shows it as wxtoken_nats_connected. Subscriptions that
+// NATS took away are made anew when it allows them again.
+func WatchNATS(nc *nats.Conn, role string, h *Health, m *Metrics, log zerolog.Logger) {
+	subscriptions := watchSubscriptions(nc, log)
 	name := "nats"
 	if role != "" {
 		name = "nats " + role
@@ -180,7 +182,7 @@ func WatchNATS(nc *nats.Conn, role string, h *Health, m *Metrics) {
 		if err := nc.FlushWithContext(ctx); err != nil {
 			return fmt.Errorf("NATS does not answer: %s", errText(err))
 		}
-		return nil
+		return subscriptions.err()
 	})
 	m.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "wxtoken_nats_connected", Help: "Whether the connection to NATS stands (1) or not (0).",

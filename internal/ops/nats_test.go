@@ -38,7 +38,7 @@ func TestConnectionOutlivesNATS(t *testing.T) {
 	defer nc.Close()
 	var h ops.Health
 	m := ops.NewMetrics()
-	ops.WatchNATS(nc, "refresher", &h, m)
+	ops.WatchNATS(nc, "refresher", &h, m, log)
 	gauge := func() float64 {
 		t.Helper()
 		families, err := m.Registry.Gather()

@@ -1,0 +1,132 @@
+//go:build unix
+
+package systemtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+)
+
+// TestPermissionsSlip reloads the shipped settings with a slip, and once more with it put right: NATS took subscriptions away meanwhile, and
+// gives none back. Each process says what it lost, and all work again by themselves, services with the Go package too.
+func TestPermissionsSlip(t *testing.T) {
+	t.Parallel()
+	p := build(t)
+	all := newNATS(t, p, []string{"127.0.0.1"})
+	all[0].inAccounts()
+	s := newSiteOn(t, p, startAll(t, all), 2, "--life=60s")
+	s.settings = append(s.settings, "WXTOKEN_SWEEP_EVERY=2s")
+	in, one := s.ingest(), s.refresher()
+	poll(t, func() error { return s.allAccepted(nil, 1) })
+	service := s.connect("service")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client, err := wxtoken.NewClient(ctx, service, wxtoken.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	good, err := os.ReadFile(all[0].conf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload := func(conf string) {
+		t.Helper()
+		if err := os.WriteFile(all[0].conf(), []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		all[0].signal(syscall.SIGHUP)
+	}
+	ready := func(p *process, want int, words string) {
+		t.Helper()
+		poll(t, func() error {
+			if status, body := p.get("/readyz"); status != want || !strings.Contains(body, words) {
+				return fmt.Errorf("/readyz of %s: %d %s, want %d with %q", p.name, status, body, want, words)
+			}
+			return nil
+		})
+	}
+	for _, row := range []struct {
+		name, rights string
+		broken       func() // until it is noticed
+	}{
+		{"all for a moment", `"_INBOX_refresher.>" "wxtoken.>" "_INBOX_ingest.>" "_INBOX_service.>"`, func() { ready(one, http.StatusServiceUnavailable, "_INBOX_refresher.") }},
+		{"the refresher's inbox", `"_INBOX_refresher.>"`, func() { ready(one, http.StatusServiceUnavailable, "_INBOX_refresher.") }},
+		{"the requests", `"wxtoken.>"`, func() { ready(one, http.StatusServiceUnavailable, events.SubjectReject) }},
+		{"ingest's inbox", `"_INBOX_ingest.>"`, func() { ready(in, http.StatusServiceUnavailable, "_INBOX_ingest.") }},
+		{"a service's inbox", `"_INBOX_service.>"`, func() {
+			poll(t, func() error {
+				if stats := client.Stats(); stats.Live || stats.Err == nil {
+					return fmt.Errorf("the view is %+v", stats)
+				}
+				return nil
+			})
+		}},
+	} {
+		bad := string(good)
+		for _, right := range strings.Fields(row.rights) {
+			if strings.Count(bad, right) != 1 {
+				t.Fatalf("%s stands %d times in the settings", right, strings.Count(bad, right))
+			}
+			bad = strings.Replace(bad, right, `"slip.>"`, 1)
+		}
+		began := time.Now()
+		reload(bad)
+		row.broken()
+		t.Logf("%s: noticed after %s", row.name, time.Since(began).Round(time.Millisecond))
+		began = time.Now()
+		reload(string(good))
+		ready(one, http.StatusOK, "")
+		ready(in, http.StatusOK, "")
+		poll(t, func() error {
+			if stats := client.Stats(); !stats.Live {
+				return fmt.Errorf("the view is %+v", stats)
+			}
+			return nil
+		})
+		t.Logf("%s: all is well after %s", row.name, time.Since(began).Round(time.Millisecond))
+		s.serves(client)
+	}
+}
+
+// serves fails the test unless a report is heard, and a push is stored and its reply delivered.
+func (s *site) serves(client *wxtoken.Client) {
+	s.t.Helper()
+	key := s.keys()[1]
+	token, err := client.Token(key)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	poll(s.t, func() error {
+		_, rejected := client.Reject(s.t.Context(), token)
+		_, status := client.Status(s.t.Context(), key)
+		return errors.Join(rejected, status)
+	})
+	before := s.lastSequence(events.StreamMessages)
+	s.tell("/push", "authorizer="+key.Authorizer+"&content=hello")
+	poll(s.t, func() error {
+		if s.lastSequence(events.StreamMessages) == before {
+			return errors.New("the message is not stored")
+		}
+		return nil
+	})
+	poll(s.t, func() error {
+		m, err := s.nc.Request(events.SubjectRenew, []byte(`{"key":"`+key.String()+`"}`), patience)
+		if err == nil && m.Header.Get(micro.ErrorHeader) != "" {
+			err = errors.New(m.Header.Get(micro.ErrorHeader))
+		}
+		return err
+	})
+}
