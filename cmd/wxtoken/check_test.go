@@ -26,6 +26,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/preflight"
+	"wxtoken/internal/seal"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -228,6 +229,10 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	const component = wechatsim.DemoAppID
+	_, stranger, err := seal.Make()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, row := range []struct {
 		name                        string
 		program, user               string
@@ -272,6 +277,17 @@ func TestCheck(t *testing.T) {
 			0, "warn", "nats rights", `.*only in part publish wechat\.reply\.>`, "nothing, if that is meant"},
 		{"a user who may not ask", "refresher", "mute", nil, nil, nil,
 			0, "warn", "nats rights", "the server does not say", `publish \$SYS\.REQ\.USER\.INFO`},
+		{"ingest's user for a refresher", "refresher", "ingest", nil, nil, nil,
+			1, "FAIL", "nats rights", `user "ingest" may not subscribe _INBOX_refresher\.>`, `the user of another program\? Give refresher its own, in --nats-url \(WXTOKEN_NATS_URL\)`},
+		{"a refresher's user for ingest", "ingest", "refresher", nil, nil, nil,
+			1, "FAIL", "nats rights", `user "refresher" may not subscribe _INBOX_ingest\.>`, `Give ingest its own`},
+		{"no seal key anywhere", "ingest", "ingest", nil, nil, nil,
+			0, "ok", "seal key", "none, neither here nor at the refreshers", ""},
+		{"a seal key that no refresher knows", "ingest", "ingest", []string{"--seal-key=" + stranger}, nil, nil,
+			1, "FAIL", "seal key", "no refresher could open what is sealed for " + stranger, `give ingest the public key of the refreshers' seed.*WXTOKEN_SEAL_KEY_FILE.*runbook: Change the seal key`},
+		{"events that can't be opened", "refresher", "refresher", []string{"--component-appid=wx0123456789abcdef"},
+			status("component.wx0123456789abcdef", `{"state":"operator","conditions":[{"type":"EventsOpened","status":"False","reason":"SealKeyUnknown","message":"sealed for X"}]}`), nil,
+			1, "FAIL", "seal key wx0123456789abcdef", "sealed for X", "--seal-key-file"},
 		{"a user who may do all", "refresher", "admin", nil, nil, nil,
 			0, "warn", "nats rights", `user "admin".* may do everything`, "a user of its own"},
 		{"a wrong password", "refresher", "", []string{"--nats-url=nats://refresher:SEKRET@" + srv.Addr().String()}, nil, nil,

@@ -48,6 +48,14 @@ func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
 	return ParseAuth(data)
 }
 
+// AuthAbout tells what can be said of an event on AUTH without opening it: its component and kind, and the CreateTime of the push, zero
+// where the header has none.
+func AuthAbout(m Msg) (component, kind string, created time.Time) {
+	component, kind, _ = strings.Cut(strings.TrimPrefix(m.Subject, prefixAuth), ".")
+	created, _ = time.Parse(time.RFC3339, m.Header.Get(headerTime))
+	return component, kind, created
+}
+
 // ParseAuth reads the payload of an event on AUTH. The error never shows the payload.
 func ParseAuth(data []byte) (Auth, error) {
 	var a Auth

@@ -120,6 +120,9 @@ const (
 	StepLanding  = "landing"  // the page that leads to WeChat is shown
 	StepCallback = "callback" // the browser comes back with a code
 	StepResult   = "result"   // the page after that asks how it ended
+
+	// StepSeal is no page: ingest's --check asks whether the refreshers open what it seals.
+	StepSeal = "seal"
 )
 
 // ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with 404, one that
@@ -129,6 +132,7 @@ type ConnectOpen struct {
 	Step       string `json:"step,omitempty"`        // StepLanding by default
 	Session    string `json:"session,omitempty"`     // callback and result: what the landing page gave to the browser
 	CodeSHA256 string `json:"code_sha256,omitempty"` // callback: hex digest of the code
+	SealKey    string `json:"seal_key,omitempty"`    // seal: the public key that ingest seals for; empty: it does not seal
 }
 
 // States of an authorization by link.
@@ -138,6 +142,14 @@ const (
 	ConnectAuthorized = "authorized"
 	ConnectConflict   = "conflict" // authorized, but the account belongs to another ref, and kept it
 	ConnectFailed     = "failed"   // the code came to nothing
+)
+
+// What StepSeal is answered as the state.
+const (
+	SealOpened  = "opened"   // the refreshers open what is sealed for that key
+	SealUnknown = "unknown"  // they don't have its seed
+	SealUnused  = "in_clear" // neither seals
+	SealMissing = "missing"  // they have seeds, and ingest does not seal
 )
 
 // ConnectOpened answers SubjectConnectOpen.
@@ -153,6 +165,7 @@ type ConnectOpened struct {
 	NickName   string    `json:"nick_name,omitempty"`   // of the account, once known
 	ReturnTo   string    `json:"return_to,omitempty"`   // once authorized: return with authorizer_appid and ref in its query
 	Reason     string    `json:"reason,omitempty"`      // why it failed
+	SealKeys   []string  `json:"seal_keys,omitempty"`   // seal: the public keys whose seeds the refresher has
 }
 
 // Category is a list of permission sets. It is read from an array of numbers or from WeChat's own form, the

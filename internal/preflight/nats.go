@@ -44,6 +44,9 @@ func (c *Checker) nats(ctx context.Context) []Line {
 	if err := events.CheckServer(version); err != nil {
 		first = Line{Fail, name, err.Error(), "install a newer nats-server"}
 	}
+	if unheard := c.wrongUser(); unheard != nil {
+		return append(append([]Line{first}, unheard...), c.server(ctx)...)
+	}
 	user, askErr := c.askUser(ctx)
 	lines := []Line{first}
 	if c.Role != "" {
@@ -71,6 +74,9 @@ func (c *Checker) nats(ctx context.Context) []Line {
 func (p Probe) line(ctx context.Context) Line {
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
+	if p.Look != nil {
+		return p.Look(ctx)
+	}
 	if err := p.Run(ctx); err != nil {
 		return Line{Fail, p.Name, err.Error(), p.Remedy}
 	}

@@ -60,6 +60,7 @@ type Probe struct {
 	Run    func(context.Context) error
 	Works  string // what it proves
 	Remedy string
+	Look   func(context.Context) Line // in the place of Run, for what has more than two answers
 }
 
 // Checker makes the checks of a target.

@@ -2,10 +2,12 @@ package preflight
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
@@ -39,6 +41,45 @@ func SealKey(nc *nats.Conn, keys *seal.Keys) Probe {
 		p.Works = "its seed is here, public key " + keys.Public()
 	}
 	return p
+}
+
+// SealKeyOfIngest asks a refresher whether it opens what ingest seals.
+func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
+	const runbook = "; runbook: Change the seal key"
+	return Probe{Name: "seal key", Look: func(ctx context.Context) Line {
+		const name = "seal key"
+		answer, err := askSeal(ctx, nc, keys.Public())
+		if err != nil {
+			return skip(name, "no refresher tells whether it opens what ingest seals%s", because(err))
+		}
+		have := joined(answer.SealKeys)
+		switch answer.State {
+		case events.SealOpened:
+			return ok(name, "the refreshers have the seed of %s", keys.Public())
+		case events.SealUnused:
+			return ok(name, "none, neither here nor at the refreshers: tickets and codes lie in NATS in the clear")
+		case events.SealMissing:
+			return Line{Warn, name, "none here, and the refreshers have seeds (" + have + "): tickets and codes lie in NATS in the clear",
+				"give ingest the public key, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE); runbook: Turn sealing on"}
+		case events.SealUnknown:
+			return Line{Fail, name, "no refresher could open what is sealed for " + keys.Public() + ": theirs are " + have,
+				"give ingest the public key of the refreshers' seed, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)" + runbook}
+		}
+		return skip(name, "the refresher is of a version that does not tell")
+	}}
+}
+
+// askSeal asks a refresher about a public key. An older one knows no such question.
+func askSeal(ctx context.Context, nc *nats.Conn, public string) (answer events.ConnectOpened, err error) {
+	question, err := json.Marshal(events.ConnectOpen{Step: events.StepSeal, SealKey: public})
+	if err != nil {
+		return answer, err
+	}
+	m, err := nc.RequestWithContext(ctx, events.SubjectConnectOpen, question)
+	if err != nil || m.Header.Get(micro.ErrorHeader) != "" {
+		return answer, err
+	}
+	return answer, json.Unmarshal(m.Data, &answer)
 }
 
 // Mirrors tells whether services can read, in accounts of their own, what is kept.

@@ -47,7 +47,10 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 			continue
 		}
 		lines = append(lines, c.tickets(name+" "+component.AppID, status))
-		if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil {
+		if unopened := unopenedEvents(status); unopened != "" {
+			lines = append(lines, Line{Fail, "seal key " + component.AppID, unopened,
+				"compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers; runbook: A refresher does not start: `record sealed for a key whose seed is not here`"})
+		} else if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil {
 			last := status.LastError
 			lines = append(lines, Line{Fail, "component " + component.AppID, fmt.Sprintf("state operator: %s was answered errcode %d: %s (at %s)",
 				last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
@@ -55,6 +58,19 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 		}
 	}
 	return append(lines, c.permissions(ctx, stream)...)
+}
+
+// unopenedEvents says why a component's events can't be opened, "" if they can.
+func unopenedEvents(s *wxtoken.Status) string {
+	if s == nil {
+		return ""
+	}
+	for _, condition := range s.Conditions {
+		if condition.Type == "EventsOpened" && condition.Status == "False" {
+			return condition.Message
+		}
+	}
+	return ""
 }
 
 // tickets judges the age of a component's ticket.

@@ -21,7 +21,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	a, err := events.OpenAuth(r.seal, m)
 	switch {
 	case errors.Is(err, seal.ErrNoKey):
-		return r.notOpened(m, err)
+		return r.notOpened(ctx, m, err)
 	case err != nil:
 		return events.Never(err)
 	}

@@ -121,6 +121,9 @@ func (r *Refresher) checkReturn(address string) error {
 
 // connectOpen answers wxtoken.connect.open, ingest's question about a link.
 func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
+	if q.Step == events.StepSeal {
+		return r.sealOf(q.SealKey), nil
+	}
 	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
 		return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -188,7 +189,7 @@ func TestConnectLanding(t *testing.T) {
 	if again.Session == first.Session {
 		t.Error("two browsers have one session")
 	}
-	if again.Session = first.Session; again != first {
+	if again.Session = first.Session; !reflect.DeepEqual(again, first) {
 		t.Error("a reload shows another page")
 	}
 	r.wantCalls(apiPreAuth, 1)

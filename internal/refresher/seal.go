@@ -1,11 +1,15 @@
 package refresher
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
 )
 
 const (
@@ -19,15 +23,46 @@ const (
 )
 
 // notOpened deals with an event that could be opened with a seed that is not here: it stays, so that nothing is lost when ingest
-// was given a new key before the refreshers were.
-func (r *Refresher) notOpened(m events.Msg, err error) error {
+// was given a new key before the refreshers were. The status of its component says so until a ticket could be opened that is newer:
+// then ingest has a right key again, and of what came before a ticket is of no use any more.
+func (r *Refresher) notOpened(ctx context.Context, m events.Msg, err error) error {
+	component, kind, created := events.AuthAbout(m)
+	key := wxtoken.ComponentKey(component)
+	own, _ := r.view.Get(key)
+	over := !created.IsZero() && !created.After(own.Credential.TicketCreatedAt)
+	if over && kind == events.KindTicket {
+		r.metrics.staleTickets.Inc()
+		return nil
+	}
 	r.metrics.unopened.Inc()
-	err = fmt.Errorf("%w: it is kept; put the seed that belongs to ingest's --seal-key into --seal-key-file", err)
+	err = fmt.Errorf("%w (%s): it is kept; put the seed that belongs to ingest's --seal-key into --seal-key-file, or give ingest the public key that belongs to the seed here (%s)",
+		err, cmp.Or(m.Header.Get(seal.HeaderFor), "no key named"), cmp.Or(r.seal.Public(), "none"))
+	if _, ours := r.component(component); ours && !over {
+		r.setStatus(ctx, key, unopened(r.now(), err))
+	}
 	if m.Deliveries > unopenedTries {
 		return events.Never(err)
 	}
 	r.unopened.Do(func() { r.log.Error().Err(err).Str("subject", m.Subject).Msg("event can't be opened") })
 	return events.Later(jittered(unopenedDelay), err)
+}
+
+// sealOf answers whether this refresher opens what ingest seals for a public key.
+func (r *Refresher) sealOf(public string) events.ConnectOpened {
+	var keys []string
+	if r.seal != nil {
+		keys = append([]string{r.seal.Public()}, r.seal.Others()...)
+	}
+	state := events.SealUnknown
+	switch {
+	case slices.Contains(keys, public):
+		state = events.SealOpened
+	case public == "" && keys == nil:
+		state = events.SealUnused
+	case public == "":
+		state = events.SealMissing
+	}
+	return events.ConnectOpened{State: state, SealKeys: keys}
 }
 
 // reseal has everything sealed with the first of the keys: after sealing was turned on, and after a key was changed. What is written

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,6 +67,11 @@ func TestSealedForAnUnknownKey(t *testing.T) {
 		r.must(err)
 	}
 	r.until("both were tried", func() bool { return r.metric(p, "wxtoken_sealed_unopened_total") >= 2 })
+	r.until("the status tells", func() bool {
+		s := r.status(componentKey)
+		return s.State == wxtoken.StateOperator && s.LastError != nil && strings.Contains(s.LastError.Message, keys.Public()) &&
+			strings.Contains(s.LastError.Message, "--seal-key") && strings.Contains(s.LastError.Message, r.seal.Public())
+	})
 	p.stop()
 	if n := r.log.count("event can't be opened"); n != 1 {
 		t.Errorf("said %d times, want once a minute", n)
@@ -79,6 +85,60 @@ func TestSealedForAnUnknownKey(t *testing.T) {
 	r.until("the events are handled", func() bool { return len(r.lying(events.StreamAuth)) == 0 })
 	if c := r.credential(componentKey); !strings.HasPrefix(c.Ticket, "ticket@@@") {
 		t.Error("the ticket was lost")
+	}
+	r.until("the status is of something else", func() bool {
+		s := r.status(componentKey) // WeChat knows nothing of these tickets
+		return s.State != wxtoken.StateOperator && (s.LastError == nil || !strings.Contains(s.LastError.Message, keys.Public()))
+	})
+}
+
+// TestSealedForAnUnknownKeyOnce: ingest has a right key again. What it sealed for the wrong one before is no trouble of now, and a
+// ticket among it of no use.
+func TestSealedForAnUnknownKeyOnce(t *testing.T) {
+	r := newRig(t, options{})
+	r.token(componentKey)
+	_, keys := sealKeys(t)
+	wrong, err := seal.FromPublic(keys.Public())
+	r.must(err)
+	last := r.credential(componentKey).TicketCreatedAt
+	publish := func(id string, a events.Auth) {
+		a.Component, a.ReceivedAt = appid, r.clock.Now()
+		e, err := a.Event(id, "/auth")
+		r.must(err)
+		e.Seal = wrong
+		_, err = events.Publish(t.Context(), r.js, e)
+		r.must(err)
+	}
+	publish("old ticket", events.Auth{Kind: events.KindTicket, Ticket: "ticket@@@old", CreateTime: last.Add(-time.Minute)})
+	publish("old code", events.Auth{Kind: events.KindAuthorized, Authorizer: alice, Code: "code", CreateTime: last.Add(-time.Minute)})
+	r.until("the ticket is gone, and the code waits", func() bool { return len(r.lying(events.StreamAuth)) == 1 && r.log.count("event can't be opened") == 1 })
+	if s := r.status(componentKey); s.State == wxtoken.StateOperator {
+		t.Errorf("an event from before the last ticket makes the state %s: %v", s.State, s.LastError)
+	}
+
+	// A renewal that works does not hide that tickets can't be read.
+	publish("new ticket", events.Auth{Kind: events.KindTicket, Ticket: "ticket@@@new", CreateTime: last.Add(time.Minute)})
+	r.until("the status tells", func() bool { return r.status(componentKey).State == wxtoken.StateOperator })
+	for range 2 { // when the second begins, the first has written its status
+		r.clock.forward(2 * time.Minute)
+		before := r.token(componentKey).Generation
+		r.renew(componentKey, wxtoken.RejectRenewing)
+		r.generation(componentKey, before+1)
+	}
+	if s := r.status(componentKey); s.State != wxtoken.StateOperator {
+		t.Errorf("after a renewal the state is %s", s.State)
+	}
+}
+
+// TestSealAskedFor: what ingest's --check hears.
+func TestSealAskedFor(t *testing.T) {
+	r := newRig(t, options{})
+	_, stranger := sealKeys(t)
+	for public, want := range map[string]string{r.seal.Public(): events.SealOpened, stranger.Public(): events.SealUnknown, "": events.SealMissing} {
+		got := r.open(events.ConnectOpen{Step: events.StepSeal, SealKey: public})
+		if got.State != want || len(got.SealKeys) != 1 || got.SealKeys[0] != r.seal.Public() {
+			t.Errorf("seal key %q: %+v, want %s", public, got, want)
+		}
 	}
 }
 

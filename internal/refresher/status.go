@@ -16,6 +16,7 @@ const (
 	conditionReady    = "Ready"            // the token is good
 	conditionTicket   = "TicketFlowing"    // a component's tickets arrive
 	conditionRefusals = "RefusalsBelieved" // of a component: an account that WeChat refuses is marked
+	conditionOpened   = "EventsOpened"     // of a component: what ingest seals can be opened
 )
 
 // statusChange changes one aspect of a status.
@@ -99,7 +100,7 @@ func (c *component) working(key wxtoken.Key, now time.Time) statusChange {
 // active: the token was renewed. A key that was cancelled stays so: this news may come late.
 func active(now time.Time) statusChange {
 	return func(s *wxtoken.Status) {
-		if s.State == wxtoken.StateRevoked {
+		if s.State == wxtoken.StateRevoked || isFalse(*s, conditionOpened) {
 			return
 		}
 		s.State, s.Failures, s.LastError, s.ReauthorizeURL = wxtoken.StateActive, 0, nil, ""
@@ -239,6 +240,10 @@ func ticketReceived(now, received time.Time, good bool) statusChange {
 		at := received.UTC()
 		s.TicketReceivedAt = &at
 		condition(s, conditionTicket, now, true, "TicketReceived", "")
+		if isFalse(*s, conditionOpened) {
+			condition(s, conditionOpened, now, true, "Opened", "")
+			s.State, s.LastError = wxtoken.StateWaitingForTicket, nil
+		}
 		switch {
 		case s.State == "":
 			s.State = wxtoken.StateWaitingForTicket // until the token is there
@@ -258,9 +263,22 @@ func ticketLate(now time.Time, reason, message string, unusable bool) statusChan
 	}
 }
 
+// unopened: an event of the component is sealed for a key whose seed is not here, so its tickets and codes can't be read.
+func unopened(now time.Time, err error) statusChange {
+	return func(s *wxtoken.Status) {
+		if s.State != wxtoken.StateOperator || s.LastError == nil || s.LastError.Message != err.Error() {
+			s.State, s.LastError = wxtoken.StateOperator, lastError(now, err)
+		}
+		condition(s, conditionOpened, now, false, "SealKeyUnknown", err.Error())
+	}
+}
+
 // doubted reports whether a status says that refusals are not believed.
-func doubted(s wxtoken.Status) bool {
-	return slices.ContainsFunc(s.Conditions, func(c wxtoken.Condition) bool { return c.Type == conditionRefusals && c.Status == "False" })
+func doubted(s wxtoken.Status) bool { return isFalse(s, conditionRefusals) }
+
+// isFalse reports whether a status says that a condition does not hold.
+func isFalse(s wxtoken.Status, kind string) bool {
+	return slices.ContainsFunc(s.Conditions, func(c wxtoken.Condition) bool { return c.Type == kind && c.Status == "False" })
 }
 
 // refusalsDoubted: so many authorizations are refused at once that none of it is believed (or are not any more).
