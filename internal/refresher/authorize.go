@@ -219,6 +219,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 		cred.RefreshToken = granted.RefreshToken
 	}
 	cred.CodeDigest, cred.RevokedAt = digest(a.Code), time.Time{}
+	cred.Authorizations++
 	cred = released(cred)
 	if granted.AccessToken == "" {
 		// The account gives no API permission (api_getauthorizerrefreshtoken): there is no token to keep.
@@ -239,7 +240,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
 	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, ref)), active(r.now()), funcInfo(granted.FuncInfo))
 	r.fetchProfile(ctx, c, key)
-	r.deriveFrom(ctx, key, true)
+	r.deriveFrom(ctx, cred)
 	return r.linked(ctx, cred, link)
 }
 
@@ -291,6 +292,7 @@ func (r *Refresher) told(ctx context.Context, cred store.Credential, info wechat
 	}
 	cred.Ref, _ = refFor(cred, link)
 	cred.RevokedAt = time.Time{}
+	cred.Authorizations++
 	cred, err := r.store.Save(ctx, released(cred))
 	if err != nil {
 		return events.Later(lostDelay, err)

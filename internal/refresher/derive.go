@@ -31,39 +31,42 @@ func (c Config) keeps(key wxtoken.Key) bool {
 		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
 }
 
-// deriveFrom begins to keep the tickets of an account that has a token now. It costs a look into the view for those that
-// are kept. After a new authorization those are fetched anew: whether they outlive a cancellation, which we may have missed, is not known.
-func (r *Refresher) deriveFrom(ctx context.Context, account wxtoken.Key, authorized bool) {
-	if account.Kind != wxtoken.KindAuthorizer {
-		return
+// ticketsOf returns the keys of the tickets that the settings ask for beside an account's token.
+func (r *Refresher) ticketsOf(account wxtoken.Key) (keys []wxtoken.Key) {
+	if account.Kind != wxtoken.KindAuthorizer || len(r.cfg.Derive) == 0 {
+		return nil
 	}
 	for kind := range ticketTypes {
-		key := wxtoken.Key{Kind: kind, Component: account.Component, Authorizer: account.Authorizer}
-		if !r.cfg.keeps(key) {
+		if key := (wxtoken.Key{Kind: kind, Component: account.Component, Authorizer: account.Authorizer}); r.cfg.keeps(key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// deriveFrom begins to keep the tickets of an account that has a token now. It costs a look into the view for those that are kept.
+func (r *Refresher) deriveFrom(ctx context.Context, account store.Credential) {
+	for _, key := range r.ticketsOf(account.Key) {
+		if e, _ := r.view.Get(key); e.Credential.Renewable() && e.Credential.Authorizations == account.Authorizations {
 			continue
 		}
-		var err error
-		if e, ok := r.view.Get(key); !ok || !e.Credential.Renewable() {
-			err = r.keep(ctx, key)
-		} else if authorized {
-			err = r.store.MakeDue(ctx, events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonDerived}, "")
-		}
-		if err != nil {
-			r.log.Warn().Err(err).Stringer("key", key).Msg("ticket not begun")
+		if err := r.keep(ctx, key, account.Authorizations); err != nil {
+			r.log.Warn().Err(err).Stringer("key", key).Msg("ticket not begun") // the sweep does
 		}
 	}
 }
 
-// keep makes the record of a ticket and has it fetched.
-func (r *Refresher) keep(ctx context.Context, key wxtoken.Key) error {
+// keep has a ticket fetched for an authorization of its account, its record made if need be. After a new one it is fetched anew, at once:
+// whether it outlives a cancellation, which we may have missed, is not known, and what WeChat refused it for may be over.
+func (r *Refresher) keep(ctx context.Context, key wxtoken.Key, authorizations uint64) error {
 	cred, err := r.store.Credential(ctx, key)
-	if err != nil && !errors.Is(err, store.ErrUnreadable) || err == nil && cred.Renewable() {
+	if err != nil && !errors.Is(err, store.ErrUnreadable) || err == nil && cred.Renewable() && cred.Authorizations == authorizations {
 		return err
 	}
 	if cred.Generation, err = r.generation(ctx, cred); err != nil {
 		return err
 	}
-	cred.RevokedAt = time.Time{}
+	cred.RevokedAt, cred.Authorizations, cred.Anew = time.Time{}, authorizations, true
 	if cred, err = r.store.Save(ctx, released(cred)); err != nil {
 		if errors.Is(err, store.ErrLost) {
 			return nil // somebody else does
@@ -83,6 +86,30 @@ func (r *Refresher) underive(ctx context.Context, account wxtoken.Key) {
 		if err := r.dropTicket(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("ticket not ended") // its next renewal does
 		}
+	}
+}
+
+// sweepTickets has the tickets of an account follow it: whoever stored its authorization, or the end of it, may have died before that.
+func (r *Refresher) sweepTickets(ctx context.Context, account wxtoken.Key, all map[wxtoken.Key]store.Entry, now time.Time) {
+	e := all[account]
+	follows := func(key wxtoken.Key) bool {
+		ticket := all[key].Credential
+		if !e.Credential.Renewable() {
+			return !ticket.Renewable()
+		}
+		return ticket.Revision > 0 && ticket.Authorizations == e.Credential.Authorizations || !now.Before(e.Token.ExpiresAt)
+	}
+	if !slices.ContainsFunc(r.ticketsOf(account), func(key wxtoken.Key) bool { return !follows(key) }) {
+		return
+	}
+	cred, err := r.store.Credential(ctx, account) // the view may lag
+	switch {
+	case err != nil:
+		r.log.Warn().Err(err).Stringer("key", account).Msg("tickets not compared with their account")
+	case cred.Renewable():
+		r.deriveFrom(ctx, cred)
+	default:
+		r.underive(ctx, account)
 	}
 }
 

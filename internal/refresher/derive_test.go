@@ -1,18 +1,21 @@
 package refresher_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/wechatsim"
 )
 
 const (
@@ -284,6 +287,86 @@ func TestTicketsFollowTheAccount(t *testing.T) {
 	}
 }
 
+// TestTicketsOfANewAuthorization: what WeChat refused a ticket for is of no account after a new authorization, whoever tells of that: a
+// push, the list, or a refresher that died before it came to the tickets.
+func TestTicketsOfANewAuthorization(t *testing.T) {
+	t.Parallel()
+	for _, teller := range []string{"push", "list", "list, the same refresh token", "died"} {
+		t.Run(teller, func(t *testing.T) {
+			var dies atomic.Bool
+			r, d := deskRig(t, func(r *rig) {
+				r.step = func(name string) {
+					if name == "exchange.committed" && dies.CompareAndSwap(true, false) {
+						runtime.Goexit()
+					}
+				}
+			})
+			r.authorize(alice)
+			r.kept(aliceJSAPI)
+			r.kept(aliceCard)
+			r.drained()
+			d.fails(alice, 48001)
+			for _, wait := range []time.Duration{0, time.Minute, 10 * time.Minute, time.Hour} {
+				r.clock.forward(wait)
+				for _, key := range []wxtoken.Key{aliceJSAPI, aliceCard} {
+					r.pokeOnce(key)
+				}
+			}
+			r.clock.forward(50 * time.Minute)
+			for _, key := range []wxtoken.Key{componentKey, aliceKey} {
+				r.poke(key)
+				r.until("not renewed", func() bool { return r.token(key).Generation > 1 })
+			}
+			for _, key := range []wxtoken.Key{aliceJSAPI, aliceCard} {
+				if until := r.credential(key).RetryAt.Sub(r.clock.Now()); until < 4*time.Hour || r.clock.Now().Before(d.end(r.token(key).Value)) {
+					t.Fatalf("%s is tried again in %s", key, until)
+				}
+			}
+			d.fails(alice, 0)
+			switch teller {
+			case "push":
+				r.must(r.sim.Reauthorize(appid, alice))
+			case "list":
+				r.sim.DropPushes("", 1)
+				r.must(r.sim.Reauthorize(appid, alice))
+				r.must(r.store.MakeReconcileDue(r.Context(), appid, ""))
+			case "list, the same refresh token":
+				r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1, Body: fmt.Sprintf(
+					`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":%q,"auth_time":%d}]}`,
+					alice, r.credential(aliceKey).RefreshToken, r.clock.Now().Unix())})
+				r.must(r.store.MakeReconcileDue(r.Context(), appid, ""))
+			case "died":
+				dies.Store(true)
+				r.must(r.sim.Reauthorize(appid, alice))
+			}
+			for _, key := range []wxtoken.Key{aliceJSAPI, aliceCard} {
+				r.until(key.String()+" is dead", func() bool { return r.clock.Now().Before(d.end(r.token(key).Value)) })
+				r.state(key, wxtoken.StateActive)
+			}
+		})
+	}
+}
+
+// TestTicketsThatSomebodyLeft has a refresher die between the end of an authorization and that of its tickets.
+func TestTicketsThatSomebodyLeft(t *testing.T) {
+	r, _ := deskRig(t, nil)
+	r.authorize(alice)
+	r.kept(aliceJSAPI)
+	r.kept(aliceCard)
+	r.drained()
+	cred := r.credential(aliceKey)
+	cred.RevokedAt = r.clock.Now().UTC()
+	ctx, cancel := context.WithCancel(t.Context())
+	var committer sync.WaitGroup
+	committer.Go(func() { r.store.Run(ctx) })
+	_, err := r.store.Revoke(ctx, cred)
+	cancel()
+	committer.Wait()
+	r.must(err)
+	r.notKept(aliceJSAPI)
+	r.notKept(aliceCard)
+}
+
 // TestTicketsSwitchedOff has the settings ask for one ticket less: it goes at its next renewal.
 func TestTicketsSwitchedOff(t *testing.T) {
 	r, d := deskRig(t, nil)
@@ -392,10 +475,6 @@ func TestTicketDeaths(t *testing.T) {
 				}
 			})
 			r.must(r.sim.Authorize(appid, alice))
-			if step == "exchange.committed" { // nobody began to keep it: the account's next renewal does
-				r.eventually(func() error { return r.accepted(alice) })
-				r.poke(aliceKey)
-			}
 			ticket := r.kept(aliceJSAPI)
 			r.until("not active", func() bool { return r.status(aliceJSAPI).State == wxtoken.StateActive })
 			r.until("not scheduled", func() bool { _, ok := r.scheduled(aliceJSAPI); return ok })

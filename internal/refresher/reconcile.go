@@ -200,6 +200,7 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		cred.RefreshTokenBefore = cred.RefreshToken
 	}
 	cred.RefreshToken, cred.AuthorizedAt, cred.RevokedAt = listed.RefreshToken, authTime, time.Time{}
+	cred.Authorizations++
 	cred, err = r.store.Save(ctx, released(cred))
 	if errors.Is(err, store.ErrLost) {
 		return false, nil // something newer came in between
@@ -237,13 +238,18 @@ func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred store.
 const sameAuthorization = time.Minute
 
 // dateListed notes the time of an authorization of which the list is the first to tell it. A newer one that left the refresh token
-// as it was replaced the access token all the same: then the account is renewed.
+// as it was replaced the access token all the same: then the account is renewed, at once, whatever it was refused for before. So it is
+// when it is in trouble and nobody knows of which authorization.
 func (r *Refresher) dateListed(ctx context.Context, cred store.Credential, authTime time.Time) (added bool, err error) {
 	if !authTime.After(cred.AuthorizedAt) {
 		return false, nil
 	}
-	added = !cred.AuthorizedAt.IsZero() && authTime.Sub(cred.AuthorizedAt) > sameAuthorization
+	added = authTime.Sub(cred.AuthorizedAt) > sameAuthorization && (cred.Failures > 0 || !cred.AuthorizedAt.IsZero())
 	cred.AuthorizedAt = authTime
+	if added {
+		cred = released(cred)
+		cred.Authorizations++
+	}
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
 			return false, nil // something newer came in between

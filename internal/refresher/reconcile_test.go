@@ -301,18 +301,36 @@ func TestListOfAnAuthorizationWithoutTime(t *testing.T) {
 	r.wantCalls(apiRefresh, calls)
 }
 
-// TestListOfANewerAuthorizationWithTheSameRefreshToken: the access token before is dead then, so the account is renewed.
+// TestListOfANewerAuthorizationWithTheSameRefreshToken: the access token before is dead then, so the account is renewed. That it was
+// given up before does not put that off.
 func TestListOfANewerAuthorizationWithTheSameRefreshToken(t *testing.T) {
-	r := newRig(t, options{})
-	r.authorize(alice)
-	r.drained()
-	c := r.credential(aliceKey)
-	r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1, Body: fmt.Sprintf(
-		`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":%q,"auth_time":%d}]}`, alice, c.RefreshToken, c.AuthorizedAt.Add(time.Hour).Unix())})
-	r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
-	r.generation(aliceKey, 2)
-	if p := r.token(aliceKey).Previous; p != nil {
-		t.Error("the token of the authorization before is kept as the previous one")
+	t.Parallel()
+	for name, before := range map[string]func(c *store.Credential, now time.Time){
+		"all well": func(*store.Credential, time.Time) {},
+		"given up": func(c *store.Credential, now time.Time) {
+			c.Failures, c.Refusals, c.RetryAt = 5, 4, now.Add(6*time.Hour)
+		},
+		"given up, time not known": func(c *store.Credential, now time.Time) {
+			c.Failures, c.RetryAt, c.AuthorizedAt = 5, now.Add(6*time.Hour), time.Time{}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, options{})
+			r.authorize(alice)
+			r.drained()
+			c := r.credential(aliceKey)
+			authorized := c.AuthorizedAt
+			before(&c, r.clock.Now())
+			_, err := r.store.Save(t.Context(), c)
+			r.must(err)
+			r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1, Body: fmt.Sprintf(
+				`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":%q,"auth_time":%d}]}`, alice, c.RefreshToken, authorized.Add(time.Hour).Unix())})
+			r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
+			r.generation(aliceKey, 2)
+			if p := r.token(aliceKey).Previous; p != nil {
+				t.Error("the token of the authorization before is kept as the previous one")
+			}
+		})
 	}
 }
 

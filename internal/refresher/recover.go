@@ -38,6 +38,7 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
 		cred.Refusals = 0
 		cred.Recoveries++
+		cred.Authorizations++ // for all we know
 		// The first time at once: the old token may be dead. Should WeChat name another one each time, later and later.
 		wait := askAgainAfter[1]
 		if cred.Recoveries <= len(retryAfter) {

@@ -176,7 +176,8 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 	case key.Kind == wxtoken.KindComponent:
 		return events.Later(unknownFor(m), gone)
 	case derived(key):
-		return r.keep(ctx, key)
+		account, _ := r.view.Get(owner(key))
+		return r.keep(ctx, key, account.Credential.Authorizations)
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if _, later := events.After(err); later { // it was not asked yet
@@ -193,6 +194,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
 	cred.RefreshToken = info.RefreshToken
+	cred.Authorizations++
 	if cred, err = r.store.Save(ctx, cred); errors.Is(err, store.ErrLost) {
 		return events.Later(lostDelay, err)
 	} else if err != nil {
@@ -347,6 +349,7 @@ func granted(cred store.Credential, g wechat.Grant) store.Credential {
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, g.RefreshToken
 	}
 	cred.Generation++
+	cred.Anew = false
 	return released(cred)
 }
 
@@ -391,7 +394,7 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), known(before), c.working(t.Key, r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.answered(ctx, c, asked)
-		r.deriveFrom(ctx, t.Key, reason == events.ReasonListed)
+		r.deriveFrom(ctx, before)
 	}
 }
 

@@ -366,14 +366,15 @@ func (r *rig) next(kind string) (a events.Auth) {
 // eventually waits until f returns nil.
 func (r *rig) eventually(f func() error) {
 	r.Helper()
-	deadline := time.Now().Add(within)
+	began := time.Now()
+	deadline := began.Add(within)
 	for {
 		err := f()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
-			r.Fatalf("not within %s: %v", within, err)
+		if now := time.Now(); now.After(deadline) || r.Failed() && now.After(began.Add(within/10)) { // the test has failed already
+			r.Fatalf("not within %s: %v", now.Sub(began).Round(time.Second), err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

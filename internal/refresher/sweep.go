@@ -124,6 +124,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	for key, e := range all {
 		if c, ok := r.component(key.Component); ok && ctx.Err() == nil {
 			r.tellExpired(ctx, c, key, e, now)
+			r.sweepTickets(ctx, key, all, now)
 		}
 	}
 	for _, c := range r.all() {
@@ -156,6 +157,9 @@ func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
 		return false
 	}
 	latest := e.Token.RenewAt
+	if e.Credential.Anew {
+		latest = time.Time{}
+	}
 	if e.Credential.RetryAt.After(latest) {
 		latest = e.Credential.RetryAt
 	}

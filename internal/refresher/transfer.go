@@ -254,6 +254,7 @@ func importStore(ctx context.Context, s *store.Store, cred store.Credential, lin
 	cred.Generation = max(cred.Generation, t.Generation)
 	if !known {
 		cred = released(cred)
+		cred.Authorizations++
 	}
 	if cred, err = s.Save(ctx, cred); err != nil {
 		return err

@@ -30,6 +30,11 @@ type Credential struct {
 	CodeDigest         string    `json:"code_digest,omitempty"`          // SHA-256 of the auth code exchanged last
 	Ref                string    `json:"ref,omitempty"`
 
+	// Authorizations counts those of an authorizer. Of a ticket it tells for which of them it is kept, and Anew that the one stored was
+	// fetched for one before.
+	Authorizations uint64 `json:"authorizations,omitempty"`
+	Anew           bool   `json:"anew,omitempty"`
+
 	// RevokedAt is when the authorization was cancelled; zero while it is in force.
 	RevokedAt time.Time `json:"revoked_at,omitzero"`
 
