@@ -16,7 +16,12 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if a.OpenID == "" || a.Authorizer == "" {
 		return r.code(ctx, c, a, m)
 	}
-	if _, err := r.accountToken(key); err != nil || !m.Redelivered {
+	// The push may have brought the code a moment ago: the view may not know yet, the store does.
+	cred, err := r.load(ctx, key)
+	if err != nil {
+		return err
+	}
+	if _, err := r.accountToken(key); !brought(cred, a.Code) && (err != nil || !m.Redelivered) {
 		if err := r.code(ctx, c, a, m); err != nil {
 			return err
 		}

@@ -160,7 +160,7 @@ func componentTokenLate(b *book) {
 	b.tell("/fail", "api=api_component_token&errcode=-1&for=1h")
 	b.until("Look", 0, `(?s)"state":"renewing_failed".*wxtoken_component_token_expiration_timestamp_seconds{component="`+wechatsim.DemoAppID+`"} [1-9]`)
 	b.tell("/heal", "")
-	b.run("Meaning and do", 0, `"outcome":"(renewing|already_renewed)"`)
+	b.run("Meaning and do", 0, `"outcome":"(renewing|already_renewed|too_soon)"`) // a ticket, or a retry, may have been quicker
 	b.until("Verify", 0, isActive)
 }
 
