@@ -64,7 +64,7 @@ type day struct {
 	natsDown      bool
 	read          int                          // of the platform's history
 	about         map[string][]wechatsim.Entry // pushes about each account
-	issued        map[string]time.Time         // when each account last got a token from WeChat
+	unlucky       map[string]time.Time         // when WeChat last answered a call about each account with "busy", or not at all; "" = the component's token
 	unlisted      int                          // events on AUTH at most, that are no push of the platform's own: callbacks, replays
 	ticketCreated time.Time                    // of the component_verify_ticket in use
 	// ticketSeen is when each account with a jsapi_ticket last had a good one.
@@ -92,7 +92,7 @@ func newKeys(t testing.TB) (keys *seal.Keys, seed string) {
 
 // runDay plays the day of a seed and returns how often each trouble happened.
 func runDay(t *testing.T, seed uint64) map[string]int {
-	d := &day{t: t, rng: dice(seed), seed: seed, happened: map[string]int{}, about: map[string][]wechatsim.Entry{}, issued: map[string]time.Time{}}
+	d := &day{t: t, rng: dice(seed), seed: seed, happened: map[string]int{}, about: map[string][]wechatsim.Entry{}, unlucky: map[string]time.Time{}}
 	cfg := wechatsim.Unkind()
 	cfg.Seed = seed
 	cfg.Rotation = []wechatsim.Rotation{wechatsim.RotateNever, wechatsim.RotateEach, wechatsim.RotateEachOldDead}[seed%3]
@@ -314,15 +314,6 @@ func (d *day) sample() {
 	for _, i := range d.instances() {
 		d.restartCrashed(i)
 	}
-	for _, e := range d.sim.HistorySince(d.read) {
-		d.read = e.Seq
-		if e.Authorizer != "" && (e.Kind == wechatsim.EntryPush || e.Kind == wechatsim.EntryPushAnswer) {
-			d.about[e.Authorizer] = append(d.about[e.Authorizer], e)
-		}
-		if e.Kind == wechatsim.EntryIssue && e.What == "authorizer_access_token" {
-			d.issued[e.Authorizer] = e.Time
-		}
-	}
 	for _, p := range d.people {
 		key := wxtoken.AuthorizerKey(testAppID, p.appid)
 		token, err := d.client.Token(key)
@@ -332,12 +323,8 @@ func (d *day) sample() {
 			}
 			p.lastSeen = token.Generation
 		}
-		quiet := min(d.quietFor(p.appid, now), now.Sub(p.changed))
-		if d.noOverlap() || d.busyRate() >= 0.5 {
-			// A lost answer kills the token, at once or in five minutes. Nobody can have the new one before the
-			// next call; where the refresh token died too, before three calls in a row that are not "busy".
-			quiet = min(quiet, now.Sub(d.issued[p.appid]))
-		}
+		accepted := err == nil && d.sim.Accepts(testAppID, p.appid, token.Value.Reveal())
+		quiet := d.quiet(p, now)
 		switch {
 		case !p.live:
 			if p.cancelled && err == nil && quiet > d.settle() {
@@ -345,7 +332,7 @@ func (d *day) sample() {
 			}
 		case err != nil && quiet > d.settle():
 			d.violation("I1", "%s has no token for a reader: %v", p.appid, err)
-		case err == nil && quiet > d.settle() && !d.sim.Accepts(testAppID, p.appid, token.Value.Reveal()):
+		case err == nil && quiet > d.settle() && !accepted:
 			d.violation("I1", "token of %s, generation %d, obtained %s, expires %s, is not accepted", p.appid, token.Generation,
 				token.ObtainedAt.Format(time.TimeOnly), token.ExpiresAt.Format(time.TimeOnly))
 		case err == nil && !now.Before(token.ExpiresAt) && !d.longOutage(p, now):
@@ -359,6 +346,29 @@ func (d *day) sample() {
 	}
 	d.sampleTickets(now)
 	d.sampleTicket()
+}
+
+// catchUp reads what happened on the platform since it was read last.
+func (d *day) catchUp() {
+	for _, e := range d.sim.HistorySince(d.read) {
+		d.read = e.Seq
+		switch {
+		case e.Authorizer != "" && (e.Kind == wechatsim.EntryPush || e.Kind == wechatsim.EntryPushAnswer):
+			d.about[e.Authorizer] = append(d.about[e.Authorizer], e)
+		case e.Kind == wechatsim.EntryCall && (e.Outcome == wechatsim.OutcomeBusy || e.Outcome == wechatsim.OutcomeLost) &&
+			(e.Authorizer != "" || e.API == "api_component_token"),
+			d.noOverlap() && e.Kind == wechatsim.EntryIssue && e.What == "authorizer_access_token": // no reader has it yet
+			d.unlucky[e.Authorizer] = e.Time
+		}
+	}
+}
+
+// quiet returns how long WeChat and everything else have let an account be, at the end of a look at it. An answer that was lost kills the
+// token, at once or in five minutes. Nobody can have the new one before the next call that is not "busy"; where the refresh token died
+// too, before three of them in a row.
+func (d *day) quiet(p *person, now time.Time) time.Duration {
+	d.catchUp()
+	return min(d.quietFor(p.appid, now), now.Sub(p.changed), now.Sub(d.unlucky[p.appid]), now.Sub(d.unlucky[""]))
 }
 
 // longOutage reports whether the last life of a token had more trouble than it rides out.

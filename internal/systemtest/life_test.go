@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,6 +166,8 @@ func (d *day) byLink(p *person) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.catchUp()
+	before := d.read
 	location, err := d.sim.Consent(testAppID, p.appid, v.Get("pre_auth_code"), v.Get("redirect_uri"))
 	if err != nil {
 		d.t.Fatalf("consent with what the page gave: %v", err)
@@ -181,7 +184,12 @@ func (d *day) byLink(p *person) {
 	if err == nil && status != http.StatusSeeOther && status != http.StatusServiceUnavailable {
 		d.violation("link", "the callback of %s was answered with %d", p.appid, status)
 	}
-	if status == http.StatusSeeOther {
+	pushed := func(e wechatsim.Entry) bool { return e.Kind == wechatsim.EntryPushAnswer && e.Authorizer == p.appid }
+	switch {
+	case status != http.StatusSeeOther:
+	case slices.ContainsFunc(d.sim.HistorySince(before), pushed):
+		d.happened["redirected after the push"]++ // which may have ended the link: then the code is no news
+	default:
 		d.happened["redirected"]++
 	}
 }
@@ -240,8 +248,8 @@ func (d *day) sampleTickets(now time.Time) {
 	for i, p := range d.people[:ticketAccounts] {
 		key := wxtoken.Key{Kind: wxtoken.KindJSAPITicket, Component: testAppID, Authorizer: p.appid}
 		t, err := d.client.Token(key)
-		quiet := min(d.quietFor(p.appid, now), now.Sub(p.changed))
 		good := err == nil && d.sim.AcceptsAccountTicket(testAppID, p.appid, "jsapi", t.Value.Reveal())
+		quiet := d.quiet(p, now)
 		if good {
 			d.ticketSeen[i] = now
 		}
