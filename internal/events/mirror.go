@@ -37,6 +37,7 @@ type Mirror struct {
 	MirrorOf
 	Created bool          // just now: there is nothing more to tell
 	Newest  uint64        // sequence of the newest message that it is to have
+	Last    uint64        // sequence of the newest message of the stream that is mirrored
 	Has     uint64        // sequence of the newest message that it has
 	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
 	Err     error         // why it is not there, or not as it should be
@@ -167,7 +168,7 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 		return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
 	}
 	state.Has, state.Silent = info.State.LastSeq, info.Mirror.Active
-	state.Newest, err = newest(ctx, js, m) // after the mirror: what comes in between is no sign that it is ahead
+	state.Newest, state.Last, err = newest(ctx, js, m) // after the mirror: what comes in between is no sign that it is ahead
 	return state, err
 }
 
@@ -211,23 +212,24 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	return state, err
 }
 
-// newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none.
-func newest(ctx context.Context, js jetstream.JetStream, m mirrored) (uint64, error) {
+// newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none, and that of its newest message at all.
+func newest(ctx context.Context, js jetstream.JetStream, m mirrored) (wanted, last uint64, err error) {
 	stream, err := js.Stream(ctx, m.Name)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	last = stream.CachedInfo().State.LastSeq
 	if m.filter == "" {
-		return stream.CachedInfo().State.LastSeq, nil
+		return last, last, nil
 	}
 	msg, err := stream.GetLastMsgForSubject(ctx, m.filter)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
+		return 0, last, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return msg.Sequence, nil
+	return msg.Sequence, max(last, msg.Sequence), nil
 }
 
 // like reports whether a mirror is as it is to be.
@@ -246,7 +248,7 @@ func lastMirrored(ctx context.Context, nc *nats.Conn, cfg SetupConfig, stream st
 			return 0, fmt.Errorf("use the API prefix %q: %w", api, err)
 		}
 		switch s, err := there.Stream(ctx, stream); {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
+		case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		case err != nil:
 			return 0, fmt.Errorf("ask %s for its mirror of %s: %w", api, stream, err)
 		default:

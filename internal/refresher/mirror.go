@@ -48,7 +48,7 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 			return
 		}
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
-		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, has: m.Has, ahead: m.Has > m.Newest && m.Newest > 0}
+		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, has: m.Has, ahead: m.Has > m.Last}
 		before[m.MirrorOf] = now
 		behind := 1.0
 		switch {

@@ -364,6 +364,12 @@ func (r *Refresher) openWith(ctx context.Context, open func(context.Context) err
 	if err := open(ctx); err != nil {
 		return err
 	}
+	switch err := events.Raise(ctx, r.nc, r.js, r.setupConfig()); { // before anything is stored that services would not hear of
+	case errors.Is(err, events.ErrRaising):
+		return err
+	case err != nil:
+		r.log.Warn().Err(err).Msg("mirrors not compared with their streams")
+	}
 	opened, err := store.Open(ctx, r.nc, r.js, r.seal, r.step)
 	if err != nil {
 		return err

@@ -387,7 +387,16 @@ func restoredBackup(b *book) {
 	b.set("BACKUP", filepath.Join(b.TempDir(), "backup"))
 	b.run("Do", 0, "")
 	b.run("Verify", 0, `(?s)OK:.*OK:`)
+	services := b.watch(true) // which nobody restarts
 	made := time.Now()
+	for range 20 { // what a day brings
+		for range 1000 {
+			if _, err := b.js.PublishAsync("credential.proof", nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		<-b.js.PublishAsyncComplete()
+	}
 	before := b.generations()
 	poll(b.T, func() error { return b.allAccepted(before, 2) }) // the refresh tokens in it are dead
 	b.tell("/reauthorize", "authorizer="+b.keys()[2].Authorizer)
@@ -406,12 +415,17 @@ func restoredBackup(b *book) {
 	b.run("Do", 0, "")
 	b.until("Verify", 0, "")
 	b.on("Restore a backup")
-	for n := range 3 { // delete, restore, and have the copies of the services made anew
+	for n := range 2 { // delete and restore
 		b.run("Do", n, "")
+	}
+	restored := time.Now()
+	if len(services.behind(b.keys(), made)) > 0 {
+		b.Error("the services had not heard of what came after the backup: this shows nothing")
 	}
 	other := b.refresher()
 	b.startBoth()
 	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	services.allHear(b.keys(), restored)
 	b.until("Verify", 0, `(?s)`+isActive+`.*wxtoken_authorizers_token_invalid{[^}]*} 0`)
 	poll(b.T, func() error {
 		ctx, cancel := context.WithTimeout(b.Context(), 5*time.Second)
