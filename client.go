@@ -27,6 +27,12 @@ const (
 	// requestTimeout bounds one request to NATS where the caller sets no deadline.
 	requestTimeout = 5 * time.Second
 
+	// maxFilters is how many keys share a consumer: what asks for it stays far below max_payload.
+	maxFilters = 1000
+
+	// consumersLimit is nats-server's JSMaximumConsumersLimitErr, which the client has no name for.
+	consumersLimit = 10026
+
 	// maxNamed is how many missing keys an error names; a service may declare thousands.
 	maxNamed = 10
 )
@@ -34,8 +40,9 @@ const (
 // Config says what a Client watches. The zero Config watches every token.
 type Config struct {
 	// Keys are the tokens that the service needs. NewClient waits for each of them, and the
-	// client watches nothing else, with one NATS consumer per key. Name them where the service
-	// may read only some tokens, or needs only a few. Default: every token, with one consumer.
+	// client watches nothing else. Name them where the service may read only some tokens, or needs
+	// only a few. They share one NATS consumer, up to 1,000 keys each, where this user may make
+	// one with several filters; where not, each key has its own. Default: every token, with one consumer.
 	Keys []Key
 
 	// Now is the clock that decides whether a token has expired. Default: time.Now.
@@ -103,10 +110,7 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 	if c.now == nil {
 		c.now = time.Now
 	}
-	filters := []string{">"}
-	if len(cfg.Keys) > 0 {
-		filters = nil
-	}
+	var filters []string
 	for _, key := range cfg.Keys {
 		if err := key.check(); err != nil {
 			return nil, fmt.Errorf("Config.Keys: %w", err)
@@ -117,11 +121,15 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 		}
 	}
 	c.ctx, c.close = context.WithCancel(context.Background())
-	c.watches = len(filters)
+	if len(filters) == 0 {
+		filters = []string{">"}
+	}
+	shared := slices.Collect(slices.Chunk(filters, maxFilters))
+	c.watches = len(shared)
 	wait := c.subscribe(cfg.Keys) // before the watches start, so that it misses nothing
 	defer c.unsubscribe(wait)
-	for _, filter := range filters {
-		c.wg.Go(func() { c.follow(filter) })
+	for _, filters := range shared {
+		c.wg.Go(func() { c.follow(filters) })
 	}
 	if err := c.await(ctx, wait); err != nil {
 		c.Close()
@@ -432,6 +440,9 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 // connection last, if it fits. Nobody answers a request that may not be made, so without it a
 // missing permission looks like a slow server.
 func explain(nc *nats.Conn, err error, subject string) error {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == consumersLimit {
+		return fmt.Errorf("%w: max_consumers of this NATS account is reached: raise it in the server's settings, or have fewer watches", err)
+	}
 	last := nc.LastError()
 	if !errors.Is(last, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrPermissionViolation) {
 		return err

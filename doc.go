@@ -82,8 +82,11 @@
 // service one authorizer alone, put its key (and keep the deny rule) in the place of the last ">" of CONSUMER.CREATE and DIRECT.GET, for instance
 // $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.authorizer.wx1234567890abcdef.wxfedcba0987654321,
 // and name the key in [Config].Keys, since the client asks for everything otherwise. "authorizer.wx1234567890abcdef.*" in
-// that place gives all authorizers of one component, each of which is to be named in Keys. Every key in Keys takes a
-// consumer of its own on the server; without Keys there is one for all.
+// that place gives all authorizers of one component, each of which is to be named in Keys.
+//
+// A Client takes one consumer on the server. With several Keys that is one with several filters, which takes the right to
+// publish $JS.API.CONSUMER.CREATE.KV_tokens.*; a user who may not gets one for each key, and a
+// server whose max_consumers is reached gives none.
 //
 // NATS does not answer a request that may not be made. The errors of this package then say which permission is missing,
 // and wrap nats.ErrPermissionViolation.

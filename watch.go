@@ -31,6 +31,9 @@ const (
 	// time up to retryMax, and at once when the connection comes back.
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
+
+	// refusedPoll is the time between two looks for a refusal.
+	refusedPoll = 10 * time.Millisecond
 )
 
 // Why a watch had to be begun anew.
@@ -39,6 +42,7 @@ var (
 	errSilent       = fmt.Errorf("no heartbeat in %s", maxMissed*heartbeat)
 	errGap          = errors.New("messages lost on the way")
 	errConsumer     = errors.New("consumer ended by the server")
+	errShared       = errors.New("this user may make no consumer with several filters")
 )
 
 // watch is one consumer on the bucket, from its making to its first fault.
@@ -58,8 +62,9 @@ type watch struct {
 	over bool // nothing that still arrives counts; guarded by Client.mu
 }
 
-// follow keeps a watch on filter going until the client is closed, or the connection.
-func (c *Client) follow(filter string) {
+// follow keeps a watch on some keys going until the client is closed, or the connection. Where this user may not make a
+// consumer with several filters, each key gets a watch of its own.
+func (c *Client) follow(filters []string) {
 	status := c.nc.StatusChanged()
 	defer c.nc.RemoveStatusListener(status)
 	delay := retryMin
@@ -72,11 +77,15 @@ func (c *Client) follow(filter string) {
 			return
 		}
 		if c.nc.IsConnected() {
-			made, err := c.watch(filter, status)
+			made, err := c.watch(filters, status)
 			if c.ctx.Err() != nil {
 				return
 			}
-			c.fail(fmt.Errorf("watch %s%s: %w", tokensSubject, filter, err))
+			if errors.Is(err, errShared) {
+				c.split(filters)
+				return
+			}
+			c.fail(fmt.Errorf("watch %s: %w", c.named(filters), err))
 			if made {
 				delay = retryMin
 			} else if errors.Is(err, context.DeadlineExceeded) {
@@ -114,9 +123,27 @@ func (c *Client) hearAgain() {
 	}
 }
 
-// watch reads what filter covers, then follows it until the first fault, which it returns. It
+// split follows each filter by itself.
+func (c *Client) split(filters []string) {
+	c.mu.Lock()
+	c.watches += len(filters) - 1
+	c.mu.Unlock()
+	for _, filter := range filters {
+		c.wg.Go(func() { c.follow([]string{filter}) })
+	}
+}
+
+// named says what a watch is on.
+func (c *Client) named(filters []string) string {
+	if len(filters) > 1 {
+		return fmt.Sprintf("%s%s and %d more", tokensSubject, filters[0], len(filters)-1)
+	}
+	return tokensSubject + filters[0]
+}
+
+// watch reads what the filters cover, then follows it until the first fault, which it returns. It
 // reports whether the consumer could be made at all.
-func (c *Client) watch(filter string, status <-chan nats.Status) (made bool, err error) {
+func (c *Client) watch(filters []string, status <-chan nats.Status) (made bool, err error) {
 	w := &watch{c: c, fault: make(chan error, 1)}
 	sub, err := c.nc.Subscribe(c.nc.NewInbox(), w.receive)
 	if err != nil {
@@ -128,7 +155,7 @@ func (c *Client) watch(filter string, status <-chan nats.Status) (made bool, err
 	ctx, cancel := context.WithTimeout(c.ctx, requestTimeout)
 	defer cancel()
 	consumer := make(chan error, 1)
-	c.wg.Go(func() { consumer <- w.consume(ctx, filter, sub.Subject) })
+	c.wg.Go(func() { consumer <- w.consume(ctx, filters, sub.Subject) })
 
 	quiet := time.NewTicker(heartbeat)
 	defer quiet.Stop()
@@ -156,12 +183,12 @@ func (c *Client) watch(filter string, status <-chan nats.Status) (made bool, err
 	}
 }
 
-// consume makes the consumer that sends what filter covers to deliver.
-func (w *watch) consume(ctx context.Context, filter, deliver string) error {
-	consumer, err := w.c.js.CreatePushConsumer(ctx, tokensStream, jetstream.ConsumerConfig{
+// consume makes the consumer that sends what the filters cover to deliver.
+func (w *watch) consume(ctx context.Context, filters []string, deliver string) error {
+	config := jetstream.ConsumerConfig{
+		Name:           deliver[strings.LastIndexByte(deliver, '.')+1:], // as unique as the inbox
 		Description:    "wxtoken reader",
 		DeliverSubject: deliver,
-		FilterSubject:  tokensSubject + filter, // alone, it stands in the request's subject, where permissions can see it
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		AckPolicy:      jetstream.AckNonePolicy,
 		MaxDeliver:     1,
@@ -169,7 +196,21 @@ func (w *watch) consume(ctx context.Context, filter, deliver string) error {
 		MemoryStorage:  true,
 		FlowControl:    true,
 		IdleHeartbeat:  heartbeat,
-	})
+	}
+	if len(filters) == 1 {
+		config.FilterSubject = tokensSubject + filters[0] // alone, it stands in the request's subject, where permissions can see it
+	} else {
+		for _, filter := range filters {
+			config.FilterSubjects = append(config.FilterSubjects, tokensSubject+filter)
+		}
+		var done context.CancelFunc
+		ctx, done = w.untilRefused(ctx, createSubject+"."+config.Name)
+		defer done()
+	}
+	consumer, err := w.c.js.CreatePushConsumer(ctx, tokensStream, config)
+	if errors.Is(context.Cause(ctx), errShared) {
+		return errShared
+	}
 	if err != nil {
 		return explain(w.c.nc, err, createSubject)
 	}
@@ -177,6 +218,26 @@ func (w *watch) consume(ctx context.Context, filter, deliver string) error {
 		w.loaded() // an empty bucket sends nothing that could say so
 	}
 	return nil
+}
+
+// untilRefused returns a context that also ends, with errShared, when NATS refuses this connection to publish to a subject: it does not answer
+// such a request.
+func (w *watch) untilRefused(ctx context.Context, subject string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w.c.wg.Go(func() {
+		for {
+			last := w.c.nc.LastError()
+			if errors.Is(last, nats.ErrPermissionViolation) && strings.Contains(last.Error(), subject) {
+				cancel(errShared)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(refusedPoll):
+			}
+		}
+	})
+	return ctx, func() { cancel(nil) }
 }
 
 // end stops w. The server removes the consumer by itself when nobody listens, so no time is spent

@@ -36,6 +36,7 @@ func mirrorConsumer(api string) string {
 type Mirror struct {
 	MirrorOf
 	Created bool          // just now: there is nothing more to tell
+	Watches int           // consumers that services have on it
 	Newest  uint64        // sequence of the newest message that it is to have
 	Last    uint64        // sequence of the newest message of the stream that is mirrored
 	Has     uint64        // sequence of the newest message that it has
@@ -90,6 +91,21 @@ func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
 	return err == nil
 }
 
+// MaxConsumers returns how many consumers each mirror behind an API prefix may have, 0 for any number.
+func MaxConsumers(ctx context.Context, nc *nats.Conn, api string) (int, error) {
+	there, err := jetstream.NewWithAPIPrefix(nc, api)
+	if err != nil {
+		return 0, fmt.Errorf("use the API prefix %q: %w", api, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, servicesWait)
+	defer cancel()
+	account, err := there.AccountInfo(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("ask %s for the limits of its account: %w", api, err)
+	}
+	return max(account.Limits.MaxConsumers, 0), nil
+}
+
 // servicesWait is how long the API behind a prefix may take to answer.
 const servicesWait = 2 * time.Second
 
@@ -136,8 +152,15 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 		if err != nil {
 			return fmt.Errorf("use the API prefix %q: %w", api, err)
 		}
+		limit, err := MaxConsumers(ctx, nc, api)
+		if err != nil {
+			faults = append(faults, err)
+		}
 		for _, m := range mirrors(cfg) {
 			state, err := look(ctx, js, there, mirrorConsumer(api), m)
+			if err == nil && limit > 0 && state.Watches >= limit {
+				err = fmt.Errorf("services have all the %d consumers that max_consumers of their account allows: raise it in nats-server.conf and reload", limit)
+			}
 			if err == nil && state.Created {
 				err = jetstream.ErrStreamNotFound
 			}
@@ -167,7 +190,7 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 	if !m.like(info.Config) {
 		return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
 	}
-	state.Has, state.Silent = info.State.LastSeq, info.Mirror.Active
+	state.Has, state.Silent, state.Watches = info.State.LastSeq, info.Mirror.Active, info.State.Consumers
 	state.Newest, state.Last, err = newest(ctx, js, m) // after the mirror: what comes in between is no sign that it is ahead
 	return state, err
 }

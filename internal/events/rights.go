@@ -55,6 +55,7 @@ func Rights(role string, services ...string) (rights []Right) {
 		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")    // of its watch
 		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens) // is there an account of services?
 		for _, api := range services {
+			add(MayPublish, api+".INFO") // its limits
 			for _, m := range mirrors(SetupConfig{}) {
 				add(MayPublish, api+".STREAM.INFO."+m.Name, api+".STREAM.CREATE."+m.Name, "$JS.API.CONSUMER.CREATE."+m.Name+"."+mirrorConsumer(api),
 					"$JS.API.CONSUMER.INFO."+m.Name+"."+mirrorConsumer(api), "$JS.API.CONSUMER.RESET."+m.Name+"."+mirrorConsumer(api))

@@ -158,7 +158,7 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 			scrub(s.NatsURL), errText(err), variable("nats-url"), variable("nats-creds"))
 	}
 	if !nc.IsConnected() {
-		hint := "is it running? --nats-url says where it is looked for"
+		hint := "is it running, and does it take one connection more (max_connections)? --nats-url says where it is looked for"
 		if errors.Is(nc.LastError(), nats.ErrAuthorization) {
 			hint = refusedHint
 		}

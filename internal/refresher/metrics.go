@@ -30,6 +30,8 @@ type metrics struct {
 	requests      *prometheus.CounterVec
 	reports       *prometheus.CounterVec
 	mirrorsBehind *prometheus.GaugeVec
+	watches       *prometheus.GaugeVec
+	maxWatches    *prometheus.GaugeVec
 	unopened      prometheus.Counter
 }
 
@@ -90,6 +92,12 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.mirrorsBehind = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "wxtoken_mirror_behind", Help: "Whether services of an account read old values of a stream (1) or not (0).",
 	}, []string{"account", "stream"})
+	m.watches = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wxtoken_mirror_consumers", Help: "Consumers that services of an account have on a stream.",
+	}, []string{"account", "stream"})
+	m.maxWatches = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wxtoken_mirror_consumers_max", Help: "Consumers that the account may have on a stream (max_consumers); missing without a limit.",
+	}, []string{"account", "stream"})
 	for _, o := range []wxtoken.Outcome{wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed, wxtoken.RejectTooSoon, wxtoken.RejectUnknownKey} {
 		m.reports.WithLabelValues(string(o))
 	}
@@ -123,7 +131,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
 		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
-		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, m.unopened, fleet{r},
+		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, m.watches, m.maxWatches, m.unopened, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

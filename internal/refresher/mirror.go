@@ -43,10 +43,15 @@ func (r *Refresher) mirror(ctx context.Context) {
 func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	limit, err := events.MaxConsumers(ctx, r.nc, api)
+	if err != nil {
+		r.log.Debug().Err(err).Msg("limits of the services' account not known")
+	}
 	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
 		if ctx.Err() != nil {
 			return
 		}
+		r.countWatches(m, limit)
 		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
 		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, has: m.Has, ahead: m.Has > m.Last}
 		before[m.MirrorOf] = now
@@ -67,6 +72,20 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 			behind = 0
 		}
 		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
+	}
+}
+
+// countWatches tells how many consumers services have on a mirror: where there are as many as may be, no service that starts gets a watch.
+func (r *Refresher) countWatches(m events.Mirror, limit int) {
+	r.metrics.watches.WithLabelValues(m.Account, m.Stream).Set(float64(m.Watches))
+	if limit == 0 {
+		r.metrics.maxWatches.DeleteLabelValues(m.Account, m.Stream)
+		return
+	}
+	r.metrics.maxWatches.WithLabelValues(m.Account, m.Stream).Set(float64(limit))
+	if m.Watches*5 >= limit*4 {
+		r.log.Warn().Str("account", m.Account).Str("stream", m.Stream).Int("consumers", m.Watches).Int("max_consumers", limit).
+			Str("hint", "raise max_consumers of that account in nats-server.conf and reload, or have services end what they don't use").Msg("few consumers left for services")
 	}
 }
 

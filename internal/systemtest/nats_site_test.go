@@ -96,14 +96,15 @@ func shippedConf(t *testing.T, file string) string {
 	return string(text)
 }
 
-// inAccounts gives the server the settings with an account for each side.
-func (n *natsServer) inAccounts() {
+// inAccounts gives the server the settings with an account for each side, and changes in them.
+func (n *natsServer) inAccounts(changes ...string) {
 	n.t.Helper()
 	const first = "users: [\n      {\n        # Makes and updates streams"
 	text := shippedConf(n.t, inAccounts)
 	if !strings.Contains(text, first) {
 		n.t.Fatalf("no users of KEEPER in %s", inAccounts)
 	}
+	text = strings.NewReplacer(changes...).Replace(text)
 	n.write(strings.Replace(text, first, strings.Replace(first, "[", "[\n      {user: admin, password: secret-of-admin}", 1), 1))
 }
 

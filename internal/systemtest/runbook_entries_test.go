@@ -4,6 +4,7 @@ package systemtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken"
+	"wxtoken/internal/events"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -36,7 +38,6 @@ func lookAround(b *book) {
 func repairOpened(b *book) {
 	b.open(1)
 	service := b.connect("service")
-	entry := b.title
 	const edit = "\n# An edit while the user was let in.\n"
 	want := b.server.settings() + edit
 	refused := func() error {
@@ -58,10 +59,6 @@ func repairOpened(b *book) {
 	if err := os.WriteFile(b.server.conf(), []byte(open+edit), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	b.on("A full disk under NATS")
-	b.run("Do", 0, "MESSAGES")
-	b.run("Do", 1, "")
-	b.on(entry)
 	for range 2 {
 		b.run("Close", 0, "")
 		if closed := b.server.settings(); closed != want {
@@ -76,6 +73,98 @@ func repairOpened(b *book) {
 	}
 	if n := service.Stats().Reconnects; n > 0 || !service.IsConnected() {
 		b.Errorf("a service lost its connection %d times", n)
+	}
+}
+
+// storeFull fills what max_file_store allows.
+func storeFull(b *book) {
+	b.change = []string{"max_file_store: 10GB", "max_file_store: 8MB"}
+	b.prepare(1)
+	b.settings = append(b.settings, "WXTOKEN_MESSAGES_MAX_BYTES=1048576")
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	rest := make([]byte, 200_000)
+	for full := false; !full; {
+		_, err := b.js.Publish(b.Context(), "dead.filler", rest)
+		full = err != nil
+	}
+	poll(b.T, func() error {
+		if status, _ := request(b.T, http.MethodGet, "http://"+b.re.addr("ops")+"/readyz", ""); status != http.StatusServiceUnavailable {
+			return fmt.Errorf("/readyz answers %d", status)
+		}
+		return nil
+	})
+	entry, before := b.title, b.generations()
+	b.run("Do", 0, "")
+	poll(b.T, func() error { return b.allAccepted(before, 1) })
+	for _, p := range []*process{b.in, b.re} {
+		poll(b.T, func() error {
+			if status, body := request(b.T, http.MethodGet, "http://"+p.addr("ops")+"/readyz", ""); status != http.StatusOK {
+				return fmt.Errorf("%s: /readyz answers %d %s", p.name, status, body)
+			}
+			return nil
+		})
+	}
+
+	// Lowered, nothing of the file counts: the user repair is not let in.
+	raised := b.server.settings()
+	if err := os.WriteFile(b.server.conf(), []byte(strings.Replace(raised, "max_file_store: 20GB", "max_file_store: 9GB", 1)), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.on("Open the user `repair`")
+	b.run("Do", 0, "")
+	poll(b.T, func() error {
+		if !strings.Contains(b.server.out.String(), "decreasing jetstream max memory and store") {
+			return errors.New("the server has not refused the reload")
+		}
+		return nil
+	})
+	if err := os.WriteFile(b.server.conf(), []byte(raised), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.run("Do", 0, "")
+	b.until("Verify", 0, "")
+	b.on(entry)
+	b.run("Do", 1, "MESSAGES")
+	b.run("Do", 2, "")
+}
+
+// consumersGone has services take every consumer that they may have.
+func consumersGone(b *book) {
+	const few = 5
+	b.change = []string{"max_consumers: 1000", fmt.Sprintf("max_consumers: %d", few)}
+	b.open(1)
+	service := b.connect("service")
+	js, err := jetstream.New(service)
+	if err != nil {
+		b.Fatal(err)
+	}
+	poll(b.T, func() error {
+		kv, err := js.KeyValue(b.Context(), events.BucketTokens)
+		if err != nil {
+			return err
+		}
+		for range few {
+			if _, err := kv.WatchAll(b.Context()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	late := make(chan error, 1)
+	go func() {
+		client, err := wxtoken.NewClient(b.Context(), service, wxtoken.Config{})
+		if err == nil {
+			client.Close()
+		}
+		late <- err
+	}()
+	b.said(b.re, "few consumers left for services")
+	b.until("Look", 0, fmt.Sprintf(`(?s)consumers{account="services",stream="KV_tokens"} %[1]d.*consumers_max{account="services",stream="KV_tokens"} %[1]d`, few))
+	b.run("Do", 0, "")
+	b.until("Verify", 0, `stream="KV_tokens"} 4000`)
+	if err := <-late; err != nil {
+		b.Errorf("a service that waited for a watch: %v", err)
 	}
 }
 

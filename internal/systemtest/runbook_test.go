@@ -39,7 +39,9 @@ var rows = []struct {
 	{wechatAway, []string{"WeChat is away"}},
 	{keysChanged, []string{"Keys and passwords are changed"}},
 	{lookAround, []string{"Where to look", contexts}},
-	{repairOpened, []string{"Open the user `repair`", "A full disk under NATS"}},
+	{storeFull, []string{"A full disk under NATS"}},
+	{repairOpened, []string{"Open the user `repair`"}},
+	{consumersGone, []string{"Services get no watch"}},
 	{componentAdded, []string{"Add or remove a component"}},
 	{noTicket, []string{"No ticket arrives"}},
 	{componentTokenLate, []string{"The component token is late"}},
@@ -175,6 +177,7 @@ type book struct {
 	title    string // of the entry whose commands are run
 	*site
 	server     *natsServer // with the users that are shipped, or nil
+	change     []string    // in the server's settings: each word and what takes its place
 	env        []string
 	components string // the directory
 	in, re     *process
@@ -193,7 +196,7 @@ func (b *book) open(accounts int, flags ...string) {
 func (b *book) prepare(accounts int, flags ...string) {
 	b.Helper()
 	b.server = newNATS(b.T, b.programs, []string{"127.0.0.1"})[0]
-	b.server.inAccounts()
+	b.server.inAccounts(b.change...)
 	out := b.server.out
 	b.Cleanup(func() {
 		for line := range strings.Lines(out.String()) {
