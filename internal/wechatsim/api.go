@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 
 const (
 	maxRequestBody = 64 << 10 // bytes of a call's body
-	maxListCount   = 500      // of api_get_authorizer_list
-	clearsPerMonth = 10       // of clear_quota, per appid
+	listAPI        = "api_get_authorizer_list"
+	maxListCount   = 500 // of listAPI
+	clearsPerMonth = 10  // of clear_quota, per appid
 
 	// unlimitedDaily is the daily limit of an API that Config.DailyLimit does not name.
 	// The real figures are not published; the quota API is the authority.
@@ -114,7 +116,7 @@ var apis = []*api{
 	{"api_query_auth", "/cgi-bin/component/api_query_auth", componentToken, false, (*Platform).apiQueryAuth},
 	{"api_authorizer_token", "/cgi-bin/component/api_authorizer_token", componentToken, false, (*Platform).apiAuthorizerToken},
 	{"api_get_authorizer_info", "/cgi-bin/component/api_get_authorizer_info", componentToken, false, (*Platform).apiGetAuthorizerInfo},
-	{"api_get_authorizer_list", "/cgi-bin/component/api_get_authorizer_list", componentToken, false, (*Platform).apiGetAuthorizerList},
+	{listAPI, "/cgi-bin/component/api_get_authorizer_list", componentToken, false, (*Platform).apiGetAuthorizerList},
 	{"openapi/quota/get", "/cgi-bin/openapi/quota/get", eitherToken, false, (*Platform).apiQuotaGet},
 	{"clear_quota", "/cgi-bin/clear_quota", eitherToken, false, (*Platform).apiClearQuota},
 	{"component/clear_quota/v2", "/cgi-bin/component/clear_quota/v2", noToken, false, (*Platform).apiClearQuotaV2},
@@ -221,7 +223,7 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 
 func writeAnswer(w http.ResponseWriter, status int, answer string) {
 	kind := "application/json; charset=utf-8"
-	if strings.HasPrefix(answer, "<") {
+	if answer == "" || strings.HasPrefix(answer, "<") {
 		kind = "text/html"
 	}
 	w.Header().Set("Content-Type", kind)
@@ -261,6 +263,8 @@ type fate struct {
 	status        int           // of an answer that is not an execution's
 	answer        string
 	errcode       int
+	odd           FaultMode // of an execution whose answer is odd
+	account       string    // whose entry of a list is
 }
 
 // decide decides what becomes of a call. The caller holds p.mu.
@@ -284,11 +288,16 @@ func (p *Platform) decide(c *call) fate {
 		return result
 	}
 	result.after += f.Delay
-	if f.Mode != FaultSlow && f.Mode != FaultLost {
+	if !slices.Contains([]FaultMode{FaultSlow, FaultLost, FaultNoRefresh, FaultEmptyRefresh, FaultRaw}, f.Mode) {
 		result.outcome, result.execute, result.status = OutcomeFaked, false, http.StatusOK
 	}
 	switch f.Mode {
 	case FaultSlow:
+	case FaultNoRefresh, FaultEmptyRefresh, FaultRaw:
+		result.odd = f.Mode
+		if f.inList(c) {
+			result.account = f.Authorizer
+		}
 	case FaultLost:
 		result.outcome = OutcomeLost
 	case FaultDrop:
@@ -315,7 +324,10 @@ func (p *Platform) settle(c *call, f fate) (status int, answer string) {
 		var success object
 		success, errcode = p.execute(c)
 		if errcode == codeOK {
-			answer = renderJSON(success, p.vary())
+			answer = renderJSON(f.oddAnswer(success), p.vary())
+			if f.odd == FaultRaw {
+				answer = rawAnswer(answer)
+			}
 		} else {
 			answer = p.refusal(errcode, "")
 		}

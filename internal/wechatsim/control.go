@@ -80,6 +80,14 @@ var verbs = []verb{
 			}
 			return nil, err
 		}},
+	{"POST", "/odd-pushes", "infotype=component_verify_ticket&times=12", "the next pushes of an InfoType are odd, each in another way; without infotype, any; oddity=comment for one way",
+		func(p *Platform, r *http.Request) (any, error) {
+			times, err := formInt(r, "times", 1)
+			if err != nil {
+				return nil, err
+			}
+			return nil, p.OddPushes(r.FormValue("infotype"), times, Oddity(r.FormValue("oddity")))
+		}},
 	{"POST", "/stop-tickets", "", "no regular tickets any more",
 		func(p *Platform, r *http.Request) (any, error) { return nil, p.StopTickets(r.FormValue("component")) }},
 	{"POST", "/start-tickets", "", "regular tickets again",
@@ -88,7 +96,7 @@ var verbs = []verb{
 		func(p *Platform, r *http.Request) (any, error) {
 			return nil, p.SetSecret(r.FormValue("component"), r.FormValue("appsecret"))
 		}},
-	{"POST", "/fail", "api=api_authorizer_token&errcode=61023&times=2", "calls fail; mode: errcode (default), busy, lost, drop, html, body, slow; also authorizer, component, errmsg, status, body, delay=3s, for=1m",
+	{"POST", "/fail", "api=api_authorizer_token&errcode=61023&times=2", "calls fail; mode: errcode (default), busy, lost, drop, html, body, slow, no_refresh, empty_refresh, raw; also authorizer, component, errmsg, status, body, delay=3s, for=1m",
 		func(p *Platform, r *http.Request) (any, error) { return nil, p.controlFail(r) }},
 	{"POST", "/daily-limit", "api=api_create_preauthcode&limit=100", "calls a day of each appid, beyond them 45009; limit=-1 for none",
 		func(p *Platform, r *http.Request) (any, error) {
@@ -102,7 +110,7 @@ var verbs = []verb{
 		func(p *Platform, _ *http.Request) (any, error) { p.SetDown(true); return nil, nil }},
 	{"POST", "/up", "", "calls are taken again",
 		func(p *Platform, _ *http.Request) (any, error) { p.SetDown(false); return nil, nil }},
-	{"POST", "/heal", "", "ends every trouble of /fail, /drop-pushes and /down",
+	{"POST", "/heal", "", "ends every trouble of /fail, /drop-pushes, /odd-pushes and /down",
 		func(p *Platform, _ *http.Request) (any, error) { p.Heal(); return nil, nil }},
 	{"GET", "/history", "", "what happened, JSON lines; ?since=<seq> for what is newer, ?kind=push,call for some kinds", nil},
 	{"DELETE", "/history", "", "forgets it",

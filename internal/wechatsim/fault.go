@@ -17,8 +17,12 @@ const (
 	FaultLost    FaultMode = "lost"    // executed, then the connection is cut
 	FaultDrop    FaultMode = "drop"    // the connection is cut, not executed
 	FaultHTML    FaultMode = "html"    // answered with the 502 page of a proxy, not executed
-	FaultBody    FaultMode = "body"    // answered with Fault.Body as it is, not executed
+	FaultBody    FaultMode = "body"    // answered with Fault.Body as it is, not executed; an empty one is text/html
 	FaultSlow    FaultMode = "slow"    // executed at once, answered after Fault.Delay
+
+	FaultNoRefresh    FaultMode = "no_refresh"    // executed, but the answer has no refresh token; of a list Fault.Authorizer names the account
+	FaultEmptyRefresh FaultMode = "empty_refresh" // the same, with an empty one
+	FaultRaw          FaultMode = "raw"           // executed, but the answer has control characters, half a character and a name twice
 )
 
 // Fault is a trouble with calls of the API. Empty fields match every call.
@@ -54,9 +58,9 @@ func (f Fault) validate() error {
 		if f.Delay <= 0 {
 			faults = append(faults, errors.New("delay: missing, mode slow needs one"))
 		}
-	case FaultBusy, FaultLost, FaultDrop, FaultHTML, FaultBody:
+	case FaultBusy, FaultLost, FaultDrop, FaultHTML, FaultBody, FaultNoRefresh, FaultEmptyRefresh, FaultRaw:
 	default:
-		faults = append(faults, fmt.Errorf("mode %q: want errcode, busy, lost, drop, html, body or slow", f.Mode))
+		faults = append(faults, fmt.Errorf("mode %q: want errcode, busy, lost, drop, html, body, slow, no_refresh, empty_refresh or raw", f.Mode))
 	}
 	if f.Times < 0 || f.For < 0 || f.Delay < 0 || f.Status != 0 && (f.Status < 200 || f.Status > 599) {
 		faults = append(faults, errors.New("times, for, delay, status: out of range"))
@@ -82,12 +86,13 @@ func (p *Platform) Fail(f Fault) error {
 	return nil
 }
 
-// Heal ends all troubles of Fail and DropPushes, and brings the platform up.
+// Heal ends all troubles of Fail, DropPushes and OddPushes, and brings the platform up.
 func (p *Platform) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = nil
 	clear(p.drops)
+	clear(p.odd)
 	p.down = false
 	p.record(Entry{Kind: EntryFault, Text: "heal"})
 }
@@ -132,17 +137,6 @@ func (p *Platform) DropPushes(infoType string, n int) {
 	p.record(Entry{Kind: EntryFault, InfoType: infoType, Text: fmt.Sprintf("drop %d pushes", n)})
 }
 
-// dropPush reports whether a push is to be lost, and counts it. The caller holds p.mu.
-func (p *Platform) dropPush(infoType string) bool {
-	for _, name := range []string{infoType, ""} {
-		if p.drops[name] > 0 {
-			p.drops[name]--
-			return true
-		}
-	}
-	return false
-}
-
 // takeFault returns the fault that hits a call, or nil, and counts it. The caller holds p.mu.
 func (p *Platform) takeFault(c *call) *Fault {
 	now := p.now()
@@ -150,7 +144,7 @@ func (p *Platform) takeFault(c *call) *Fault {
 	for i, f := range p.faults {
 		if f.API != "" && f.API != c.api.name && f.API != c.api.path ||
 			f.Component != "" && f.Component != c.componentAppID ||
-			f.Authorizer != "" && f.Authorizer != c.authorizer {
+			f.Authorizer != "" && f.Authorizer != c.authorizer && !f.inList(c) {
 			continue
 		}
 		hit := *f
@@ -162,4 +156,9 @@ func (p *Platform) takeFault(c *call) *Fault {
 		return &hit
 	}
 	return nil
+}
+
+// inList reports whether the fault is about one entry of the list that a call asks for.
+func (f *Fault) inList(c *call) bool {
+	return c.api.name == listAPI && (f.Mode == FaultNoRefresh || f.Mode == FaultEmptyRefresh)
 }

@@ -63,6 +63,9 @@ type Platform struct {
 	pushes     int                        // counts the pushes
 	lanes      map[string]<-chan struct{} // by account: closed when its last push was tried once
 	drops      map[string]int             // pushes still to be lost, by InfoType
+	odd        map[string]int             // pushes still to be odd, by InfoType
+	oddAs      Oddity                     // how; "" means one after the other
+	oddTurn    int
 }
 
 type component struct {
@@ -159,6 +162,7 @@ func New(config Config) (*Platform, error) {
 		limits:     map[string]int{},
 		lanes:      map[string]<-chan struct{}{},
 		drops:      map[string]int{},
+		odd:        map[string]int{},
 	}
 	for _, a := range apis {
 		p.apis[a.path] = a

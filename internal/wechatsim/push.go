@@ -44,6 +44,7 @@ type push struct {
 	document   string
 	mode       Mode // of a message
 	json       bool // the document is JSON
+	odd        Oddity
 
 	late    time.Duration
 	dropped bool
@@ -65,7 +66,7 @@ type answer struct {
 func (p *Platform) enqueue(job push) *push {
 	p.pushes++
 	job.id, job.tried, job.done = p.pushes, make(chan struct{}), make(chan answer, 1)
-	job.dropped = p.dropPush(job.infoType)
+	job.dropped = takeOne(p.drops, job.infoType)
 	job.repeat = p.chance(p.config.RepeatPushRate)
 	job.late = p.upTo(p.config.ShuffleWithin)
 	if p.chance(p.config.LatePushRate) {
@@ -76,6 +77,7 @@ func (p *Platform) enqueue(job push) *push {
 		job.after = p.lanes[lane]
 		p.lanes[lane] = job.tried
 	}
+	p.makeOdd(&job)
 	p.queue = append(p.queue, &job)
 	select {
 	case p.wake <- struct{}{}:
@@ -289,6 +291,8 @@ func (p *Platform) seal(job *push) (target, body string, err error) {
 	}
 	query += "&encrypt_type=aes&msg_signature=" + sign(c.Token, timestamp, nonce, encrypted)
 	switch envelope := (object{head, {"Encrypt", encrypted}}); {
+	case job.odd == OddEncrypt || job.odd == OddClearField:
+		body = job.odd.envelope(head, encrypted, job.json)
 	case job.mode == ModeCompat && job.json:
 		body = strings.TrimSuffix(job.document, "}") + `,"Encrypt":"` + encrypted + `"}`
 	case job.mode == ModeCompat:
