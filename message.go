@@ -3,14 +3,13 @@ package wxtoken
 import (
 	"bytes"
 	"encoding/json"
-	"encoding/xml"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"wxtoken/internal/document"
 )
 
 // ReplySubject returns the subject to subscribe to for answering the messages and events of one
@@ -43,82 +42,32 @@ type Message struct {
 // ParseMessage reads a document of a message or event, XML or JSON. Fields that it does not know are ignored;
 // there are many more than Message has. It returns an error that wraps ErrBadMessage when the document can't
 // be read or has no MsgType; the error never shows the document.
-func ParseMessage(document []byte) (Message, error) {
-	document = bytes.TrimSpace(bytes.TrimPrefix(document, []byte("\uFEFF")))
-	isJSON := bytes.HasPrefix(document, []byte("{"))
-	parse := parseXML
-	if isJSON {
-		parse = parseJSON
-	}
-	field, err := parse(document)
-	if err != nil {
-		return Message{}, err
+//
+// WeChat writes a user's text as it was typed: there may be control characters, half a character (read as U+FFFD) or tags in it. A field
+// that such a text could have made is not believed: it is empty then. All but Content and EventKey are without white space around them.
+func ParseMessage(text []byte) (Message, error) {
+	d, err := document.Read(text, nil)
+	if err != nil || d == nil {
+		return Message{}, fmt.Errorf("%w: neither the XML nor the JSON of one", ErrBadMessage)
 	}
 	m := Message{
-		ToUserName: field["ToUserName"], FromUserName: field["FromUserName"],
-		MsgType: field["MsgType"], MsgID: field["MsgId"], Content: field["Content"], MediaID: field["MediaId"],
-		Event: field["Event"], EventKey: field["EventKey"], JSON: isJSON,
-	}
-	if m.MsgID == "" {
-		m.MsgID = field["MsgID"] // the spelling of TEMPLATESENDJOBFINISH
+		ToUserName: d.Field("ToUserName"), FromUserName: d.Field("FromUserName"),
+		MsgType: d.Field("MsgType"), MsgID: d.Field("MsgId"), Content: d.Text("Content"), MediaID: d.Field("MediaId"), JSON: d.JSON,
 	}
 	if m.MsgType == "" {
-		return Message{}, fmt.Errorf("%w: MsgType is missing", ErrBadMessage)
+		return Message{}, fmt.Errorf("%w: MsgType is missing, or in doubt", ErrBadMessage)
+	}
+	if m.MsgID == "" {
+		m.MsgID = d.Field("MsgID") // the spelling of TEMPLATESENDJOBFINISH
+	}
+	if m.MsgType == "event" {
+		m.Event, m.EventKey = d.Field("Event"), d.Text("EventKey")
 	}
 	// Bounds that RFC 3339 can write.
-	if n, err := strconv.ParseInt(field["CreateTime"], 10, 64); err == nil && n > 0 && n < 1e11 {
+	if n, err := strconv.ParseInt(d.Field("CreateTime"), 10, 64); err == nil && n > 0 && n < 1e11 {
 		m.CreateTime = time.Unix(n, 0).UTC()
 	}
 	return m, nil
-}
-
-// parseXML returns the text of the elements directly in the root.
-func parseXML(document []byte) (map[string]string, error) {
-	fault := fmt.Errorf("%w: not the XML of one", ErrBadMessage)
-	var root struct {
-		XMLName xml.Name `xml:"xml"`
-		Fields  []struct {
-			XMLName xml.Name
-			Text    string `xml:",chardata"`
-		} `xml:",any"`
-	}
-	d := xml.NewDecoder(bytes.NewReader(document))
-	if err := d.Decode(&root); err != nil {
-		return nil, fault
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fault
-	}
-	fields := map[string]string{}
-	for _, f := range root.Fields {
-		if _, twice := fields[f.XMLName.Local]; !twice {
-			fields[f.XMLName.Local] = f.Text
-		}
-	}
-	return fields, nil
-}
-
-// parseJSON returns the members of the root that are text or numbers.
-func parseJSON(document []byte) (map[string]string, error) {
-	var root map[string]any
-	d := json.NewDecoder(bytes.NewReader(document))
-	d.UseNumber() // a MsgId has more digits than a float keeps
-	if err := d.Decode(&root); err != nil {
-		return nil, fmt.Errorf("%w: not the JSON of one", ErrBadMessage)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: not the JSON of one", ErrBadMessage)
-	}
-	fields := map[string]string{}
-	for name, value := range root {
-		switch value := value.(type) {
-		case string:
-			fields[name] = value
-		case json.Number:
-			fields[name] = value.String()
-		}
-	}
-	return fields, nil
 }
 
 // Reply begins the reply to m: sender and receiver change places, now becomes its CreateTime, and it is

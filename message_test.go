@@ -45,6 +45,18 @@ func TestParseMessage(t *testing.T) {
 			"<xml><MsgType>text</MsgType><Content>first</Content><Content>second</Content></xml>",
 			wxtoken.Message{MsgType: "text", Content: "first"},
 		},
+		"a user's tags": {
+			"<xml><FromUserName>o1</FromUserName><MsgType>text</MsgType><Content><![CDATA[x]]></Content><MsgId>1</MsgId><Event>subscribe</Event><Content><![CDATA[\x1d]]></Content><MsgId>2</MsgId></xml>",
+			wxtoken.Message{FromUserName: "o1", MsgType: "text", MsgID: "2", Content: "x]]></Content><MsgId>1</MsgId><Event>subscribe</Event><Content><![CDATA[\x1d"},
+		},
+		"an end of CDATA, half a character, and white space": {
+			"<xml>\n<MsgType>\n text\n</MsgType>\n<Content><![CDATA[ a[b[0]]> \xe5\x90]]></Content>\n<MsgId> 2 </MsgId></xml>word",
+			wxtoken.Message{MsgType: "text", MsgID: "2", Content: " a[b[0]]> \uFFFD"},
+		},
+		"JSON, raw, and a name twice": {
+			"{\"MsgType\":\"text\",\"Content\":\"a\x02\nb\",\"Event\":\"subscribe\",\"MsgId\":2,\"MsgId\":3}{}",
+			wxtoken.Message{MsgType: "text", Content: "a\x02\nb", JSON: true},
+		},
 		"JSON": {
 			`{"ToUserName":"gh_1","FromUserName":"o1","CreateTime":1795348800,"MsgType":"text","Content":"你好 \u003cb>","MsgId":6054768590064713728,"msgtype":"x","Content2":{"a":[1]}}`,
 			wxtoken.Message{ToUserName: "gh_1", FromUserName: "o1", CreateTime: messageTime, MsgType: "text", Content: "你好 <b>", MsgID: "6054768590064713728", JSON: true},
@@ -66,9 +78,9 @@ func TestParseMessage(t *testing.T) {
 func TestParseMessageRefuses(t *testing.T) {
 	t.Parallel()
 	for _, document := range []string{
-		"", " ", "success", "{", "{}", `{"MsgType":""}`, `{"MsgType":{"a":1}}`, `{"MsgType":"text"}{}`, "[]", "null",
+		"", " ", "success", "{", "{}", `{"MsgType":""}`, `{"MsgType":{"a":1}}`, "[]", "null",
 		"<xml></xml>", "<xml><MsgType></MsgType></xml>", "<xml><MsgType>SEKRET", "<html><MsgType>text</MsgType></html>",
-		"<xml><MsgType>text</MsgType></xml><xml></xml>", "<xml><MsgType>&x;</MsgType></xml>", "<xml><MsgType>\x00</MsgType></xml>",
+		"<xml><MsgType>text</MsgType><MsgType>SEKRET</MsgType></xml>", "<!DOCTYPE xml><xml><MsgType>text</MsgType></xml>",
 	} {
 		m, err := wxtoken.ParseMessage([]byte(document))
 		if !errors.Is(err, wxtoken.ErrBadMessage) || m != (wxtoken.Message{}) {

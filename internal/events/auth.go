@@ -24,6 +24,10 @@ type Auth struct {
 	PreAuthCode   string     `json:"pre_auth_code,omitempty"`
 	Connect       string     `json:"connect,omitempty"` // id of the authorization by link; callback only
 	OpenID        string     `json:"openid,omitempty"`  // who wrote the message; release_check only
+
+	Document string `json:"document,omitempty"` // as WeChat sent it, in base64; unreadable only
+	Detail   string `json:"detail,omitempty"`   // what can't be read of it, without a word of it
+	AskList  bool   `json:"ask_list,omitempty"` // it may have been about an authorization
 }
 
 // Event returns the event that carries a. id is the digest of the push, source its path.

@@ -23,7 +23,7 @@ const (
 	DurableDue  = "refresher-due"  // on KV_tokens, renewal.due.>
 )
 
-// Kinds of events on AUTH: the last token of wechat.auth.<component>.<kind>. All but the last two
+// Kinds of events on AUTH: the last token of wechat.auth.<component>.<kind>. All but the last three
 // are WeChat's InfoTypes.
 const (
 	KindTicket       = "component_verify_ticket"
@@ -33,6 +33,7 @@ const (
 	KindFastRegister = "notify_third_fasteregister"
 	KindCallback     = "callback"      // the redirect after an authorization
 	KindReleaseCheck = "release_check" // a code inside a message of the full-network-release check
+	KindUnreadable   = "unreadable"    // a document that can't be read, or not be shown to services
 )
 
 const (

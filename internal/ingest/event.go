@@ -2,11 +2,13 @@ package ingest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"wxtoken/internal/document"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
@@ -17,6 +19,7 @@ type pushed struct {
 	created time.Time // zero when the push does not tell
 	events  []events.Event
 	reply   reply
+	odd     []document.Oddity
 }
 
 // authInfoTypes are the InfoTypes that the refresher acts on. Their events go to AUTH.
@@ -30,15 +33,23 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 	if err != nil {
 		return pushed{}, err
 	}
-	if push.AppID != component {
+	if push.AppID != "" && push.AppID != component { // signed for this component, so it need not be there
 		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonAppID, Detail: "AppId is not the component of the path"}
 	}
-	p := pushed{kind: push.InfoType, created: push.CreateTime}
+	p := pushed{kind: push.InfoType, created: push.CreateTime, odd: push.Odd}
+	at := i.now().UTC()
+	if !push.CreateTime.IsZero() {
+		at = push.CreateTime
+	}
 	id := push.ID()
-	if slices.Contains(authInfoTypes, push.InfoType) {
-		auth := events.Auth{
-			Kind: push.InfoType, Component: component, CreateTime: push.CreateTime, ReceivedAt: i.now().UTC(),
-			Authorizer: push.AuthorizerAppID, Ticket: push.Ticket, Code: push.Code, PreAuthCode: push.PreAuthCode,
+	auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC()}
+	acted := slices.Contains(authInfoTypes, push.InfoType)
+	if acted && push.Lacks == "" {
+		auth := auth
+		auth.Kind, auth.Authorizer, auth.Ticket = push.InfoType, push.AuthorizerAppID, push.Ticket
+		auth.Code, auth.PreAuthCode = push.Code, push.PreAuthCode
+		if auth.Authorizer == "" && auth.Code != "" {
+			auth.Kind = events.KindCallback // WeChat's answer to the code names the account
 		}
 		if sane(push.CodeExpiresAt) {
 			auth.CodeExpiresAt = &push.CodeExpiresAt
@@ -50,23 +61,72 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 		}
 		p.events = append(p.events, e)
 	}
-	if push.InfoType != wechat.InfoTicket {
+	notice := withoutSecrets(text, push)
+	if push.InfoType != wechat.InfoTicket && notice != nil {
 		subject := events.NoticeSubject(component, push.InfoType)
 		p.events = append(p.events, events.Event{
 			Subject: subject, ID: id, Source: path, Type: eventType(subject, 1), About: push.AuthorizerAppID,
-			Time: push.CreateTime, ContentType: contentType(text), Data: wechat.Redact(text),
+			Time: at, ContentType: contentType(text), Data: notice,
 		})
 	}
+	switch {
+	case push.Lacks != "":
+		auth.Detail = push.Lacks
+	case notice == nil && push.InfoType != wechat.InfoTicket:
+		auth.Detail = detailUnblanked
+	default:
+		return p, nil
+	}
+	auth.AskList = push.InfoType != wechat.InfoTicket && (acted || push.InfoType == "")
+	e, err := unreadable(auth, path, text)
+	if err != nil {
+		return pushed{}, err
+	}
+	p.events = append(p.events, e)
 	return p, nil
 }
 
-// fromMessage reads a document of the message and event URL. The error is a *wechat.Refusal.
-func (i *Ingest) fromMessage(path, component, appid string, text []byte) (pushed, error) {
+// detailUnblanked says why services get no copy of a document.
+const detailUnblanked = "what is secret in it can't be told from the rest"
+
+// unreadable returns the event by which a document gets on DEAD, where a person finds it.
+func unreadable(auth events.Auth, path string, text []byte) (events.Event, error) {
+	auth.Kind, auth.Document = events.KindUnreadable, base64.StdEncoding.EncodeToString(text)
+	e, err := auth.Event(wechat.DocumentID(auth.Component, text), path)
+	if err != nil {
+		return events.Event{}, fmt.Errorf("push that can't be read: %w", err)
+	}
+	return e, nil
+}
+
+// withoutSecrets returns the document of a push as anybody may read it, or nil.
+func withoutSecrets(text []byte, push wechat.Push) []byte {
+	notice := wechat.Redact(text)
+	for _, secret := range []string{push.Ticket, push.Code, push.PreAuthCode} {
+		if secret != "" && bytes.Contains(notice, []byte(secret)) {
+			return nil
+		}
+	}
+	return notice
+}
+
+// fromMessage reads a document of the message and event URL, in plain mode one that nobody signed. The error is a *wechat.Refusal.
+func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain bool) (pushed, error) {
 	m, err := wechat.ParseMessage(text)
 	if err != nil {
 		return pushed{}, err
 	}
-	p := pushed{kind: kindMessage}
+	secret := m.MsgType == "" && wechat.NamesSecret(text) // no message, but perhaps a push
+	if secret && plain {
+		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonField, Detail: "MsgType is missing, and there may be a secret: no message"}
+	}
+	if m.MsgType == "" && m.ToUserName == "" && !plain {
+		// WeChat's console has two fields for URLs, and what belongs into the one gets into the other.
+		if push, err := wechat.ParsePush(text); err == nil && push.AppID == component && push.InfoType != "" {
+			return i.fromPush(path, component, text)
+		}
+	}
+	p := pushed{kind: kindMessage, odd: m.Odd}
 	id := m.ID(component, appid, text)
 	at := i.now().UTC()
 	if sane(m.CreateTime) {
@@ -92,6 +152,12 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte) (pushed
 		text = withoutCode(text, code)
 	case i.releaseCheck:
 		p.reply.document = i.releaseReply(m, text)
+	}
+	if secret {
+		auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC(), Detail: detailUnblanked, AskList: true}
+		e, err := unreadable(auth, path, text)
+		p.events = []events.Event{e}
+		return p, err
 	}
 	p.reply.subject = events.ReplySubject(component, appid, m.MsgType, m.Event)
 	subject := events.MessageSubject(component, appid, m.MsgType, m.Event)

@@ -44,6 +44,7 @@ type answer struct {
 	id     string // of the events; empty for a request that becomes none
 	bytes  int    // of the body, as far as it was read
 	err    error  // what NATS said
+	detail string // of a refusal: what was wrong and where, without a word of the request
 }
 
 // refuse returns the answer to a request that is at fault. The body says no more than the status does.
@@ -53,6 +54,14 @@ func refuse(status int, reason wechat.Reason) answer {
 		body = bodyRetry
 	}
 	return answer{status: status, body: body, result: resultRejected, reason: reason}
+}
+
+// because adds to an answer what wechat found wrong.
+func (a answer) because(err error) answer {
+	if r, ok := errors.AsType[*wechat.Refusal](err); ok {
+		a.detail = r.Detail
+	}
+	return a
 }
 
 // reasonOf returns why wechat refused a push.
@@ -161,7 +170,7 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		}
 	}
 	if err != nil {
-		return refuse(http.StatusBadRequest, reasonOf(err))
+		return refuse(http.StatusBadRequest, reasonOf(err)).because(err)
 	}
 	body, err := readBody(w, r)
 	if err != nil {
@@ -175,6 +184,9 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	p, a, ok := i.parse(r.URL.Path, to, q, body)
 	if ok {
 		a = i.store(ctx, p)
+	}
+	if a.result == resultAccepted {
+		i.noteOdd(to, p)
 	}
 	if a.result == resultAccepted || a.result == resultDuplicate {
 		// A repeat is asked about again: WeChat sends it because the reply before did not arrive.
@@ -190,7 +202,7 @@ func echo(to target, q wechat.Query, err error) answer {
 	var a answer
 	switch {
 	case err != nil:
-		a = refuse(http.StatusBadRequest, reasonOf(err))
+		a = refuse(http.StatusBadRequest, reasonOf(err)).because(err)
 	case q.EchoStr == "":
 		a = refuse(http.StatusBadRequest, wechat.ReasonQuery)
 	case !to.crypter.CheckSignature(q):
@@ -232,10 +244,10 @@ func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pus
 	if to.appid == "" {
 		p, err = i.fromPush(path, to.component, text)
 	} else {
-		p, err = i.fromMessage(path, to.component, to.appid, text)
+		p, err = i.fromMessage(path, to.component, to.appid, text, way.crypter == nil)
 	}
 	if err != nil {
-		return pushed{}, forbid(reasonOf(err)), false
+		return pushed{}, forbid(reasonOf(err)).because(err), false
 	}
 	p.reply.way = way
 	return p, answer{}, true
@@ -251,14 +263,14 @@ func (i *Ingest) open(to target, q wechat.Query, body []byte) ([]byte, wayBack, 
 		return body, wayBack{}, answer{}, true
 	}
 	if err != nil {
-		return nil, wayBack{}, refuse(http.StatusBadRequest, reasonOf(err)), false
+		return nil, wayBack{}, refuse(http.StatusBadRequest, reasonOf(err)).because(err), false
 	}
 	if q.MsgSignature == "" {
 		return nil, wayBack{}, refuse(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
 	}
 	opened, err := to.crypter.Open(q, envelope.Encrypt)
 	if err != nil {
-		return nil, wayBack{}, forbid(reasonOf(err)), false
+		return nil, wayBack{}, forbid(reasonOf(err)).because(err), false
 	}
 	i.metrics.keys.WithLabelValues(keyLabel(opened.Key)).Inc()
 	return opened.Text, wayBack{crypter: to.crypter, opened: opened, nonce: q.Nonce, json: envelope.JSON}, answer{}, true
@@ -292,6 +304,21 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 	return a
 }
 
+// noteOdd counts what is odd about a push that was stored, and logs it.
+func (i *Ingest) noteOdd(to target, p pushed) {
+	if len(p.odd) == 0 {
+		return
+	}
+	kinds, details := make([]string, len(p.odd)), make([]string, len(p.odd))
+	for n, odd := range p.odd {
+		i.metrics.odd.WithLabelValues(string(odd.Kind)).Inc()
+		kinds[n], details[n] = string(odd.Kind), odd.Detail
+	}
+	log := i.lines.about(reasonOdd)
+	log.Warn().Strs("oddities", kinds).Strs("detail", details).Str("event_id", p.events[0].ID).Str("component", to.component).
+		Str("info_type", listed(p.kind)).Msg("odd push stored")
+}
+
 // agent returns as much of the User-Agent as goes into the log.
 func agent(r *http.Request) string {
 	text := r.UserAgent()
@@ -318,5 +345,5 @@ func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration
 	}
 	log := i.lines.about(a.reason)
 	log.Warn().Err(a.err).Str("event_id", a.id).Str("component", to.component).Str("info_type", a.kind).Int("status", a.status).
-		Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent(r)).Dur("duration", took).Msg(msg)
+		Str("detail", a.detail).Int("bytes", a.bytes).Str("remote", r.RemoteAddr).Str("user_agent", agent(r)).Dur("duration", took).Msg(msg)
 }

@@ -65,7 +65,7 @@ func TestBusy(t *testing.T) {
 }
 
 // subjects are what may ever be published to.
-var subjects = regexp.MustCompile(`^wechat\.(auth\.` + testComponent + `\.(component_verify_ticket|authorized|updateauthorized|unauthorized|notify_third_fasteregister|release_check)` +
+var subjects = regexp.MustCompile(`^wechat\.(auth\.` + testComponent + `\.(component_verify_ticket|authorized|updateauthorized|unauthorized|notify_third_fasteregister|release_check|callback|unreadable)` +
 	`|notice\.` + testComponent + `\.[A-Za-z0-9_-]{1,64}` +
 	`|message\.` + testComponent + `\.wxa\.[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64})?)$`)
 
@@ -76,11 +76,11 @@ func checkEvents(t interface{ Fatalf(string, ...any) }, i *Ingest, text []byte) 
 	if err != nil && reasonOf(err) == reasonUnlisted {
 		t.Fatalf("a refusal without a reason: %v", err)
 	}
-	message, err := i.fromMessage(path, testComponent, "wxa", text)
+	message, err := i.fromMessage(path, testComponent, "wxa", text, len(text)%2 == 0)
 	if err != nil && reasonOf(err) == reasonUnlisted {
 		t.Fatalf("a refusal without a reason: %v", err)
 	}
-	if message.events != nil && !message.reply.silent && "wechat.message."+strings.TrimPrefix(message.reply.subject, "wechat.reply.") != message.events[0].Subject {
+	if message.reply.subject != "" && "wechat.message."+strings.TrimPrefix(message.reply.subject, "wechat.reply.") != message.events[0].Subject {
 		t.Fatalf("asked on %q about %q", message.reply.subject, message.events[0].Subject)
 	}
 	for _, e := range append(push.events, message.events...) {

@@ -77,7 +77,7 @@ type line struct {
 
 func newLines(log zerolog.Logger, suppressed prometheus.Counter) *lines {
 	l := &lines{log: log, suppressed: suppressed, byReason: map[wechat.Reason]*line{}}
-	for _, reason := range slices.Concat(reasons, replyReasons, connectReasons(), []wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS}) {
+	for _, reason := range slices.Concat(reasons, replyReasons, connectReasons(), []wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS, reasonOdd}) {
 		l.byReason[reason] = &line{limiter: rate.NewLimiter(linesPerSecond, linesPerSecond)}
 	}
 	return l

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"wxtoken/internal/document"
 	"wxtoken/internal/wechat"
 )
 
@@ -58,6 +59,7 @@ const (
 	reasonStale    wechat.Reason = "stale"
 	reasonSkewed   wechat.Reason = "skewed"
 	reasonNATS     wechat.Reason = "nats_unavailable"
+	reasonOdd      wechat.Reason = "odd"
 	reasonUnlisted wechat.Reason = "unlisted" // stands for a reason that is in no list
 )
 
@@ -98,6 +100,7 @@ type metrics struct {
 	duration   *prometheus.HistogramVec // result
 	skew       *prometheus.HistogramVec // kind
 	skewed     prometheus.Counter
+	odd        *prometheus.CounterVec // kind
 	keys       *prometheus.CounterVec // key
 	suppressed prometheus.Counter
 
@@ -127,6 +130,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		skewed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "wxtoken_push_skewed_total", Help: "Pushes whose CreateTime is more than 5 minutes from our clock. They are taken all the same.",
 		}),
+		odd: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "wxtoken_push_odd_total", Help: "Pushes that were stored though something about them was odd, by kind of oddity.",
+		}, []string{"kind"}),
 		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "wxtoken_push_key_total", Help: "Pushes that were decrypted, by the EncodingAESKey that did it. A key that is no longer used may be removed.",
 		}, []string{"key"}),
@@ -145,7 +151,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"page", "result"}),
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.keys, m.suppressed, m.replies, m.replyDuration, m.connects} {
+	for _, c := range []prometheus.Collector{m.pushes, m.rejected, m.duration, m.skew, m.skewed, m.odd, m.keys, m.suppressed, m.replies, m.replyDuration, m.connects} {
 		if err := reg.Register(c); err != nil {
 			faults = append(faults, fmt.Errorf("register a metric: %w", err))
 		}
@@ -155,6 +161,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		for _, result := range results {
 			m.pushes.WithLabelValues(kind, result)
 		}
+	}
+	for _, kind := range document.Kinds() {
+		m.odd.WithLabelValues(string(kind))
 	}
 	for _, reason := range reasons {
 		m.rejected.WithLabelValues(string(reason))

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"wxtoken/internal/document"
 	"wxtoken/internal/wechat"
 )
 
@@ -99,12 +100,19 @@ func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 	case len(said) == 0 || string(said) == bodySuccess:
 		i.noReply(p, replyNone, "", nil)
 		return nil
-	case wechat.Redact(said) == nil: // no document that can be walked through
+	case !isReply(said):
 		i.noReply(p, replyRefused, reasonReplySyntax, nil)
 		return nil
 	default:
 		return said
 	}
+}
+
+// isReply reports whether WeChat could read said: a document in which nothing is odd, and nothing around it.
+func isReply(said []byte) bool {
+	d, err := document.Read(said, nil)
+	return err == nil && d != nil && d.Whole && !d.Outside && !d.Is(document.Markup) && !d.Is(document.Characters) && !d.Is(document.Beside) &&
+		!(d.JSON && d.Is(document.Twice))
 }
 
 // noReply counts why a message gets no reply, and logs what somebody should look into.

@@ -60,8 +60,20 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 		return r.code(ctx, c, a, m)
 	case events.KindReleaseCheck:
 		return r.releaseCheck(ctx, c, a, m)
+	case events.KindUnreadable:
+		return r.unreadable(ctx, a)
 	}
 	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
+}
+
+// unreadable has a document put on DEAD, and WeChat's list asked where it may have been about an authorization.
+func (r *Refresher) unreadable(ctx context.Context, a events.Auth) error {
+	if a.AskList {
+		if err := r.store.ScheduleReconcile(ctx, a.Component, r.cfg.ReconcileEvery, true); err != nil {
+			return err
+		}
+	}
+	return events.Never(fmt.Errorf("read push: %s", a.Detail))
 }
 
 // maxAhead is how far in the future a push's CreateTime may lie.

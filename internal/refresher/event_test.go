@@ -395,6 +395,36 @@ func TestEventsThatCannotBeProcessed(t *testing.T) {
 	}
 }
 
+// TestUnreadable has documents that ingest could not read: they lie on DEAD, and what they may have been about is found out from WeChat's list.
+func TestUnreadable(t *testing.T) {
+	r := newRig(t, options{})
+	r.keep()
+	r.must(r.sim.Authorize(appid, alice))
+	r.next(events.KindAuthorized) // and nobody can read it
+	const document = "U0VLUkVULWRvY3VtZW50"
+	unreadable := func(ask bool) {
+		r.send(events.Auth{Kind: events.KindUnreadable, Component: appid, CreateTime: r.clock.Now(), ReceivedAt: r.clock.Now(), Document: document,
+			Detail: "the end tag at byte 7 fits no start tag", AskList: ask})
+		r.drained()
+	}
+	r.eventually(r.componentLives)
+	before := r.calls(apiList)
+	unreadable(false)
+	r.wantCalls(apiList, before)
+	unreadable(true)
+	r.eventually(func() error { return r.accepted(alice) })
+	r.state(aliceKey, wxtoken.StateActive)
+	dead, err := r.js.Stream(t.Context(), events.StreamDead)
+	r.must(err)
+	m, err := dead.GetLastMsgForSubject(t.Context(), "dead."+events.AuthSubject(appid, events.KindUnreadable))
+	r.must(err)
+	data, err := r.seal.Open(strings.TrimPrefix(m.Subject, "dead."), m.Header, m.Data)
+	r.must(err)
+	if !strings.Contains(string(data), document) || !strings.Contains(m.Header.Get("Wxtoken-Reason"), "the end tag at byte 7") {
+		t.Errorf("on DEAD: %q, reason %q", data, m.Header.Get("Wxtoken-Reason"))
+	}
+}
+
 // idleRig returns a rig whose refresher calls atStep when it first comes to a step.
 func idleRig(t *testing.T, step string, atStep func(r *rig)) *rig {
 	t.Helper()

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"wxtoken/internal/document"
 )
 
 // DefaultBaseURL is where the platform's API lives.
@@ -407,6 +409,7 @@ func (k *call) read(status int, text []byte, limit int64, answer any) error {
 	if int64(len(text)) > limit {
 		return k.faulty(fmt.Sprintf("longer than %d bytes (HTTP %d)", limit, status))
 	}
+	text = document.Plain(text) // an account may call itself what it likes
 	var refusal struct {
 		Code    number `json:"errcode"`
 		Message any    `json:"errmsg"`

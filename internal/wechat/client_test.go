@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"wxtoken/internal/wechat"
 )
@@ -85,6 +87,40 @@ func wantError(t *testing.T, api wechat.API, err error) *wechat.Error {
 		}
 	}
 	return e
+}
+
+// TestRawAnswer reads an answer with what an account calls itself, control characters and all.
+func TestRawAnswer(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("testdata/cases/b09-api_get_authorizer_info.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"as reported":           string(raw),
+		"with a mark":           "\uFEFF" + string(raw),
+		"half a character":      strings.Replace(string(raw), "fine", "fine\xe5\x90", 1),
+		"escapes that are none": strings.Replace(string(raw), "fine", `\x\u12fine`, 1),
+		"a name twice":          strings.Replace(string(raw), `"nick_name":"Fixture"`, `"nick_name":"a","nick_name":"Fixture"`, 1),
+	} {
+		c := newClient(t, answering(200, text))
+		info, err := c.AuthorizerInfo(t.Context(), sentToken, "wx1", "wxa000000000000010")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		signature := ""
+		if err := json.Unmarshal(info.Profile["signature"], &signature); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !strings.Contains(signature, "fine") || !strings.Contains(signature, " goodsevery day") || string(info.Profile["nick_name"]) != `"Fixture"` ||
+			info.RefreshToken != "refresh-b09" || len(info.FuncInfo) != 2 {
+			t.Errorf("%s: signature %q, refresh token %q, sets %v", name, signature, info.RefreshToken, info.FuncInfo)
+		}
+		if whole, err := json.Marshal(info.Profile); err != nil || !utf8.Valid(whole) {
+			t.Errorf("%s: the profile can't be stored: %q, %v", name, whole, err)
+		}
+	}
 }
 
 func TestCalls(t *testing.T) {

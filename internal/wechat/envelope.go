@@ -1,72 +1,65 @@
 package wechat
 
+import (
+	"bytes"
+
+	"wxtoken/internal/document"
+)
+
 // Envelope is the body of a push before it is decrypted. Nothing in it but Encrypt is signed.
 type Envelope struct {
-	AppID      string // AppId on the authorization event URL
-	ToUserName string // the authorizer's gh_ id on the message and event URL
-	Encrypt    []byte // base64; part of the body given to ParseEnvelope
-	JSON       bool   // the body is JSON, so the answer has to be
+	Encrypt []byte // base64, without white space
+	JSON    bool   // the body is JSON, so the answer has to be
 }
 
 // ParseEnvelope reads the body of a push in XML or JSON ("Message_encryption_and_decryption"). It wants
 // exactly one Encrypt; fields in the clear beside it, as in compatibility mode, are not looked at.
 // The error is a *Refusal.
 func ParseEnvelope(body []byte) (Envelope, error) {
-	var e Envelope
-	var appID, toUserName field
-	var found bool
-	isJSON, err := walk(body, func(at *element) error {
-		if string(at.name) == "Encrypt" {
-			if found || at.depth != 2 || !at.leaf || at.pieces > 1 {
-				return refuse(ReasonXMLShape, "more than one Encrypt, or not plain text directly in the root, before byte %d", at.end)
-			}
-			found = true
-			e.Encrypt = at.value
-		}
-		if at.depth != 2 {
-			return nil
-		}
-		switch string(at.name) {
-		case "AppId":
-			return appID.set(at)
-		case "ToUserName":
-			return toUserName.set(at)
-		}
-		return nil
+	nested := false
+	d, err := document.Read(body, func(at document.Element) {
+		nested = nested || string(at.Name) == "Encrypt" && (at.Depth != 2 || !at.Leaf)
 	})
-	if err != nil {
-		return Envelope{}, err
+	switch {
+	case err != nil:
+		return Envelope{}, refuse(ReasonXML, "%v", err)
+	case len(bytes.TrimSpace(body)) == 0:
+		return Envelope{}, refuse(ReasonEmpty, "nothing but white space")
+	case d == nil:
+		return Envelope{}, refuse(ReasonXML, "neither XML with the root xml nor a JSON object")
+	case d.Outside && d.JSON:
+		return Envelope{}, refuse(ReasonJSON, "something stands behind the object")
+	case d.Outside:
+		return Envelope{}, refuse(ReasonXMLShape, "something stands outside of the root")
+	case d.Foreign:
+		return Envelope{}, refuse(ReasonXML, "processing instruction, or another encoding than UTF-8: WeChat sends none")
 	}
-	if len(e.Encrypt) == 0 {
+	found := d.Elements("Encrypt")
+	switch {
+	case len(found) > 1 && d.JSON:
+		return Envelope{}, refuse(ReasonJSON, "more than one Encrypt")
+	case len(found) > 1 || len(found) == 1 && found[0].Pieces > 1:
+		return Envelope{}, refuse(ReasonXMLShape, "more than one Encrypt, or one in pieces")
+	case len(found) == 0 && nested && d.Whole:
+		return Envelope{}, refuse(ReasonXMLShape, "an Encrypt that is not plain text directly in the root")
+	case len(found) == 0 && d.Is(document.Bounds):
+		return Envelope{}, refuse(ReasonXMLShape, "too deep, too many or too long elements")
+	case len(found) == 0 || len(bytes.TrimSpace(found[0].Value)) == 0:
 		return Envelope{}, refuse(ReasonNoEncrypt, "no Encrypt in the body: what is not encrypted is not from WeChat")
 	}
-	e.AppID, e.ToUserName, e.JSON = appID.String(), toUserName.String(), isJSON
-	return e, nil
-}
-
-// field is a field of a document that may stand there once.
-type field struct {
-	value []byte
-	given bool
-}
-
-func (f *field) set(at *element) error {
-	if f.given {
-		return refuse(ReasonXMLShape, "%s stands twice", at.name)
+	encrypt := withoutSpace(found[0].Value)
+	for _, c := range encrypt {
+		if c <= ' ' || c > '~' {
+			return Envelope{}, refuse(ReasonXML, "Encrypt has characters that base64 can't have")
+		}
 	}
-	if !at.leaf {
-		return refuse(ReasonXMLShape, "%s is not plain text", at.name)
-	}
-	f.value, f.given = at.value, true
-	return nil
+	return Envelope{Encrypt: encrypt, JSON: d.JSON}, nil
 }
 
-// setFirst is set for a field that decides nothing: what can't be read is passed over.
-func (f *field) setFirst(at *element) {
-	if !f.given && at.leaf {
-		f.value, f.given = at.value, true
+// withoutSpace returns base64 without the white space in and around it, which is none of it.
+func withoutSpace(text []byte) []byte {
+	if !bytes.ContainsAny(text, " \t\r\n") {
+		return text
 	}
+	return bytes.Join(bytes.Fields(text), nil)
 }
-
-// String returns the field's text, empty when it was not given.
-func (f *field) String() string { return string(f.value) }

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -83,8 +80,8 @@ func FuzzEnvelope(f *testing.F) {
 			wantRefusal(t, err)
 			return
 		}
-		if len(e.Encrypt) == 0 || !wellFormed(body) {
-			t.Error("accepted without Encrypt or without form")
+		if len(e.Encrypt) == 0 || bytes.ContainsAny(e.Encrypt, "<> \t\r\n") && !e.JSON || !bytes.Contains(body, []byte("Encrypt")) && !e.JSON {
+			t.Errorf("accepted with Encrypt %q", e.Encrypt)
 		}
 	})
 }
@@ -150,22 +147,22 @@ func FuzzPush(f *testing.F) {
 			wantRefusal(t, err)
 			return
 		}
-		if !wellFormed(text) {
-			t.Error("accepted without form")
-		}
-		for _, part := range []string{p.AppID, p.InfoType, p.AuthorizerAppID + "x"} {
-			if part == "" || len(part) > 65 || strings.ContainsAny(part, ".*> \t\r\n/") {
+		for _, part := range []string{p.AppID, p.AuthorizerAppID} {
+			if len(part) > 64 || strings.ContainsAny(part, ".*> \t\r\n/") {
 				t.Errorf("%q can't stand in a subject", part)
 			}
 		}
 		if strings.ContainsAny(p.Ticket+p.Code+p.PreAuthCode, " \r\n\x00") {
 			t.Error("a secret with white space")
 		}
-		if p.CreateTime.IsZero() || p.InfoType == wechat.InfoTicket && p.Ticket == "" || p.InfoType == wechat.InfoAuthorized && p.Code == "" {
-			t.Error("a field is missing")
+		if p.Lacks == "" && (p.InfoType == wechat.InfoTicket && p.Ticket == "" || p.InfoType == wechat.InfoAuthorized && p.Code == "") {
+			t.Error("a field is missing, and nothing said")
+		}
+		if p.Lacks != "" && len(p.Odd) == 0 {
+			t.Error("nothing odd, and something lacks")
 		}
 		again, err := wechat.ParsePush(bytes.Clone(text))
-		if err != nil || again != p || again.ID() != p.ID() {
+		if err != nil || again.ID() != p.ID() {
 			t.Error("the same document is read in two ways")
 		}
 	})
@@ -179,8 +176,8 @@ func FuzzMessage(f *testing.F) {
 			wantRefusal(t, err)
 			return
 		}
-		if m.MsgType == "" || len(m.MsgType) > 128 || len(m.Event) > 128 || !wellFormed(text) {
-			t.Errorf("accepted with MsgType %q", m.MsgType)
+		if m.MsgType == "" && len(m.Odd) == 0 || m.MsgType != "event" && m.Event != "" {
+			t.Errorf("MsgType %q and Event %q, with nothing odd", m.MsgType, m.Event)
 		}
 	})
 }
@@ -203,72 +200,13 @@ func FuzzRedact(f *testing.F) {
 		if redacted == nil {
 			return
 		}
-		if !wellFormed(redacted) {
-			t.Fatalf("%q does not read any more: %q", doc, redacted)
-		}
-		if bytes.Contains(redacted, []byte(secret)) && !standsElsewhere(doc, secret) {
+		if bytes.Contains(redacted, []byte(secret)) {
 			t.Fatalf("%q: the secret is still there: %q", doc, redacted)
 		}
 		if again := wechat.Redact(redacted); !bytes.Equal(again, redacted) {
 			t.Fatalf("%q: redacting twice changes it: %q", redacted, again)
 		}
 	})
-}
-
-// standsElsewhere reports whether the standard library finds text outside the secret elements of doc.
-func standsElsewhere(doc []byte, text string) bool {
-	secretName := func(name string) bool {
-		for _, secret := range []string{"ComponentVerifyTicket", "AuthorizationCode", "PreAuthCode", "auth_code"} {
-			if strings.EqualFold(name, secret) {
-				return true
-			}
-		}
-		return false
-	}
-	doc = bytes.TrimSpace(bytes.TrimPrefix(doc, []byte("\uFEFF")))
-	if doc[0] == '{' {
-		var found func(value any) bool
-		found = func(value any) bool {
-			switch value := value.(type) {
-			case string:
-				return strings.Contains(value, text)
-			case []any:
-				if slices.ContainsFunc(value, found) {
-					return true
-				}
-			case map[string]any:
-				for name, member := range value {
-					if strings.Contains(name, text) || !secretName(name) && found(member) {
-						return true
-					}
-				}
-			}
-			return false
-		}
-		var object any
-		return json.Unmarshal(doc, &object) == nil && found(object)
-	}
-	dec := xml.NewDecoder(bytes.NewReader(doc))
-	inside := 0
-	var outside strings.Builder
-	for {
-		token, err := dec.Token()
-		if err != nil {
-			return strings.Contains(outside.String(), text)
-		}
-		switch token := token.(type) {
-		case xml.StartElement:
-			if inside > 0 || secretName(token.Name.Local) {
-				inside++
-			}
-		case xml.EndElement:
-			inside = max(0, inside-1)
-		case xml.CharData:
-			if inside == 0 {
-				outside.Write(token)
-			}
-		}
-	}
 }
 
 // FuzzAPIAnswer lets a server answer anything.
@@ -351,14 +289,4 @@ func FuzzAPIAnswer(f *testing.F) {
 		_, err = c.CreatePreAuthCode(ctx, sent, "wx1")
 		check(err)
 	})
-}
-
-// wellFormed reports whether the standard library reads doc to its end.
-func wellFormed(doc []byte) bool {
-	doc = bytes.TrimPrefix(doc, []byte("\uFEFF"))
-	if len(bytes.TrimSpace(doc)) > 0 && bytes.TrimSpace(doc)[0] == '{' {
-		return json.Valid(doc)
-	}
-	var any struct{}
-	return xml.Unmarshal(doc, &any) == nil
 }

@@ -1,8 +1,13 @@
 package wechat
 
-import "time"
+import (
+	"time"
 
-// Message is what WeChat says on the message and event URL: a message of a user, or an event ("message_push").
+	"wxtoken/internal/document"
+)
+
+// Message is what WeChat says on the message and event URL: a message of a user, or an event ("message_push"). Fields that are not
+// there, or can't be told without doubt, are empty.
 type Message struct {
 	hidden
 	ToUserName   string    // the authorizer's gh_ id
@@ -13,62 +18,42 @@ type Message struct {
 	Content      string    // for MsgType text
 	CreateTime   time.Time // UTC, to the second; zero when it can't be read
 	JSON         bool      // the document is JSON
+
+	Odd []document.Oddity // what is odd about the document
 }
 
-// maxMsgType bounds MsgType and Event, in bytes: they stand in a subject.
-const maxMsgType = 128
-
-// ParseMessage reads a decrypted document of the message and event URL, XML or JSON. Only MsgType has to be there;
-// there are hundreds of events, so whatever else can be read is taken. The error is a *Refusal.
+// ParseMessage reads a decrypted document of the message and event URL, XML or JSON, as far as it can be read. There are hundreds of
+// events, and users write what they like. The error is a *Refusal, of a document with a document type alone.
 func ParseMessage(text []byte) (Message, error) {
-	var to, from, msgType, event, msgID, msgID2, content, createTime field
-	isJSON, err := walk(text, func(at *element) error {
-		if at.depth != 2 {
-			return nil
-		}
-		switch string(at.name) {
-		case "ToUserName":
-			to.setFirst(at)
-		case "FromUserName":
-			from.setFirst(at)
-		case "MsgType":
-			return msgType.set(at)
-		case "Event":
-			return event.set(at)
-		case "MsgId":
-			msgID.setFirst(at)
-		case "MsgID": // the spelling of TEMPLATESENDJOBFINISH
-			msgID2.setFirst(at)
-		case "Content":
-			content.setFirst(at)
-		case "CreateTime":
-			createTime.setFirst(at)
-		}
-		return nil
-	})
+	d, err := document.Read(text, nil)
 	if err != nil {
-		return Message{}, err
+		return Message{}, refuse(ReasonXML, "%v", err)
+	}
+	if d == nil {
+		return Message{Odd: unreadable}, nil
 	}
 	m := Message{
-		ToUserName: to.String(), FromUserName: from.String(),
-		MsgType: msgType.String(), Event: event.String(),
-		MsgID: msgID.String(), Content: content.String(),
-		JSON: isJSON,
+		ToUserName: d.Field("ToUserName"), FromUserName: d.Field("FromUserName"),
+		MsgType: d.Field("MsgType"), MsgID: d.Field("MsgId"), Content: d.Text("Content"), JSON: d.JSON,
 	}
 	if m.MsgID == "" {
-		m.MsgID = msgID2.String()
+		m.MsgID = d.Field("MsgID") // the spelling of TEMPLATESENDJOBFINISH
 	}
-	if m.MsgType == "" || len(m.MsgType) > maxMsgType {
-		return Message{}, refuse(ReasonField, "MsgType is missing or longer than %d bytes", maxMsgType)
+	if m.MsgType == "event" {
+		m.Event = d.Field("Event")
 	}
-	if len(m.Event) > maxMsgType {
-		return Message{}, refuse(ReasonField, "Event is longer than %d bytes", maxMsgType)
-	}
-	if seconds := createTime.seconds(); seconds > 0 {
+	if seconds := seconds(d.Field("CreateTime")); seconds > 0 {
 		m.CreateTime = time.Unix(seconds, 0).UTC()
 	}
+	if m.MsgType == "" {
+		d.Odd(document.Field, "MsgType is missing, or in doubt")
+	}
+	m.Odd = d.Oddities
 	return m, nil
 }
+
+// unreadable is what is odd about a text that is no document.
+var unreadable = []document.Oddity{{Kind: document.Unreadable, Detail: "neither XML with the root xml nor a JSON object"}}
 
 // ID returns a digest of the component, the authorizer's appid in the path, and the decrypted document.
 // WeChat's repeats of a message have the same document though they are encrypted anew.

@@ -3,10 +3,11 @@ package wechat_test
 import (
 	"bytes"
 	"fmt"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
+	"wxtoken/internal/document"
 	"wxtoken/internal/wechat"
 )
 
@@ -33,7 +34,7 @@ func TestParseMessage(t *testing.T) {
 		},
 		"odd in all but MsgType": {
 			doc:     "<xml><MsgType>text</MsgType><CreateTime>now</CreateTime><Content><a/></Content><Content>2</Content><FromUserName>a</FromUserName><FromUserName>b</FromUserName></xml>",
-			msgType: "text", content: "2", from: "a",
+			msgType: "text", content: "2",
 		},
 		"JSON": {
 			doc: `{"ToUserName":"gh_1","FromUserName":"o1","CreateTime":1413192760,"MsgType":"event","Event":"debug_demo","debug_str":"hello","MsgId":6054768590064713728,"List":[{"a":[1,2]}]}`,
@@ -58,25 +59,33 @@ func TestParseMessage(t *testing.T) {
 	}
 }
 
-func TestParseMessageRefuses(t *testing.T) {
+// What a message does not say, or not without doubt, is empty, and that is odd.
+func TestParseMessageOdd(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
-		doc    string
-		reason wechat.Reason
+		doc, msgType, event string
+		kind                document.Kind
 	}{
-		"no MsgType":        {"<xml><Event>subscribe</Event></xml>", wechat.ReasonField},
-		"no MsgType, JSON":  {`{"Event":"subscribe"}`, wechat.ReasonField},
-		"MsgType too deep":  {"<xml><a><MsgType>text</MsgType></a></xml>", wechat.ReasonField},
-		"MsgType twice":     {"<xml><MsgType>text</MsgType><MsgType>event</MsgType></xml>", wechat.ReasonXMLShape},
-		"MsgType of 129":    {"<xml><MsgType>" + strings.Repeat("a", 129) + "</MsgType></xml>", wechat.ReasonField},
-		"Event of 129":      {"<xml><MsgType>event</MsgType><Event>" + strings.Repeat("a", 129) + "</Event></xml>", wechat.ReasonField},
-		"not a document":    {"hello", wechat.ReasonXML},
-		"JSON of no object": {`"hello"`, wechat.ReasonXML},
+		"no MsgType":             {"<xml><Event>subscribe</Event></xml>", "", "", document.Field},
+		"no MsgType, JSON":       {`{"Event":"subscribe"}`, "", "", document.Field},
+		"MsgType too deep":       {"<xml><a><MsgType>text</MsgType></a></xml>", "", "", document.Field},
+		"MsgType twice":          {"<xml><MsgType>text</MsgType><MsgType>event</MsgType><Event>a</Event></xml>", "", "", document.Twice},
+		"Event of another type":  {"<xml><MsgType>text</MsgType><Event>subscribe</Event></xml>", "text", "", ""},
+		"Event in own lines":     {"<xml><MsgType>\nevent\n</MsgType><Event> CLICK </Event></xml>", "event", "CLICK", document.Space},
+		"not a document":         {"hello", "", "", document.Unreadable},
+		"JSON of no object":      {`"hello"`, "", "", document.Unreadable},
+		"MsgType is a number":    {`{"MsgType":7}`, "7", "", ""},
+		"MsgType is JSON itself": {`{"MsgType":"{\"MsgType\":\"event\"}"}`, `{"MsgType":"event"}`, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := wechat.ParseMessage([]byte(row.doc))
-			wantReason(t, err, row.reason)
+			m, err := wechat.ParseMessage([]byte(row.doc))
+			if err != nil || m.MsgType != row.msgType || m.Event != row.event {
+				t.Errorf("got %q, %q, %v", m.MsgType, m.Event, err)
+			}
+			if (row.kind == "") != (len(m.Odd) == 0) || row.kind != "" && !slices.ContainsFunc(m.Odd, func(o document.Oddity) bool { return o.Kind == row.kind }) {
+				t.Errorf("oddities %v, want %q", m.Odd, row.kind)
+			}
 		})
 	}
 }

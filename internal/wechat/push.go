@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"strconv"
 	"time"
+
+	"wxtoken/internal/document"
 )
 
 // The InfoTypes that a keeper of tokens acts on ("component_verify_ticket", "authorize_event"). There are more,
@@ -18,12 +20,12 @@ const (
 	InfoFastRegister     = "notify_third_fasteregister" // quick registration of a mini program; the e is WeChat's
 )
 
-// Push is what WeChat says on the authorization event URL.
+// Push is what WeChat says on the authorization event URL. Fields that are not there, or can't be told without doubt, are empty.
 type Push struct {
 	hidden
 	AppID           string    // component_appid
-	InfoType        string    // letters, digits, _ and -; known or not
-	CreateTime      time.Time // when WeChat made the event, UTC, to the second
+	InfoType        string    // known or not, in any characters
+	CreateTime      time.Time // when WeChat made the event, UTC, to the second; zero when it can't be read
 	Ticket          string    // component_verify_ticket
 	AuthorizerAppID string    // in a quick registration the new mini program; empty when that failed
 	Code            string    // authorization code for api_query_auth
@@ -31,166 +33,133 @@ type Push struct {
 	CodeExpiresAt   time.Time // UTC; zero when WeChat gave none that can be read
 	RegisterStatus  int       // of a quick registration; 0 is success
 
-	text [sha256.Size]byte // digest of the document, for InfoTypes whose fields are not all known
+	Lacks string            // what a keeper of tokens needs of this InfoType and can't read; empty when nothing is missing
+	Odd   []document.Oddity // what is odd about the document
+
+	text [sha256.Size]byte // digest of the document, where the fields don't tell all of it
 }
 
 // Bounds of what a push carries, in bytes. The public pages give none but advise to leave room; a real ticket has about 100.
 const (
-	maxTicket   = 2048
-	maxCode     = 2048
-	maxInfoType = 64
+	maxTicket = 2048
+	maxCode   = 2048
 )
 
 // absoluteTime divides AuthorizationCodeExpiredTime, of which "authorize_event" says only that it is in
 // seconds: a value above it is epoch seconds, one below counts from CreateTime.
 const absoluteTime = 1_000_000_000
 
-// pushFields is a Push as the document spells it.
-type pushFields struct {
-	appID, infoType, createTime, ticket         field
-	authorizerAppID, code, expires, preAuth     field
-	registerAppID, registerCode, registerStatus field // lower case, in a quick registration only
-	registerFault                               error // does not matter to InfoTypes that use these names otherwise
-}
-
-// ParsePush reads a decrypted document of the authorization event URL, XML or JSON with the same names.
-// Fields that it does not know are ignored. An empty field counts as missing; AppId, InfoType and CreateTime
-// are needed in all, the ticket in a ticket push, AuthorizerAppid in every authorization, and the code in all but unauthorized.
-// The error is a *Refusal.
+// ParsePush reads a decrypted document of the authorization event URL, XML or JSON with the same names, as far as it can be read. Fields
+// that it does not know are ignored. The error is a *Refusal, of a document with a document type alone.
 func ParsePush(text []byte) (Push, error) {
-	var f pushFields
-	if _, err := walk(text, f.set); err != nil {
-		return Push{}, err
+	d, err := document.Read(text, nil)
+	if err != nil {
+		return Push{}, refuse(ReasonXML, "%v", err)
 	}
-	return f.push(text)
-}
-
-func (f *pushFields) set(at *element) error {
-	if at.depth != 2 {
-		return nil
+	if d == nil {
+		return Push{Lacks: unreadable[0].Detail, Odd: unreadable, text: sha256.Sum256(text)}, nil
 	}
-	switch string(at.name) {
-	case "AppId":
-		return f.appID.set(at)
-	case "InfoType":
-		return f.infoType.set(at)
-	case "CreateTime":
-		return f.createTime.set(at)
-	case "ComponentVerifyTicket":
-		return f.ticket.set(at)
-	case "AuthorizerAppid":
-		return f.authorizerAppID.set(at)
-	case "AuthorizationCode":
-		return f.code.set(at)
-	case "AuthorizationCodeExpiredTime":
-		return f.expires.set(at)
-	case "PreAuthCode":
-		return f.preAuth.set(at)
-	case "appid":
-		f.holdFault(f.registerAppID.set(at))
-	case "auth_code":
-		f.holdFault(f.registerCode.set(at))
-	case "status":
-		f.holdFault(f.registerStatus.set(at))
-	}
-	return nil
-}
-
-func (f *pushFields) holdFault(err error) {
-	if f.registerFault == nil {
-		f.registerFault = err
-	}
-}
-
-func (f *pushFields) push(text []byte) (Push, error) {
-	p := Push{AppID: f.appID.String(), InfoType: f.infoType.String()}
-	if p.AppID == "" {
-		return Push{}, refuse(ReasonField, "AppId is missing")
-	}
+	p := Push{AppID: d.Field("AppId"), InfoType: d.Field("InfoType")}
 	if !isAppID(p.AppID) {
-		return Push{}, refuse(ReasonAppIDSyntax, "AppId is not an appid")
+		p.AppID = ""
+		d.Odd(document.Field, "AppId is missing, in doubt, or no appid")
 	}
-	if !isAppID(p.InfoType) || len(p.InfoType) > maxInfoType { // the alphabet of an appid: an InfoType stands in a subject, too
-		return Push{}, refuse(ReasonField, "InfoType is missing or not 1 to %d letters, digits, _ or -", maxInfoType)
+	p.readTime(d)
+	p.readFields(d)
+	if p.Lacks = p.lacks(d); p.Lacks != "" {
+		d.Odd(document.Field, "%s", p.Lacks)
 	}
-	if !isTimestamp(f.createTime.String()) {
-		return Push{}, refuse(ReasonField, "CreateTime is missing or not ten digits")
-	}
-	p.CreateTime = time.Unix(f.createTime.seconds(), 0).UTC()
-
-	appID, code := &f.authorizerAppID, &f.code
-	if p.InfoType == InfoFastRegister {
-		appID, code = &f.registerAppID, &f.registerCode
-	}
-	var err error
-	if p.Ticket, err = f.ticket.printable("ComponentVerifyTicket", maxTicket); err != nil {
-		return Push{}, err
-	}
-	if p.Code, err = code.printable("the authorization code", maxCode); err != nil {
-		return Push{}, err
-	}
-	if p.PreAuthCode, err = f.preAuth.printable("PreAuthCode", maxCode); err != nil {
-		return Push{}, err
-	}
-	p.AuthorizerAppID = appID.String()
-	if p.AuthorizerAppID != "" && !isAppID(p.AuthorizerAppID) {
-		return Push{}, refuse(ReasonAppIDSyntax, "the authorizer's appid is not 1 to 64 letters, digits, _ or -")
-	}
-	// No more than a hint on how long to try: an odd value must not cost the authorization.
-	if n := f.expires.seconds(); n > absoluteTime {
-		p.CodeExpiresAt = time.Unix(n, 0).UTC()
-	} else if n > 0 {
-		p.CodeExpiresAt = p.CreateTime.Add(time.Duration(n) * time.Second)
-	}
-
 	switch p.InfoType {
-	case InfoTicket:
-		if p.Ticket == "" {
-			return Push{}, refuse(ReasonField, "ComponentVerifyTicket is missing")
+	case InfoTicket, InfoAuthorized, InfoUpdateAuthorized, InfoUnauthorized:
+		if p.CreateTime.IsZero() || p.Lacks != "" {
+			p.text = sha256.Sum256(text)
 		}
-	case InfoAuthorized, InfoUpdateAuthorized, InfoUnauthorized:
-		if p.AuthorizerAppID == "" {
-			return Push{}, refuse(ReasonField, "AuthorizerAppid is missing")
-		}
-		if p.Code == "" && p.InfoType != InfoUnauthorized {
-			return Push{}, refuse(ReasonField, "AuthorizationCode is missing")
-		}
-	case InfoFastRegister:
-		if f.registerFault != nil {
-			return Push{}, f.registerFault
-		}
-		if p.RegisterStatus, err = strconv.Atoi(f.registerStatus.String()); err != nil {
-			return Push{}, refuse(ReasonField, "status is missing or not a number")
-		}
-		p.text = sha256.Sum256(text)
 	default:
 		p.text = sha256.Sum256(text)
 	}
+	p.Odd = d.Oddities
 	return p, nil
 }
 
-// printable returns the field's text: empty, or no longer than limit and all visible ASCII.
-// Line ends above all would travel far.
-func (f *field) printable(name string, limit int) (string, error) {
-	s := f.String()
-	if s != "" && !isPrintable(s, limit) {
-		return "", refuse(ReasonField, "%s is not 1 to %d visible ASCII characters", name, limit)
+func (p *Push) readTime(d *document.Document) {
+	if created := d.Field("CreateTime"); isTimestamp(created) {
+		p.CreateTime = time.Unix(seconds(created), 0).UTC()
+	} else {
+		d.Odd(document.Field, "CreateTime is missing, in doubt, or not ten digits")
 	}
-	return s, nil
 }
 
-// seconds returns the field as a number of seconds, 0 when it is not one of at most eleven digits.
-func (f *field) seconds() int64 {
-	if len(f.value) > 11 {
+// readFields reads what a keeper of tokens needs. A line end in one of these values would travel far: what can't be one is left out.
+func (p *Push) readFields(d *document.Document) {
+	field, appID, code := d.Field, "AuthorizerAppid", "AuthorizationCode"
+	switch p.InfoType {
+	case InfoTicket, InfoAuthorized, InfoUpdateAuthorized, InfoUnauthorized:
+		field = d.Sole // no user has a text in these
+	case InfoFastRegister:
+		appID, code = "appid", "auth_code"
+	}
+	printable := func(name string, limit int) string {
+		value := field(name)
+		if value != "" && !isPrintable(value, limit) {
+			d.Odd(document.Field, "%s is not 1 to %d visible ASCII characters", name, limit)
+			return ""
+		}
+		return value
+	}
+	if p.InfoType == InfoTicket {
+		p.Ticket = printable("ComponentVerifyTicket", maxTicket)
+		return
+	}
+	p.Code, p.PreAuthCode = printable(code, maxCode), printable("PreAuthCode", maxCode)
+	if p.AuthorizerAppID = field(appID); p.AuthorizerAppID != "" && !isAppID(p.AuthorizerAppID) {
+		p.AuthorizerAppID = ""
+		d.Odd(document.Field, "the authorizer's appid is not 1 to 64 letters, digits, _ or -")
+	}
+	// No more than a hint on how long to try.
+	if n := seconds(field("AuthorizationCodeExpiredTime")); n > absoluteTime {
+		p.CodeExpiresAt = time.Unix(n, 0).UTC()
+	} else if n > 0 && !p.CreateTime.IsZero() {
+		p.CodeExpiresAt = p.CreateTime.Add(time.Duration(n) * time.Second)
+	}
+}
+
+// lacks says what is missing, or can't be read, of what the InfoType is about.
+func (p *Push) lacks(d *document.Document) string {
+	switch p.InfoType {
+	case "":
+		if !d.Whole {
+			return "InfoType is missing or in doubt"
+		}
+	case InfoTicket:
+		if p.Ticket == "" {
+			return "ComponentVerifyTicket is missing or in doubt"
+		}
+	case InfoAuthorized, InfoUpdateAuthorized:
+		if p.Code == "" { // the code alone tells the account
+			return "AuthorizationCode is missing or in doubt"
+		}
+	case InfoUnauthorized:
+		if p.AuthorizerAppID == "" {
+			return "AuthorizerAppid is missing or in doubt"
+		}
+	case InfoFastRegister:
+		var err error
+		if p.RegisterStatus, err = strconv.Atoi(d.Field("status")); err != nil {
+			return "status is missing, in doubt, or no number"
+		}
+		if p.RegisterStatus == 0 && p.Code == "" {
+			return "auth_code is missing or in doubt"
+		}
+	}
+	return ""
+}
+
+// seconds returns a number of seconds, 0 when it is not one of at most eleven digits.
+func seconds(text string) int64 {
+	if len(text) > 11 || !isDigits(text) {
 		return 0
 	}
-	var n int64
-	for _, c := range f.value {
-		if c < '0' || c > '9' {
-			return 0
-		}
-		n = 10*n + int64(c-'0')
-	}
+	n, _ := strconv.ParseInt(text, 10, 64) // eleven digits always fit
 	return n
 }
 
@@ -200,6 +169,11 @@ func (p Push) ID() string {
 	ticket := sha256.Sum256([]byte(p.Ticket))
 	return digest([]byte("push"), []byte(p.InfoType), []byte(p.AppID), strconv.AppendInt(nil, p.CreateTime.Unix(), 10),
 		[]byte(p.AuthorizerAppID), []byte(p.Code), ticket[:], p.text[:])
+}
+
+// DocumentID returns a digest of a document that could not be read, or not blanked, for one component.
+func DocumentID(component string, text []byte) string {
+	return digest([]byte("unreadable"), []byte(component), text)
 }
 
 // digest returns the hex SHA-256 of fields. Each is preceded by its length, so that no two lists

@@ -1,10 +1,13 @@
 package wechat_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"wxtoken/internal/document"
 	"wxtoken/internal/wechat"
 )
 
@@ -110,7 +113,8 @@ func TestParsePush(t *testing.T) {
 	}
 }
 
-func TestParsePushRefuses(t *testing.T) {
+// What can't be read of a push does not keep the rest of it from being read, and says so.
+func TestParsePushOdd(t *testing.T) {
 	t.Parallel()
 	ticket := func(value string) string {
 		return pushHead + "<InfoType>component_verify_ticket</InfoType><ComponentVerifyTicket>" + value + "</ComponentVerifyTicket></xml>"
@@ -118,56 +122,79 @@ func TestParsePushRefuses(t *testing.T) {
 	authorized := func(appid, code string) string {
 		return pushHead + "<InfoType>authorized</InfoType><AuthorizerAppid>" + appid + "</AuthorizerAppid><AuthorizationCode>" + code + "</AuthorizationCode></xml>"
 	}
-	at := func(createTime string) string {
-		return "<xml><AppId>wx1</AppId><InfoType>x</InfoType><CreateTime>" + createTime + "</CreateTime></xml>"
+	at := func(created string) string {
+		return "<xml><AppId>wx1</AppId><CreateTime>" + created + "</CreateTime><InfoType>x.y z</InfoType></xml>"
+	}
+	register := func(fields string) string {
+		return pushHead + "<InfoType>notify_third_fasteregister</InfoType>" + fields + "</xml>"
 	}
 	for name, row := range map[string]struct {
-		doc    string
-		reason wechat.Reason
+		doc, lacks string // lacks is a part of Lacks, empty when a keeper has what he needs
+		want       wechat.Push
+		kind       document.Kind
 	}{
-		"empty":                   {"", wechat.ReasonEmpty},
-		"AppId missing":           {"<xml><InfoType>x</InfoType><CreateTime>1413192760</CreateTime></xml>", wechat.ReasonField},
-		"AppId with a star":       {"<xml><AppId>*</AppId><InfoType>x</InfoType><CreateTime>1413192760</CreateTime></xml>", wechat.ReasonAppIDSyntax},
-		"InfoType missing":        {pushHead + "</xml>", wechat.ReasonField},
-		"InfoType twice":          {pushHead + "<InfoType>a</InfoType><InfoType>b</InfoType></xml>", wechat.ReasonXMLShape},
-		"InfoType with a dot":     {pushHead + "<InfoType>a.b</InfoType></xml>", wechat.ReasonField},
-		"InfoType of 65":          {pushHead + "<InfoType>" + strings.Repeat("a", 65) + "</InfoType></xml>", wechat.ReasonField},
-		"InfoType of 10 KiB":      {pushHead + "<InfoType>" + strings.Repeat("a", 10<<10) + "</InfoType></xml>", wechat.ReasonField},
-		"InfoType with elements":  {pushHead + "<InfoType><a/></InfoType></xml>", wechat.ReasonXMLShape},
-		"CreateTime missing":      {"<xml><AppId>wx1</AppId><InfoType>x</InfoType></xml>", wechat.ReasonField},
-		"CreateTime text":         {at("yesterday!"), wechat.ReasonField},
-		"CreateTime negative":     {at("-141319276"), wechat.ReasonField},
-		"CreateTime 2^63":         {at("9223372036854775808"), wechat.ReasonField},
-		"CreateTime of 1973":      {at("99999999"), wechat.ReasonField},
-		"ticket missing":          {pushHead + "<InfoType>component_verify_ticket</InfoType></xml>", wechat.ReasonField},
-		"ticket empty":            {ticket(""), wechat.ReasonField},
-		"ticket of 2,049":         {ticket(strings.Repeat("a", 2049)), wechat.ReasonField},
-		"ticket of 8 KiB":         {ticket(strings.Repeat("a", 8<<10)), wechat.ReasonField},
-		"ticket with a tab":       {ticket("a\tb"), wechat.ReasonField},
-		"ticket with a reference": {ticket("a&#13;&#10;b"), wechat.ReasonField},
-		"ticket not ASCII":        {ticket("票"), wechat.ReasonField},
-		"AuthorizerAppid missing": {authorized("", "a"), wechat.ReasonField},
-		"AuthorizerAppid a.b":     {authorized("a.b", "a"), wechat.ReasonAppIDSyntax},
-		"AuthorizerAppid star":    {authorized("*", "a"), wechat.ReasonAppIDSyntax},
-		"AuthorizerAppid angle":   {authorized("&gt;", "a"), wechat.ReasonAppIDSyntax},
-		"AuthorizerAppid space":   {authorized("wx 2", "a"), wechat.ReasonAppIDSyntax},
-		"AuthorizerAppid path":    {authorized("../x", "a"), wechat.ReasonAppIDSyntax},
-		"AuthorizerAppid of 200":  {authorized(strings.Repeat("a", 200), "a"), wechat.ReasonAppIDSyntax},
-		"code missing":            {authorized("wx2", ""), wechat.ReasonField},
-		"code with a line end":    {authorized("wx2", "a\r\nb"), wechat.ReasonField},
-		"code of 10 KiB":          {authorized("wx2", strings.Repeat("a", 10<<10)), wechat.ReasonField},
-		"registration, no status": {pushHead + "<InfoType>notify_third_fasteregister</InfoType><appid>wx2</appid></xml>", wechat.ReasonField},
-		"registration, two appid": {pushHead + "<InfoType>notify_third_fasteregister</InfoType><status>0</status><appid>a</appid><appid>b</appid></xml>", wechat.ReasonXMLShape},
+		"AppId missing":           {"<xml><CreateTime>1413192760</CreateTime><InfoType>x</InfoType></xml>", "", wechat.Push{InfoType: "x"}, document.Field},
+		"AppId with a space":      {"<xml><AppId>wx 1</AppId><CreateTime>1413192760</CreateTime><InfoType>x</InfoType></xml>", "", wechat.Push{InfoType: "x"}, document.Field},
+		"InfoType of any shape":   {pushHead + "<InfoType>new.kind:of news</InfoType></xml>", "", wechat.Push{AppID: "wx1", InfoType: "new.kind:of news"}, ""},
+		"InfoType missing":        {pushHead + "</xml>", "", wechat.Push{AppID: "wx1"}, ""},
+		"InfoType in doubt":       {pushHead + "<InfoType>a</InfoType><InfoType>b</InfoType></xml>", "", wechat.Push{AppID: "wx1"}, document.Twice},
+		"cut short":               {pushHead + "<InfoType>authorized</InfoType><AuthorizationCode>a", "AuthorizationCode", wechat.Push{AppID: "wx1", InfoType: "authorized"}, document.Structure},
+		"InfoType lost":           {pushHead + "<a>1</b><InfoType>authorized</Info><AuthorizationCode>a</AuthorizationCode></xml>", "InfoType", wechat.Push{AppID: "wx1", Code: "a"}, document.Structure},
+		"CreateTime text":         {at("yesterday!"), "", wechat.Push{AppID: "wx1", InfoType: "x.y z"}, document.Field},
+		"CreateTime negative":     {at("-141319276"), "", wechat.Push{AppID: "wx1", InfoType: "x.y z"}, document.Field},
+		"CreateTime 2^63":         {at("9223372036854775808"), "", wechat.Push{AppID: "wx1", InfoType: "x.y z"}, document.Field},
+		"own lines":               {ticket("\n  t\n"), "", wechat.Push{AppID: "wx1", InfoType: "component_verify_ticket", Ticket: "t"}, document.Space},
+		"ticket missing":          {pushHead + "<InfoType>component_verify_ticket</InfoType></xml>", "ComponentVerifyTicket", wechat.Push{AppID: "wx1", InfoType: "component_verify_ticket"}, document.Field},
+		"ticket of 2,049":         {ticket(strings.Repeat("a", 2049)), "ComponentVerifyTicket", wechat.Push{AppID: "wx1", InfoType: "component_verify_ticket"}, document.Field},
+		"ticket with a reference": {ticket("a&#13;&#10;b"), "ComponentVerifyTicket", wechat.Push{AppID: "wx1", InfoType: "component_verify_ticket"}, document.Field},
+		"ticket not ASCII":        {ticket("票"), "ComponentVerifyTicket", wechat.Push{AppID: "wx1", InfoType: "component_verify_ticket"}, document.Field},
+		"AuthorizerAppid missing": {authorized("", "a"), "", wechat.Push{AppID: "wx1", InfoType: "authorized", Code: "a"}, ""},
+		"AuthorizerAppid a path":  {authorized("../x", "a"), "", wechat.Push{AppID: "wx1", InfoType: "authorized", Code: "a"}, document.Field},
+		"AuthorizerAppid of 200":  {authorized(strings.Repeat("a", 200), "a"), "", wechat.Push{AppID: "wx1", InfoType: "authorized", Code: "a"}, document.Field},
+		"nobody cancelled":        {pushHead + "<InfoType>unauthorized</InfoType></xml>", "AuthorizerAppid", wechat.Push{AppID: "wx1", InfoType: "unauthorized"}, document.Field},
+		"code missing":            {authorized("wx2", ""), "AuthorizationCode", wechat.Push{AppID: "wx1", InfoType: "authorized", AuthorizerAppID: "wx2"}, document.Field},
+		"code with a line end":    {authorized("wx2", "a\r\nb"), "AuthorizationCode", wechat.Push{AppID: "wx1", InfoType: "authorized", AuthorizerAppID: "wx2"}, document.Field},
+		"a wrong end before it": {
+			pushHead + "<InfoType>authorized</InfoType><a>1</b><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>a</AuthorizationCode><c>1</d></xml>", "",
+			wechat.Push{AppID: "wx1", InfoType: "authorized", AuthorizerAppID: "wx2", Code: "a"}, document.Structure,
+		},
+		"registration, no status": {register("<appid>wx2</appid>"), "status", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", AuthorizerAppID: "wx2"}, document.Field},
+		"registration, no code":   {register("<appid>wx2</appid><status>0</status>"), "auth_code", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", AuthorizerAppID: "wx2"}, document.Field},
+		"registration of two":     {register("<status>0</status><auth_code>c</auth_code><appid>a</appid><appid>b</appid>"), "", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", Code: "c"}, document.Twice},
+		"a code in a name": {
+			register("<status>9</status><info><name><![CDATA[]]></name></info><auth_code>c</auth_code><info><name><![CDATA[]]></name></info>"), "",
+			wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", RegisterStatus: 9}, document.Twice,
+		},
+		"no document": {"hello", "XML", wechat.Push{}, document.Unreadable},
+		"blank":       {" \n", "XML", wechat.Push{}, document.Unreadable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := wechat.ParsePush([]byte(row.doc))
-			wantReason(t, err, row.reason)
+			p, err := wechat.ParsePush([]byte(row.doc))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if row.want.AppID != "" && !strings.HasPrefix(name, "CreateTime") || strings.HasPrefix(name, "AppId") {
+				row.want.CreateTime = pushTime
+			}
+			sameFields(t, p, row.want)
+			if (p.Lacks == "") != (row.lacks == "") || !strings.Contains(p.Lacks, row.lacks) {
+				t.Errorf("lacks %q, want %q", p.Lacks, row.lacks)
+			}
+			if row.kind != "" && !slices.ContainsFunc(p.Odd, func(o document.Oddity) bool { return o.Kind == row.kind }) {
+				t.Errorf("oddities %v, want %s", p.Odd, row.kind)
+			}
 		})
+	}
+	for _, doc := range []string{"<!DOCTYPE xml><xml></xml>", pushHead + "<!ENTITY a 'b'></xml>"} {
+		_, err := wechat.ParsePush([]byte(doc))
+		wantReason(t, err, wechat.ReasonXML)
+		_, err = wechat.ParseMessage([]byte(doc))
+		wantReason(t, err, wechat.ReasonXML)
 	}
 }
 
-// A refusal is logged, so it must say nothing of the document.
+// Refusals and oddities are logged, so they must say nothing of the document.
 func TestRefusalsShowNoContent(t *testing.T) {
 	t.Parallel()
 	const secret = "SEKRET"
@@ -181,14 +208,14 @@ func TestRefusalsShowNoContent(t *testing.T) {
 		`{"` + secret + `":1,"` + secret + `":2}`,
 		secret,
 	} {
-		for _, parse := range []func([]byte) error{
-			func(b []byte) error { _, err := wechat.ParsePush(b); return err },
-			func(b []byte) error { _, err := wechat.ParseMessage(b); return err },
-			func(b []byte) error { _, err := wechat.ParseEnvelope(b); return err },
-		} {
-			if err := parse([]byte(doc)); err == nil || strings.Contains(err.Error(), secret) {
-				t.Errorf("%.60q: %v", doc, err)
-			}
+		p, pushErr := wechat.ParsePush([]byte(doc))
+		m, messageErr := wechat.ParseMessage([]byte(doc))
+		_, err := wechat.ParseEnvelope([]byte(doc))
+		if err == nil {
+			t.Errorf("%.60q: taken for an envelope", doc)
+		}
+		if said := fmt.Sprint(p.Odd, p.Lacks, m.Odd, pushErr, messageErr, err); strings.Contains(said, secret) {
+			t.Errorf("%.60q: %s", doc, said)
 		}
 	}
 }

@@ -1,34 +1,49 @@
 package wechat
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+
+	"wxtoken/internal/document"
+)
 
 // secretNames are the elements of a push that are credentials.
 var secretNames = [][]byte{
 	[]byte("ComponentVerifyTicket"), []byte("AuthorizationCode"), []byte("PreAuthCode"), []byte("auth_code"),
 }
 
+// secretMarks begin WeChat's secrets, wherever they stand.
+var secretMarks = [][]byte{
+	[]byte("ticket@@@"), []byte("queryauthcode@@@"), []byte("preauthcode@@@"), []byte("refreshtoken@@@"),
+}
+
 // Redact returns a copy of the document in which ComponentVerifyTicket, AuthorizationCode, PreAuthCode and
-// auth_code are empty, at any depth; every other byte is as it was. Of a text that is no document it
-// returns nothing, because there is no telling what in it is secret.
+// auth_code are empty, at any depth; every other byte is as it was. It returns nothing of a text in which something may be secret
+// but can't be told from the rest: one that can't be walked through, unless it has none of these names at all, and one in which
+// WeChat's secrets stand elsewhere.
 func Redact(text []byte) []byte {
 	type span struct{ start, end int }
 	var secrets []span
-	isJSON, err := walk(text, func(at *element) error {
+	d, err := document.Read(text, func(at document.Element) {
 		for _, name := range secretNames {
-			if bytes.EqualFold(at.name, name) {
-				for len(secrets) > 0 && secrets[len(secrets)-1].start >= at.start {
+			if bytes.EqualFold(at.Name, name) {
+				for len(secrets) > 0 && secrets[len(secrets)-1].start >= at.Start {
 					secrets = secrets[:len(secrets)-1] // inside this one
 				}
-				secrets = append(secrets, span{at.start, at.end})
+				secrets = append(secrets, span{at.Start, at.End})
 			}
 		}
-		return nil
 	})
-	if err != nil {
+	switch {
+	case err != nil || d == nil:
 		return nil
+	case !d.Whole && NamesSecret(text):
+		return nil
+	case !d.Whole:
+		secrets = nil
 	}
 	blank := ""
-	if isJSON {
+	if d.JSON {
 		blank = `""`
 	}
 	redacted := make([]byte, 0, len(text)+len(blank)*len(secrets))
@@ -38,5 +53,23 @@ func Redact(text []byte) []byte {
 		redacted = append(redacted, blank...)
 		from = secret.end
 	}
-	return append(redacted, text[from:]...)
+	if redacted = append(redacted, text[from:]...); hasMark(redacted) {
+		return nil
+	}
+	return redacted
+}
+
+func hasMark(text []byte) bool {
+	return slices.ContainsFunc(secretMarks, func(mark []byte) bool { return bytes.Contains(text, mark) })
+}
+
+// NamesSecret reports whether a text that can't be walked through may have a credential in it.
+func NamesSecret(text []byte) bool {
+	lower := bytes.ToLower(text)
+	for _, name := range secretNames {
+		if bytes.Contains(lower, bytes.ToLower(name)) {
+			return true
+		}
+	}
+	return hasMark(text) || bytes.Contains(lower, []byte(`\u`)) || bytes.IndexByte(text, 0) >= 0 // a name may be written in another way
 }

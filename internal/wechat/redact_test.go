@@ -28,8 +28,18 @@ func TestRedact(t *testing.T) {
 			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"S\\n\" , \"a\":1.50,\"b\":{\"auth_code\":[\"S\",{\"PreAuthCode\":\"S\"}]}, \"AuthorizationCode\":123}",
 			"\uFEFF{ \"ComponentVerifyTicket\" :\t\"\" , \"a\":1.50,\"b\":{\"auth_code\":\"\"}, \"AuthorizationCode\":\"\"}",
 		},
-		"no document": {"ComponentVerifyTicket=S", ""},
-		"cut short":   {"<xml><auth_code>S</auth_code>", ""},
+		"among odd bytes": {
+			"<xml><!-- c --><a b='c'>\x10\xe5</a>word<auth_code d='e'>S</auth_code></xml>",
+			"<xml><!-- c --><a b='c'>\x10\xe5</a>word<auth_code d='e'></auth_code></xml>",
+		},
+		"JSON, raw and twice":                {"{\"auth_code\":\"S\x02\",\"auth_code\":\"S\"}", `{"auth_code":"","auth_code":""}`},
+		"wrong end tag":                      {"<xml><a>1</b><auth_code>S</auth_code></xml>", ""},
+		"wrong end tag, and no secret":       {"<xml><a>1</b><c>2</c></xml>", "<xml><a>1</b><c>2</c></xml>"},
+		"in a comment":                       {"<xml><!-- queryauthcode@@@S --></xml>", ""},
+		"under another name":                 {"<xml><code>queryauthcode@@@S</code></xml>", ""},
+		"cut short, and the name in escapes": {`{"auth\u005fcode":"S"`, ""},
+		"no document":                        {"ComponentVerifyTicket=S", ""},
+		"cut short":                          {"<xml><auth_code>S</auth_code>", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
