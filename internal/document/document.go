@@ -162,7 +162,7 @@ func (d *Document) checkCharacters() {
 // isPlain reports whether eight bytes are ASCII and none of them is a control character.
 func isPlain(eight uint64) bool {
 	const each, high = 0x0101010101010101, 0x8080808080808080
-	return (eight|eight-each*' ')&high == 0
+	return (eight|(eight-each*' '))&high == 0
 }
 
 // own are the fields that WeChat writes itself: no user can put a text of his own into them. What decides is among them.

@@ -240,7 +240,7 @@ func TestNoTextMakesAField(t *testing.T) {
 	}
 	for name, template := range templates {
 		want := fields(read(t, strings.ReplaceAll(template, "$", "hello")))
-		for range 30_000 {
+		for range 5_000 {
 			text := template
 			for strings.Contains(text, "$") {
 				text = strings.Replace(text, "$", some(), 1)

@@ -19,7 +19,9 @@
 //	component_verify_ticket            wechat.auth.…             none
 //	authorized, updateauthorized,      wechat.auth.…             wechat.notice.…, without the code
 //	unauthorized, notify_third_fasteregister
-//	any other InfoType                 none                      wechat.notice.…
+//	any other InfoType, or none        none                      wechat.notice.…
+//	what of it can't be read, or can't  wechat.auth.….unreadable  wechat.notice.…, where it can
+//	be shown, of any InfoType
 //	message or event of an authorizer  none                      wechat.message.…
 //	QUERY_AUTH_CODE of the network     wechat.auth.….release_check  none: it carries a code
 //	release check
@@ -54,10 +56,12 @@
 // The callback stores the code as an event and sends the browser to the same page without a query, which waits up to
 // 4 seconds for the result, and loads itself again where that is not enough.
 //
-// # What is refused
+// # What is refused, and what is odd
 //
-// A push is read in steps, each of which can only refuse. Until the envelope is read, the answer is
-// 400; from the signature on every fault has the same answer, 403, so that nobody learns from it
-// how far he got. The log tells the reason, and never the query, the body or what was decrypted. Of the
-// id of a link it has the first 8 characters.
+// A push is read in steps. Until the envelope is read, the answer to what is wrong is 400; from the signature on it is the same for every fault, 403,
+// so that nobody learns from it how far he got. The log tells the reason and the detail, and never the query, the body or what was
+// decrypted. Of the id of a link it has the first 8 characters.
+//
+// What WeChat signed for the component is never refused for its form (package document), but for a document type. What is odd about it is
+// counted and logged. A field that can't be told without doubt is empty, and "_" in a subject.
 package ingest

@@ -365,6 +365,16 @@ func forged(b *book) {
 	b.run("Verify", 0, `result="accepted"} [1-9]`)
 }
 
+func oddPushes(b *book) {
+	b.open(1)
+	b.tell("/push", "document=<xml><AppId>"+wechatsim.DemoAppID+"</AppId><InfoType>authorized</InfoType><AuthorizationCode>SEKRET") // cut short
+	b.until("Sign", 0, `wxtoken_push_odd_total{kind="field"} [1-9]`)
+	b.said(b.in, "odd push stored")
+	b.until("Look", 0, `Wxtoken-Reason: read push: AuthorizationCode is missing`)
+	b.tell("/odd-pushes", "infotype=component_verify_ticket&times=3")
+	b.run("Verify", 0, `result="accepted"} [1-9]`)
+}
+
 func keysChanged(b *book) {
 	b.open(1)
 	b.set("NEW_AES_KEY", strings.Repeat("SEKRETanotherkey", 3)[:43])

@@ -51,6 +51,7 @@ var rows = []struct {
 	{cancelled, []string{"An authorizer is in state `needs_authorization` or `revoked`"}},
 	{tokenRefused, []string{"A service gets 40001, 40014 or 42001"}},
 	{forged, []string{"Forged pushes"}},
+	{oddPushes, []string{"Odd pushes"}},
 	{passwordsChanged, []string{"NATS passwords are changed"}},
 	{leakedSecret, []string{"A secret may have leaked"}},
 	{clockWrong, []string{"A clock is wrong"}},
