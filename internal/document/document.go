@@ -304,16 +304,36 @@ func (d *Document) find(name string) (value string, found *Element) {
 
 // always reports whether a document has the field in any case, so that a single one can't be a user's.
 func (d *Document) always(name string) bool {
+	has := func(name string) bool { return bytes.Contains(d.text, []byte(name)) }
+	message, push := !has("InfoType") && d.isMessage(), !has("MsgType") && !has("ToUserName")
 	switch name {
-	case "ToUserName", "FromUserName", "CreateTime", "MsgType":
-		return bytes.Contains(d.text, []byte("FromUserName")) && !bytes.Contains(d.text, []byte("InfoType"))
+	case "ToUserName", "FromUserName", "MsgType":
+		return message
 	case "AppId", "InfoType":
-		return !bytes.Contains(d.text, []byte("MsgType")) && !bytes.Contains(d.text, []byte("ToUserName"))
+		return push
+	case "CreateTime":
+		return message || push
 	}
 	return false
 }
 
-// Sole is Field for documents in which no user has a text: there a field that stands once is WeChat's wherever it stands.
+// isMessage reports whether a document in doubt has what every message has. One with no more than a ToUserName may have no MsgType either, and one
+// that is found is a user's.
+func (d *Document) isMessage() bool {
+	to := false
+	for _, e := range d.trusted {
+		switch string(e.Name) {
+		case "FromUserName", "CreateTime", "MsgType", "MsgId":
+			return true
+		case "ToUserName":
+			to = true
+		}
+	}
+	return !to && bytes.Contains(d.text, []byte("FromUserName"))
+}
+
+// Sole is Field for a field that the document has in any case, or for documents in which no user has a text: if it stands once it is WeChat's,
+// wherever that is.
 func (d *Document) Sole(name string) string {
 	value, found := d.find(name)
 	if found == nil && d.doubted {

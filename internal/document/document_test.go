@@ -213,6 +213,7 @@ var templates = map[string]string{
 		"<Title><![CDATA[$]]></Title><Description><![CDATA[$]]></Description><Url><![CDATA[$]]></Url><MsgId>24</MsgId></xml>",
 	"event": "<xml><ToUserName>gh_1</ToUserName><FromUserName>o1</FromUserName><CreateTime>1700000000</CreateTime><MsgType>event</MsgType>" +
 		"<Event>scancode_push</Event><EventKey>k</EventKey><ScanCodeInfo><ScanType>qrcode</ScanType><ScanResult><![CDATA[$]]></ScanResult></ScanCodeInfo></xml>",
+	"no type": "<xml><ToUserName><![CDATA[gh_1]]></ToUserName><Info><item><![CDATA[$]]></item></Info></xml>",
 	"quick registration": "<xml><AppId>wx1</AppId><CreateTime>1700000000</CreateTime><InfoType>notify_third_fasteregister</InfoType><appid>wx2</appid>" +
 		"<status>0</status><auth_code>c</auth_code><msg>OK</msg><info><name><![CDATA[$]]></name><code>X1</code></info></xml>",
 }
@@ -220,7 +221,7 @@ var templates = map[string]string{
 // pieces are what a clever text is made of.
 var pieces = []string{
 	"x", "]]>", "<![CDATA[", "</Content>", "<Content>", "<Content a=\"", "</Title>", "<Title>", "<Description>", "</Url>", "<Url>", "</ScanResult></ScanCodeInfo>",
-	"<ScanCodeInfo><ScanResult>", "</name></info>", "<info><name>", "<MsgId>1</MsgId>", "<MsgID>2</MsgID>", "<MsgType>event</MsgType>", "<Event>subscribe</Event>",
+	"<ScanCodeInfo><ScanResult>", "</name></info>", "<info><name>", "</item></Info>", "<Info><item>", "<MsgId>1</MsgId>", "<MsgID>2</MsgID>", "<MsgType>event</MsgType>", "<Event>subscribe</Event>",
 	"<FromUserName>o2</FromUserName>", "<CreateTime>1</CreateTime>", "<InfoType>unauthorized</InfoType>", "<AuthorizerAppid>wx3</AuthorizerAppid>",
 	"<auth_code>d</auth_code>", "<status>1</status>", "<appid>wx4</appid>", "<AppId>wx5</AppId>", "</xml>", "<xml>", "<!--", "-->", "<?x", "?>", "<!DOCTYPE xml>",
 	"<a b=\"", "\">", "<a b='", "'>", "\x00", "\xe5\x90", "&lt;", "<MsgId>", "</MsgId>", "<", ">", "\n", "<MsgId/>", "<x:MsgId>3</x:MsgId>",

@@ -3,6 +3,7 @@ package ingest_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -125,6 +126,106 @@ func TestAgainstPlatform(t *testing.T) {
 	for _, secret := range append(platform.Secrets(), "SEKRET") {
 		if strings.Contains(seen.String(), secret) {
 			t.Errorf("secret %s on MESSAGES, in a metric or in the log", wechatsim.Fingerprint(secret))
+		}
+	}
+}
+
+// TestOddPlatform has all pushes of the fake platform odd, one way after the other, in WeChat's order of fields and in any other: every one is
+// answered with success, and what the refresher needs is read from each.
+func TestOddPlatform(t *testing.T) {
+	t.Parallel()
+	for name, vary := range map[string]bool{"as printed": false, "in any order": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			oddPlatform(t, vary)
+		})
+	}
+}
+
+func oddPlatform(t *testing.T, vary bool) {
+	r := newRig(t, natsdtest.Start(t))
+	in, err := ingest.New(ingest.Config{}, []ingest.Component{{
+		AppID: component, Tokens: []wxtoken.Secret{wxtoken.NewSecret(token)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey)},
+	}}, ingest.Deps{JetStream: r.js, Log: zerolog.New(r.log), Metrics: prometheus.NewRegistry(), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(in.Handler())
+	t.Cleanup(srv.Close)
+	platform, err := wechatsim.New(wechatsim.Config{VaryForm: vary, Seed: 7, Components: []wechatsim.Component{{
+		AppID: component, AppSecret: "SEKRETsecret", Token: token, EncodingAESKey: aesKey,
+		AuthURL: srv.URL + authPath, MessageURL: srv.URL + "/wechat/" + component + "/message/$APPID$",
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- platform.Run(ctx) }()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	const each = 36 // of a kind, so that each oddity comes up
+	pushes := 0
+	for n := range each {
+		account := fmt.Sprintf("wxa%015d", n)
+		must(platform.OddPushes("", 5, wechatsim.Oddities()[n%len(wechatsim.Oddities())]))
+		must(platform.Authorize(component, account))
+		must(platform.PushTicket(component))
+		must(platform.Register(component, fmt.Sprintf("wxb%015d", n)))
+		must(platform.PushMessage(component, account, wechatsim.Message{Content: "hello", JSON: n%3 == 2}))
+		must(platform.Cancel(component, account))
+		pushes += 5
+	}
+	answered := func() (all int) {
+		for _, entry := range platform.History() {
+			if entry.Kind == wechatsim.EntryPushAnswer && entry.Outcome == wechatsim.OutcomeSuccess {
+				all++
+			}
+		}
+		return all
+	}
+	for deadline := time.Now().Add(time.Minute); answered() < pushes; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d pushes answered with success: %s", answered(), pushes, r.log)
+		}
+	}
+	cancel()
+	must(<-ended)
+	read := map[string]int{}
+	for _, m := range r.messages(t, events.StreamAuth) {
+		a, err := events.ParseAuth(m.Data)
+		must(err)
+		read[a.Kind]++
+		lacks := false
+		switch a.Kind {
+		case events.KindTicket:
+			lacks = a.Ticket == ""
+		case events.KindAuthorized:
+			lacks = a.Code == "" || a.Authorizer == "" || a.PreAuthCode == ""
+		case events.KindFastRegister:
+			lacks = a.Code == "" || a.Authorizer == ""
+		case events.KindUnauthorized:
+			lacks = a.Authorizer == ""
+		}
+		if lacks {
+			t.Errorf("%s of %q lacks something", a.Kind, a.Authorizer)
+		}
+	}
+	for _, m := range r.messages(t, events.StreamMessages) {
+		if strings.HasPrefix(m.Subject, "wechat.message.") && strings.HasSuffix(m.Subject, ".text") {
+			read["text"]++
+		}
+		if strings.Contains(string(m.Data), "SEKRET") {
+			t.Errorf("a secret on %s: %q", m.Subject, m.Data)
+		}
+	}
+	for _, kind := range []string{events.KindTicket, events.KindAuthorized, events.KindFastRegister, events.KindUnauthorized, "text"} {
+		if read[kind] != each {
+			t.Errorf("%d of %s, want %d", read[kind], kind, each)
 		}
 	}
 }

@@ -97,6 +97,9 @@ func (p *Push) readFields(d *document.Document) {
 		field = d.Sole // no user has a text in these
 	case InfoFastRegister:
 		appID, code = "appid", "auth_code"
+		if d.Sole("status") == "0" {
+			field = d.Sole // a registration that worked has all three, so that a second one from a company's name would show
+		}
 	}
 	printable := func(name string, limit int) string {
 		value := field(name)
@@ -144,7 +147,7 @@ func (p *Push) lacks(d *document.Document) string {
 		}
 	case InfoFastRegister:
 		var err error
-		if p.RegisterStatus, err = strconv.Atoi(d.Field("status")); err != nil {
+		if p.RegisterStatus, err = strconv.Atoi(d.Sole("status")); err != nil {
 			return "status is missing, in doubt, or no number"
 		}
 		if p.RegisterStatus == 0 && p.Code == "" {

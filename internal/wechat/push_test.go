@@ -158,6 +158,10 @@ func TestParsePushOdd(t *testing.T) {
 			pushHead + "<InfoType>authorized</InfoType><a>1</b><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>a</AuthorizationCode><c>1</d></xml>", "",
 			wechat.Push{AppID: "wx1", InfoType: "authorized", AuthorizerAppID: "wx2", Code: "a"}, document.Structure,
 		},
+		"registration, a wrong end first": {
+			"<xml><a>1</b>" + strings.TrimPrefix(register("<appid>wx2</appid><status>0</status><auth_code>c</auth_code><info>x</info>"), "<xml>"), "",
+			wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", AuthorizerAppID: "wx2", Code: "c"}, document.Structure,
+		},
 		"registration, no status": {register("<appid>wx2</appid>"), "status", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", AuthorizerAppID: "wx2"}, document.Field},
 		"registration, no code":   {register("<appid>wx2</appid><status>0</status>"), "auth_code", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", AuthorizerAppID: "wx2"}, document.Field},
 		"registration of two":     {register("<status>0</status><auth_code>c</auth_code><appid>a</appid><appid>b</appid>"), "", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", Code: "c"}, document.Twice},
