@@ -22,7 +22,7 @@ func main() {
 		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
-func run(ctx context.Context, cfg *settings) error {
+func run(ctx context.Context, cfg *settings) (err error) {
 	log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func run(ctx context.Context, cfg *settings) error {
 	if err := program.LogSettings(log, cfg); err != nil {
 		return err
 	}
-	defer func() { log.Info().Msg("stopped") }()
+	defer func() { ops.LogEnd(ctx, log, err) }()
 	nc, err := cfg.Connect("ingest", log)
 	if err != nil {
 		return err

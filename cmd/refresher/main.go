@@ -24,7 +24,7 @@ func main() {
 		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
-func run(ctx context.Context, cfg *settings) error {
+func run(ctx context.Context, cfg *settings) (err error) {
 	if cfg.MakeSealKey != "" {
 		public, err := ops.MakeSealKey(cfg.MakeSealKey)
 		if err == nil {
@@ -47,7 +47,7 @@ func run(ctx context.Context, cfg *settings) error {
 	if cfg.Import != "" || cfg.Export != "" {
 		return transfer(ctx, cfg, nc, log)
 	}
-	defer func() { log.Info().Msg("stopped") }()
+	defer func() { ops.LogEnd(ctx, log, err) }()
 	health, metrics := &ops.Health{}, ops.NewMetrics()
 	ops.WatchNATS(nc, "refresher", health, metrics, log)
 	r, err := refresher.New(cfg.Config, refresher.Deps{

@@ -15,7 +15,7 @@ import (
 func main() {
 	var cfg settings
 	p := choose(os.Args[1:])
-	os.Exit(p.Main(&cfg, func(ctx context.Context) error {
+	os.Exit(p.Main(&cfg, func(ctx context.Context) (err error) {
 		log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 		if err != nil {
 			return err
@@ -23,7 +23,7 @@ func main() {
 		if err := p.LogSettings(subdued(log, cfg.Sim), &cfg); err != nil {
 			return err
 		}
-		defer func() { log.Info().Msg("stopped") }()
+		defer func() { ops.LogEnd(ctx, log, err) }()
 		return run(ctx, &cfg, log, os.Stderr)
 	}, func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }

@@ -84,6 +84,9 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 	if !js.Conn().IsConnected() {
 		return errors.New("not connected to NATS")
 	}
+	if err := CheckServer(js.Conn().ConnectedServerVersion()); err != nil {
+		return err
+	}
 	if _, err := js.Stream(ctx, StreamAuth); err != nil {
 		return fmt.Errorf("look up stream %s: %w", StreamAuth, err)
 	}

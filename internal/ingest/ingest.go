@@ -159,10 +159,11 @@ func reveal(secrets []wxtoken.Secret) []string {
 
 // Ready reports whether a push could be stored: the stream AUTH is there.
 func (i *Ingest) Ready(ctx context.Context) error {
-	if err := events.Exists(ctx, i.js); err != nil {
+	err := events.Exists(ctx, i.js)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w; the refresher creates it when it starts", err)
 	}
-	return nil
+	return err
 }
 
 // Canary has NATS prove that a push would get as far as its stream.

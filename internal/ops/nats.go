@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
+
+	"wxtoken/internal/events"
 )
 
 // How a connection is watched. A dead server is noticed after at most natsPing * (natsPings + 1).
@@ -104,6 +106,12 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 		}
 		return is
 	}
+	connected := func(nc *nats.Conn) {
+		logServer(log.Info(), nc).Msg("nats connected")
+		if err := events.CheckServer(nc.ConnectedServerVersion()); err != nil && nc.IsConnected() {
+			log.Error().Err(err).Str("hint", "install a newer nats-server").Msg("nats server refused")
+		}
+	}
 	all := []nats.Option{
 		nats.Name("wxtoken " + role),
 		nats.CustomInboxPrefix("_INBOX_" + role),
@@ -115,8 +123,8 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(natsPing),
 		nats.MaxPingsOutstanding(natsPings),
-		nats.ConnectHandler(func(nc *nats.Conn) { logServer(log.Info(), nc).Msg("nats connected") }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { logServer(log.Info(), nc).Msg("nats connected") }),
+		nats.ConnectHandler(connected),
+		nats.ReconnectHandler(connected),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 			if !nc.IsClosed() {
 				log.Warn().Str("error", errText(err)).Msg("nats disconnected")

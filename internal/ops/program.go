@@ -392,6 +392,15 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 	return exitFailed
 }
 
+// LogEnd says how a process ended, in the last line of its log.
+func LogEnd(ctx context.Context, log zerolog.Logger, err error) {
+	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		log.Info().Msg("stopped")
+		return
+	}
+	log.Error().Str("error", scrub(err.Error())).Msg("stopped by an error")
+}
+
 // without returns args without a flag that is no setting.
 func without(args []string, flag string) []string {
 	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == flag })
