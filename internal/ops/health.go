@@ -73,7 +73,7 @@ func (h *Health) Failing(ctx context.Context) map[string]string {
 	working.Wait()
 	for i, c := range checks {
 		if errs[i] != nil {
-			failing[c.name] = scrub(errs[i].Error())
+			failing[c.name] = errText(errs[i])
 		}
 	}
 	return failing

@@ -50,6 +50,16 @@ func NewLogger(w io.Writer, level, format string) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
 }
 
+// init has all loggers of the process write errors as errText does: the field error is written by all rooms.
+func init() {
+	zerolog.ErrorMarshalFunc = func(err error) any {
+		if err == nil {
+			return nil // no field
+		}
+		return errText(err)
+	}
+}
+
 // msgColumns is the width of most messages, so that the fields behind them stand in a column.
 const msgColumns = 21
 

@@ -208,10 +208,11 @@ func logServer(e *zerolog.Event, nc *nats.Conn) *zerolog.Event {
 	return e.Str("nats_url", nc.ConnectedUrlRedacted()).Str("version", nc.ConnectedServerVersion())
 }
 
-// errText is the text of err without the userinfo of a URL in it.
+// errText is the text of err without the userinfo of a URL in it, and with what the client library means: its buffer for the time
+// without a connection has no room, because Connect gives it none.
 func errText(err error) string {
 	if err == nil {
 		return "connection closed"
 	}
-	return scrub(err.Error())
+	return strings.ReplaceAll(scrub(err.Error()), nats.ErrReconnectBufExceeded.Error(), "nats: not connected")
 }

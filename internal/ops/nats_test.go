@@ -3,6 +3,7 @@ package ops_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -58,6 +59,15 @@ func TestConnectionOutlivesNATS(t *testing.T) {
 	}
 	if err := nc.Publish("a", nil); !errors.Is(err, nats.ErrReconnectBufExceeded) {
 		t.Errorf("publish without NATS: %v, want a failure at once", err)
+	} else {
+		h.Check("publish", func(context.Context) error { return fmt.Errorf("publish a: %w", err) })
+		if got := h.Failing(t.Context())["publish"]; got != "publish a: nats: not connected" {
+			t.Errorf("it is said as %q", got)
+		}
+		log.Warn().Err(err).Msg("not published")
+		if !strings.Contains(out.String(), `"error":"nats: not connected"`) {
+			t.Errorf("it is said as\n%s", out)
+		}
 	}
 	for range 2 {
 		server.Restart()

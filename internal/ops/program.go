@@ -114,6 +114,8 @@ func (p Program) Parse(cfg any, args []string) error {
 	var faults []error
 	note := func(err error) { faults = append(faults, err) }
 	for _, flag := range k.Model.Flags {
+		flag.Envs = slices.DeleteFunc(flag.Envs, blank)
+		flag.Tag.Envs = flag.Envs
 		flag.Mapper = &noting{Mapper: flag.Mapper, isBool: flag.IsBool(), note: note}
 	}
 	args, unknown := knownOnly(k, args)
@@ -137,6 +139,13 @@ func (p Program) Parse(cfg any, args []string) error {
 		}
 	}
 	return settingsError(faults...)
+}
+
+// blank reports whether a variable is set to nothing. It counts as not set: a line of a file of settings whose value is left out means
+// the default.
+func blank(name string) bool {
+	value, set := os.LookupEnv(name)
+	return set && strings.TrimSpace(value) == ""
 }
 
 // model builds kong's picture of cfg. An error is a fault in the tags, not in the settings.
@@ -169,7 +178,7 @@ func decodeSecret(ctx *kong.DecodeContext, target reflect.Value) error {
 }
 
 // decodeList reads a list with commas between its parts. Space around a part is dropped, and so is a
-// part that is empty: a variable that is set to nothing is an empty list. A flag that is repeated adds to it.
+// part that is empty: a flag that is set to nothing is an empty list. A flag that is repeated adds to it.
 func decodeList(ctx *kong.DecodeContext, target reflect.Value) error {
 	var value string
 	if err := ctx.Scan.PopValueInto("list", &value); err != nil {
@@ -398,7 +407,7 @@ func LogEnd(ctx context.Context, log zerolog.Logger, err error) {
 		log.Info().Msg("stopped")
 		return
 	}
-	log.Error().Str("error", scrub(err.Error())).Msg("stopped by an error")
+	log.Error().Str("error", errText(err)).Msg("stopped by an error")
 }
 
 // without returns args without a flag that is no setting.

@@ -2,7 +2,9 @@ package ops_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +58,33 @@ func TestFlagBeatsVariableBeatsDefault(t *testing.T) {
 }
 
 // A list is written the same way as a flag and as a variable.
+// A variable that is set to nothing, as a line of an env file whose value is left out, is no setting: the default holds.
+func TestEmptyVariables(t *testing.T) {
+	var want, got config
+	if err := program.Parse(&want, nil); err != nil {
+		t.Fatal(err)
+	}
+	log, out := recorder()
+	if err := program.LogSettings(log, &want); err != nil {
+		t.Fatal(err)
+	}
+	var settings map[string]any
+	if err := json.Unmarshal([]byte(out.String()), &settings); err != nil {
+		t.Fatal(err)
+	}
+	for name := range settings {
+		name = strings.ToUpper(strings.ReplaceAll(strings.TrimSuffix(name, "-set"), "-", "_"))
+		for _, empty := range []string{"", " \t"} {
+			t.Setenv("WXTOKEN_"+name, empty)
+			if err := program.Parse(&got, nil); err != nil {
+				t.Errorf("WXTOKEN_%s=%q: %v", name, empty, err)
+			} else if !reflect.DeepEqual(got, want) {
+				t.Errorf("WXTOKEN_%s=%q: %+v, want the defaults %+v", name, empty, got, want)
+			}
+		}
+	}
+}
+
 func TestLists(t *testing.T) {
 	for _, row := range []struct {
 		name, variable string
