@@ -46,9 +46,9 @@ func adminUser(text string) string {
 	return text
 }
 
-func newKept(t *testing.T, file string) *kept {
+func newKept(t *testing.T, file string, changes ...func(string) string) *kept {
 	t.Helper()
-	k := &kept{T: t, srv: shipped(t, file, adminUser)}
+	k := &kept{T: t, srv: shipped(t, file, append(changes, adminUser)...)}
 	if file == accounts {
 		k.apis = []string{"services.API"}
 	}
@@ -214,6 +214,26 @@ func targets() []string {
 	return all
 }
 
+// apiTargets are the subjects on which an answer could pass for a request about what feeds the mirrors. (What a stolen ingest handed in would,
+// there: TestMirrorFollows.)
+func apiTargets() (all []string) {
+	for _, stream := range []string{"KV_tokens", "KV_status", "MESSAGES"} {
+		for _, subject := range []string{
+			"$JS.API.CONSUMER.CREATE.%s.services", "$JS.API.CONSUMER.CREATE.%s", "$JS.API.CONSUMER.DURABLE.CREATE.%s.services",
+			"$JS.API.CONSUMER.DELETE.%s.services", "keeper.API.CONSUMER.RESET.%s.services", "setup.API.STREAM.INFO.%s",
+		} {
+			all = append(all, fmt.Sprintf(subject, stream))
+		}
+	}
+	return all
+}
+
+// feeder is the request for a consumer that would be taken for the one that feeds a mirror: with its name, and delivering where it delivers.
+func feeder(stream, filter string) string {
+	return fmt.Sprintf(`{"stream_name":%q,"config":{"name":"services","ack_policy":"none","deliver_policy":"all","filter_subject":%q,"deliver_subject":"mirror.services.%[1]s"}}`,
+		stream, filter)
+}
+
 // intrude does all that a user may ask the server for, and has each answer published on each target.
 func (k *kept) intrude(user string) {
 	nc := as(k.T, k.srv, user)
@@ -225,8 +245,19 @@ func (k *kept) intrude(user string) {
 		"$JS.API.STREAM.INFO.MESSAGES":                              "",
 		"$JS.API.CONSUMER.INFO.MESSAGES.intruder":                   "",
 		"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.intruder":               `{"batch":8,"no_wait":true}`, // the messages, and 404
-		"wxtoken.reject":         "{}", // nobody is there
-		"wxtoken.connect.create": "{}",
+		"$JS.API.INFO": "", "$JS.API.STREAM.NAMES": "", "$JS.API.STREAM.LIST": "",
+		"$JS.API.STREAM.MSG.GET.KV_tokens":         `{"last_by_subj":"$KV.tokens.` + hotel.String() + `"}`,
+		"$JS.API.STREAM.MSG.GET.KV_status":         `{"last_by_subj":"$KV.status.nobody"}`,
+		"$JS.API.DIRECT.GET.KV_tokens":             `{"multi_last":["$KV.tokens.>"]}`,
+		"$JS.API.CONSUMER.INFO.KV_tokens.intruder": "",
+		"$JS.API.CONSUMER.CREATE.KV_tokens":        feeder("KV_tokens", "$KV.tokens.>"),
+		"$JS.API.CONSUMER.CREATE.KV_status":        feeder("KV_status", "$KV.status.>"),
+		"$JS.API.CONSUMER.CREATE.MESSAGES":         feeder("MESSAGES", "wechat.>"),
+		"$JS.API.CONSUMER.CREATE.KV_tokens.feed.>": strings.Replace(feeder("KV_tokens", ">"), `"services"`, `"feed"`, 1), // its answer looks like a request for it
+		"$JS.API.CONSUMER.INFO.KV_tokens.feed":     "",
+		"$JS.API.CONSUMER.DELETE.KV_tokens.nobody": "",
+		"wxtoken.reject":                           "{}", // nobody is there
+		"wxtoken.connect.create":                   "{}",
 	}
 	create := func(stream, name, filter, deliver string, start ...int) (subject, payload string) {
 		config := map[string]any{"name": name, "ack_policy": "none", "deliver_policy": "all", "filter_subject": filter, "mem_storage": true}
@@ -247,8 +278,15 @@ func (k *kept) intrude(user string) {
 			k.Fatal(err)
 		}
 	}
+	for _, target := range apiTargets() {
+		for _, ask := range slices.Sorted(maps.Keys(asks)) {
+			publish(ask, target, asks[ask])
+		}
+	}
 	for i, target := range targets() {
-		subject, payload := create("MESSAGES", "intruder", "wechat.message.>", "")
+		subject, payload := create("KV_tokens", "intruder", "$KV.tokens.>", "")
+		publish(subject, target, payload)
+		subject, payload = create("MESSAGES", "intruder", "wechat.message.>", "")
 		publish(subject, target, payload)
 		for _, ask := range slices.Sorted(maps.Keys(asks)) {
 			publish(ask, target, asks[ask])
@@ -297,6 +335,11 @@ func TestIntruders(t *testing.T) {
 			if row.harmful {
 				return
 			}
+			for stream, names := range consumersOf(k, "SERVICES") {
+				if slices.Contains(names, "services") {
+					t.Errorf("%s in the services' account is fed by a consumer of its own", stream)
+				}
+			}
 			k.put(events.TokenSubject(hotel), k.token(hotel, 2))
 			k.put("$KV.status."+hotel.String(), "second")
 			k.put(events.TokenSubject(gone), k.token(gone, 7))
@@ -312,6 +355,124 @@ func TestIntruders(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFeeder: a service can't make the consumer from which a mirror would be fed, by any of the ways in which consumers are made; without the
+// mappings of nats-server.conf it could.
+func TestFeeder(t *testing.T) {
+	t.Parallel()
+	unmapped := func(text string) string {
+		before, rest, _ := strings.Cut(text, "    mappings: {\n")
+		_, after, _ := strings.Cut(rest, "    }\n")
+		const import1 = `      {service: {account: SYS, subject: "$JS.API.CONSUMER.CREATE.KV_tokens`
+		return strings.Replace(before+after, import1, import1+"\"}}\n"+import1, 1)
+	}
+	for _, row := range []struct {
+		name    string
+		change  func(string) string
+		harmful bool
+	}{{"as shipped", func(text string) string { return text }, false}, {"without mappings", unmapped, true}} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			k := newKept(t, accounts, row.change)
+			nc := as(t, k.srv, "service")
+			body := feeder(events.StreamTokens, "$KV.tokens.>")
+			for _, how := range []struct{ subject, body string }{
+				{"$JS.API.CONSUMER.CREATE.KV_tokens", body},
+				{"$JS.API.CONSUMER.CREATE.KV_tokens", strings.Replace(body, `"name"`, `"durable_name"`, 1)},
+				{"$JS.API.CONSUMER.CREATE.KV_tokens", strings.Replace(body, `"name":"services"`, `"name":"services","direct":true`, 1)},
+				{"$JS.API.CONSUMER.CREATE.KV_tokens.x", body},
+				{"$JS.API.CONSUMER.CREATE.KV_tokens.services", body},
+				{"$JS.API.CONSUMER.CREATE.KV_tokens.services.$KV.tokens.>", body},
+				{"$JS.API.CONSUMER.DURABLE.CREATE.KV_tokens.services", strings.Replace(body, `"name"`, `"durable_name"`, 1)},
+			} {
+				if err := nc.PublishRequest(how.subject, nc.NewInbox(), []byte(how.body)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := nc.Request("$JS.API.STREAM.INFO.KV_tokens", nil, patience); err != nil { // what came before is done
+				t.Fatal(err)
+			}
+			names := consumersOf(k, "SERVICES")[events.StreamTokens]
+			if harmed := slices.Contains(names, "services"); harmed != row.harmful {
+				t.Errorf("consumers %v: with the mirror's name %t, want %t", names, harmed, row.harmful)
+			}
+			if !row.harmful && len(names) == 0 {
+				t.Error("no consumer was made at all")
+			}
+		})
+	}
+}
+
+// TestServiceRefused: what a service asks for that would harm others is refused, at once where clients might ask for it, and nothing is changed; also
+// where it knows a name that it can't find out.
+func TestServiceRefused(t *testing.T) {
+	t.Parallel()
+	k := newKept(t, accounts)
+	other := k.jetstream(as(t, k.srv, "service"))
+	kv, err := other.KeyValue(t.Context(), events.BucketTokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, err := kv.Watch(t.Context(), hotel.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = watch.Stop() }()
+	if _, err := other.CreateConsumer(t.Context(), events.StreamMessages, jetstream.ConsumerConfig{Durable: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	before, services := k.state(), consumersOf(k, "SERVICES")
+	for stream, known := range map[string]string{"KV_tokens": services["KV_tokens"][0], "KV_status": "x", "MESSAGES": "shop"} {
+		verbs := []string{"STREAM.DELETE.%s", "STREAM.PURGE.%s", "STREAM.UPDATE.%s", "STREAM.CREATE.%s", "STREAM.MSG.DELETE.%s", "STREAM.SNAPSHOT.%s", "STREAM.RESTORE.%s",
+			"STREAM.LEADER.STEPDOWN.%s", "STREAM.PEER.REMOVE.%s", "CONSUMER.NAMES.%s", "CONSUMER.LIST.%s", "CONSUMER.PAUSE.%s." + known, "CONSUMER.UNPIN.%s." + known,
+			"CONSUMER.RESET.%s." + known, "CONSUMER.LEADER.STEPDOWN.%s." + known, "CONSUMER.DURABLE.CREATE.%s." + known}
+		if stream == "MESSAGES" { // where names are known
+			verbs = append(verbs, "CONSUMER.DELETE.%s."+known)
+		}
+		for _, verb := range verbs {
+			for _, prefix := range []string{"$JS.API.", "keeper.API.", "setup.API.", "services.API."} {
+				want := "refused"
+				if prefix != "$JS.API." || strings.Contains(verb, "RESET") {
+					want = "silence"
+				}
+				if got, answer := outcome(t, k, prefix+fmt.Sprintf(verb, stream), `{"group":"g"}`); got != want {
+					t.Errorf("%s%s: %s, want %s: %s", prefix, fmt.Sprintf(verb, stream), got, want, answer)
+				}
+			}
+		}
+	}
+	for _, subject := range []string{"$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE", "$JS.API.ACCOUNT.PURGE.SERVICES", "$JS.API.ACCOUNT.PURGE.KEEPER",
+		"$JS.API.STREAM.INFO.AUTH", "$JS.API.DIRECT.GET.AUTH", "$JS.API.STREAM.MSG.GET.AUTH", "$JS.API.STREAM.MSG.GET.MESSAGES", "$JS.API.CONSUMER.CREATE.AUTH.x",
+		"$JS.API.DIRECT.GET.KV_status.credential.x.y", "$KV.tokens." + hotel.String(), "$KV.status." + hotel.String(), "keeper.API.$KV.tokens." + hotel.String()} {
+		want := "refused"
+		if strings.Contains(subject, "credential") {
+			want = "error" // no such message: it is not there
+		}
+		if got, answer := outcome(t, k, subject, `{}`); got != want {
+			t.Errorf("%s: %s, want %s: %s", subject, got, want, answer)
+		}
+	}
+	if _, err := as(t, k.srv, "service").Request("$JS.API.DIRECT.GET.KV_tokens.credential."+hotel.String(), nil, patience); err != nil {
+		t.Errorf("a look for a credential: %v, want an answer", err)
+	}
+	if after := k.state(); after != before {
+		t.Errorf("harm done\nbefore: %s\nafter: %s", before, after)
+	}
+	if after := consumersOf(k, "SERVICES"); !maps.EqualFunc(after, services, func(a, b []string) bool { slices.Sort(a); slices.Sort(b); return slices.Equal(a, b) }) {
+		t.Errorf("consumers %v, before %v", after, services)
+	}
+	<-watch.Updates()
+	<-watch.Updates() // none: that was all
+	k.put(events.TokenSubject(hotel), k.token(hotel, 2))
+	select {
+	case e := <-watch.Updates():
+		if string(e.Value()) != k.token(hotel, 2) {
+			t.Errorf("the other service hears %s", e.Value())
+		}
+	case <-time.After(patience):
+		t.Error("the other service hears nothing")
 	}
 }
 
