@@ -23,7 +23,7 @@ var floors = []struct {
 	testOnly bool     // imported by tests alone; imports whatever it likes
 }{
 	{rooms: []string{"internal/document"}}, // the reader that root and wechat share
-	{rooms: []string{".", "internal/wechat", "internal/seal"}},
+	{rooms: []string{".", "internal/wechat", "internal/seal", "deploy/nats"}},
 	{rooms: []string{"internal/events", "internal/store", "internal/natsd"}},
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
 	{rooms: []string{"cmd/*"}},

@@ -19,15 +19,15 @@ import (
 	"wxtoken/internal/seal"
 )
 
-// target is what --check and /check look at. Before the start there is neither connection nor server.
-func (s *settings) target(nc *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
+// target is what --check and /check look at. Before the start there are neither connections nor a server.
+func (s *settings) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
 	t := preflight.Target{
-		NATS: nc, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
+		NATS: keeper, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true,
 		Components: func() []preflight.Component { return checked(components()) },
 	}
-	if nc != nil {
-		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.CanaryOfRefresher(nc), preflight.SealKey(nc, keys)}
+	if keeper != nil {
+		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(ingest), preflight.CanaryOfRefresher(keeper), preflight.SealKey(keeper, keys)}
 	}
 	switch {
 	case srv == nil && s.Sim:
@@ -51,7 +51,7 @@ func check(ctx context.Context, cfg *settings, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
 		return ask(ctx, cfg.OpsAddr, out)
 	}
-	target := cfg.target(nil, nil, nil, func() []refresher.Component { return called(cfg.components) })
+	target := cfg.target(nil, nil, nil, nil, func() []refresher.Component { return called(cfg.components) })
 	return preflight.Print(ctx, target, out, cfg.ground()...)
 }
 

@@ -36,6 +36,7 @@ type house struct {
 	cfg     *settings
 	log     zerolog.Logger
 	nats    *natsd.Server
+	walls   walls
 	health  *ops.Health
 	metrics *ops.Metrics
 }
@@ -43,24 +44,36 @@ type house struct {
 // run runs everything until ctx ends: first ingest stops taking pushes, then the refresher finishes
 // what it is at, and NATS ends last.
 func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Writer) error {
-	srv, err := startNATS(ctx, cfg, log)
+	h := house{cfg: cfg, log: log, health: &ops.Health{}, metrics: ops.NewMetrics()}
+	if cfg.Sim {
+		h.walls = newWalls()
+	}
+	srv, err := h.startNATS(ctx)
 	if err != nil {
 		return err
 	}
 	defer srv.Close()
-	h := house{cfg: cfg, log: log, nats: srv, health: &ops.Health{}, metrics: ops.NewMetrics()}
+	h.nats = srv
 
-	nc, err := h.connect("ingest")
+	keeper, err := h.connect("refresher")
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
+	defer keeper.Close()
+	js, err := jetstream.New(keeper)
 	if err != nil {
 		return err
 	}
 	keys, err := cfg.sealKeys(ctx, js)
 	if err != nil {
+		return err
+	}
+	facing, err := h.connect("ingest")
+	if err != nil {
+		return err
+	}
+	defer facing.Close()
+	if js, err = jetstream.New(facing); err != nil {
 		return err
 	}
 	public, err := seal.FromPublic(keys.Public())
@@ -84,13 +97,8 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		}
 		cfg.meet(sim.api.Addr(), pushes.Addr())
 	}
-	nc, err = h.connect("refresher")
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
-		NATS: nc, Components: called(cfg.components), Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
+		NATS: keeper, Components: called(cfg.components), Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: h.metrics.Registry, Step: ops.CrashPoints(),
 	})
 	if err != nil {
@@ -98,15 +106,15 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	}
 	h.health.Check("refresher", r.Ready)
 	canaries = append(canaries, ops.WatchCanary("refresher", h.health, h.metrics, r.Canary))
-	nc, err = h.connect("console")
+	reader, err := h.connect("console")
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	if js, err = jetstream.New(nc); err != nil {
+	defer reader.Close()
+	if js, err = jetstream.New(reader); err != nil {
 		return err
 	}
-	checks, err := preflight.New(cfg.target(nc, srv, keys, r.Components))
+	checks, err := preflight.New(cfg.target(facing, keeper, srv, keys, r.Components))
 	if err != nil {
 		return err
 	}
@@ -136,19 +144,26 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 }
 
 // startNATS starts the NATS server.
-func startNATS(ctx context.Context, cfg *settings, log zerolog.Logger) (*natsd.Server, error) {
+func (h *house) startNATS(ctx context.Context) (*natsd.Server, error) {
+	cfg := h.cfg
+	if err := h.walls.fits(cfg.DataDir); err != nil {
+		return nil, err
+	}
 	addr, err := cfg.nats().ListenAddr()
 	if err != nil {
 		return nil, err
 	}
-	if !ops.Loopback(addr) {
-		log.Warn().Str("addr", addr).Msg("nats exposed without a password")
+	switch {
+	case !ops.Loopback(addr):
+		h.log.Warn().Str("addr", addr).Msg("nats exposed without a password")
+	case h.walls == nil:
+		h.log.Info().Str("addr", addr).Str("hint", "whoever reaches this address may do everything; users and accounts: docs/nats.md").Msg("nats without users")
 	}
 	key, err := cfg.natsKey()
 	if err != nil {
 		return nil, err
 	}
-	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, Key: key, SyncAlways: true, Log: log})
+	srv, err := natsd.Start(ctx, natsd.Config{StoreDir: cfg.DataDir, Addr: addr, Key: key, SyncAlways: true, Log: h.log, Conf: h.walls.conf()})
 	switch {
 	case errors.Is(err, natsd.ErrLocked):
 		err = fmt.Errorf("%w (--data-dir)", err)
@@ -163,7 +178,7 @@ func startNATS(ctx context.Context, cfg *settings, log zerolog.Logger) (*natsd.S
 // connect connects as role, within the process. Each part has a connection of its own, with its own
 // name and inbox.
 func (h *house) connect(role string) (*nats.Conn, error) {
-	nc, err := h.cfg.nats().Connect(role, subdued(h.log, true), nats.InProcessServer(h.nats))
+	nc, err := h.cfg.nats().Connect(role, subdued(h.log, true), nats.InProcessServer(h.nats), h.walls.user(role))
 	if err != nil {
 		return nil, err
 	}
@@ -232,6 +247,9 @@ wxtoken with a fake WeChat platform. NOT FOR PRODUCTION. Ctrl-C ends it.
   every token   nats --server %[2]s sub 'token.updated.>'
   a link        nats --server %[2]s req wxtoken.connect.create '{"component":"%[5]s","ref":"tenant-17"}'
   the platform  curl http://%[4]s/    authorize, cancel, fail and more
+
+NATS has the accounts and users of deploy/nats/nats-server.conf. Without a name you are service, who reads; to look
+behind the wall:  nats --server %[2]s --user operator --password operator --inbox-prefix=_INBOX_operator stream ls
 
 `, opsAddr, natsURL, key, s.control.Addr(), wechatsim.DemoAppID)
 }

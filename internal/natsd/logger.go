@@ -13,8 +13,14 @@ type logger struct {
 	fatal chan string // the first thing that the server called fatal
 }
 
+// Warnf does not repeat the server's word on passwords: those of Config.Conf are made for one run.
+func (l *logger) Warnf(format string, v ...any) {
+	if format != "Plaintext passwords detected, use nkeys or bcrypt" {
+		say(l.log.Warn(), format, v)
+	}
+}
+
 func (l *logger) Noticef(format string, v ...any) { say(l.log.Debug(), format, v) }
-func (l *logger) Warnf(format string, v ...any)   { say(l.log.Warn(), format, v) }
 func (l *logger) Errorf(format string, v ...any)  { say(l.log.Error(), format, v) }
 func (l *logger) Debugf(format string, v ...any)  { say(l.log.Debug(), format, v) }
 func (l *logger) Tracef(format string, v ...any)  { say(l.log.Trace(), format, v) }

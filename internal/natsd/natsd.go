@@ -37,9 +37,10 @@ const readyPoll = 50 * time.Millisecond
 type Config struct {
 	StoreDir   string         // directory of the streams; made, readable by its owner alone, if it is not there
 	Addr       string         // host:port to listen on, port 0 for any; empty: no listener, InProcessConn alone reaches the server
-	MaxStore   int64          // bytes that the streams may fill; 0: three quarters of what they hold plus what the disk has free
+	MaxStore   int64          // bytes that the streams may fill; 0: what Conf says, else three quarters of what they hold plus what the disk has free
 	Key        wxtoken.Secret // what the files of the streams are encrypted with; empty: they are not. Files in the clear are encrypted when a server with a key first finds them
 	SyncAlways bool           // flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of acked messages
+	Conf       string         // of nats-server, for accounts and users alone: what is above decides, and it opens no other address
 	Bubble     bool           // for testing/synctest: no system account, whose timers belong to the world outside; no advisories either
 	Log        zerolog.Logger // the server's own lines go here as role=nats
 }
@@ -178,12 +179,21 @@ func options(cfg Config) (*server.Options, error) {
 	if cfg.StoreDir == "" {
 		return nil, errors.New("start the NATS server: no store directory")
 	}
-	opts := &server.Options{
-		JetStream: true, StoreDir: cfg.StoreDir, JetStreamMaxStore: cfg.MaxStore, JetStreamKey: cfg.Key.Reveal(), JetStreamCipher: server.ChaCha, SyncAlways: cfg.SyncAlways,
-		NoSystemAccount: cfg.Bubble,
-		NoSigs:          true, // signals are for main
-		DontListen:      cfg.Addr == "", DisableJetStreamBanner: true,
+	opts := &server.Options{}
+	if cfg.Conf != "" {
+		if err := opts.ProcessConfigString(cfg.Conf); err != nil {
+			return nil, fmt.Errorf("read the configuration of the NATS server: %w", err)
+		}
+		opts.HTTPHost, opts.HTTPPort = "", 0
 	}
+	opts.JetStream, opts.StoreDir, opts.SyncAlways = true, cfg.StoreDir, cfg.SyncAlways
+	if cfg.MaxStore > 0 {
+		opts.JetStreamMaxStore = cfg.MaxStore
+	}
+	opts.JetStreamKey, opts.JetStreamCipher = cfg.Key.Reveal(), server.ChaCha
+	opts.NoSystemAccount = cfg.Bubble
+	opts.NoSigs = true // signals are for main
+	opts.DontListen, opts.DisableJetStreamBanner = cfg.Addr == "", true
 	if opts.DontListen {
 		return opts, nil
 	}

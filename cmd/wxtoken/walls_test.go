@@ -1,0 +1,99 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd"
+)
+
+// TestWalls: with --sim a client without a name is the user service of nats-server.conf, who reads what the refresher stored, and is refused what production refuses.
+func TestWalls(t *testing.T) {
+	t.Parallel()
+	w := newWalls()
+	srv, err := natsd.Start(t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: "127.0.0.1:0", Conf: w.conf()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	connect := func(opts ...nats.Option) (*nats.Conn, jetstream.JetStream) {
+		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+		nc, err := nats.Connect(srv.ClientURL(), append(opts, quiet)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nc, js
+	}
+	keeper, js := connect(w.user("refresher"), nats.CustomInboxPrefix("_INBOX_refresher"))
+	if _, err := events.Setup(t.Context(), keeper, js, cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range events.SetupMirrors(t.Context(), keeper, js, events.DefaultServicesAPI, cfg) {
+		if m.Err != nil {
+			t.Fatal(m.Err)
+		}
+	}
+	if _, err := js.Publish(t.Context(), events.TokenSubject(hotel), []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	nc, reader := connect()
+	eventually(t, "the token", func() error {
+		kv, err := reader.KeyValue(t.Context(), events.BucketTokens)
+		if err != nil {
+			return err
+		}
+		if _, err := kv.Get(t.Context(), hotel.String()); err != nil {
+			return err
+		}
+		if _, err := kv.PutString(t.Context(), hotel.String(), "mine"); !errors.Is(err, jetstream.ErrNoStreamResponse) {
+			t.Errorf("a write: %v", err)
+		}
+		return nil
+	})
+	for _, forbidden := range []string{events.SubjectRenew, events.SubjectQuota, events.CredentialSubject(hotel), "wechat.auth.wx1.callback"} {
+		if err := nc.Publish(forbidden, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.LastError(); !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("published to %s: %v", forbidden, err)
+		}
+	}
+	operator, _ := connect(nats.UserInfo("operator", "operator"), nats.CustomInboxPrefix("_INBOX_operator"))
+	if _, err := operator.Request("$JS.API.STREAM.INFO.AUTH", nil, patience); err != nil {
+		t.Errorf("the operator: %v", err)
+	}
+}
+
+// The data of a server with walls is not found by one without, and the other way round: it is said instead.
+func TestWallsFit(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		account string
+		walls   walls
+		fits    bool
+	}{{"KEEPER", newWalls(), true}, {"$G", newWalls(), false}, {"$G", nil, true}, {"KEEPER", nil, false}, {"", nil, true}, {"", newWalls(), true}} {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "jetstream", row.account), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := row.walls.fits(dir); (err == nil) != row.fits {
+			t.Errorf("data in %q, walls %t: %v", row.account, row.walls != nil, err)
+		}
+	}
+}
