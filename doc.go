@@ -7,7 +7,7 @@
 //
 // Connect to NATS (as a user of the service's own: nats.UserCredentials, or a password in the URL), make one [Client] at the start of the process, and call [Client.Token] at every call to WeChat:
 //
-//	nc, err := nats.Connect(url, nats.CustomInboxPrefix("_INBOX_shop"), nats.MaxReconnects(-1))
+//	nc, err := nats.Connect(url, nats.CustomInboxPrefix("_INBOX_service"), nats.MaxReconnects(-1))
 //	if err != nil {
 //		log.Fatal(err)
 //	}
