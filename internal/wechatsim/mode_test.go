@@ -156,7 +156,7 @@ func readMessage(c *wechat.Crypter, r *http.Request, mode wechatsim.Mode) (wecha
 	switch {
 	case mode == wechatsim.ModeCompat && (err != nil || beside.Content != m.Content || beside.MsgID != m.MsgID):
 		return m, fmt.Errorf("compat mode, and the clear fields are not those that are encrypted: %w\n%s", err, body)
-	case mode != wechatsim.ModeCompat && err == nil:
+	case mode != wechatsim.ModeCompat && beside.MsgType != "":
 		return m, fmt.Errorf("security mode, and clear fields\n%s", body)
 	}
 	return m, nil
