@@ -100,10 +100,13 @@ func TestServerTooOld(t *testing.T) {
 			}
 			return nil
 		})
-		at := regexp.MustCompile(`"server":"ops","addr":"([^"]+)"`).FindStringSubmatch(stdout.String())
-		if at == nil {
-			t.Fatalf("no ops door:\n%s", stdout)
-		}
+		var at []string
+		eventually(t, "the ops door of ingest", func() error {
+			if at = regexp.MustCompile(`"server":"ops","addr":"([^"]+)"`).FindStringSubmatch(stdout.String()); at == nil {
+				return errors.New(stdout.String())
+			}
+			return nil
+		})
 		eventually(t, "/readyz to name the version", func() error {
 			resp, err := http.Get("http://" + at[1] + "/readyz")
 			if err != nil {
