@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/wechat"
 )
@@ -214,9 +215,7 @@ func setup(t *testing.T, srv *natsdtest.Server) jetstream.JetStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	return js
 }
 

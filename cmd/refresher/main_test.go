@@ -17,6 +17,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
@@ -73,9 +74,7 @@ func keeper(t *testing.T, keys *seal.Keys) (url string, s *store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	if s, err = store.Open(t.Context(), nc, js, keys, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 )
 
 // kept is a keeper's streams with something in each, and nobody at work on them.
@@ -56,9 +57,7 @@ func newKept(t *testing.T, file string, changes ...func(string) string) *kept {
 	k.js, k.admin = k.jetstream(k.nc), k.jetstream(as(t, k.srv, "admin"))
 	cfg := cfg
 	cfg.ServicesAPI = k.apis
-	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, k.nc, k.js, cfg)
 	for _, durable := range []struct{ stream, name, filter string }{
 		{events.StreamAuth, events.DurableAuth, events.AllAuth}, {events.StreamTokens, events.DurableDue, events.AllDue},
 	} {
@@ -563,9 +562,7 @@ func TestMirrorFollows(t *testing.T) {
 
 	// Other settings: it is said what to do, and it helps.
 	cfg.MessagesMaxAge *= 2
-	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, k.nc, k.js, cfg)
 	for _, m := range events.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg) {
 		if other := m.Stream == events.StreamMessages; other != (m.Err != nil) || other && !strings.Contains(m.Err.Error(), "account purge") {
 			t.Errorf("other settings: %+v", m)
@@ -661,9 +658,7 @@ func TestServiceForOneAuthorizer(t *testing.T) {
 	})}
 	k.nc = as(t, k.srv, "refresher")
 	k.js = k.jetstream(k.nc)
-	if _, err := events.Setup(t.Context(), k.nc, k.js, cfg); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, k.nc, k.js, cfg)
 	k.mirror("services.API", cfg)
 	k.put(events.TokenSubject(hotel), k.token(hotel, 1))
 	k.put(events.TokenSubject(gone), k.token(gone, 1))
@@ -744,9 +739,7 @@ func BenchmarkNewsAcrossAccounts(b *testing.B) {
 		return nc, js
 	}
 	keeper, js := connect("refresher")
-	if _, err := events.Setup(b.Context(), keeper, js, cfg); err != nil {
-		b.Fatal(err)
-	}
+	eventstest.Setup(b, keeper, js, cfg)
 	for _, m := range events.SetupMirrors(b.Context(), keeper, js, "services.API", cfg) {
 		if m.Err != nil {
 			b.Fatal(m.Err)

@@ -18,6 +18,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/store"
 )
@@ -45,9 +46,7 @@ func TestDataFromBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
-			t.Fatal(err)
-		}
+		eventstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 		f(js, func(s *settings) *store.Store {
 			t.Helper()
 			open := func(ctx context.Context) (*store.Store, error) { return store.Open(ctx, nc, js, nil, nil) }

@@ -16,6 +16,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -41,9 +42,7 @@ func newBench(t testing.TB) *bench {
 	if b.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), nc, b.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, nc, b.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	b.page = console.New(b.js, func() time.Time { return now })
 	return b
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 )
 
 // A canary is told what it is told about the stream, and leaves nothing that anybody else would notice.
@@ -74,9 +75,7 @@ func TestDrift(t *testing.T) {
 	if drift, missing, err := events.Drift(t.Context(), r.js, config, events.StreamTokens); drift != nil || !missing || err != nil {
 		t.Errorf("before the setup: %q, missing %v, %v", drift, missing, err)
 	}
-	if _, err := events.Setup(t.Context(), r.nc, r.js, config); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, r.nc, r.js, config)
 	for _, name := range events.StreamNames() {
 		if drift, missing, err := events.Drift(t.Context(), r.js, config, name); drift != nil || missing || err != nil {
 			t.Errorf("%s as it was set up: %q, missing %v, %v", name, drift, missing, err)

@@ -15,6 +15,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -43,9 +44,7 @@ var config = events.SetupConfig{Replicas: 1, MessagesMaxAge: 7 * 24 * time.Hour,
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := newEmptyRig(t)
-	if _, err := events.Setup(t.Context(), r.nc, r.js, config); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, r.nc, r.js, config)
 	return r
 }
 

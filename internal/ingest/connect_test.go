@@ -17,6 +17,7 @@ import (
 	"rsc.io/qr"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -554,9 +555,7 @@ func TestConnectWithoutAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		unavailable(t, r, calls["callback"])
-		if _, err := events.Setup(t.Context(), r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-			t.Fatal(err)
-		}
+		eventstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 		if status, _, _ := calls["callback"].to(t, r.serve(t)); status != http.StatusSeeOther || r.stored(t) != 1 {
 			t.Errorf("answer %d, %d events, want 303 and one", status, r.stored(t))
 		}

@@ -22,6 +22,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd/natsdtest"
@@ -70,9 +71,7 @@ func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	return rigOn(t, js)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -156,9 +157,7 @@ func TestNATSTrouble(t *testing.T) {
 		}
 		check("no AUTH", 5, http.StatusServiceUnavailable, "retry")
 
-		if _, err := events.Setup(t.Context(), r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-			t.Fatal(err)
-		}
+		eventstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 		if err := r.ingest.Ready(t.Context()); err != nil {
 			t.Errorf("not ready: %v", err)
 		}

@@ -24,6 +24,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
@@ -189,9 +190,7 @@ func newRig(t *testing.T, o options) *rig {
 	if r.js, err = jetstream.New(r.nc); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	r.seed, r.seal = sealKeys(t)
 	if r.store, err = store.Open(t.Context(), r.nc, r.js, r.seal, nil); err != nil {
 		t.Fatal(err)

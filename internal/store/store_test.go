@@ -19,6 +19,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 )
@@ -52,9 +53,7 @@ func newRig(t *testing.T) *rig {
 	if r.js, err = jetstream.New(r.nc); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	r.store = r.open(nil)
 	r.run = func() { r.committer(r.store) }
 	return r

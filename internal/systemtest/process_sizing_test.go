@@ -23,6 +23,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
 )
@@ -129,9 +130,7 @@ func fill(t *testing.T, nc *nats.Conn, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
+	eventstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	st, err := store.Open(t.Context(), nc, js, nil, nil)
 	if err != nil {
 		t.Fatal(err)
