@@ -170,6 +170,9 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 // miss brings back a credential that was seen and is gone: no program removes one. A component's comes with the next ticket.
 func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credential, m events.Msg) error {
 	key := cred.Key
+	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
+		return events.Later(claimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
+	}
 	r.log.Error().Stringer("key", key).Msg("credential gone: somebody removed it from the stream")
 	gone := fmt.Errorf("renew %s: its credential is gone", key)
 	switch {

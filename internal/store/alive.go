@@ -17,10 +17,30 @@ import (
 var ErrGone = errors.New("what rested in the stream is gone")
 
 // Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it or what this program stored.
+//
+// With several servers a leader that was elected a moment ago, or the replica that v is read from, may be behind. So what seems to be gone is gone
+// only if they lack it once they have a message that is stored now.
 func (s *Store) Same(ctx context.Context, v *View) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	keys, seen := v.Len(), max(v.Seen(), s.acked.Load()) // before the look: what comes in between is no loss
+	gone := s.same(ctx, v, 0)
+	if !errors.Is(gone, ErrGone) {
+		return gone
+	}
+	stored, err := events.Prove(ctx, s.js)
+	switch {
+	case errors.Is(err, jetstream.ErrNoStreamResponse): // it is not there, or takes no such subject
+		return gone
+	case err != nil:
+		return fmt.Errorf("look whether it is so (%s): %w", gone, err)
+	}
+	v.await(ctx, stored)
+	return s.same(ctx, v, stored)
+}
+
+// same is Same as it looks to those who have a message with this sequence.
+func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
+	records, seen := v.records(), max(v.Seen(), s.acked.Load()) // before the look: what comes in between is no loss
 	stream, err := s.js.Stream(ctx, events.StreamTokens)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: %s was deleted", ErrGone, events.StreamTokens)
@@ -28,16 +48,18 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
 	}
-	lost, reading := v.lost()
+	lost, reading := v.lost(stored)
 	switch info := stream.CachedInfo(); {
 	case info.Cluster != nil && info.Cluster.Leader == "": // whoever answers may be behind
 		return fmt.Errorf("look up stream %s: it has no leader", events.StreamTokens)
+	case info.State.LastSeq < stored:
+		return fmt.Errorf("look up stream %s: who answered is behind", events.StreamTokens)
 	case !info.Created.Equal(s.tokens.CachedInfo().Created):
 		return fmt.Errorf("%w: %s was deleted and made anew", ErrGone, events.StreamTokens)
 	case info.State.LastSeq < seen:
 		return fmt.Errorf("%w: %s is an older copy, up to message %d, and %d was there", ErrGone, events.StreamTokens, info.State.LastSeq, seen)
-	case info.State.Msgs < uint64(keys):
-		return fmt.Errorf("%w: %s was emptied, %d messages for %d keys", ErrGone, events.StreamTokens, info.State.Msgs, keys)
+	case info.State.Msgs < records:
+		return fmt.Errorf("%w: %s was emptied, %d messages where %d were known", ErrGone, events.StreamTokens, info.State.Msgs, records)
 	case reading:
 		return fmt.Errorf("%s is being read again", events.StreamTokens)
 	case lost > 0:

@@ -100,6 +100,18 @@ func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (
 	}
 }
 
+// Holds reports whether the stream has a credential of key, as its leader sees it: a read may be answered by a replica that is behind.
+func (s *Store) Holds(ctx context.Context, key wxtoken.Key) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	subject := events.CredentialSubject(key)
+	info, err := s.tokens.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return false, fmt.Errorf("look for %s: %w", subject, err)
+	}
+	return info.State.Subjects[subject] > 0, nil
+}
+
 // Credential returns the credential of key; one with Revision 0 when none is stored. With
 // ErrUnreadable it returns an empty one that has the Revision, so that it can be replaced.
 func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (Credential, error) {

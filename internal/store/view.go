@@ -30,6 +30,7 @@ type View struct {
 	entries map[wxtoken.Key]Entry
 	quotas  map[string]Quota // by component
 	seen    uint64           // sequence of the newest message
+	read    uint64           // sequence of the newest message since all was read from the beginning
 
 	// From the beginning of a reading on, the revisions of the credentials that were known and were not read again, or only older than they were.
 	// Once all is read, what is left in it is lost; but a replica may be a moment behind.
@@ -41,7 +42,7 @@ type View struct {
 func (v *View) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.reading = true
+	v.reading, v.read = true, 0
 	for key, e := range v.entries {
 		if e.Credential.Revision > 0 {
 			v.unread[key] = max(v.unread[key], e.Credential.Revision)
@@ -58,12 +59,27 @@ func (v *View) end() bool {
 	return was
 }
 
-// lost returns how many credentials are missing, or older than they were; reading tells that it is not known yet.
-func (v *View) lost() (n int, reading bool) {
+// lost returns how many credentials are missing, or older than they were; reading tells that it is not known yet, since not everything
+// is read up to a sequence.
+func (v *View) lost(upTo uint64) (n int, reading bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return len(v.unread), v.reading
+	return len(v.unread), v.reading || v.read < upTo
 }
+
+// await returns when everything is read up to a sequence, or ctx ends.
+func (v *View) await(ctx context.Context, sequence uint64) {
+	for _, reading := v.lost(sequence); reading; _, reading = v.lost(sequence) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(awaitPoll):
+		}
+	}
+}
+
+// awaitPoll is the time between two looks whether a message was read.
+const awaitPoll = 10 * time.Millisecond
 
 // Get returns the entry of key.
 func (v *View) Get(key wxtoken.Key) (e Entry, ok bool) {
@@ -85,6 +101,21 @@ func (v *View) Len() int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return len(v.entries)
+}
+
+// records returns how many messages the stream has at the least: none of these goes but for another in its place.
+func (v *View) records() (n uint64) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	for _, e := range v.entries {
+		if e.Credential.Revision > 0 {
+			n++
+		}
+		if e.Token.Revision > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // Seen returns the sequence of the newest message that is in the view.
@@ -224,7 +255,7 @@ func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.seen = max(v.seen, sequence)
+	v.seen, v.read = max(v.seen, sequence), max(v.read, sequence)
 	if isCredential {
 		if v.unread[key] <= sequence {
 			delete(v.unread, key)

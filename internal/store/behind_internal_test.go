@@ -1,0 +1,103 @@
+package store
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+)
+
+// TestReadFromAReplicaThatIsBehind gives a view what a replica has that is behind: first an older record than was known, and what was stored since a moment later. That is
+// no loss. Where the newer one never comes, it is.
+func TestReadFromAReplicaThatIsBehind(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []bool{false, true} {
+		nc := natsdtest.Start(t).Connect()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(t.Context(), nc, js, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// read returns what lies there now.
+		read := func() (msgs []jetstream.Msg) {
+			t.Helper()
+			cons, err := js.CreateConsumer(t.Context(), events.StreamTokens, jetstream.ConsumerConfig{
+				FilterSubjects: []string{events.AllTokens, events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			batch, err := cons.FetchNoWait(100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for m := range batch.Messages() {
+				msgs = append(msgs, m)
+			}
+			return msgs
+		}
+		view := &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}, unread: map[wxtoken.Key]uint64{}}
+		take := func(msgs []jetstream.Msg) {
+			for _, m := range msgs {
+				meta, err := m.Metadata()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				s.take(view, m, meta.Sequence.Stream)
+			}
+		}
+		cred := Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}
+		if cred, err = s.Save(t.Context(), cred); err != nil {
+			t.Fatal(err)
+		}
+		older := read()
+		if _, err := s.Save(t.Context(), cred); err != nil {
+			t.Fatal(err)
+		}
+		newer := read()
+		if _, err := events.Prove(t.Context(), js); err != nil { // the stream ends above both
+			t.Fatal(err)
+		}
+		take(newer)
+
+		view.begin()
+		take(older)
+		view.end()
+		looked, arrived := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(arrived)
+			for first := true; ; first = false {
+				select {
+				case <-looked:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+				if first && !lost {
+					take(newer)
+				}
+				for _, m := range read() { // what the look stores comes last
+					if m.Subject() == events.ProofSubject {
+						take([]jetstream.Msg{m})
+					}
+				}
+			}
+		}()
+		if err := s.Same(t.Context(), view); errors.Is(err, ErrGone) != lost || !lost && err != nil {
+			t.Errorf("lost %t: %v", lost, err)
+		}
+		close(looked)
+		<-arrived
+	}
+}
