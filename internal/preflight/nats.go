@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -241,7 +244,27 @@ func (c *Checker) server(ctx context.Context) []Line {
 	if !s.SyncAlways {
 		sync = Line{Fail, nameSync, "not always: a power cut takes acked pushes and tokens with it", "set jetstream.sync_interval: always in nats-server's configuration, and restart it"}
 	}
-	return []Line{sync, storeLine(s), cipher}
+	return []Line{sync, storeLine(s), cipherLine(s, cipher)}
+}
+
+// cipherLine looks whether what lies on the disk is encrypted, where it can be seen: each stream that is has a key of its own.
+func cipherLine(s *Server, unseen Line) Line {
+	var open []string
+	streams, _ := filepath.Glob(filepath.Join(strings.TrimSuffix(s.StoreDir, "jetstream"), "jetstream", "*", "streams", "*", "meta.inf"))
+	for _, meta := range streams {
+		dir := filepath.Dir(meta)
+		if _, err := os.Stat(filepath.Join(dir, "meta.key")); errors.Is(err, fs.ErrNotExist) {
+			open = append(open, filepath.Base(dir))
+		}
+	}
+	switch {
+	case len(streams) == 0:
+		return unseen
+	case len(open) > 0:
+		return Line{Warn, nameCipher, fmt.Sprintf("in the clear on the disk: %s", strings.Join(open, ", ")),
+			"set jetstream.cipher and key in nats-server's configuration, or see that JETSTREAM_KEY is not empty (the server says nothing then), and restart it: it encrypts what it finds; or see that its disk is encrypted"}
+	}
+	return ok(nameCipher, "the streams are encrypted")
 }
 
 // storeLine compares the limit of the store with the disk under it.

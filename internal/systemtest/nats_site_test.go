@@ -147,7 +147,9 @@ func natsEnv() []string {
 func (n *natsServer) start() {
 	n.t.Helper()
 	if n.whole == nil && !n.bare {
-		if text, err := exec.Command("../../deploy/nats/before-start", n.store()).CombinedOutput(); err != nil {
+		before := exec.Command("../../deploy/nats/before-start", n.store())
+		before.Env = append(append(os.Environ(), natsEnv()...), n.env...)
+		if text, err := before.CombinedOutput(); err != nil {
 			n.t.Fatalf("before the start of %s: %v: %s", n.name, err, text)
 		}
 	}

@@ -201,8 +201,8 @@ for module in /modules/*; do insmod $module; done
 mount -t ext4 /dev/vda /data
 ip address add 10.0.2.15/24 dev eth0
 ip link set eth0 up
-/before-start /data
 export %s
+/before-start /data
 exec /nats-server -c /nats-server.conf
 `
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -571,6 +572,46 @@ func restoredBackup(b *book) {
 func moreProcesses(b *book) {
 	b.open(1)
 	b.run("Verify", 0, "")
+}
+
+// diskKeyChanged takes everything to a store with another JETSTREAM_KEY. An empty one is refused before the server starts.
+func diskKeyChanged(b *book) {
+	b.open(3, "--life=10m")
+	before := b.generations()
+	b.set("BACKUP", filepath.Join(b.TempDir(), "backup"))
+	b.set("STORE", b.server.store())
+	entry := b.title
+	b.on("Make a backup")
+	b.run("Do", 0, "")
+	b.in.terminate()
+	b.re.terminate()
+	b.server.stop()
+
+	empty := exec.Command("../../deploy/nats/before-start", b.server.store())
+	empty.Env = []string{"PATH=" + os.Getenv("PATH"), "JETSTREAM_KEY="}
+	if out, err := empty.CombinedOutput(); err == nil || !strings.Contains(string(out), "JETSTREAM_KEY is empty") {
+		b.Errorf("before the start with an empty key: %v %s", err, out)
+	}
+	b.on(entry)
+	b.run("Do", 0, "")
+	b.server.env = append(b.server.env, "JETSTREAM_KEY=another-key-of-the-disk")
+	startAll(b.T, []*natsServer{b.server})
+	b.set("RELOAD", fmt.Sprintf("kill -HUP %d", b.server.cmd.Process.Pid))
+	b.on("Open the user `repair`")
+	b.run("Do", 0, "")
+	b.until("Verify", 0, "")
+	b.on("Restore a backup")
+	b.run("Do", 1, "")
+	b.startBoth()
+	poll(b.T, func() error { return b.allAccepted(nil, 1) })
+	for key, generation := range b.generations() {
+		if generation < before[key] {
+			b.Errorf("%s came with generation %d, and had %d", key, generation, before[key])
+		}
+	}
+	b.on(entry)
+	b.run("Verify", 0, "")
+	b.run("Verify", 1, "")
 }
 
 // movedToAccounts takes what was stored without accounts along to the settings that are shipped: a store in the clear is renamed, one
