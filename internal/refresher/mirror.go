@@ -91,6 +91,9 @@ func (r *Refresher) countWatches(m events.Mirror, limit int) {
 
 // notMirrored says what to do when a mirror can't be made or looked at.
 func notMirrored(err error) string {
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return "an account that is new in the NATS server's settings gets its JetStream at the second reload: have it reload once more"
+	}
 	if refused, ok := errors.AsType[*jetstream.APIError](err); ok && refused.ErrorCode == insufficientStorage {
 		return "raise NATS's max_file_store, or lower --messages-max-bytes: the copy of MESSAGES reserves as much once more"
 	}

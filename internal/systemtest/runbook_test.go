@@ -57,6 +57,7 @@ var rows = []struct {
 	{clockWrong, []string{"A clock is wrong"}},
 	{deadEvent, []string{"Something lies on DEAD"}},
 	{moreProcesses, []string{"More processes, restarts, planned maintenance"}},
+	{accountAdded, []string{"Add, change or remove an account of services"}},
 	{diskKeyChanged, []string{"The key of NATS's disk is changed"}},
 	{movedToAccounts, []string{"Upgrade"}},
 }
