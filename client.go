@@ -358,7 +358,8 @@ func (c *Client) reject(ctx context.Context, token Token) (Outcome, error) {
 	return answer.Outcome, nil
 }
 
-// Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. It
+// Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. The state of a key that this
+// client watches is that of now ([Status.StateAt]): with a token that expired it is never "active". It
 // returns ErrNoStatus when nothing is known, ErrBadStatus for a record that can't be read, and
 // an error that wraps jetstream.ErrBucketNotFound before the refresher has created the bucket.
 func (c *Client) Status(ctx context.Context, key Key) (Status, error) {
@@ -394,6 +395,12 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 	}
 	if err := json.Unmarshal(record.Value(), &status); err != nil {
 		return Status{}, fmt.Errorf("%w: revision %d: %w", ErrBadStatus, record.Revision(), err)
+	}
+	c.mu.RLock()
+	e := c.entries[key]
+	c.mu.RUnlock()
+	if e != nil {
+		status.State = status.StateAt(c.now(), e.token.ExpiresAt)
 	}
 	return status, nil
 }

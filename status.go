@@ -34,11 +34,51 @@ type Status struct {
 
 // Condition is one aspect of a key and since when it holds.
 type Condition struct {
-	Type    string    `json:"type"`
-	Status  string    `json:"status"` // "True" or "False"
-	Reason  string    `json:"reason"`
-	Message string    `json:"message,omitempty"`
-	Since   time.Time `json:"since"`
+	Type    string     `json:"type"`
+	Status  string     `json:"status"` // "True" or "False"
+	Reason  string     `json:"reason"`
+	Message string     `json:"message,omitempty"`
+	Since   time.Time  `json:"since"`
+	Until   *time.Time `json:"until,omitempty"` // of Renewing: when that ends or is tried again, if it is known
+}
+
+// ConditionRenewing is the type of the condition of a component that says whether anything keeps tokens from being renewed: those
+// of its accounts, or its own. It is "False" for as long as that lasts, and its reason is one of the Held constants.
+const ConditionRenewing = "Renewing"
+
+// The reasons why tokens are not renewed, the gravest first. Where several hold at a time the condition names the first, and its
+// message tells all.
+const (
+	HeldNATS         = "NATSNotStoring"  // NATS stores nothing: an answer of WeChat's would be lost
+	HeldNoTicket     = "NoTicket"        // there is no component_verify_ticket that WeChat takes
+	HeldRefused      = "CallsRefused"    // WeChat refuses the component: secret, IP whitelist, state
+	HeldEmptyAnswers = "EmptyAnswers"    // WeChat answers api_component_token with nothing, again and again
+	HeldQuota        = "QuotaGone"       // the day's quota of a call is gone
+	HeldDoubted      = "RefusalsDoubted" // so many accounts are refused at once that it is not believed
+	HeldAway         = "WeChatAway"      // WeChat does not answer
+	HeldTokenRefused = "TokenRefused"    // WeChat refused the component's token before its time; another keeper may renew it
+	HeldTokenDead    = "TokenDead"       // the component has no token that lives
+	HeldListFirst    = "ListFirst"       // the data is old: WeChat's list is read before any renewal
+	HeldMinuteLimit  = "MinuteLimit"     // WeChat takes no more of a call in this minute
+)
+
+// Held returns the condition that says what keeps tokens from being renewed; ok is false while nothing does.
+func (s Status) Held() (c Condition, ok bool) {
+	for _, c := range s.Conditions {
+		if c.Type == ConditionRenewing && c.Status == "False" {
+			return c, true
+		}
+	}
+	return Condition{}, false
+}
+
+// StateAt returns the state at a time: a token that has expired is not active, whatever was written last. expiresAt is that of the
+// newest token of the key, zero if there is none.
+func (s Status) StateAt(now, expiresAt time.Time) State {
+	if s.State == StateActive && !now.Before(expiresAt) {
+		return StateRenewingFailed
+	}
+	return s.State
 }
 
 // LastError is the last refusal or failure that concerned the key.

@@ -89,3 +89,25 @@ func FuzzStatus(f *testing.F) {
 		}
 	})
 }
+
+// TestStateAt: the clock decides, not what was written last.
+func TestStateAt(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	for _, row := range []struct {
+		state     wxtoken.State
+		expiresAt time.Time
+		want      wxtoken.State
+	}{
+		{wxtoken.StateActive, now.Add(time.Second), wxtoken.StateActive},
+		{wxtoken.StateActive, now, wxtoken.StateRenewingFailed},
+		{wxtoken.StateActive, time.Time{}, wxtoken.StateRenewingFailed},
+		{wxtoken.StateNeedsAuthorization, now, wxtoken.StateNeedsAuthorization},
+		{wxtoken.StateRevoked, time.Time{}, wxtoken.StateRevoked},
+		{wxtoken.StateOperator, now, wxtoken.StateOperator},
+	} {
+		if got := (wxtoken.Status{State: row.state}).StateAt(now, row.expiresAt); got != row.want {
+			t.Errorf("%s with a token until %v is %s, want %s", row.state, row.expiresAt, got, row.want)
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 func (s *settings) target(nc *nats.Conn, components func() []string) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth},
-		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal)},
+		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal), preflight.HeldOfIngest(nc)},
 		Components: func() (out []preflight.Component) {
 			for _, appid := range components() {
 				out = append(out, preflight.Component{AppID: appid})

@@ -173,6 +173,41 @@ subjects that are not keys: 1
 	}
 }
 
+// TestHeldBack shows what keeps tokens from being renewed, and calls nothing active whose token has expired.
+func TestHeldBack(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	until := now.Add(8 * time.Hour)
+	own := wxtoken.ComponentKey(component)
+	b.token(own, 7, 2*time.Hour)
+	b.status(wxtoken.Status{Key: own, State: wxtoken.StateOperator, Conditions: []wxtoken.Condition{
+		{Type: "Ready", Status: "True", Reason: "Renewed"},
+		{Type: wxtoken.ConditionRenewing, Status: "False", Reason: wxtoken.HeldQuota, Message: "the day's <quota> is gone", Since: now.Add(-time.Minute), Until: &until},
+	}})
+	b.token(authorizer(1), 3, -time.Second)
+	b.status(wxtoken.Status{Key: authorizer(1), State: wxtoken.StateActive})
+	b.token(authorizer(2), 3, time.Second)
+	b.status(wxtoken.Status{Key: authorizer(2), State: wxtoken.StateActive})
+	b.stored()
+	const line = "held back: QuotaGone: the day's <quota> is gone (1m00s ago, until 2026-11-22 16:00:00 UTC)"
+	if _, body, _ := b.ask("/"); !strings.Contains(body, line) {
+		t.Errorf("no %q in\n%s", line, body)
+	}
+	if _, body, _ := b.ask("/", browser...); !strings.Contains(body, "QuotaGone: the day&#39;s &lt;quota&gt; is gone") {
+		t.Errorf("the page does not tell:\n%s", body)
+	}
+	if _, body, _ := b.ask("/", "Accept", "text/html", "Accept-Language", "zh"); !strings.Contains(body, "暂停更新: QuotaGone") {
+		t.Errorf("the page does not tell in Chinese:\n%s", body)
+	}
+	if _, body, _ := b.ask("/?format=json"); !strings.Contains(body, `"held_back":{"type":"Renewing","status":"False","reason":"QuotaGone"`) {
+		t.Errorf("the JSON does not tell:\n%s", body)
+	}
+	a := b.json("/?format=json")
+	if a.Authorizers[0].State != wxtoken.StateRenewingFailed || a.Authorizers[1].State != wxtoken.StateActive {
+		t.Errorf("states %+v", a.Authorizers)
+	}
+}
+
 func TestPage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

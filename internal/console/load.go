@@ -46,6 +46,7 @@ type row struct {
 	TicketReceivedAt *time.Time         `json:"ticket_received_at,omitempty"`
 	Failures         int                `json:"failures"`
 	LastError        *wxtoken.LastError `json:"last_error,omitempty"`
+	Held             *wxtoken.Condition `json:"held_back,omitempty"` // what keeps the tokens of a component from being renewed
 }
 
 // load reads what q asks for.
@@ -98,7 +99,7 @@ func (c *console) load(ctx context.Context, q query) (page, error) {
 		rows := make([]row, len(keys))
 		for i, key := range keys {
 			group.Go(func() (err error) {
-				rows[i], err = read(ctx, tokens, status, key)
+				rows[i], err = read(ctx, tokens, status, key, c.now())
 				return err
 			})
 		}
@@ -120,8 +121,8 @@ func cut(keys []wxtoken.Key, after string, limit int) (some []wxtoken.Key, more 
 }
 
 // read reads one key. A record that can't be read is as good as none.
-func read(ctx context.Context, tokens, status jetstream.Stream, key wxtoken.Key) (row, error) {
-	r := row{Key: key}
+func read(ctx context.Context, tokens, status jetstream.Stream, key wxtoken.Key, now time.Time) (row, error) {
+	r, known := row{Key: key}, false
 	m, err := tokens.GetLastMsgForSubject(ctx, prefixTokens+key.String())
 	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return r, fmt.Errorf("read the token of %s: %w", key, err)
@@ -130,6 +131,7 @@ func read(ctx context.Context, tokens, status jetstream.Stream, key wxtoken.Key)
 		if t, err := wxtoken.ParseToken(m.Data); err == nil { // a deletion has no record
 			sum := sha256.Sum256([]byte(t.Value.Reveal()))
 			r.Generation, r.TokenSHA256, r.ExpiresAt, r.RenewAt = t.Generation, hex.EncodeToString(sum[:4]), t.ExpiresAt, t.RenewAt
+			known = true
 		}
 	}
 	m, err = status.GetLastMsgForSubject(ctx, prefixStatus+key.String())
@@ -140,7 +142,14 @@ func read(ctx context.Context, tokens, status jetstream.Stream, key wxtoken.Key)
 	if err != nil || json.Unmarshal(m.Data, &s) != nil {
 		return r, nil
 	}
-	r.State, r.Failures, r.TicketReceivedAt, r.LastError = s.State, s.Failures, s.TicketReceivedAt, s.LastError
+	r.State = s.State
+	if known { // the page is read when the token may have died since the status was written
+		r.State = s.StateAt(now, r.ExpiresAt)
+	}
+	r.Failures, r.TicketReceivedAt, r.LastError = s.Failures, s.TicketReceivedAt, s.LastError
+	if held, ok := s.Held(); ok {
+		r.Held = &held
+	}
 	if s.Authorizer != nil {
 		_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &r.Name) // WeChat's; no name is no fault
 	}

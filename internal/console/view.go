@@ -42,6 +42,7 @@ type table struct {
 type line struct {
 	State string // as in the contract; "" if nothing is stored
 	Cells []string
+	Held  string // what keeps the tokens of a component from being renewed
 	Error string
 }
 
@@ -88,6 +89,13 @@ func makeLine(r row, last string, now time.Time, w words) line {
 		state = w.state(r.State)
 	}
 	l := line{State: string(r.State), Cells: []string{r.Key.String(), state, generation, left, renewal, strconv.Itoa(r.Failures), token, last}}
+	if h := r.Held; h != nil {
+		l.Held = fmt.Sprintf("%s: %s: %s (%s", w.Held, printable(h.Reason), printable(h.Message), distance(h.Since, now, w))
+		if h.Until != nil && h.Until.After(now) {
+			l.Held += ", " + fmt.Sprintf(w.Until, h.Until.UTC().Format(time.DateTime))
+		}
+		l.Held += ")"
+	}
 	if e := r.LastError; e != nil {
 		l.Error = fmt.Sprintf("%s: %s", w.LastError, printable(e.Message))
 		if e.Code != 0 && !strings.Contains(e.Message, strconv.Itoa(e.Code)) {
@@ -165,6 +173,9 @@ func writeText(out *bytes.Buffer, v view) {
 		write(t.Head)
 		for _, l := range t.Lines {
 			write(l.Cells)
+			if l.Held != "" {
+				fmt.Fprintf(out, "    %s\n", l.Held)
+			}
 			if l.Error != "" {
 				fmt.Fprintf(out, "    %s\n", l.Error)
 			}
@@ -195,7 +206,7 @@ func columns(text string) int {
 type words struct {
 	Title, Components, Authorizers, Search, More, Empty                  string
 	Key, State, Generation, Left, Renewal, Failures, Token, Ticket, Name string
-	LastError, None, In, Ago, LeftOut, Unreadable                        string
+	LastError, None, In, Ago, LeftOut, Unreadable, Held, Until           string
 
 	states map[wxtoken.State]string
 }
@@ -213,11 +224,13 @@ var languages = map[string]words{
 		Title: "wxtoken", Components: "Components", Authorizers: "Authorizers", Search: "appid or part of it", More: "more", Empty: "none",
 		Key: "key", State: "state", Generation: "generation", Left: "expires", Renewal: "next renewal", Failures: "failures", Token: "token sha256", Ticket: "last ticket", Name: "nick_name",
 		LastError: "last error", None: "-", In: "in %s", Ago: "%s ago", LeftOut: "components not shown", Unreadable: "subjects that are not keys",
+		Held: "held back", Until: "until %s UTC",
 	},
 	"zh": {
 		Title: "wxtoken", Components: "第三方平台", Authorizers: "授权方", Search: "appid 或其中一部分", More: "更多", Empty: "无",
 		Key: "键", State: "状态", Generation: "代次", Left: "过期", Renewal: "下次更新", Failures: "失败次数", Token: "令牌 sha256", Ticket: "最近的 ticket", Name: "昵称",
 		LastError: "最近的错误", None: "-", In: "%s 后", Ago: "%s 前", LeftOut: "未列出的第三方平台", Unreadable: "不是键的主题",
+		Held: "暂停更新", Until: "至 %s UTC",
 		states: map[wxtoken.State]string{
 			wxtoken.StateActive:             "正常 active",
 			wxtoken.StateRenewingFailed:     "更新失败，重试中 renewing_failed",

@@ -123,6 +123,8 @@ const (
 
 	// StepSeal is no page: ingest's --check asks whether the refreshers open what it seals.
 	StepSeal = "seal"
+	// StepHeld is none either: ingest's --check asks what keeps tokens from being renewed, since it may read no status.
+	StepHeld = "held"
 )
 
 // ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with 404, one that
@@ -166,6 +168,8 @@ type ConnectOpened struct {
 	ReturnTo   string    `json:"return_to,omitempty"`   // once authorized: return with authorizer_appid and ref in its query
 	Reason     string    `json:"reason,omitempty"`      // why it failed
 	SealKeys   []string  `json:"seal_keys,omitempty"`   // seal: the public keys whose seeds the refresher has
+
+	Held map[string]wxtoken.Condition `json:"held,omitempty"` // held: the condition Renewing of each component that is held back
 }
 
 // Category is a list of permission sets. It is read from an array of numbers or from WeChat's own form, the

@@ -3,12 +3,15 @@ package preflight
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
+	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
@@ -71,7 +74,12 @@ func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 
 // askSeal asks a refresher about a public key. An older one knows no such question.
 func askSeal(ctx context.Context, nc *nats.Conn, public string) (answer events.ConnectOpened, err error) {
-	question, err := json.Marshal(events.ConnectOpen{Step: events.StepSeal, SealKey: public})
+	return askOpen(ctx, nc, events.ConnectOpen{Step: events.StepSeal, SealKey: public})
+}
+
+// askOpen asks a refresher. A refusal is an empty answer: it is of an older version.
+func askOpen(ctx context.Context, nc *nats.Conn, q events.ConnectOpen) (answer events.ConnectOpened, err error) {
+	question, err := json.Marshal(q)
 	if err != nil {
 		return answer, err
 	}
@@ -80,6 +88,29 @@ func askSeal(ctx context.Context, nc *nats.Conn, public string) (answer events.C
 		return answer, err
 	}
 	return answer, json.Unmarshal(m.Data, &answer)
+}
+
+// HeldOfIngest asks a refresher what keeps tokens from being renewed: ingest may read no status.
+func HeldOfIngest(nc *nats.Conn) Probe {
+	return Probe{Name: "renewals", Look: func(ctx context.Context) Line {
+		const name = "renewals"
+		answer, err := askOpen(ctx, nc, events.ConnectOpen{Step: events.StepHeld})
+		if err != nil {
+			return skip(name, "no refresher tells whether anything holds them back%s", because(err))
+		}
+		line := ok(name, "nothing holds them back")
+		for _, appid := range slices.Sorted(maps.Keys(answer.Held)) {
+			one := held(name, &wxtoken.Status{Conditions: []wxtoken.Condition{answer.Held[appid]}})
+			if one.Saw = appid + " " + one.Saw; line.Mark != OK {
+				one.Saw = line.Saw + "; " + one.Saw
+			}
+			if line.Mark == Fail {
+				one.Mark, one.Remedy = Fail, line.Remedy
+			}
+			line = one
+		}
+		return line
+	}}
 }
 
 // Mirrors tells whether services can read, in accounts of their own, what is kept.

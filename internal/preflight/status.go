@@ -46,11 +46,11 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 			lines = append(lines, skip(name+" "+component.AppID, "the status can't be read%s", because(err)))
 			continue
 		}
-		lines = append(lines, c.tickets(name+" "+component.AppID, status))
+		lines = append(lines, c.tickets(name+" "+component.AppID, status), held("renewals "+component.AppID, status))
 		if unopened := unopenedEvents(status); unopened != "" {
 			lines = append(lines, Line{Fail, "seal key " + component.AppID, unopened,
 				"compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers; runbook: A refresher does not start: `record sealed for a key whose seed is not here`"})
-		} else if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil {
+		} else if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil && status.LastError.Code != 0 {
 			last := status.LastError
 			lines = append(lines, Line{Fail, "component " + component.AppID, fmt.Sprintf("state operator: %s was answered errcode %d: %s (at %s)",
 				last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
@@ -88,6 +88,39 @@ func (c *Checker) tickets(name string, status *wxtoken.Status) Line {
 	}
 	return ok(name, "the last one came %s ago", age)
 }
+
+// held judges whether anything keeps the tokens of a component from being renewed.
+func held(name string, status *wxtoken.Status) Line {
+	if status == nil {
+		return skip(name, "no refresher has run for it yet")
+	}
+	held, ok := status.Held()
+	if !ok {
+		return Line{OK, name, "nothing holds them back", ""}
+	}
+	saw := fmt.Sprintf("held back since %s: %s: %s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
+	if held.Until != nil {
+		saw += fmt.Sprintf(" (until %s)", held.Until.UTC().Format(time.RFC3339))
+	}
+	if e := status.LastError; held.Reason == wxtoken.HeldRefused && e != nil {
+		return Line{Fail, name, saw, remedyFor(e.Code, e.Message)}
+	}
+	mark := Fail
+	if held.Reason == wxtoken.HeldMinuteLimit || held.Reason == wxtoken.HeldListFirst {
+		mark = Warn // they end by themselves, in minutes
+	}
+	remedy := "runbook: Renewals are held back"
+	switch held.Reason {
+	case wxtoken.HeldQuota:
+		remedy = remedyFor(45009, "")
+	case wxtoken.HeldEmptyAnswers:
+		remedy = emptyRemedy + "; " + remedy
+	}
+	return Line{mark, name, saw, remedy}
+}
+
+// emptyRemedy says what to do about answers without a body.
+const emptyRemedy = "compare --component-appid and the AppSecret with WeChat's console; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API"
 
 // permissions looks for accounts that can't be kept, or that granted too little.
 func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Line {

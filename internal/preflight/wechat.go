@@ -148,6 +148,9 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component C
 	}
 	refusal := (*wechat.Error)(nil)
 	if !errors.As(err, &refusal) || refusal.Code == 0 {
+		if refusal != nil && refusal.Empty {
+			return []Line{{Fail, name, "WeChat did not say" + because(err), emptyRemedy}}
+		}
 		return []Line{{Fail, name, "WeChat did not say" + because(err), "ask again; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API"}}
 	}
 	saw, remedy := refusal.Error()+since, remedyFor(refusal.Code, refusal.Message)

@@ -164,7 +164,7 @@ func (r *Refresher) toldAgain(ctx context.Context, c *component, cred store.Cred
 	}
 	// Whoever had this event may have died before the status was written.
 	changes := []statusChange{r.ifRevoked(ctx, cred.Key, false, authorizedAt(created, cred.Ref))}
-	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 {
+	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 && cred.Renewable() {
 		changes = append(changes, active(r.now()))
 	}
 	r.setStatusAndProfile(ctx, c, cred.Key, changes...)
@@ -235,6 +235,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	cred = released(cred)
 	if granted.AccessToken == "" {
 		// The account gives no API permission (api_getauthorizerrefreshtoken): there is no token to keep.
+		cred.AuthorizationNeeded, cred.RetryAt = true, r.now().Add(giveUpDelay).UTC()
 		if _, err := r.store.Revoke(ctx, cred); err != nil { // of its token, should there be one
 			return fmt.Errorf("store authorization: %w", err)
 		}
@@ -244,16 +245,41 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	}
 	cred.Generation++
 	token := nextToken(wxtoken.Token{}, key, cred.Generation, granted.AccessToken, asked, granted.ExpiresIn, r.cfg.RenewFraction)
-	if _, err := r.store.Commit(ctx, cred, token); err != nil {
+	cred, err := r.store.Commit(ctx, cred, token)
+	if err != nil {
 		return fmt.Errorf("store authorization: %w", err)
 	}
 	r.step("exchange.committed")
 	r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Uint64("generation", cred.Generation).
 		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, ref)), active(r.now()), funcInfo(granted.FuncInfo))
-	r.fetchProfile(ctx, c, key)
+	change := active(r.now())
+	if !cred.Renewable() {
+		change = failing(r.now(), 1, errNoRefreshToken)
+	}
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, ref)), change, funcInfo(granted.FuncInfo))
+	info := r.fetchProfile(ctx, c, key)
+	if granted.RefreshToken == "" {
+		if cred, err = r.fill(ctx, cred, info); err != nil {
+			return err
+		}
+	}
 	r.deriveFrom(ctx, cred)
 	return r.linked(ctx, cred, link)
+}
+
+// fill completes an authorization whose answer had no refresh token: the profile, asked right after, may tell it. If it does not, it is
+// looked for; one of an earlier authorization is kept until its renewal shows whether it is any good.
+func (r *Refresher) fill(ctx context.Context, cred store.Credential, info wechat.AuthorizerInfo) (store.Credential, error) {
+	if info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken {
+		filled, err := r.keepTold(ctx, cred, info)
+		if err == nil || !errors.Is(err, store.ErrLost) {
+			return filled, err
+		}
+	}
+	if cred.Renewable() {
+		return cred, nil
+	}
+	return cred, r.store.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
 // unexchanged deals with a code that WeChat did not turn into tokens.
@@ -274,9 +300,7 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 			return r.giveBack(ctx, cred, eventDelay(m, err), err)
 		}
 		if info.RefreshToken == "" {
-			r.log.Error().Err(cause).Stringer("key", key).Msg("authorization needed")
-			r.setStatus(ctx, key, authorizedAt(a.CreateTime, cred.Ref), needsAuthorization(now, cred.Failures, cause, r.reauthorizeURL(ctx, cred)))
-			break
+			return r.spentWithout(ctx, c, cred, a, m, link, cause)
 		}
 		cred.AuthorizedAt = a.CreateTime.UTC()
 		return r.told(ctx, cred, info, a.Kind, link)
@@ -325,7 +349,7 @@ func eventDelay(m events.Msg, err error) time.Duration {
 	}
 	switch wechat.Judge(err) {
 	case wechat.QuotaGone:
-		return maxPause
+		return jittered(maxPause)
 	case wechat.SlowDown, wechat.Operator:
 		return jittered(slowDown)
 	}
@@ -337,23 +361,25 @@ func (r *Refresher) giveBack(ctx context.Context, cred store.Credential, wait ti
 	if _, err := r.store.Save(ctx, cred); err != nil && !errors.Is(err, store.ErrLost) {
 		return err
 	}
+	r.askList(ctx, cred)
 	return events.Later(wait, fmt.Errorf("exchange code: %w", cause))
 }
 
 // fetchProfile fetches what WeChat tells about an account. It is not worth a second try here: the
 // next renewal makes one when the profile is still missing.
-func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.Key) {
+func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.Key) wechat.AuthorizerInfo {
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if err != nil {
 		r.log.Warn().Err(err).Stringer("key", key).Msg("profile not fetched")
-		return
+		return info
 	}
 	r.setStatus(ctx, key, profile(info))
+	return info
 }
 
 // brought reports whether the tokens of a credential came from that code.
 func brought(cred store.Credential, code string) bool {
-	return cred.RefreshToken != "" && cred.CodeDigest == digest(code)
+	return cred.RevokedAt.IsZero() && (cred.Generation > 0 || cred.AuthorizationNeeded) && cred.CodeDigest == digest(code)
 }
 
 // digest returns the SHA-256 of a code, in hex.

@@ -32,10 +32,16 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 		return nil
 	case cred.AuthorizedAt.IsZero() || created.Equal(cred.AuthorizedAt):
 		// Which of the two came last only WeChat can tell.
-		if _, err := r.authorizerInfo(ctx, c, key.Authorizer); err == nil {
+		info, err := r.authorizerInfo(ctx, c, key.Authorizer)
+		switch {
+		case err == nil && info.RefreshToken == "" && m.Deliveries <= len(retryAfter):
+			// That confirms nothing. WeChat's push is signed; should it have been an old one, the list brings the account back.
+			return events.Later(eventDelay(m, errNoRefreshToken), fmt.Errorf("check cancellation: %w", errNoRefreshToken))
+		case err == nil && info.RefreshToken == "":
+		case err == nil:
 			r.log.Info().Stringer("key", key).Msg("cancellation ignored, WeChat says the authorization is in force")
 			return nil
-		} else if wechat.Judge(err) != wechat.Revoked {
+		case wechat.Judge(err) != wechat.Revoked:
 			return events.Later(eventDelay(m, err), fmt.Errorf("check cancellation: %w", err))
 		}
 	}

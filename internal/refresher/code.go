@@ -188,7 +188,11 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 		return err
 	}
 	if brought(cred, a.Code) { // it was stored, and that answer was lost
-		r.setStatusAndProfile(ctx, c, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), active(r.now()))
+		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref))}
+		if cred.Renewable() {
+			changes = append(changes, active(r.now()))
+		}
+		r.setStatusAndProfile(ctx, c, key, changes...)
 		return r.linked(ctx, cred, link)
 	}
 	// A cancellation, too, may have come while WeChat was asked: the renewal finds out.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -31,15 +32,22 @@ type component struct {
 	calls   map[string]int           // by API, since they were last added to the shared count
 	slow    time.Time                // until when rate is halved
 	paused  map[wechat.API]time.Time // until when; everyAPI = all of them
-	looked  time.Time                // when the component's status was last looked at
 	silent  int                      // calls in a row that WeChat did not answer, or only with "busy"
 	unheard map[string]bool          // whom those calls were about: the first few accounts, or APIs
 	probe   time.Time                // while WeChat seems to be away: when the next call may be made
 	late    string                   // what the status says of tickets that stay away; the sweep's own
 	warned  bool                     // that the guard is closed
-	waiting time.Time                // since when accounts wait for WeChat's list; zero while none does
-	greeted bool                     // the sweep's own
-	lost    bool                     // something of what rested in NATS, and WeChat's list was not asked yet what; the sweep's own
+	own     map[string]store.Hold    // what holds calls of this process back, by reason and API
+	// refusedGeneration is the newest generation of the component's token that WeChat refused, as far as this process knows.
+	refusedGeneration uint64
+
+	told    string        // the reasons that the log tells of
+	empty   int           // answers in a row of api_component_token that had no body
+	newest  wxtoken.Token // the component's newest token that this process stored, with its credential's revision
+	ticket  time.Time     // when the newest ticket was created that this process knows to be there
+	waiting time.Time     // since when accounts wait for WeChat's list; zero while none does
+	greeted bool          // the sweep's own
+	lost    bool          // something of what rested in NATS, and WeChat's list was not asked yet what; the sweep's own
 }
 
 // everyAPI stands for all calls of a component.
@@ -50,7 +58,7 @@ func newComponent(c Component, perSecond float64, quota func() store.Quota) *com
 	return &component{
 		appid: c.AppID, secret: c.AppSecret, quota: quota,
 		rate: limiter(), hurry: limiter(), full: rate.Limit(perSecond),
-		paused: map[wechat.API]time.Time{}, calls: map[string]int{}, unheard: map[string]bool{},
+		paused: map[wechat.API]time.Time{}, calls: map[string]int{}, unheard: map[string]bool{}, own: map[string]store.Hold{},
 	}
 }
 
@@ -68,6 +76,7 @@ func (c *component) setSecret(secret wxtoken.Secret) {
 	if c.secret != secret {
 		c.secret = secret
 		delete(c.paused, everyAPI)
+		maps.DeleteFunc(c.own, func(_ string, h store.Hold) bool { return h.Reason == wxtoken.HeldRefused })
 	}
 }
 
@@ -85,53 +94,29 @@ func (c *component) resume(api wechat.API) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.paused, api)
+	delete(c.own, holdKey(wxtoken.HeldQuota, api))
 }
 
-// pausedUntil returns until when no call of api may be made; a time that has passed if it may.
-func (c *component) pausedUntil(api wechat.API) time.Time {
-	daily := c.quota().Paused[string(api)]
+// closed returns until when no call of api may be made, and why; a time that has passed if it may.
+func (c *component) closed(api wechat.API, now time.Time) (until time.Time, why string) {
+	until, why = c.quota().Paused[string(api)], "the day's quota is gone"
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.MaxFunc([]time.Time{daily, c.paused[everyAPI], c.paused[api]}, time.Time.Compare)
-}
-
-// lookEvery bounds how often a good answer has the component's status looked at.
-const lookEvery = time.Minute
-
-// lookAgain reports whether it is time to look at the component's status.
-func (c *component) lookAgain(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now.Sub(c.looked) < lookEvery {
-		return false
+	if all := c.paused[everyAPI]; all.After(until) {
+		until, why = all, "WeChat refuses the component's calls"
 	}
-	c.looked = now
-	return true
-}
-
-// heldBack reports whether any call is paused that is made to keep tokens, or refusals are not believed.
-func (c *component) heldBack(now time.Time) bool {
-	for api, until := range c.quota().Paused {
-		if !aside(wechat.API(api)) && until.After(now) {
-			return true
-		}
+	if own := c.paused[api]; own.After(until) {
+		until, why = own, "too many calls in a minute, or in the day"
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.warned {
-		return true
+	if c.away() && !until.After(now) {
+		until, why = c.probe, "WeChat does not answer"
 	}
-	for api, until := range c.paused {
-		if !aside(api) && until.After(now) {
-			return true
-		}
-	}
-	return false
+	return until, why
 }
 
 const (
-	// maxPause is the longest wait before a pause is looked at again.
-	maxPause = 5 * time.Minute
+	// maxPause is the longest wait before a pause is looked at again: it may be over any time, a quota cleared.
+	maxPause = 10 * time.Second
 	// awayAfter is how many calls in a row must fail for WeChat to count as away, and awayFrom how many accounts, or
 	// APIs that are about none, they must be about: one account that is always answered "busy" is its own trouble.
 	awayAfter = 5
@@ -143,7 +128,7 @@ const (
 // wait returns how long no call of api may be made; 0 if one may. A caller that got 0 while WeChat
 // is away is the one that finds out whether it is back.
 func (c *component) wait(api wechat.API, now time.Time) time.Duration {
-	if left := c.pausedUntil(api).Sub(now); left > 0 {
+	if left := c.held(api, now); left > 0 {
 		return min(left, maxPause)
 	}
 	c.mu.Lock()
@@ -151,7 +136,7 @@ func (c *component) wait(api wechat.API, now time.Time) time.Duration {
 	if !c.away() {
 		return 0
 	}
-	if left := c.probe.Sub(now); left > 0 {
+	if left := c.probe.Sub(now); left > 0 { // another was faster
 		return left
 	}
 	c.probe = now.Add(probeEvery)
@@ -170,15 +155,8 @@ func (c *component) away() bool { return c.silent >= awayAfter && len(c.unheard)
 
 // held returns how long a call of api would be held back, without asking for its turn; 0 if it would not be.
 func (c *component) held(api wechat.API, now time.Time) time.Duration {
-	if left := c.pausedUntil(api).Sub(now); left > 0 {
-		return min(left, maxPause)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if left := c.probe.Sub(now); c.away() && left > 0 {
-		return left
-	}
-	return 0
+	until, _ := c.closed(api, now)
+	return max(until.Sub(now), 0)
 }
 
 // listWantedSince returns since when accounts wait for WeChat's list; zero if none does.
@@ -204,6 +182,31 @@ func (c *component) wantNoList() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = time.Time{}
+}
+
+// forget drops what this process knows of records: the data of NATS may be others now.
+func (c *component) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.newest, c.ticket, c.refusedGeneration, c.waiting = wxtoken.Token{}, time.Time{}, 0, time.Time{}
+}
+
+// knowTicket notes that a ticket is there.
+func (c *component) knowTicket(created time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if created.After(c.ticket) {
+		c.ticket = created
+	}
+}
+
+// knowToken notes the component's newest token, which was stored right after the credential of that revision.
+func (c *component) knowToken(t wxtoken.Token, revision uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.Key.Kind == wxtoken.KindComponent && revision > c.newest.Revision {
+		c.newest, c.newest.Revision = t, revision
+	}
 }
 
 // slowDown halves the rate for a while: WeChat said that there were too many calls in this minute.
@@ -253,6 +256,7 @@ func (c *component) heard(about string, err error, now time.Time) {
 	if !silent(err) {
 		c.silent = 0
 		clear(c.unheard)
+		delete(c.own, holdKey(wxtoken.HeldAway, everyAPI))
 		return
 	}
 	before := c.away()
@@ -263,6 +267,9 @@ func (c *component) heard(about string, err error, now time.Time) {
 	if !before && c.away() {
 		c.probe = now.Add(probeEvery)
 	}
+	if c.away() {
+		c.hold(everyAPI, store.Hold{Reason: wxtoken.HeldAway, Until: c.probe, Message: "WeChat does not answer", Error: lastError(now, err), SeenAt: now})
+	}
 }
 
 // silent reports whether a call brought no answer, or none but "busy" (-1, -1000).
@@ -271,42 +278,60 @@ func silent(err error) bool {
 	return err != nil && (!errors.As(err, &e) || e.Code == 0 || e.Code == -1 || e.Code == -1000)
 }
 
-// heard notes how a call about an account, "" if about none, ended. A refusal that the next call would meet too holds those
-// calls back, whoever makes them; one that a person has to put right stands in the component's status.
-func (r *Refresher) heard(ctx context.Context, c *component, account string, err error) {
+// heard notes how a call of api about an account, "" if about none, ended. A refusal that the next call would meet too holds
+// those calls back, whichever process makes them, and is told for as long as it lasts; what ends it, an answer of another kind, too.
+func (r *Refresher) heard(ctx context.Context, c *component, api wechat.API, account string, err error) {
 	now := r.now()
-	c.heard(cmp.Or(account, string(errAPI(err))), err, now)
-	if err == nil || errAPI(err).OfAccount() {
-		return // what an account's own quota and permissions don't allow is no concern of the others
+	before := c.reasons()
+	c.heard(cmp.Or(account, string(api)), err, now)
+	if !api.OfAccount() { // what an account's own quota and permissions don't allow is no concern of the others
+		r.judgeHold(ctx, c, api, err, now)
 	}
+	if c.reasons() != before {
+		r.tellHolds(ctx, c)
+	}
+}
+
+// judgeHold begins or ends what holds calls of a component back, by the answer to one.
+func (r *Refresher) judgeHold(ctx context.Context, c *component, api wechat.API, err error, now time.Time) {
+	c.answered(api, err, now)
+	if err == nil {
+		return
+	}
+	hold := store.Hold{Message: err.Error(), Error: lastError(now, err), SeenAt: now}
 	switch wechat.Judge(err) {
 	case wechat.SlowDown:
-		c.pause(errAPI(err), now.Add(slowDown))
+		c.pause(api, now.Add(slowDown))
 		c.slowDown(now)
-		return
+		hold.Reason, hold.Until = wxtoken.HeldMinuteLimit, now.Add(slowDown)
 	case wechat.QuotaGone:
-		r.quotaGone(ctx, c, errAPI(err), now)
-		if aside(errAPI(err)) {
-			return
-		}
+		r.quotaGone(ctx, c, api, err, now)
+		return
+	case wechat.WaitForTicket:
+		hold.Reason = wxtoken.HeldNoTicket
 	case wechat.Operator:
-		if ofAccount(err) || aside(errAPI(err)) && !ofComponent(err) {
+		if ofAccount(err) || aside(api) && !ofComponent(err) {
 			return // the others must not wait for it
 		}
-		if errAPI(err) != wechat.APIComponentToken {
-			c.pause(everyAPI, now.Add(retryAfter[len(retryAfter)-1]))
+		hold.Reason, hold.Until = wxtoken.HeldRefused, now.Add(retryAfter[len(retryAfter)-1])
+		if api != wechat.APIComponentToken {
+			c.pause(everyAPI, hold.Until)
 		}
+		api = refusedAPI(api, err)
 	default:
 		return
 	}
-	r.setStatus(ctx, wxtoken.ComponentKey(c.appid), operator(now, err))
+	if !aside(api) {
+		c.begin(api, hold)
+	}
 }
 
 // pass waits for the turn of one call of api. It answers with Later while none may be made. A call that somebody
 // waits for, a merchant say, takes its turn from the others and waits only for its like.
 func (r *Refresher) pass(ctx context.Context, c *component, api wechat.API) error {
 	if wait := c.wait(api, r.now()); wait > 0 {
-		return events.Later(jittered(wait), fmt.Errorf("call %s: held back for %s", api, wait.Round(time.Second)))
+		until, why := c.closed(api, r.now())
+		return events.Later(jittered(wait), fmt.Errorf("call %s: held back until %s: %s", api, until.UTC().Format(time.RFC3339), why))
 	}
 	limiter := c.rate
 	if slices.Contains(hurried, api) {
@@ -317,7 +342,9 @@ func (r *Refresher) pass(ctx context.Context, c *component, api wechat.API) erro
 		return fmt.Errorf("call %s: wait for the rate: %w", api, err)
 	}
 	// A call whose answer can't be stored may end a token that services still use, and brings them no other.
-	if err := r.store.Proof(ctx); err != nil {
+	err := r.store.Proof(ctx)
+	r.proved(ctx, c, err)
+	if err != nil {
 		return events.Later(jittered(r.heldDelay()), fmt.Errorf("call %s: NATS stores nothing now: %w", api, err))
 	}
 	return nil
@@ -341,14 +368,17 @@ func aside(api wechat.API) bool {
 // componentToken returns a component access token that is good for a call. Without one it answers
 // with Later; the component's own renewal is under way or waits for a ticket.
 func (r *Refresher) componentToken(c *component) (wxtoken.Token, error) {
-	e, _ := r.view.Get(wxtoken.ComponentKey(c.appid))
-	if e.Token.Value.IsZero() || !r.now().Before(e.Token.ExpiresAt) {
+	t, refused := r.ownToken(c)
+	switch {
+	case t.Value.IsZero() || !r.now().Before(t.ExpiresAt):
 		return wxtoken.Token{}, events.Later(jittered(componentDelay), fmt.Errorf("component %s has no valid token", c.appid))
+	case refused:
+		return wxtoken.Token{}, events.Later(jittered(componentDelay), fmt.Errorf("component %s: WeChat refused its token, a new one is on its way", c.appid))
 	}
-	return e.Token, nil
+	return t, nil
 }
 
-// refused deals with a token that WeChat refused to take for one of our own calls.
+// refused deals with an account's token that WeChat refused to take for one of our own calls.
 func (r *Refresher) refused(ctx context.Context, t wxtoken.Token) {
 	switch outcome, err := r.replace(ctx, t, events.ReasonRefused); {
 	case err != nil:

@@ -143,6 +143,8 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 	if n := len(r.sim.History()); n != calls {
 		t.Errorf("%d calls while NATS could store nothing", n-calls)
 	}
+	held := func() float64 { return r.metric(p, "wxtoken_held_back", appid, wxtoken.HeldNATS) }
+	r.until("no metric tells", func() bool { return held() == 1 })
 	stream, err := r.js.Stream(t.Context(), events.StreamMessages)
 	r.must(err)
 	r.must(stream.Purge(t.Context()))
@@ -151,6 +153,7 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 	})
 	r.must(r.accepted(alice))
 	r.until("not ready", func() bool { return p.work.Ready(t.Context()) == nil && p.work.Canary(t.Context()) == nil })
+	r.until("the metric still tells", func() bool { return held() == 0 })
 }
 
 // TestSlowNATS has everything that goes to NATS and comes back take a second each way: one call for each renewal all the same.

@@ -171,7 +171,7 @@ func (r *Refresher) prepareTicket(ctx context.Context, c *component, key wxtoken
 		}
 		r.calling(c, wechat.APIGetTicket)
 		ticket, err := r.wx.Ticket(ctx, t.Value.Reveal(), ticketTypes[key.Kind])
-		r.heard(ctx, c, key.Authorizer, err)
+		r.heard(ctx, c, wechat.APIGetTicket, key.Authorizer, err)
 		if err != nil && wechat.Judge(err) == wechat.RenewAccountToken {
 			r.refused(ctx, t)
 		}

@@ -25,6 +25,7 @@ type metrics struct {
 	panics        prometheus.Counter
 	reconciles    *prometheus.CounterVec
 	reconciledAt  *prometheus.GaugeVec
+	unkept        *prometheus.GaugeVec
 	swept         prometheus.Gauge
 	calls         *prometheus.CounterVec
 	requests      *prometheus.CounterVec
@@ -75,6 +76,9 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 		}, []string{"result"}),
 		reconciledAt: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "wxtoken_reconcile_last_success_timestamp_seconds", Help: "When the comparison was last complete.",
+		}, []string{"component"}),
+		unkept: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "wxtoken_reconcile_unkept", Help: "Accounts that WeChat's list names and that have nothing here to get a token with, at the last complete comparison.",
 		}, []string{"component"}),
 		swept: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "wxtoken_sweep_last_success_timestamp_seconds", Help: "When the last sweep ended.",
@@ -131,7 +135,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.panics = panics.WithLabelValues("events")
 	for _, c := range []prometheus.Collector{
 		m.renewals, m.durations, m.exchanges, m.overlaps, m.rescheduled, m.missed, m.recovered, m.staleTickets,
-		m.reconciles, m.reconciledAt, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, m.watches, m.maxWatches, m.unopened, fleet{r},
+		m.reconciles, m.reconciledAt, m.unkept, m.swept, m.calls, m.requests, m.reports, m.mirrorsBehind, m.watches, m.maxWatches, m.unopened, fleet{r},
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -165,6 +169,7 @@ var (
 	descCompRenewal = prometheus.NewDesc("wxtoken_component_token_renewal_timestamp_seconds", "When the component access token is to be renewed; 0 without one.", []string{"component"}, nil)
 	descTicketMade  = prometheus.NewDesc("wxtoken_ticket_last_created_timestamp_seconds", "CreateTime of the ticket in use; 0 without one.", []string{"component"}, nil)
 	descPaused      = prometheus.NewDesc("wxtoken_api_paused_until_timestamp_seconds", "Until when a call rests because the day's quota is gone.", []string{"component", "api"}, nil)
+	descHeld        = prometheus.NewDesc("wxtoken_held_back", "Whether that reason keeps tokens of the component from being renewed (1) or not (0).", []string{"component", "reason"}, nil)
 	descDoubted     = prometheus.NewDesc("wxtoken_refusals_doubted", "Whether so many authorizations are refused that none of it is believed (1) or not (0).", []string{"component"}, nil)
 	descSealed      = prometheus.NewDesc("wxtoken_sealed_records", "Credentials by the first 8 characters of the public key that they are sealed for; none: in the clear.", []string{"key"}, nil)
 	descTicketGot   = prometheus.NewDesc("wxtoken_ticket_last_received_timestamp_seconds", "When the ticket in use came; 0 without one.", []string{"component"}, nil)
@@ -172,16 +177,14 @@ var (
 
 // Describe sends the descriptions of what Collect counts.
 func (f fleet) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot, descPaused, descDoubted, descSealed} {
+	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot, descPaused, descDoubted, descHeld, descSealed} {
 		ch <- d
 	}
 }
 
 // Collect counts.
 func (f fleet) Collect(ch chan<- prometheus.Metric) {
-	f.r.mu.Lock()
-	view := f.r.view
-	f.r.mu.Unlock()
+	view := f.r.knownView()
 	if view == nil {
 		return
 	}
@@ -203,17 +206,19 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		if s == nil || key.Kind != wxtoken.KindAuthorizer {
 			continue
 		}
-		switch {
-		case !e.Credential.RevokedAt.IsZero():
+		switch stateOf(e, now) {
+		case wxtoken.StateRevoked:
 			s.revoked++
 			continue
-		case !e.Credential.Renewable(): // without API permission, or without a refresh token
+		case wxtoken.StateNeedsAuthorization:
 			s.needy++
-			continue
-		case e.Credential.Failures > 0:
-			s.retrying++
-		default:
+		case wxtoken.StateActive:
 			s.active++
+		default:
+			s.retrying++
+		}
+		if e.Token.Value.IsZero() && unrenewable(e.Credential) {
+			continue // it never had one
 		}
 		if !now.Before(e.Token.ExpiresAt) {
 			s.invalid++
@@ -250,6 +255,26 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 			doubted = 1
 		}
 		gauge(descDoubted, doubted, id)
+		f.held(gauge, id, now)
+	}
+}
+
+// held tells of each reason whether it holds calls of a component back.
+func (f fleet) held(gauge func(*prometheus.Desc, float64, ...string), id string, now time.Time) {
+	c, ok := f.r.component(id)
+	if !ok {
+		return
+	}
+	held := map[string]bool{}
+	for _, h := range f.r.holds(c, now) {
+		held[h.Reason] = true
+	}
+	for _, row := range holdStates {
+		value := 0.0
+		if held[row.reason] {
+			value = 1
+		}
+		gauge(descHeld, value, id, row.reason)
 	}
 }
 

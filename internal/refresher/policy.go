@@ -67,6 +67,15 @@ const giveUpDelay = 6 * time.Hour
 var componentCodes = []int{40090, 40125, 40164, 40243, 45035, 61000, 61001, 61002, 61004, 61011, 61061,
 	89501, 89502, 89503, 89504, 89505, 89506, 89507}
 
+// addressCodes are those of them that are about the address.
+var addressCodes = []int{40090, 40164, 45035, 61004, 89501, 89502, 89503, 89504, 89505, 89506, 89507}
+
+// ofAddress reports whether err is about the address that calls come from.
+func ofAddress(err error) bool {
+	var e *wechat.Error
+	return errors.As(err, &e) && slices.Contains(addressCodes, e.Code)
+}
+
 // ofComponent reports whether every call of the component would meet err.
 func ofComponent(err error) bool {
 	var e *wechat.Error

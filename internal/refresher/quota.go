@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -16,12 +17,18 @@ import (
 func today(now time.Time) string { return now.In(beijing).Format(time.DateOnly) }
 
 // quotaGone keeps all refreshers from making a call until the day turns, or until somebody clears the quota.
-func (r *Refresher) quotaGone(ctx context.Context, c *component, api wechat.API, now time.Time) {
+func (r *Refresher) quotaGone(ctx context.Context, c *component, api wechat.API, cause error, now time.Time) {
+	until, said := quotaBack(now), lastError(now, cause)
 	c.pause(api, now.Add(quotaBridge))
+	if !aside(api) {
+		c.begin(api, store.Hold{Reason: wxtoken.HeldQuota, Until: until, Message: "the day's quota is gone", Error: said, SeenAt: now})
+	}
 	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
-		until := quotaBack(now)
 		if q.Paused[string(api)].Equal(until) {
 			return false
+		}
+		if !aside(api) {
+			q.QuotaError = said
 		}
 		q.Paused = maps.Clone(q.Paused)
 		if q.Paused == nil {
@@ -123,7 +130,7 @@ func (r *Refresher) clearQuota(ctx context.Context, c *component) error {
 	}
 	r.calling(c, wechat.APIClearQuota)
 	err := r.wx.ClearQuota(ctx, c.appid, c.appSecret())
-	r.heard(ctx, c, "", err)
+	r.heard(ctx, c, wechat.APIClearQuota, "", err)
 	if err != nil {
 		return err
 	}
@@ -131,11 +138,14 @@ func (r *Refresher) clearQuota(ctx context.Context, c *component) error {
 	var freed []string
 	err = r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
 		freed = slices.Collect(maps.Keys(q.Paused))
-		q.Paused = nil
+		q.Paused, q.QuotaError = nil, nil
 		return len(freed) > 0
 	})
 	for _, api := range freed {
 		c.resume(wechat.API(api))
+	}
+	if err == nil {
+		r.lookNow() // for all that had to wait
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	began, seen := r.now(), r.view.Seen()
 	listed, total, listErr := r.list(ctx, c)
 	// A list that broke off is good for what it told.
-	found, err := r.absorbAll(ctx, c, listed, seen, m.Deliveries < len(retryAfter))
+	found, unkept, err := r.absorbAll(ctx, c, listed, reading{seen: seen, began: began, insist: m.Deliveries < len(retryAfter)})
 	switch {
 	case listErr == nil && err == nil:
 		r.listRead(ctx, c, began)
@@ -53,7 +53,11 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 		return events.Later(wait, fmt.Errorf("reconcile: %w", err))
 	}
 	r.metrics.reconciled(appid, "ok", r.now())
-	r.log.Info().Str("component", appid).Int("listed", total).Int("recovered", found).Msg("reconciled with WeChat's list")
+	r.metrics.unkept.WithLabelValues(appid).Set(float64(unkept))
+	r.log.Info().Str("component", appid).Int("listed", total).Int("recovered", found).Int("unkept", unkept).Msg("reconciled with WeChat's list")
+	if unkept > 0 {
+		r.log.Warn().Str("component", appid).Int("unkept", unkept).Msg("WeChat's list names accounts that have no token here")
+	}
 	return nil
 }
 
@@ -113,42 +117,57 @@ func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (pag
 	return page, err
 }
 
-// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were. seen is the newest
-// message of the store from before the list was read. With insist an account that could not be asked about is an error;
-// without, it is left for the next time.
-func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, seen uint64, insist bool) (found int, err error) {
+// reading is one reading of WeChat's list.
+type reading struct {
+	began  time.Time
+	seen   uint64 // the newest message of the store from before
+	insist bool   // an account that could not be asked about is an error; else it is left for the next time
+}
+
+// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were, and how many it names that
+// can't be kept all the same: there is nothing to get their tokens with.
+func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, from reading) (found, unkept int, err error) {
 	var group errgroup.Group
 	group.SetLimit(absorbAtOnce)
 	results := make([]bool, len(all))
 	for i, listed := range all {
-		if listed.RefreshToken == "" || !wxtoken.ValidAppID(listed.AppID) {
+		if !wxtoken.ValidAppID(listed.AppID) {
 			continue
 		}
 		key := wxtoken.AuthorizerKey(c.appid, listed.AppID)
 		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() &&
 			!listed.AuthTime.After(e.Credential.AuthorizedAt) {
 			continue // nothing new; the view may lag, but not by six hours
+		} else if listed.RefreshToken == "" && e.Credential.Renewable() {
+			continue // it knows less than we do
 		}
 		if r.stopping.Load() { // not done: somebody else begins anew
 			err = errStopping
 			break
 		}
 		group.Go(func() (err error) {
-			results[i], err = r.absorb(ctx, c, key, listed, seen, insist)
+			if listed.RefreshToken == "" {
+				return r.absorbEmpty(ctx, key, listed.AuthTime.UTC(), from.began)
+			}
+			results[i], err = r.absorb(ctx, c, key, listed, from)
 			return err
 		})
 	}
 	err = cmp.Or(group.Wait(), err)
-	for _, added := range results {
-		if added {
+	for i, listed := range all {
+		e, _ := r.view.Get(wxtoken.AuthorizerKey(c.appid, listed.AppID))
+		switch {
+		case results[i]:
 			found++
+		case !e.Credential.Renewable():
+			unkept++
 		}
 	}
-	return found, err
+	return found, unkept, err
 }
 
 // absorb takes over what the list says of one account, if it knows better than the store.
-func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, seen uint64, insist bool) (added bool, err error) {
+func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, from reading) (added bool, err error) {
 	cred, err := r.unclaimed(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
 		return false, nil // whoever wrote it knows better
@@ -171,18 +190,21 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody
 		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not tell
 		// that: not where the record changed since the list was read.
-		if cred.Revision > seen {
-			return false, nil
-		}
-		if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
-			return false, err
+		// Nor where WeChat refused the stored one before the list was read: then the list heals.
+		if cred.SoughtAt.IsZero() || from.began.Before(cred.SoughtAt) {
+			if cred.Revision > from.seen {
+				return false, nil
+			}
+			if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
+				return false, err
+			}
 		}
 		unsure = !authTime.IsZero() && cred.AuthorizedAt.Sub(authTime) > sameAuthorization
 		authTime = cred.AuthorizedAt
 	}
 	if unsure {
 		info, err := r.authorizerInfo(ctx, c, listed.AppID)
-		if err != nil && wechat.Judge(err) == wechat.Retry && insist {
+		if err != nil && wechat.Judge(err) == wechat.Retry && from.insist {
 			return false, err
 		}
 		if err != nil || info.RefreshToken == "" {

@@ -158,7 +158,7 @@ func TestBrokenLists(t *testing.T) {
 			r.send(first)
 			ended := `"message":"reconciled with WeChat's list"`
 			if row.want == 500 && len(row.lists) == 2 && row.lists[1].Errcode != 0 {
-				ended = "errcode 48001"
+				ended = "reconcile: api_get_authorizer_list: errcode 48001"
 			}
 			r.eventually(func() error {
 				if r.log.count(ended) == 0 {

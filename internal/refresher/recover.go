@@ -33,7 +33,7 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 		if ofAccount(err) && wechat.Judge(err) == wechat.Operator {
 			wait = askAgainAfter[min(max(cred.Failures, 1), len(askAgainAfter))-1]
 		}
-		return r.tryAgain(ctx, cred, wait, failing(now, cred.Failures, cause), cause)
+		return r.tryAgain(ctx, cred, wait, stillFailing(now, cred, cause), cause)
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
 		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
 		cred.Refusals = 0
@@ -46,15 +46,18 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred store.Creden
 		}
 		r.metrics.recovered.Inc()
 		r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
-		return r.tryAgain(ctx, cred, wait, failing(now, cred.Failures, cause), cause)
+		return r.tryAgain(ctx, cred, wait, stillFailing(now, cred, cause), cause)
 	}
+	// WeChat named no other one. An answer that names none at all confirms nothing, and so the list is asked, too.
 	cred.Refusals++
-	if cred.Refusals <= len(askAgainAfter) || !c.guard.open(now) {
+	read := (cred.Refusals > 1 || info.RefreshToken == "") && r.sought(c, &cred)
+	if cred.Refusals <= len(askAgainAfter) || !c.guard.open(now) || !read && cred.Refusals <= len(askAgainAfter)+1 {
 		wait := askAgainAfter[min(cred.Refusals, len(askAgainAfter))-1]
-		return r.tryAgain(ctx, cred, wait, failing(now, cred.Failures, cause), cause)
+		return r.tryAgain(ctx, cred, wait, stillFailing(now, cred, cause), cause)
 	}
 	r.log.Error().Err(cause).Stringer("key", cred.Key).Msg("authorization needed")
-	change := needsAuthorization(now, cred.Failures, cause, r.reauthorizeURL(ctx, cred))
+	cred.AuthorizationNeeded = true
+	change := needsAuthorization(now, cred.Failures, "RefreshTokenInvalid", cause, r.reauthorizeURL(ctx, cred))
 	return r.tryAgain(ctx, cred, giveUpDelay, change, cause)
 }
 

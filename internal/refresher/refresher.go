@@ -55,7 +55,7 @@ type Refresher struct {
 	js      jetstream.JetStream
 	wx      *wechat.Client
 	seal    *seal.Keys
-	changed chan struct{} // the components did
+	changed chan struct{} // the components did, or what holds them back: the sweep is to look
 	doubts  chan struct{} // whether the stream is still there
 	log     zerolog.Logger
 	metrics *metrics
@@ -68,6 +68,7 @@ type Refresher struct {
 	view      *store.View
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
+	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
 	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
@@ -143,7 +144,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.stopping.Store(false)
 	for _, c := range r.all() {
 		c.greeted = false
-		c.wantNoList()
+		c.forget()
 	}
 	clear(r.dead)
 	ctx, stop := context.WithCancelCause(ctx)
@@ -162,6 +163,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		for _, c := range r.all() { // none is added any more
 			if r.nc.IsConnected() {
 				r.addCalls(work, c)
+				r.leaveHolds(work, c)
 			}
 		}
 	}()
@@ -265,6 +267,11 @@ func (r *Refresher) SetComponents(components []Component) {
 		now[set.AppID] = c
 	}
 	r.components = now
+	r.lookNow()
+}
+
+// lookNow has the sweep look at once.
+func (r *Refresher) lookNow() {
 	select {
 	case r.changed <- struct{}{}:
 	default:
@@ -296,13 +303,18 @@ func (r *Refresher) all() []*component {
 
 // knownQuota returns what the view knows of a component's calls.
 func (r *Refresher) knownQuota(appid string) store.Quota {
-	r.mu.Lock()
-	view := r.view
-	r.mu.Unlock()
+	view := r.knownView()
 	if view == nil {
 		return store.Quota{}
 	}
 	return view.Quota(appid)
+}
+
+// knownView returns the view, nil before there is one.
+func (r *Refresher) knownView() *store.View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.view
 }
 
 // ended returns why ctx ended, nil if somebody wanted it to.

@@ -243,7 +243,9 @@ func TestRefusalsDoubted(t *testing.T) {
 				for _, key := range keys {
 					r.pokeOnce(key)
 				}
-				r.until("not doubted", func() bool { return r.metric(p, "wxtoken_refusals_doubted", appid) == 1 })
+				r.until("not doubted", func() bool {
+					return r.metric(p, "wxtoken_refusals_doubted", appid) == 1 && r.metric(p, "wxtoken_held_back", appid, wxtoken.HeldDoubted) == 1
+				})
 				r.until("the status does not tell", func() bool {
 					s := r.status(componentKey)
 					return s.State == wxtoken.StateOperator && conditionOf(s, "RefusalsBelieved").Status == "False"

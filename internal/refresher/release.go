@@ -39,7 +39,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	}
 	r.calling(c, wechat.APICustomSend)
 	if err := r.wx.SendText(ctx, t.Value.Reveal(), a.OpenID, a.Code+"_from_api"); err != nil {
-		r.heard(ctx, c, key.Authorizer, err)
+		r.heard(ctx, c, wechat.APICustomSend, key.Authorizer, err)
 		if wechat.Judge(err) == wechat.RenewAccountToken {
 			r.refused(ctx, t)
 		}
@@ -48,7 +48,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 		}
 		return events.Later(claimedDelay, fmt.Errorf("answer the release check: %w", err))
 	}
-	r.heard(ctx, c, key.Authorizer, nil)
+	r.heard(ctx, c, wechat.APICustomSend, key.Authorizer, nil)
 	r.log.Info().Stringer("key", key).Msg("release check answered")
 	return nil
 }

@@ -119,9 +119,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("judged")
 
 	// e. Commit.
-	if _, err := r.store.Commit(ctx, next, token); err != nil {
+	stored, err := r.store.Commit(ctx, next, token)
+	if err != nil {
 		return r.uncommitted(ctx, key, err)
 	}
+	c.knowToken(token, stored.Revision)
 	r.step("committed")
 	r.renewed(ctx, c, token, cred, due.Reason, began)
 
@@ -147,6 +149,8 @@ func (r *Refresher) settled(ctx context.Context, c *component, cred store.Creden
 	case !cred.RevokedAt.IsZero():
 		// Whoever stored that may have died before the status was written.
 		return true, r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
+	case unrenewable(cred):
+		return true, r.seek(ctx, c, cred)
 	case !cred.Renewable():
 		return true, nil
 	case due.Generation < cred.Generation:
@@ -290,7 +294,7 @@ func (r *Refresher) fulfilled(ctx context.Context, c *component, cred store.Cred
 	}
 	r.metrics.rescheduled.Inc()
 	if cred.Failures == 0 { // else the next renewal was tried already, and its failure is the newer news
-		r.setStatus(ctx, cred.Key, c.working(cred.Key, r.now()))
+		r.setStatus(ctx, cred.Key, active(r.now()))
 	}
 	return nil
 }
@@ -307,7 +311,7 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 		return func(ctx context.Context) (wechat.Grant, error) {
 			r.calling(c, wechat.APIComponentToken)
 			grant, err := r.wx.ComponentToken(ctx, c.appid, c.appSecret(), cred.Ticket)
-			r.heard(ctx, c, "", err)
+			r.heard(ctx, c, wechat.APIComponentToken, "", err)
 			return grant, err
 		}, nil
 	}
@@ -339,9 +343,9 @@ func (r *Refresher) withComponentToken(ctx context.Context, c *component, api we
 	}
 	r.calling(c, api)
 	err = call(t.Value.Reveal())
-	r.heard(ctx, c, account, err)
+	r.heard(ctx, c, api, account, err)
 	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
-		r.refused(ctx, t)
+		r.componentRefused(ctx, c, t)
 	}
 	return err
 }
@@ -394,9 +398,8 @@ func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, 
 		log = log.Int("attempt", before.Failures+1)
 	}
 	log.Msg("token renewed")
-	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), known(before), c.working(t.Key, r.now()))
+	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), known(before), active(r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
-		r.answered(ctx, c, asked)
 		r.deriveFrom(ctx, before)
 	}
 }
@@ -410,19 +413,6 @@ func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key w
 	// While many renewals wait for their turn, a profile waits for a better time.
 	if unknown && key.Kind == wxtoken.KindAuthorizer && c.rate.TokensAt(time.Now()) >= 1 {
 		r.fetchProfile(ctx, c, key)
-	}
-}
-
-// answered clears a component's state "operator" once WeChat answers its calls again: not while calls
-// of it are held back, nor while its own renewal fails. It looks at the status once a minute at most.
-func (r *Refresher) answered(ctx context.Context, c *component, asked time.Time) {
-	key := wxtoken.ComponentKey(c.appid)
-	if own, _ := r.view.Get(key); own.Credential.Failures > 0 || c.heldBack(asked) || !c.lookAgain(asked) {
-		return
-	}
-	s, _, err := r.store.Status(ctx, key)
-	if err == nil && s.State == wxtoken.StateOperator && s.LastError != nil && s.LastError.At.Before(asked) {
-		r.setStatus(ctx, key, active(r.now()))
 	}
 }
 
@@ -458,14 +448,14 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 		cred.Failures++ // a probe that failed says nothing about this key: its ladder waits for WeChat
 	}
 	wait := r.retryDelay(cred)
-	change := failing(now, cred.Failures, err)
+	change := stillFailing(now, cred, err)
 	switch verdict {
 	case wechat.Retry, wechat.RenewComponentToken, wechat.RenewAccountToken:
 	case wechat.SlowDown:
 		wait = jittered(slowDown)
 	case wechat.QuotaGone:
-		// The gate knows how long; and it is the component that is in trouble, and its status says so.
-		wait, change = retryAfter[len(retryAfter)-1], nil
+		// The gate knows how long, and may open any time; and it is the component that is in trouble, and its status says so.
+		wait, change = heldDelay, nil
 		if errAPI(err).OfAccount() {
 			wait, change = quotaBack(now).Sub(now), failing(now, cred.Failures, err)
 		}
@@ -474,7 +464,10 @@ func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credent
 		change = ticketRefused(now, cred.Failures, err)
 		r.askPush(ctx, c)
 	case wechat.CodeSpent, wechat.Operator:
-		wait, change = retryAfter[len(retryAfter)-1], nil
+		wait = retryAfter[len(retryAfter)-1]
+		if change = nil; cred.Key.Kind == wxtoken.KindComponent {
+			change = troubled(wxtoken.StateOperator, "OperatorNeeded", now, cred.Failures, err)
+		}
 		if ofAccount(err) || derived(cred.Key) { // what a ticket's call meets does not stand in the component's status
 			wait, change = askAgainAfter[min(cred.Failures, len(askAgainAfter))-1], operator(now, err)
 			if derived(cred.Key) && cred.Failures > len(askAgainAfter) {
@@ -498,6 +491,7 @@ func (r *Refresher) tryAgain(ctx context.Context, cred store.Credential, wait ti
 		}
 		return err
 	}
+	r.askList(ctx, cred)
 	r.log.Warn().Err(cause).Stringer("key", cred.Key).Int("attempt", cred.Failures).Dur("delay", wait).Msg("renewal delayed")
 	if change != nil {
 		r.setStatus(ctx, cred.Key, change)

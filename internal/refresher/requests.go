@@ -18,6 +18,7 @@ import (
 
 	"wxtoken"
 	"wxtoken/internal/events"
+	"wxtoken/internal/wechat"
 )
 
 const (
@@ -275,6 +276,11 @@ func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict
 	}
 	r.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
 	r.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
+	if v.Outcome == wxtoken.RejectRenewing {
+		if err := r.notYet(q.Key, replaceWait); err != nil {
+			return events.Verdict{}, err
+		}
+	}
 	return v, nil
 }
 
@@ -367,13 +373,69 @@ func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdic
 		return events.Verdict{}, err
 	}
 	r.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
+	if outcome == wxtoken.RejectRenewing {
+		if err := r.notYet(q.Key, 0); err != nil {
+			return events.Verdict{}, err
+		}
+	}
 	return events.Verdict{Outcome: outcome, Revision: t.Revision}, nil
+}
+
+// notNow returns an error for a request while something keeps WeChat from being asked by a call of api, with until when and why.
+func (r *Refresher) notNow(c *component, api wechat.API) error {
+	now := r.now()
+	until, why := c.closed(api, now)
+	if _, err := r.componentToken(c); !until.After(now) && err != nil && api != wechat.APIComponentToken {
+		until, why = now.Add(componentDelay), err.Error()
+		if holds := r.holds(c, now); len(holds) > 0 {
+			why = heldMessage(holds, now)
+			until = maxTime(until, holds[0].Until)
+		}
+	}
+	if !until.After(now) {
+		return nil
+	}
+	return &requestError{http.StatusServiceUnavailable, fmt.Sprintf("not before %s: %s", until.UTC().Format(time.RFC3339), why)}
+}
+
+// replaceWait is how long who reported a refused token waits for the next one.
+const replaceWait = 30 * time.Second
+
+// notYet is notNow for the next token of a key, which is fetched by itself once nothing holds it back. A wait of up to patience is none.
+func (r *Refresher) notYet(key wxtoken.Key, patience time.Duration) error {
+	c, ok := r.component(key.Component)
+	if !ok {
+		return nil
+	}
+	api := wechat.APIAuthorizerToken
+	switch {
+	case key.Kind == wxtoken.KindComponent:
+		api = wechat.APIComponentToken
+	case derived(key):
+		api = wechat.APIGetTicket
+	}
+	if until, _ := c.closed(api, r.now()); patience > 0 && until.Sub(r.now()) < patience {
+		return nil
+	}
+	return r.notNow(c, api)
+}
+
+// maxTime returns the later of two times.
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // reconcileNow answers wxtoken.reconcile.
 func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest) (events.Reconciling, error) {
-	if _, ok := r.component(q.Component); !ok {
+	c, ok := r.component(q.Component)
+	if !ok {
 		return events.Reconciling{}, unknownComponent(q.Component)
+	}
+	if err := r.notNow(c, wechat.APIAuthorizerList); err != nil {
+		return events.Reconciling{}, err
 	}
 	if err := r.store.ScheduleReconcile(ctx, q.Component, r.cfg.ReconcileEvery, true); err != nil {
 		return events.Reconciling{}, err

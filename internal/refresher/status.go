@@ -30,8 +30,11 @@ func (r *Refresher) setStatus(ctx context.Context, key wxtoken.Key, changes ...s
 	}
 }
 
-// writeStatus changes the status of key.
+// writeStatus changes the status of key. That of a component says each time what holds it back, whatever else is said.
 func (r *Refresher) writeStatus(ctx context.Context, key wxtoken.Key, changes ...statusChange) error {
+	if c, ok := r.component(key.Component); ok && key.Kind == wxtoken.KindComponent {
+		changes = append(slices.Clip(changes), r.renewing(c))
+	}
 	return r.store.UpdateStatus(ctx, key, func(s *wxtoken.Status) {
 		for _, change := range changes {
 			if change != nil {
@@ -83,17 +86,6 @@ func (r *Refresher) inForce(ctx context.Context, key wxtoken.Key) statusChange {
 		if cred, err := r.store.Credential(ctx, key); err == nil && cred.RevokedAt.IsZero() {
 			s.State = wxtoken.StateActive
 		}
-	}
-}
-
-// working is active, but leaves a component in the state operator while calls of it are held back:
-// that one call works does not say that the others do.
-func (c *component) working(key wxtoken.Key, now time.Time) statusChange {
-	return func(s *wxtoken.Status) {
-		if key.Kind == wxtoken.KindComponent && s.State == wxtoken.StateOperator && c.heldBack(now) {
-			return
-		}
-		active(now)(s)
 	}
 }
 
@@ -155,13 +147,37 @@ func account(s *wxtoken.Status) *wxtoken.Authorizer {
 func withoutPermission(now time.Time, link string) statusChange {
 	return func(s *wxtoken.Status) {
 		s.State, s.ReauthorizeURL = wxtoken.StateNeedsAuthorization, link
-		condition(s, conditionReady, now, false, "NoAPIPermission", "the account granted no API permission: WeChat gives no token")
+		condition(s, conditionReady, now, false, noPermission, "the account granted no API permission: WeChat gives no token")
 	}
+}
+
+// Reasons of the condition Ready that are asked for elsewhere.
+const (
+	noPermission   = "NoAPIPermission"
+	noRefreshToken = "NoRefreshToken"
+)
+
+// readyReason returns the reason of the condition Ready.
+func readyReason(s wxtoken.Status) string {
+	for _, c := range s.Conditions {
+		if c.Type == conditionReady {
+			return c.Reason
+		}
+	}
+	return ""
 }
 
 // failing: a renewal failed and will be tried again.
 func failing(now time.Time, failures int, err error) statusChange {
 	return troubled(wxtoken.StateRenewingFailed, "RenewalFailed", now, failures, err)
+}
+
+// stillFailing is failing, but leaves an account alone whose merchant was asked to authorize again: that is so until it works.
+func stillFailing(now time.Time, cred store.Credential, err error) statusChange {
+	if cred.AuthorizationNeeded {
+		return nil
+	}
+	return failing(now, cred.Failures, err)
 }
 
 // expired: the token died before the next one came.
@@ -175,9 +191,9 @@ func expired(now time.Time) statusChange {
 }
 
 // needsAuthorization: only the merchant can help, through the link.
-func needsAuthorization(now time.Time, failures int, err error, link string) statusChange {
+func needsAuthorization(now time.Time, failures int, reason string, err error, link string) statusChange {
 	return func(s *wxtoken.Status) {
-		troubled(wxtoken.StateNeedsAuthorization, "RefreshTokenInvalid", now, failures, err)(s)
+		troubled(wxtoken.StateNeedsAuthorization, reason, now, failures, err)(s)
 		if s.State == wxtoken.StateNeedsAuthorization {
 			s.ReauthorizeURL = link
 		}
@@ -230,9 +246,12 @@ func lastError(now time.Time, err error) *wxtoken.LastError {
 func waitingForTicket(now time.Time) statusChange {
 	return func(s *wxtoken.Status) {
 		s.State = wxtoken.StateWaitingForTicket
-		condition(s, conditionTicket, now, false, "NoTicket", "no component_verify_ticket came yet: WeChat pushes one every 10 minutes")
+		condition(s, conditionTicket, now, false, "NoTicket", noTicketYet)
 	}
 }
+
+// noTicketYet says what a component without a ticket waits for.
+const noTicketYet = "no component_verify_ticket came yet: WeChat pushes one every 10 minutes"
 
 // ticketReceived: a ticket came. good tells that the component has a token that is good.
 func ticketReceived(now, received time.Time, good bool) statusChange {
@@ -286,13 +305,11 @@ func refusalsDoubted(now time.Time, doubted bool) statusChange {
 	return func(s *wxtoken.Status) {
 		if !doubted {
 			condition(s, conditionRefusals, now, true, "Believed", "")
-			if s.State == wxtoken.StateOperator && s.LastError == nil { // else there is another reason
-				active(now)(s)
-			}
 			return
 		}
-		const message = "more than a fifth of the renewals were refused as if the accounts had cancelled: nobody is marked until that ends"
-		s.State = wxtoken.StateOperator
-		condition(s, conditionRefusals, now, false, "ManyAtOnce", message)
+		condition(s, conditionRefusals, now, false, "ManyAtOnce", manyRefused)
 	}
 }
+
+// manyRefused says why refusals are not believed.
+const manyRefused = "more than a fifth of the renewals were refused as if the accounts had cancelled: nobody is marked until that ends"

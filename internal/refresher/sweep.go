@@ -36,10 +36,15 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		if grace = r.cfg.SweepEvery; looks > 0 && soon == nil {
 			soon = time.After(returnedGrace)
 		}
+		var dies <-chan time.Time // the next token that no renewal came for: its status says so at once
+		if left := r.dies.Sub(r.now()); !r.dies.IsZero() && left < r.cfg.SweepEvery {
+			dies = time.After(max(left, dieLook))
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-dies:
 		case <-again:
 		case <-r.changed: // the components
 		case <-connected:
@@ -52,6 +57,8 @@ func (r *Refresher) sweeper(ctx context.Context) {
 }
 
 const (
+	// dieLook is the least time between two looks because tokens die.
+	dieLook = 2 * time.Second
 	// returnedGrace is the time between two looks after NATS came back, and by how much a key is overdue then. It is longer than
 	// the server takes to make the due messages of what is overdue.
 	returnedGrace = 2 * time.Second
@@ -65,6 +72,10 @@ const (
 // before the others. It looks after all else that no event asks for, too.
 func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	now := r.now()
+	proof := r.store.Proof(ctx)
+	for _, c := range r.all() {
+		r.proved(ctx, c, proof)
+	}
 	all := r.view.All()
 	var missed []wxtoken.Key
 	unlisted := map[*component]bool{}
@@ -111,7 +122,9 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
 			return
 		}
-		made++
+		if e.Credential.Renewable() { // else it was only looked for again
+			made++
+		}
 	}
 	if made > 0 {
 		r.metrics.missed.Add(float64(made))
@@ -121,9 +134,13 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	r.mu.Lock()
 	r.swept = now
 	r.mu.Unlock()
+	r.dies = time.Time{}
 	for key, e := range all {
-		if c, ok := r.component(key.Component); ok && ctx.Err() == nil {
-			r.tellExpired(ctx, c, key, e, now)
+		if end := e.Token.ExpiresAt; end.After(now) && (r.dies.IsZero() || end.Before(r.dies)) {
+			r.dies = end
+		}
+		if _, ok := r.component(key.Component); ok && ctx.Err() == nil {
+			r.tellExpired(ctx, key, e, now)
 			r.sweepTickets(ctx, key, all, now)
 		}
 	}
@@ -131,12 +148,13 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 		r.watchTickets(ctx, c)
 		r.watchRefusals(ctx, c)
 		r.addCalls(ctx, c)
+		r.tellHolds(ctx, c)
 	}
 }
 
 // tellExpired has the status say that a token is dead, once for each token: whatever kept the next
 // one away, the key is not active.
-func (r *Refresher) tellExpired(ctx context.Context, c *component, key wxtoken.Key, e store.Entry, now time.Time) {
+func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.Entry, now time.Time) {
 	if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
 		return
 	}
@@ -147,16 +165,19 @@ func (r *Refresher) tellExpired(ctx context.Context, c *component, key wxtoken.K
 	r.dead[key] = e.Token.Generation
 	// The view may lag: should the next token have come meanwhile, that is the newer news.
 	if t, ok, err := r.store.Token(ctx, key); err == nil && ok && now.Before(t.ExpiresAt) {
-		r.setStatus(ctx, key, c.working(key, now))
+		r.setStatus(ctx, key, active(now))
 	}
 }
 
 // overdue reports whether a key should have been renewed longer than grace ago.
 func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
-	if !e.Credential.Renewable() || e.Credential.ClaimedAt(now) {
+	if !e.Credential.Renewable() && !unrenewable(e.Credential) || e.Credential.ClaimedAt(now) {
 		return false
 	}
 	latest := e.Token.RenewAt
+	if refused := e.Credential.Refused; refused != nil && refused.Generation >= e.Token.Generation {
+		latest = refused.At // it is no good any more
+	}
 	if e.Credential.Anew {
 		latest = time.Time{}
 	}
@@ -170,20 +191,21 @@ func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
 // component; 0 if it would not. It looks at nothing but this process's memory: there may be a hundred
 // thousand keys that wait.
 func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
+	// What holds it back may be over any time, a quota cleared: none waits longer than it must.
+	longest := max(r.heldDelay(), probeEvery)
 	if key.Kind == wxtoken.KindComponent {
-		return c.held(wechat.APIComponentToken, r.now())
+		return min(c.held(wechat.APIComponentToken, r.now()), longest)
 	}
 	if derived(key) {
 		if _, err := r.accountToken(owner(key)); err != nil && r.wanted(key) {
 			return r.heldDelay()
 		}
-		return c.held(wechat.APIGetTicket, r.now())
+		return min(c.held(wechat.APIGetTicket, r.now()), longest)
 	}
 	if _, err := r.componentToken(c); err != nil {
 		return r.heldDelay()
 	}
-	// What holds it back may be over any time, a quota cleared: none waits longer than it must.
-	return min(c.held(wechat.APIAuthorizerToken, r.now()), max(r.heldDelay(), probeEvery))
+	return min(c.held(wechat.APIAuthorizerToken, r.now()), longest)
 }
 
 // heldDelay is the wait for a token that isn't there. The more may wait, the longer each: together they ask a few hundred

@@ -68,6 +68,9 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		}
 		return err
 	}
+	if c, ok := r.component(key.Component); ok {
+		c.knowTicket(created)
+	}
 	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
 	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt, !needed))
 	if !needed {
@@ -89,7 +92,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 		return
 	}
 	r.askPush(ctx, c)
-	reason, message, unusable := "NoTicket", "no component_verify_ticket came yet: WeChat pushes one every 10 minutes", true
+	reason, message, unusable := "NoTicket", noTicketYet, true
 	if !received.IsZero() {
 		reason = "TicketLate"
 		message = fmt.Sprintf("the last component_verify_ticket came at %s: WeChat pushes one every 10 minutes, and was asked to", received.Format(time.RFC3339))
@@ -139,7 +142,7 @@ func (r *Refresher) startPush(ctx context.Context, c *component) error {
 	}
 	r.calling(c, wechat.APIStartPushTicket)
 	already, err := r.wx.StartPushTicket(ctx, c.appid, c.appSecret())
-	r.heard(ctx, c, "", err)
+	r.heard(ctx, c, wechat.APIStartPushTicket, "", err)
 	if err == nil {
 		r.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
 	}

@@ -384,7 +384,7 @@ func TestOverlap(t *testing.T) {
 }
 
 // TestReconcileFromNothing loses all data: WeChat's list of 1,200 accounts brings back everybody whose
-// code was ever exchanged, and for the others it has no refresh token.
+// code was ever exchanged. It has no refresh token of the others, nor has their profile: each is asked about, and is told to authorize.
 func TestReconcileFromNothing(t *testing.T) {
 	r := newRig(t, options{idle: true, sim: wechatsim.Config{HideUnexchanged: true}, cfg: func(c *refresher.Config) { c.Concurrency = 64 }})
 	r.keep()
@@ -406,7 +406,7 @@ func TestReconcileFromNothing(t *testing.T) {
 		}
 	}
 	r.sim.ClearHistory()
-	r.start()
+	p := r.start()
 	r.send(first)
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
 	r.drained()
@@ -418,9 +418,15 @@ func TestReconcileFromNothing(t *testing.T) {
 		if exchanged[account] {
 			r.must(r.accepted(account))
 			r.wantScheduled(key)
-		} else if r.credential(key).Revision != 0 {
-			t.Errorf("%s became an account although the list has no refresh token of it", account)
+		} else if s := r.status(key); s.State != wxtoken.StateNeedsAuthorization || r.calls(apiInfo, account) != 1 {
+			t.Fatalf("%s is %q, and was asked about %d times", account, s.State, r.calls(apiInfo, account))
 		}
+	}
+	if unkept := r.metric(p, "wxtoken_reconcile_unkept", appid); unkept != listed-listed/each {
+		t.Errorf("%v accounts are said to be listed and not kept", unkept)
+	}
+	if needy := r.metric(p, "wxtoken_authorizers", appid, string(wxtoken.StateNeedsAuthorization)); needy != listed-listed/each {
+		t.Errorf("%v accounts are counted as in need of an authorization", needy)
 	}
 }
 

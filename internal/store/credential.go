@@ -22,6 +22,8 @@ type Credential struct {
 	Ticket           string    `json:"ticket,omitempty"`
 	TicketCreatedAt  time.Time `json:"ticket_created_at,omitzero"` // WeChat's CreateTime
 	TicketReceivedAt time.Time `json:"ticket_received_at,omitzero"`
+	// Refused is about the newest token that WeChat itself refused; nil if it never did.
+	Refused *Refused `json:"refused,omitempty"`
 
 	// of an authorizer
 	RefreshToken       string    `json:"refresh_token,omitempty"`
@@ -55,17 +57,28 @@ type Credential struct {
 
 // Trouble is what went wrong since the last good renewal.
 type Trouble struct {
-	// Failures counts the failed renewals, Refusals those of them in which WeChat refused the refresh token and confirmed
-	// it, Recoveries those in which it named another one; RetryAt is when the next may start.
+	// Failures counts the failed renewals, Refusals those of them in which WeChat refused the refresh token and named no other
+	// one, Recoveries those in which it did; RetryAt is when the next may start.
 	Failures   int       `json:"failures,omitempty"`
 	Refusals   int       `json:"refusals,omitempty"`
 	Recoveries int       `json:"recoveries,omitempty"`
 	RetryAt    time.Time `json:"retry_at,omitzero"`
 	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which one is good.
 	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// SoughtAt is since when another refresh token is looked for, because this one was refused or there is none. WeChat's list
+	// has to be read after that before the merchant is asked to authorize again, which AuthorizationNeeded says was done.
+	SoughtAt            time.Time `json:"sought_at,omitzero"`
+	AuthorizationNeeded bool      `json:"authorization_needed,omitempty"`
 	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did answer,
 	// the stored token is one that was replaced then.
 	UnsureSince time.Time `json:"unsure_since,omitzero"`
+}
+
+// Refused tells of a component's token that WeChat refused although it should have lived.
+type Refused struct {
+	Generation uint64    `json:"generation"` // of the token; newer ones were not refused
+	At         time.Time `json:"at"`
+	Early      int       `json:"early,omitempty"` // tokens in a row that were refused within a tenth of their life
 }
 
 // Claim says who is changing a credential, because of what, and until when at the longest.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"wxtoken"
 	"wxtoken/internal/events"
 )
 
@@ -15,10 +16,24 @@ type Quota struct {
 	Calls   map[string]int `json:"calls,omitempty"` // by API
 	// Paused says until when no call of an API may be made, because WeChat said that the day's quota is gone.
 	Paused map[string]time.Time `json:"paused,omitempty"`
+	// QuotaError is what WeChat said when it last refused a call for that.
+	QuotaError *wxtoken.LastError `json:"quota_error,omitempty"`
 	// PushAskedAt is when WeChat was last asked to push tickets.
 	PushAskedAt time.Time `json:"push_asked_at,omitzero"`
 	// ListedAt is when WeChat's list of authorizers was last read whole.
 	ListedAt time.Time `json:"listed_at,omitzero"`
+	// Held says what holds back calls of which refresher; the keys are theirs. A day's quota stands in Paused alone.
+	Held map[string]Hold `json:"held,omitempty"`
+}
+
+// Hold is one reason why calls are held back, as one refresher met it.
+type Hold struct {
+	Reason  string             `json:"reason"`
+	API     string             `json:"api,omitempty"`   // the call that rests; all, if none
+	Until   time.Time          `json:"until,omitzero"`  // when the next call is made; zero if that is not known
+	Message string             `json:"message"`         // for a person, without a secret
+	Error   *wxtoken.LastError `json:"error,omitempty"` // what WeChat said, if it did
+	SeenAt  time.Time          `json:"seen_at"`         // when it was last known to last
 }
 
 func (q *Quota) version() int { return q.Version }

@@ -290,8 +290,14 @@ func quotaGone(b *book) {
 	b.tell("/daily-limit", "api=api_authorizer_token&limit=1")
 	b.until("Sign", 0, `(?s)`+isOperator+`.*"code":45009.*wxtoken_api_paused_until_timestamp_seconds{api="api_authorizer_token"`)
 	b.run("Look", 0, `"used":`)
+	b.on("Renewals are held back")
+	b.until("Sign", 0, `"type":"Renewing","status":"False","reason":"QuotaGone"`)
+	b.run("Look", 0, `(?s)wxtoken_held_back{[^}]*reason="QuotaGone"[^}]*} 1.*not before [-0-9]+T16:00:00Z`)
+	b.on("The day's quota is gone")
 	b.run("Do", 0, `"cleared":true`)
 	b.until("Verify", 0, isActive)
+	b.on("Renewals are held back")
+	b.until("Verify", 0, `"type":"Renewing","status":"True"`)
 }
 
 func renewalWanted(b *book) {

@@ -33,7 +33,7 @@ var rows = []struct {
 	titles []string
 }{
 	{restoredBackup, []string{"Make a backup", "Restore a backup"}},
-	{quotaGone, []string{"The day's quota is gone"}},
+	{quotaGone, []string{"The day's quota is gone", "Renewals are held back"}},
 	{manyRefused, []string{"Many accounts are refused at once"}},
 	{appSecretWrong, []string{"The AppSecret is wrong"}},
 	{wechatAway, []string{"WeChat is away"}},

@@ -406,6 +406,13 @@ func (k *call) noAnswer(ctx context.Context, err error) error {
 
 // read judges an answer: WeChat's errcode before anything else, whatever the HTTP status.
 func (k *call) read(status int, text []byte, limit int64, answer any) error {
+	if len(bytes.TrimSpace(text)) == 0 {
+		err := k.faulty(fmt.Sprintf("an empty body (HTTP %d)", status))
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.Empty = status == http.StatusOK
+		}
+		return err
+	}
 	if int64(len(text)) > limit {
 		return k.faulty(fmt.Sprintf("longer than %d bytes (HTTP %d)", limit, status))
 	}

@@ -54,6 +54,7 @@ type Error struct {
 	Code    int    // WeChat's errcode; 0 when it gave none
 	Message string // WeChat's errmsg or what went wrong, at most 200 bytes
 	RID     string // WeChat's request id; the platform explains it for seven days ("rid")
+	Empty   bool   // WeChat answered, with nothing in the body
 	cause   error  // context.Canceled or context.DeadlineExceeded; anything else could hold the URL with its token
 }
 

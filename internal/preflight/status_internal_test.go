@@ -1,0 +1,45 @@
+package preflight
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"wxtoken"
+)
+
+// TestHeldBack: whatever keeps tokens from being renewed is a line that says what to do.
+func TestHeldBack(t *testing.T) {
+	t.Parallel()
+	until := time.Date(2026, 11, 22, 16, 0, 0, 0, time.UTC)
+	with := func(reason string) *wxtoken.Status {
+		return &wxtoken.Status{LastError: &wxtoken.LastError{Code: 40125, Message: "invalid appsecret"}, Conditions: []wxtoken.Condition{
+			{Type: "Ready", Status: "True"}, {Type: wxtoken.ConditionRenewing, Status: "False", Reason: reason, Message: "the message", Until: &until},
+		}}
+	}
+	for _, row := range []struct {
+		name   string
+		status *wxtoken.Status
+		mark   Mark
+		remedy string
+	}{
+		{"no status", nil, Skip, ""},
+		{"a status of an older program", &wxtoken.Status{}, OK, ""},
+		{"nothing", &wxtoken.Status{Conditions: []wxtoken.Condition{{Type: wxtoken.ConditionRenewing, Status: "True"}}}, OK, ""},
+		{"quota", with(wxtoken.HeldQuota), Fail, "The day's quota is gone"},
+		{"secret", with(wxtoken.HeldRefused), Fail, "AppSecret"},
+		{"empty", with(wxtoken.HeldEmptyAnswers), Fail, "compare --component-appid and the AppSecret"},
+		{"away", with(wxtoken.HeldAway), Fail, "Renewals are held back"},
+		{"ticket", with(wxtoken.HeldNoTicket), Fail, "Renewals are held back"},
+		{"another keeper", with(wxtoken.HeldTokenRefused), Fail, "Renewals are held back"},
+		{"minute", with(wxtoken.HeldMinuteLimit), Warn, "Renewals are held back"},
+	} {
+		line := held("renewals wxc", row.status)
+		if line.Mark != row.mark || !strings.Contains(line.Remedy, row.remedy) {
+			t.Errorf("%s: %+v, want %s with %q", row.name, line, row.mark, row.remedy)
+		}
+		if row.mark != OK && row.status != nil && (!strings.Contains(line.Saw, "the message") || !strings.Contains(line.Saw, "2026-11-22T16:00:00Z")) {
+			t.Errorf("%s: %q does not tell what and until when", row.name, line.Saw)
+		}
+	}
+}

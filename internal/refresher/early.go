@@ -1,0 +1,114 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"wxtoken"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+)
+
+// earlyAfter is how long to wait with the next component token after the 1st, 2nd, ... in a row that WeChat refused within a tenth
+// of its life; the last one goes on. The first may be a slip of WeChat's. More in a row are what it looks like when another keeper renews
+// for the same component: each ends the token of the other, and who renews at once has it do the same.
+var earlyAfter = []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour}
+
+// ownToken returns the component's newest token that is known here, and whether WeChat refused it.
+func (r *Refresher) ownToken(c *component) (t wxtoken.Token, refused bool) {
+	view := r.knownView()
+	seen := view.Seen() // before the look
+	e, _ := view.Get(wxtoken.ComponentKey(c.appid))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t = e.Token; seen <= c.newest.Revision {
+		t = c.newest // the view is a moment behind
+	}
+	known := c.refusedGeneration
+	if e.Credential.Refused != nil {
+		known = max(known, e.Credential.Refused.Generation)
+	}
+	return t, known > 0 && known >= t.Generation
+}
+
+// componentRefused deals with a component token that WeChat refused to take: nothing more is called with it, and one renewal
+// is asked for, however many calls were refused and by whichever refresher. WeChat's word need not be true for long, and so it is not
+// asked whether the token is too young; the younger it is, and the more often that happened, the later is the next one.
+func (r *Refresher) componentRefused(ctx context.Context, c *component, t wxtoken.Token) {
+	c.mu.Lock()
+	news := c.refusedGeneration < t.Generation
+	c.refusedGeneration = max(c.refusedGeneration, t.Generation)
+	c.mu.Unlock()
+	if !news {
+		return
+	}
+	var err error
+	for range 3 {
+		if err = r.noteRefused(ctx, t); !errors.Is(err, store.ErrLost) {
+			break
+		}
+	}
+	if err != nil {
+		c.mu.Lock()
+		c.refusedGeneration = t.Generation - 1 // the next refusal asks again
+		c.mu.Unlock()
+		r.log.Warn().Err(err).Stringer("key", t.Key).Msg("failed to ask for a renewal")
+	}
+	r.tellHolds(ctx, c)
+}
+
+// noteRefused stores that WeChat refused the component token t, and asks for the next one.
+func (r *Refresher) noteRefused(ctx context.Context, t wxtoken.Token) error {
+	cred, err := r.store.Credential(ctx, t.Key)
+	now := r.now()
+	if err != nil || cred.Generation > t.Generation || cred.Refused != nil && cred.Refused.Generation >= t.Generation {
+		return err // it is replaced, or another refresher was refused first
+	}
+	if cred.ClaimedAt(now) {
+		return nil // it is being replaced
+	}
+	life := t.ExpiresAt.Sub(t.ObtainedAt)
+	next := store.Refused{Generation: t.Generation, At: now.UTC()}
+	wait := time.Duration(0)
+	if now.Sub(t.ObtainedAt) < life/10 {
+		next.Early = 1
+		if last := cred.Refused; last != nil && now.Sub(last.At) < life {
+			next.Early += last.Early
+		}
+		wait = earlyAfter[min(next.Early, len(earlyAfter))-1]
+	}
+	if today(cred.ForcedAt) == today(now) && cred.Forced >= maxForced {
+		wait = earlyAfter[len(earlyAfter)-1]
+	}
+	cred.Refused = &next
+	if until := now.Add(wait).UTC(); wait > 0 && until.After(cred.RetryAt) {
+		cred.RetryAt = until
+	}
+	if cred, err = r.store.Save(ctx, cred); err != nil {
+		return fmt.Errorf("note that the component token was refused: %w", err)
+	}
+	log := r.log.Warn().Stringer("key", t.Key).Dur("age", now.Sub(t.ObtainedAt)).Int("early", next.Early).Dur("delay", wait)
+	if next.Early > 1 {
+		log.Msg("new token refused: does somebody else renew it?")
+	} else {
+		log.Msg("component token refused, renewing it")
+	}
+	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: events.ReasonRefused}
+	return r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, events.ReasonRefused))
+}
+
+// fought reports whether another keeper seems to renew for the same component: two tokens in a row were refused early, and the
+// newest has not outlived that age yet.
+func fought(last *store.Refused, newest wxtoken.Token, now time.Time) bool {
+	return last != nil && last.Early > 1 && now.Sub(newest.ObtainedAt) < newest.ExpiresAt.Sub(newest.ObtainedAt)/10
+}
+
+// anotherKeeper adds to a hold that another keeper may be the cause, where it looks like that.
+func anotherKeeper(h store.Hold, last *store.Refused) store.Hold {
+	if last != nil && last.Early > 1 {
+		h.Message = fmt.Sprintf("WeChat refused %d new tokens of the component in a row: does another keeper renew it? Each renewal ends the token of the other", last.Early)
+	}
+	return h
+}
