@@ -23,8 +23,16 @@ func (r *Refresher) due(ctx context.Context, m events.Msg) error {
 	if err != nil {
 		return events.Never(err)
 	}
-	return r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
+	err = r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
+	if errors.Is(err, store.ErrSealed) && m.Deliveries <= seedTries {
+		return events.Later(jittered(claimedDelay), err) // another refresher has the seed
+	}
+	return err
 }
+
+// seedTries is how often a record that this refresher has no seed for is offered to the others at once: while the key is changed, some have
+// it and some do not.
+const seedTries = 10
 
 // alone runs f unless another handler of this process is at the same key.
 func (r *Refresher) alone(key wxtoken.Key, f func() error) error {

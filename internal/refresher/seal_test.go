@@ -209,3 +209,27 @@ func TestDamagedCredential(t *testing.T) {
 		t.Error("a record that is sealed for another key was overwritten")
 	}
 }
+
+// TestOneWithoutTheSeed has one of two refreshers lack the seed of the records, as while the key is changed: what it is given goes on to the
+// other within seconds.
+func TestOneWithoutTheSeed(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	newSeed, _ := sealKeys(t)
+	keys, err := seal.FromSeeds(newSeed + "\n" + r.seed)
+	r.must(err)
+	r.deps = func(d *refresher.Deps) { d.Seal = keys }
+	r.start()
+	r.until("not sealed anew", func() bool { return r.log.count("all records are sealed with the first key") > 0 })
+	for range 8 { // each is given to either
+		t0, generation := time.Now(), r.token(aliceKey).Generation
+		r.pokeOld(aliceKey, generation)
+		r.until("not renewed", func() bool { return r.token(aliceKey).Generation > generation })
+		if took := time.Since(t0); took > unknownFor/2 {
+			t.Fatalf("it took %s", took)
+		}
+	}
+}
+
+// unknownFor is how long a refresher waits for a seed that nobody has.
+const unknownFor = time.Minute

@@ -40,11 +40,13 @@ func (d *day) examinePerson(ctx context.Context, p *person) {
 		return
 	}
 	lost := d.quietFor(p.appid, time.Now()) < 0 // a push that was lost may not have been made good yet
+	d.catchUp()
+	busy := time.Since(d.unlucky[p.appid]) < 70*time.Second // it is tried again once a minute
 	switch {
 	case lost:
 	case err != nil || !d.sim.Accepts(testAppID, p.appid, token.Value.Reveal()):
 		d.violation("I1", "%s has no good token at the day's end: %v", p.appid, err)
-	case statusErr != nil || status.State != wxtoken.StateActive:
+	case statusErr != nil || status.State != wxtoken.StateActive && !(busy && status.State == wxtoken.StateRenewingFailed):
 		d.violation("status", "%s is %q at the day's end (%v), last error %+v", p.appid, status.State, statusErr, status.LastError)
 	case status.Authorizer == nil || status.Authorizer.Profile["nick_name"] == nil:
 		d.violation("status", "%s has no profile at the day's end", p.appid)
