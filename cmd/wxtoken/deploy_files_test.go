@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,5 +73,46 @@ func TestDeployedCluster(t *testing.T) {
 	}
 	if len(one.Users) != len(alone.Users) || len(one.Accounts) != len(alone.Accounts) || !one.SyncAlways || one.StoreDir != alone.StoreDir || one.JetStreamKey != alone.JetStreamKey || one.MaxPayload != alone.MaxPayload {
 		t.Errorf("%d users of %d; sync always %v, directory %q, payload %d", len(one.Users), len(alone.Users), one.SyncAlways, one.StoreDir, one.MaxPayload)
+	}
+}
+
+// TestREADMEStartsNATS: the commands with which both READMEs start NATS go through, before-start with the key among them.
+func TestREADMEStartsNATS(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"bash", "openssl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	deploy, err := filepath.Abs("../../deploy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo, err := exec.LookPath("echo") // in the place of the server: what it was started with
+	if err != nil {
+		t.Skip(err)
+	}
+	block := regexp.MustCompile(`(?m)^ +\(umask 077; for v in INGEST_PASSWORD(?:.*\n)+? +\(set -a;.*\n`)
+	for _, name := range []string{"README.md", "README.zh-CN.md"} {
+		page, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		commands := block.Find(page)
+		if commands == nil {
+			t.Fatalf("%s does not say how NATS is started", name)
+		}
+		dir := t.TempDir()
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "bin"), 0o700), os.Symlink(deploy, filepath.Join(dir, "deploy")),
+			os.Symlink(echo, filepath.Join(dir, "bin/nats-server"))); err != nil {
+			t.Fatal(err)
+		}
+		command := exec.CommandContext(t.Context(), "bash", "-e", "-c", string(commands))
+		command.Dir = dir
+		command.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "JETSTREAM_KEY=") })
+		out, err := command.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "-c deploy/nats/nats-server.conf") {
+			t.Errorf("%s: %v\n%s\n%s", name, err, commands, out)
+		}
 	}
 }
