@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken"
@@ -66,6 +68,7 @@ type day struct {
 	about         map[string][]wechatsim.Entry // pushes about each account
 	unlucky       map[string]time.Time         // when WeChat last answered a call about each account with "busy", or not at all; "" = the component's token
 	unlisted      int                          // events on AUTH at most, that are no push of the platform's own: callbacks, replays
+	unreadable    atomic.Int64                 // events on AUTH that bring a document to DEAD, each beside that of a push or alone
 	ticketCreated time.Time                    // of the component_verify_ticket in use
 	// ticketSeen is when each account with a jsapi_ticket last had a good one.
 	ticketSeen [ticketAccounts]time.Time
@@ -159,6 +162,9 @@ func (d *day) open() {
 		d.t.Fatal(err)
 	}
 	d.js = js
+	if _, err := nc.Subscribe(events.AuthSubject(testAppID, events.KindUnreadable), func(*nats.Msg) { d.unreadable.Add(1) }); err != nil {
+		d.t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	d.client, err = wxtoken.NewClient(ctx, nc, wxtoken.Config{})

@@ -42,7 +42,7 @@ const (
 
 // allTroubles are planned in this order, so that each comes up on some day; a crash more often, because there are
 // as many steps to crash at.
-var allTroubles = slices.Concat(troubles[:crashing+1], lifeTroubles, troubles[crashing:crashing+1], troubles[crashing+1:], troubles[crashing:crashing+1])
+var allTroubles = slices.Concat(troubles[:crashing+1], lifeTroubles, troubles[crashing:crashing+1], oddTroubles, troubles[crashing+1:], troubles[crashing:crashing+1])
 
 // crashing is where the crash stands among the troubles.
 var crashing = slices.IndexFunc(troubles, func(tr trouble) bool { return tr.name == "refresher crashes" })
