@@ -161,16 +161,21 @@ func (k *kept) reads(generation uint64) {
 // state is all that an intruder might change in the keeper's account, but for messages that its user may send.
 func (k *kept) state() string {
 	k.Helper()
+	ctx, cancel := context.WithTimeout(k.Context(), time.Minute) // the server may have much to do yet
+	defer cancel()
 	out := map[string]any{}
 	for _, name := range []string{events.StreamAuth, events.StreamTokens, "KV_status", events.StreamMessages, events.StreamDead} {
-		s, err := k.admin.Stream(k.Context(), name)
+		s, err := k.admin.Stream(ctx, name)
+		if errors.Is(err, context.DeadlineExceeded) {
+			k.Fatal(err)
+		}
 		if err != nil {
 			out[name] = err.Error()
 			continue
 		}
 		info := s.CachedInfo()
 		c := map[string]any{}
-		consumers := s.ListConsumers(k.Context())
+		consumers := s.ListConsumers(ctx)
 		for i := range consumers.Info() {
 			if i.Config.Durable != "" { // a watch comes and goes
 				c[i.Name] = i.Config

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -36,7 +37,11 @@ const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		var err error
+		flag.Parse()
+		err := flag.Set("test.parallel", "6") // they wait for processes more than they work
+		if err != nil {
+			panic(err)
+		}
 		if bin, err = os.MkdirTemp("", "wxtoken"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -326,7 +326,7 @@ func (b *book) until(label string, n int, pattern string) {
 		if err == nil && !want.MatchString(out) {
 			err = fmt.Errorf("%s:%d: it printed no %s:\n%s\n%s", runbookPage, block.line, pattern, block.commands, out)
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
 		return err
 	})
 }

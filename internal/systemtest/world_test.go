@@ -3,6 +3,7 @@ package systemtest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,6 +31,10 @@ import (
 
 func TestMain(m *testing.M) {
 	natsdtest.Register()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "5"); err != nil { // the campaign works while the others wait for the clock
+		panic(err)
+	}
 	code := m.Run()
 	atEnd.do()
 	os.Exit(code)
