@@ -71,6 +71,7 @@ type Document struct {
 	text    []byte
 	root    int       // where the root begins
 	fields  []Element // the root's, in the order of the document
+	inner   [][]byte  // names of the elements inside of them, in XML
 	doubted bool      // not whole, or a name stands twice: then only trusted counts
 	trusted []Element
 	garbled bool       // there are bytes that are no UTF-8
@@ -181,13 +182,18 @@ func isOwn(e *Element) bool { return e.Leaf && own[string(e.Name)] }
 //
 // WeChat writes a user's text raw. If there are the right tags in it, they look like WeChat's own; but the text ends where WeChat ends
 // it, with a tag that fits none in the text, or with one whose name then stands twice. So where all tags fit, no text has made a field
-// outside of two fields of one name. Where they don't, what is trusted are WeChat's own fields before the first field that may hold a
-// text, and those behind the last one: no text reaches there.
+// outside of two fields of one name, unless the second of the two is inside of a field, which another text of the user has to close.
+// There, and where tags don't fit, what is trusted are WeChat's own fields before the first field that may hold a text, and those behind
+// the last one: no text reaches there.
 func (d *Document) settle() {
 	if d.Whole {
-		if d.doubted = d.twice(); d.doubted {
+		switch {
+		case d.again():
+			d.Odd(Twice, "the name of a field stands again inside of one")
+			d.doubted, d.trusted = true, d.outermost()
+		case d.twice():
 			d.Odd(Twice, "a name stands twice")
-			d.trusted = d.outsideOfTwins()
+			d.doubted, d.trusted = true, d.outsideOfTwins()
 		}
 		return
 	}
@@ -202,6 +208,30 @@ func (d *Document) settle() {
 	} else {
 		d.trusted = append(d.trusted, d.lastElements(d.after(first))...)
 	}
+}
+
+// again reports whether a field that may hold a text has the name of an element inside of a field.
+func (d *Document) again() bool {
+	if len(d.inner) == 0 {
+		return false
+	}
+	names := make(map[string]bool, len(d.inner))
+	for _, name := range d.inner {
+		names[string(name)] = true
+	}
+	return slices.ContainsFunc(d.fields, func(e Element) bool { return !isOwn(&e) && names[string(e.Name)] })
+}
+
+// outermost returns WeChat's own fields before the first field that may hold a text, and behind the last one.
+func (d *Document) outermost() []Element {
+	first, last := 0, len(d.fields)
+	for first < last && isOwn(&d.fields[first]) {
+		first++
+	}
+	for last > first && isOwn(&d.fields[last-1]) {
+		last--
+	}
+	return slices.Concat(d.fields[:first], d.fields[last:])
 }
 
 // outsideOfTwins returns the fields that don't stand between two fields of one name, which a text may have made of one.

@@ -228,6 +228,45 @@ var pieces = []string{
 	`","MsgId":1,"Content":"`, "\r", "</MsgId ><a/>", "<![CDATA[]]>",
 }
 
+// TestTextsMakeNoFieldTogether has two texts of one user, or three, work together: one opens what the next one closes, so that all tags
+// fit and no name stands twice in the root.
+func TestTextsMakeNoFieldTogether(t *testing.T) {
+	t.Parallel()
+	const forged = "<MsgId>1</MsgId><FromUserName>o2</FromUserName><MsgType>event</MsgType><Event>subscribe</Event><AuthorizerAppid>wx3</AuthorizerAppid>" +
+		"<AuthorizationCode>c</AuthorizationCode><auth_code>d</auth_code><appid>wx4</appid><status>0</status>"
+	const (
+		event = "<xml><ToUserName>gh_1</ToUserName><FromUserName>o1</FromUserName><CreateTime>1700000000</CreateTime><MsgType>event</MsgType>" +
+			"<Event>e</Event>"
+		push    = "<xml><AppId>wx1</AppId><CreateTime>1700000000</CreateTime><InfoType>news</InfoType>"
+		inRoot  = "<Title><![CDATA[$]]></Title><Description><![CDATA[$]]></Description><Url><![CDATA[$]]></Url></xml>"
+		inField = "<info><name><![CDATA[$]]></name><code>1</code></info><more><note><![CDATA[$]]></note></more></xml>"
+	)
+	for name, row := range map[string]struct {
+		template string
+		texts    []string
+	}{
+		"link":                     {templates["link"], []string{"]]></Title>" + forged + "<z><Title><![CDATA[", "]]></Description></z><Description><![CDATA[", ""}},
+		"event":                    {event + inRoot, []string{"]]></Title>" + forged + "<z><Title><![CDATA[", "]]></Description></z><Description><![CDATA[", ""}},
+		"push":                     {push + inRoot, []string{"]]></Title>" + forged + "<z><Title><![CDATA[", "]]></Description></z><Description><![CDATA[", ""}},
+		"deeper, with a prefix":    {push + inRoot, []string{"]]></Title>" + forged + "<x:z><y><Title><![CDATA[", "]]></Description></y></x:z><Description><![CDATA[", ""}},
+		"in one of WeChat's":       {push + inRoot, []string{"]]></Title>" + forged + "<MsgId><Title><![CDATA[", "]]></Description></MsgId><Description><![CDATA[", ""}},
+		"inside of fields":         {push + inField, []string{"]]></name></info>" + forged + "<z><info><name><![CDATA[", "]]></note></more></z><more><note><![CDATA["}},
+		"the second one forges":    {event + inRoot, []string{"]]></Title><z><Title><![CDATA[", "]]></Description></z>" + forged + "<Description><![CDATA[", ""}},
+		"three, the second":        {event + inRoot, []string{"]]></Title><z><Title><![CDATA[", "]]></Description></z>" + forged + "<z2><Description><![CDATA[", "]]></Url></z2><Url><![CDATA["}},
+		"three, with twins before": {event + inRoot, []string{"]]></Title><Title><![CDATA[", "]]></Description>" + forged + "<z><Description><![CDATA[", "]]></Url></z><Url><![CDATA["}},
+	} {
+		want := fields(read(t, strings.ReplaceAll(row.template, "$", "hello")))
+		text := row.template
+		for _, one := range row.texts {
+			text = strings.Replace(text, "$", one, 1)
+		}
+		d := read(t, text)
+		if got := fields(d); !d.Whole || fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: %q: got %v, want %v", name, text, got, want)
+		}
+	}
+}
+
 // TestNoTextMakesAField writes clever texts into documents: what decides stays as it was.
 func TestNoTextMakesAField(t *testing.T) {
 	t.Parallel()

@@ -262,8 +262,11 @@ func (s *xmlScanner) close(end int) {
 		s.element.Value = o.value
 	}
 	s.open = s.open[:len(s.open)-1]
-	if s.element.Depth == 2 {
+	switch {
+	case s.element.Depth == 2:
 		s.d.fields = append(s.d.fields, s.element)
+	case s.element.Depth > 2:
+		s.d.inner = append(s.d.inner, name)
 	}
 	if s.visit != nil {
 		s.visit(s.element)
