@@ -83,7 +83,10 @@ func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.Lis
 				listed = append(listed, entry)
 			}
 		}
-		total, full = max(page.Total, len(listed)), len(listed)-before == listPage
+		total, full = max(page.Total, len(listed)), len(listed)-before+page.Odd == listPage
+		if page.Odd > 0 {
+			r.log.Warn().Str("component", c.appid).Int("entries", page.Odd).Msg("WeChat's list has entries that can't be read")
+		}
 		if len(page.List) == 0 {
 			break
 		}

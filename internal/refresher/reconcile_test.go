@@ -132,12 +132,15 @@ func TestBrokenLists(t *testing.T) {
 		return wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Times: 1,
 			Body: fmt.Sprintf(`{"total_count":%d,"list":[%s]}`, total, strings.Join(list, ","))}
 	}
+	odd := page(accounts, 1, 500)
+	odd.Body = strings.Replace(odd.Body, `"list":[`, `"list":[null,`, 1) // full all the same
 	for _, row := range []struct {
 		name  string
 		sim   wechatsim.Config
 		lists []wechatsim.Fault
 		want  int // accounts known in the end
 	}{
+		{name: "an entry that can't be read", want: accounts - 1, lists: []wechatsim.Fault{odd, page(accounts, 500, accounts)}},
 		{name: "a page that never comes", want: 500, lists: []wechatsim.Fault{
 			page(accounts, 0, 500), {API: apiList, Errcode: 48001, Times: 1}}},
 		{name: "a page that comes late", want: accounts, lists: []wechatsim.Fault{

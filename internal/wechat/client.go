@@ -218,6 +218,7 @@ func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, 
 type AuthorizerPage struct {
 	Total int // accounts in all pages
 	List  []ListedAuthorizer
+	Odd   int // entries beside List that can't be read
 }
 
 // ListedAuthorizer is one account in an AuthorizerPage.
@@ -238,12 +239,8 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 	}{component, offset, count}
 	k := call{api: APIAuthorizerList, token: componentToken, request: request, limit: largeAnswer}
 	var answer struct {
-		Total *number `json:"total_count"`
-		List  []struct {
-			AppID        string `json:"authorizer_appid"`
-			RefreshToken string `json:"refresh_token"`
-			AuthTime     number `json:"auth_time"`
-		} `json:"list"`
+		Total *number           `json:"total_count"`
+		List  []json.RawMessage `json:"list"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
 		return AuthorizerPage{}, err
@@ -252,17 +249,38 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 		return AuthorizerPage{}, k.faulty("total_count is missing or absurd")
 	}
 	page := AuthorizerPage{Total: int(*answer.Total), List: make([]ListedAuthorizer, 0, len(answer.List))}
-	for i, listed := range answer.List {
-		if !isAppID(listed.AppID) || listed.RefreshToken != "" && !isPrintable(listed.RefreshToken, maxTokenLength) {
-			return AuthorizerPage{}, k.faulty(fmt.Sprintf("entry %d of the list has no appid or an odd refresh token", i))
+	for _, text := range answer.List {
+		if entry, ok := readListed(text); ok {
+			page.List = append(page.List, entry)
+		} else {
+			page.Odd++
 		}
-		entry := ListedAuthorizer{AppID: listed.AppID, RefreshToken: listed.RefreshToken}
-		if listed.AuthTime > 0 {
-			entry.AuthTime = time.Unix(int64(listed.AuthTime), 0).UTC()
-		}
-		page.List = append(page.List, entry)
+	}
+	if page.Odd > 0 && len(page.List) == 0 {
+		return AuthorizerPage{}, k.faulty("no entry of the list has an appid")
 	}
 	return page, nil
+}
+
+// readListed reads one entry of a list, so that an odd one costs no other account its healing. What is no refresh token, and no time, is left out.
+func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
+	var entry struct {
+		AppID        string          `json:"authorizer_appid"`
+		RefreshToken json.RawMessage `json:"refresh_token"`
+		AuthTime     json.RawMessage `json:"auth_time"`
+	}
+	if err := json.Unmarshal(text, &entry); err != nil || !isAppID(entry.AppID) {
+		return ListedAuthorizer{}, false
+	}
+	listed := ListedAuthorizer{AppID: entry.AppID}
+	if err := json.Unmarshal(entry.RefreshToken, &listed.RefreshToken); err != nil || !isPrintable(listed.RefreshToken, maxTokenLength) {
+		listed.RefreshToken = ""
+	}
+	var at number
+	if err := json.Unmarshal(entry.AuthTime, &at); err == nil && at > 0 {
+		listed.AuthTime = time.Unix(int64(at), 0).UTC()
+	}
+	return listed, true
 }
 
 // StartPushTicket asks WeChat to push tickets to the component ("api_startpushticket"). alreadyOn tells

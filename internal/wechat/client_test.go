@@ -201,6 +201,20 @@ func TestCalls(t *testing.T) {
 				{AppID: "wx2", RefreshToken: "r", AuthTime: time.Unix(1558000607, 0).UTC()}, {AppID: "wx3"},
 			}},
 		},
+		"authorizer list, odd entries": {
+			answer: `{"total_count":7,"list":[null,{"authorizer_appid":"wx2","refresh_token":"r","auth_time":"1558000607"},{"refresh_token":"SEKRET-got"},5,
+				{"authorizer_appid":"wx3","refresh_token":null,"auth_time":"soon"},{"authorizer_appid":"wx4","refresh_token":5},
+				{"authorizer_appid":"wx5","refresh_token":"SEKRET got"},{"authorizer_appid":["wx6"]}]}`,
+			call: func(ctx context.Context, c *wechat.Client) (any, error) {
+				return c.AuthorizerList(ctx, sentToken, "wx1", 0, 500)
+			},
+			path:  "/cgi-bin/component/api_get_authorizer_list",
+			query: "component_access_token=SEKRET-component%2Btoken%2F%3D",
+			body:  `{"component_appid":"wx1","offset":0,"count":500}`,
+			want: wechat.AuthorizerPage{Total: 7, Odd: 4, List: []wechat.ListedAuthorizer{
+				{AppID: "wx2", RefreshToken: "r", AuthTime: time.Unix(1558000607, 0).UTC()}, {AppID: "wx3"}, {AppID: "wx4"}, {AppID: "wx5"},
+			}},
+		},
 		"empty authorizer list": {
 			answer: `{"total_count":0,"list":[]}`,
 			call: func(ctx context.Context, c *wechat.Client) (any, error) {
@@ -334,7 +348,7 @@ func TestFaultyAnswers(t *testing.T) {
 		"list, no total":     {200, `{"list":[]}`, []wechat.API{wechat.APIAuthorizerList}},
 		"list, absurd total": {200, `{"total_count":1e15,"list":[]}`, []wechat.API{wechat.APIAuthorizerList}},
 		"list, no appid":     {200, `{"total_count":1,"list":[{"refresh_token":"SEKRET-got"}]}`, []wechat.API{wechat.APIAuthorizerList}},
-		"list, odd token":    {200, `{"total_count":1,"list":[{"authorizer_appid":"wx2","refresh_token":"SEKRET got"}]}`, []wechat.API{wechat.APIAuthorizerList}},
+		"list, nothing":      {200, `{"total_count":2,"list":[null,"SEKRET-got"]}`, []wechat.API{wechat.APIAuthorizerList}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
