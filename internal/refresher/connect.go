@@ -125,7 +125,7 @@ func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (even
 		return r.sealOf(q.SealKey), nil
 	}
 	if q.Step == events.StepHeld {
-		return events.ConnectOpened{Held: r.heldConditions()}, nil
+		return events.ConnectOpened{Held: r.heldConditions(ctx)}, nil
 	}
 	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
 		return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}

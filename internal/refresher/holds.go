@@ -382,10 +382,10 @@ func (r *Refresher) renewing(c *component) statusChange {
 }
 
 // heldConditions returns the condition Renewing of each component that is held back.
-func (r *Refresher) heldConditions() map[string]wxtoken.Condition {
+func (r *Refresher) heldConditions(ctx context.Context) map[string]wxtoken.Condition {
 	held := map[string]wxtoken.Condition{}
 	for _, c := range r.all() {
-		s := wxtoken.Status{Key: wxtoken.ComponentKey(c.appid)}
+		s, _, _ := r.store.Status(ctx, wxtoken.ComponentKey(c.appid)) // since when; if it can't be read, this is told all the same
 		r.renewing(c)(&s)
 		if condition, ok := s.Held(); ok {
 			held[c.appid] = condition

@@ -105,8 +105,8 @@ func TestQuotaGoneIsSeen(t *testing.T) {
 	}
 
 	var opened events.ConnectOpened // what ingest's --check asks
-	if code := r.asks(events.SubjectConnectOpen, `{"step":"held"}`, &opened); code != "" || opened.Held[appid].Reason != wxtoken.HeldQuota {
-		t.Errorf("ingest is told %q %+v", code, opened)
+	if code := r.asks(events.SubjectConnectOpen, `{"step":"held"}`, &opened); code != "" || opened.Held[appid].Reason != wxtoken.HeldQuota || !opened.Held[appid].Since.Equal(since) {
+		t.Errorf("ingest is told %q %+v, want since %v", code, opened, since)
 	}
 
 	r.must(r.sim.SetDailyLimit(apiRefresh, -1))
