@@ -40,6 +40,7 @@ type component struct {
 	own     map[string]store.Hold    // what holds calls of this process back, by reason and API
 	// refusedGeneration is the newest generation of the component's token that WeChat refused, as far as this process knows.
 	refusedGeneration uint64
+	taken             time.Time // when WeChat took the component's token last, after it had refused it in another call
 
 	told    string        // the reasons that the log tells of
 	empty   int           // answers in a row of api_component_token that had no body

@@ -9,6 +9,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
 )
 
 // earlyAfter is how long to wait with the next component token after the 1st, 2nd, ... in a row that WeChat refused within a tenth
@@ -44,6 +45,13 @@ func (r *Refresher) componentRefused(ctx context.Context, c *component, t wxtoke
 	if !news {
 		return
 	}
+	if r.takenElsewhere(ctx, c, t) {
+		c.mu.Lock()
+		c.refusedGeneration = min(c.refusedGeneration, t.Generation-1)
+		c.mu.Unlock()
+		r.log.Warn().Stringer("key", t.Key).Msg("component token refused in one call and taken in another, kept")
+		return
+	}
 	var err error
 	for range 3 {
 		if err = r.noteRefused(ctx, t); !errors.Is(err, store.ErrLost) {
@@ -57,6 +65,36 @@ func (r *Refresher) componentRefused(ctx context.Context, c *component, t wxtoke
 		r.log.Warn().Err(err).Stringer("key", t.Key).Msg("failed to ask for a renewal")
 	}
 	r.tellHolds(ctx, c)
+}
+
+// takenElsewhere reports whether WeChat takes a component token that it refused in one call. Where that happens again within the life of a
+// token it may be about that call's account alone, and all others would wait, longer each time, for a renewal that changes nothing. So a call
+// about no account is made; its word counts for probeEvery.
+func (r *Refresher) takenElsewhere(ctx context.Context, c *component, t wxtoken.Token) bool {
+	now := r.now()
+	own, _ := r.view.Get(t.Key)
+	if last := own.Credential.Refused; last == nil || now.Sub(last.At) > t.ExpiresAt.Sub(t.ObtainedAt) {
+		return false
+	}
+	c.mu.Lock()
+	before := c.taken
+	c.mu.Unlock()
+	if age := now.Sub(before); age >= 0 && age < probeEvery {
+		return true
+	}
+	if r.pass(ctx, c, wechat.APIQuotaGet) != nil {
+		return false
+	}
+	r.calling(c, wechat.APIQuotaGet)
+	_, err := r.wx.Quota(ctx, t.Value.Reveal(), wechat.APIAuthorizerToken)
+	r.heard(ctx, c, wechat.APIQuotaGet, "", err)
+	if err != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taken = now
+	return true
 }
 
 // noteRefused stores that WeChat refused the component token t, and asks for the next one.
