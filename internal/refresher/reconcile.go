@@ -179,7 +179,8 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		return false, err
 	}
 	authTime := listed.AuthTime.UTC()
-	unsure := false // which of the two is the newer one only WeChat can tell
+	unsure := false  // which of the two is the newer one only WeChat can tell
+	instead := false // the stored one was refused, and the list's may be as well
 	switch {
 	case cred.ClaimedAt(r.now()):
 		return false, nil // whoever is at it knows better
@@ -194,7 +195,8 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not tell
 		// that: not where the record changed since the list was read.
 		// Nor where WeChat refused the stored one before the list was read: then the list heals.
-		if cred.SoughtAt.IsZero() || from.began.Before(cred.SoughtAt) {
+		instead = !cred.SoughtAt.IsZero() && !from.began.Before(cred.SoughtAt)
+		if !instead {
 			if cred.Revision > from.seen {
 				return false, nil
 			}
@@ -226,7 +228,13 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	}
 	cred.RefreshToken, cred.AuthorizedAt, cred.RevokedAt = listed.RefreshToken, authTime, time.Time{}
 	cred.Authorizations++
-	cred, err = r.store.Save(ctx, released(cred))
+	tried := cred.Trouble
+	cred = released(cred)
+	if instead { // the ladder goes on: list and profile may name different ones, and WeChat refuse both
+		tried.RetryAt, tried.RefreshRefused = time.Time{}, false
+		cred.Trouble = tried
+	}
+	cred, err = r.store.Save(ctx, cred)
 	if errors.Is(err, store.ErrLost) {
 		return false, nil // something newer came in between
 	}

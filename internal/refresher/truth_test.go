@@ -417,6 +417,28 @@ func TestProfileConfirmsNothing(t *testing.T) {
 		r.generation(aliceKey, 2)
 		r.state(aliceKey, wxtoken.StateActive)
 	})
+	t.Run("list and profile name different ones, all refused", func(t *testing.T) {
+		r := newRig(t, options{cfg: linking})
+		r.authorize(alice)
+		r.drained()
+		at := r.credential(aliceKey).AuthorizedAt
+		r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023})
+		r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Body: fmt.Sprintf(
+			`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":"refreshtoken@@@SEKRET-listed","auth_time":%d}]}`, alice, at.Unix())})
+		before := r.calls(apiList)
+		r.poke(aliceKey)
+		asked := false
+		for range 40 { // 13 hours
+			time.Sleep(500 * time.Millisecond)
+			if asked = r.status(aliceKey).State == wxtoken.StateNeedsAuthorization; asked {
+				break
+			}
+			r.clock.forward(20 * time.Minute)
+		}
+		if n := r.calls(apiList) - before; !asked || n > 3 {
+			t.Errorf("asked to authorize: %v, after %d readings of the list: %+v", asked, n, r.status(aliceKey))
+		}
+	})
 	t.Run("spent code", func(t *testing.T) {
 		r := newRig(t, options{cfg: linking})
 		r.keep()
