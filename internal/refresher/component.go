@@ -42,13 +42,14 @@ type component struct {
 	refusedGeneration uint64
 	taken             time.Time // when WeChat took the component's token last, after it had refused it in another call
 
-	told    string        // the reasons that the log tells of
-	empty   int           // answers in a row of api_component_token that had no body
-	newest  wxtoken.Token // the component's newest token that this process stored, with its credential's revision
-	ticket  time.Time     // when the newest ticket was created that this process knows to be there
-	waiting time.Time     // since when accounts wait for WeChat's list; zero while none does
-	greeted bool          // the sweep's own
-	lost    bool          // something of what rested in NATS, and WeChat's list was not asked yet what; the sweep's own
+	told        string        // the reasons that the log tells of
+	empty       int           // answers in a row of api_component_token that had no body
+	newest      wxtoken.Token // the component's newest token that this process stored, with its credential's revision
+	ticket      time.Time     // when the newest ticket was created that this process knows to be there
+	waiting     time.Time     // since when accounts wait for WeChat's list; zero while none does
+	greeted     bool          // the sweep's own
+	quotaLooked time.Time     // when it was asked last what is left of a quota that is gone; the sweep's own
+	lost        bool          // something of what rested in NATS, and WeChat's list was not asked yet what; the sweep's own
 }
 
 // everyAPI stands for all calls of a component.

@@ -135,10 +135,19 @@ func (r *Refresher) clearQuota(ctx context.Context, c *component) error {
 		return err
 	}
 	r.log.Warn().Str("component", c.appid).Msg("quota cleared")
+	return r.callAgain(ctx, c, func(string) bool { return true })
+}
+
+// callAgain lets all refreshers make the calls again that rest for want of a quota, as far as that is over.
+func (r *Refresher) callAgain(ctx context.Context, c *component, over func(api string) bool) error {
 	var freed []string
-	err = r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
-		freed = slices.Collect(maps.Keys(q.Paused))
-		q.Paused, q.QuotaError = nil, nil
+	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+		freed = slices.DeleteFunc(slices.Collect(maps.Keys(q.Paused)), func(api string) bool { return !over(api) })
+		q.Paused = maps.Clone(q.Paused)
+		maps.DeleteFunc(q.Paused, func(api string, _ time.Time) bool { return over(api) })
+		if q.QuotaError != nil && over(q.QuotaError.API) {
+			q.QuotaError = nil
+		}
 		return len(freed) > 0
 	})
 	for _, api := range freed {
@@ -148,4 +157,39 @@ func (r *Refresher) clearQuota(ctx context.Context, c *component) error {
 		r.lookNow() // for all that had to wait
 	}
 	return err
+}
+
+// quotaLook is how often WeChat is asked whether there is something left of a quota that was gone.
+const quotaLook = 10 * time.Minute
+
+// watchQuota ends the rest of calls whose quota was cleared by somebody else, or raised. It asks for the figures: the call itself is not
+// made before the day turns.
+func (r *Refresher) watchQuota(ctx context.Context, c *component) {
+	now := r.now()
+	var rest []string
+	for api, until := range c.quota().Paused {
+		if until.After(now) {
+			rest = append(rest, api)
+		}
+	}
+	if len(rest) > 0 && now.Sub(c.quotaLooked).Abs() < quotaLook {
+		return
+	}
+	c.quotaLooked = now
+	if len(rest) == 0 {
+		return
+	}
+	var again []string
+	for _, api := range rest {
+		if left, err := r.askQuota(ctx, c, wechat.API(api)); err == nil && left.Remain > 0 {
+			again = append(again, api)
+		}
+	}
+	if len(again) == 0 {
+		return
+	}
+	r.log.Warn().Str("component", c.appid).Strs("apis", again).Msg("quota there again, cleared elsewhere")
+	if err := r.callAgain(ctx, c, func(api string) bool { return slices.Contains(again, api) }); err != nil {
+		r.log.Warn().Err(err).Str("component", c.appid).Msg("failed to end the rest of calls")
+	}
 }

@@ -139,6 +139,26 @@ func (r *rig) useUp(at [2]process) {
 	})
 }
 
+// TestQuotaClearedElsewhere has the day's quota gone, and cleared by somebody else. The call that rests is not made to find that out.
+func TestQuotaClearedElsewhere(t *testing.T) {
+	r, at := quotaRig(t)
+	r.useUp(at)
+	calls := r.calls(apiRefresh)
+	for range 3 {
+		r.clock.forward(11 * time.Minute)
+		asked := r.calls(apiQuota)
+		r.until("nobody asks what is left", func() bool { return r.calls(apiQuota) > asked })
+	}
+	r.wantCalls(apiRefresh, calls)
+	r.must(r.sim.SetDailyLimit(apiRefresh, -1))
+	r.clock.forward(11 * time.Minute)
+	r.until("it still rests", func() bool { return r.metric(at[0], "wxtoken_api_paused_until_timestamp_seconds", appid) == 0 })
+	r.generation(aliceKey, 5)
+	for _, p := range at {
+		r.free(p)
+	}
+}
+
 func TestQuotaOfTheDay(t *testing.T) {
 	r, at := quotaRig(t)
 	r.useUp(at)

@@ -148,6 +148,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 		r.watchTickets(ctx, c)
 		r.watchRefusals(ctx, c)
 		r.addCalls(ctx, c)
+		r.watchQuota(ctx, c)
 		r.tellHolds(ctx, c)
 	}
 }
