@@ -89,6 +89,9 @@ func (r *Refresher) underive(ctx context.Context, account wxtoken.Key) {
 	}
 }
 
+// droppedFor is how long a ticket stays ended that is to be kept: refreshers with other settings may be running still, and end it again.
+const droppedFor = 5 * time.Minute
+
 // sweepTickets has the tickets of an account follow it: whoever stored its authorization, or the end of it, may have died before that.
 func (r *Refresher) sweepTickets(ctx context.Context, account wxtoken.Key, all map[wxtoken.Key]store.Entry, now time.Time) {
 	e := all[account]
@@ -97,7 +100,8 @@ func (r *Refresher) sweepTickets(ctx context.Context, account wxtoken.Key, all m
 		if !e.Credential.Renewable() {
 			return !ticket.Renewable()
 		}
-		return ticket.Revision > 0 && ticket.Authorizations == e.Credential.Authorizations || !now.Before(e.Token.ExpiresAt)
+		kept := ticket.Renewable() || now.Sub(ticket.RevokedAt) < droppedFor
+		return kept && ticket.Authorizations == e.Credential.Authorizations || !now.Before(e.Token.ExpiresAt)
 	}
 	if !slices.ContainsFunc(r.ticketsOf(account), func(key wxtoken.Key) bool { return !follows(key) }) {
 		return

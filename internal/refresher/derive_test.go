@@ -391,6 +391,29 @@ func TestTicketsSwitchedOff(t *testing.T) {
 	}
 }
 
+// TestTicketsSwitchedOnAgain has the settings ask for a ticket again that was ended: it does not wait for its account's renewal.
+func TestTicketsSwitchedOnAgain(t *testing.T) {
+	r, d := deskRig(t, nil)
+	r.authorize(alice)
+	r.kept(aliceCard)
+	r.drained()
+	d.stop()
+	both := r.cfg.Derive
+	r.cfg.Derive = []string{jsapi}
+	p := r.start()
+	r.poke(aliceCard)
+	r.notKept(aliceCard)
+	r.drained()
+	p.stop()
+	r.cfg.Derive = both
+	r.clock.forward(6 * time.Minute)
+	r.start()
+	r.kept(aliceCard)
+	if generation := r.token(aliceKey).Generation; generation != 1 {
+		t.Errorf("the account was renewed, generation %d", generation)
+	}
+}
+
 // TestTicketRefused has WeChat refuse the account's token for a ticket: it is replaced once, not again and again.
 func TestTicketRefused(t *testing.T) {
 	r, d := deskRig(t, nil)
