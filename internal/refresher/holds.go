@@ -375,7 +375,7 @@ func (r *Refresher) renewing(c *component) statusChange {
 				return
 			}
 		}
-		if s.Failures == 0 && (s.State == wxtoken.StateOperator || s.State == wxtoken.StateRenewingFailed) {
+		if s.Failures == 0 && slices.Contains([]wxtoken.State{wxtoken.StateOperator, wxtoken.StateRenewingFailed, wxtoken.StateWaitingForTicket}, s.State) {
 			active(now)(s)
 		}
 	}

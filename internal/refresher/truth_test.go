@@ -11,6 +11,7 @@ import (
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
 )
 
@@ -240,6 +241,26 @@ func TestHeldBackIsSeen(t *testing.T) {
 			r.state(componentKey, row.state)
 			row.goes(r)
 			r.free(p)
+		})
+	}
+}
+
+// TestHoldThatOutlivesItsProcess has another refresher whose clock is ahead say why it could not call, and end: that counts for some
+// minutes, and then the component's state is again that of its token.
+func TestHoldThatOutlivesItsProcess(t *testing.T) {
+	t.Parallel()
+	for reason, state := range map[string]wxtoken.State{
+		wxtoken.HeldNoTicket: wxtoken.StateWaitingForTicket, wxtoken.HeldRefused: wxtoken.StateOperator, wxtoken.HeldAway: wxtoken.StateRenewingFailed,
+	} {
+		t.Run(reason, func(t *testing.T) {
+			r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
+			r.must(r.store.UpdateQuota(t.Context(), appid, func(q *store.Quota) bool {
+				q.Held = map[string]store.Hold{"gone/" + reason + "/" + apiComponent: {Reason: reason, API: apiComponent, Message: "seen elsewhere", SeenAt: r.clock.Now().Add(2 * time.Second)}}
+				return true
+			}))
+			r.state(componentKey, state)
+			r.clock.forward(4 * time.Minute)
+			r.state(componentKey, wxtoken.StateActive)
 		})
 	}
 }
