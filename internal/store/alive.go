@@ -38,6 +38,11 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	return s.same(ctx, v, stored)
 }
 
+// leaderless reports whether a stream was looked at where no leader is known: any server answers then, and may be behind.
+func leaderless(info *jetstream.StreamInfo) bool {
+	return info.Cluster != nil && info.Cluster.Leader == ""
+}
+
 // same is Same as it looks to those who have a message with this sequence.
 func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
 	records, seen := v.records(), max(v.Seen(), s.acked.Load()) // before the look: what comes in between is no loss
@@ -50,7 +55,7 @@ func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
 	}
 	lost, reading := v.lost(stored)
 	switch info := stream.CachedInfo(); {
-	case info.Cluster != nil && info.Cluster.Leader == "": // whoever answers may be behind
+	case leaderless(info):
 		return fmt.Errorf("look up stream %s: it has no leader", events.StreamTokens)
 	case info.State.LastSeq < stored:
 		return fmt.Errorf("look up stream %s: who answered is behind", events.StreamTokens)

@@ -109,6 +109,9 @@ func (s *Store) Holds(ctx context.Context, key wxtoken.Key) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for %s: %w", subject, err)
 	}
+	if leaderless(info) {
+		return false, fmt.Errorf("look for %s: the stream has no leader", subject)
+	}
 	return info.State.Subjects[subject] > 0, nil
 }
 

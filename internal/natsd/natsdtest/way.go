@@ -17,8 +17,9 @@ type Way struct {
 
 	mu     sync.Mutex
 	change *sync.Cond
-	closed bool // nothing passes
-	over   bool // the test is
+	closed bool                   // nothing passes
+	apart  func(said string) bool // of which connections nothing passes, by what they began with
+	over   bool                   // the test is
 	delay  time.Duration
 	ends   map[net.Conn]bool
 }
@@ -44,7 +45,10 @@ func (w *Way) URL() string { return "nats://" + w.listener.Addr().String() }
 func (w *Way) Close() { w.set(func() { w.closed = true }) }
 
 // Open lets everything pass again; what waited comes first.
-func (w *Way) Open() { w.set(func() { w.closed = false }) }
+func (w *Way) Open() { w.set(func() { w.closed, w.apart = false, nil }) }
+
+// CloseFor lets nothing more pass, in either direction, of those connections that which chooses by the first kilobyte that who connected said.
+func (w *Way) CloseFor(which func(said string) bool) { w.set(func() { w.apart = which }) }
 
 // Delay has everything that passes from now on take so long, in each direction.
 func (w *Way) Delay(d time.Duration) { w.set(func() { w.delay = d }) }
@@ -80,7 +84,8 @@ func (w *Way) accept() {
 		}
 		w.running.Go(func() {
 			defer w.forget(client)
-			if !w.keep(client) || !w.pass() {
+			said := &beginning{}
+			if !w.keep(client) || !w.pass(said) {
 				return
 			}
 			server, err := w.dial()
@@ -92,8 +97,8 @@ func (w *Way) accept() {
 				return
 			}
 			var copying sync.WaitGroup
-			copying.Go(func() { w.carry(server, client) })
-			copying.Go(func() { w.carry(client, server) })
+			copying.Go(func() { w.carry(server, client, said, true) })
+			copying.Go(func() { w.carry(client, server, said, false) })
 			copying.Wait()
 		})
 	}
@@ -114,18 +119,31 @@ func (w *Way) forget(end net.Conn) {
 	_ = end.Close()
 }
 
-// pass waits while the way is closed; it reports whether the test goes on.
-func (w *Way) pass() bool {
+// beginning is what was said first on a connection by the side that made it.
+type beginning struct{ text string }
+
+// beginningSize is how many bytes are the beginning of a connection.
+const beginningSize = 1 << 10
+
+// add adds to the beginning, until it is whole.
+func (w *Way) add(b *beginning, data []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.closed && !w.over {
+	b.text += string(data[:min(len(data), beginningSize-len(b.text))])
+}
+
+// pass waits while the way is closed for a connection; it reports whether the test goes on.
+func (w *Way) pass(b *beginning) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for (w.closed || w.apart != nil && w.apart(b.text)) && !w.over {
 		w.change.Wait()
 	}
 	return !w.over
 }
 
 // carry carries what from says to to, until one of them ends, and ends both.
-func (w *Way) carry(to, from net.Conn) {
+func (w *Way) carry(to, from net.Conn, said *beginning, begins bool) {
 	type parcel struct {
 		at   time.Time
 		data []byte
@@ -139,7 +157,7 @@ func (w *Way) carry(to, from net.Conn) {
 				continue
 			}
 			time.Sleep(time.Until(p.at))
-			if !w.pass() {
+			if !w.pass(said) {
 				err = net.ErrClosed
 				continue
 			}
@@ -152,6 +170,9 @@ func (w *Way) carry(to, from net.Conn) {
 	for {
 		n, err := from.Read(buffer)
 		if n > 0 {
+			if begins {
+				w.add(said, buffer[:n])
+			}
 			w.mu.Lock()
 			at := time.Now().Add(w.delay)
 			w.mu.Unlock()
