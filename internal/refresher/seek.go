@@ -54,7 +54,8 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred store.Credentia
 	cause := errNoRefreshToken
 	switch {
 	case isHeld(err) && !r.diesSoon(key, seekBefore):
-		return err
+		wait, _ := events.After(err)
+		return events.Later(max(wait, jittered(r.heldDelay())), err) // the more may wait, the longer each
 	case err != nil && wechat.Judge(err) == wechat.Revoked:
 		return r.cancelled(ctx, c, cred, now, err)
 	case err != nil:
