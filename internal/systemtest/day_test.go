@@ -351,7 +351,9 @@ func (d *day) sample() {
 		}
 	}
 	d.sampleTickets(now)
-	d.sampleTicket()
+	if now.Second() < int(sampleEvery/time.Second) { // they come every ten minutes
+		d.sampleTicket()
+	}
 }
 
 // catchUp reads what happened on the platform since it was read last.

@@ -219,11 +219,11 @@ func (d *day) browse(address string, cookies []*http.Cookie) (page string, set [
 func (d *day) sampleTicket() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	stream, err := d.js.Stream(ctx, events.StreamTokens)
+	s, err := d.lookUp(ctx)
 	if err != nil {
 		return // NATS is being restarted
 	}
-	m, err := stream.GetLastMsgForSubject(ctx, events.CredentialSubject(wxtoken.ComponentKey(testAppID)))
+	m, err := s.stream.GetLastMsgForSubject(ctx, events.CredentialSubject(wxtoken.ComponentKey(testAppID)))
 	if err != nil {
 		return
 	}

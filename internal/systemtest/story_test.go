@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechatsim"
@@ -137,13 +135,9 @@ func (w *world) component() error {
 // message lies in the stream, made for the token that is there. An older due message proves nothing: it
 // stays where it is after its ack.
 func (w *world) covered(key wxtoken.Key) error {
-	js, err := jetstream.New(w.reader())
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
 	defer cancel()
-	stream, err := js.Stream(ctx, events.StreamTokens)
+	s, err := w.lookUp(ctx)
 	if err != nil {
 		return err
 	}
@@ -152,7 +146,7 @@ func (w *world) covered(key wxtoken.Key) error {
 		return err
 	}
 	for _, subject := range []string{events.ScheduleSubject(key), events.DueSubject(key)} {
-		m, err := stream.GetLastMsgForSubject(ctx, subject)
+		m, err := s.stream.GetLastMsgForSubject(ctx, subject)
 		if err != nil {
 			continue
 		}

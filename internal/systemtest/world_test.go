@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken"
+	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd"
@@ -161,6 +162,7 @@ type world struct {
 	live []*instance
 
 	shared *nats.Conn
+	tokens *lookedUp // of the shared connection
 
 	crashAt string // see arm
 }
@@ -367,23 +369,51 @@ func tail(s string, n int) string {
 
 // token reads the bucket as a service does.
 func (w *world) token(key wxtoken.Key) (wxtoken.Token, error) {
-	js, err := jetstream.New(w.reader())
-	if err != nil {
-		return wxtoken.Token{}, err
-	}
 	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
 	defer cancel()
-	kv, err := js.KeyValue(ctx, "tokens")
+	s, err := w.lookUp(ctx)
 	if err != nil {
 		return wxtoken.Token{}, err
 	}
-	e, err := kv.Get(ctx, key.String())
+	e, err := s.bucket.Get(ctx, key.String())
 	if err != nil {
 		return wxtoken.Token{}, err
 	}
 	t, err := wxtoken.ParseToken(e.Value())
 	t.Revision = e.Revision()
 	return t, err
+}
+
+// lookedUp is where the tokens lie, as a service sees it and as an operator does.
+type lookedUp struct {
+	bucket jetstream.KeyValue
+	stream jetstream.Stream
+}
+
+// lookUp returns where the tokens lie. It asks NATS the first time alone: a day looks thousands of times.
+func (w *world) lookUp(ctx context.Context) (*lookedUp, error) {
+	nc := w.reader()
+	w.mu.Lock()
+	s := w.tokens
+	w.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	s = &lookedUp{}
+	if s.bucket, err = js.KeyValue(ctx, events.BucketTokens); err != nil {
+		return nil, err
+	}
+	if s.stream, err = js.Stream(ctx, events.StreamTokens); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	w.tokens = s
+	w.mu.Unlock()
+	return s, nil
 }
 
 // reader returns a connection that the whole test shares.
