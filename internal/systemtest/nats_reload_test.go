@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken"
@@ -99,6 +100,80 @@ func TestPermissionsSlip(t *testing.T) {
 		t.Logf("%s: all is well after %s", row.name, time.Since(began).Round(time.Millisecond))
 		s.serves(client)
 	}
+}
+
+// TestAnswersThroughReload has the shipped settings read again, with nothing changed in them, between a question and its answer. NATS keeps for each
+// connection what it may answer, and forgets it then: the answer is refused, and who asked hears nothing. What is asked later is answered.
+func TestAnswersThroughReload(t *testing.T) {
+	t.Parallel()
+	p := build(t)
+	for _, accounts := range []bool{true, false} {
+		n := newNATS(t, p, []string{"127.0.0.1"})[0]
+		if accounts {
+			n.inAccounts()
+		}
+		url := startAll(t, []*natsServer{n})
+		for _, reloaded := range []bool{false, true} {
+			for _, row := range []struct{ asks, answers, subject string }{
+				{"ingest", "service", "wechat.reply.wxc.wxa.text"},
+				{"service", "refresher", events.SubjectReject},
+			} {
+				asks, answers := connectAs(t, url, row.asks), connectAs(t, url, row.answers)
+				questions := make(chan *nats.Msg, 2)
+				if _, err := answers.ChanSubscribe(row.subject, questions); err != nil {
+					t.Fatal(err)
+				}
+				inbox := asks.NewInbox()
+				heard, err := asks.SubscribeSync(inbox)
+				if err != nil {
+					t.Fatal(err)
+				}
+				poll(t, func() error {
+					return errors.Join(answers.Flush(), asks.Flush(), asks.PublishRequest(row.subject, inbox, nil), asks.Flush())
+				})
+				first := <-questions
+				if reloaded {
+					before := strings.Count(n.out.String(), "Reloaded server configuration")
+					n.signal(syscall.SIGHUP)
+					poll(t, func() error {
+						if strings.Count(n.out.String(), "Reloaded server configuration") == before {
+							return errors.New("not reloaded")
+						}
+						return nil
+					})
+				}
+				if err := errors.Join(first.Respond([]byte("first")), answers.Flush(), asks.PublishRequest(row.subject, inbox, nil)); err != nil {
+					t.Fatal(err)
+				}
+				if err := (<-questions).Respond([]byte("second")); err != nil {
+					t.Fatal(err)
+				}
+				want := "first"
+				if reloaded {
+					want = "second"
+				}
+				if m, err := heard.NextMsg(patience); err != nil || string(m.Data) != want {
+					t.Errorf("accounts %t, reloaded %t, %s: heard %v, %v, want the %s answer", accounts, reloaded, row.subject, m, err, want)
+				}
+				if got := errors.Is(answers.LastError(), nats.ErrPermissionViolation); got != reloaded {
+					t.Errorf("accounts %t, reloaded %t, %s: the answer was refused: %t (%v)", accounts, reloaded, row.subject, got, answers.LastError())
+				}
+				asks.Close()
+				answers.Close()
+			}
+		}
+	}
+}
+
+// connectAs connects with the rights of a role.
+func connectAs(t *testing.T, url func(role string) string, role string) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(url(role), nats.CustomInboxPrefix("_INBOX_"+role))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
 }
 
 // serves fails the test unless a report is heard, and a push is stored and its reply delivered.
