@@ -5,6 +5,8 @@ package systemtest
 import (
 	"bytes"
 	"fmt"
+	"net/url"
+	"os"
 	"os/exec"
 	"sync"
 	"testing"
@@ -56,6 +58,7 @@ func (s *site) watch(command bool) *watchers {
 	follow(w, "nats.go/jetstream", second.Updates())
 	if command {
 		w.command(s.url("service"))
+		w.node(s.url("service"))
 	}
 	return w
 }
@@ -74,8 +77,38 @@ func follow[E interface{ Value() []byte }](w *watchers, client string, updates <
 
 // command has the nats command watch.
 func (w *watchers) command(url string) {
-	w.see("nats kv watch", nil)
-	cmd := exec.CommandContext(w.Context(), "nats", "--no-context", "--server", url, "--inbox-prefix", "_INBOX_service", "kv", "watch", events.BucketTokens)
+	w.lines("nats kv watch", exec.CommandContext(w.Context(), "nats", "--no-context", "--server", url, "--inbox-prefix", "_INBOX_service", "kv", "watch", events.BucketTokens))
+}
+
+// node has nats.js watch, where there are its packages: the environment variable names the folder with node_modules.
+func (w *watchers) node(natsURL string) {
+	const variable = "WXTOKEN_TEST_NODE"
+	dir := os.Getenv(variable)
+	if dir == "" {
+		w.Logf("nats.js does not watch: no %s (a folder in which `npm install @nats-io/kv@3.4.0 @nats-io/transport-node@3.4.0` was run)", variable)
+		return
+	}
+	at, err := url.Parse(natsURL)
+	if err != nil {
+		w.Fatal(err)
+	}
+	password, _ := at.User.Password()
+	cmd := exec.CommandContext(w.Context(), "node", "--input-type=module", "-e", `
+		import { connect } from "@nats-io/transport-node";
+		import { Kvm } from "@nats-io/kv";
+		const [servers, user, pass, bucket] = process.argv.slice(1);
+		const nc = await connect({ servers, user, pass, inboxPrefix: "_INBOX_service", maxReconnectAttempts: -1, reconnectTimeWait: 50 });
+		const kv = await new Kvm(nc).open(bucket);
+		for await (const e of await kv.watch()) console.log(e.operation === "PUT" ? e.string() : "");
+	`, at.Host, at.User.Username(), password, events.BucketTokens)
+	cmd.Dir = dir
+	w.lines("nats.js", cmd)
+}
+
+// lines notes what a command says on lines of its own.
+func (w *watchers) lines(client string, cmd *exec.Cmd) {
+	w.see(client, nil)
+	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		w.Fatal(err)
@@ -98,7 +131,7 @@ func (w *watchers) command(url string) {
 					break
 				}
 				if i := bytes.IndexByte(line, '{'); i >= 0 {
-					w.see("nats kv watch", line[i:])
+					w.see(client, line[i:])
 				}
 				text = rest
 			}
