@@ -138,7 +138,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 			continue
 		}
 		key := wxtoken.AuthorizerKey(c.appid, listed.AppID)
-		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() &&
+		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() && e.Credential.Generation > 0 &&
 			!listed.AuthTime.After(e.Credential.AuthorizedAt) {
 			continue // nothing new; the view may lag, but not by six hours
 		} else if listed.RefreshToken == "" && e.Credential.Renewable() {
@@ -184,6 +184,9 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	switch {
 	case cred.ClaimedAt(r.now()):
 		return false, nil // whoever is at it knows better
+	case cred.RefreshToken == listed.RefreshToken && cred.RevokedAt.IsZero() && cred.Generation == 0:
+		// Stored by a reading that died, or that got no answer from NATS, before it had the first token fetched.
+		return true, r.store.MakeDue(ctx, events.Due{Key: key, Reason: events.ReasonListed}, fmt.Sprintf("%s/%d/listed", key, cred.Revision))
 	case cred.RefreshToken == listed.RefreshToken && cred.RevokedAt.IsZero():
 		return r.dateListed(ctx, cred, authTime)
 	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt), cred.RefreshToken != "" && cred.AuthorizedAt.IsZero():
