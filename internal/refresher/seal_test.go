@@ -55,6 +55,7 @@ func TestSealedForAnUnknownKey(t *testing.T) {
 	next, keys := sealKeys(t)
 	both, err := seal.FromSeeds(r.seed + "\n" + next)
 	r.must(err)
+	began := time.Now()
 	p := r.start()
 	now := r.clock.Now()
 	for _, ticket := range []string{"ticket@@@one", "ticket@@@two"} {
@@ -73,8 +74,8 @@ func TestSealedForAnUnknownKey(t *testing.T) {
 			strings.Contains(s.LastError.Message, "--seal-key") && strings.Contains(s.LastError.Message, r.seal.Public())
 	})
 	p.stop()
-	if n := r.log.count("event can't be opened"); n != 1 {
-		t.Errorf("said %d times, want once a minute", n)
+	if n, most := r.log.count("event can't be opened"), 1+int(time.Since(began)/time.Minute); n < 1 || n > most {
+		t.Errorf("said %d times, want once a minute: %d at most", n, most)
 	}
 	if auth, dead := r.lying(events.StreamAuth), r.lying(events.StreamDead); len(auth) != 2 || len(dead) != 0 {
 		t.Fatalf("%d events on AUTH and %d on DEAD, want both to wait", len(auth), len(dead))

@@ -383,12 +383,12 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
-// TestReconcileFromNothing loses all data: WeChat's list of 1,200 accounts brings back everybody whose
+// TestReconcileFromNothing loses all data: WeChat's list of 600 accounts brings back everybody whose
 // code was ever exchanged. It has no refresh token of the others, nor has their profile: each is asked about, and is told to authorize.
 func TestReconcileFromNothing(t *testing.T) {
 	r := newRig(t, options{idle: true, sim: wechatsim.Config{HideUnexchanged: true}, cfg: func(c *refresher.Config) { c.Concurrency = 64 }})
 	r.keep()
-	const listed, each = 1200, 4 // every fourth was exchanged
+	const listed, each = 600, 4 // on two pages; every fourth was exchanged
 	r.ticket()
 	first := r.next(events.KindTicket)
 	client := r.client()
@@ -410,7 +410,7 @@ func TestReconcileFromNothing(t *testing.T) {
 	r.send(first)
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
 	r.drained()
-	r.wantCalls(apiList, 3)
+	r.wantCalls(apiList, 2)
 	r.wantCalls(apiRefresh, listed/each)
 	for i := range listed {
 		account := fmt.Sprintf("wxmany%011d", i)

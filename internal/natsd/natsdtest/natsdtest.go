@@ -137,7 +137,8 @@ func (s *Server) Restart() {
 // server again after Restart.
 func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 	s.t.Helper()
-	first := []nats.Option{nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)}
+	// The client library's 2 s for a connection are short where a machine does much else.
+	first := []nats.Option{nats.InProcessServer(s), nats.Timeout(readyWithin), nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)}
 	nc, err := nats.Connect("", append(first, opts...)...)
 	if err != nil {
 		s.t.Fatalf("connect to the NATS server of the test: %v", err)
