@@ -423,7 +423,16 @@ func (d *day) restartCrashed(i *instance) {
 	d.wrong("refresher crashed", "", 0)
 	i.stop()
 	d.drop(i)
-	d.later(time.Now().Add(time.Duration(1+d.rng.IntN(60))*time.Second), func() { d.start() })
+	d.later(time.Now().Add(time.Duration(1+d.rng.IntN(60))*time.Second), d.bringUp)
+}
+
+// bringUp starts a refresher, once NATS is there: what becomes of one that is started before is for TestProcesses.
+func (d *day) bringUp() {
+	if d.natsDown {
+		d.later(time.Now().Add(time.Second), d.bringUp)
+		return
+	}
+	d.start()
 }
 
 // calm ends all troubles and gives the system a quarter of an hour.

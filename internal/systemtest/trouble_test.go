@@ -139,7 +139,7 @@ var troubles = []trouble{
 			d.drop(i)
 		}
 		d.wrong("all refreshers away", "", during)
-		d.later(time.Now().Add(during), func() { d.start(); d.start() })
+		d.later(time.Now().Add(during), func() { d.bringUp(); d.bringUp() })
 	}},
 	{"another refresher", func(d *day) {
 		i := d.start()
