@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wxtoken"
+	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechatsim"
@@ -38,6 +39,7 @@ func TestRestoredBackup(t *testing.T) {
 			r.must(r.sim.Reauthorize(appid, name(2)))
 			r.clock.forward(time.Minute)
 			r.must(r.sim.Cancel(appid, name(3)))
+			r.until("the pushes did not come", func() bool { return len(r.lying(events.StreamAuth)) == 3 })
 
 			backup := t.TempDir()
 			r.nats.Stop()
