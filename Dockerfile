@@ -8,6 +8,7 @@ FROM ${GO_IMAGE} AS build
 WORKDIR /src
 ARG GOPROXY
 COPY go.mod go.sum ./
+COPY client/go.mod client/
 RUN go mod download
 COPY . .
 ARG TARGETOS

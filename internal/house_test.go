@@ -22,12 +22,12 @@ var floors = []struct {
 	rooms    []string // folders; "cmd/*" stands for each one below cmd
 	testOnly bool     // imported by tests alone; imports whatever it likes
 }{
-	{rooms: []string{"internal/document"}}, // the reader that root and wechat share
-	{rooms: []string{".", "internal/wechat", "internal/seal", "deploy/nats"}},
+	{rooms: []string{"client/document"}}, // the reader that client and wechat share
+	{rooms: []string{"client", "internal/wechat", "internal/seal", "deploy/nats"}},
 	{rooms: []string{"internal/events", "internal/store", "internal/natsd"}},
-	{rooms: []string{"internal/ingest", "internal/refresher", "internal/wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
+	{rooms: []string{"internal/ingest", "internal/refresher", "wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
 	{rooms: []string{"cmd/*"}},
-	{rooms: []string{"internal", "internal/events/eventstest", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
+	{rooms: []string{"internal", "internal/clienttest", "internal/clienttest/document", "internal/events/eventstest", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }
 
 // beside are the imports between two rooms of one floor that are allowed.
@@ -46,7 +46,7 @@ var only = map[string][]string{
 }
 
 // stdOnly are the rooms that import nothing but the standard library, and rooms of which the same holds.
-var stdOnly = []string{"internal/document", "internal/wechat"}
+var stdOnly = []string{"client/document", "internal/wechat"}
 
 // guessable are the rooms in which ids and nonces are made, and a generator that can be guessed
 // is not for them.
@@ -154,9 +154,6 @@ func floor(room string) int {
 
 // room returns the folder of a package of ours, or "".
 func room(importPath string) string {
-	if importPath == module {
-		return "."
-	}
 	rel, ours := strings.CutPrefix(importPath, module+"/")
 	if !ours {
 		return ""
@@ -255,7 +252,7 @@ func TestTheRulesBite(t *testing.T) {
 		{"the one exception", "internal/store", `import _ "wxtoken/internal/events"`, false, ""},
 		{"the exception has one direction", "internal/events", `import _ "wxtoken/internal/store"`, false, "same floor"},
 		{"a test goes anywhere", "internal/events", `import _ "wxtoken/internal/ingest"`, true, ""},
-		{"root to wechat", ".", `import _ "wxtoken/internal/wechat"`, false, "same floor"},
+		{"client to wechat", "client", `import _ "wxtoken/internal/wechat"`, false, "same floor"},
 		{"a room from nowhere", "internal/attic", `import _ "fmt"`, false, "stands on no floor"},
 		{"into nowhere", "cmd/ingest", `import _ "wxtoken/internal/attic"`, false, "stands on no floor"},
 		{"test server outside of tests", "cmd/wxtoken", `import _ "wxtoken/internal/natsd/natsdtest"`, false, "for tests"},
@@ -266,8 +263,8 @@ func TestTheRulesBite(t *testing.T) {
 		{"kong in cmd", "cmd/ingest", `import _ "github.com/alecthomas/kong"`, false, ""},
 		{"global logger", "internal/ops", `import _ "github.com/rs/zerolog/log"`, false, "not for this room"},
 		{"testing in a binary", "internal/ops", `import _ "testing"`, false, "not for this room"},
-		{"the reader below", "internal/wechat", `import _ "wxtoken/internal/document"`, false, ""},
-		{"dependency of document", "internal/document", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
+		{"the reader below", "internal/wechat", `import _ "wxtoken/client/document"`, false, ""},
+		{"dependency of document", "client/document", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
 		{"dependency of wechat", "internal/wechat", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
 		{"guessable nonce", "internal/wechat", `import _ "math/rand/v2"`, false, "crypto/rand"},
 		{"guessable jitter is fine elsewhere", "internal/refresher", `import _ "math/rand/v2"`, false, ""},

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 func main() {

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // beMain makes the test binary be the command.

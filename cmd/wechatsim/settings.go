@@ -12,7 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"wxtoken/internal/ops"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // settings are the flags. Each has a variable: --life is WXTOKEN_SIM_LIFE.

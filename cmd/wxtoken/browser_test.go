@@ -12,7 +12,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 )
 

@@ -27,7 +27,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/seal"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // userOf returns a user with the rights of a role and no others, and with the right to ask for them if it may ask.

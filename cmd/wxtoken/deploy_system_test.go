@@ -23,11 +23,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ops"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // TestDeployedSystem runs ingest and refresher as they are deployed, each under its own user, and

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // TestDeployedTLSAndNKeys: the shipped files with the two changes that docs/nats.md describes, on certificates that

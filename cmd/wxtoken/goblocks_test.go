@@ -57,16 +57,16 @@ var (
 var goBlocks = map[string][]goBlock{
 	"README.md":       {reads, replaces, answers("you said: hello")},
 	"README.zh-CN.md": {reads, replaces, answers("你说的是：hello")},
-	"doc.go":          {reads, replaces},
+	"client/doc.go":   {reads, replaces},
 }
 
 // given are the names that the blocks of a document take for granted.
-var given = map[string]string{"doc.go": "ctx := context.Background()\nurl := \"nats://127.0.0.1:4222\"\n"}
+var given = map[string]string{"client/doc.go": "ctx := context.Background()\nurl := \"nats://127.0.0.1:4222\"\n"}
 
 // imported are the packages that a block may name.
 var imported = map[string]string{
 	"context": "context", "errors": "errors", "fmt": "fmt", "log": "log", "time": "time",
-	"nats": "github.com/nats-io/nats.go", "jetstream": "github.com/nats-io/nats.go/jetstream", "wxtoken": "wxtoken",
+	"nats": "github.com/nats-io/nats.go", "jetstream": "github.com/nats-io/nats.go/jetstream", "wxtoken": "wxtoken/client",
 }
 
 // answers is a block that answers the message "hello" of a user.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/ops"
 	"wxtoken/internal/seal"

@@ -22,10 +22,10 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ops"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // life is ingest and refresher as they are deployed, each under its own user, with two components of the fake platform in a

@@ -20,7 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"wxtoken/internal/logtest"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // older returns an address on which a NATS server says that it is of another version.

@@ -20,7 +20,7 @@ import (
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // subdued returns log, without what is below a warning if that is wanted and nobody looks for a fault.

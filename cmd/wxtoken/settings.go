@@ -8,11 +8,11 @@ import (
 	"net/url"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/ops"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // program is this executable.

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 )
 

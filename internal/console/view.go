@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/text/language"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 //go:embed page.html

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // Requests of operators, services and ingest. The refresher answers them as one NATS micro service; each has a

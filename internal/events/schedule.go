@@ -9,7 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // Due is the payload of renewal.scheduled.<key> and renewal.due.<key>: the wish for the token

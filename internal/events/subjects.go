@@ -3,7 +3,7 @@ package events
 import (
 	"strings"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // Streams and buckets.

@@ -10,7 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/wechat"

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )

@@ -15,7 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"pgregory.net/rapid"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/wechat"
 )
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 	"wxtoken/internal/wechat"
 )
 

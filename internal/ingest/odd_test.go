@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"

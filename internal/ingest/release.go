@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"strings"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/wechat"
 )
 

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 	"wxtoken/internal/wechat"
 )
 

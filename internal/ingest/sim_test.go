@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // TestAgainstPlatform takes what the fake platform sends, which encrypts with code of its own, in every form that it

@@ -20,7 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rs/zerolog"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // ErrLocked is returned by Start when another server, in this or in another process, uses the directory.

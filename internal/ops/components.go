@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // aesKeyLen is the length of an EncodingAESKey in characters: base64 of 32 bytes without its "="

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/ops"
 )
 

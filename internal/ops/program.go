@@ -19,7 +19,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/rs/zerolog"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // envPrefix begins the name of every variable.

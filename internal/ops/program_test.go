@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/ops"
 )
 

@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/seal"
 )
 

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/ops"
 )

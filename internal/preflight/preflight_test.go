@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // TestHeldBack: whatever keeps tokens from being renewed is a line that says what to do.

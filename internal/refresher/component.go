@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"

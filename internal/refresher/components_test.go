@@ -4,10 +4,10 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 var (

@@ -20,7 +20,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 const apiPreAuth = "api_create_preauthcode"

@@ -7,12 +7,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // behind returns a connection to the rig's server over a way that the test can close, without anybody being told.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"

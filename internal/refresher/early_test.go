@@ -4,9 +4,9 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // TestTokenRefusedForOneAccount has WeChat refuse the component's token in all calls about one account, and in no other. The others go on

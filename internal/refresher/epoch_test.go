@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // TestConflict has an account that belongs to one ref authorize through the links of others.

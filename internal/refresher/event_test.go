@@ -14,9 +14,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 func TestTicket(t *testing.T) {

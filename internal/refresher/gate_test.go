@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )

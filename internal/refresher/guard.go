@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/wechat"
 )
 

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )

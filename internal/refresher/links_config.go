@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // checkLinks returns every fault of the settings for authorization links and derived tickets.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"pgregory.net/rapid"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )

@@ -10,11 +10,11 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // listedRig has so many accounts that authorized before there was a refresher, a second apart, and the first ticket.

@@ -8,10 +8,10 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // pokeOnce makes key due and waits until somebody has dealt with that, in whatever way.

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // verdict asks for a verdict, and fails the test unless its outcome is the wanted one.

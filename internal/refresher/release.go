@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )

@@ -22,7 +22,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/logtest"
@@ -32,7 +32,7 @@ import (
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 func TestMain(m *testing.M) {

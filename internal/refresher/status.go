@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )

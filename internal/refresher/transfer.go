@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 )

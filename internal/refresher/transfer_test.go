@@ -10,13 +10,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // imports imports lines and returns the fates, such as "new:1 same:2".

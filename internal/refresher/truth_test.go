@@ -8,11 +8,11 @@ import (
 
 	"github.com/nats-io/nats.go/micro"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // heldFor waits until status and metric say that the component is held back for that reason, and returns the condition.

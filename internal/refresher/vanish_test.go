@@ -11,11 +11,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // streamNames returns the streams that the server has.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // recordVersion is the version of the records that this program writes. A record with a higher

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 )
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // FuzzCredential reads any record: what can be read is written and read again as the same.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // Status returns the status of key; an empty one when none is stored or it can't be read.

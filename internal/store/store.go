@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 )

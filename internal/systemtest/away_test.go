@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"wxtoken/internal/natsd/natsdtest"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // awayVariable marks the process that plays TestThreeDaysAway: a bubble wants one of its own.

@@ -11,11 +11,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // syncAlways has the server flush each message to the disk before its ack, as production does.

@@ -10,10 +10,10 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // examine checks at the day's end what is true of the whole history.

@@ -14,9 +14,9 @@ import (
 
 	"github.com/nats-io/nats.go/micro"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 const (

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"wxtoken/internal/natsd/natsdtest"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // natsServer is a process of its own: the server that go.mod names, with a file of deploy/nats and one user more, who may do everything

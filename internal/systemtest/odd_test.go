@@ -3,7 +3,7 @@ package systemtest
 import (
 	"time"
 
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // oddTroubles are what WeChat says that no page of its documentation shows: pushes with attributes, control characters or half a character,

@@ -17,9 +17,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // TestPowerCut cuts the power of the machine that NATS runs on, again and again, while pushes come in and tokens are renewed: with the

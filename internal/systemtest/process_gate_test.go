@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // gate is the way of one refresher to the platform's API. It knows which tokens that refresher is

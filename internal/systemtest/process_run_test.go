@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 )
 
 // programs is the folder of the programs.

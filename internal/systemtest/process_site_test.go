@@ -21,10 +21,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 const (

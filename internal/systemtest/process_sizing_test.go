@@ -21,11 +21,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // TestSizing prints what so many accounts take: disk and memory of nats-server, memory of a refresher and an ingest, and how long a

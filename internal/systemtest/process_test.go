@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // atOnce is how many stories run at the same time. They wait most of the time, so that it is more

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"wxtoken"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/client"
+	"wxtoken/wechatsim"
 )
 
 // readings is what a service sees that asks its Client for every key, every 20 ms.

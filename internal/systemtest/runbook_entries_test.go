@@ -17,9 +17,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 func lookAround(b *book) {

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // runbookPage is the page whose commands are run.

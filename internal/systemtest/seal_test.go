@@ -22,11 +22,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/seal"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // everywhere are all streams.

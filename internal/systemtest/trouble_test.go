@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 // crashSteps are the steps at which a refresher is killed.

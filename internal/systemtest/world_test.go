@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"wxtoken"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logtest"
@@ -27,7 +27,7 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
-	"wxtoken/internal/wechatsim"
+	"wxtoken/wechatsim"
 )
 
 func TestMain(m *testing.M) {

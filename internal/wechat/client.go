@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 )
 
 // DefaultBaseURL is where the platform's API lives.

@@ -3,7 +3,7 @@ package wechat
 import (
 	"bytes"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 )
 
 // Envelope is the body of a push before it is decrypted. Nothing in it but Encrypt is signed.

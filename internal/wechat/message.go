@@ -3,7 +3,7 @@ package wechat
 import (
 	"time"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 )
 
 // Message is what WeChat says on the message and event URL: a message of a user, or an event ("message_push"). Fields that are not

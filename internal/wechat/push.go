@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 )
 
 // The InfoTypes that a keeper of tokens acts on ("component_verify_ticket", "authorize_event"). There are more,

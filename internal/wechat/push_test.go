@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 	"wxtoken/internal/wechat"
 )
 

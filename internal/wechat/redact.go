@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"slices"
 
-	"wxtoken/internal/document"
+	"wxtoken/client/document"
 )
 
 // secretNames are the elements of a push that are credentials.

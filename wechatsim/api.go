@@ -1,0 +1,424 @@
+package wechatsim
+
+import (
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"wxtoken/client"
+)
+
+const (
+	maxRequestBody = 64 << 10 // bytes of a call's body
+	listAPI        = "api_get_authorizer_list"
+	maxListCount   = 500 // of listAPI
+	clearsPerMonth = 10  // of clear_quota, per appid
+
+	// unlimitedDaily is the daily limit of an API that Config.DailyLimit does not name.
+	// The real figures are not published; the quota API is the authority.
+	unlimitedDaily = 10_000_000
+)
+
+// The errcodes that the platform answers by itself.
+const (
+	codeOK                  = 0
+	codeBusy                = -1
+	codeInvalidCredential   = 40001
+	codeInvalidAppID        = 40013
+	codeInvalidURL          = 40066
+	codeInvalidArgs         = 40097
+	codeInvalidSecret       = 40125
+	codeTooManyArgs         = 40170
+	codeTokenMissing        = 41001
+	codeAppIDMissing        = 41002
+	codeSecretMissing       = 41004
+	codeComponentMissing    = 41018
+	codeTokenExpired        = 42001
+	codePostRequired        = 43002
+	codeEmptyBody           = 44002
+	codeDailyLimit          = 45009
+	codeBadJSON             = 47001
+	codeClearsUsedUp        = 48006
+	codeNotAuthorized       = 61003
+	codeTicketExpired       = 61005
+	codeTicketInvalid       = 61006
+	codeCodeInvalid         = 61009
+	codeCodeExpired         = 61010
+	codeNeedsComponentToken = 61014
+	codeNeedsAccountToken   = 61015
+	codeRefreshInvalid      = 61023
+	codeBadCGIPath          = 76021
+	codeWrongOwner          = 76022
+)
+
+// errmsgs are the beginnings of WeChat's texts; the rid follows.
+var errmsgs = map[int]string{
+	codeBusy:                "system error",
+	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
+	codeInvalidAppID:        "invalid appid",
+	codeInvalidURL:          "invalid url",
+	codeInvalidArgs:         "invalid args",
+	codeInvalidSecret:       "invalid appsecret",
+	codeTooManyArgs:         "args count exceed count limit",
+	codeTokenMissing:        "access_token missing",
+	codeAppIDMissing:        "appid missing",
+	codeSecretMissing:       "appsecret missing",
+	codeComponentMissing:    "component_appid missing",
+	codeTokenExpired:        "access_token expired",
+	codePostRequired:        "require POST method",
+	codeEmptyBody:           "empty post data",
+	codeDailyLimit:          "reach max api daily quota limit",
+	codeBadJSON:             "data format error",
+	codeClearsUsedUp:        "forbid to clear quota because of reaching the limit",
+	codeNotAuthorized:       "component is not authorized by this account",
+	codeTicketExpired:       "component ticket is expired",
+	codeTicketInvalid:       "component ticket is invalid",
+	codeCodeInvalid:         "code is invalid",
+	codeCodeExpired:         "code is expired",
+	codeNeedsComponentToken: "must use component token for component api",
+	codeNeedsAccountToken:   "must use user token for this api",
+	codeRefreshInvalid:      "refresh_token is invalid",
+	codeBadCGIPath:          "cgi_path not found",
+	codeWrongOwner:          "could not use this cgi_path, no permission",
+}
+
+// tokenKind says which access token an API wants.
+type tokenKind int
+
+const (
+	noToken tokenKind = iota
+	componentToken
+	accountToken
+	eitherToken
+)
+
+type api struct {
+	name  string
+	path  string
+	token tokenKind
+	get   bool // may also be called with GET
+	run   func(*Platform, *call) (object, int)
+}
+
+// apis is every API of the platform. The paths are WeChat's.
+var apis = []*api{
+	{"api_component_token", "/cgi-bin/component/api_component_token", noToken, false, (*Platform).apiComponentToken},
+	{"api_start_push_ticket", "/cgi-bin/component/api_start_push_ticket", noToken, false, (*Platform).apiStartPushTicket},
+	{"api_create_preauthcode", "/cgi-bin/component/api_create_preauthcode", componentToken, false, (*Platform).apiCreatePreAuthCode},
+	{"api_query_auth", "/cgi-bin/component/api_query_auth", componentToken, false, (*Platform).apiQueryAuth},
+	{"api_authorizer_token", "/cgi-bin/component/api_authorizer_token", componentToken, false, (*Platform).apiAuthorizerToken},
+	{"api_get_authorizer_info", "/cgi-bin/component/api_get_authorizer_info", componentToken, false, (*Platform).apiGetAuthorizerInfo},
+	{listAPI, "/cgi-bin/component/api_get_authorizer_list", componentToken, false, (*Platform).apiGetAuthorizerList},
+	{"openapi/quota/get", "/cgi-bin/openapi/quota/get", eitherToken, false, (*Platform).apiQuotaGet},
+	{"clear_quota", "/cgi-bin/clear_quota", eitherToken, false, (*Platform).apiClearQuota},
+	{"component/clear_quota/v2", "/cgi-bin/component/clear_quota/v2", noToken, false, (*Platform).apiClearQuotaV2},
+	{"getcallbackip", "/cgi-bin/getcallbackip", eitherToken, true, (*Platform).apiGetCallbackIP},
+	{"ticket/getticket", "/cgi-bin/ticket/getticket", accountToken, true, (*Platform).apiGetTicket},
+	{"user/info", "/cgi-bin/user/info", accountToken, true, (*Platform).apiUserInfo},
+	{"message/custom/send", "/cgi-bin/message/custom/send", accountToken, false, (*Platform).apiCustomSend},
+}
+
+// findAPI returns an API by its name or path, or nil.
+func findAPI(name string) *api {
+	for _, a := range apis {
+		if a.name == name || a.path == name {
+			return a
+		}
+	}
+	return nil
+}
+
+// request is every field that any API reads.
+type request struct {
+	ComponentAppID        string `json:"component_appid"`
+	ComponentAppSecret    string `json:"component_appsecret"`
+	ComponentSecret       string `json:"component_secret"` // of api_start_push_ticket
+	ComponentVerifyTicket string `json:"component_verify_ticket"`
+	AuthorizationCode     string `json:"authorization_code"`
+	AuthorizerAppID       string `json:"authorizer_appid"`
+	AuthorizerRefresh     string `json:"authorizer_refresh_token"`
+	Offset                int    `json:"offset"`
+	Count                 int    `json:"count"`
+	CGIPath               string `json:"cgi_path"`
+	AppID                 string `json:"appid"`
+	AppSecret             string `json:"appsecret"`
+	ToUser                string `json:"touser"`
+	MsgType               string `json:"msgtype"`
+	Text                  struct {
+		Content string `json:"content"`
+	} `json:"text"`
+}
+
+// call is one call of the API on its way through.
+type call struct {
+	api     *api
+	method  string
+	query   url.Values
+	body    []byte
+	bodyErr error
+	request request
+
+	componentAppID    string // what the call is about, for faults and history; not yet checked
+	authorizer        string
+	token             *token
+	component         *component // checked by checkToken
+	refreshGeneration int
+	text              string
+}
+
+// Handler returns the platform's API and its authorization pages. It may be called before Run;
+// calls that are waiting when Run ends are cut off.
+func (p *Platform) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if page := pages[r.URL.Path]; page != nil {
+			page(p, w, r)
+			return
+		}
+		p.serveAPI(w, r)
+	})
+}
+
+func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
+	a := p.apis[r.URL.Path]
+	if a == nil {
+		p.mu.Lock()
+		answer := p.refusal(codeInvalidURL, "")
+		p.mu.Unlock()
+		writeAnswer(w, http.StatusOK, answer)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	c := &call{api: a, method: r.Method, query: r.URL.Query(), body: body}
+	if len(body) > 0 {
+		c.bodyErr = json.Unmarshal(body, &c.request)
+	}
+
+	p.mu.Lock()
+	p.identify(c)
+	f := p.decide(c)
+	p.mu.Unlock()
+	// The call is on the wire: it is executed even if the caller goes away now.
+	if !p.wait(nil, f.before) {
+		panic(http.ErrAbortHandler)
+	}
+	p.mu.Lock()
+	status, answer := p.settle(c, f)
+	p.mu.Unlock()
+	if !p.wait(r.Context().Done(), f.after) || status == 0 {
+		panic(http.ErrAbortHandler) // cuts the connection without an answer
+	}
+	writeAnswer(w, status, answer)
+}
+
+func writeAnswer(w http.ResponseWriter, status int, answer string) {
+	kind := "application/json; charset=utf-8"
+	if answer == "" || strings.HasPrefix(answer, "<") {
+		kind = "text/html"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, answer)
+}
+
+// identify finds out which component and account a call is about. The caller holds p.mu.
+func (p *Platform) identify(c *call) {
+	c.token = p.tokens[cmp.Or(c.query.Get("access_token"), c.query.Get("component_access_token"))]
+	// What the caller claims goes into the history only if it can't be a secret in the wrong field.
+	if p.components[c.request.ComponentAppID] != nil {
+		c.componentAppID = c.request.ComponentAppID
+	}
+	c.authorizer = claimed(c.request.AuthorizerAppID)
+	if c.token != nil {
+		c.componentAppID, c.authorizer = c.token.component, cmp.Or(c.authorizer, c.token.authorizer)
+	}
+	if code := p.codes[c.request.AuthorizationCode]; code != nil && c.authorizer == "" {
+		c.authorizer = code.authorizer
+	}
+}
+
+// claimed returns an appid that a caller names, or "" if it can't be one or is a secret in the wrong field.
+func claimed(appid string) string {
+	if !wxtoken.ValidAppID(appid) || strings.Contains(appid, "SEKRET") {
+		return ""
+	}
+	return appid
+}
+
+// fate is what becomes of a call.
+type fate struct {
+	outcome       string
+	execute       bool
+	before, after time.Duration // waiting before and after the execution
+	status        int           // of an answer that is not an execution's
+	answer        string
+	errcode       int
+	odd           FaultMode // of an execution whose answer is odd
+	account       string    // whose entry of a list is
+}
+
+// decide decides what becomes of a call. The caller holds p.mu.
+func (p *Platform) decide(c *call) fate {
+	if p.down {
+		return fate{outcome: OutcomeDown}
+	}
+	latency := p.config.Latency + p.upTo(p.config.LatencyJitter)
+	result := fate{outcome: OutcomeAnswered, execute: true, before: latency / 2, after: latency - latency/2}
+	busy := func() {
+		result.outcome, result.execute, result.status = OutcomeBusy, false, http.StatusOK
+		result.errcode, result.answer = codeBusy, p.refusal(codeBusy, "")
+	}
+	f := p.takeFault(c)
+	if f == nil {
+		if p.chance(p.config.BusyRate) {
+			busy()
+		} else if p.chance(p.config.LostAnswerRate) {
+			result.outcome = OutcomeLost
+		}
+		return result
+	}
+	result.after += f.Delay
+	if !slices.Contains([]FaultMode{FaultSlow, FaultLost, FaultNoRefresh, FaultEmptyRefresh, FaultRaw}, f.Mode) {
+		result.outcome, result.execute, result.status = OutcomeFaked, false, http.StatusOK
+	}
+	switch f.Mode {
+	case FaultSlow:
+	case FaultNoRefresh, FaultEmptyRefresh, FaultRaw:
+		result.odd = f.Mode
+		if f.inList(c) {
+			result.account = f.Authorizer
+		}
+	case FaultLost:
+		result.outcome = OutcomeLost
+	case FaultDrop:
+		result.outcome, result.status = OutcomeDropped, 0
+	case FaultBusy:
+		busy()
+	case FaultErrcode:
+		result.errcode, result.answer = f.Errcode, p.refusal(f.Errcode, f.Errmsg)
+	case FaultHTML:
+		result.status = http.StatusBadGateway
+		result.answer = "<html><head><title>502 Bad Gateway</title></head><body><center><h1>502 Bad Gateway</h1></center></body></html>"
+	case FaultBody:
+		result.status, result.answer = cmp.Or(f.Status, http.StatusOK), f.Body
+	}
+	return result
+}
+
+// settle executes the call, if that is its fate, and records it. It returns what to answer;
+// status 0 means to cut the connection. The caller holds p.mu.
+func (p *Platform) settle(c *call, f fate) (status int, answer string) {
+	status, answer = f.status, f.answer
+	var errcode int
+	if f.execute {
+		var success object
+		success, errcode = p.execute(c)
+		if errcode == codeOK {
+			answer = renderJSON(f.oddAnswer(success), p.vary())
+			if f.odd == FaultRaw {
+				answer = rawAnswer(answer)
+			}
+		} else {
+			answer = p.refusal(errcode, "")
+		}
+		if f.outcome != OutcomeLost {
+			status = http.StatusOK
+		}
+	} else {
+		errcode = f.errcode
+	}
+	p.record(Entry{
+		Kind: EntryCall, Component: c.componentAppID, Authorizer: c.authorizer, API: c.api.name,
+		Errcode: errcode, Outcome: f.outcome, RefreshGeneration: c.refreshGeneration, Text: c.text,
+	})
+	about(p.config.Log.Debug(), c.componentAppID, c.authorizer).
+		Str("api", c.api.name).Int("errcode", errcode).Str("outcome", f.outcome).Msg("call handled")
+	return status, answer
+}
+
+// vary returns what makes forms vary, or nil. The caller holds p.mu as long as it is used.
+func (p *Platform) vary() *rand.Rand {
+	if p.config.VaryForm {
+		return p.rng
+	}
+	return nil
+}
+
+// refusal returns an answer with errcode. The caller holds p.mu.
+func (p *Platform) refusal(errcode int, errmsg string) string {
+	errmsg = cmp.Or(errmsg, errmsgs[errcode], "error")
+	rid := hex.EncodeToString(p.random(12))
+	errmsg = fmt.Sprintf("%s rid: %s-%s-%s", errmsg, rid[:8], rid[8:16], rid[16:])
+	return renderJSON(object{{"errcode", errcode}, {"errmsg", errmsg}}, p.vary())
+}
+
+// execute checks a call as far as all are alike, counts it and runs it. It returns the answer or
+// an errcode. The caller holds p.mu.
+func (p *Platform) execute(c *call) (object, int) {
+	switch {
+	case c.method != http.MethodPost && !(c.api.get && c.method == http.MethodGet):
+		return nil, codePostRequired
+	case !c.api.get && len(c.body) == 0:
+		return nil, codeEmptyBody
+	case c.bodyErr != nil:
+		return nil, codeBadJSON
+	}
+	if errcode := p.checkToken(c); errcode != codeOK {
+		return nil, errcode
+	}
+	if errcode := p.count(c); errcode != codeOK {
+		return nil, errcode
+	}
+	return c.api.run(p, c)
+}
+
+// checkToken checks the access token of a call and sets c.component. The caller holds p.mu.
+func (p *Platform) checkToken(c *call) int {
+	if c.api.token == noToken {
+		if c.request.ComponentAppID == "" {
+			return codeComponentMissing
+		}
+		if c.component = p.components[c.request.ComponentAppID]; c.component == nil {
+			return codeInvalidAppID
+		}
+		return codeOK
+	}
+	if c.query.Get("access_token") == "" && c.query.Get("component_access_token") == "" {
+		return codeTokenMissing
+	}
+	if c.token != nil {
+		c.component = p.components[c.token.component]
+		if c.api.token == componentToken && c.token.authorizer != "" {
+			return codeNeedsComponentToken
+		}
+		if c.api.token == accountToken && c.token.authorizer == "" {
+			return codeNeedsAccountToken
+		}
+	}
+	if errcode := c.token.refusal(p.now()); errcode != codeOK {
+		if c.token != nil && c.token.authorizer != "" && !c.component.authorizers[c.token.authorizer].authorized {
+			return codeNotAuthorized
+		}
+		return errcode
+	}
+	if c.api.token == componentToken {
+		switch c.request.ComponentAppID {
+		case c.token.component:
+		case "":
+			return codeComponentMissing
+		default:
+			return codeInvalidAppID
+		}
+	}
+	return codeOK
+}

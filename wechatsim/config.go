@@ -1,0 +1,303 @@
+package wechatsim
+
+import (
+	"cmp"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"wxtoken/client"
+)
+
+// Off, in Config.Overlap, lets a replaced token die at once.
+const Off time.Duration = -1
+
+// Rotation says what a refresh does to the refresh token. WeChat's staff say it stays; its API
+// page (api_getauthorizeraccesstoken) returns the field all the same.
+type Rotation string
+
+// The rotations.
+const (
+	RotateNever       Rotation = "never"         // the refresh token stays until the next authorization
+	RotateEach        Rotation = "each"          // each refresh makes a new one; the old one works for 5 minutes more
+	RotateEachOldDead Rotation = "each-old-dead" // each refresh makes a new one and the old one dies at once
+)
+
+// Retry says how often a push is sent that was not answered with success.
+type Retry struct {
+	Times int           // tries in all; 0 means 3, 1 means no repeat
+	Every time.Duration // time between two tries; 0 means 5 s
+}
+
+// Config sets up a Platform. Only Components is needed; the other zero values give a kind
+// platform with WeChat's own lifetimes.
+type Config struct {
+	Components []Component // at least one
+
+	TokenLife   time.Duration // life of component and authorizer access tokens, in whole seconds; 0 means 2 h
+	TicketEvery time.Duration // time between two component_verify_ticket pushes; 0 means 10 min
+	TicketLife  time.Duration // how long a ticket works; 0 means 12 h
+	Overlap     time.Duration // how long a replaced token still works; 0 means 5 min; Off means not at all
+	CodeLife    time.Duration // life of an authorization code; 0 means 1 h
+
+	AccountTicketLife time.Duration // life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0 means TokenLife
+
+	Rotation           Rotation // "" means RotateNever
+	PushRetry          Retry
+	PausePushes        bool          // ticket pushes stop after failing for six times TicketEvery, until api_start_push_ticket
+	OldTicketDies      bool          // a new ticket kills the older ones, delivered or not
+	KeepTokensOnCancel bool          // access tokens and the account's tickets outlive a cancelled authorization
+	HideUnexchanged    bool          // the list shows no refresh_token until the code was exchanged
+	TwoCodes           bool          // the redirect of an authorization carries another code than its push
+	ShuffleList        bool          // the list's order changes from call to call
+	ShuffleWithin      time.Duration // events are pushed in random order within this time; 0 keeps the order per account
+	VaryForm           bool          // pushes and answers vary in order, spacing, CDATA, extra fields, numbers as strings
+
+	BusyRate       float64 // share of calls answered with errcode -1 and not executed, 0 to 1
+	LostAnswerRate float64 // share of calls executed whose answer never comes
+	RepeatPushRate float64 // share of answered pushes that are sent once more
+	LatePushRate   float64 // share of pushes that come up to a tenth of TicketEvery late
+
+	Latency       time.Duration // time an API answer takes: half of it before the call is executed, half after
+	LatencyJitter time.Duration // up to this much more, at random
+
+	DailyLimit map[string]int // calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009
+
+	Seed      uint64            // seeds all randomness
+	Transport http.RoundTripper // carries the pushes; nil means an own http.Transport
+	Now       func() time.Time  // nil means time.Now
+	Log       zerolog.Logger    // never receives a secret; the zero Logger is silent
+}
+
+// Component is one third-party platform, as its console page shows it.
+type Component struct {
+	AppID          string
+	AppSecret      string
+	Token          string // 消息校验Token
+	EncodingAESKey string // 消息加解密Key, 43 characters
+	AuthURL        string // 授权事件接收URL
+	MessageURL     string // 消息与事件接收URL, with $APPID$ for the authorizer; "" sends no messages
+
+	// AutoPush sends tickets from the start. Without it they begin with the first api_start_push_ticket.
+	AutoPush bool
+
+	// Authorizers authorize the component by themselves a moment after its first answered ticket.
+	Authorizers []string
+}
+
+// Unkind returns a Config without Components that behaves as badly as the real platform has been
+// seen to, a few percent of the time.
+func Unkind() Config {
+	return Config{
+		TwoCodes:       true,
+		ShuffleList:    true,
+		VaryForm:       true,
+		BusyRate:       0.05,
+		LostAnswerRate: 0.02,
+		RepeatPushRate: 0.02,
+		LatePushRate:   0.02,
+	}
+}
+
+// The component of Demo, the first DemoComponent. All of it is fake and well known on purpose.
+const (
+	DemoAppID          = "wxc0ffee0000000001"
+	DemoAppSecret      = "5ec4e75ec4e75ec4e75ec4e75ec4e75e"
+	DemoToken          = "SEKRETdemotoken"
+	DemoEncodingAESKey = "SEKRETdemokeyABCDEFGHIJKLMNOPQRSTUVWXYZ0123"
+)
+
+// DemoComponent returns appid, secret, token and key of the nth demonstration component, n from 1
+// to 9999. No two have one of them in common.
+func DemoComponent(n int) Component {
+	c := Component{AppID: DemoAppID, AppSecret: DemoAppSecret, Token: DemoToken, EncodingAESKey: DemoEncodingAESKey}
+	if n > 1 {
+		c.AppID = fmt.Sprintf("wxc0ffee%010d", n)
+		c.AppSecret = fmt.Sprintf("%s%04d", DemoAppSecret[:28], n)
+		c.Token += strconv.Itoa(n)
+		// Not at the end: of the last character only four bits count.
+		c.EncodingAESKey = fmt.Sprintf("%s%04d%s", DemoEncodingAESKey[:35], n, DemoEncodingAESKey[39:])
+	}
+	return c
+}
+
+// Demo returns an unkind Config for a demonstration: one well-known component with so many
+// accounts that authorize by themselves, tokens that live for life, a ticket every 10 s.
+// pushBase is where ingest listens, for instance "http://127.0.0.1:8080".
+// The seed is random, so that no run accepts the tokens of the run before.
+func Demo(life time.Duration, authorizers int, pushBase string) Config {
+	return DemoOf(1, life, authorizers, pushBase)
+}
+
+// DemoOf is Demo with so many components. The same accounts authorize each of them.
+func DemoOf(components int, life time.Duration, authorizers int, pushBase string) Config {
+	config := Unkind()
+	for n := range components {
+		c := DemoComponent(n + 1)
+		base := strings.TrimSuffix(pushBase, "/") + "/wechat/" + c.AppID
+		c.AuthURL, c.MessageURL, c.AutoPush = base+"/auth", base+"/message/$APPID$", true
+		for i := range authorizers {
+			c.Authorizers = append(c.Authorizers, fmt.Sprintf("wxa%015d", i+1))
+		}
+		config.Components = append(config.Components, c)
+	}
+	config.TokenLife = life
+	config.TicketEvery = 10 * time.Second
+	config.PushRetry = Retry{Times: 3, Every: time.Second}
+	config.Seed = rand.Uint64()
+	return config
+}
+
+// withDefaults returns the config with its zero values filled in.
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.TokenLife, 2 * time.Hour},
+		{&c.TicketEvery, 10 * time.Minute},
+		{&c.TicketLife, 12 * time.Hour},
+		{&c.Overlap, 5 * time.Minute},
+		{&c.CodeLife, time.Hour},
+		{&c.PushRetry.Every, 5 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	c.AccountTicketLife = cmp.Or(c.AccountTicketLife, c.TokenLife)
+	c.Overlap = max(c.Overlap, 0)
+	if c.PushRetry.Times == 0 {
+		c.PushRetry.Times = 3
+	}
+	if c.Rotation == "" {
+		c.Rotation = RotateNever
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// validate returns all faults of a config that has its defaults, joined.
+func (c Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if len(c.Components) == 0 {
+		fault("no component: set Components")
+	}
+	if c.TokenLife < time.Second || c.TokenLife%time.Second != 0 {
+		fault("token life %s: want whole seconds, at least one, as expires_in counts seconds", c.TokenLife)
+	}
+	if c.AccountTicketLife < time.Second || c.AccountTicketLife%time.Second != 0 {
+		fault("AccountTicketLife %s: want whole seconds, at least one, as expires_in counts seconds", c.AccountTicketLife)
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"TicketEvery", c.TicketEvery}, {"TicketLife", c.TicketLife}, {"CodeLife", c.CodeLife}, {"PushRetry.Every", c.PushRetry.Every}} {
+		if d.value <= 0 {
+			fault("%s %s: want a positive time", d.name, d.value)
+		}
+	}
+	if c.Latency < 0 || c.LatencyJitter < 0 || c.ShuffleWithin < 0 {
+		fault("Latency, LatencyJitter and ShuffleWithin: want 0 or a positive time")
+	}
+	if c.PushRetry.Times < 1 {
+		fault("PushRetry.Times %d: want at least 1", c.PushRetry.Times)
+	}
+	switch c.Rotation {
+	case RotateNever, RotateEach, RotateEachOldDead:
+	default:
+		fault("rotation %q: want %s, %s or %s", c.Rotation, RotateNever, RotateEach, RotateEachOldDead)
+	}
+	for _, r := range []struct {
+		name string
+		rate float64
+	}{{"BusyRate", c.BusyRate}, {"LostAnswerRate", c.LostAnswerRate}, {"RepeatPushRate", c.RepeatPushRate}, {"LatePushRate", c.LatePushRate}} {
+		if !(r.rate >= 0 && r.rate <= 1) {
+			fault("%s %g: want 0 to 1", r.name, r.rate)
+		}
+	}
+	for name := range c.DailyLimit {
+		if findAPI(name) == nil {
+			fault("DailyLimit for %q: no such API", name)
+		}
+	}
+	seen := map[string]bool{}
+	for _, component := range c.Components {
+		if seen[component.AppID] {
+			fault("component %q: given twice", component.AppID)
+		}
+		seen[component.AppID] = true
+		if err := component.validate(); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (c Component) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("component %q: "+format, append([]any{c.AppID}, args...)...))
+	}
+	if !wxtoken.ValidAppID(c.AppID) {
+		fault("AppID: not an appid")
+	}
+	if c.AppSecret == "" {
+		fault("AppSecret: missing")
+	}
+	if c.Token == "" {
+		fault("Token: missing")
+	}
+	if _, err := aesKey(c.EncodingAESKey); err != nil {
+		fault("EncodingAESKey: %w", err)
+	}
+	if _, err := parseURL(c.AuthURL); err != nil {
+		fault("AuthURL: %w", err)
+	}
+	if c.MessageURL != "" {
+		if _, err := parseURL(c.MessageURL); err != nil {
+			fault("MessageURL: %w", err)
+		}
+	}
+	for _, appid := range c.Authorizers {
+		if !wxtoken.ValidAppID(appid) {
+			fault("authorizer %q: not an appid", appid)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q: want http:// or https:// and a host", raw)
+	}
+	return u, nil
+}
+
+// aesKey decodes an EncodingAESKey. The spare bits of its last character may be set
+// (WeChat's own demo key has them), so the decoder must not be the strict one.
+func aesKey(encoded string) ([]byte, error) {
+	if len(encoded) != 43 {
+		return nil, fmt.Errorf("%d characters: want 43", len(encoded))
+	}
+	key, err := base64.StdEncoding.DecodeString(encoded + "=")
+	if err != nil {
+		return nil, errors.New("not base64: want 43 of a-z A-Z 0-9")
+	}
+	return key, nil
+}
