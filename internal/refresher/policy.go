@@ -1,9 +1,7 @@
 package refresher
 
 import (
-	"errors"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"wxtoken/client"
@@ -62,32 +60,14 @@ var askAgainAfter = []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
 // giveUpDelay is the wait between tries for an authorizer that needs a new authorization.
 const giveUpDelay = 6 * time.Hour
 
-// componentCodes are the refusals that only a person can put right and that every call of the component
-// would meet ("Return_code_descriptions_new"): its secret, its state, or the address that it calls from.
-var componentCodes = []int{40090, 40125, 40164, 40243, 45035, 61000, 61001, 61002, 61004, 61011, 61061,
-	89501, 89502, 89503, 89504, 89505, 89506, 89507}
-
-// addressCodes are those of them that are about the address.
-var addressCodes = []int{40090, 40164, 45035, 61004, 89501, 89502, 89503, 89504, 89505, 89506, 89507}
-
 // ofAddress reports whether err is about the address that calls come from.
-func ofAddress(err error) bool {
-	var e *wechat.Error
-	return errors.As(err, &e) && slices.Contains(addressCodes, e.Code)
-}
+func ofAddress(err error) bool { return wechat.Concerns(err) == wechat.ConcernAddress }
 
 // ofComponent reports whether every call of the component would meet err.
-func ofComponent(err error) bool {
-	var e *wechat.Error
-	return errors.As(err, &e) && slices.Contains(componentCodes, e.Code)
-}
+func ofComponent(err error) bool { return wechat.Concerns(err) >= wechat.ConcernComponent }
 
 // ofAccount reports whether err concerns one account, and not all calls of its component.
-func ofAccount(err error) bool {
-	var e *wechat.Error
-	return errors.As(err, &e) && !ofComponent(err) &&
-		(e.API == wechat.APIAuthorizerToken || e.API == wechat.APIAuthorizerInfo || e.API == wechat.APIQueryAuth || e.API.OfAccount())
-}
+func ofAccount(err error) bool { return wechat.Concerns(err) == wechat.ConcernAccount }
 
 // renewTime returns when a token that was asked for at obtained is to be renewed: after fraction
 // of its life less jitter (0 to 1, scaled by renewJitter), cut to whole seconds as a schedule is.

@@ -328,11 +328,6 @@ func TestOfAccount(t *testing.T) {
 			t.Errorf("%v: %t", row.err, got)
 		}
 	}
-	for _, code := range componentCodes {
-		if v := wechat.Judge(refusal(wechat.APIAuthorizerToken, code)); v != wechat.Operator {
-			t.Errorf("%d is judged %v: nobody looks whom it concerns", code, v)
-		}
-	}
 }
 
 func TestNotMirrored(t *testing.T) {

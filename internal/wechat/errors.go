@@ -148,107 +148,6 @@ func (v Verdict) String() string {
 	return "Verdict(" + strconv.Itoa(int(v)) + ")"
 }
 
-// verdicts says what each errcode means to a keeper of tokens ("Return_code_descriptions_new", and the pages of the calls).
-// Codes of other parts of the platform (end-user OAuth, quick registration) are here as well: our calls never
-// give them, so if one does, a person has to look.
-var verdicts = map[int]Verdict{
-	-1:    Retry, // system busy
-	-1000: Retry, // system error
-
-	40001: RenewComponentToken, // credential invalid or not the latest
-	40014: RenewComponentToken, // access_token invalid
-	40094: RenewComponentToken, // component credential invalid
-	42001: RenewComponentToken, // access_token expired; on api_authorizer_token, too, it is the component's
-	42006: RenewComponentToken, // component_access_token expired
-
-	40091: WaitForTicket, // component ticket invalid
-	61005: WaitForTicket, // component ticket expired
-	61006: WaitForTicket, // component ticket invalid
-
-	42007: RecoverRefreshToken, // the user changed the password
-	61023: RecoverRefreshToken, // refresh_token invalid
-
-	50002: Revoked, // account frozen or deregistered
-	61003: Revoked, // not authorized by this account
-
-	61009: CodeSpent, // code invalid: used, or of another kind
-	61010: CodeSpent, // code expired
-
-	45009: QuotaGone, // daily quota
-	45011: SlowDown,  // quota of the minute
-
-	40013: Operator, // appid invalid
-	40029: Operator, // oauth code invalid
-	40030: Operator, // oauth refresh_token invalid
-	40090: Operator, // client IP refused
-	40097: Operator, // bad argument
-	40125: Operator, // appsecret invalid
-	40163: Operator, // oauth code used
-	40164: Operator, // IP not on the whitelist
-	40170: Operator, // count above the limit
-	40243: Operator, // appsecret frozen
-	41001: Operator, // access_token missing
-	41002: Operator, // appid missing
-	41004: Operator, // secret missing
-	41018: Operator, // component_appid missing
-	42002: Operator, // oauth refresh_token expired
-	43002: Operator, // not a POST
-	44002: Operator, // body empty
-	45035: Operator, // IP not registered
-	47001: Operator, // JSON can't be read
-	47002: Operator, // JSON with escaped characters
-	48001: Operator, // permission set missing
-	48004: Operator, // call banned
-	48006: Operator, // clear_quota used up
-	48017: Operator, // retired address of the API
-	49001: Operator, // appid is not the token's
-	61000: Operator, // component's type or appid
-	61001: Operator, // component's type or appid
-	61002: Operator, // component's type or appid
-	61004: Operator, // IP not on the component's whitelist
-	61007: Operator, // permission set not granted
-	61008: Operator, // key twice in the request
-	61011: Operator, // component invalid
-	61012: Operator, // option name
-	61013: Operator, // option value
-	61014: Operator, // wants a component token
-	61015: Operator, // wants an account's token
-	61016: Operator, // permission set to be confirmed
-	61017: Operator, // permission set not granted
-	61018: Operator, // permission set to be confirmed
-	61019: Operator, // permission set to be confirmed
-	61021: Operator, // permission set to be confirmed
-	61022: Operator, // permission set to be confirmed
-	61024: Operator, // wants api_component_token
-	61025: Operator, // option is read-only
-	61026: Operator, // registration denied
-	61027: Operator, // registration limit
-	61028: Operator, // component not released, account not on the test list
-	61029: Operator, // component to be released again
-	61030: Operator, // cancelling not allowed
-	76001: Operator, // rid invalid
-	76002: Operator, // rid expired
-	76003: Operator, // rid or path of another owner
-	76004: Operator, // rid too old
-	76021: Operator, // quota: bad path
-	76022: Operator, // quota: token of another owner
-	86000: Operator, // for third-party platforms only
-	89501: Operator, // administrator has to confirm the IP
-	89502: Operator, // administrator has to confirm the IP
-	89503: Operator, // administrator has to confirm the IP
-	89504: Operator, // administrator has to confirm the IP
-	89505: Operator, // administrator has to confirm the IP
-	89506: Operator, // administrator refused the IP for 24 h
-	89507: Operator, // administrator refused the IP for 1 h
-}
-
-// operatorRanges are codes of the platform that come in rows.
-var operatorRanges = [][2]int{
-	{61051, 61070}, // quick registration: identity; 61061 is access from overseas
-	{89000, 89004}, // binding to an open-platform account
-	{89249, 89255}, // quick registration: state of the task
-}
-
 // asksFor lists the calls on which a verdict can mean what it says. A wrong credential on a call
 // without a component token, for instance, is a wrong appsecret; a revoked account on a call that names no account is a fault of ours.
 var asksFor = map[Verdict][]API{
@@ -266,20 +165,15 @@ func Judge(err error) Verdict {
 	if !errors.As(err, &e) {
 		return Retry
 	}
-	verdict, known := verdicts[e.Code]
-	if !known {
-		for _, codes := range operatorRanges {
-			if codes[0] <= e.Code && e.Code <= codes[1] {
-				return Operator
-			}
-		}
+	row, known := errcodes[e.Code]
+	switch {
+	case !known:
 		return Retry
-	}
-	if verdict == RenewComponentToken && e.API.OfAccount() {
+	case row.verdict == RenewComponentToken && e.API.OfAccount():
 		return RenewAccountToken
 	}
-	if apis, limited := asksFor[verdict]; limited && !slices.Contains(apis, e.API) {
+	if apis, limited := asksFor[row.verdict]; limited && !slices.Contains(apis, e.API) {
 		return Operator
 	}
-	return verdict
+	return row.verdict
 }

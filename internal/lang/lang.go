@@ -1,0 +1,73 @@
+// Package lang holds what operators read in both of their languages. The two texts stand beside each
+// other where they are used; there are no catalogues.
+package lang
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Language is one of the languages.
+type Language string
+
+// The languages.
+const (
+	English Language = "en"
+	Chinese Language = "zh"
+)
+
+// Text says the same in both languages.
+type Text struct{ EN, ZH string }
+
+// T returns a text, formatted as fmt.Sprintf does; an argument that is a Text is taken in the same
+// language. en and zh are literals with the same verbs: TestTexts reads all calls.
+func T(en, zh string, args ...any) Text {
+	return Text{fmt.Sprintf(en, in(English, args)...), fmt.Sprintf(zh, in(Chinese, args)...)}
+}
+
+// Same returns what is the same in both: names, numbers, another program's words.
+func Same(text string) Text { return Text{text, text} }
+
+// Join joins texts, as strings.Join does.
+func Join(texts []Text, separator Text) (joined Text) {
+	en, zh := make([]string, len(texts)), make([]string, len(texts))
+	for i, t := range texts {
+		en[i], zh[i] = t.EN, t.ZH
+	}
+	return Text{strings.Join(en, separator.EN), strings.Join(zh, separator.ZH)}
+}
+
+// In returns the text in a language; English for one that is not there.
+func (t Text) In(l Language) string {
+	if l == Chinese {
+		return t.ZH
+	}
+	return t.EN
+}
+
+// IsZero reports whether the text says nothing.
+func (t Text) IsZero() bool { return t == Text{} }
+
+// in returns args with each Text in one language.
+func in(l Language, args []any) []any {
+	out := make([]any, len(args))
+	for i, arg := range args {
+		if t, ok := arg.(Text); ok {
+			arg = t.In(l)
+		}
+		out[i] = arg
+	}
+	return out
+}
+
+// OfLocale returns the language of a POSIX locale ("zh_CN.UTF-8"): Chinese for each whose language
+// is zh, English for all others.
+func OfLocale(locale string) Language {
+	language, _, _ := strings.Cut(strings.ToLower(locale), "_")
+	language, _, _ = strings.Cut(language, ".")
+	language, _, _ = strings.Cut(language, "-")
+	if language == "zh" {
+		return Chinese
+	}
+	return English
+}
