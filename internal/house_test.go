@@ -27,8 +27,9 @@ var floors = []struct {
 		"internal/lang", "internal/runbook",
 	}},
 	{rooms: []string{"client", "internal/wechat", "internal/seal", "deploy/nats"}},
+	{rooms: []string{"internal/account"}}, // the life of a credential, pure
 	{rooms: []string{"internal/events", "internal/store", "internal/natsd"}},
-	{rooms: []string{"internal/ingest", "internal/refresher", "wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
+	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
 	{rooms: []string{"cmd/*"}},
 	{rooms: []string{"internal", "internal/clienttest", "internal/clienttest/document", "internal/events/eventstest", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }
@@ -52,11 +53,14 @@ var only = map[string][]string{
 // stdOnly are the rooms that import nothing but the standard library, and rooms of which the same holds.
 var stdOnly = []string{"client/document", "internal/lang", "internal/runbook", "internal/wechat"}
 
-// guessable are the rooms in which ids and nonces are made, and a generator that can be guessed
-// is not for them.
-var guessable = map[string][]string{
-	"internal/wechat": {"math/rand/v2"},
-	"internal/ingest": {"math/rand/v2"},
+// closed are the packages that are not for a room, and why.
+var closed = map[string]map[string]string{
+	"internal/wechat": {"math/rand/v2": "ids and nonces are made here, and it can be guessed: use crypto/rand"},
+	"internal/ingest": {"math/rand/v2": "ids and nonces are made here, and it can be guessed: use crypto/rand"},
+	"internal/account": {
+		"context": "the life of an account is pure: it waits for nothing", "math/rand/v2": "chance comes in as a value",
+		"wxtoken/internal/store": "it is stored by its callers",
+	},
 }
 
 // banned are the names that nobody uses, by the path of their package.
@@ -74,6 +78,9 @@ var banned = map[string]map[string]string{
 	},
 	"time": {"Local": "times are UTC"},
 }
+
+// clockless are the rooms into which the clock comes as a value.
+var clockless = []string{"internal/account"}
 
 // source is one Go file.
 type source struct {
@@ -122,6 +129,41 @@ func sources(t *testing.T) []source {
 		t.Fatal("no Go file found: the rules were not looked at")
 	}
 	return out
+}
+
+// credentialFaults says where a file writes a field of a credential: what happens to one is a transition of internal/account.
+func credentialFaults(s source) (faults []string) {
+	if s.test || s.room == "internal/account" {
+		return nil
+	}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		var written []ast.Expr
+		switch n := n.(type) {
+		case *ast.AssignStmt:
+			written = n.Lhs
+		case *ast.IncDecStmt:
+			written = []ast.Expr{n.X}
+		}
+		for _, e := range written {
+			field, ok := e.(*ast.SelectorExpr)
+			if !ok || field.Sel.Name == "Revision" || field.Sel.Name == "Commit" { // those are the store's
+				continue
+			}
+			switch of := field.X.(type) {
+			case *ast.Ident:
+				ok = of.Name == "cred"
+			case *ast.SelectorExpr:
+				ok = of.Sel.Name == "Credential"
+			default:
+				ok = false
+			}
+			if ok {
+				faults = append(faults, s.fset.Position(e.Pos()).String()+": "+field.Sel.Name+" is written outside internal/account")
+			}
+		}
+		return true
+	})
+	return faults
 }
 
 // imports returns the paths that s imports, with the names they have in the file.
@@ -198,8 +240,8 @@ func importFaults(s source) (faults []string) {
 				faults = append(faults, p+" is not for this room")
 			}
 		}
-		if slices.Contains(guessable[s.room], p) {
-			faults = append(faults, p+" can be guessed: use crypto/rand")
+		if why := closed[s.room][p]; why != "" {
+			faults = append(faults, p+" is closed to this room: "+why)
 		}
 		first, _, _ := strings.Cut(p, "/")
 		if in(s.room, stdOnly) && (room(p) != "" && !in(room(p), stdOnly) || strings.Contains(first, ".")) {
@@ -223,7 +265,11 @@ func nameFaults(s source) (faults []string) {
 	ast.Inspect(s.file, func(n ast.Node) bool {
 		if sel, ok := n.(*ast.SelectorExpr); ok {
 			if pkg, ok := sel.X.(*ast.Ident); ok {
-				if why := names[pkg.Name][sel.Sel.Name]; why != "" {
+				why := names[pkg.Name][sel.Sel.Name]
+				if pkg.Name == "time" && sel.Sel.Name == "Now" && in(s.room, clockless) {
+					why = "the clock comes in as a value"
+				}
+				if why != "" {
 					faults = append(faults, s.fset.Position(sel.Pos()).String()+": "+pkg.Name+"."+sel.Sel.Name+": "+why)
 				}
 			}
@@ -236,7 +282,7 @@ func nameFaults(s source) (faults []string) {
 func TestRulesOfTheHouse(t *testing.T) {
 	t.Parallel()
 	for _, s := range sources(t) {
-		for _, fault := range append(importFaults(s), nameFaults(s)...) {
+		for _, fault := range slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s)) {
 			t.Errorf("%s: %s", s.name, fault)
 		}
 	}
@@ -271,6 +317,11 @@ func TestTheRulesBite(t *testing.T) {
 		{"dependency of document", "client/document", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
 		{"dependency of wechat", "internal/wechat", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
 		{"guessable nonce", "internal/wechat", `import _ "math/rand/v2"`, false, "crypto/rand"},
+		{"a context in the account", "internal/account", `import _ "context"`, false, "it waits for nothing"},
+		{"a clock in the account", "internal/account", `import "time"; var _ = time.Now`, false, "the clock comes in"},
+		{"a credential's field", "internal/refresher", `func f() { cred.RetryAt = x }`, false, "RetryAt is written outside"},
+		{"a credential's counter", "internal/transfer", `func f() { e.Credential.Failures++ }`, false, "Failures is written outside"},
+		{"a field of something else", "internal/refresher", `func f() { q.ListedAt = x }`, false, ""},
 		{"guessable jitter is fine elsewhere", "internal/refresher", `import _ "math/rand/v2"`, false, ""},
 		{"default mux", "internal/console", `import "net/http"; var _ = http.DefaultServeMux`, false, "http.DefaultServeMux"},
 		{"under another name", "internal/console", `import web "net/http"; var _ = web.ListenAndServe`, false, "ListenAndServe"},
@@ -285,7 +336,7 @@ func TestTheRulesBite(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := source{room: row.room, name: "x.go", test: row.test, file: file, fset: fset}
-			faults := append(importFaults(s), nameFaults(s)...)
+			faults := slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s))
 			if row.want == "" && len(faults) > 0 || row.want != "" && (len(faults) != 1 || !strings.Contains(faults[0], row.want)) {
 				t.Fatalf("faults %q, want one with %q", faults, row.want)
 			}

@@ -45,7 +45,7 @@ func run(ctx context.Context, cfg *settings) (err error) {
 	}
 	defer nc.Close()
 	if cfg.Import != "" || cfg.Export != "" {
-		return transfer(ctx, cfg, nc, log)
+		return move(ctx, cfg, nc, log)
 	}
 	defer func() { ops.LogEnd(ctx, log, err) }()
 	health, metrics := &ops.Health{}, ops.NewMetrics()

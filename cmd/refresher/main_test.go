@@ -19,9 +19,9 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
-	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
+	"wxtoken/internal/transfer"
 )
 
 // beMain makes the test binary be the program.
@@ -56,7 +56,7 @@ func transfers(t *testing.T, natsURL, stdin string, args ...string) (output stri
 }
 
 // report reads what an import says, its last line.
-func report(t *testing.T, output string) (r refresher.ImportReport) {
+func report(t *testing.T, output string) (r transfer.ImportReport) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil {

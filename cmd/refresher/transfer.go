@@ -14,8 +14,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/ops"
-	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
+	"wxtoken/internal/transfer"
 )
 
 // TransferSettings choose a job to be done in place of refreshing.
@@ -39,8 +39,8 @@ func (t TransferSettings) Validate() error {
 // transferTime bounds how long NATS is waited for.
 const transferTime = 10 * time.Second
 
-// transfer imports or exports.
-func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Logger) error {
+// move imports or exports.
+func move(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Logger) error {
 	for deadline := time.Now().Add(transferTime); !nc.IsConnected(); {
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return errors.New("NATS is not there: --nats-url says where it is looked for")
@@ -70,7 +70,7 @@ func transfer(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Log
 		defer func() { _ = file.Close() }() // it was only read
 		in = file
 	}
-	report, err := refresher.Import(ctx, s, time.Now, in, ops.AppIDs(cfg.components), cfg.ImportApply)
+	report, err := transfer.Import(ctx, s, time.Now, in, ops.AppIDs(cfg.components), cfg.ImportApply)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func export(ctx context.Context, name string, s *store.Store, log zerolog.Logger
 	if err != nil {
 		return err
 	}
-	n, err := refresher.Export(ctx, view, file)
+	n, err := transfer.Export(ctx, view, file)
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}

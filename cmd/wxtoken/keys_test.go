@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd"
@@ -65,7 +66,7 @@ func TestDataFromBefore(t *testing.T) {
 		})
 	}
 	with(wxtoken.Secret{}, func(_ jetstream.JetStream, open func(*settings) *store.Store) {
-		if _, err := open(nil).Save(t.Context(), store.Credential{Key: key, RefreshToken: refreshToken}); err != nil {
+		if _, err := open(nil).Save(t.Context(), account.Credential{Key: key, RefreshToken: refreshToken}); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 )
@@ -149,7 +150,7 @@ func TestReadersRecord(t *testing.T) {
 			defer committer.Wait()
 			defer cancel()
 			key, now := wxtoken.AuthorizerKey("wx1", "wx9"), time.Now().UTC()
-			credential := store.Credential{Key: key, RefreshToken: "SEKRET"}
+			credential := account.Credential{Key: key, RefreshToken: "SEKRET"}
 			messages := func(name string) uint64 {
 				s, err := k.admin.Stream(t.Context(), name)
 				if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
@@ -36,7 +37,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	if a.Authorizer != "" {
 		key = wxtoken.AuthorizerKey(a.Component, a.Authorizer)
 	}
-	if a.CreateTime.After(a.ReceivedAt.Add(maxAhead)) {
+	if a.CreateTime.After(a.ReceivedAt.Add(account.MaxAhead)) {
 		r.log.Warn().Stringer("key", key).Str("info_type", a.Kind).Time("create_time", a.CreateTime).Msg("push from the future: is the clock right?")
 		a.CreateTime = a.ReceivedAt // so that it can't hold off those to come
 	}
@@ -76,9 +77,6 @@ func (r *Refresher) unreadable(ctx context.Context, a events.Auth) error {
 	return events.Never(fmt.Errorf("read push: %s", a.Detail))
 }
 
-// maxAhead is how far in the future a push's CreateTime may lie.
-const maxAhead = 5 * time.Minute
-
 // authorized exchanges the code of a push. The same code, and an authorization older than the one
 // in force, change nothing.
 func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
@@ -99,7 +97,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	}
 	// That of a link whose end is not known yet is WeChat's to judge when only the list told of the account: its ref must
 	// not get lost because the list came first. An older code exchanged over a newer one would end the newer authorization.
-	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || brought(cred, a.Code))
+	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || cred.Brought(digest(a.Code)))
 	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && !listed {
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
 		return r.connected(ctx, link, events.ConnectFailed, "", wechat.Revoked.String())
@@ -109,8 +107,8 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		a.CreateTime = created
 	}
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
-	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(maxAhead))
-	if brought(cred, a.Code) || redirected && cred.RefreshToken != "" {
+	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(account.MaxAhead))
+	if cred.Brought(digest(a.Code)) || redirected && cred.RefreshToken != "" {
 		return r.toldAgain(ctx, c, cred, created, link, m)
 	}
 	if _, err := r.componentToken(c); err != nil {
@@ -136,7 +134,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return r.unexchanged(ctx, c, cred, a, m, link, err)
 	}
 	if granted.AuthorizerAppID != key.Authorizer {
-		if _, err := r.store.Save(ctx, released(cred)); err != nil && !errors.Is(err, store.ErrLost) {
+		if _, err := r.store.Save(ctx, cred.Declined()); err != nil && !errors.Is(err, store.ErrLost) {
 			return err
 		}
 		if err := r.connected(ctx, link, events.ConnectFailed, "", "another_account"); err != nil {
@@ -144,8 +142,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		}
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
 	}
-	cred.AuthorizedAt = created
-	err = r.establish(ctx, c, cred, granted, a, asked, link)
+	err = r.establish(ctx, c, cred, granted, a, created, asked, link)
 	if errors.Is(err, store.ErrLost) {
 		// An older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
 		return events.Later(lostDelay, err)
@@ -154,7 +151,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 }
 
 // toldAgain deals with a push about an authorization that has its tokens.
-func (r *Refresher) toldAgain(ctx context.Context, c *component, cred store.Credential, created time.Time, link *store.Connect, m events.Msg) error {
+func (r *Refresher) toldAgain(ctx context.Context, c *component, cred account.Credential, created time.Time, link *store.Connect, m events.Msg) error {
 	cred, err := r.noteAuthorization(ctx, cred, created, link)
 	if err != nil {
 		return err
@@ -163,9 +160,9 @@ func (r *Refresher) toldAgain(ctx context.Context, c *component, cred store.Cred
 		return err
 	}
 	// Whoever had this event may have died before the status was written.
-	changes := []statusChange{r.ifRevoked(ctx, cred.Key, false, authorizedAt(created, cred.Ref))}
+	changes := []account.Change{r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(created, cred.Ref))}
 	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 && cred.Renewable() {
-		changes = append(changes, active(r.now()))
+		changes = append(changes, account.Active(r.now()))
 	}
 	r.setStatusAndProfile(ctx, c, cred.Key, changes...)
 	return nil
@@ -173,7 +170,7 @@ func (r *Refresher) toldAgain(ctx context.Context, c *component, cred store.Cred
 
 // noteAuthorization notes what a second event tells of an authorization that has its tokens: when it was, if a redirect had
 // told of it, which does not say; and the link, if that was not known.
-func (r *Refresher) noteAuthorization(ctx context.Context, cred store.Credential, created time.Time, link *store.Connect) (store.Credential, error) {
+func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credential, created time.Time, link *store.Connect) (account.Credential, error) {
 	ref := cred.Ref
 	if link != nil && link.Authorizer == "" {
 		ref, _ = refFor(cred, link)
@@ -184,20 +181,17 @@ func (r *Refresher) noteAuthorization(ctx context.Context, cred store.Credential
 	if cred.ClaimedAt(r.now()) {
 		return cred, events.Later(claimedDelay, fmt.Errorf("note authorization: %s is being renewed", cred.Key))
 	}
-	cred.Ref = ref
-	if created.After(cred.AuthorizedAt) {
-		cred.AuthorizedAt = created
-	}
+	cred = cred.Dated(created, ref)
 	saved, err := r.store.Save(ctx, cred)
 	if err != nil {
 		return cred, events.Later(lostDelay, err)
 	}
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)))
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)))
 	return saved, nil
 }
 
 // linked notes on the link through which an authorization came that it has its tokens. cred is as it was stored.
-func (r *Refresher) linked(ctx context.Context, cred store.Credential, link *store.Connect) error {
+func (r *Refresher) linked(ctx context.Context, cred account.Credential, link *store.Connect) error {
 	state := events.ConnectAuthorized
 	if link != nil && link.Ref != "" && cred.Ref != link.Ref {
 		state = events.ConnectConflict
@@ -215,36 +209,30 @@ func (r *Refresher) exchange(ctx context.Context, c *component, code string) (a 
 	return a, err
 }
 
-// establish stores an authorization: refresh token, token and schedule at once. It replaces what was
+// establish stores an authorization of the given time, zero if not known: refresh token, token and schedule at once. It replaces what was
 // there, and keeps no previous token: WeChat ends the old authorization.
-func (r *Refresher) establish(ctx context.Context, c *component, cred store.Credential, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
+func (r *Refresher) establish(ctx context.Context, c *component, cred account.Credential, granted wechat.Authorization, a events.Auth, at, asked time.Time, link *store.Connect) error {
 	key := cred.Key
 	ref, conflict := refFor(cred, link)
 	if conflict {
 		r.log.Error().Stringer("key", key).Str("ref", cred.Ref).Str("other_ref", link.Ref).Msg("account belongs to another ref, left there")
 	}
-	cred.Ref = ref
-	if granted.RefreshToken != "" {
-		if cred.RefreshToken != "" && cred.RefreshToken != granted.RefreshToken {
-			cred.RefreshTokenBefore = cred.RefreshToken
-		}
-		cred.RefreshToken = granted.RefreshToken
-	}
-	cred.CodeDigest, cred.RevokedAt = digest(a.Code), time.Time{}
-	cred.Authorizations++
-	cred = released(cred)
+	cred = cred.Authorized(account.Authorization{
+		At: at, CodeDigest: digest(a.Code), RefreshToken: granted.RefreshToken, Token: granted.AccessToken != "", Ref: ref, Now: r.now(),
+	})
 	if granted.AccessToken == "" {
-		// The account gives no API permission (api_getauthorizerrefreshtoken): there is no token to keep.
-		cred.AuthorizationNeeded, cred.RetryAt = true, r.now().Add(giveUpDelay).UTC()
 		if _, err := r.store.Revoke(ctx, cred); err != nil { // of its token, should there be one
 			return fmt.Errorf("store authorization: %w", err)
 		}
 		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
-		r.setStatus(ctx, key, authorizedAt(cred.AuthorizedAt, ref), withoutPermission(r.now(), r.reauthorizeURL(ctx, cred)))
+		r.setStatus(ctx, key, account.AuthorizedAt(cred.AuthorizedAt, ref), account.WithoutPermission(r.now(), r.reauthorizeURL(ctx, cred)))
 		return r.connected(ctx, link, events.ConnectFailed, key.Authorizer, "no_api_permission")
 	}
-	cred.Generation++
-	token := nextToken(wxtoken.Token{}, key, cred.Generation, granted.AccessToken, asked, granted.ExpiresIn, r.cfg.RenewFraction)
+	g := account.Grant{
+		Key: key, Generation: cred.Generation, Value: granted.AccessToken, Asked: asked, Life: granted.ExpiresIn,
+		Fraction: r.cfg.RenewFraction, Jitter: rand.Float64(),
+	}
+	token := g.Token(wxtoken.Token{})
 	cred, err := r.store.Commit(ctx, cred, token)
 	if err != nil {
 		return fmt.Errorf("store authorization: %w", err)
@@ -252,11 +240,11 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 	r.step("exchange.committed")
 	r.log.Info().Stringer("key", key).Str("info_type", a.Kind).Uint64("generation", cred.Generation).
 		Time("renew_at", token.RenewAt).Time("expires_at", token.ExpiresAt).Msg("authorizer authorized")
-	change := active(r.now())
+	change := account.Active(r.now())
 	if !cred.Renewable() {
-		change = failing(r.now(), 1, errNoRefreshToken)
+		change = account.Failing(r.now(), 1, account.ErrNoRefreshToken)
 	}
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, ref)), change, funcInfo(granted.FuncInfo))
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, ref)), change, account.FuncInfo(granted.FuncInfo))
 	info := r.fetchProfile(ctx, c, key)
 	if granted.RefreshToken == "" {
 		if cred, err = r.fill(ctx, cred, info); err != nil {
@@ -269,7 +257,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred store.Cred
 
 // fill completes an authorization whose answer had no refresh token: the profile, asked right after, may tell it. If it does not, it is
 // looked for; one of an earlier authorization is kept until its renewal shows whether it is any good.
-func (r *Refresher) fill(ctx context.Context, cred store.Credential, info wechat.AuthorizerInfo) (store.Credential, error) {
+func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) (account.Credential, error) {
 	if info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken {
 		filled, err := r.keepTold(ctx, cred, info)
 		if err == nil || !errors.Is(err, store.ErrLost) {
@@ -283,10 +271,10 @@ func (r *Refresher) fill(ctx context.Context, cred store.Credential, info wechat
 }
 
 // unexchanged deals with a code that WeChat did not turn into tokens.
-func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
+func (r *Refresher) unexchanged(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now := r.now()
 	key := cred.Key
-	cred.Claim = nil
+	cred = cred.GivenBack()
 	switch wechat.Judge(cause) {
 	case wechat.CodeSpent:
 		// Used by the redirect, or by a refresher that died before it stored the answer: the refresh
@@ -302,12 +290,11 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 		if info.RefreshToken == "" {
 			return r.spentWithout(ctx, c, cred, a, m, link, cause)
 		}
-		cred.AuthorizedAt = a.CreateTime.UTC()
-		return r.told(ctx, cred, info, a.Kind, link)
+		return r.told(ctx, cred, info, a.CreateTime.UTC(), a.Kind, link)
 	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
 		if ofAccount(cause) {
-			r.setStatus(ctx, key, operator(now, cause))
+			r.setStatus(ctx, key, account.Operator(now, cause))
 		}
 		return r.giveBack(ctx, cred, eventDelay(m, cause), cause)
 	default:
@@ -320,16 +307,12 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred store.Cr
 	return r.connected(ctx, link, events.ConnectFailed, "", wechat.Judge(cause).String())
 }
 
-// told stores an authorization whose code is spent, with the refresh token that WeChat tells, and has its token fetched.
-func (r *Refresher) told(ctx context.Context, cred store.Credential, info wechat.AuthorizerInfo, kind string, link *store.Connect) error {
+// told stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
+// its token fetched.
+func (r *Refresher) told(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
 	key := cred.Key
-	if info.RefreshToken != cred.RefreshToken {
-		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, info.RefreshToken
-	}
-	cred.Ref, _ = refFor(cred, link)
-	cred.RevokedAt = time.Time{}
-	cred.Authorizations++
-	cred, err := r.store.Save(ctx, released(cred))
+	ref, _ := refFor(cred, link)
+	cred, err := r.store.Save(ctx, cred.Told(info.RefreshToken, ref, at))
 	if err != nil {
 		return events.Later(lostDelay, err)
 	}
@@ -337,7 +320,7 @@ func (r *Refresher) told(ctx context.Context, cred store.Credential, info wechat
 		return err
 	}
 	r.log.Info().Stringer("key", key).Str("info_type", kind).Msg("authorizer authorized, its code was used already")
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref)), profile(info))
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)), account.ProfileOf(info))
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
@@ -353,11 +336,11 @@ func eventDelay(m events.Msg, err error) time.Duration {
 	case wechat.SlowDown, wechat.Operator:
 		return jittered(slowDown)
 	}
-	return backoff(m.Deliveries, 0, rand.Float64())
+	return account.Backoff(m.Deliveries, 0, rand.Float64())
 }
 
 // giveBack ends a claim and puts the event off.
-func (r *Refresher) giveBack(ctx context.Context, cred store.Credential, wait time.Duration, cause error) error {
+func (r *Refresher) giveBack(ctx context.Context, cred account.Credential, wait time.Duration, cause error) error {
 	if _, err := r.store.Save(ctx, cred); err != nil && !errors.Is(err, store.ErrLost) {
 		return err
 	}
@@ -373,13 +356,8 @@ func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.
 		r.log.Warn().Err(err).Stringer("key", key).Msg("profile not fetched")
 		return info
 	}
-	r.setStatus(ctx, key, profile(info))
+	r.setStatus(ctx, key, account.ProfileOf(info))
 	return info
-}
-
-// brought reports whether the tokens of a credential came from that code.
-func brought(cred store.Credential, code string) bool {
-	return cred.RevokedAt.IsZero() && (cred.Generation > 0 || cred.AuthorizationNeeded) && cred.CodeDigest == digest(code)
 }
 
 // digest returns the SHA-256 of a code, in hex.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -22,10 +22,10 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 	switch {
 	case cred.Revision == 0:
 		// Remembered, for a code of it may be on its way: whoever exchanges that finds out what WeChat says now.
-		return r.cancelled(ctx, c, cred, created, nil)
+		return r.cancel(ctx, cred.Cancelled(created), nil)
 	case !cred.RevokedAt.IsZero():
 		// Again, in case that whoever stored it died before the status was written.
-		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
+		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, account.Revoked(r.now(), nil)))
 		return nil
 	case created.Before(cred.AuthorizedAt):
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("cancellation ignored, a newer authorization is in force")
@@ -34,9 +34,9 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 		// Which of the two came last only WeChat can tell.
 		info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 		switch {
-		case err == nil && info.RefreshToken == "" && m.Deliveries <= len(retryAfter):
+		case err == nil && info.RefreshToken == "" && m.Deliveries <= account.Retries:
 			// That confirms nothing. WeChat's push is signed; should it have been an old one, the list brings the account back.
-			return events.Later(eventDelay(m, errNoRefreshToken), fmt.Errorf("check cancellation: %w", errNoRefreshToken))
+			return events.Later(eventDelay(m, account.ErrNoRefreshToken), fmt.Errorf("check cancellation: %w", account.ErrNoRefreshToken))
 		case err == nil && info.RefreshToken == "":
 		case err == nil:
 			r.log.Info().Stringer("key", key).Msg("cancellation ignored, WeChat says the authorization is in force")
@@ -45,22 +45,12 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 			return events.Later(eventDelay(m, err), fmt.Errorf("check cancellation: %w", err))
 		}
 	}
-	return r.cancelled(ctx, c, cred, created, nil)
+	return r.cancel(ctx, cred.Cancelled(created), nil)
 }
 
-// cancelled ends an authorization that WeChat says is over.
-func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Credential, at time.Time, cause error) error {
-	if cause != nil && !c.guard.open(r.now()) {
-		return r.tryAgain(ctx, cred, askAgainAfter[min(max(cred.Failures, 1), len(askAgainAfter))-1], failing(at, cred.Failures, cause), cause)
-	}
-	if cause != nil {
-		at = at.Add(-maxAhead) // our clock; an authorization is dated by WeChat's
-	}
-	cred = released(cred)
-	cred.RevokedAt = at.UTC().Truncate(time.Second) // as WeChat's times are, so that an authorization later in this second counts
-	if cred.RefreshToken != "" {
-		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, ""
-	}
+// cancel ends an authorization that WeChat says is over. cred is as account.Cancelled or FoundCancelled left it, cause WeChat's answer,
+// nil if it was a push.
+func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause error) error {
 	if _, err := r.store.Revoke(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
 			return events.Later(lostDelay, err)
@@ -69,5 +59,15 @@ func (r *Refresher) cancelled(ctx context.Context, c *component, cred store.Cred
 	}
 	r.underive(ctx, cred.Key)
 	r.log.Info().Err(cause).Stringer("key", cred.Key).Msg("authorization cancelled")
-	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, revoked(r.now(), cause)))
+	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, account.Revoked(r.now(), cause)))
+}
+
+// foundCancelled ends an authorization by WeChat's answer to a call. While too many are refused at once the answer is not believed.
+func (r *Refresher) foundCancelled(ctx context.Context, c *component, cred account.Credential, cause error) error {
+	now := r.now()
+	if !c.guard.open(now) {
+		cred, next := cred.Doubted(now, cause)
+		return r.tryAgain(ctx, cred, next, cause)
+	}
+	return r.cancel(ctx, cred.FoundCancelled(now), cause)
 }

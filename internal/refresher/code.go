@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -135,7 +136,7 @@ func (r *Refresher) missed(ctx context.Context, c *component, link *store.Connec
 	if cred.ClaimedAt(r.now()) {
 		return false, events.Later(claimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
 	}
-	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-maxAhead)) { // the list has told
+	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-account.MaxAhead)) { // the list has told
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
 			return false, err
 		}
@@ -154,8 +155,7 @@ func (r *Refresher) missed(ctx context.Context, c *component, link *store.Connec
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err
 	}
-	cred.AuthorizedAt = time.Time{} // not known, as after a redirect
-	return true, r.told(ctx, cred, info, events.KindCallback, link)
+	return true, r.told(ctx, cred, info, time.Time{}, events.KindCallback, link) // not known when, as after a redirect
 }
 
 // keepCode stores what a code brought. The code is spent now: come what may, its answer must find its way into
@@ -187,10 +187,10 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return err
 	}
-	if brought(cred, a.Code) { // it was stored, and that answer was lost
-		changes := []statusChange{r.ifRevoked(ctx, key, false, authorizedAt(cred.AuthorizedAt, cred.Ref))}
+	if cred.Brought(digest(a.Code)) { // it was stored, and that answer was lost
+		changes := []account.Change{r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref))}
 		if cred.Renewable() {
-			changes = append(changes, active(r.now()))
+			changes = append(changes, account.Active(r.now()))
 		}
 		r.setStatusAndProfile(ctx, c, key, changes...)
 		return r.linked(ctx, cred, link)
@@ -200,7 +200,6 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 	if cred, err = r.found(ctx, cred); err != nil {
 		return err
 	}
-	cred.AuthorizedAt = time.Time{} // not known: a cancellation has to ask WeChat, for it may be older
 	if overlapped {
 		// A renewal may have asked WeChat after us: nobody knows which token is the newer one. The wish
 		// comes first: it waits for the generation that is stored next, and can't be lost in between.
@@ -209,5 +208,6 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 			return err
 		}
 	}
-	return r.establish(ctx, c, cred, granted, a, asked, link)
+	// It is not known when that was: a cancellation has to ask WeChat, for it may be older.
+	return r.establish(ctx, c, cred, granted, a, time.Time{}, asked, link)
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -270,7 +271,7 @@ func (c *component) heard(about string, err error, now time.Time) {
 		c.probe = now.Add(probeEvery)
 	}
 	if c.away() {
-		c.hold(everyAPI, store.Hold{Reason: wxtoken.HeldAway, Until: c.probe, Message: "WeChat does not answer", Error: lastError(now, err), SeenAt: now})
+		c.hold(everyAPI, store.Hold{Reason: wxtoken.HeldAway, Until: c.probe, Message: "WeChat does not answer", Error: account.LastError(now, err), SeenAt: now})
 	}
 }
 
@@ -300,7 +301,7 @@ func (r *Refresher) judgeHold(ctx context.Context, c *component, api wechat.API,
 	if err == nil {
 		return
 	}
-	hold := store.Hold{Message: err.Error(), Error: lastError(now, err), SeenAt: now}
+	hold := store.Hold{Message: err.Error(), Error: account.LastError(now, err), SeenAt: now}
 	switch wechat.Judge(err) {
 	case wechat.SlowDown:
 		c.pause(api, now.Add(slowDown))
@@ -315,7 +316,7 @@ func (r *Refresher) judgeHold(ctx context.Context, c *component, api wechat.API,
 		if ofAccount(err) || aside(api) && !ofComponent(err) {
 			return // the others must not wait for it
 		}
-		hold.Reason, hold.Until = wxtoken.HeldRefused, now.Add(retryAfter[len(retryAfter)-1])
+		hold.Reason, hold.Until = wxtoken.HeldRefused, now.Add(account.RetryAfter(account.Retries))
 		if api != wechat.APIComponentToken {
 			c.pause(everyAPI, hold.Until)
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -32,11 +33,8 @@ const (
 	preAuthLeft = 5 * time.Minute
 	// preAuthTries is how often a pre-auth code is asked for while a page is being made, preAuthPause the time between.
 	preAuthTries = 3
-	preAuthPause = 200 * time.Millisecond
-	// maxRef bounds the caller's own id, in bytes.
-	maxRef = 256
-	// maxReturn bounds the address to which a browser is sent, in bytes.
-	maxReturn = 2048
+	preAuthPause = 200 * time.Millisecond // maxReturn bounds the address to which a browser is sent, in bytes.
+	maxReturn    = 2048
 )
 
 // authTypes are WeChat's ("Authorization_Process_Technical_Description").
@@ -58,8 +56,8 @@ func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (
 		q.AuthType = 3
 	}
 	switch {
-	case len(q.Ref) > maxRef || strings.ContainsFunc(q.Ref, func(c rune) bool { return c < ' ' || c == 0x7f }):
-		return events.ConnectCreated{}, badRequest("ref: want at most %d bytes without control characters", maxRef)
+	case len(q.Ref) > account.MaxRef || strings.ContainsFunc(q.Ref, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		return events.ConnectCreated{}, badRequest("ref: want at most %d bytes without control characters", account.MaxRef)
 	case !slices.Contains(authTypes, q.AuthType):
 		return events.ConnectCreated{}, badRequest("auth_type: want one of %v", authTypes)
 	case q.BizAppID != "" && !wxtoken.ValidAppID(q.BizAppID):
@@ -373,7 +371,7 @@ func (r *Refresher) claimLink(ctx context.Context, link *store.Connect, m events
 	if held := link.Claim; held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purpose) {
 		return events.Later(claimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
 	}
-	link.Claim = &store.Claim{By: r.id, For: purpose, Until: now.Add(claimFor).UTC()}
+	link.Claim = &account.Claim{By: r.id, For: purpose, Until: now.Add(account.ClaimFor).UTC()}
 	saved, err := r.store.SaveConnect(ctx, *link, now)
 	if errors.Is(err, store.ErrLost) {
 		return events.Later(lostDelay, err)
@@ -385,16 +383,12 @@ func (r *Refresher) claimLink(ctx context.Context, link *store.Connect, m events
 	return nil
 }
 
-// refFor returns the ref of a credential that was authorized through link. An account that belongs to another ref stays
-// there: whoever made the link has to say that it may move.
-func refFor(cred store.Credential, link *store.Connect) (ref string, conflict bool) {
-	switch {
-	case link == nil || link.Ref == "":
+// refFor returns the ref of a credential that was authorized through link.
+func refFor(cred account.Credential, link *store.Connect) (ref string, conflict bool) {
+	if link == nil {
 		return cred.Ref, false
-	case cred.Ref == "" || cred.Ref == link.Ref || link.Move || !cred.RevokedAt.IsZero():
-		return link.Ref, false
 	}
-	return cred.Ref, true
+	return cred.RefThrough(link.Ref, link.Move)
 }
 
 // connected notes on a link how its authorization ended.
@@ -412,7 +406,7 @@ func (r *Refresher) connected(ctx context.Context, link *store.Connect, state, a
 }
 
 // reauthorizeURL returns a link for an account that has to authorize again; "" where no links are made.
-func (r *Refresher) reauthorizeURL(ctx context.Context, cred store.Credential) string {
+func (r *Refresher) reauthorizeURL(ctx context.Context, cred account.Credential) string {
 	if r.cfg.PublicURL == "" || cred.Key.Kind != wxtoken.KindAuthorizer {
 		return ""
 	}

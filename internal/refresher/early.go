@@ -7,15 +7,11 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
-
-// earlyAfter is how long to wait with the next component token after the 1st, 2nd, ... in a row that WeChat refused within a tenth
-// of its life; the last one goes on. The first may be a slip of WeChat's. More in a row are what it looks like when another keeper renews
-// for the same component: each ends the token of the other, and who renews at once has it do the same.
-var earlyAfter = []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour}
 
 // ownToken returns the component's newest token that is known here, and whether WeChat refused it.
 func (r *Refresher) ownToken(c *component) (t wxtoken.Token, refused bool) {
@@ -101,34 +97,19 @@ func (r *Refresher) takenElsewhere(ctx context.Context, c *component, t wxtoken.
 func (r *Refresher) noteRefused(ctx context.Context, t wxtoken.Token) error {
 	cred, err := r.store.Credential(ctx, t.Key)
 	now := r.now()
-	if err != nil || cred.Generation > t.Generation || cred.Refused != nil && cred.Refused.Generation >= t.Generation {
+	if err != nil || cred.RefusedAlready(t.Generation) {
 		return err // it is replaced, or another refresher was refused first
 	}
 	if cred.ClaimedAt(now) {
 		return nil // it is being replaced
 	}
-	life := t.ExpiresAt.Sub(t.ObtainedAt)
-	next := store.Refused{Generation: t.Generation, At: now.UTC()}
-	wait := time.Duration(0)
-	if now.Sub(t.ObtainedAt) < life/10 {
-		next.Early = 1
-		if last := cred.Refused; last != nil && now.Sub(last.At) < life {
-			next.Early += last.Early
-		}
-		wait = earlyAfter[min(next.Early, len(earlyAfter))-1]
-	}
-	if today(cred.ForcedAt) == today(now) && cred.Forced >= maxForced {
-		wait = earlyAfter[len(earlyAfter)-1]
-	}
-	cred.Refused = &next
-	if until := now.Add(wait).UTC(); wait > 0 && until.After(cred.RetryAt) {
-		cred.RetryAt = until
-	}
+	cred, wait := cred.TokenRefused(t, now)
+	early := cred.Refused.Early
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		return fmt.Errorf("note that the component token was refused: %w", err)
 	}
-	log := r.log.Warn().Stringer("key", t.Key).Dur("age", now.Sub(t.ObtainedAt)).Int("early", next.Early).Dur("delay", wait)
-	if next.Early > 1 {
+	log := r.log.Warn().Stringer("key", t.Key).Dur("age", now.Sub(t.ObtainedAt)).Int("early", early).Dur("delay", wait)
+	if early > 1 {
 		log.Msg("new token refused: does somebody else renew it?")
 	} else {
 		log.Msg("component token refused, renewing it")
@@ -139,12 +120,12 @@ func (r *Refresher) noteRefused(ctx context.Context, t wxtoken.Token) error {
 
 // fought reports whether another keeper seems to renew for the same component: two tokens in a row were refused early, and the
 // newest has not outlived that age yet.
-func fought(last *store.Refused, newest wxtoken.Token, now time.Time) bool {
+func fought(last *account.Refused, newest wxtoken.Token, now time.Time) bool {
 	return last != nil && last.Early > 1 && now.Sub(newest.ObtainedAt) < newest.ExpiresAt.Sub(newest.ObtainedAt)/10
 }
 
 // anotherKeeper adds to a hold that another keeper may be the cause, where it looks like that.
-func anotherKeeper(h store.Hold, last *store.Refused) store.Hold {
+func anotherKeeper(h store.Hold, last *account.Refused) store.Hold {
 	if last != nil && last.Early > 1 {
 		h.Message = fmt.Sprintf("WeChat refused %d new tokens of the component in a row: does another keeper renew it? Each renewal ends the token of the other", last.Early)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/wechat"
 )
 
@@ -57,7 +58,7 @@ func (r *Refresher) watchRefusals(ctx context.Context, c *component) {
 	if told == !open {
 		return
 	}
-	if err := r.writeStatus(ctx, key, refusalsDoubted(r.now(), !open)); err != nil {
+	if err := r.writeStatus(ctx, key, account.RefusalsDoubted(r.now(), !open)); err != nil {
 		c.mu.Lock()
 		c.warned = told // the next sweep tells
 		c.mu.Unlock()

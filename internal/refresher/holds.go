@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -128,7 +129,7 @@ func (c *component) countEmpty(err error, now time.Time) {
 	switch e, ok := errors.AsType[*wechat.Error](err); {
 	case ok && e.Empty:
 		if c.empty++; c.empty >= emptyPatience {
-			c.hold(wechat.APIComponentToken, store.Hold{Reason: wxtoken.HeldEmptyAnswers, Error: lastError(now, err), SeenAt: now,
+			c.hold(wechat.APIComponentToken, store.Hold{Reason: wxtoken.HeldEmptyAnswers, Error: account.LastError(now, err), SeenAt: now,
 				Message: fmt.Sprintf("%d answers in a row were empty: compare the component's appid and AppSecret with WeChat's console, and whether the API's address is WeChat's", c.empty)})
 		}
 	case !silent(err): // no answer says nothing about answers
@@ -218,7 +219,7 @@ func (r *Refresher) ownHolds(c *component, now time.Time) (out []store.Hold) {
 	}
 	switch {
 	case created.IsZero():
-		out = append(out, store.Hold{Reason: wxtoken.HeldNoTicket, API: string(wechat.APIComponentToken), Message: noTicketYet})
+		out = append(out, store.Hold{Reason: wxtoken.HeldNoTicket, API: string(wechat.APIComponentToken), Message: account.NoTicketYet})
 	case now.Sub(created) > ticketLife:
 		out = append(out, store.Hold{Reason: wxtoken.HeldNoTicket, API: string(wechat.APIComponentToken),
 			Message: fmt.Sprintf("the last component_verify_ticket is of %s and works for 12 hours", created.UTC().Format(time.RFC3339))})
@@ -238,7 +239,7 @@ func (r *Refresher) ownHolds(c *component, now time.Time) (out []store.Hold) {
 		out = append(out, h)
 	}
 	if !c.guard.open(now) {
-		out = append(out, store.Hold{Reason: wxtoken.HeldDoubted, Message: manyRefused})
+		out = append(out, store.Hold{Reason: wxtoken.HeldDoubted, Message: account.ManyRefused})
 	}
 	if !waiting.IsZero() {
 		out = append(out, store.Hold{Reason: wxtoken.HeldListFirst, API: string(wechat.APIAuthorizerToken),
@@ -289,7 +290,7 @@ func (r *Refresher) shareHolds(ctx context.Context, c *component, now time.Time)
 	}
 	c.mu.Unlock()
 	if !c.guard.open(now) {
-		mine[r.id+"/"+holdKey(wxtoken.HeldDoubted, everyAPI)] = store.Hold{Reason: wxtoken.HeldDoubted, Message: manyRefused, SeenAt: now.UTC()}
+		mine[r.id+"/"+holdKey(wxtoken.HeldDoubted, everyAPI)] = store.Hold{Reason: wxtoken.HeldDoubted, Message: account.ManyRefused, SeenAt: now.UTC()}
 	}
 	return r.replaceHolds(ctx, c, mine, now)
 }
@@ -347,21 +348,21 @@ func (r *Refresher) proved(ctx context.Context, c *component, err error) {
 
 // renewing sets the condition that says what holds a component back, and the state because of it. When nothing does any more,
 // the state is again that of its own token.
-func (r *Refresher) renewing(c *component) statusChange {
+func (r *Refresher) renewing(c *component) account.Change {
 	return func(s *wxtoken.Status) {
 		now := r.now()
 		holds := r.holds(c, now)
 		if len(holds) == 0 {
-			condition(s, wxtoken.ConditionRenewing, now, true, "Unhindered", "")
+			account.SetCondition(s, wxtoken.ConditionRenewing, now, true, "Unhindered", "")
 		} else {
-			condition(s, wxtoken.ConditionRenewing, now, false, holds[0].Reason, heldMessage(holds, now))
+			account.SetCondition(s, wxtoken.ConditionRenewing, now, false, holds[0].Reason, heldMessage(holds, now))
 			for i := range s.Conditions {
 				if s.Conditions[i].Type == wxtoken.ConditionRenewing {
 					s.Conditions[i].Until = heldUntil(holds)
 				}
 			}
 		}
-		if isFalse(*s, conditionOpened) {
+		if account.IsFalse(*s, account.ConditionOpened) {
 			return // its tickets can't even be read
 		}
 		for _, h := range holds {
@@ -376,7 +377,7 @@ func (r *Refresher) renewing(c *component) statusChange {
 			}
 		}
 		if s.Failures == 0 && slices.Contains([]wxtoken.State{wxtoken.StateOperator, wxtoken.StateRenewingFailed, wxtoken.StateWaitingForTicket}, s.State) {
-			active(now)(s)
+			account.Active(now)(s)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/store"
 )
 
@@ -19,16 +20,10 @@ const (
 	clockSlack = 5 * time.Minute
 )
 
-// longDead reports whether a token has been dead for longer than it lived. A refresher that was there would have replaced it:
-// the data is that of a backup, or nobody could renew for hours. Either way the refresh token beside it may be an old one.
-func longDead(t wxtoken.Token, now time.Time) bool {
-	return !t.Value.IsZero() && now.Sub(t.ExpiresAt) > t.ExpiresAt.Sub(t.ObtainedAt)
-}
-
 // unlisted reports whether WeChat's list is to be read before an account is renewed: its token is long dead, and the list
 // was not read since. A mark that is old itself may have come out of the same backup.
 func (r *Refresher) unlisted(c *component, key wxtoken.Key, e store.Entry, now time.Time) bool {
-	if key.Kind != wxtoken.KindAuthorizer || !e.Credential.Renewable() || !longDead(e.Token, now) {
+	if key.Kind != wxtoken.KindAuthorizer || !e.Credential.Renewable() || !account.LongDead(e.Token, now) {
 		return false
 	}
 	read := c.quota().ListedAt
@@ -77,5 +72,5 @@ func (r *Refresher) longUnrenewed(ctx context.Context, key wxtoken.Key) (bool, e
 	if errors.Is(err, wxtoken.ErrBadToken) {
 		return false, nil
 	}
-	return longDead(t, r.now()), err
+	return account.LongDead(t, r.now()), err
 }

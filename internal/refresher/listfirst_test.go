@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
@@ -201,13 +202,13 @@ func (m meanwhile) RoundTrip(request *http.Request) (*http.Response, error) {
 // What the list says of an account then replaces what is stored only if it is the newer one for WeChat, too.
 func TestListOlderThanStored(t *testing.T) {
 	t.Parallel()
-	for name, row := range map[string]func(r *rig, stored store.Credential) (want store.Credential){
-		"a list that does not tell the authorization yet": func(r *rig, stored store.Credential) store.Credential {
+	for name, row := range map[string]func(r *rig, stored account.Credential) (want account.Credential){
+		"a list that does not tell the authorization yet": func(r *rig, stored account.Credential) account.Credential {
 			r.fail(wechatsim.Fault{API: apiList, Mode: wechatsim.FaultBody, Body: fmt.Sprintf(
 				`{"total_count":1,"list":[{"authorizer_appid":%q,"refresh_token":"SEKRET-older","auth_time":%d}]}`, alice, stored.AuthorizedAt.Add(-2*time.Minute).Unix())})
 			return stored
 		},
-		"a list whose time stays that of the first authorization": func(r *rig, stored store.Credential) store.Credential {
+		"a list whose time stays that of the first authorization": func(r *rig, stored account.Credential) account.Credential {
 			want := stored
 			stored.RefreshToken, stored.AuthorizedAt = "SEKRET-older", stored.AuthorizedAt.Add(2*time.Minute)
 			stored, err := r.store.Save(r.Context(), stored)
@@ -215,7 +216,7 @@ func TestListOlderThanStored(t *testing.T) {
 			want.AuthorizedAt = stored.AuthorizedAt
 			return want
 		},
-		"a renewal while the list is read": func(r *rig, stored store.Credential) store.Credential {
+		"a renewal while the list is read": func(r *rig, stored account.Credential) account.Credential {
 			r.fail(wechatsim.Fault{API: apiRefresh, Errcode: -1})
 			want := stored
 			want.RefreshToken = "SEKRET-newer"

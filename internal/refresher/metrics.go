@@ -206,7 +206,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		if s == nil || key.Kind != wxtoken.KindAuthorizer {
 			continue
 		}
-		switch stateOf(e, now) {
+		switch e.Credential.State(e.Token, now) {
 		case wxtoken.StateRevoked:
 			s.revoked++
 			continue
@@ -217,7 +217,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		default:
 			s.retrying++
 		}
-		if e.Token.Value.IsZero() && unrenewable(e.Credential) {
+		if e.Token.Value.IsZero() && e.Credential.Unrenewable() {
 			continue // it never had one
 		}
 		if !now.Before(e.Token.ExpiresAt) {

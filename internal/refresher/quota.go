@@ -8,17 +8,15 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
-// today returns the day in China, which WeChat's daily limits go by.
-func today(now time.Time) string { return now.In(beijing).Format(time.DateOnly) }
-
 // quotaGone keeps all refreshers from making a call until the day turns, or until somebody clears the quota.
 func (r *Refresher) quotaGone(ctx context.Context, c *component, api wechat.API, cause error, now time.Time) {
-	until, said := quotaBack(now), lastError(now, cause)
+	until, said := wechat.QuotaBack(now), account.LastError(now, cause)
 	c.pause(api, now.Add(quotaBridge))
 	if !aside(api) {
 		c.begin(api, store.Hold{Reason: wxtoken.HeldQuota, Until: until, Message: "the day's quota is gone", Error: said, SeenAt: now})
@@ -53,7 +51,7 @@ func (r *Refresher) addCalls(ctx context.Context, c *component) {
 	}
 	now := r.now()
 	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
-		if day := today(now); q.Day != day {
+		if day := wechat.Day(now); q.Day != day {
 			q.Day, q.Calls = day, nil
 			q.Paused = maps.Clone(q.Paused)
 			maps.DeleteFunc(q.Paused, func(_ string, until time.Time) bool { return !until.After(now) })
@@ -96,7 +94,7 @@ func (r *Refresher) quota(ctx context.Context, q events.QuotaRequest) (events.Qu
 	}
 	for _, api := range wechat.ComponentAPIs() {
 		entry := events.APIQuota{API: string(api)}
-		if known.Day == today(r.now()) {
+		if known.Day == wechat.Day(r.now()) {
 			entry.Calls = known.Calls[entry.API]
 		}
 		if until := known.Paused[entry.API]; until.After(r.now()) {

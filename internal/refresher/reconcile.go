@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -21,6 +22,8 @@ const (
 	listPage = 500
 	// absorbAtOnce is how many listed authorizers are compared with the store at the same time.
 	absorbAtOnce = 16
+	// listTries is how often a page is asked for.
+	listTries = 4
 	// maxListed bounds what is believed of total_count.
 	maxListed = 10_000_000
 )
@@ -37,7 +40,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	began, seen := r.now(), r.view.Seen()
 	listed, total, listErr := r.list(ctx, c)
 	// A list that broke off is good for what it told.
-	found, unkept, err := r.absorbAll(ctx, c, listed, reading{seen: seen, began: began, insist: m.Deliveries < len(retryAfter)})
+	found, unkept, err := r.absorbAll(ctx, c, listed, reading{seen: seen, began: began, insist: m.Deliveries < account.Retries})
 	switch {
 	case listErr == nil && err == nil:
 		r.listRead(ctx, c, began)
@@ -46,7 +49,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	default:
 		r.metrics.reconciled(appid, "failed", r.now())
 		err = errors.Join(listErr, err)
-		wait := jittered(max(retryAfter[2], retryAfter[min(max(m.Deliveries, 1), len(retryAfter))-1]))
+		wait := jittered(max(account.RetryAfter(3), account.RetryAfter(m.Deliveries)))
 		if held, ok := events.After(err); ok {
 			wait = max(wait, held)
 		}
@@ -97,7 +100,7 @@ func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.Lis
 
 // listPage asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
 func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
-	for _, wait := range retryAfter[:4] {
+	for try := range listTries {
 		if _, err := r.componentToken(c); err != nil {
 			return page, err
 		}
@@ -114,7 +117,7 @@ func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (pag
 		select {
 		case <-ctx.Done():
 			return page, err
-		case <-time.After(jittered(wait)):
+		case <-time.After(jittered(account.RetryAfter(try + 1))):
 		}
 	}
 	return page, err
@@ -178,74 +181,55 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return false, err
 	}
-	authTime := listed.AuthTime.UTC()
-	unsure := false  // which of the two is the newer one only WeChat can tell
-	instead := false // the stored one was refused, and the list's may be as well
-	switch {
-	case cred.ClaimedAt(r.now()):
-		return false, nil // whoever is at it knows better
-	case cred.RefreshToken == listed.RefreshToken && cred.RevokedAt.IsZero() && cred.Generation == 0:
-		// Stored by a reading that died, or that got no answer from NATS, before it had the first token fetched.
+	its := account.Listing{RefreshToken: listed.RefreshToken, At: listed.AuthTime.UTC(), Began: from.began, Seen: from.seen}
+	at, compared := its.At, cred.Against(its, r.now())
+	switch compared {
+	case account.ListBusy, account.ListKnown:
+		return false, nil
+	case account.ListUnasked:
 		return true, r.store.MakeDue(ctx, events.Due{Key: key, Reason: events.ReasonListed}, fmt.Sprintf("%s/%d/listed", key, cred.Revision))
-	case cred.RefreshToken == listed.RefreshToken && cred.RevokedAt.IsZero():
-		return r.dateListed(ctx, cred, authTime)
-	case !cred.RevokedAt.IsZero() && !authTime.After(cred.RevokedAt), cred.RefreshToken != "" && cred.AuthorizedAt.IsZero():
-		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong. Or not the refresh token of
-		// an authorization whose time is not known.
-		unsure = true
-	case cred.RefreshToken != "" && !authTime.After(cred.AuthorizedAt):
-		// Not a newer authorization. Should the stored refresh token be dead, its renewal will say so, unless nobody
-		// has renewed for so long that the stored one is surely not newer than the list. Our clock alone does not tell
-		// that: not where the record changed since the list was read.
-		// Nor where WeChat refused the stored one before the list was read: then the list heals.
-		instead = !cred.SoughtAt.IsZero() && !from.began.Before(cred.SoughtAt)
-		if !instead {
-			if cred.Revision > from.seen {
-				return false, nil
-			}
-			if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
-				return false, err
-			}
-		}
-		unsure = !authTime.IsZero() && cred.AuthorizedAt.Sub(authTime) > sameAuthorization
-		authTime = cred.AuthorizedAt
-	}
-	if unsure {
-		info, err := r.authorizerInfo(ctx, c, listed.AppID)
-		if err != nil && wechat.Judge(err) == wechat.Retry && from.insist {
+	case account.ListDated:
+		return r.dateListed(ctx, cred, at)
+	case account.ListOlder:
+		if old, err := r.longUnrenewed(ctx, key); err != nil || !old {
 			return false, err
 		}
-		if err != nil || info.RefreshToken == "" {
-			return false, nil // all others must not be listed again and again for the sake of this one
+		at = cred.AuthorizedAt
+	case account.ListInstead:
+		at = cred.AuthorizedAt
+	}
+	if compared == account.ListUnsure || at != its.At && cred.Unclear(its) {
+		told, err := r.profileToken(ctx, c, cred, from)
+		if err != nil || told == "" {
+			return false, err
 		}
-		if info.RefreshToken == cred.RefreshToken {
-			return false, nil
-		}
-		listed.RefreshToken = info.RefreshToken
+		its.RefreshToken = told
 	}
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err
 	}
-	if cred.RefreshToken != "" {
-		cred.RefreshTokenBefore = cred.RefreshToken
-	}
-	cred.RefreshToken, cred.AuthorizedAt, cred.RevokedAt = listed.RefreshToken, authTime, time.Time{}
-	cred.Authorizations++
-	tried := cred.Trouble
-	cred = released(cred)
-	if instead { // the ladder goes on: list and profile may name different ones, and WeChat refuse both
-		tried.RetryAt, tried.RefreshRefused = time.Time{}, false
-		cred.Trouble = tried
-	}
-	cred, err = r.store.Save(ctx, cred)
+	cred, err = r.store.Save(ctx, cred.Listed(its.RefreshToken, at, compared == account.ListInstead))
 	if errors.Is(err, store.ErrLost) {
 		return false, nil // something newer came in between
 	}
 	if err != nil {
 		return false, err
 	}
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, authorizedAt(authTime, cred.Ref)))
+	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(at, cred.Ref)))
 	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+}
+
+// profileToken returns the refresh token that an account's profile tells, "" if it is the one that is stored, or none can be had: all others
+// must not be listed again and again for the sake of this one.
+func (r *Refresher) profileToken(ctx context.Context, c *component, cred account.Credential, from reading) (string, error) {
+	info, err := r.authorizerInfo(ctx, c, cred.Key.Authorizer)
+	switch {
+	case err != nil && wechat.Judge(err) == wechat.Retry && from.insist:
+		return "", err
+	case err != nil || info.RefreshToken == cred.RefreshToken:
+		return "", nil
+	}
+	return info.RefreshToken, nil
 }
 
 // errStopping leaves what is not done to somebody else.
@@ -253,10 +237,10 @@ var errStopping = errors.New("this refresher is stopping")
 
 // unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited for as long as a claim lasts: whoever
 // claimed it for the exchange of a code may be gone, and the code with him, if NATS lost what came after.
-func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred store.Credential, err error) {
+func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred account.Credential, err error) {
 	for waited := time.Duration(0); ; waited += time.Second {
 		cred, err = r.store.Credential(ctx, key)
-		if err != nil || cred.RefreshToken != "" || !cred.ClaimedAt(r.now()) || waited > claimFor {
+		if err != nil || cred.RefreshToken != "" || !cred.ClaimedAt(r.now()) || waited > account.ClaimFor {
 			return cred, err
 		}
 		if r.stopping.Load() {
@@ -270,29 +254,20 @@ func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred store.
 	}
 }
 
-// sameAuthorization is how far WeChat's two times of one authorization may lie apart, that of the push and that of the list.
-const sameAuthorization = time.Minute
-
-// dateListed notes the time of an authorization of which the list is the first to tell it. A newer one that left the refresh token
-// as it was replaced the access token all the same: then the account is renewed, at once, whatever it was refused for before. So it is
-// when it is in trouble and nobody knows of which authorization.
-func (r *Refresher) dateListed(ctx context.Context, cred store.Credential, authTime time.Time) (added bool, err error) {
+// dateListed notes the time of an authorization of which the list is the first to tell it. Where it is another one than that stored, the account is
+// renewed at once.
+func (r *Refresher) dateListed(ctx context.Context, cred account.Credential, authTime time.Time) (added bool, err error) {
 	if !authTime.After(cred.AuthorizedAt) {
 		return false, nil
 	}
-	added = authTime.Sub(cred.AuthorizedAt) > sameAuthorization && (cred.Failures > 0 || !cred.AuthorizedAt.IsZero())
-	cred.AuthorizedAt = authTime
-	if added {
-		cred = released(cred)
-		cred.Authorizations++
-	}
+	cred, added = cred.DatedByList(authTime)
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
 			return false, nil // something newer came in between
 		}
 		return false, err
 	}
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, authorizedAt(authTime, cred.Ref)))
+	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(authTime, cred.Ref)))
 	if !added {
 		return false, nil
 	}

@@ -11,9 +11,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
-	"wxtoken/internal/store"
 	"wxtoken/wechatsim"
 )
 
@@ -198,7 +198,7 @@ func TestListKnowsLess(t *testing.T) {
 		r.asks(events.SubjectReconcile, `{"component":"`+appid+`"}`, nil)
 		r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") > before })
 		if got := r.credential(aliceKey); got.Revision != cred.Revision {
-			t.Errorf("the credential changed to %+v", got.RefreshTokenBefore)
+			t.Errorf("the credential changed, to revision %d", got.Revision)
 		}
 	}
 	if code := r.asks(events.SubjectReconcile, `{"component":"wxstranger"}`, nil); code != "404" {
@@ -308,12 +308,12 @@ func TestListOfAnAuthorizationWithoutTime(t *testing.T) {
 // given up before does not put that off.
 func TestListOfANewerAuthorizationWithTheSameRefreshToken(t *testing.T) {
 	t.Parallel()
-	for name, before := range map[string]func(c *store.Credential, now time.Time){
-		"all well": func(*store.Credential, time.Time) {},
-		"given up": func(c *store.Credential, now time.Time) {
+	for name, before := range map[string]func(c *account.Credential, now time.Time){
+		"all well": func(*account.Credential, time.Time) {},
+		"given up": func(c *account.Credential, now time.Time) {
 			c.Failures, c.Refusals, c.RetryAt = 5, 4, now.Add(6*time.Hour)
 		},
-		"given up, time not known": func(c *store.Credential, now time.Time) {
+		"given up, time not known": func(c *account.Credential, now time.Time) {
 			c.Failures, c.RetryAt, c.AuthorizedAt = 5, now.Add(6*time.Hour), time.Time{}
 		},
 	} {
@@ -348,7 +348,7 @@ func TestReconcileWaitsForAClaim(t *testing.T) {
 			r.ticket()
 			first := r.next(events.KindTicket)
 			r.must(r.sim.Authorize(appid, alice))
-			_, err := r.store.Save(t.Context(), store.Credential{Key: aliceKey, Claim: &store.Claim{By: "nobody", Until: r.clock.Now().Add(6 * time.Second)}})
+			_, err := r.store.Save(t.Context(), account.Credential{Key: aliceKey, Claim: &account.Claim{By: "nobody", Until: r.clock.Now().Add(6 * time.Second)}})
 			r.must(err)
 			p := r.start()
 			r.send(first)

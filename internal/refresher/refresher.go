@@ -22,6 +22,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
@@ -422,7 +423,7 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 		r.setStatus(ctx, key, func(s *wxtoken.Status) {
 			// Read once more: the first ticket may come in this moment.
 			if cred, err := r.store.Credential(ctx, key); err == nil && cred.Ticket == "" {
-				waitingForTicket(r.now())(s)
+				account.WaitingForTicket(r.now())(s)
 			}
 		})
 	}
@@ -435,7 +436,7 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 		var s wxtoken.Status
 		s, _, err = r.store.Status(ctx, key)
 		c.mu.Lock()
-		c.warned = doubted(s) // by somebody who has stopped since: it is for us to say that this has ended
+		c.warned = account.RefusalsAreDoubted(s) // by somebody who has stopped since: it is for us to say that this has ended
 		c.mu.Unlock()
 	}
 	if err != nil {

@@ -166,7 +166,7 @@ func TestRejectedByMany(t *testing.T) {
 	r.wantCalls(apiRefresh, 1)
 }
 
-// TestRejectedAllDay reports every token as soon as that is heard: after maxForced a day it is not, until the next day.
+// TestRejectedAllDay reports every token as soon as that is heard: after account.MaxForced a day it is not, until the next day.
 func TestRejectedAllDay(t *testing.T) {
 	r := newRig(t, options{sim: wechatsim.Config{TokenLife: 30 * 24 * time.Hour}})
 	r.authorize(alice)

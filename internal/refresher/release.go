@@ -21,7 +21,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if err != nil {
 		return err
 	}
-	if _, err := r.accountToken(key); !brought(cred, a.Code) && (err != nil || !m.Redelivered) {
+	if _, err := r.accountToken(key); !cred.Brought(digest(a.Code)) && (err != nil || !m.Redelivered) {
 		if err := r.code(ctx, c, a, m); err != nil {
 			return err
 		}

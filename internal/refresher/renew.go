@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -71,10 +72,10 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if err != nil {
 		return err
 	}
-	if cred.Revision == 0 && m.Deliveries >= sureAfter && r.knows(key) {
+	if cred.Missing(r.knows(key), m.Deliveries) {
 		return r.miss(ctx, c, cred, m)
 	}
-	if done, err := r.settled(ctx, c, cred, due, m); done || err != nil {
+	if done, err := r.settle(ctx, c, cred, due, m); done || err != nil {
 		return err
 	}
 	asked := due.Reason == events.ReasonAsked && !m.Redelivered // by the operator, who need not wait
@@ -91,7 +92,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// b. Claim.
 	if (!m.Redelivered || cred.Failures == 0) && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
-		cred = forced(cred, r.now())
+		cred = cred.WasForced(r.now())
 	}
 	if cred, err = r.claim(ctx, cred, m, "due"); err != nil {
 		return err
@@ -100,15 +101,13 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// c. Ask. Life is counted from before the request.
 	if cred.RefreshRefused {
-		cred.Claim = nil
-		return r.recover(ctx, c, cred, errRefused)
+		return r.recover(ctx, c, cred.GivenBack(), errRefused)
 	}
 	began := r.now()
 	grant, err := ask(ctx)
 	r.step("asked")
 	if wait, ok := events.After(err); ok { // the call was not made after all
-		cred.Claim = nil
-		if _, err := r.store.Save(ctx, cred); err != nil {
+		if _, err := r.store.Save(ctx, cred.GivenBack()); err != nil {
 			return events.Later(lostDelay, err)
 		}
 		return events.Later(wait, err)
@@ -120,9 +119,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// d. Judge.
 	if err != nil {
-		return r.failed(ctx, c, cred, err)
+		return r.fail(ctx, c, cred, err)
 	}
-	next := granted(cred, grant)
+	next := cred.Renewed(grant.RefreshToken)
 	token := r.tokenFrom(ctx, cred, next.Generation, grant, due.Reason, began)
 	r.step("judged")
 
@@ -139,31 +138,29 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	return nil
 }
 
-// settled deals with a wish that asks for no renewal, or for none yet; it reports false for any other.
-func (r *Refresher) settled(ctx context.Context, c *component, cred store.Credential, due events.Due, m events.Msg) (bool, error) {
+// settle deals with a due message that asks for no renewal, or for none yet; it reports false for any other.
+func (r *Refresher) settle(ctx context.Context, c *component, cred account.Credential, due events.Due, m events.Msg) (bool, error) {
 	key := due.Key
-	switch {
-	case due.Generation > cred.Generation && (cred.Renewable() || m.Deliveries < patience):
-		// Read too early, or a wish for the token after one that is being fetched.
+	switch cred.Wish(due.Generation, m.Deliveries) {
+	case account.WishTooEarly:
 		wait := claimedDelay
 		if m.Deliveries > 10 {
 			wait = heldDelay
 		}
 		return true, events.Later(wait, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
-	case !cred.Renewable() && m.Deliveries < sureAfter:
-		// So it was at the last look; but one of several servers may answer that is a moment behind, and whoever sent this
-		// message stored first what there is to renew.
+	case account.WishUncertain:
 		return true, events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
-	case !cred.RevokedAt.IsZero():
-		// Whoever stored that may have died before the status was written.
-		return true, r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, revoked(r.now(), nil)))
-	case unrenewable(cred):
+	case account.WishCancelled:
+		// The refresher that stored that may have died before the status was written.
+		return true, r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, account.Revoked(r.now(), nil)))
+	case account.WishSought:
 		return true, r.seek(ctx, c, cred)
-	case !cred.Renewable():
+	case account.WishNothing:
 		return true, nil
-	case due.Generation < cred.Generation:
-		return true, r.fulfilled(ctx, c, cred)
-	case derived(key) && !r.wanted(key):
+	case account.WishDone:
+		return true, r.fulfill(ctx, cred)
+	}
+	if account.Derived(key) && !r.wanted(key) {
 		sure, err := r.unwanted(ctx, key)
 		if err == nil && sure {
 			err = r.dropTicket(ctx, key)
@@ -180,7 +177,7 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 }
 
 // miss brings back a credential that was seen and is gone: no program removes one. A component's comes with the next ticket.
-func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credential, m events.Msg) error {
+func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
 	key := cred.Key
 	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
 		return events.Later(claimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
@@ -190,9 +187,9 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 	switch {
 	case key.Kind == wxtoken.KindComponent:
 		return events.Later(unknownFor(m), gone)
-	case derived(key):
-		account, _ := r.view.Get(owner(key))
-		return r.keep(ctx, key, account.Credential.Authorizations)
+	case account.Derived(key):
+		owner, _ := r.view.Get(account.Owner(key))
+		return r.keep(ctx, key, owner.Credential.Authorizations)
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if _, later := events.After(err); later { // it was not asked yet
@@ -204,25 +201,17 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred store.Credentia
 	}
 	switch {
 	case cause != nil && wechat.Judge(cause) == wechat.Revoked && c.guard.open(r.now()):
-		return r.cancelled(ctx, c, cred, r.now(), cause) // else it stays missing, rather than be stored with nothing to renew with
+		return r.cancel(ctx, cred.FoundCancelled(r.now()), cause) // else it stays missing, rather than be stored with nothing to renew with
 	case cause != nil, info.RefreshToken == "":
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
-	cred.RefreshToken = info.RefreshToken
-	cred.Authorizations++
-	if cred, err = r.store.Save(ctx, cred); errors.Is(err, store.ErrLost) {
+	if cred, err = r.store.Save(ctx, cred.Restored(info.RefreshToken)); errors.Is(err, store.ErrLost) {
 		return events.Later(lostDelay, err)
 	} else if err != nil {
 		return err
 	}
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
-
-// sureAfter is with which delivery it is believed that there is nothing to renew.
-const sureAfter = 3
-
-// patience is how often a wish is put off for an authorization that may never come.
-const patience = 100
 
 // unknownDelay is the wait for a component that isn't in the settings: it may be added.
 const unknownDelay = time.Minute
@@ -233,17 +222,8 @@ func unknownFor(m events.Msg) time.Duration {
 	return jittered(min(unknownDelay*time.Duration(max(m.Deliveries, 1)), time.Hour))
 }
 
-// forced counts a renewal that somebody asked for.
-func forced(cred store.Credential, now time.Time) store.Credential {
-	if today(cred.ForcedAt) != today(now) {
-		cred.Forced = 0
-	}
-	cred.Forced, cred.ForcedAt = cred.Forced+1, now.UTC()
-	return cred
-}
-
 // load reads a credential. It answers with Later for one that can't be used.
-func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (store.Credential, error) {
+func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (account.Credential, error) {
 	cred, err := r.store.Credential(ctx, key)
 	switch {
 	case errors.Is(err, store.ErrUnreadable):
@@ -261,35 +241,22 @@ func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (store.Credential
 	return cred, err
 }
 
-// claim takes the credential for message m. Somebody else's claim is respected, unless it was made
-// for the same message: that is delivered again only when its owner is no longer heard of.
-func (r *Refresher) claim(ctx context.Context, cred store.Credential, m events.Msg, stream string) (store.Credential, error) {
+// claim takes the credential for message m.
+func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events.Msg, stream string) (account.Credential, error) {
 	purpose := fmt.Sprintf("%s/%d", stream, m.Sequence)
-	if cred.ClaimedAt(r.now()) && !(m.Redelivered && cred.Claim.For == purpose) {
+	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
 		return cred, events.Later(claimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
-	if cred.Claim != nil {
-		cred = unsure(cred) // whoever made it is gone, and may have asked WeChat
-	}
-	cred.Claim = &store.Claim{By: r.id, For: purpose, Until: r.now().Add(claimFor).UTC()}
-	cred, err := r.store.Save(ctx, cred)
+	cred, err := r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
 	if errors.Is(err, store.ErrLost) {
 		return cred, events.Later(lostDelay, err)
 	}
 	return cred, err
 }
 
-// unsure notes that WeChat may have been asked since the claim was made, without an answer.
-func unsure(cred store.Credential) store.Credential {
-	if cred.UnsureSince.IsZero() {
-		cred.UnsureSince = cred.Claim.Until.Add(-claimFor)
-	}
-	return cred
-}
-
-// fulfilled ends a due message whose generation is past. A schedule that was replaced while it
+// fulfill ends a due message whose generation is past. A schedule that was replaced while it
 // fired is lost; this message is the only sign of that, so the current one is published again.
-func (r *Refresher) fulfilled(ctx context.Context, c *component, cred store.Credential) error {
+func (r *Refresher) fulfill(ctx context.Context, cred account.Credential) error {
 	token, ok, err := r.store.Token(ctx, cred.Key)
 	if err != nil || !ok {
 		return err
@@ -302,7 +269,7 @@ func (r *Refresher) fulfilled(ctx context.Context, c *component, cred store.Cred
 	}
 	r.metrics.rescheduled.Inc()
 	if cred.Failures == 0 { // else the next renewal was tried already, and its failure is the newer news
-		r.setStatus(ctx, cred.Key, active(r.now()))
+		r.setStatus(ctx, cred.Key, account.Active(r.now()))
 	}
 	return nil
 }
@@ -311,7 +278,7 @@ func (r *Refresher) fulfilled(ctx context.Context, c *component, cred store.Cred
 type ask func(ctx context.Context) (wechat.Grant, error)
 
 // prepareAsk returns the call that gets the next token, when it is its turn.
-func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Credential) (ask, error) {
+func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred account.Credential) (ask, error) {
 	if cred.Key.Kind == wxtoken.KindComponent {
 		if err := r.pass(ctx, c, wechat.APIComponentToken); err != nil {
 			return nil, err
@@ -323,7 +290,7 @@ func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred store.Cre
 			return grant, err
 		}, nil
 	}
-	if derived(cred.Key) {
+	if account.Derived(cred.Key) {
 		return r.prepareTicket(ctx, c, cred.Key)
 	}
 	if _, err := r.componentToken(c); err != nil {
@@ -358,62 +325,43 @@ func (r *Refresher) withComponentToken(ctx context.Context, c *component, api we
 	return err
 }
 
-// granted returns the credential after a good answer. An empty refresh token never replaces one.
-func granted(cred store.Credential, g wechat.Grant) store.Credential {
-	if g.RefreshToken != "" && g.RefreshToken != cred.RefreshToken && cred.Key.Kind == wxtoken.KindAuthorizer {
-		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, g.RefreshToken
-	}
-	cred.Generation++
-	cred.Anew = false
-	return released(cred)
-}
-
 // tokenFrom returns the token of a grant, which follows that of cred.
-func (r *Refresher) tokenFrom(ctx context.Context, cred store.Credential, generation uint64, grant wechat.Grant, reason string, began time.Time) wxtoken.Token {
+func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, generation uint64, grant wechat.Grant, reason string, began time.Time) wxtoken.Token {
 	key := cred.Key
 	var old wxtoken.Token
 	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is the same until its end.
-	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, reason) || derived(key) {
+	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, reason) || account.Derived(key) {
 		var err error
 		if old, _, err = r.store.Token(ctx, key); err != nil {
 			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
 		}
-		if old.Generation != cred.Generation && !derived(key) {
+		if old.Generation != cred.Generation && !account.Derived(key) {
 			old = wxtoken.Token{} // read from a server that is a moment behind: not the previous one
 		}
 	}
-	if !derived(key) {
-		return nextToken(old, key, generation, grant.AccessToken, began, grant.ExpiresIn, r.cfg.RenewFraction)
+	g := account.Grant{
+		Key: key, Generation: generation, Value: grant.AccessToken, Asked: began, Life: grant.ExpiresIn,
+		Fraction: r.cfg.RenewFraction, Jitter: rand.Float64(), UnsureSince: cred.UnsureSince,
 	}
-	since := began
-	if !cred.UnsureSince.IsZero() {
-		since = cred.UnsureSince // WeChat may have made it for a call whose answer was lost, and gives it again
-	}
-	return nextTicket(old, key, generation, grant.AccessToken, since, began, grant.ExpiresIn, r.cfg.RenewFraction)
-}
-
-// released returns the credential as it is when nobody is at it and all is well.
-func released(cred store.Credential) store.Credential {
-	cred.Claim, cred.Trouble = nil, store.Trouble{}
-	return cred
+	return g.Token(old)
 }
 
 // renewed says that a token was stored.
-func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, before store.Credential, reason string, asked time.Time) {
+func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, before account.Credential, reason string, asked time.Time) {
 	log := r.log.Info().Stringer("key", t.Key).Uint64("generation", t.Generation).Str("reason", reason).
 		Dur("duration", r.now().Sub(asked)).Time("renew_at", t.RenewAt).Time("expires_at", t.ExpiresAt)
 	if before.Failures > 0 {
 		log = log.Int("attempt", before.Failures+1)
 	}
 	log.Msg("token renewed")
-	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), known(before), active(r.now()))
+	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), account.Known(before), account.Active(r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.deriveFrom(ctx, before)
 	}
 }
 
 // setStatusAndProfile changes the status of key, and fetches the profile of an account that has none.
-func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key wxtoken.Key, changes ...statusChange) {
+func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key wxtoken.Key, changes ...account.Change) {
 	unknown := false
 	r.setStatus(ctx, key, append(changes, func(s *wxtoken.Status) {
 		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
@@ -443,56 +391,32 @@ func (r *Refresher) uncommitted(ctx context.Context, key wxtoken.Key, err error)
 	return r.store.MakeDue(ctx, due, "")
 }
 
-// failed deals with a renewal that WeChat did not answer with a token: it stores when to try again,
-// gives the claim back and says so.
-func (r *Refresher) failed(ctx context.Context, c *component, cred store.Credential, err error) error {
-	verdict := wechat.Judge(err)
-	now := r.now()
-	if unanswered(err) {
-		cred = unsure(cred)
-	}
-	cred.Claim = nil
-	if cred.Failures == 0 || !c.seemsAway() {
-		cred.Failures++ // a probe that failed says nothing about this key: its ladder waits for WeChat
-	}
-	wait := r.retryDelay(cred)
-	change := stillFailing(now, cred, err)
-	switch verdict {
-	case wechat.Retry, wechat.RenewComponentToken, wechat.RenewAccountToken:
-	case wechat.SlowDown:
-		wait = jittered(slowDown)
-	case wechat.QuotaGone:
-		// The gate knows how long, and may open any time; and it is the component that is in trouble, and its status says so.
-		wait, change = heldDelay, nil
-		if errAPI(err).OfAccount() {
-			wait, change = quotaBack(now).Sub(now), failing(now, cred.Failures, err)
-		}
-	case wechat.WaitForTicket:
-		wait = retryAfter[len(retryAfter)-1]
-		change = ticketRefused(now, cred.Failures, err)
-		r.askPush(ctx, c)
-	case wechat.CodeSpent, wechat.Operator:
-		wait = retryAfter[len(retryAfter)-1]
-		if change = nil; cred.Key.Kind == wxtoken.KindComponent {
-			change = troubled(wxtoken.StateOperator, "OperatorNeeded", now, cred.Failures, err)
-		}
-		if ofAccount(err) || derived(cred.Key) { // what a ticket's call meets does not stand in the component's status
-			wait, change = askAgainAfter[min(cred.Failures, len(askAgainAfter))-1], operator(now, err)
-			if derived(cred.Key) && cred.Failures > len(askAgainAfter) {
-				wait = giveUpDelay // not every account may have such a ticket
-			}
-		}
-	case wechat.RecoverRefreshToken:
+// fail deals with a renewal that WeChat did not answer with a token: it stores when to try again, gives the claim back and says so.
+func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credential, err error) error {
+	cred, next := cred.Failed(r.failure(c, cred.Key, err))
+	switch next.Do {
+	case account.DoAskProfile:
 		return r.recover(ctx, c, cred, err)
-	case wechat.Revoked:
-		return r.cancelled(ctx, c, cred, now, err)
+	case account.DoCancel:
+		return r.foundCancelled(ctx, c, cred, err)
+	case account.DoAskPush:
+		r.askPush(ctx, c)
 	}
-	return r.tryAgain(ctx, cred, wait, change, err)
+	return r.tryAgain(ctx, cred, next, err)
+}
+
+// failure tells what is known about an answer of WeChat's that is no token.
+func (r *Refresher) failure(c *component, key wxtoken.Key, err error) account.Failure {
+	e, _ := r.view.Get(key)
+	f := account.Failure{Err: err, Now: r.now(), Dies: e.Token.ExpiresAt, Jitter: rand.Float64()}
+	if c.seemsAway() {
+		f.Away = probeEvery
+	}
+	return f
 }
 
 // tryAgain stores that cred failed and when it may be tried again, and answers with Later.
-func (r *Refresher) tryAgain(ctx context.Context, cred store.Credential, wait time.Duration, change statusChange, cause error) error {
-	cred.RetryAt = r.now().Add(wait).UTC()
+func (r *Refresher) tryAgain(ctx context.Context, cred account.Credential, next account.Next, cause error) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
 			return events.Later(lostDelay, err)
@@ -500,31 +424,20 @@ func (r *Refresher) tryAgain(ctx context.Context, cred store.Credential, wait ti
 		return err
 	}
 	r.askList(ctx, cred)
-	r.log.Warn().Err(cause).Stringer("key", cred.Key).Int("attempt", cred.Failures).Dur("delay", wait).Msg("renewal delayed")
-	if change != nil {
+	r.log.Warn().Err(cause).Stringer("key", cred.Key).Int("attempt", cred.Failures).Dur("delay", next.Wait).Msg("renewal delayed")
+	if change := r.changeFor(ctx, cred, next, cause); change != nil {
 		r.setStatus(ctx, cred.Key, change)
 	}
-	return events.Later(wait, cause)
+	return events.Later(next.Wait, cause)
 }
 
-// retryDelay returns how long to wait after the failure that cred counts.
-func (r *Refresher) retryDelay(cred store.Credential) time.Duration {
-	e, _ := r.view.Get(cred.Key)
-	dies := e.Token.ExpiresAt
-	if replaced := cred.UnsureSince.Add(overlap); !cred.UnsureSince.IsZero() && replaced.Before(dies) {
-		dies = replaced
+// changeFor returns what the status says of what follows. Where only the merchant can help that is a link for a new authorization.
+func (r *Refresher) changeFor(ctx context.Context, cred account.Credential, next account.Next, cause error) account.Change {
+	if next.Merchant == "" {
+		return next.Status
 	}
-	wait := backoff(cred.Failures, dies.Sub(r.now()), rand.Float64())
-	if c, ok := r.component(cred.Key.Component); ok && c.seemsAway() {
-		wait = min(wait, probeEvery) // one call at a time is made for all keys: none needs to hold back more
-	}
-	return wait
-}
-
-// unanswered reports whether a call may have been executed although it brought nothing.
-func unanswered(err error) bool {
-	var e *wechat.Error
-	return errors.As(err, &e) && e.Code == 0
+	r.log.Error().Err(cause).Stringer("key", cred.Key).Msg("authorization needed")
+	return account.NeedsAuthorization(r.now(), cred.Failures, next.Merchant, cause, r.reauthorizeURL(ctx, cred))
 }
 
 // errAPI returns the API that an error of the client is about.

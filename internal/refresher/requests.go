@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
@@ -320,26 +321,19 @@ func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Ve
 	return v, nil
 }
 
-// replace has the token t of a key replaced before its time, once however many ask for it, not within the
-// cool-down after the last renewal, and not more than maxForced times a day.
+// replace has the token t of a key replaced before its time, where the account lets it.
 func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string) (wxtoken.Outcome, error) {
 	cred, err := r.store.Credential(ctx, t.Key)
 	if err != nil {
 		return "", err
 	}
-	now := r.now()
+	outcome, underWay := cred.Replaceable(t, reason != events.ReasonRefused, r.now())
 	switch {
-	case !cred.Renewable():
-		return wxtoken.RejectUnknownKey, nil
-	case cred.Generation > t.Generation:
-		return wxtoken.RejectAlreadyRenewed, nil
-	case cred.ClaimedAt(now) || cred.Failures > 0 && reason == events.ReasonRefused:
-		return wxtoken.RejectRenewing, nil
-	case min(now.Sub(t.ObtainedAt), now.Sub(cred.ForcedAt)) < cooldown(t.ExpiresAt.Sub(t.ObtainedAt)):
-		return wxtoken.RejectTooSoon, nil
-	case today(cred.ForcedAt) == today(now) && cred.Forced >= maxForced:
+	case outcome == wxtoken.RejectTooSoon && cred.ForcedOften(r.now()):
 		r.log.Warn().Stringer("key", t.Key).Int("renewals", cred.Forced).Msg("too many renewals asked for today")
-		return wxtoken.RejectTooSoon, nil
+		return outcome, nil
+	case outcome != wxtoken.RejectRenewing || underWay:
+		return outcome, nil
 	}
 	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
 	// The revision stands in the id, so that who asks again after a failure is heard again.
@@ -411,7 +405,7 @@ func (r *Refresher) notYet(key wxtoken.Key, patience time.Duration) error {
 	switch {
 	case key.Kind == wxtoken.KindComponent:
 		api = wechat.APIComponentToken
-	case derived(key):
+	case account.Derived(key):
 		api = wechat.APIGetTicket
 	}
 	if until, _ := c.closed(api, r.now()); patience > 0 && until.Sub(r.now()) < patience {

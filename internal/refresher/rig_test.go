@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/logtest"
@@ -419,7 +420,7 @@ func (r *rig) token(key wxtoken.Key) wxtoken.Token {
 	return t
 }
 
-func (r *rig) credential(key wxtoken.Key) store.Credential {
+func (r *rig) credential(key wxtoken.Key) account.Credential {
 	r.Helper()
 	c, err := r.store.Credential(r.Context(), key)
 	r.must(err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 )
@@ -38,7 +39,7 @@ func (r *Refresher) notOpened(ctx context.Context, m events.Msg, err error) erro
 	err = fmt.Errorf("%w (%s): it is kept; put the seed that belongs to ingest's --seal-key into --seal-key-file, or give ingest the public key that belongs to the seed here (%s)",
 		err, cmp.Or(m.Header.Get(seal.HeaderFor), "no key named"), cmp.Or(r.seal.Public(), "none"))
 	if _, ours := r.component(component); ours && !over {
-		r.setStatus(ctx, key, unopened(r.now(), err))
+		r.setStatus(ctx, key, account.Unopened(r.now(), err))
 	}
 	if m.Deliveries > unopenedTries {
 		return events.Never(err)

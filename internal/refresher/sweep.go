@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -66,7 +67,7 @@ const (
 	// the server takes to make the due messages of what is overdue.
 	returnedGrace = 2 * time.Second
 	// returnedLooks is how often it is looked: for longer than a claim, which somebody may have left behind.
-	returnedLooks = int(claimFor/returnedGrace) + 2
+	returnedLooks = int(account.ClaimFor/returnedGrace) + 2
 	// sweptAgain is after how many times the grace a key that the sweep made due, and that is still overdue, is made due once more.
 	sweptAgain = 5
 )
@@ -89,7 +90,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 		}
 		unlisted[c] = unlisted[c] || r.unlisted(c, key, e, now)
 		switch {
-		case !overdue(e, now, grace) || r.held(c, key) > 0:
+		case !e.Credential.Overdue(e.Token, now, grace) || r.held(c, key) > 0:
 		case grace < r.cfg.SweepEvery && r.working(key): // it waits for its turn
 		case r.awaitsList(c, key, e, now):
 			r.wantList(ctx, c, now)
@@ -162,33 +163,15 @@ func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.En
 	if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
 		return
 	}
-	if err := r.writeStatus(ctx, key, expired(now)); err != nil {
+	if err := r.writeStatus(ctx, key, account.Expired(now)); err != nil {
 		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
 		return
 	}
 	r.dead[key] = e.Token.Generation
 	// The view may lag: should the next token have come meanwhile, that is the newer news.
 	if t, ok, err := r.store.Token(ctx, key); err == nil && ok && now.Before(t.ExpiresAt) {
-		r.setStatus(ctx, key, active(now))
+		r.setStatus(ctx, key, account.Active(now))
 	}
-}
-
-// overdue reports whether a key should have been renewed longer than grace ago.
-func overdue(e store.Entry, now time.Time, grace time.Duration) bool {
-	if !e.Credential.Renewable() && !unrenewable(e.Credential) || e.Credential.ClaimedAt(now) {
-		return false
-	}
-	latest := e.Token.RenewAt
-	if refused := e.Credential.Refused; refused != nil && refused.Generation >= e.Token.Generation {
-		latest = refused.At // it is no good any more
-	}
-	if e.Credential.Anew {
-		latest = time.Time{}
-	}
-	if e.Credential.RetryAt.After(latest) {
-		latest = e.Credential.RetryAt
-	}
-	return now.After(latest.Add(grace))
 }
 
 // held returns how long a renewal of key would have to wait for something that concerns all keys of its
@@ -200,8 +183,8 @@ func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
 	if key.Kind == wxtoken.KindComponent {
 		return min(c.held(wechat.APIComponentToken, r.now()), longest)
 	}
-	if derived(key) {
-		if _, err := r.accountToken(owner(key)); err != nil && r.wanted(key) {
+	if account.Derived(key) {
+		if _, err := r.accountToken(account.Owner(key)); err != nil && r.wanted(key) {
 			return r.heldDelay()
 		}
 		return min(c.held(wechat.APIGetTicket, r.now()), longest)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -49,7 +50,6 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	if cred.ClaimedAt(r.now()) {
 		return events.Later(claimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
 	}
-	cred.Ticket, cred.TicketCreatedAt, cred.TicketReceivedAt = a.Ticket, created.UTC(), a.ReceivedAt.UTC()
 	token, ok, err := r.store.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return err
@@ -57,11 +57,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	if ok && token.Generation < cred.Generation {
 		return events.Later(lostDelay, fmt.Errorf("store ticket: the token of %s was read from a server that is a moment behind", key))
 	}
-	needed := !ok || !r.now().Before(token.ExpiresAt) || cred.Failures > 0
-	cred.Generation = max(cred.Generation, token.Generation)
-	if needed {
-		cred.RetryAt = time.Time{}
-	}
+	cred, needed := cred.TicketReceived(a.Ticket, created, a.ReceivedAt, token, r.now())
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
 			return events.Later(lostDelay, err)
@@ -72,7 +68,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		c.knowTicket(created)
 	}
 	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
-	r.setStatus(ctx, key, ticketReceived(r.now(), a.ReceivedAt, !needed))
+	r.setStatus(ctx, key, account.TicketReceived(r.now(), a.ReceivedAt, !needed))
 	if !needed {
 		return nil
 	}
@@ -92,7 +88,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 		return
 	}
 	r.askPush(ctx, c)
-	reason, message, unusable := "NoTicket", noTicketYet, true
+	reason, message, unusable := "NoTicket", account.NoTicketYet, true
 	if !received.IsZero() {
 		reason = "TicketLate"
 		message = fmt.Sprintf("the last component_verify_ticket came at %s: WeChat pushes one every 10 minutes, and was asked to", received.Format(time.RFC3339))
@@ -103,7 +99,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 	if c.late == reason {
 		return
 	}
-	if err := r.writeStatus(ctx, wxtoken.ComponentKey(c.appid), ticketLate(now, reason, message, unusable)); err != nil {
+	if err := r.writeStatus(ctx, wxtoken.ComponentKey(c.appid), account.TicketLate(now, reason, message, unusable)); err != nil {
 		r.log.Warn().Err(err).Str("component", c.appid).Msg("status not written")
 		return
 	}

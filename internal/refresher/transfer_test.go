@@ -15,6 +15,7 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
+	"wxtoken/internal/transfer"
 	"wxtoken/internal/wechat"
 	"wxtoken/wechatsim"
 )
@@ -22,7 +23,7 @@ import (
 // imports imports lines and returns the fates, such as "new:1 same:2".
 func (r *rig) imports(apply bool, lines ...string) string {
 	r.Helper()
-	report, err := refresher.Import(r.Context(), r.store, r.clock.Now, strings.NewReader(strings.Join(lines, "\n")), []string{appid}, apply)
+	report, err := transfer.Import(r.Context(), r.store, r.clock.Now, strings.NewReader(strings.Join(lines, "\n")), []string{appid}, apply)
 	r.must(err)
 	if report.Applied != apply || report.Lines != len(lines) {
 		r.Errorf("report %+v", report)
@@ -47,7 +48,7 @@ func (r *rig) exported() (text string, n int) {
 	r.must(err)
 	r.Cleanup(wait) // its context ends before the cleanups
 	var out bytes.Buffer
-	n, err = refresher.Export(r.Context(), view, &out)
+	n, err = transfer.Export(r.Context(), view, &out)
 	r.must(err)
 	return out.String(), n
 }
@@ -80,7 +81,7 @@ func TestImportFates(t *testing.T) {
 		t.Error("a dry run changed something")
 	}
 	// A faulty line: nothing is taken over, not even the good ones.
-	_, err := refresher.Import(t.Context(), r.store, r.clock.Now, strings.NewReader(
+	_, err := transfer.Import(t.Context(), r.store, r.clock.Now, strings.NewReader(
 		lineOf(alice, "refreshtoken@@@newer", after)+"\nSEKRET\n"), []string{appid}, true)
 	if err == nil || !strings.Contains(err.Error(), "line 2") || strings.Contains(err.Error(), "SEKRET") || r.credential(aliceKey).Revision != cred.Revision {
 		t.Errorf("a faulty line: %v", err)

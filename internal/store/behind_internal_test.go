@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 )
@@ -58,7 +59,7 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 				s.take(view, m, meta.Sequence.Stream)
 			}
 		}
-		cred := Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}
+		cred := account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}
 		if cred, err = s.Save(t.Context(), cred); err != nil {
 			t.Fatal(err)
 		}

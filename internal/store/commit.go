@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 )
 
@@ -25,14 +26,14 @@ const (
 
 // commit is a set of messages that are stored together or not at all. The first is the credential.
 type commit struct {
-	credential Credential
+	credential account.Credential
 	msgs       []*nats.Msg
 	done       chan error // buffered; nil = stored
 	revision   uint64
 }
 
 // commit hands messages to the committer and waits for its word.
-func (s *Store) commit(ctx context.Context, c Credential, msgs ...*nats.Msg) (Credential, error) {
+func (s *Store) commit(ctx context.Context, c account.Credential, msgs ...*nats.Msg) (account.Credential, error) {
 	wanted := &commit{credential: c, msgs: msgs, done: make(chan error, 1)}
 	select {
 	case s.commits <- wanted:

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 )
 
@@ -42,8 +43,8 @@ type Connect struct {
 	EndedAt    time.Time `json:"ended_at,omitzero"` // when State became final
 	Reason     string    `json:"reason,omitempty"`
 
-	Claim   *Claim    `json:"claim,omitempty"`   // set while one of the authorization's codes is being exchanged
-	SpentAt time.Time `json:"spent_at,omitzero"` // when the code of CodeDigest was first found spent, and not by us as far as is known
+	Claim   *account.Claim `json:"claim,omitempty"`   // set while one of the authorization's codes is being exchanged
+	SpentAt time.Time      `json:"spent_at,omitzero"` // when the code of CodeDigest was first found spent, and not by us as far as is known
 
 	Revision uint64 `json:"-"`
 }

@@ -7,17 +7,18 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 )
 
 // FuzzCredential reads any record: what can be read is written and read again as the same.
 func FuzzCredential(f *testing.F) {
 	key := wxtoken.AuthorizerKey("wxc", "wxa")
-	full := Credential{
+	full := account.Credential{
 		Key: key, Generation: 7, Ticket: "t", TicketCreatedAt: time.Unix(1, 0).UTC(), TicketReceivedAt: time.Unix(2, 0).UTC(),
-		RefreshToken: "r", RefreshTokenBefore: "b", AuthorizedAt: time.Unix(3, 0).UTC(), CodeDigest: "d", Ref: "ref", RevokedAt: time.Unix(4, 0).UTC(),
-		Claim: &Claim{By: "me", For: "due/1", Until: time.Unix(5, 0).UTC()}, Trouble: Trouble{Failures: 1, Refusals: 2, RetryAt: time.Unix(6, 0).UTC()}, Commit: "c",
+		RefreshToken: "r", AuthorizedAt: time.Unix(3, 0).UTC(), CodeDigest: "d", Ref: "ref", RevokedAt: time.Unix(4, 0).UTC(),
+		Claim: &account.Claim{By: "me", For: "due/1", Until: time.Unix(5, 0).UTC()}, Trouble: account.Trouble{Failures: 1, Refusals: 2, RetryAt: time.Unix(6, 0).UTC()}, Commit: "c",
 	}
-	record, err := full.encode()
+	record, err := encodeCredential(full)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -30,7 +31,7 @@ func FuzzCredential(f *testing.F) {
 			if !errors.Is(err, ErrUnreadable) && !errors.Is(err, ErrNewer) {
 				t.Fatalf("an error of another kind: %v", err)
 			}
-			if c != (Credential{}) {
+			if c != (account.Credential{}) {
 				t.Error("something came with the error")
 			}
 			return
@@ -38,7 +39,7 @@ func FuzzCredential(f *testing.F) {
 		if c.Key != key || c.Version > recordVersion {
 			t.Fatalf("read as the record of %s, version %d", c.Key, c.Version)
 		}
-		again, err := c.encode()
+		again, err := encodeCredential(c)
 		if err != nil {
 			t.Fatalf("what was read can't be written: %v", err)
 		}
@@ -46,7 +47,7 @@ func FuzzCredential(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what was written can't be read: %v", err)
 		}
-		third, err := c2.encode()
+		third, err := encodeCredential(c2)
 		if err != nil || !bytes.Equal(again, third) {
 			t.Errorf("not the same once more: %v", err)
 		}
@@ -75,26 +76,6 @@ func TestCredentialRecord(t *testing.T) {
 		}
 		if err != nil && bytes.Contains([]byte(err.Error()), []byte("SEKRET")) {
 			t.Errorf("%s: the error shows the record: %v", row.record, err)
-		}
-	}
-}
-
-func TestRenewable(t *testing.T) {
-	t.Parallel()
-	account, component := wxtoken.AuthorizerKey("wxc", "wxa"), wxtoken.ComponentKey("wxc")
-	for _, row := range []struct {
-		name string
-		c    Credential
-		want bool
-	}{
-		{"account with a refresh token", Credential{Key: account, RefreshToken: "r"}, true},
-		{"account without", Credential{Key: account, Ticket: "t"}, false},
-		{"account revoked", Credential{Key: account, RefreshToken: "r", RevokedAt: time.Unix(1, 0)}, false},
-		{"component with a ticket", Credential{Key: component, Ticket: "t"}, true},
-		{"component without", Credential{Key: component, RefreshToken: "r"}, false},
-	} {
-		if row.c.Renewable() != row.want {
-			t.Errorf("%s: %t", row.name, !row.want)
 		}
 	}
 }

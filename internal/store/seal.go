@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 )
@@ -40,10 +41,10 @@ func shown(public string) string {
 }
 
 // credential opens and reads the credential of key.
-func (s *Store) credential(key wxtoken.Key, subject string, h nats.Header, data []byte) (Credential, error) {
+func (s *Store) credential(key wxtoken.Key, subject string, h nats.Header, data []byte) (account.Credential, error) {
 	data, err := s.open(subject, h, data)
 	if err != nil {
-		return Credential{Key: key}, err
+		return account.Credential{Key: key}, err
 	}
 	c, err := decodeCredential(key, data)
 	c.Key = key

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
@@ -88,7 +89,7 @@ func (r *rig) fill(s *store.Store) {
 	now := time.Now()
 	_, err := s.Commit(r.Context(), credential(key, 1), token(key, 1))
 	r.must(err)
-	_, err = s.Save(r.Context(), store.Credential{Key: wxtoken.ComponentKey("wxc"), Ticket: "refresh-ticket"})
+	_, err = s.Save(r.Context(), account.Credential{Key: wxtoken.ComponentKey("wxc"), Ticket: "refresh-ticket"})
 	r.must(err)
 	link, err := s.SaveConnect(r.Context(), store.Connect{ID: linkID, Component: "wxc", Secret: "refresh-secret", ExpiresAt: now.Add(time.Hour), PreAuthCode: "code", PreAuthExpiresAt: now.Add(time.Hour)}, now)
 	r.must(err)
@@ -204,7 +205,7 @@ func TestReseal(t *testing.T) {
 	promoted := r.sealed(second, first)
 	c, err := promoted.Credential(t.Context(), key)
 	r.must(err)
-	c.Claim = &store.Claim{By: "somebody", For: "x", Until: time.Now().Add(time.Hour)}
+	c.Claim = &account.Claim{By: "somebody", For: "x", Until: time.Now().Add(time.Hour)}
 	c, err = s.Save(t.Context(), c) // one that still has the old key is at it
 	r.must(err)
 	reseal(promoted, filled-1, 1)

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 )
@@ -117,10 +118,10 @@ func (s *Store) Holds(ctx context.Context, key wxtoken.Key) (bool, error) {
 
 // Credential returns the credential of key; one with Revision 0 when none is stored. With
 // ErrUnreadable it returns an empty one that has the Revision, so that it can be replaced.
-func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (Credential, error) {
+func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (account.Credential, error) {
 	m, err := s.last(ctx, events.CredentialSubject(key))
 	if err != nil || m == nil {
-		return Credential{Key: key}, err
+		return account.Credential{Key: key}, err
 	}
 	c, err := s.credential(key, m.Subject, m.Header, m.Data)
 	c.Revision = m.Sequence
@@ -148,7 +149,7 @@ func deletes(h nats.Header) bool {
 
 // Save stores a credential alone and returns it with its new revision. It returns ErrLost when
 // the stored one is no longer the one that c was made from.
-func (s *Store) Save(ctx context.Context, c Credential) (Credential, error) {
+func (s *Store) Save(ctx context.Context, c account.Credential) (account.Credential, error) {
 	m, err := s.credentialMsg(c)
 	if err != nil {
 		return c, err
@@ -172,7 +173,7 @@ func (s *Store) stored(sequence uint64) {
 
 // Commit stores a renewal: credential, token and next schedule, all of it or nothing. It returns
 // ErrLost when the credential changed since c was loaded, and c with its new revision otherwise.
-func (s *Store) Commit(ctx context.Context, c Credential, t wxtoken.Token) (Credential, error) {
+func (s *Store) Commit(ctx context.Context, c account.Credential, t wxtoken.Token) (account.Credential, error) {
 	c.Commit = nuid.Next()
 	record, err := s.credentialMsg(c)
 	if err != nil {
@@ -193,7 +194,7 @@ func (s *Store) Commit(ctx context.Context, c Credential, t wxtoken.Token) (Cred
 
 // Revoke stores a credential whose authorization is over, removes the token, and ends the
 // schedule: all of it or nothing. It returns ErrLost as Commit does.
-func (s *Store) Revoke(ctx context.Context, c Credential) (Credential, error) {
+func (s *Store) Revoke(ctx context.Context, c account.Credential) (account.Credential, error) {
 	c.Commit = nuid.Next()
 	record, err := s.credentialMsg(c)
 	if err != nil {
@@ -205,8 +206,8 @@ func (s *Store) Revoke(ctx context.Context, c Credential) (Credential, error) {
 	return s.commit(ctx, c, record, token)
 }
 
-func (s *Store) credentialMsg(c Credential) (*nats.Msg, error) {
-	data, err := c.encode()
+func (s *Store) credentialMsg(c account.Credential) (*nats.Msg, error) {
+	data, err := encodeCredential(c)
 	if err != nil {
 		return nil, err
 	}

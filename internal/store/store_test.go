@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
@@ -132,8 +133,8 @@ func token(k wxtoken.Key, generation uint64) wxtoken.Token {
 }
 
 // credential returns a credential of k that isn't stored yet.
-func credential(k wxtoken.Key, generation uint64) store.Credential {
-	return store.Credential{Key: k, Generation: generation, RefreshToken: "refresh"}
+func credential(k wxtoken.Key, generation uint64) account.Credential {
+	return account.Credential{Key: k, Generation: generation, RefreshToken: "refresh"}
 }
 
 func TestSave(t *testing.T) {
@@ -148,7 +149,7 @@ func TestSave(t *testing.T) {
 	second.RefreshToken = "second"
 	second, err = r.store.Save(t.Context(), second)
 	r.must(err)
-	for _, stale := range []store.Credential{first, none, {Key: key, Revision: second.Revision + 1}} {
+	for _, stale := range []account.Credential{first, none, {Key: key, Revision: second.Revision + 1}} {
 		stale.RefreshToken = "stale"
 		if _, err := r.store.Save(t.Context(), stale); !errors.Is(err, store.ErrLost) {
 			t.Errorf("save at revision %d: %v", stale.Revision, err)

@@ -13,12 +13,13 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 )
 
 // Entry is what a View knows about a key.
 type Entry struct {
-	Credential Credential
+	Credential account.Credential
 	Token      wxtoken.Token // zero when the bucket has none
 	SealedFor  string        // public key for which the credential is sealed; "" in the clear
 }
@@ -247,7 +248,7 @@ const (
 // take puts one message into the view.
 func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
 	key, isCredential := events.CredentialKey(m.Subject())
-	var c Credential
+	var c account.Credential
 	if isCredential {
 		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
 		c, _ = s.credential(key, m.Subject(), m.Headers(), m.Data())

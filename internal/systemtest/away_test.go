@@ -37,7 +37,7 @@ func TestThreeDaysAway(t *testing.T) {
 			t.Helper()
 			began := time.Now()
 			for n := 0; n < accounts; {
-				err := w.accepted(account(n))
+				err := w.accepted(appidOf(n))
 				if err == nil {
 					n++
 					continue
@@ -52,7 +52,7 @@ func TestThreeDaysAway(t *testing.T) {
 		first := w.start()
 		time.Sleep(15 * time.Minute) // a ticket came
 		for i := range accounts {
-			if err := w.sim.Authorize(testAppID, account(i)); err != nil {
+			if err := w.sim.Authorize(testAppID, appidOf(i)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/store"
@@ -50,7 +51,7 @@ func BenchmarkRenewals(b *testing.B) {
 				})
 			}
 			for i := range b.N {
-				if err := w.sim.Authorize(testAppID, account(i)); err != nil {
+				if err := w.sim.Authorize(testAppID, appidOf(i)); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -67,7 +68,7 @@ func BenchmarkRenewals(b *testing.B) {
 			})
 			b.ResetTimer()
 			for i := range b.N {
-				m, err := events.DueMsg(events.Due{Key: wxtoken.AuthorizerKey(testAppID, account(i)), Generation: 1, Reason: events.ReasonScheduled})
+				m, err := events.DueMsg(events.Due{Key: wxtoken.AuthorizerKey(testAppID, appidOf(i)), Generation: 1, Reason: events.ReasonScheduled})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -109,8 +110,8 @@ func BenchmarkUpdated(b *testing.B) {
 	if err := w.reader().Flush(); err != nil {
 		b.Fatal(err)
 	}
-	key := wxtoken.AuthorizerKey(testAppID, account(1))
-	cred := store.Credential{Key: key, RefreshToken: "refreshtoken@@@x"}
+	key := wxtoken.AuthorizerKey(testAppID, appidOf(1))
+	cred := account.Credential{Key: key, RefreshToken: "refreshtoken@@@x"}
 	var commit, news []time.Duration
 	for b.Loop() {
 		cred.Generation++
@@ -153,7 +154,7 @@ func BenchmarkRecovery(b *testing.B) {
 				w.sim.DropPushes("authorized", row.accounts)
 				for i := range row.accounts {
 					ago.Store(int64(row.accounts-i) * int64(time.Second))
-					if err := w.sim.Authorize(testAppID, account(i)); err != nil {
+					if err := w.sim.Authorize(testAppID, appidOf(i)); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -183,7 +184,7 @@ func BenchmarkRecovery(b *testing.B) {
 				displaced := 0
 				for at, appid := range order {
 					for i := max(0, at-1000); i < min(row.accounts, at+1000); i++ {
-						if account(i) == appid {
+						if appidOf(i) == appid {
 							displaced = max(displaced, i-at, at-i)
 						}
 					}

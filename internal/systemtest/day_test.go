@@ -123,14 +123,14 @@ func runDay(t *testing.T, seed uint64) map[string]int {
 	d.world.cfg.PublicURL, d.world.cfg.WechatPageURL = "http://ingest", "http://wechat"
 	d.world.cfg.Derive = []string{"jsapi"}
 	for i := range ticketAccounts {
-		d.world.cfg.DeriveFor = append(d.world.cfg.DeriveFor, account(i))
+		d.world.cfg.DeriveFor = append(d.world.cfg.DeriveFor, appidOf(i))
 	}
 	d.start()
 	d.start()
 	d.began = time.Now()
 	d.open()
 	for i := range accounts {
-		d.people = append(d.people, &person{appid: account(i)})
+		d.people = append(d.people, &person{appid: appidOf(i)})
 	}
 	d.plan()
 	d.play(d.began.Add(dayLength))

@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
@@ -53,7 +54,7 @@ func TestReplicaBehind(t *testing.T) {
 	move(stays)
 	there, here := storeAt(t, lags), storeAt(t, stays)
 
-	cred := store.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}
+	cred := account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}
 	poll(t, func() (err error) { cred, err = here.Save(t.Context(), cred); return err })
 	older := cred.Revision
 	ctx, cancel := context.WithCancel(t.Context())
@@ -85,7 +86,7 @@ func TestReplicaBehind(t *testing.T) {
 
 	standStill(all, ways, lags)
 	poll(t, func() (err error) { cred, err = here.Save(ctx, cred); return err })
-	missing := store.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxnew")}
+	missing := account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxnew")}
 	poll(t, func() (err error) { missing, err = here.Save(ctx, missing); return err })
 	var knew []*store.View
 	poll(t, func() error { // not those that are read from the server that is behind

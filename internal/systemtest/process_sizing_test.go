@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/store"
@@ -148,9 +149,9 @@ func fill(t *testing.T, nc *nats.Conn, n int) {
 	}
 	for _, key := range keys {
 		group.Go(func() error {
-			cred := store.Credential{
+			cred := account.Credential{
 				Key: key, Generation: 1, Ref: "tenant-" + key.Authorizer, AuthorizedAt: now, Ticket: "ticket@@@" + strings.Repeat("x", 80),
-				RefreshToken: "refreshtoken@@@" + strings.Repeat("x", 43), RefreshTokenBefore: "refreshtoken@@@" + strings.Repeat("x", 43),
+				RefreshToken: "refreshtoken@@@" + strings.Repeat("x", 43),
 			}
 			if key.Authorizer != "" {
 				cred.Ticket = ""

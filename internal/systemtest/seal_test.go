@@ -68,7 +68,7 @@ func lifeOf(t *testing.T, w *world) (secrets []string) {
 	js, err := jetstream.New(w.reader())
 	must(err)
 	one := w.start()
-	alice, bob, carol := account(1), account(2), account(3)
+	alice, bob, carol := appidOf(1), appidOf(2), appidOf(3)
 	for _, a := range []string{alice, bob} {
 		must(w.sim.Authorize(testAppID, a))
 		w.eventually(time.Minute, func() error { return w.accepted(a) })
@@ -146,7 +146,7 @@ func lifeOf(t *testing.T, w *world) (secrets []string) {
 	// While no refresher is there AUTH holds a ticket and a code.
 	one.stop()
 	must(w.sim.PushTicket(testAppID))
-	must(w.sim.Authorize(testAppID, account(4)))
+	must(w.sim.Authorize(testAppID, appidOf(4)))
 	holds(events.StreamAuth, 2)
 	for _, name := range everywhere {
 		holds(name, 1)

@@ -39,10 +39,10 @@ func TestStory(t *testing.T) {
 				first := w.start()
 				w.eventually(20*time.Second, func() error { return w.component() })
 				time.Sleep(2500 * time.Millisecond) // so that the two keys are not renewed at the same time
-				if err := w.sim.Authorize(testAppID, account(1)); err != nil {
+				if err := w.sim.Authorize(testAppID, appidOf(1)); err != nil {
 					t.Fatal(err)
 				}
-				w.eventually(10*time.Second, func() error { return w.accepted(account(1)) })
+				w.eventually(10*time.Second, func() error { return w.accepted(appidOf(1)) })
 				first.crashAtNext(row.step)
 				w.eventually(20*time.Second, func() error {
 					select {
@@ -54,7 +54,7 @@ func TestStory(t *testing.T) {
 				})
 				first.stop()
 				w.start()
-				keys := []wxtoken.Key{wxtoken.ComponentKey(testAppID), wxtoken.AuthorizerKey(testAppID, account(1))}
+				keys := []wxtoken.Key{wxtoken.ComponentKey(testAppID), wxtoken.AuthorizerKey(testAppID, appidOf(1))}
 				extra := 0
 				w.eventually(30*time.Second, func() error {
 					extra = 0
@@ -75,7 +75,7 @@ func TestStory(t *testing.T) {
 					if extra > row.extra { // one may be under way
 						return fmt.Errorf("%d calls too many, want at most %d", extra, row.extra)
 					}
-					return w.accepted(account(1))
+					return w.accepted(appidOf(1))
 				})
 			})
 		})
@@ -94,15 +94,15 @@ func TestStoryOfACode(t *testing.T) {
 				first := w.start()
 				w.eventually(20*time.Second, func() error { return w.component() })
 				first.crashAtNext(step)
-				if err := w.sim.Authorize(testAppID, account(1)); err != nil {
+				if err := w.sim.Authorize(testAppID, appidOf(1)); err != nil {
 					t.Fatal(err)
 				}
 				<-first.crashed
 				first.stop()
 				w.start()
-				key := wxtoken.AuthorizerKey(testAppID, account(1))
+				key := wxtoken.AuthorizerKey(testAppID, appidOf(1))
 				w.eventually(30*time.Second, func() error {
-					if err := w.accepted(account(1)); err != nil {
+					if err := w.accepted(appidOf(1)); err != nil {
 						return err
 					}
 					return w.covered(key)
@@ -111,7 +111,7 @@ func TestStoryOfACode(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if extra := w.sim.Truth(testAppID, account(1)).Generation - int(token.Generation); extra > 1 {
+				if extra := w.sim.Truth(testAppID, appidOf(1)).Generation - int(token.Generation); extra > 1 {
 					t.Errorf("%d tokens were issued in vain, want at most one", extra)
 				}
 			})

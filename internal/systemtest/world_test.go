@@ -70,8 +70,8 @@ const (
 	testAESKey = "SEKRETkeyabcdefghijklmnopqrstuvwxyz01234567"
 )
 
-// account returns the appid of the i-th account.
-func account(i int) string { return fmt.Sprintf("wx%016d", 1000+i) }
+// appidOf returns the appid of the i-th account.
+func appidOf(i int) string { return fmt.Sprintf("wx%016d", 1000+i) }
 
 // pipes is a network within the process: each host name is one server, each connection a net.Pipe.
 type pipes struct {

@@ -1,4 +1,5 @@
-package refresher
+// Package transfer moves authorizations in from another keeper, and out to one: files of JSON Lines, one authorization each.
+package transfer
 
 import (
 	"bufio"
@@ -15,9 +16,13 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 )
+
+// claimedDelay is the wait for a refresher that is at an account.
+const claimedDelay = 500 * time.Millisecond
 
 // maxLine bounds one line of a file of authorizations, in bytes.
 const maxLine = 64 << 10
@@ -139,8 +144,8 @@ func parseAuthorization(text []byte, components []string, now time.Time) (author
 		return authorization{}, errors.New("refresh_token: missing, or not one")
 	case !line.AuthTime.IsZero() && (line.AuthTime.Before(firstAuthTime) || line.AuthTime.After(now.Add(24*time.Hour))):
 		return authorization{}, errors.New("auth_time: before 2011 or in the future: want seconds since 1970 or RFC 3339")
-	case len(line.Ref) > maxRef:
-		return authorization{}, fmt.Errorf("ref: longer than %d bytes", maxRef)
+	case len(line.Ref) > account.MaxRef:
+		return authorization{}, fmt.Errorf("ref: longer than %d bytes", account.MaxRef)
 	}
 	return line.authorization, nil
 }
@@ -198,7 +203,7 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 			return "", err
 		}
 		if fate = importFate(cred, line); apply && fate == importSame { // an import may have died before it wrote the status
-			return fate, s.UpdateStatus(ctx, cred.Key, authorizedAt(cred.AuthorizedAt, cred.Ref))
+			return fate, s.UpdateStatus(ctx, cred.Key, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref))
 		}
 		if !apply || !slices.Contains([]string{importNew, importNewer, importRef}, fate) {
 			return fate, nil
@@ -209,7 +214,7 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 				return fate, err
 			}
 		}
-		select { // somebody is at it
+		select { // a refresher is at it
 		case <-ctx.Done():
 			return "", ctx.Err()
 		case <-time.After(claimedDelay):
@@ -217,7 +222,7 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 	}
 }
 
-func importFate(cred store.Credential, line authorization) string {
+func importFate(cred account.Credential, line authorization) string {
 	switch {
 	case !cred.RevokedAt.IsZero() && !line.AuthTime.After(cred.RevokedAt):
 		return importCancelled
@@ -235,31 +240,17 @@ func importFate(cred store.Credential, line authorization) string {
 	return importOlder // also when the stored one's time is not known: it was exchanged here
 }
 
-func importStore(ctx context.Context, s *store.Store, cred store.Credential, line authorization) error {
+func importStore(ctx context.Context, s *store.Store, cred account.Credential, line authorization) error {
 	known := cred.RefreshToken == line.RefreshToken
-	if !known {
-		cred.RefreshTokenBefore, cred.RefreshToken = cred.RefreshToken, line.RefreshToken
-	}
-	if line.Ref != "" {
-		cred.Ref = line.Ref
-	}
-	if line.AuthTime.After(cred.AuthorizedAt) {
-		cred.AuthorizedAt = line.AuthTime.Time
-	}
-	cred.RevokedAt = time.Time{}
 	t, _, err := s.Token(ctx, cred.Key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return err
 	}
-	cred.Generation = max(cred.Generation, t.Generation)
-	if !known {
-		cred = released(cred)
-		cred.Authorizations++
-	}
+	cred = cred.Imported(line.RefreshToken, line.Ref, line.AuthTime.Time, t.Generation)
 	if cred, err = s.Save(ctx, cred); err != nil {
 		return err
 	}
-	if err := s.UpdateStatus(ctx, cred.Key, authorizedAt(cred.AuthorizedAt, cred.Ref)); err != nil {
+	if err := s.UpdateStatus(ctx, cred.Key, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)); err != nil {
 		return err
 	}
 	if known {
