@@ -37,7 +37,7 @@ type Credential struct {
 	Claim *Claim `json:"claim,omitempty"`
 	// Trouble is empty while all is well.
 	Trouble
-	// ForcedAt is when a renewal was begun last that somebody asked for, Forced counts those of that day in China.
+	// ForcedAt is when a renewal that was asked for began last, Forced counts those of that day in China.
 	Forced   int       `json:"forced,omitempty"`
 	ForcedAt time.Time `json:"forced_at,omitzero"`
 

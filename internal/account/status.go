@@ -39,7 +39,7 @@ func SetCondition(s *wxtoken.Status, kind string, now time.Time, ok bool, reason
 	s.Conditions = append(s.Conditions, c)
 }
 
-// Active: the token was renewed. A key that was cancelled stays so: this news may come late.
+// Active says: the token was renewed. A key that was cancelled stays so: this news may come late.
 func Active(now time.Time) Change {
 	return func(s *wxtoken.Status) {
 		if s.State == wxtoken.StateRevoked || IsFalse(*s, ConditionOpened) {
@@ -50,7 +50,7 @@ func Active(now time.Time) Change {
 	}
 }
 
-// AuthorizedAt: an authorization is in force, again perhaps. ref is the caller's own id for it.
+// AuthorizedAt says: an authorization is in force, again perhaps. ref is the caller's own id for it.
 func AuthorizedAt(at time.Time, ref string) Change {
 	return func(s *wxtoken.Status) {
 		if s.State == wxtoken.StateRevoked || s.State == "" {
@@ -64,7 +64,7 @@ func AuthorizedAt(at time.Time, ref string) Change {
 	}
 }
 
-// Known: what the credential tells of an account, where the status has lost it.
+// Known says: what the credential tells of an account, where the status has lost it.
 func Known(cred Credential) Change {
 	return func(s *wxtoken.Status) {
 		if s.Authorizer == nil && cred.Key.Kind == wxtoken.KindAuthorizer {
@@ -93,7 +93,7 @@ func account(s *wxtoken.Status) *wxtoken.Authorizer {
 	return s.Authorizer
 }
 
-// WithoutPermission: the account is authorized and there is no token for it.
+// WithoutPermission says: the account is authorized and there is no token for it.
 func WithoutPermission(now time.Time, link string) Change {
 	return func(s *wxtoken.Status) {
 		s.State, s.ReauthorizeURL = wxtoken.StateNeedsAuthorization, link
@@ -117,7 +117,7 @@ func ReadyReason(s wxtoken.Status) string {
 	return ""
 }
 
-// Failing: a renewal failed and will be tried again.
+// Failing says: a renewal failed and will be tried again.
 func Failing(now time.Time, failures int, err error) Change {
 	return Troubled(wxtoken.StateRenewingFailed, "RenewalFailed", now, failures, err)
 }
@@ -130,7 +130,7 @@ func (c Credential) stillFailing(now time.Time, err error) Change {
 	return Failing(now, c.Failures, err)
 }
 
-// Expired: the token died before the next one came.
+// Expired says: the token died before the next one came.
 func Expired(now time.Time) Change {
 	return func(s *wxtoken.Status) {
 		if s.State == wxtoken.StateActive || s.State == "" {
@@ -140,7 +140,7 @@ func Expired(now time.Time) Change {
 	}
 }
 
-// NeedsAuthorization: only the merchant can help, through the link.
+// NeedsAuthorization says: only the merchant can help, through the link.
 func NeedsAuthorization(now time.Time, failures int, reason string, err error, link string) Change {
 	return func(s *wxtoken.Status) {
 		Troubled(wxtoken.StateNeedsAuthorization, reason, now, failures, err)(s)
@@ -150,19 +150,19 @@ func NeedsAuthorization(now time.Time, failures int, reason string, err error, l
 	}
 }
 
-// TicketRefused: the component's ticket is no good; the next one may be.
+// TicketRefused says: the component's ticket is no good; the next one may be.
 func TicketRefused(now time.Time, failures int, err error) Change {
 	return Troubled(wxtoken.StateWaitingForTicket, "TicketRefused", now, failures, err)
 }
 
-// Operator: a person must act.
+// Operator says: a person must act.
 func Operator(now time.Time, err error) Change {
 	return func(s *wxtoken.Status) {
 		Troubled(wxtoken.StateOperator, "OperatorNeeded", now, s.Failures+1, err)(s)
 	}
 }
 
-// Revoked: the authorization is over.
+// Revoked says: the authorization is over.
 func Revoked(now time.Time, cause error) Change {
 	return func(s *wxtoken.Status) {
 		s.State, s.Failures = wxtoken.StateRevoked, 0
@@ -192,7 +192,7 @@ func LastError(now time.Time, err error) *wxtoken.LastError {
 	return e
 }
 
-// WaitingForTicket: nothing can be done for a component before its first ticket.
+// WaitingForTicket says: nothing can be done for a component before its first ticket.
 func WaitingForTicket(now time.Time) Change {
 	return func(s *wxtoken.Status) {
 		s.State = wxtoken.StateWaitingForTicket
@@ -203,7 +203,7 @@ func WaitingForTicket(now time.Time) Change {
 // NoTicketYet says what a component without a ticket waits for.
 const NoTicketYet = "no component_verify_ticket came yet: WeChat pushes one every 10 minutes"
 
-// TicketReceived: a ticket came. good tells that the component has a token that is good.
+// TicketReceived says: a ticket came. good tells that the component has a token that is good.
 func TicketReceived(now, received time.Time, good bool) Change {
 	return func(s *wxtoken.Status) {
 		at := received.UTC()
@@ -222,7 +222,7 @@ func TicketReceived(now, received time.Time, good bool) Change {
 	}
 }
 
-// TicketLate: tickets stay away. One that is too old to be used is as good as none.
+// TicketLate says: tickets stay away. One that is too old to be used is as good as none.
 func TicketLate(now time.Time, reason, message string, unusable bool) Change {
 	return func(s *wxtoken.Status) {
 		SetCondition(s, ConditionTicket, now, false, reason, message)
@@ -232,7 +232,7 @@ func TicketLate(now time.Time, reason, message string, unusable bool) Change {
 	}
 }
 
-// Unopened: an event of the component is sealed for a key whose seed is not here, so its tickets and codes can't be read.
+// Unopened says: an event of the component is sealed for a key whose seed is not here, so its tickets and codes can't be read.
 func Unopened(now time.Time, err error) Change {
 	return func(s *wxtoken.Status) {
 		if s.State != wxtoken.StateOperator || s.LastError == nil || s.LastError.Message != err.Error() {
@@ -250,7 +250,7 @@ func IsFalse(s wxtoken.Status, kind string) bool {
 	return slices.ContainsFunc(s.Conditions, func(c wxtoken.Condition) bool { return c.Type == kind && c.Status == "False" })
 }
 
-// RefusalsDoubted: so many authorizations are refused at once that none of it is believed (or are not any more).
+// RefusalsDoubted says: so many authorizations are refused at once that none of it is believed (or are not any more).
 func RefusalsDoubted(now time.Time, doubted bool) Change {
 	return func(s *wxtoken.Status) {
 		if !doubted {

@@ -439,11 +439,3 @@ func (r *Refresher) changeFor(ctx context.Context, cred account.Credential, next
 	r.log.Error().Err(cause).Stringer("key", cred.Key).Msg("authorization needed")
 	return account.NeedsAuthorization(r.now(), cred.Failures, next.Merchant, cause, r.reauthorizeURL(ctx, cred))
 }
-
-// errAPI returns the API that an error of the client is about.
-func errAPI(err error) wechat.API {
-	if e, ok := errors.AsType[*wechat.Error](err); ok {
-		return e.API
-	}
-	return everyAPI
-}
