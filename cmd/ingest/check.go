@@ -15,7 +15,7 @@ import (
 // target is what --check and /check look at.
 func (s *settings) target(nc *nats.Conn, components func() []string) preflight.Target {
 	return preflight.Target{
-		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth},
+		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth}, Language: s.Language(),
 		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal), preflight.HeldOfIngest(nc)},
 		Components: func() (out []preflight.Component) {
 			for _, appid := range components() {

@@ -16,7 +16,7 @@ import (
 func (s *settings) target(nc *nats.Conn, components func() []refresher.Component) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
-		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true,
+		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true, Language: s.Language(),
 		Probes: s.probes(nc), Components: func() []preflight.Component { return checked(components()) },
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
@@ -23,7 +24,7 @@ import (
 func (s *settings) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
 	t := preflight.Target{
 		NATS: keeper, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
-		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true,
+		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true, Language: s.Language(),
 		Components: func() []preflight.Component { return checked(components()) },
 	}
 	if keeper != nil {
@@ -49,7 +50,7 @@ func checked(components []refresher.Component) (out []preflight.Component) {
 // check is --check: of the process that runs with these settings if there is one, else of what can be seen before the start.
 func check(ctx context.Context, cfg *settings, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
-		return ask(ctx, cfg.OpsAddr, out)
+		return ask(ctx, cfg.OpsAddr, out, cfg.Language())
 	}
 	target := cfg.target(nil, nil, nil, nil, func() []refresher.Component { return called(cfg.components) })
 	return preflight.Print(ctx, target, out, cfg.ground()...)
@@ -59,8 +60,9 @@ func check(ctx context.Context, cfg *settings, out io.Writer) error {
 const askWithin = 30 * time.Second
 
 // ask has the process that runs make the checks, since nobody else can look into its server.
-func ask(ctx context.Context, addr string, out io.Writer) error {
-	const hint = "--data-dir is in use, so wxtoken runs: --ops-addr must be the one that it was started with"
+func ask(ctx context.Context, addr string, out io.Writer, l lang.Language) error {
+	hint := lang.T("--data-dir is in use, so wxtoken runs: --ops-addr must be the one that it was started with",
+		"--data-dir 正在使用，说明 wxtoken 在运行：--ops-addr 必须和它启动时的一样").In(l)
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/check", nil)
@@ -68,6 +70,7 @@ func ask(ctx context.Context, addr string, out io.Writer) error {
 		return fmt.Errorf("ask %s: %w", addr, err)
 	}
 	request.Header.Set("Accept", "application/json")
+	request.Header.Set("Accept-Language", string(l))
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // and no proxy
 	answer, err := client.Do(request)
 	if err != nil {
@@ -81,25 +84,27 @@ func ask(ctx context.Context, addr string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("ask the process at %s: %w: %s", addr, err, hint)
 	}
-	return report.Print(out)
+	return report.Print(out, l)
 }
 
 // ground looks at what the process will stand on: its directory and its addresses.
 func (s *settings) ground() (report preflight.Report) {
-	line := preflight.Line{Mark: preflight.OK, Name: "data directory", Saw: s.DataDir + " is not there yet, and will be made"}
+	line := preflight.Line{Mark: preflight.OK, Name: "data directory", Saw: lang.T("%s is not there yet, and will be made", "%s 还不存在，启动时会建立", s.DataDir)}
+	another := lang.T("choose another with --data-dir (WXTOKEN_DATA_DIR)", "用 --data-dir (WXTOKEN_DATA_DIR) 换一个目录")
 	switch info, err := os.Stat(s.DataDir); {
 	case err == nil && !info.IsDir():
-		line.Mark, line.Saw, line.Remedy = preflight.Fail, s.DataDir+" is no directory", "choose another with --data-dir (WXTOKEN_DATA_DIR)"
+		line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("%s is no directory", "%s 不是目录", s.DataDir), another
 	case err == nil:
-		line.Saw = s.DataDir + " is there, and nobody uses it"
+		line.Saw = lang.T("%s is there, and no process uses it", "%s 已存在，没有进程在用", s.DataDir)
 		probe, err := os.CreateTemp(s.DataDir, ".check-")
 		if err != nil {
-			line.Mark, line.Saw, line.Remedy = preflight.Fail, fmt.Sprintf("nothing can be written: %v", err), "give the directory to the user that runs wxtoken, or choose another with --data-dir (WXTOKEN_DATA_DIR)"
+			line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("nothing can be written: %v", "无法写入：%v", err),
+				lang.T("give the directory to the user that runs wxtoken, or %s", "把目录交给运行 wxtoken 的用户，或%s", another)
 			break
 		}
 		_, _ = probe.Close(), os.Remove(probe.Name())
 	case !errors.Is(err, os.ErrNotExist):
-		line.Mark, line.Saw, line.Remedy = preflight.Fail, err.Error(), "choose another with --data-dir (WXTOKEN_DATA_DIR)"
+		line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.Same(err.Error()), another
 	}
 	report = append(report, line)
 	natsAddr, _ := s.nats().ListenAddr() // it was validated
@@ -108,12 +113,12 @@ func (s *settings) ground() (report preflight.Report) {
 	} {
 		listener, err := net.Listen("tcp", a.addr)
 		if err != nil {
-			report = append(report, preflight.Line{Mark: preflight.Fail, Name: "address", Saw: err.Error(),
-				Remedy: fmt.Sprintf("end whatever listens there, or choose another with --%s (%s)", a.flag, a.variable)})
+			report = append(report, preflight.Line{Mark: preflight.Fail, Name: "address", Saw: lang.Same(err.Error()),
+				Remedy: lang.T("end whatever listens there, or choose another with --%s (%s)", "停掉占用这个地址的程序，或用 --%s (%s) 换一个", a.flag, a.variable)})
 			continue
 		}
 		_ = listener.Close()
-		report = append(report, preflight.Line{Mark: preflight.OK, Name: "address", Saw: a.addr + " is free"})
+		report = append(report, preflight.Line{Mark: preflight.OK, Name: "address", Saw: lang.T("%s is free", "%s 空闲", a.addr)})
 	}
 	return report
 }

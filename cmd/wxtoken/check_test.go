@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -25,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/seal"
 	"wxtoken/wechatsim"
@@ -361,9 +361,9 @@ func TestCheck(t *testing.T) {
 			}
 			continue
 		}
-		var report preflight.Report
-		if err := json.Unmarshal(body, &report); err != nil || report.Err() != nil {
-			t.Errorf("/check as JSON: %v, %v\n%s", err, report.Err(), body)
+		report, err := preflight.ReadJSON(body)
+		if err != nil || report.Err(lang.English) != nil {
+			t.Errorf("/check as JSON: %v, %v\n%s", err, report.Err(lang.English), body)
 		}
 	}
 	if n := calls(int(last)); n != 1 {

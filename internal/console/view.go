@@ -13,6 +13,8 @@ import (
 	"golang.org/x/text/language"
 
 	"wxtoken/client"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/wechat"
 )
 
 //go:embed page.html
@@ -44,6 +46,7 @@ type line struct {
 	Cells []string
 	Held  string // what keeps the tokens of a component from being renewed
 	Error string
+	Hint  string // what to do about it
 }
 
 // view puts p into words.
@@ -105,6 +108,8 @@ func makeLine(r row, last string, now time.Time, w words) line {
 			l.Error += fmt.Sprintf(" (rid %s)", printable(e.RID))
 		}
 		l.Error += ", " + distance(e.At, now, w)
+		refusal := wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
+		l.Hint = refusal.Remedy().In(w.language) // our own words
 	}
 	return l
 }
@@ -179,6 +184,9 @@ func writeText(out *bytes.Buffer, v view) {
 			if l.Error != "" {
 				fmt.Fprintf(out, "    %s\n", l.Error)
 			}
+			if l.Hint != "" {
+				fmt.Fprintf(out, "    -> %s\n", l.Hint)
+			}
 		}
 		out.WriteByte('\n')
 	}
@@ -208,7 +216,8 @@ type words struct {
 	Key, State, Generation, Left, Renewal, Failures, Token, Ticket, Name string
 	LastError, None, In, Ago, LeftOut, Unreadable, Held, Until           string
 
-	states map[wxtoken.State]string
+	language lang.Language
+	states   map[wxtoken.State]string
 }
 
 // state returns the word for a state; the contract's own is part of it.
@@ -221,13 +230,15 @@ func (w words) state(s wxtoken.State) string {
 
 var languages = map[string]words{
 	"en": {
-		Title: "wxtoken", Components: "Components", Authorizers: "Authorizers", Search: "appid or part of it", More: "more", Empty: "none",
+		language: lang.English,
+		Title:    "wxtoken", Components: "Components", Authorizers: "Authorizers", Search: "appid or part of it", More: "more", Empty: "none",
 		Key: "key", State: "state", Generation: "generation", Left: "expires", Renewal: "next renewal", Failures: "failures", Token: "token sha256", Ticket: "last ticket", Name: "nick_name",
 		LastError: "last error", None: "-", In: "in %s", Ago: "%s ago", LeftOut: "components not shown", Unreadable: "subjects that are not keys",
 		Held: "held back", Until: "until %s UTC",
 	},
 	"zh": {
-		Title: "wxtoken", Components: "第三方平台", Authorizers: "授权方", Search: "appid 或其中一部分", More: "更多", Empty: "无",
+		language: lang.Chinese,
+		Title:    "wxtoken", Components: "第三方平台", Authorizers: "授权方", Search: "appid 或其中一部分", More: "更多", Empty: "无",
 		Key: "键", State: "状态", Generation: "代次", Left: "过期", Renewal: "下次更新", Failures: "失败次数", Token: "令牌 sha256", Ticket: "最近的 ticket", Name: "昵称",
 		LastError: "最近的错误", None: "-", In: "%s 后", Ago: "%s 前", LeftOut: "未列出的第三方平台", Unreadable: "不是键的主题",
 		Held: "暂停更新", Until: "至 %s UTC",

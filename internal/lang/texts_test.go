@@ -80,9 +80,14 @@ func faults(fset *token.FileSet, file *ast.File) (found []string, texts int) {
 		wrong := ""
 		switch n := n.(type) {
 		case *ast.CallExpr:
-			if name(n.Fun) == "T" {
+			switch name(n.Fun) {
+			case "T":
 				texts++
 				wrong = fault(n)
+			case "Same":
+				if text, ok := literal(n.Args[0]); ok && strings.Contains(text, " ") {
+					wrong = "a sentence is not the same in both"
+				}
 			}
 		case *ast.CompositeLit:
 			if name(n.Type) == "Text" && len(n.Elts) > 0 {
@@ -126,7 +131,7 @@ func TestTexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all < 10 {
+	if all < 100 {
 		t.Errorf("%d texts: are they still found?", all)
 	}
 }
@@ -151,7 +156,9 @@ func TestFaultsAreFound(t *testing.T) {
 		`lang.T(x, "等")`:                                  "not two literals",
 		`lang.T("wait")`:                                  "one text only",
 		`lang.Text{EN: "wait", ZH: "等"}`:                  "made with lang.T",
-		`lang.Same("wait")`:                               "",
+		`lang.Same("always")`:                             "",
+		`lang.Same(err.Error())`:                          "",
+		`lang.Same("wait " + "a minute")`:                 "not the same in both",
 		`other.T("wait", "wait")`:                         "",
 		`lang.T("a", lang.T("wait", "wait").In("zh"))`:    "not two literals",
 		`lang.T("wait %-4s", "等 %-4s", x)`:                "",

@@ -16,6 +16,7 @@ type Settings struct {
 	OpsExpose bool   `group:"Operations" help:"Allow an ops-addr that others can reach. Nothing there asks for a password."`
 	LogLevel  string `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
 	LogFormat string `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
+	Lang      string `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: as LC_ALL, LC_MESSAGES or LANG says, zh for Chinese, else en."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
@@ -31,6 +32,9 @@ func (s Settings) Validate() error {
 	}
 	if err := checkLogFormat(s.LogFormat); err != nil {
 		faults = append(faults, fault("log-format", "%w", err))
+	}
+	if err := checkLang(s.Lang); err != nil {
+		faults = append(faults, fault("lang", "%w", err))
 	}
 	return errors.Join(faults...)
 }

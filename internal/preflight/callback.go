@@ -2,10 +2,12 @@ package preflight
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"time"
+
+	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
 )
 
 // certificateSoon is when the end of a certificate is worth a warning.
@@ -18,7 +20,8 @@ func (c *Checker) callback(ctx context.Context) (lines []Line) {
 	}
 	const name = "callback"
 	if c.PublicURL == "" {
-		return []Line{skip(name, "not visible without --public-url (WXTOKEN_PUBLIC_URL), the address of ingest as WeChat sees it")}
+		return []Line{skip(name, lang.T("not visible without --public-url (WXTOKEN_PUBLIC_URL), the address of ingest as WeChat sees it",
+			"没有设置 --public-url (WXTOKEN_PUBLIC_URL)，即微信看到的 ingest 地址，无法检查"))}
 	}
 	for _, component := range c.components() {
 		lines = append(lines, c.pushURL(ctx, name+" "+component.AppID, strings.TrimRight(c.PublicURL, "/")+"/wechat/"+component.AppID+"/auth"))
@@ -27,34 +30,42 @@ func (c *Checker) callback(ctx context.Context) (lines []Line) {
 }
 
 func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
-	const alone = "; WeChat may see something else than this machine does: a ticket that arrives is the proof"
-	fail := func(saw, remedy string) Line { return Line{Fail, name, target + " " + saw, remedy} }
+	alone := lang.T("; WeChat may see something else than this machine does: a ticket that arrives is the proof",
+		"；微信看到的可能和本机不同，收到验证票据才算数")
+	fail := func(saw, remedy lang.Text) Line {
+		return Line{Fail, name, lang.T("%s %s", "%s：%s", target, saw), remedy}
+	}
 	early := func(line Line) Line { // ingest is in this process, and does not run: nobody can answer yet
 		if c.NATS == nil {
-			line.Mark, line.Remedy = Warn, "start wxtoken and check again; if it stays so, "+line.Remedy
+			line.Mark, line.Remedy = Warn, lang.T("start wxtoken and check again; if it stays so, %s", "启动 wxtoken 后再检查一次；如果还是这样，%s", line.Remedy)
 		}
 		return line
 	}
 	a, err := c.get(ctx, target)
 	if err != nil {
-		return early(fail("does not answer"+because(err),
-			"start ingest and the proxy before it, and look at DNS, firewall and certificate of --public-url (WXTOKEN_PUBLIC_URL); runbook: No ticket arrives"))
+		return early(fail(lang.T("does not answer%s", "没有应答%s", because(err)),
+			runbook.NoTicket.See(lang.T("start ingest and the proxy before it, and look at DNS, firewall and certificate of --public-url (WXTOKEN_PUBLIC_URL)",
+				"启动 ingest 和它前面的反向代理，并检查 --public-url (WXTOKEN_PUBLIC_URL) 的 DNS、防火墙和证书"))))
 	}
 	switch location := a.header.Get("Location"); {
 	case a.status >= 300 && a.status < 400:
-		return fail(fmt.Sprintf("redirects (%d) to %s", a.status, location),
-			"WeChat follows no redirect: have the proxy pass /wechat/ on as it is, and enter the URL that answers at once as 授权事件接收URL")
+		return fail(lang.T("redirects (%d) to %s", "重定向（%d）到 %s", a.status, location),
+			lang.T("WeChat follows no redirect: have the proxy pass /wechat/ on as it is, and enter the URL that answers at once as 授权事件接收URL",
+				"微信不跟随重定向：让反向代理原样转发 /wechat/，并把直接应答的 URL 填为授权事件接收URL"))
 	case a.status == http.StatusNotFound && ours(a):
-		return fail("is answered 404 by an ingest that does not know this component", "add the component to the settings of ingest; runbook: Add or remove a component")
+		return fail(lang.T("is answered 404 by an ingest that does not know this component", "ingest 应答 404：它不认识这个第三方平台"),
+			runbook.ComponentAddRemove.See(lang.T("add the component to the settings of ingest", "把这个第三方平台加到 ingest 的设置里")))
 	case a.status != http.StatusMethodNotAllowed || !ours(a) || !strings.Contains(a.header.Get("Allow"), http.MethodPost):
-		return early(fail(fmt.Sprintf("is answered %d by something that is not ingest", a.status),
-			"have the proxy pass /wechat/ and /connect/ on to ingest (--http-addr, WXTOKEN_HTTP_ADDR), with path and query as they came"))
+		return early(fail(lang.T("is answered %d by something that is not ingest", "应答 %d 的不是 ingest", a.status),
+			lang.T("have the proxy pass /wechat/ and /connect/ on to ingest (--http-addr, WXTOKEN_HTTP_ADDR), with path and query as they came",
+				"让反向代理把 /wechat/ 和 /connect/ 转发给 ingest (--http-addr, WXTOKEN_HTTP_ADDR)，路径和查询串保持原样")))
 	}
-	line := ok(name, "%s is answered by ingest%s", target, alone)
+	line := ok(name, lang.T("%s is answered by ingest%s", "%s 由 ingest 应答%s", target, alone))
 	if !a.ends.IsZero() {
-		line.Saw = fmt.Sprintf("%s is answered by ingest, certificate by %q until %s%s", target, a.issuer, a.ends.Format(time.DateOnly), alone)
+		line.Saw = lang.T("%s is answered by ingest, certificate by %q until %s%s", "%s 由 ingest 应答，证书由 %q 签发，有效期至 %s%s",
+			target, a.issuer, a.ends.Format(time.DateOnly), alone)
 		if left := a.ends.Sub(c.Now()); left < certificateSoon {
-			line.Mark, line.Remedy = Warn, "renew the certificate of the proxy"
+			line.Mark, line.Remedy = Warn, lang.T("renew the certificate of the proxy", "更新反向代理的证书")
 		}
 	}
 	return line

@@ -2,18 +2,22 @@ package preflight
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/text/language"
+
+	"wxtoken/internal/lang"
 )
 
 // reportLasts is how long a report is shown again instead of being made anew.
 const reportLasts = 5 * time.Second
 
-// Handler answers GET /check with the report: as text, or as JSON to whoever accepts that. However many ask, the checks are made by one at a
-// time and every few seconds; WeChat is asked less often still. Other paths are for next, which may be nil.
+// Handler answers GET /check with the report: as text, or as JSON where the request accepts that; in the language of
+// Accept-Language, or that of the target. However many requests come, the checks are made by one at a time and every
+// few seconds; WeChat is asked less often still. Other paths are for next, which may be nil.
 func (c *Checker) Handler(next http.Handler) http.Handler {
 	var mu sync.Mutex
 	var last Report
@@ -30,19 +34,33 @@ func (c *Checker) Handler(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
 		found := report(r.Context())
+		l := c.preferred(r.Header.Get("Accept-Language"))
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		if strings.Contains(r.Header.Get("Accept"), "application/json") {
 			h.Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(found) // a client that has gone is no concern of ours
+			_ = found.WriteJSON(w, l) // a client that has gone is no concern of ours
 			return
 		}
 		h.Set("Content-Type", "text/plain; charset=utf-8")
-		_ = found.WriteText(w)
+		_ = found.WriteText(w, l)
 	})
 	if next != nil {
 		mux.Handle("/", next)
 	}
 	return mux
+}
+
+// matcher chooses among the languages of a report.
+var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
+
+// preferred returns the language that an Accept-Language header likes best; curl sends none.
+func (c *Checker) preferred(header string) lang.Language {
+	if header == "" {
+		return c.Language
+	}
+	tag, _ := language.MatchStrings(matcher, header)
+	base, _ := tag.Base()
+	return lang.Language(base.String())
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
 )
 
 // connectWithin is how long a connection that was just begun may take.
@@ -25,27 +27,30 @@ const connectWithin = 3 * time.Second
 func (c *Checker) nats(ctx context.Context) []Line {
 	const name = "nats"
 	if c.NATS == nil {
-		return []Line{skip(name, "the server of this process does not run")}
+		return []Line{skip(name, lang.T("the server of this process does not run", "本进程自带的 NATS 没有运行"))}
 	}
 	for wait := time.Now().Add(connectWithin); !c.NATS.IsConnected() && time.Now().Before(wait) && ctx.Err() == nil && !refusedUser(c.NATS.LastError()); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if !c.NATS.IsConnected() {
-		line := Line{Fail, name, "no connection to " + c.NATSURL + because(c.NATS.LastError()),
-			"start nats-server, or say with --nats-url (WXTOKEN_NATS_URL) where it is; runbook: NATS is away"}
+		line := Line{Fail, name, lang.T("no connection to %s%s", "连不上 %s%s", c.NATSURL, because(c.NATS.LastError())),
+			runbook.NATSAway.See(lang.T("start nats-server, or say with --nats-url (WXTOKEN_NATS_URL) where it is",
+				"启动 nats-server，或用 --nats-url (WXTOKEN_NATS_URL) 指明它的地址"))}
 		if refusedUser(c.NATS.LastError()) {
-			line.Remedy = "check user and password in --nats-url (WXTOKEN_NATS_URL), or --nats-creds (WXTOKEN_NATS_CREDS)"
+			line.Remedy = lang.T("check user and password in --nats-url (WXTOKEN_NATS_URL), or --nats-creds (WXTOKEN_NATS_CREDS)",
+				"检查 --nats-url (WXTOKEN_NATS_URL) 里的用户和密码，或 --nats-creds (WXTOKEN_NATS_CREDS)")
 		}
 		return []Line{line}
 	}
 	version := c.NATS.ConnectedServerVersion()
 	began := time.Now()
 	if err := c.NATS.FlushWithContext(ctx); err != nil {
-		return []Line{{Fail, name, c.NATSURL + " does not answer" + because(err), "look at nats-server's log; runbook: NATS is away"}}
+		return []Line{{Fail, name, lang.T("%s does not answer%s", "%s 没有应答%s", c.NATSURL, because(err)),
+			runbook.NATSAway.See(lang.T("look at nats-server's log", "查看 nats-server 的日志"))}}
 	}
-	first := ok(name, "%s, version %s, answers in %s", c.NATSURL, version, time.Since(began).Round(10*time.Microsecond))
+	first := ok(name, lang.T("%s, version %s, answers in %s", "%s，版本 %s，应答用时 %s", c.NATSURL, version, time.Since(began).Round(10*time.Microsecond)))
 	if err := events.CheckServer(version); err != nil {
-		first = Line{Fail, name, err.Error(), "install a newer nats-server"}
+		first = Line{Fail, name, lang.Same(err.Error()), lang.T("install a newer nats-server", "安装更新的 nats-server")}
 	}
 	if unheard := c.wrongUser(); unheard != nil {
 		return append(append([]Line{first}, unheard...), c.server(ctx)...)
@@ -56,7 +61,8 @@ func (c *Checker) nats(ctx context.Context) []Line {
 		lines = append(lines, c.rights(ctx, user, askErr))
 	}
 	if askErr == nil {
-		lines = append(lines, clock("clock, to NATS", time.Since(user.Server.Time)-user.took/2, "schedules fire by the clock of NATS"))
+		lines = append(lines, clock("clock, to NATS", time.Since(user.Server.Time)-user.took/2,
+			lang.T("schedules fire by the clock of NATS", "定时消息按 NATS 的时钟触发")))
 	}
 	complete := true
 	for _, stream := range c.Streams {
@@ -65,7 +71,7 @@ func (c *Checker) nats(ctx context.Context) []Line {
 	}
 	for _, p := range c.Probes {
 		if !complete {
-			lines = append(lines, skip(p.Name, "before the streams are there"))
+			lines = append(lines, skip(p.Name, lang.T("before the streams are there", "stream 还没有建立")))
 			continue
 		}
 		lines = append(lines, p.line(ctx))
@@ -81,19 +87,19 @@ func (p Probe) line(ctx context.Context) Line {
 		return p.Look(ctx)
 	}
 	if err := p.Run(ctx); err != nil {
-		return Line{Fail, p.Name, err.Error(), p.Remedy}
+		return Line{Fail, p.Name, lang.Same(err.Error()), p.Remedy}
 	}
-	return ok(p.Name, "%s", p.Works)
+	return ok(p.Name, p.Works)
 }
 
 func refusedUser(err error) bool { return errors.Is(err, nats.ErrAuthorization) }
 
 // because returns the words of an error for the end of a sentence. A *url.Error is made without its URL.
-func because(err error) string {
+func because(err error) lang.Text {
 	if err == nil {
-		return ""
+		return lang.Text{}
 	}
-	return ": " + strings.TrimPrefix(err.Error(), "nats: ")
+	return lang.T(": %s", "：%s", strings.TrimPrefix(err.Error(), "nats: "))
 }
 
 // userInfo is what a NATS server tells a user of that user.
@@ -136,14 +142,16 @@ func (c *Checker) askUser(ctx context.Context) (info userInfo, err error) {
 func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 	const name = "nats rights"
 	if err != nil {
-		return Line{Warn, name, "the server does not say what this user may do" + because(err),
-			"allow it to publish " + events.SubjectUserInfo + ", which shows a user its own rights and nothing else (deploy/nats/nats-server.conf)"}
+		return Line{Warn, name, lang.T("the server does not say what this user may do%s", "服务器没有说明这个用户的权限%s", because(err)),
+			lang.T("allow it to publish %s, which shows a user its own rights and nothing else (deploy/nats/nats-server.conf)",
+				"允许它发布 %s：那里只能看到自己的权限（deploy/nats/nats-server.conf）", events.SubjectUserInfo)}
 	}
 	services := slices.DeleteFunc(slices.Clone(c.Setup.ServicesAPI), func(api string) bool { return !events.HasServices(ctx, c.NATS, api) })
 	rights := events.Rights(c.Role, services...)
-	who := fmt.Sprintf("user %q of account %s", user.Data.User, user.Data.Account)
+	who := lang.T("user %q of account %s", "用户 %q（账户 %s）", user.Data.User, user.Data.Account)
 	if user.Data.Permissions == nil {
-		return Line{Warn, name, who + " may do everything", "give each process a user of its own: deploy/nats/nats-server.conf"}
+		return Line{Warn, name, lang.T("%s may do everything", "%s没有任何限制", who),
+			lang.T("give each process a user of its own: deploy/nats/nats-server.conf", "给每个进程单独的用户：deploy/nats/nats-server.conf")}
 	}
 	var lacks, inPart []string
 	for _, right := range rights {
@@ -167,11 +175,14 @@ func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 	}
 	switch {
 	case lacks != nil:
-		return Line{Fail, name, who + " may not " + strings.Join(lacks, ", "), "add what is missing to the permissions of that user: deploy/nats/nats-server.conf has all of them"}
+		return Line{Fail, name, lang.T("%s may not %s", "%s缺少权限：%s", who, strings.Join(lacks, ", ")),
+			lang.T("add what is missing to the permissions of that user: deploy/nats/nats-server.conf has all of them",
+				"给这个用户补上缺少的权限：deploy/nats/nats-server.conf 里都有")}
 	case inPart != nil:
-		return Line{Warn, name, who + " may only in part " + strings.Join(inPart, ", "), "nothing, if that is meant: pushes and keys outside of it fail"}
+		return Line{Warn, name, lang.T("%s may only in part %s", "%s只有部分权限：%s", who, strings.Join(inPart, ", ")),
+			lang.T("nothing, if that is meant: pushes and keys outside of it fail", "如果是有意的，就不用处理：范围之外的推送和 key 会失败")}
 	}
-	return ok(name, "%s may do all %d things that %s needs", who, len(rights), c.Role)
+	return ok(name, lang.T("%s may do all %d things that %s needs", "%s有 %d 项权限，%s 需要的都有", who, len(rights), c.Role))
 }
 
 // all reports whether everything on subject is allowed.
@@ -192,15 +203,19 @@ func (c *Checker) stream(ctx context.Context, stream string) (line Line, there b
 	drift, missing, err := events.Drift(ctx, c.js, c.Setup, stream)
 	switch {
 	case err != nil:
-		return Line{Fail, name, err.Error(), "look at the line nats rights and at nats-server's log: JetStream must be on"}, false
+		return Line{Fail, name, lang.Same(err.Error()), lang.T("look at the line nats rights and at nats-server's log: JetStream must be on",
+			"看 nats rights 一行和 nats-server 的日志：必须启用 JetStream")}, false
 	case missing && c.Role == events.RoleIngest:
-		return Line{Warn, name, "is not there", "start a refresher: it makes the streams. Until then pushes are answered 503"}, false
+		return Line{Warn, name, lang.T("is not there", "还没有建立"), lang.T("start a refresher: it makes the streams. Until then pushes are answered 503",
+			"启动 refresher，由它建立 stream；在此之前推送会得到 503")}, false
 	case missing:
-		return ok(name, "is not there: a refresher makes it when it starts. If it was there before, runbook: All data of NATS is lost"), false
+		return ok(name, runbook.DataLost.See(lang.T("is not there: a refresher makes it when it starts. If it was there before",
+			"还没有建立：refresher 启动时会建立它。如果原来有过"))), false
 	case drift == nil:
-		return ok(name, "as it should be"), true
+		return ok(name, lang.T("as it should be", "正常")), true
 	}
-	line = Line{Warn, name, strings.Join(drift, "; "), "restart a refresher, which sets it right, or says why it can't"}
+	line = Line{Warn, name, lang.Same(strings.Join(drift, "; ")),
+		lang.T("restart a refresher, which sets it right, or says why it can't", "重启 refresher：它会改正，改不了时会说明原因")}
 	if stream == events.StreamTokens {
 		line.Mark = Fail // a limit there makes schedules and credentials vanish
 	}
@@ -227,22 +242,27 @@ func (c *Checker) server(ctx context.Context) []Line {
 	if c.Role == events.RoleIngest {
 		return nil
 	}
-	cipher := skip(nameCipher, "NATS tells it nobody: look for jetstream.cipher in its configuration, or see that its disk is encrypted")
+	cipher := skip(nameCipher, lang.T("NATS tells it nobody: look for jetstream.cipher in its configuration, or see that its disk is encrypted",
+		"NATS 不对外说明：看它的配置里有没有 jetstream.cipher，或者确认磁盘已加密"))
 	s := c.Server
 	if s == nil {
 		if c.MonitorURL == "" {
-			why := "not visible without --nats-monitor-url (WXTOKEN_NATS_MONITOR_URL): the configuration of nats-server has it"
-			return []Line{skip(nameSync, "%s", why), skip(nameStore, "%s", why), cipher}
+			why := lang.T("not visible without --nats-monitor-url (WXTOKEN_NATS_MONITOR_URL): the configuration of nats-server has it",
+				"没有设置 --nats-monitor-url (WXTOKEN_NATS_MONITOR_URL)，无法检查：请看 nats-server 的配置")
+			return []Line{skip(nameSync, why), skip(nameStore, why), cipher}
 		}
 		var err error
 		if s, err = c.monitored(ctx); err != nil {
-			return []Line{{Fail, nameSync, "the monitoring address does not say" + because(err),
-				"--nats-monitor-url (WXTOKEN_NATS_MONITOR_URL) wants the address of http: in nats-server's configuration, http://127.0.0.1:8222 for instance"}, cipher}
+			return []Line{{Fail, nameSync, lang.T("the monitoring address does not say%s", "监控地址没有给出答案%s", because(err)),
+				lang.T("--nats-monitor-url (WXTOKEN_NATS_MONITOR_URL) wants the address of http: in nats-server's configuration, http://127.0.0.1:8222 for instance",
+					"--nats-monitor-url (WXTOKEN_NATS_MONITOR_URL) 要填 nats-server 配置里 http: 的地址，例如 http://127.0.0.1:8222")}, cipher}
 		}
 	}
-	sync := ok(nameSync, "always")
+	sync := ok(nameSync, lang.Same("always"))
 	if !s.SyncAlways {
-		sync = Line{Fail, nameSync, "not always: a power cut takes acked pushes and tokens with it", "set jetstream.sync_interval: always in nats-server's configuration, and restart it"}
+		sync = Line{Fail, nameSync, lang.T("not always: a power cut takes acked pushes and tokens with it", "不是 always：断电会丢失已确认的推送和令牌"),
+			lang.T("set jetstream.sync_interval: always in nats-server's configuration, and restart it",
+				"在 nats-server 的配置里设置 jetstream.sync_interval: always，然后重启")}
 	}
 	return []Line{sync, storeLine(s), cipherLine(s, cipher)}
 }
@@ -261,23 +281,29 @@ func cipherLine(s *Server, unseen Line) Line {
 	case len(streams) == 0:
 		return unseen
 	case len(open) > 0:
-		return Line{Warn, nameCipher, fmt.Sprintf("in the clear on the disk: %s", strings.Join(open, ", ")),
-			"set jetstream.cipher and key in nats-server's configuration, or see that JETSTREAM_KEY is not empty (the server says nothing then), and restart it: it encrypts what it finds; or see that its disk is encrypted"}
+		return Line{Warn, nameCipher, lang.T("in the clear on the disk: %s", "在磁盘上没有加密：%s", strings.Join(open, ", ")),
+			lang.T("set jetstream.cipher and key in nats-server's configuration, or see that JETSTREAM_KEY is not empty (the server says nothing then), "+
+				"and restart it: it encrypts what it finds; or see that its disk is encrypted",
+				"在 nats-server 的配置里设置 jetstream.cipher 和 key，或确认 JETSTREAM_KEY 不是空的（为空时服务器不会报错），"+
+					"然后重启，它会把已有的数据加密；或者确认磁盘已加密")}
 	}
-	return ok(nameCipher, "the streams are encrypted")
+	return ok(nameCipher, lang.T("the streams are encrypted", "stream 已加密"))
 }
 
 // storeLine compares the limit of the store with the disk under it.
 func storeLine(s *Server) Line {
 	size, found := diskSize(s.StoreDir)
+	sizes := lang.T("%s, and the disk under %s has %s", "%s；%s 所在的磁盘有 %s", bytes(s.MaxStore), s.StoreDir, bytes(int64(size)))
 	switch {
 	case !found:
-		return skip(nameStore, "%s; its disk can only be looked at where the data lies: it must be larger", bytes(s.MaxStore))
+		return skip(nameStore, lang.T("%s; its disk can only be looked at where the data lies: it must be larger",
+			"%s；磁盘只能在存放数据的机器上检查，它必须更大", bytes(s.MaxStore)))
 	case s.MaxStore <= 0 || uint64(s.MaxStore) >= size:
-		return Line{Fail, nameStore, fmt.Sprintf("%s, and the disk under %s has %s", bytes(s.MaxStore), s.StoreDir, bytes(int64(size))),
-			"set jetstream.max_file_store below the size of the disk: a full disk stops everything, a reached limit does not; runbook: A full disk under NATS"}
+		return Line{Fail, nameStore, sizes,
+			runbook.FullDisk.See(lang.T("set jetstream.max_file_store below the size of the disk: a full disk stops everything, a reached limit does not",
+				"把 jetstream.max_file_store 设得小于磁盘：磁盘写满时一切停止，达到上限时不会"))}
 	}
-	return ok(nameStore, "%s, and the disk under %s has %s", bytes(s.MaxStore), s.StoreDir, bytes(int64(size)))
+	return ok(nameStore, sizes)
 }
 
 func bytes(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }

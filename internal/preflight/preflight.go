@@ -12,6 +12,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 )
 
 // within bounds all checks together; it leaves the ops door time to answer.
@@ -51,6 +52,7 @@ type Target struct {
 	PublicURL  string
 	Statuses   bool // the bucket status may be read
 	Transport  http.RoundTripper
+	Language   lang.Language    // of the report
 	Now        func() time.Time // nil: time.Now
 }
 
@@ -58,8 +60,8 @@ type Target struct {
 type Probe struct {
 	Name   string
 	Run    func(context.Context) error
-	Works  string // what it proves
-	Remedy string
+	Works  lang.Text // what it proves
+	Remedy lang.Text
 	Look   func(context.Context) Line // in the place of Run, for what has more than two answers
 }
 
@@ -110,7 +112,7 @@ func (c *Checker) Run(ctx context.Context) Report {
 	for _, component := range c.components() {
 		found = append(found, component.AppID)
 	}
-	return append(Report{ok("settings", "no fault; components: %s", joined(found))}, slices.Concat(lines...)...)
+	return append(Report{ok("settings", lang.T("no fault; components: %s", "没有错误；第三方平台：%s", joined(found)))}, slices.Concat(lines...)...)
 }
 
 func (c *Checker) components() []Component {

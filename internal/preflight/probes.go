@@ -13,62 +13,72 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 )
 
-const canaryRemedy = "look at nats-server's log, and at the room that is left; runbook: A full disk under NATS"
+var canaryRemedy = runbook.FullDisk.See(lang.T("look at nats-server's log, and at the room that is left", "查看 nats-server 的日志和剩余空间"))
 
 // CanaryOfRefresher has NATS store a message where the tokens lie, and give it back.
 func CanaryOfRefresher(nc *nats.Conn) Probe {
-	return canary(nc, events.RoleRefresher, events.StoreCanary, "a message was stored with the tokens and read back")
+	return canary(nc, events.RoleRefresher, events.StoreCanary,
+		lang.T("a message was stored with the tokens and read back", "往令牌所在的 stream 写入了一条消息，并读了回来"))
 }
 
 // CanaryOfIngest has the stream of the pushes look at a message that it may not store.
 func CanaryOfIngest(nc *nats.Conn) Probe {
-	return canary(nc, events.RoleIngest, events.RefusedCanary, "AUTH looked at a message, and refused it as it should; that it stores one, a push shows")
+	return canary(nc, events.RoleIngest, events.RefusedCanary,
+		lang.T("AUTH looked at a message, and refused it as it should; that it stores one, a push shows",
+			"AUTH 查看了一条消息，并按预期拒绝；它能否存入，要等推送才知道"))
 }
 
-func canary(nc *nats.Conn, role string, fly func(context.Context, jetstream.JetStream) error, works string) Probe {
+func canary(nc *nats.Conn, role string, fly func(context.Context, jetstream.JetStream) error, works lang.Text) Probe {
 	return Probe{Name: "canary " + role, Works: works, Remedy: canaryRemedy, Run: with(nc, fly)}
 }
 
 // SealKey tells whether the seeds open what is sealed.
 func SealKey(nc *nats.Conn, keys *seal.Keys) Probe {
 	p := Probe{
-		Name: "seal key", Works: "none, and nothing is sealed: tickets, codes and refresh tokens lie in NATS in the clear",
-		Remedy: "put the seed that the line names into --seal-key-file (WXTOKEN_SEAL_KEY_FILE); runbook: A refresher does not start: `record sealed for a key whose seed is not here`",
-		Run:    with(nc, func(ctx context.Context, js jetstream.JetStream) error { return store.CheckSeal(ctx, js, keys) }),
+		Name: "seal key", Works: lang.T("none, and nothing is sealed: tickets, codes and refresh tokens lie in NATS in the clear",
+			"没有密钥，也没有密封：验证票据、授权码和刷新令牌在 NATS 里是明文"),
+		Remedy: runbook.SealKeyUnknown.See(lang.T("put the seed that the line names into --seal-key-file (WXTOKEN_SEAL_KEY_FILE)",
+			"把这一行提到的 seed 放进 --seal-key-file (WXTOKEN_SEAL_KEY_FILE) 指定的文件")),
+		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error { return store.CheckSeal(ctx, js, keys) }),
 	}
 	if keys != nil {
-		p.Works = "its seed is here, public key " + keys.Public()
+		p.Works = lang.T("its seed is here, public key %s", "seed 就在这里，公钥为 %s", keys.Public())
 	}
 	return p
 }
 
 // SealKeyOfIngest asks a refresher whether it opens what ingest seals.
 func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
-	const runbook = "; runbook: Change the seal key"
 	return Probe{Name: "seal key", Look: func(ctx context.Context) Line {
 		const name = "seal key"
 		answer, err := askSeal(ctx, nc, keys.Public())
 		if err != nil {
-			return skip(name, "no refresher tells whether it opens what ingest seals%s", because(err))
+			return skip(name, lang.T("no refresher tells whether it opens what ingest seals%s", "没有 refresher 说明它能否打开 ingest 密封的内容%s", because(err)))
 		}
 		have := joined(answer.SealKeys)
 		switch answer.State {
 		case events.SealOpened:
-			return ok(name, "the refreshers have the seed of %s", keys.Public())
+			return ok(name, lang.T("the refreshers have the seed of %s", "refresher 有 %s 的 seed", keys.Public()))
 		case events.SealUnused:
-			return ok(name, "none, neither here nor at the refreshers: tickets and codes lie in NATS in the clear")
+			return ok(name, lang.T("none, neither here nor at the refreshers: tickets and codes lie in NATS in the clear",
+				"这里和 refresher 都没有密钥：验证票据和授权码在 NATS 里是明文"))
 		case events.SealMissing:
-			return Line{Warn, name, "none here, and the refreshers have seeds (" + have + "): tickets and codes lie in NATS in the clear",
-				"give ingest the public key, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE); runbook: Turn sealing on"}
+			return Line{Warn, name, lang.T("none here, and the refreshers have seeds (%s): tickets and codes lie in NATS in the clear",
+				"这里没有密钥，而 refresher 有 seed（%s）：验证票据和授权码在 NATS 里是明文", have),
+				runbook.SealOn.See(lang.T("give ingest the public key, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)",
+					"用 --seal-key 或 --seal-key-file (WXTOKEN_SEAL_KEY_FILE) 把公钥给 ingest"))}
 		case events.SealUnknown:
-			return Line{Fail, name, "no refresher could open what is sealed for " + keys.Public() + ": theirs are " + have,
-				"give ingest the public key of the refreshers' seed, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)" + runbook}
+			return Line{Fail, name, lang.T("no refresher could open what is sealed for %s: theirs are %s", "没有 refresher 能打开为 %s 密封的内容：它们的公钥是 %s", keys.Public(), have),
+				runbook.SealKeyChange.See(lang.T("give ingest the public key of the refreshers' seed, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)",
+					"用 --seal-key 或 --seal-key-file (WXTOKEN_SEAL_KEY_FILE) 把 refresher 的 seed 对应的公钥给 ingest"))}
 		}
-		return skip(name, "the refresher is of a version that does not tell")
+		return skip(name, lang.T("the refresher is of a version that does not tell", "这个版本的 refresher 不说明"))
 	}}
 }
 
@@ -96,13 +106,13 @@ func HeldOfIngest(nc *nats.Conn) Probe {
 		const name = "renewals"
 		answer, err := askOpen(ctx, nc, events.ConnectOpen{Step: events.StepHeld})
 		if err != nil {
-			return skip(name, "no refresher tells whether anything holds them back%s", because(err))
+			return skip(name, lang.T("no refresher tells whether anything holds them back%s", "没有 refresher 说明续期是否暂缓%s", because(err)))
 		}
-		line := ok(name, "nothing holds them back")
+		line := ok(name, unheld())
 		for _, appid := range slices.Sorted(maps.Keys(answer.Held)) {
 			one := held(name, &wxtoken.Status{Conditions: []wxtoken.Condition{answer.Held[appid]}})
-			if one.Saw = appid + " " + one.Saw; line.Mark != OK {
-				one.Saw = line.Saw + "; " + one.Saw
+			if one.Saw = lang.T("%s %s", "%s：%s", appid, one.Saw); line.Mark != OK {
+				one.Saw = lang.T("%s; %s", "%s；%s", line.Saw, one.Saw)
 			}
 			if line.Mark == Fail {
 				one.Mark, one.Remedy = Fail, line.Remedy
@@ -116,8 +126,8 @@ func HeldOfIngest(nc *nats.Conn) Probe {
 // Mirrors tells whether services can read, in accounts of their own, what is kept.
 func Mirrors(nc *nats.Conn, setup events.SetupConfig) Probe {
 	return Probe{
-		Name: "mirrors", Works: "as they should be, where there is an account of services (" + strings.Join(setup.ServicesAPI, ", ") + ")",
-		Remedy: "a refresher makes them; its log says what keeps it from it; runbook: Services read old values",
+		Name: "mirrors", Works: lang.T("as they should be, where there is an account of services (%s)", "正常（业务服务的账户：%s）", strings.Join(setup.ServicesAPI, ", ")),
+		Remedy: runbook.OldValues.See(lang.T("a refresher makes them; its log says what keeps it from it", "镜像由 refresher 建立；建不了的原因在它的日志里")),
 		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error {
 			return events.CheckMirrors(ctx, nc, js, setup)
 		}),

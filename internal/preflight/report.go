@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"wxtoken/internal/lang"
 )
 
-// Mark is the outcome of one check.
+// Mark is the outcome of one check. It is the same in all languages, as the names of the checks are:
+// scripts look for them, and the runbook names them.
 type Mark string
 
 // The marks.
@@ -22,57 +25,80 @@ const (
 
 // Line is what came of one check.
 type Line struct {
+	Mark   Mark
+	Name   string
+	Saw    lang.Text // what was found, or why it was not looked at
+	Remedy lang.Text // what to do: the field of WeChat's console, the flag and its variable, the command
+}
+
+// written is a line in one language, as JSON has it.
+type written struct {
 	Mark   Mark   `json:"mark"`
 	Name   string `json:"name"`
-	Saw    string `json:"saw"`              // what was found, or why it was not looked at
-	Remedy string `json:"remedy,omitempty"` // what to do: the field of WeChat's console, the flag and its variable, the command
+	Saw    string `json:"saw"`
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // Report is what came of all checks.
 type Report []Line
 
 // Err returns an error when a check failed.
-func (r Report) Err() error {
+func (r Report) Err(l lang.Language) error {
 	failed := 0
-	for _, l := range r {
-		if l.Mark == Fail {
+	for _, line := range r {
+		if line.Mark == Fail {
 			failed++
 		}
 	}
 	if failed == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d checks failed", failed, len(r))
+	return errors.New(lang.T("%d of %d checks failed", "有 %d 项检查没有通过，共 %d 项", failed, len(r)).In(l))
 }
 
 // WriteText writes the lines for a person.
-func (r Report) WriteText(w io.Writer) error {
+func (r Report) WriteText(w io.Writer, l lang.Language) error {
 	width := 0
-	for _, l := range r {
-		width = max(width, len(l.Name))
+	for _, line := range r {
+		width = max(width, len(line.Name))
 	}
 	var b strings.Builder
-	for _, l := range r {
-		fmt.Fprintf(&b, "%-4s  %-*s  %s\n", l.Mark, width, l.Name, l.Saw)
-		if l.Remedy != "" {
-			fmt.Fprintf(&b, "%*s-> %s\n", width+8, "", l.Remedy)
+	for _, line := range r {
+		fmt.Fprintf(&b, "%-4s  %-*s  %s\n", line.Mark, width, line.Name, line.Saw.In(l))
+		if !line.Remedy.IsZero() {
+			fmt.Fprintf(&b, "%*s-> %s\n", width+8, "", line.Remedy.In(l))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// ReadJSON reads a report as Handler answers it.
+// WriteJSON writes the lines for a program: [{"mark","name","saw","remedy"}].
+func (r Report) WriteJSON(w io.Writer, l lang.Language) error {
+	lines := make([]written, len(r))
+	for i, line := range r {
+		lines[i] = written{line.Mark, line.Name, line.Saw.In(l), line.Remedy.In(l)}
+	}
+	return json.NewEncoder(w).Encode(lines)
+}
+
+// ReadJSON reads a report as Handler answers it, in the one language that it came in.
 func ReadJSON(data []byte) (Report, error) {
-	var r Report
-	if err := json.Unmarshal(data, &r); err != nil || len(r) == 0 {
+	var lines []written
+	if err := json.Unmarshal(data, &lines); err != nil || len(lines) == 0 {
 		return nil, errors.New("read the report: not the JSON of one")
+	}
+	r := make(Report, len(lines))
+	for i, line := range lines {
+		r[i] = Line{line.Mark, line.Name, lang.Same(line.Saw), lang.Same(line.Remedy)}
 	}
 	return r, nil
 }
 
 // Print writes the lines for a person, and returns an error when a check failed.
-func (r Report) Print(w io.Writer) error { return errors.Join(r.WriteText(w), r.Err()) }
+func (r Report) Print(w io.Writer, l lang.Language) error {
+	return errors.Join(r.WriteText(w, l), r.Err(l))
+}
 
 // Print makes all checks of a target and writes the report, with more lines at its end. It returns an error when a
 // check failed.
@@ -81,13 +107,9 @@ func Print(ctx context.Context, t Target, w io.Writer, more ...Line) error {
 	if err != nil {
 		return err
 	}
-	return append(c.Run(ctx), more...).Print(w)
+	return append(c.Run(ctx), more...).Print(w, t.Language)
 }
 
-func ok(name, format string, args ...any) Line {
-	return Line{OK, name, fmt.Sprintf(format, args...), ""}
-}
+func ok(name string, saw lang.Text) Line { return Line{OK, name, saw, lang.Text{}} }
 
-func skip(name, format string, args ...any) Line {
-	return Line{Skip, name, fmt.Sprintf(format, args...), ""}
-}
+func skip(name string, why lang.Text) Line { return Line{Skip, name, why, lang.Text{}} }

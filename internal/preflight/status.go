@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,9 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
+	"wxtoken/internal/wechat"
 )
 
 const (
@@ -30,34 +32,40 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 	}
 	const name = "tickets"
 	if c.NATS == nil || !c.NATS.IsConnected() {
-		return []Line{skip(name, "NATS is not there to tell")}
+		return []Line{skip(name, lang.T("NATS is not there to tell", "NATS 不在，无法得知"))}
 	}
 	stream, err := c.js.Stream(ctx, events.StreamStatus)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return []Line{skip(name, "no refresher has run yet")}
+		return []Line{skip(name, lang.T("no refresher has run yet", "还没有运行过 refresher"))}
 	}
 	if err != nil {
-		return []Line{skip(name, "the statuses can't be read%s", because(err))}
+		return []Line{skip(name, lang.T("the statuses can't be read%s", "读不到状态%s", because(err)))}
 	}
 	var lines []Line
 	for _, component := range c.components() {
 		status, err := read(ctx, stream, wxtoken.ComponentKey(component.AppID))
 		if err != nil {
-			lines = append(lines, skip(name+" "+component.AppID, "the status can't be read%s", because(err)))
+			lines = append(lines, skip(name+" "+component.AppID, lang.T("the status can't be read%s", "读不到状态%s", because(err))))
 			continue
 		}
 		lines = append(lines, c.tickets(name+" "+component.AppID, status), held("renewals "+component.AppID, status))
 		if unopened := unopenedEvents(status); unopened != "" {
-			lines = append(lines, Line{Fail, "seal key " + component.AppID, unopened,
-				"compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers; runbook: A refresher does not start: `record sealed for a key whose seed is not here`"})
+			lines = append(lines, Line{Fail, "seal key " + component.AppID, lang.Same(unopened),
+				runbook.SealKeyUnknown.See(lang.T("compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers",
+					"核对 ingest 和 refresher 的 --seal-key-file (WXTOKEN_SEAL_KEY_FILE)"))})
 		} else if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil && status.LastError.Code != 0 {
 			last := status.LastError
-			lines = append(lines, Line{Fail, "component " + component.AppID, fmt.Sprintf("state operator: %s was answered errcode %d: %s (at %s)",
-				last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
-				remedyFor(last.Code, last.Message)})
+			lines = append(lines, Line{Fail, "component " + component.AppID, lang.T("state operator: %s was answered errcode %d: %s (at %s)",
+				"状态 operator：%s 得到 errcode %d：%s（%s）", last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
+				refusal(last).Remedy()})
 		}
 	}
 	return append(lines, c.permissions(ctx, stream)...)
+}
+
+// refusal returns what WeChat said as the table of errcodes knows it.
+func refusal(e *wxtoken.LastError) *wechat.Error {
+	return &wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
 }
 
 // unopenedEvents says why a component's events can't be opened, "" if they can.
@@ -75,52 +83,60 @@ func unopenedEvents(s *wxtoken.Status) string {
 
 // tickets judges the age of a component's ticket.
 func (c *Checker) tickets(name string, status *wxtoken.Status) Line {
-	const remedy = "compare 授权事件接收URL, 消息校验Token and 消息加解密Key on WeChat's console with the settings of ingest; runbook: No ticket arrives"
+	remedy := runbook.NoTicket.See(lang.T("compare 授权事件接收URL, 消息校验Token and 消息加解密Key on WeChat's console with the settings of ingest",
+		"核对微信开放平台上的授权事件接收URL、消息校验Token、消息加解密Key 与 ingest 的设置"))
 	switch {
 	case status == nil:
-		return skip(name, "no refresher has run for it yet")
+		return skip(name, lang.T("no refresher has run for it yet", "还没有 refresher 处理过它"))
 	case status.TicketReceivedAt == nil:
-		return Line{Fail, name, "none came yet; WeChat pushes one every 10 minutes", "wait 10 minutes after ingest could be reached, then " + remedy}
+		return Line{Fail, name, lang.T("none came yet; WeChat pushes one every 10 minutes", "还没有收到过；微信每 10 分钟推送一次"),
+			lang.T("wait 10 minutes after ingest could be reached, then %s", "ingest 可以访问后等 10 分钟，然后%s", remedy)}
 	}
 	age := c.Now().Sub(*status.TicketReceivedAt).Round(time.Second)
 	if age > ticketLate {
-		return Line{Fail, name, fmt.Sprintf("the last one came %s ago; WeChat pushes one every 10 minutes", age), remedy}
+		return Line{Fail, name, lang.T("the last one came %s ago; WeChat pushes one every 10 minutes", "最近一次在 %s 前；微信每 10 分钟推送一次", age), remedy}
 	}
-	return ok(name, "the last one came %s ago", age)
+	return ok(name, lang.T("the last one came %s ago", "最近一次在 %s 前", age))
 }
+
+// unheld says that renewals go on.
+func unheld() lang.Text { return lang.T("nothing holds them back", "没有暂缓") }
 
 // held judges whether anything keeps the tokens of a component from being renewed.
 func held(name string, status *wxtoken.Status) Line {
 	if status == nil {
-		return skip(name, "no refresher has run for it yet")
+		return skip(name, lang.T("no refresher has run for it yet", "还没有 refresher 处理过它"))
 	}
 	held, ok := status.Held()
 	if !ok {
-		return Line{OK, name, "nothing holds them back", ""}
+		return Line{OK, name, unheld(), lang.Text{}}
 	}
-	saw := fmt.Sprintf("held back since %s: %s: %s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
+	saw := lang.T("held back since %s: %s: %s", "自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
 	if held.Until != nil {
-		saw += fmt.Sprintf(" (until %s)", held.Until.UTC().Format(time.RFC3339))
+		saw = lang.T("%s (until %s)", "%s（至 %s）", saw, held.Until.UTC().Format(time.RFC3339))
 	}
 	if e := status.LastError; held.Reason == wxtoken.HeldRefused && e != nil {
-		return Line{Fail, name, saw, remedyFor(e.Code, e.Message)}
+		return Line{Fail, name, saw, refusal(e).Remedy()}
 	}
 	mark := Fail
 	if held.Reason == wxtoken.HeldMinuteLimit || held.Reason == wxtoken.HeldListFirst {
 		mark = Warn // they end by themselves, in minutes
 	}
-	remedy := "runbook: Renewals are held back"
+	remedy := runbook.HeldBack.See(lang.T("the runbook has what to do about each reason", "各种原因的处理方法见运维手册"))
 	switch held.Reason {
 	case wxtoken.HeldQuota:
-		remedy = remedyFor(45009, "")
+		remedy = (&wechat.Error{API: wechat.APIComponentToken, Code: 45009}).Remedy()
 	case wxtoken.HeldEmptyAnswers:
-		remedy = emptyRemedy + "; " + remedy
+		remedy = runbook.HeldBack.See(emptyRemedy())
 	}
 	return Line{mark, name, saw, remedy}
 }
 
 // emptyRemedy says what to do about answers without a body.
-const emptyRemedy = "compare --component-appid and the AppSecret with WeChat's console; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API"
+func emptyRemedy() lang.Text {
+	return lang.T("compare --component-appid and the AppSecret with WeChat's console; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API",
+		"核对 --component-appid 和 AppSecret 与微信开放平台是否一致；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址")
+}
 
 // permissions looks for accounts that can't be kept, or that granted too little.
 func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Line {
@@ -128,7 +144,7 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	prefix := "$KV." + events.BucketStatus + "."
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+string(wxtoken.KindAuthorizer)+".>"))
 	if err != nil {
-		return []Line{skip(name, "the statuses can't be listed%s", because(err))}
+		return []Line{skip(name, lang.T("the statuses can't be listed%s", "列不出状态%s", because(err)))}
 	}
 	var keys []wxtoken.Key
 	for subject := range info.State.Subjects {
@@ -139,7 +155,7 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	all := len(keys)
 	slices.SortFunc(keys, func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) })
 	keys = keys[:min(all, maxStatuses)]
-	why := make([]string, len(keys))
+	why := make([]lang.Text, len(keys))
 	unread := 0
 	var working sync.WaitGroup
 	var mu sync.Mutex
@@ -165,46 +181,47 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 		})
 	}
 	working.Wait()
-	looked := fmt.Sprintf("%d accounts", all)
+	looked := lang.T("%d accounts", "%d 个授权方", all)
 	if len(keys) < all || unread > 0 {
-		looked = fmt.Sprintf("%d of %d accounts looked at", len(keys)-unread, all)
+		looked = lang.T("%d of %d accounts looked at", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
 	}
-	var named []string
+	var named []lang.Text
 	found := 0
 	for i, key := range keys {
-		if why[i] != "" {
+		if !why[i].IsZero() {
 			if found++; found <= maxNamed {
-				named = append(named, key.String()+" ("+why[i]+")")
+				named = append(named, lang.T("%s (%s)", "%s（%s）", key, why[i]))
 			}
 		}
 	}
 	if found > 0 {
 		if found > maxNamed {
-			named = append(named, fmt.Sprintf("and %d more", found-maxNamed))
+			named = append(named, lang.T("and %d more", "另有 %d 个", found-maxNamed))
 		}
-		return []Line{{Warn, name, fmt.Sprintf("%s, %d lack something: %s", looked, found, strings.Join(named, ", ")),
-			"send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console; runbook: An authorizer is in state `needs_authorization` or `revoked`"}}
+		return []Line{{Warn, name, lang.T("%s, %d lack something: %s", "%s，%d 个缺少授权或权限：%s", looked, found, lang.Join(named, lang.T(", ", "、"))),
+			runbook.AccountAuthorizes.See(lang.T("send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console",
+				"把各自状态里的 reauthorize_url 发给商家；如果很多账号缺少同一项，检查微信开放平台上的权限集"))}}
 	}
-	return []Line{ok(name, "%s, none lacks any", looked)}
+	return []Line{ok(name, lang.T("%s, none lacks any", "%s，都不缺", looked))}
 }
 
-// lacking says what an account lacks, "" if nothing.
-func lacking(s *wxtoken.Status) string {
+// lacking says what an account lacks; nothing if it lacks nothing.
+func lacking(s *wxtoken.Status) (nothing lang.Text) {
 	if s == nil {
-		return ""
+		return nothing
 	}
 	for _, condition := range s.Conditions {
 		if condition.Type == "Ready" && condition.Status == "False" && condition.Reason == "NoAPIPermission" {
-			return "no API permission"
+			return lang.T("no API permission", "没有接口权限")
 		}
 	}
 	if s.State == wxtoken.StateNeedsAuthorization {
-		return string(s.State)
+		return lang.Same(string(s.State))
 	}
-	if e := s.LastError; e != nil && (e.Code == 48001 || e.Code == 61007) {
-		return fmt.Sprintf("errcode %d on %s", e.Code, e.API)
+	if e := s.LastError; e != nil && refusal(e).LacksPermission() {
+		return lang.T("errcode %d on %s", "得到 errcode %d：%s", e.Code, e.API)
 	}
-	return ""
+	return nothing
 }
 
 // read reads one status; nil when there is none.
@@ -224,9 +241,9 @@ func read(ctx context.Context, stream jetstream.Stream, key wxtoken.Key) (*wxtok
 }
 
 // joined lists names.
-func joined(names []string) string {
+func joined(names []string) lang.Text {
 	if len(names) == 0 {
-		return "none"
+		return lang.T("none", "无")
 	}
-	return strings.Join(names, ", ")
+	return lang.Same(strings.Join(names, ", "))
 }

@@ -13,7 +13,7 @@ func TestHeldBack(t *testing.T) {
 	t.Parallel()
 	until := time.Date(2026, 11, 22, 16, 0, 0, 0, time.UTC)
 	with := func(reason string) *wxtoken.Status {
-		return &wxtoken.Status{LastError: &wxtoken.LastError{Code: 40125, Message: "invalid appsecret"}, Conditions: []wxtoken.Condition{
+		return &wxtoken.Status{LastError: &wxtoken.LastError{API: "api_component_token", Code: 40125, Message: "invalid appsecret"}, Conditions: []wxtoken.Condition{
 			{Type: "Ready", Status: "True"}, {Type: wxtoken.ConditionRenewing, Status: "False", Reason: reason, Message: "the message", Until: &until},
 		}}
 	}
@@ -35,11 +35,13 @@ func TestHeldBack(t *testing.T) {
 		{"minute", with(wxtoken.HeldMinuteLimit), Warn, "Renewals are held back"},
 	} {
 		line := held("renewals wxc", row.status)
-		if line.Mark != row.mark || !strings.Contains(line.Remedy, row.remedy) {
+		if line.Mark != row.mark || !strings.Contains(line.Remedy.EN, row.remedy) {
 			t.Errorf("%s: %+v, want %s with %q", row.name, line, row.mark, row.remedy)
 		}
-		if row.mark != OK && row.status != nil && (!strings.Contains(line.Saw, "the message") || !strings.Contains(line.Saw, "2026-11-22T16:00:00Z")) {
-			t.Errorf("%s: %q does not tell what and until when", row.name, line.Saw)
+		for _, saw := range []string{line.Saw.EN, line.Saw.ZH} {
+			if row.mark != OK && row.status != nil && (!strings.Contains(saw, "the message") || !strings.Contains(saw, "2026-11-22T16:00:00Z")) {
+				t.Errorf("%s: %q does not tell what and until when", row.name, saw)
+			}
 		}
 	}
 }

@@ -3,16 +3,14 @@ package preflight
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
 
+	"wxtoken/internal/lang"
 	"wxtoken/internal/wechat"
 )
 
@@ -23,19 +21,19 @@ const (
 )
 
 // clock judges a difference between our clock and another one. effect says what goes by that other clock.
-func clock(name string, off time.Duration, effect string) Line {
-	saw := off.Round(time.Millisecond).String() + " ahead"
+func clock(name string, off time.Duration, effect lang.Text) Line {
+	saw := lang.T("%s ahead", "快 %s", off.Round(time.Millisecond))
 	if off < 0 {
-		saw = (-off).Round(time.Millisecond).String() + " behind"
+		saw = lang.T("%s behind", "慢 %s", (-off).Round(time.Millisecond))
 	}
-	const remedy = "set this machine's clock (chrony, systemd-timesyncd), or the other one"
+	remedy := lang.T("set this machine's clock (chrony, systemd-timesyncd), or the other one", "校准本机的时钟（chrony、systemd-timesyncd），或者对方的")
 	switch {
 	case off.Abs() > clockBad:
-		return Line{Fail, name, saw + ": tokens are renewed too late or too early; " + effect, remedy}
+		return Line{Fail, name, lang.T("%s: tokens are renewed too late or too early; %s", "%s：令牌会续期过晚或过早；%s", saw, effect), remedy}
 	case off.Abs() > clockOff:
-		return Line{Warn, name, saw + ": " + effect, remedy}
+		return Line{Warn, name, lang.T("%s: %s", "%s：%s", saw, effect), remedy}
 	}
-	return ok(name, "%s", saw)
+	return ok(name, saw)
 }
 
 // answer is what an HTTP server said.
@@ -86,23 +84,25 @@ func (c *Checker) wechat(ctx context.Context) []Line {
 	host := c.WechatURL
 	a, err := c.get(ctx, strings.TrimRight(c.WechatURL, "/")+"/")
 	if err != nil {
-		return []Line{{Fail, name, "no answer from " + host + because(err),
-			"let this machine reach " + host + " (firewall, DNS, HTTPS_PROXY); --wechat-api-url (WXTOKEN_WECHAT_API_URL) names another"}}
+		return []Line{{Fail, name, lang.T("no answer from %s%s", "%s 没有应答%s", host, because(err)),
+			lang.T("let this machine reach %s (firewall, DNS, HTTPS_PROXY); --wechat-api-url (WXTOKEN_WECHAT_API_URL) names another",
+				"让本机能访问 %s（防火墙、DNS、HTTPS_PROXY）；用 --wechat-api-url (WXTOKEN_WECHAT_API_URL) 可以换一个地址", host)}}
 	}
-	lines := []Line{ok(name, "%s answers in %s", host, a.took.Round(time.Millisecond))}
+	lines := []Line{ok(name, lang.T("%s answers in %s", "%s 应答用时 %s", host, a.took.Round(time.Millisecond)))}
 	if date, err := http.ParseTime(a.header.Get("Date")); err != nil {
-		lines = append(lines, skip("clock, to WeChat", "the answer of %s has no Date", host))
+		lines = append(lines, skip("clock, to WeChat", lang.T("the answer of %s has no Date", "%s 的应答里没有 Date", host)))
 	} else {
 		ours := a.began.Add(a.took / 2)
 		off := ours.Sub(date)
 		if off > 0 && off < time.Second {
 			off = 0 // Date has whole seconds
 		}
-		lines = append(lines, clock("clock, to WeChat", off, "WeChat's lives count from its clock, pushes that seem older than a day are dropped"))
+		lines = append(lines, clock("clock, to WeChat", off, lang.T("WeChat's lives count from its clock, pushes that seem older than a day are dropped",
+			"令牌的有效期按微信的时钟计算，看起来超过一天的推送会被丢弃")))
 	}
 	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatURL, Transport: c.Transport, Timeout: callWithin})
 	if err != nil {
-		return append(lines, Line{Fail, name, err.Error(), "--wechat-api-url (WXTOKEN_WECHAT_API_URL)"})
+		return append(lines, Line{Fail, name, lang.Same(err.Error()), lang.T("look at --wechat-api-url (WXTOKEN_WECHAT_API_URL)", "检查 --wechat-api-url (WXTOKEN_WECHAT_API_URL)")})
 	}
 	components := c.components()
 	found := make([][]Line, len(components))
@@ -135,75 +135,37 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component C
 		}
 		return on, err
 	})
-	since := ""
+	var since lang.Text
 	if ago > time.Second {
-		since = fmt.Sprintf(" (asked %s ago)", ago.Round(time.Second))
+		since = lang.T(" (asked %s ago)", "（%s 前问过）", ago.Round(time.Second))
 	}
 	if err == nil {
-		pushing := "tickets were being pushed"
+		pushing := lang.T("tickets were being pushed", "验证票据推送已开启")
 		if !on {
-			pushing = "tickets were not being pushed, and are now"
+			pushing = lang.T("tickets were not being pushed, and are now", "验证票据推送原来没有开启，现已开启")
 		}
-		return []Line{ok(name, "WeChat takes it; %s%s", pushing, since), ok(address, "WeChat takes calls from this machine%s", since)}
+		return []Line{ok(name, lang.T("WeChat takes it; %s%s", "微信接受；%s%s", pushing, since)),
+			ok(address, lang.T("WeChat takes calls from this machine%s", "微信接受本机的调用%s", since))}
 	}
-	refusal := (*wechat.Error)(nil)
-	if !errors.As(err, &refusal) || refusal.Code == 0 {
-		if refusal != nil && refusal.Empty {
-			return []Line{{Fail, name, "WeChat did not say" + because(err), emptyRemedy}}
+	refused := (*wechat.Error)(nil)
+	if !errors.As(err, &refused) || refused.Code == 0 {
+		remedy := lang.T("ask again; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API", "再试一次；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址")
+		if refused != nil && refused.Empty {
+			remedy = emptyRemedy()
 		}
-		return []Line{{Fail, name, "WeChat did not say" + because(err), "ask again; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API"}}
+		return []Line{{Fail, name, lang.T("WeChat did not say%s", "微信没有给出答案%s", because(err)), remedy}}
 	}
-	saw, remedy := refusal.Error()+since, remedyFor(refusal.Code, refusal.Message)
-	if ofAddress(refusal.Code) {
-		return []Line{skip(name, "WeChat does not look at it before this machine is on the whitelist"), {Fail, address, saw, remedy}}
+	saw := lang.Join([]lang.Text{lang.Same(refused.Error()), since}, lang.Text{})
+	if wechat.Concerns(err) == wechat.ConcernAddress {
+		return []Line{skip(name, lang.T("WeChat does not look at it before this machine is on the whitelist", "本机加入白名单之前，微信不会检查它")),
+			{Fail, address, saw, refused.Remedy()}}
 	}
 	mark := Fail
 	if wechat.Judge(err) == wechat.Retry || wechat.Judge(err) == wechat.SlowDown {
 		mark = Warn
 	}
-	return []Line{{mark, name, saw, remedy}, skip(address, "not known for certain before WeChat takes the secret")}
-}
-
-// ofAddress reports whether WeChat refuses the address and has not looked at more.
-func ofAddress(code int) bool {
-	switch code {
-	case 61004, 40164, 40090, 45035, 89501, 89502, 89503, 89504, 89505, 89506, 89507:
-		return true
-	}
-	return false
-}
-
-// addressPattern finds an address in WeChat's words.
-var addressPattern = regexp.MustCompile(`[0-9a-fA-F:.]*[0-9a-fA-F]`)
-
-// addressIn returns the address that WeChat names, or "this machine's outbound address".
-func addressIn(message string) string {
-	for _, word := range addressPattern.FindAllString(message, -1) {
-		if ip := net.ParseIP(word); ip != nil {
-			return ip.String()
-		}
-	}
-	return "this machine's outbound address"
-}
-
-// remedyFor says what to do about an errcode. The runbook is docs/operations.md.
-func remedyFor(code int, message string) string {
-	const runbook = "; runbook: A component is in state `operator`"
-	switch {
-	case ofAddress(code):
-		return "add " + addressIn(message) + " on WeChat's console to 白名单IP地址列表" + runbook
-	case code == 40125, code == 40001, code == 41004, code == 40243:
-		return "copy the AppSecret from WeChat's console (or reset it there) into --component-appsecret-file (WXTOKEN_COMPONENT_APPSECRET_FILE), or appsecret in --components-dir" + runbook
-	case code == 40013, code == 61000, code == 61001, code == 61002, code == 61011, code == 41018:
-		return "compare --component-appid (WXTOKEN_COMPONENT_APPID) with the AppID of the third-party platform on WeChat's console" + runbook
-	case code == 45009:
-		return "wait for the day to turn at UTC+8, or have the quota cleared; runbook: The day's quota is gone"
-	case code == 48001, code == 61007:
-		return "grant the permission set on WeChat's console (权限集), and release the platform again if WeChat asks for that" + runbook
-	case code == 45011, code == -1, code == -1000:
-		return "ask again in a minute"
-	}
-	return "look the errcode up on WeChat's pages" + runbook
+	return []Line{{mark, name, saw, refused.Remedy()},
+		skip(address, lang.T("not known for certain before WeChat takes the secret", "微信接受 AppSecret 之后才能确定"))}
 }
 
 // How long WeChat's word about a component counts. It wants the call a few times an hour at most; whoever mends something
