@@ -198,7 +198,7 @@ func TestHeldBack(t *testing.T) {
 	if _, body, _ := b.ask("/", browser...); !strings.Contains(body, "QuotaGone: the day&#39;s &lt;quota&gt; is gone") {
 		t.Errorf("the page does not tell:\n%s", body)
 	}
-	if _, body, _ := b.ask("/", "Accept", "text/html", "Accept-Language", "zh"); !strings.Contains(body, "暂停更新: QuotaGone") {
+	if _, body, _ := b.ask("/", "Accept", "text/html", "Accept-Language", "zh"); !strings.Contains(body, "暂缓续期: QuotaGone") {
 		t.Errorf("the page does not tell in Chinese:\n%s", body)
 	}
 	if _, body, _ := b.ask("/?format=json"); !strings.Contains(body, `"held_back":{"type":"Renewing","status":"False","reason":"QuotaGone"`) {
@@ -218,7 +218,7 @@ func TestPage(t *testing.T) {
 		{"en", "<th scope=\"col\">next renewal</th>"},
 		{"fr, de;q=0.9", "<th scope=\"col\">next renewal</th>"},
 		{"", "<html lang=\"en\">"},
-		{"zh-CN,zh;q=0.9,en;q=0.8", "<th scope=\"col\">下次更新</th>"},
+		{"zh-CN,zh;q=0.9,en;q=0.8", "<th scope=\"col\">下次续期</th>"},
 		{"en;q=0.3, zh-TW;q=0.7", "<td>已取消授权 revoked</td>"},
 		{"zh", "<br>→ 在微信开放平台的白名单IP地址列表里加上：本机的出口地址"},
 		{"zh;q=0, en;q=0.1", "<html lang=\"en\">"},

@@ -239,16 +239,16 @@ var languages = map[string]words{
 	"zh": {
 		language: lang.Chinese,
 		Title:    "wxtoken", Components: "第三方平台", Authorizers: "授权方", Search: "appid 或其中一部分", More: "更多", Empty: "无",
-		Key: "键", State: "状态", Generation: "代次", Left: "过期", Renewal: "下次更新", Failures: "失败次数", Token: "令牌 sha256", Ticket: "最近的 ticket", Name: "昵称",
+		Key: "键", State: "状态", Generation: "代次", Left: "过期", Renewal: "下次续期", Failures: "失败次数", Token: "令牌 sha256", Ticket: "最近的验证票据", Name: "昵称",
 		LastError: "最近的错误", None: "-", In: "%s 后", Ago: "%s 前", LeftOut: "未列出的第三方平台", Unreadable: "不是键的主题",
-		Held: "暂停更新", Until: "至 %s UTC",
+		Held: "暂缓续期", Until: "至 %s UTC",
 		states: map[wxtoken.State]string{
 			wxtoken.StateActive:             "正常 active",
-			wxtoken.StateRenewingFailed:     "更新失败，重试中 renewing_failed",
+			wxtoken.StateRenewingFailed:     "续期失败，重试中 renewing_failed",
 			wxtoken.StateNeedsAuthorization: "需重新授权 needs_authorization",
 			wxtoken.StateRevoked:            "已取消授权 revoked",
-			wxtoken.StateWaitingForTicket:   "等待 ticket waiting_for_ticket",
-			wxtoken.StateOperator:           "需人工处理 operator",
+			wxtoken.StateWaitingForTicket:   "等待验证票据 waiting_for_ticket",
+			wxtoken.StateOperator:           "需运维处理 operator",
 		},
 	},
 }
