@@ -74,7 +74,8 @@ func fault(call *ast.CallExpr) string {
 	return ""
 }
 
-// faults looks at each use of package lang in a file, and counts the texts.
+// faults looks at each use of package lang in a file, and counts the texts. The headings of package runbook are
+// compared with the pages of both languages there.
 func faults(fset *token.FileSet, file *ast.File) (found []string, texts int) {
 	ast.Inspect(file, func(n ast.Node) bool {
 		wrong := ""
@@ -85,7 +86,7 @@ func faults(fset *token.FileSet, file *ast.File) (found []string, texts int) {
 				texts++
 				wrong = fault(n)
 			case "Same":
-				if text, ok := literal(n.Args[0]); ok && strings.Contains(text, " ") {
+				if text, ok := literal(n.Args[0]); ok && strings.Contains(text, " ") && file.Name.Name != "runbook" {
 					wrong = "a sentence is not the same in both"
 				}
 			}

@@ -28,25 +28,22 @@ const (
 
 // headings are the headings of the entries in the pages of both languages.
 var headings = [...]lang.Text{
-	AccountAuthorizes:  untranslated("An authorizer is in state `needs_authorization` or `revoked`"),
-	ComponentAddRemove: untranslated("Add or remove a component"),
-	ComponentOperator:  untranslated("A component is in state `operator`"),
-	DataLost:           untranslated("All data of NATS is lost"),
-	FullDisk:           untranslated("A full disk under NATS"),
-	HeldBack:           untranslated("Renewals are held back"),
-	NATSAway:           untranslated("NATS is away"),
-	NoTicket:           untranslated("No ticket arrives"),
-	OldValues:          untranslated("Services read old values"),
-	QuotaGone:          untranslated("The day's quota is gone"),
-	SealKeyChange:      untranslated("Change the seal key"),
-	SealKeyUnknown:     untranslated("A refresher does not start: `record sealed for a key whose seed is not here`"),
-	SealOn:             untranslated("Turn sealing on"),
-	SecretWrong:        untranslated("The AppSecret is wrong"),
-	TokenRefused:       untranslated("A service gets 40001, 40014 or 42001"),
+	AccountAuthorizes:  lang.Same("An authorizer is in state `needs_authorization` or `revoked`"),
+	ComponentAddRemove: lang.Same("Add or remove a component"),
+	ComponentOperator:  lang.Same("A component is in state `operator`"),
+	DataLost:           lang.Same("All data of NATS is lost"),
+	FullDisk:           lang.Same("A full disk under NATS"),
+	HeldBack:           lang.Same("Renewals are held back"),
+	NATSAway:           lang.Same("NATS is away"),
+	NoTicket:           lang.Same("No ticket arrives"),
+	OldValues:          lang.Same("Services read old values"),
+	QuotaGone:          lang.Same("The day's quota is gone"),
+	SealKeyChange:      lang.Same("Change the seal key"),
+	SealKeyUnknown:     lang.Same("A refresher does not start: `record sealed for a key whose seed is not here`"),
+	SealOn:             lang.Same("Turn sealing on"),
+	SecretWrong:        lang.Same("The AppSecret is wrong"),
+	TokenRefused:       lang.Same("A service gets 40001, 40014 or 42001"),
 }
-
-// untranslated is a heading of a page that is there in English alone.
-func untranslated(heading string) lang.Text { return lang.Same(heading) }
 
 // Heading returns the entry's heading; that of None is empty.
 func (e Entry) Heading() lang.Text { return headings[e] }
