@@ -375,6 +375,28 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckAsksInItsLanguage: the process that runs may have another.
+func TestCheckAsksInItsLanguage(t *testing.T) {
+	t.Parallel()
+	running, err := preflight.New(preflight.Target{Language: lang.English})
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := httptest.NewServer(running.Handler(nil))
+	t.Cleanup(door.Close)
+	for language, want := range map[lang.Language]string{lang.English: "no fault", lang.Chinese: "没有错误"} {
+		var out bytes.Buffer
+		if err := ask(t.Context(), door.Listener.Addr().String(), &out, language); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %v, %s", language, err, out.String())
+		}
+	}
+	door.Close()
+	err = ask(t.Context(), door.Listener.Addr().String(), io.Discard, lang.Chinese)
+	if err == nil || !strings.Contains(err.Error(), "--data-dir 正在使用") {
+		t.Errorf("no process to ask: %v", err)
+	}
+}
+
 // The users that are shipped may do what --check looks for.
 func TestShippedRights(t *testing.T) {
 	t.Parallel()
