@@ -89,17 +89,22 @@ func ask(ctx context.Context, addr string, out io.Writer, l lang.Language) error
 
 // ground looks at what the process will stand on: its directory and its addresses.
 func (s *settings) ground() (report preflight.Report) {
-	line := preflight.Line{Mark: preflight.OK, Name: "data directory", Saw: lang.T("%s is not there yet, and will be made", "%s 还不存在，启动时会建立", s.DataDir)}
-	another := lang.T("choose another with --data-dir (WXTOKEN_DATA_DIR)", "用 --data-dir (WXTOKEN_DATA_DIR) 换一个目录")
+	line := preflight.Line{Mark: preflight.OK, Name: "data directory", Saw: lang.T("%s is not there yet, and will be made",
+		"%s 还不存在，启动时会建立", s.DataDir)}
+	another := lang.T("choose another with --data-dir (WXTOKEN_DATA_DIR)",
+		"用 --data-dir (WXTOKEN_DATA_DIR) 换一个目录")
 	switch info, err := os.Stat(s.DataDir); {
 	case err == nil && !info.IsDir():
-		line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("%s is no directory", "%s 不是目录", s.DataDir), another
+		line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("%s is no directory",
+			"%s 不是目录", s.DataDir), another
 	case err == nil:
 		line.Saw = lang.T("%s is there, and no process uses it", "%s 已存在，没有进程在用", s.DataDir)
 		probe, err := os.CreateTemp(s.DataDir, ".check-")
 		if err != nil {
-			line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("nothing can be written: %v", "无法写入：%v", err),
-				lang.T("give the directory to the user that runs wxtoken, or %s", "把目录交给运行 wxtoken 的用户，或%s", another)
+			line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("nothing can be written: %v",
+				"无法写入：%v", err),
+				lang.T("give the directory to the user that runs wxtoken, or %s",
+					"把目录交给运行 wxtoken 的用户，或%s", another)
 			break
 		}
 		_, _ = probe.Close(), os.Remove(probe.Name())
@@ -114,11 +119,13 @@ func (s *settings) ground() (report preflight.Report) {
 		listener, err := net.Listen("tcp", a.addr)
 		if err != nil {
 			report = append(report, preflight.Line{Mark: preflight.Fail, Name: "address", Saw: lang.Same(err.Error()),
-				Remedy: lang.T("end whatever listens there, or choose another with --%s (%s)", "停掉占用这个地址的程序，或用 --%s (%s) 换一个", a.flag, a.variable)})
+				Remedy: lang.T("end whatever listens there, or choose another with --%s (%s)",
+					"停掉占用这个地址的程序，或用 --%s (%s) 换一个", a.flag, a.variable)})
 			continue
 		}
 		_ = listener.Close()
-		report = append(report, preflight.Line{Mark: preflight.OK, Name: "address", Saw: lang.T("%s is free", "%s 空闲", a.addr)})
+		report = append(report, preflight.Line{Mark: preflight.OK, Name: "address", Saw: lang.T("%s is free",
+			"%s 空闲", a.addr)})
 	}
 	return report
 }

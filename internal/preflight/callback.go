@@ -37,7 +37,8 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 	}
 	early := func(line Line) Line { // ingest is in this process, and does not run: nobody can answer yet
 		if c.NATS == nil {
-			line.Mark, line.Remedy = Warn, lang.T("start wxtoken and check again; if it stays so, %s", "启动 wxtoken 后再检查一次；如果还是这样，%s", line.Remedy)
+			line.Mark, line.Remedy = Warn, lang.T("start wxtoken and check again; if it stays so, %s",
+				"启动 wxtoken 后再检查一次；如果还是这样，%s", line.Remedy)
 		}
 		return line
 	}
@@ -53,16 +54,20 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 			lang.T("WeChat follows no redirect: have the proxy pass /wechat/ on as it is, and enter the URL that answers at once as 授权事件接收URL",
 				"微信不跟随重定向：让反向代理原样转发 /wechat/，并把直接应答的 URL 填为授权事件接收URL"))
 	case a.status == http.StatusNotFound && ours(a):
-		return fail(lang.T("is answered 404 by an ingest that does not know this component", "ingest 应答 404：它不认识这个第三方平台"),
-			runbook.ComponentAddRemove.See(lang.T("add the component to the settings of ingest", "把这个第三方平台加到 ingest 的设置里")))
+		return fail(lang.T("is answered 404 by an ingest that does not know this component",
+			"ingest 应答 404：它不认识这个第三方平台"),
+			runbook.ComponentAddRemove.See(lang.T("add the component to the settings of ingest",
+				"把这个第三方平台加到 ingest 的设置里")))
 	case a.status != http.StatusMethodNotAllowed || !ours(a) || !strings.Contains(a.header.Get("Allow"), http.MethodPost):
-		return early(fail(lang.T("is answered %d by something that is not ingest", "应答 %d 的不是 ingest", a.status),
+		return early(fail(lang.T("is answered %d by something that is not ingest",
+			"应答 %d 的不是 ingest", a.status),
 			lang.T("have the proxy pass /wechat/ and /connect/ on to ingest (--http-addr, WXTOKEN_HTTP_ADDR), with path and query as they came",
 				"让反向代理把 /wechat/ 和 /connect/ 转发给 ingest (--http-addr, WXTOKEN_HTTP_ADDR)，路径和查询串保持原样")))
 	}
 	line := ok(name, lang.T("%s is answered by ingest%s", "%s 由 ingest 应答%s", target, alone))
 	if !a.ends.IsZero() {
-		line.Saw = lang.T("%s is answered by ingest, certificate by %q until %s%s", "%s 由 ingest 应答，证书由 %q 签发，有效期至 %s%s",
+		line.Saw = lang.T("%s is answered by ingest, certificate by %q until %s%s",
+			"%s 由 ingest 应答，证书由 %q 签发，有效期至 %s%s",
 			target, a.issuer, a.ends.Format(time.DateOnly), alone)
 		if left := a.ends.Sub(c.Now()); left < certificateSoon {
 			line.Mark, line.Remedy = Warn, lang.T("renew the certificate of the proxy", "更新反向代理的证书")

@@ -27,13 +27,15 @@ const connectWithin = 3 * time.Second
 func (c *Checker) nats(ctx context.Context) []Line {
 	const name = "nats"
 	if c.NATS == nil {
-		return []Line{skip(name, lang.T("the server of this process does not run", "本进程自带的 NATS 没有运行"))}
+		return []Line{skip(name, lang.T("the server of this process does not run",
+			"本进程自带的 NATS 没有运行"))}
 	}
 	for wait := time.Now().Add(connectWithin); !c.NATS.IsConnected() && time.Now().Before(wait) && ctx.Err() == nil && !refusedUser(c.NATS.LastError()); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if !c.NATS.IsConnected() {
-		line := Line{Fail, name, lang.T("no connection to %s%s", "连不上 %s%s", c.NATSURL, because(c.NATS.LastError())),
+		line := Line{Fail, name, lang.T("no connection to %s%s",
+			"连不上 %s%s", c.NATSURL, because(c.NATS.LastError())),
 			runbook.NATSAway.See(lang.T("start nats-server, or say with --nats-url (WXTOKEN_NATS_URL) where it is",
 				"启动 nats-server，或用 --nats-url (WXTOKEN_NATS_URL) 指明它的地址"))}
 		if refusedUser(c.NATS.LastError()) {
@@ -48,9 +50,11 @@ func (c *Checker) nats(ctx context.Context) []Line {
 		return []Line{{Fail, name, lang.T("%s does not answer%s", "%s 没有应答%s", c.NATSURL, because(err)),
 			runbook.NATSAway.See(lang.T("look at nats-server's log", "查看 nats-server 的日志"))}}
 	}
-	first := ok(name, lang.T("%s, version %s, answers in %s", "%s，版本 %s，应答用时 %s", c.NATSURL, version, time.Since(began).Round(10*time.Microsecond)))
+	first := ok(name, lang.T("%s, version %s, answers in %s",
+		"%s，版本 %s，应答用时 %s", c.NATSURL, version, time.Since(began).Round(10*time.Microsecond)))
 	if err := events.CheckServer(version); err != nil {
-		first = Line{Fail, name, lang.Same(err.Error()), lang.T("install a newer nats-server", "安装更新的 nats-server")}
+		first = Line{Fail, name, lang.Same(err.Error()), lang.T("install a newer nats-server",
+			"安装更新的 nats-server")}
 	}
 	if unheard := c.wrongUser(); unheard != nil {
 		return append(append([]Line{first}, unheard...), c.server(ctx)...)
@@ -142,7 +146,8 @@ func (c *Checker) askUser(ctx context.Context) (info userInfo, err error) {
 func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 	const name = "nats rights"
 	if err != nil {
-		return Line{Warn, name, lang.T("the server does not say what this user may do%s", "服务器没有说明这个用户的权限%s", because(err)),
+		return Line{Warn, name, lang.T("the server does not say what this user may do%s",
+			"服务器没有说明这个用户的权限%s", because(err)),
 			lang.T("allow it to publish %s, which shows a user its own rights and nothing else (deploy/nats/nats-server.conf)",
 				"允许它发布 %s：那里只能看到自己的权限（deploy/nats/nats-server.conf）", events.SubjectUserInfo)}
 	}
@@ -151,7 +156,8 @@ func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 	who := lang.T("user %q of account %s", "用户 %q（账户 %s）", user.Data.User, user.Data.Account)
 	if user.Data.Permissions == nil {
 		return Line{Warn, name, lang.T("%s may do everything", "%s没有任何限制", who),
-			lang.T("give each process a user of its own: deploy/nats/nats-server.conf", "给每个进程单独的用户：deploy/nats/nats-server.conf")}
+			lang.T("give each process a user of its own: deploy/nats/nats-server.conf",
+				"给每个进程单独的用户：deploy/nats/nats-server.conf")}
 	}
 	var lacks, inPart []string
 	for _, right := range rights {
@@ -179,10 +185,13 @@ func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 			lang.T("add what is missing to the permissions of that user: deploy/nats/nats-server.conf has all of them",
 				"给这个用户补上缺少的权限：deploy/nats/nats-server.conf 里都有")}
 	case inPart != nil:
-		return Line{Warn, name, lang.T("%s may only in part %s", "%s只有部分权限：%s", who, strings.Join(inPart, ", ")),
-			lang.T("nothing, if that is meant: pushes and keys outside of it fail", "如果是有意的，就不用处理：范围之外的推送和 key 会失败")}
+		return Line{Warn, name, lang.T("%s may only in part %s",
+			"%s只有部分权限：%s", who, strings.Join(inPart, ", ")),
+			lang.T("nothing, if that is meant: pushes and keys outside of it fail",
+				"如果是有意的，就不用处理：范围之外的推送和 key 会失败")}
 	}
-	return ok(name, lang.T("%s may do all %d things that %s needs", "%s有 %d 项权限，%s 需要的都有", who, len(rights), c.Role))
+	return ok(name, lang.T("%s may do all %d things that %s needs",
+		"%s有 %d 项权限，%s 需要的都有", who, len(rights), c.Role))
 }
 
 // all reports whether everything on subject is allowed.
@@ -206,7 +215,8 @@ func (c *Checker) stream(ctx context.Context, stream string) (line Line, there b
 		return Line{Fail, name, lang.Same(err.Error()), lang.T("look at the line nats rights and at nats-server's log: JetStream must be on",
 			"看 nats rights 一行和 nats-server 的日志：必须启用 JetStream")}, false
 	case missing && c.Role == events.RoleIngest:
-		return Line{Warn, name, lang.T("is not there", "还没有建立"), lang.T("start a refresher: it makes the streams. Until then pushes are answered 503",
+		return Line{Warn, name, lang.T("is not there",
+			"还没有建立"), lang.T("start a refresher: it makes the streams. Until then pushes are answered 503",
 			"启动 refresher，由它建立 stream；在此之前推送会得到 503")}, false
 	case missing:
 		return ok(name, runbook.DataLost.See(lang.T("is not there: a refresher makes it when it starts. If it was there before",
@@ -215,7 +225,8 @@ func (c *Checker) stream(ctx context.Context, stream string) (line Line, there b
 		return ok(name, lang.T("as it should be", "正常")), true
 	}
 	line = Line{Warn, name, lang.Same(strings.Join(drift, "; ")),
-		lang.T("restart a refresher, which sets it right, or says why it can't", "重启 refresher：它会改正，改不了时会说明原因")}
+		lang.T("restart a refresher, which sets it right, or says why it can't",
+			"重启 refresher：它会改正，改不了时会说明原因")}
 	if stream == events.StreamTokens {
 		line.Mark = Fail // a limit there makes schedules and credentials vanish
 	}
@@ -253,14 +264,16 @@ func (c *Checker) server(ctx context.Context) []Line {
 		}
 		var err error
 		if s, err = c.monitored(ctx); err != nil {
-			return []Line{{Fail, nameSync, lang.T("the monitoring address does not say%s", "监控地址没有给出答案%s", because(err)),
+			return []Line{{Fail, nameSync, lang.T("the monitoring address does not say%s",
+				"监控地址没有给出答案%s", because(err)),
 				lang.T("--nats-monitor-url (WXTOKEN_NATS_MONITOR_URL) wants the address of http: in nats-server's configuration, http://127.0.0.1:8222 for instance",
 					"--nats-monitor-url (WXTOKEN_NATS_MONITOR_URL) 要填 nats-server 配置里 http: 的地址，例如 http://127.0.0.1:8222")}, cipher}
 		}
 	}
 	sync := ok(nameSync, lang.Same("always"))
 	if !s.SyncAlways {
-		sync = Line{Fail, nameSync, lang.T("not always: a power cut takes acked pushes and tokens with it", "不是 always：断电会丢失已确认的推送和令牌"),
+		sync = Line{Fail, nameSync, lang.T("not always: a power cut takes acked pushes and tokens with it",
+			"不是 always：断电会丢失已确认的推送和令牌"),
 			lang.T("set jetstream.sync_interval: always in nats-server's configuration, and restart it",
 				"在 nats-server 的配置里设置 jetstream.sync_interval: always，然后重启")}
 	}
@@ -281,7 +294,8 @@ func cipherLine(s *Server, unseen Line) Line {
 	case len(streams) == 0:
 		return unseen
 	case len(open) > 0:
-		return Line{Warn, nameCipher, lang.T("in the clear on the disk: %s", "在磁盘上没有加密：%s", strings.Join(open, ", ")),
+		return Line{Warn, nameCipher, lang.T("in the clear on the disk: %s",
+			"在磁盘上没有加密：%s", strings.Join(open, ", ")),
 			lang.T("set jetstream.cipher and key in nats-server's configuration, or see that JETSTREAM_KEY is not empty (the server says nothing then), "+
 				"and restart it: it encrypts what it finds; or see that its disk is encrypted",
 				"在 nats-server 的配置里设置 jetstream.cipher 和 key，或确认 JETSTREAM_KEY 不是空的（为空时服务器不会报错），"+
@@ -293,7 +307,8 @@ func cipherLine(s *Server, unseen Line) Line {
 // storeLine compares the limit of the store with the disk under it.
 func storeLine(s *Server) Line {
 	size, found := diskSize(s.StoreDir)
-	sizes := lang.T("%s, and the disk under %s has %s", "%s；%s 所在的磁盘有 %s", bytes(s.MaxStore), s.StoreDir, bytes(int64(size)))
+	sizes := lang.T("%s, and the disk under %s has %s",
+		"%s；%s 所在的磁盘有 %s", bytes(s.MaxStore), s.StoreDir, bytes(int64(size)))
 	switch {
 	case !found:
 		return skip(nameStore, lang.T("%s; its disk can only be looked at where the data lies: it must be larger",

@@ -112,7 +112,8 @@ func (c *Checker) Run(ctx context.Context) Report {
 	for _, component := range c.components() {
 		found = append(found, component.AppID)
 	}
-	return append(Report{ok("settings", lang.T("no fault; components: %s", "没有错误；第三方平台：%s", joined(found)))}, slices.Concat(lines...)...)
+	return append(Report{ok("settings", lang.T("no fault; components: %s",
+		"没有错误；第三方平台：%s", joined(found)))}, slices.Concat(lines...)...)
 }
 
 func (c *Checker) components() []Component {

@@ -19,12 +19,14 @@ import (
 	"wxtoken/internal/store"
 )
 
-var canaryRemedy = runbook.FullDisk.See(lang.T("look at nats-server's log, and at the room that is left", "查看 nats-server 的日志和剩余空间"))
+var canaryRemedy = runbook.FullDisk.See(lang.T("look at nats-server's log, and at the room that is left",
+	"查看 nats-server 的日志和剩余空间"))
 
 // CanaryOfRefresher has NATS store a message where the tokens lie, and give it back.
 func CanaryOfRefresher(nc *nats.Conn) Probe {
 	return canary(nc, events.RoleRefresher, events.StoreCanary,
-		lang.T("a message was stored with the tokens and read back", "往令牌所在的 stream 写入了一条消息，并读了回来"))
+		lang.T("a message was stored with the tokens and read back",
+			"往令牌所在的 stream 写入了一条消息，并读了回来"))
 }
 
 // CanaryOfIngest has the stream of the pushes look at a message that it may not store.
@@ -59,12 +61,14 @@ func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 		const name = "seal key"
 		answer, err := askSeal(ctx, nc, keys.Public())
 		if err != nil {
-			return skip(name, lang.T("no refresher tells whether it opens what ingest seals%s", "没有 refresher 说明它能否打开 ingest 密封的内容%s", because(err)))
+			return skip(name, lang.T("no refresher tells whether it opens what ingest seals%s",
+				"没有 refresher 说明它能否打开 ingest 密封的内容%s", because(err)))
 		}
 		have := joined(answer.SealKeys)
 		switch answer.State {
 		case events.SealOpened:
-			return ok(name, lang.T("the refreshers have the seed of %s", "refresher 有 %s 的 seed", keys.Public()))
+			return ok(name, lang.T("the refreshers have the seed of %s",
+				"refresher 有 %s 的 seed", keys.Public()))
 		case events.SealUnused:
 			return ok(name, lang.T("none, neither here nor at the refreshers: tickets and codes lie in NATS in the clear",
 				"这里和 refresher 都没有密钥：验证票据和授权码在 NATS 里是明文"))
@@ -74,11 +78,13 @@ func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 				runbook.SealOn.See(lang.T("give ingest the public key, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)",
 					"用 --seal-key 或 --seal-key-file (WXTOKEN_SEAL_KEY_FILE) 把公钥给 ingest"))}
 		case events.SealUnknown:
-			return Line{Fail, name, lang.T("no refresher could open what is sealed for %s: theirs are %s", "没有 refresher 能打开为 %s 密封的内容：它们的公钥是 %s", keys.Public(), have),
+			return Line{Fail, name, lang.T("no refresher could open what is sealed for %s: theirs are %s",
+				"没有 refresher 能打开为 %s 密封的内容：它们的公钥是 %s", keys.Public(), have),
 				runbook.SealKeyChange.See(lang.T("give ingest the public key of the refreshers' seed, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)",
 					"用 --seal-key 或 --seal-key-file (WXTOKEN_SEAL_KEY_FILE) 把 refresher 的 seed 对应的公钥给 ingest"))}
 		}
-		return skip(name, lang.T("the refresher is of a version that does not tell", "这个版本的 refresher 不说明"))
+		return skip(name, lang.T("the refresher is of a version that does not tell",
+			"这个版本的 refresher 不说明"))
 	}}
 }
 
@@ -106,7 +112,8 @@ func HeldOfIngest(nc *nats.Conn) Probe {
 		const name = "renewals"
 		answer, err := askOpen(ctx, nc, events.ConnectOpen{Step: events.StepHeld})
 		if err != nil {
-			return skip(name, lang.T("no refresher tells whether anything holds them back%s", "没有 refresher 说明续期是否暂缓%s", because(err)))
+			return skip(name, lang.T("no refresher tells whether anything holds them back%s",
+				"没有 refresher 说明续期是否暂缓%s", because(err)))
 		}
 		line := ok(name, unheld())
 		for _, appid := range slices.Sorted(maps.Keys(answer.Held)) {
@@ -126,8 +133,10 @@ func HeldOfIngest(nc *nats.Conn) Probe {
 // Mirrors tells whether services can read, in accounts of their own, what is kept.
 func Mirrors(nc *nats.Conn, setup events.SetupConfig) Probe {
 	return Probe{
-		Name: "mirrors", Works: lang.T("as they should be, where there is an account of services (%s)", "正常（业务服务的账户：%s）", strings.Join(setup.ServicesAPI, ", ")),
-		Remedy: runbook.OldValues.See(lang.T("a refresher makes them; its log says what keeps it from it", "镜像由 refresher 建立；建不了的原因在它的日志里")),
+		Name: "mirrors", Works: lang.T("as they should be, where there is an account of services (%s)",
+			"正常（业务服务的账户：%s）", strings.Join(setup.ServicesAPI, ", ")),
+		Remedy: runbook.OldValues.See(lang.T("a refresher makes them; its log says what keeps it from it",
+			"镜像由 refresher 建立；建不了的原因在它的日志里")),
 		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error {
 			return events.CheckMirrors(ctx, nc, js, setup)
 		}),

@@ -53,7 +53,8 @@ func (r Report) Err(l lang.Language) error {
 	if failed == 0 {
 		return nil
 	}
-	return errors.New(lang.T("%d of %d checks failed", "有 %d 项检查没有通过，共 %d 项", failed, len(r)).In(l))
+	return errors.New(lang.T("%d of %d checks failed",
+		"有 %d 项检查没有通过，共 %d 项", failed, len(r)).In(l))
 }
 
 // WriteText writes the lines for a person.

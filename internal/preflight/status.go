@@ -45,7 +45,8 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 	for _, component := range c.components() {
 		status, err := read(ctx, stream, wxtoken.ComponentKey(component.AppID))
 		if err != nil {
-			lines = append(lines, skip(name+" "+component.AppID, lang.T("the status can't be read%s", "读不到状态%s", because(err))))
+			lines = append(lines, skip(name+" "+component.AppID, lang.T("the status can't be read%s",
+				"读不到状态%s", because(err))))
 			continue
 		}
 		lines = append(lines, c.tickets(name+" "+component.AppID, status), held("renewals "+component.AppID, status))
@@ -89,12 +90,15 @@ func (c *Checker) tickets(name string, status *wxtoken.Status) Line {
 	case status == nil:
 		return skip(name, lang.T("no refresher has run for it yet", "还没有 refresher 处理过它"))
 	case status.TicketReceivedAt == nil:
-		return Line{Fail, name, lang.T("none came yet; WeChat pushes one every 10 minutes", "还没有收到过；微信每 10 分钟推送一次"),
-			lang.T("wait 10 minutes after ingest could be reached, then %s", "ingest 可以访问后等 10 分钟，然后%s", remedy)}
+		return Line{Fail, name, lang.T("none came yet; WeChat pushes one every 10 minutes",
+			"还没有收到过；微信每 10 分钟推送一次"),
+			lang.T("wait 10 minutes after ingest could be reached, then %s",
+				"ingest 可以访问后等 10 分钟，然后%s", remedy)}
 	}
 	age := c.Now().Sub(*status.TicketReceivedAt).Round(time.Second)
 	if age > ticketLate {
-		return Line{Fail, name, lang.T("the last one came %s ago; WeChat pushes one every 10 minutes", "最近一次在 %s 前；微信每 10 分钟推送一次", age), remedy}
+		return Line{Fail, name, lang.T("the last one came %s ago; WeChat pushes one every 10 minutes",
+			"最近一次在 %s 前；微信每 10 分钟推送一次", age), remedy}
 	}
 	return ok(name, lang.T("the last one came %s ago", "最近一次在 %s 前", age))
 }
@@ -111,7 +115,8 @@ func held(name string, status *wxtoken.Status) Line {
 	if !ok {
 		return Line{OK, name, unheld(), lang.Text{}}
 	}
-	saw := lang.T("held back since %s: %s: %s", "自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
+	saw := lang.T("held back since %s: %s: %s",
+		"自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
 	if held.Until != nil {
 		saw = lang.T("%s (until %s)", "%s（至 %s）", saw, held.Until.UTC().Format(time.RFC3339))
 	}
@@ -122,7 +127,8 @@ func held(name string, status *wxtoken.Status) Line {
 	if held.Reason == wxtoken.HeldMinuteLimit || held.Reason == wxtoken.HeldListFirst {
 		mark = Warn // they end by themselves, in minutes
 	}
-	remedy := runbook.HeldBack.See(lang.T("the runbook has what to do about each reason", "各种原因的处理方法见运维手册"))
+	remedy := runbook.HeldBack.See(lang.T("the runbook has what to do about each reason",
+		"各种原因的处理方法见运维手册"))
 	switch held.Reason {
 	case wxtoken.HeldQuota:
 		remedy = (&wechat.Error{API: wechat.APIComponentToken, Code: 45009}).Remedy()
@@ -198,7 +204,8 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 		if found > maxNamed {
 			named = append(named, lang.T("and %d more", "另有 %d 个", found-maxNamed))
 		}
-		return []Line{{Warn, name, lang.T("%s, %d lack something: %s", "%s，%d 个缺少授权或权限：%s", looked, found, lang.Join(named, lang.T(", ", "、"))),
+		return []Line{{Warn, name, lang.T("%s, %d lack something: %s",
+			"%s，%d 个缺少授权或权限：%s", looked, found, lang.Join(named, lang.T(", ", "、"))),
 			runbook.AccountAuthorizes.See(lang.T("send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console",
 				"把各自状态里的 reauthorize_url 发给商家；如果很多账号缺少同一项，检查微信开放平台上的权限集"))}}
 	}

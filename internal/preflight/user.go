@@ -27,11 +27,13 @@ func (c *Checker) wrongUser() []Line {
 	if u, err := url.Parse(c.NATS.ConnectedUrl()); err == nil && u.User.Username() != "" {
 		who = lang.T("user %q", "用户 %q", u.User.Username())
 	}
-	lines := []Line{{Fail, "nats rights", lang.T("%s may not subscribe %s.>, where answers to %s arrive", "%s不能订阅 %s.>，而 %s 的应答要从那里收到",
+	lines := []Line{{Fail, "nats rights", lang.T("%s may not subscribe %s.>, where answers to %s arrive",
+		"%s不能订阅 %s.>，而 %s 的应答要从那里收到",
 		who, c.NATS.Opts.InboxPrefix, c.Role),
 		lang.T("is it the user of another program? Give %s its own, in --nats-url (WXTOKEN_NATS_URL), --nats-creds or --nats-nkey; deploy/nats/nats-server.conf has one for each",
 			"是不是用了别的程序的用户？用 --nats-url (WXTOKEN_NATS_URL)、--nats-creds 或 --nats-nkey 给 %s 它自己的；deploy/nats/nats-server.conf 里每个程序都有一个", c.Role)}}
-	unheard := lang.T("no answer of NATS would be heard: see nats rights", "收不到 NATS 的应答：见 nats rights 一行")
+	unheard := lang.T("no answer of NATS would be heard: see nats rights",
+		"收不到 NATS 的应答：见 nats rights 一行")
 	for _, stream := range c.Streams {
 		lines = append(lines, skip("stream "+stream, unheard))
 	}

@@ -26,10 +26,12 @@ func clock(name string, off time.Duration, effect lang.Text) Line {
 	if off < 0 {
 		saw = lang.T("%s behind", "慢 %s", (-off).Round(time.Millisecond))
 	}
-	remedy := lang.T("set this machine's clock (chrony, systemd-timesyncd), or the other one", "校准本机的时钟（chrony、systemd-timesyncd），或者对方的")
+	remedy := lang.T("set this machine's clock (chrony, systemd-timesyncd), or the other one",
+		"校准本机的时钟（chrony、systemd-timesyncd），或者对方的")
 	switch {
 	case off.Abs() > clockBad:
-		return Line{Fail, name, lang.T("%s: tokens are renewed too late or too early; %s", "%s：令牌会续期过晚或过早；%s", saw, effect), remedy}
+		return Line{Fail, name, lang.T("%s: tokens are renewed too late or too early; %s",
+			"%s：令牌会续期过晚或过早；%s", saw, effect), remedy}
 	case off.Abs() > clockOff:
 		return Line{Warn, name, lang.T("%s: %s", "%s：%s", saw, effect), remedy}
 	}
@@ -88,9 +90,11 @@ func (c *Checker) wechat(ctx context.Context) []Line {
 			lang.T("let this machine reach %s (firewall, DNS, HTTPS_PROXY); --wechat-api-url (WXTOKEN_WECHAT_API_URL) names another",
 				"让本机能访问 %s（防火墙、DNS、HTTPS_PROXY）；用 --wechat-api-url (WXTOKEN_WECHAT_API_URL) 可以换一个地址", host)}}
 	}
-	lines := []Line{ok(name, lang.T("%s answers in %s", "%s 应答用时 %s", host, a.took.Round(time.Millisecond)))}
+	lines := []Line{ok(name, lang.T("%s answers in %s",
+		"%s 应答用时 %s", host, a.took.Round(time.Millisecond)))}
 	if date, err := http.ParseTime(a.header.Get("Date")); err != nil {
-		lines = append(lines, skip("clock, to WeChat", lang.T("the answer of %s has no Date", "%s 的应答里没有 Date", host)))
+		lines = append(lines, skip("clock, to WeChat", lang.T("the answer of %s has no Date",
+			"%s 的应答里没有 Date", host)))
 	} else {
 		ours := a.began.Add(a.took / 2)
 		off := ours.Sub(date)
@@ -102,7 +106,8 @@ func (c *Checker) wechat(ctx context.Context) []Line {
 	}
 	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatURL, Transport: c.Transport, Timeout: callWithin})
 	if err != nil {
-		return append(lines, Line{Fail, name, lang.Same(err.Error()), lang.T("look at --wechat-api-url (WXTOKEN_WECHAT_API_URL)", "检查 --wechat-api-url (WXTOKEN_WECHAT_API_URL)")})
+		return append(lines, Line{Fail, name, lang.Same(err.Error()), lang.T("look at --wechat-api-url (WXTOKEN_WECHAT_API_URL)",
+			"检查 --wechat-api-url (WXTOKEN_WECHAT_API_URL)")})
 	}
 	components := c.components()
 	found := make([][]Line, len(components))
@@ -142,22 +147,26 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component C
 	if err == nil {
 		pushing := lang.T("tickets were being pushed", "验证票据推送已开启")
 		if !on {
-			pushing = lang.T("tickets were not being pushed, and are now", "验证票据推送原来没有开启，现已开启")
+			pushing = lang.T("tickets were not being pushed, and are now",
+				"验证票据推送原来没有开启，现已开启")
 		}
 		return []Line{ok(name, lang.T("WeChat takes it; %s%s", "微信接受；%s%s", pushing, since)),
 			ok(address, lang.T("WeChat takes calls from this machine%s", "微信接受本机的调用%s", since))}
 	}
 	refused := (*wechat.Error)(nil)
 	if !errors.As(err, &refused) || refused.Code == 0 {
-		remedy := lang.T("ask again; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API", "再试一次；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址")
+		remedy := lang.T("ask again; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API",
+			"再试一次；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址")
 		if refused != nil && refused.Empty {
 			remedy = emptyRemedy()
 		}
-		return []Line{{Fail, name, lang.T("WeChat did not say%s", "微信没有给出答案%s", because(err)), remedy}}
+		return []Line{{Fail, name, lang.T("WeChat did not say%s",
+			"微信没有给出答案%s", because(err)), remedy}}
 	}
 	saw := lang.Join([]lang.Text{lang.Same(refused.Error()), since}, lang.Text{})
 	if wechat.Concerns(err) == wechat.ConcernAddress {
-		return []Line{skip(name, lang.T("WeChat does not look at it before this machine is on the whitelist", "本机加入白名单之前，微信不会检查它")),
+		return []Line{skip(name, lang.T("WeChat does not look at it before this machine is on the whitelist",
+			"本机加入白名单之前，微信不会检查它")),
 			{Fail, address, saw, refused.Remedy()}}
 	}
 	mark := Fail
@@ -165,7 +174,8 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component C
 		mark = Warn
 	}
 	return []Line{{mark, name, saw, refused.Remedy()},
-		skip(address, lang.T("not known for certain before WeChat takes the secret", "微信接受 AppSecret 之后才能确定"))}
+		skip(address, lang.T("not known for certain before WeChat takes the secret",
+			"微信接受 AppSecret 之后才能确定"))}
 }
 
 // How long WeChat's word about a component counts. It wants the call a few times an hour at most; whoever mends something

@@ -57,12 +57,14 @@ var (
 		"把状态里的 reauthorize_url 发给商家"), runbook.AccountAuthorizes}
 	newLink = &remedy{lang.T("nothing if the account is active; otherwise have the merchant authorize once more, by a new link",
 		"账号状态为 active 时不用处理；否则请商家用新的授权链接再授权一次"), runbook.AccountAuthorizes}
-	lookUp = &remedy{lang.T("look the errcode up on WeChat's pages", "在微信的文档里查这个 errcode"), runbook.ComponentOperator}
+	lookUp = &remedy{lang.T("look the errcode up on WeChat's pages",
+		"在微信的文档里查这个 errcode"), runbook.ComponentOperator}
 )
 
 // addAddress says that an address goes on the whitelist: the one that WeChat names.
 func addAddress(message string) lang.Text {
-	return lang.T("add %s on WeChat's console to 白名单IP地址列表", "在微信开放平台的白名单IP地址列表里加上：%s", addressIn(message))
+	return lang.T("add %s on WeChat's console to 白名单IP地址列表",
+		"在微信开放平台的白名单IP地址列表里加上：%s", addressIn(message))
 }
 
 // errcode is a row of the table.
