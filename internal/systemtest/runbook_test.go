@@ -37,7 +37,7 @@ var rows = []struct {
 	{manyRefused, []string{"Many accounts are refused at once"}},
 	{appSecretWrong, []string{"The AppSecret is wrong"}},
 	{wechatAway, []string{"WeChat is away"}},
-	{keysChanged, []string{"Keys and passwords are changed"}},
+	{keysChanged, []string{"Change keys and passwords"}},
 	{lookAround, []string{"Where to look", contexts}},
 	{storeFull, []string{"A full disk under NATS"}},
 	{repairOpened, []string{"Open the user `repair`"}},
@@ -46,27 +46,27 @@ var rows = []struct {
 	{noTicket, []string{"No ticket arrives"}},
 	{componentTokenLate, []string{"The component token is late"}},
 	{notOnTheWhitelist, []string{"A component is in state `operator`"}},
-	{renewalWanted, []string{"A renewal is wanted now"}},
+	{renewalWanted, []string{"Force a renewal"}},
 	{otherRef, []string{"An account belongs to another `ref`"}},
 	{cancelled, []string{"An authorizer is in state `needs_authorization` or `revoked`"}},
 	{tokenRefused, []string{"A service gets 40001, 40014 or 42001"}},
 	{forged, []string{"Forged pushes"}},
 	{oddPushes, []string{"Odd pushes"}},
-	{passwordsChanged, []string{"NATS passwords are changed"}},
+	{passwordsChanged, []string{"Change NATS passwords"}},
 	{leakedSecret, []string{"A secret may have leaked"}},
 	{clockWrong, []string{"A clock is wrong"}},
-	{deadEvent, []string{"Something lies on DEAD"}},
+	{deadEvent, []string{"A message is on `DEAD`"}},
 	{moreProcesses, []string{"More processes, restarts, planned maintenance"}},
 	{accountAdded, []string{"Add, change or remove an account of services"}},
-	{diskKeyChanged, []string{"The key of NATS's disk is changed"}},
+	{diskKeyChanged, []string{"Change the key of NATS's disk"}},
 	{movedToAccounts, []string{"Upgrade"}},
 }
 
 // elsewhere are the entries whose commands other tests run, by the name of the test.
 var elsewhere = map[string]string{
-	"Turn sealing on":                     "TestProcesses/seal_key_changed",
-	"Three NATS servers, and one is lost": "TestOneOfThreeLost",
-	"Services read old values":            "TestMirrorFollows", // in cmd/wxtoken, with the accounts that are shipped
+	"Turn sealing on":                   "TestProcesses/seal_key_changed",
+	"One of three NATS servers is lost": "TestOneOfThreeLost",
+	"Services read old values":          "TestMirrorFollows", // in cmd/wxtoken, with the accounts that are shipped
 }
 
 // TestRunbook makes the faults of docs/operations.md on real processes and runs the commands that the page prints, with a shell. An
