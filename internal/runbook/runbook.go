@@ -28,21 +28,21 @@ const (
 
 // headings are the headings of the entries in the pages of both languages.
 var headings = [...]lang.Text{
-	AccountAuthorizes:  lang.Same("An authorizer is in state `needs_authorization` or `revoked`"),
-	ComponentAddRemove: lang.Same("Add or remove a component"),
-	ComponentOperator:  lang.Same("A component is in state `operator`"),
-	DataLost:           lang.Same("All data of NATS is lost"),
-	FullDisk:           lang.Same("A full disk under NATS"),
-	HeldBack:           lang.Same("Renewals are held back"),
-	NATSAway:           lang.Same("NATS is away"),
-	NoTicket:           lang.Same("No ticket arrives"),
-	OldValues:          lang.Same("Services read old values"),
-	QuotaGone:          lang.Same("The day's quota is gone"),
-	SealKeyChange:      lang.Same("Change the seal key"),
-	SealKeyUnknown:     lang.Same("A refresher does not start: `record sealed for a key whose seed is not here`"),
-	SealOn:             lang.Same("Turn sealing on"),
-	SecretWrong:        lang.Same("The AppSecret is wrong"),
-	TokenRefused:       lang.Same("A service gets 40001, 40014 or 42001"),
+	AccountAuthorizes:  lang.T("An authorizer is in state `needs_authorization` or `revoked`", "授权方处于 `needs_authorization` 或 `revoked` 状态"),
+	ComponentAddRemove: lang.T("Add or remove a component", "增加或移除第三方平台"),
+	ComponentOperator:  lang.T("A component is in state `operator`", "第三方平台处于 `operator` 状态"),
+	DataLost:           lang.T("All data of NATS is lost", "NATS 的数据全部丢失"),
+	FullDisk:           lang.T("A full disk under NATS", "NATS 的磁盘写满"),
+	HeldBack:           lang.T("Renewals are held back", "续期被暂缓"),
+	NATSAway:           lang.T("NATS is away", "NATS 不可用"),
+	NoTicket:           lang.T("No ticket arrives", "收不到验证票据"),
+	OldValues:          lang.T("Services read old values", "业务服务读到旧值"),
+	QuotaGone:          lang.T("The day's quota is gone", "当天的调用额度用完"),
+	SealKeyChange:      lang.T("Change the seal key", "更换密封密钥"),
+	SealKeyUnknown:     lang.T("A refresher does not start: `record sealed for a key whose seed is not here`", "refresher 无法启动：`record sealed for a key whose seed is not here`"),
+	SealOn:             lang.T("Turn sealing on", "启用密封"),
+	SecretWrong:        lang.T("The AppSecret is wrong", "AppSecret 不对"),
+	TokenRefused:       lang.T("A service gets 40001, 40014 or 42001", "业务服务收到 40001、40014 或 42001"),
 }
 
 // Heading returns the entry's heading; that of None is empty.
