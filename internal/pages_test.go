@@ -287,6 +287,50 @@ func TestDifferences(t *testing.T) {
 }
 
 var (
+	message = regexp.MustCompile("^`[A-Za-z][A-Za-z' ,.-]*`$")
+	command = regexp.MustCompile("^`(docker|go|ingest|nats|nats-server|promtool|refresher|systemctl|systemd-analyze|wxtoken) ")
+)
+
+// foreign are messages of other programs that the runbook quotes.
+var foreign = []string{
+	"Authorization Violation", "Error recreating stream", "JetStream account 'PARTNER' could not be resolved", "consumer deleted",
+	"jetstream not enabled", "leadership change", "malformed or corrupt message in ...blk", "maximum consumers limit reached",
+	"missing stream header", "no heartbeat received", "no space left on device", "permissions violation",
+}
+
+// TestQuotes: a message that the runbook quotes is one that a program of ours says, or an alert.
+func TestQuotes(t *testing.T) {
+	t.Parallel()
+	var code strings.Builder
+	code.WriteString(read(t, "deploy/prometheus/alerts.yml"))
+	for _, s := range sources(t) {
+		if !s.test {
+			code.WriteString(read(t, s.name))
+		}
+	}
+	found := 0
+	for _, name := range quoting {
+		for _, quoted := range readPage(read(t, name)).spans {
+			words := strings.Trim(quoted, "`")
+			if !message.MatchString(quoted) || !strings.Contains(words, " ") || command.MatchString(quoted) || slices.Contains(foreign, words) {
+				continue
+			}
+			found++
+			for _, part := range strings.Split(words, "...") {
+				part = strings.TrimSpace(part)
+				_, rest, _ := strings.Cut(part, " ") // it may begin with a name
+				if !strings.Contains(code.String(), part) && !strings.Contains(code.String(), "%s "+rest) {
+					t.Errorf("%s quotes %s, which no program of ours says", name, quoted)
+				}
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d messages were found", found)
+	}
+}
+
+var (
 	link      = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	inHeading = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
 )

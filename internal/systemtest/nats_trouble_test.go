@@ -120,7 +120,7 @@ func TestDiskFull(t *testing.T) {
 		return errors.New("no push was refused: is the disk full?")
 	})
 	poll(t, func() error {
-		if status, body := one.get("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "stores nothing") {
+		if status, body := one.get("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "publish credential.proof to KV_tokens: ") {
 			return fmt.Errorf("/readyz %d %s", status, body)
 		}
 		return nil

@@ -90,8 +90,9 @@ func storeFull(b *book) {
 		full = err != nil
 	}
 	poll(b.T, func() error {
-		if status, _ := request(b.T, http.MethodGet, "http://"+b.re.addr("ops")+"/readyz", ""); status != http.StatusServiceUnavailable {
-			return fmt.Errorf("/readyz answers %d", status)
+		status, body := request(b.T, http.MethodGet, "http://"+b.re.addr("ops")+"/readyz", "")
+		if status != http.StatusServiceUnavailable || !strings.Contains(body, "publish credential.proof to KV_tokens: ") {
+			return fmt.Errorf("/readyz answers %d %s", status, body)
 		}
 		return nil
 	})
