@@ -244,7 +244,7 @@ func importFaults(s source) (faults []string) {
 			faults = append(faults, p+" is closed to this room: "+why)
 		}
 		first, _, _ := strings.Cut(p, "/")
-		if in(s.room, stdOnly) && (room(p) != "" && !in(room(p), stdOnly) || strings.Contains(first, ".")) {
+		if in(s.room, stdOnly) && (room(p) != "" && !in(room(p), stdOnly) || room(p) == "" && strings.Contains(first, ".")) {
 			faults = append(faults, p+" is not in the standard library")
 		}
 	}

@@ -436,9 +436,9 @@ func concrete(pattern string) string {
 func TestCheckAsDocumented(t *testing.T) {
 	t.Parallel()
 	for file, command := range map[string]string{
-		"README.md":          `(?m)^ *WXTOKEN_NATS_URL=\S+ bin/refresher (?:.*\\\n)*.*$`,
-		"README.zh-CN.md":    `(?m)^ *WXTOKEN_NATS_URL=\S+ bin/refresher (?:.*\\\n)*.*$`,
-		"docs/operations.md": `(?m)^ *refresher --check.*$`,
+		"docs/deploy.md":       `(?m)^ *WXTOKEN_NATS_URL=\S+ bin/refresher (?:.*\\\n)*.*$`,
+		"docs/deploy.zh-CN.md": `(?m)^ *WXTOKEN_NATS_URL=\S+ bin/refresher (?:.*\\\n)*.*$`,
+		"docs/operations.md":   `(?m)^ *refresher --check.*$`,
 	} {
 		text, err := os.ReadFile(filepath.Join("..", "..", file))
 		if err != nil {

@@ -76,8 +76,8 @@ func TestDeployedCluster(t *testing.T) {
 	}
 }
 
-// TestREADMEStartsNATS: the commands with which both READMEs start NATS go through, before-start with the key among them.
-func TestREADMEStartsNATS(t *testing.T) {
+// TestDeployStartsNATS: the commands with which docs/deploy.md starts NATS, in both languages, go through, before-start with the key among them.
+func TestDeployStartsNATS(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "openssl"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -93,7 +93,7 @@ func TestREADMEStartsNATS(t *testing.T) {
 		t.Skip(err)
 	}
 	block := regexp.MustCompile(`(?m)^ +\(umask 077; for v in INGEST_PASSWORD(?:.*\n)+? +\(set -a;.*\n`)
-	for _, name := range []string{"README.md", "README.zh-CN.md"} {
+	for _, name := range []string{"docs/deploy.md", "docs/deploy.zh-CN.md"} {
 		page, err := os.ReadFile(filepath.Join("../..", name))
 		if err != nil {
 			t.Fatal(err)
