@@ -2,15 +2,13 @@ package internal
 
 import (
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-const decisions = "../docs/adr"
+const decisions = "docs/adr"
 
 var (
 	decisionTitle  = regexp.MustCompile(`\A# (\d{4}): \S.*\n\n`)
@@ -21,14 +19,14 @@ var (
 // and the list has them all.
 func TestDecisions(t *testing.T) {
 	t.Parallel()
-	list := readPage(t, filepath.Join(decisions, "README.md"))
-	pages, err := filepath.Glob(filepath.Join(decisions, "[0-9]*.md"))
+	list := read(t, decisions+"/README.md")
+	pages, err := filepath.Glob("../" + decisions + "/[0-9]*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("no decisions: %v", err)
 	}
 	for _, page := range pages {
 		name := filepath.Base(page)
-		if fault := decisionFault(name, readPage(t, page), list, func(other string) string { return readPage(t, filepath.Join(decisions, other)) }); fault != "" {
+		if fault := decisionFault(name, read(t, decisions+"/"+name), list, func(other string) string { return read(t, decisions+"/"+other) }); fault != "" {
 			t.Errorf("%s: %s", name, fault)
 		}
 	}
@@ -77,82 +75,4 @@ func TestDecisionFault(t *testing.T) {
 			t.Errorf("%s: %q, want %q", row.what, fault, row.want)
 		}
 	}
-}
-
-var (
-	fences  = regexp.MustCompile("(?ms)^ *```.*?^ *```")
-	links   = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
-	linked  = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
-	dropped = regexp.MustCompile(`[^\p{L}\p{N}_\- ]`)
-)
-
-// anchors returns the anchors of a page's headings, as a host of Markdown makes them.
-func anchors(text string) map[string]bool {
-	out := map[string]bool{}
-	for _, m := range heading.FindAllStringSubmatch(fences.ReplaceAllString(text, ""), -1) {
-		words := linked.ReplaceAllString(m[1], "$1")
-		out[strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(words), ""), " ", "-")] = true
-	}
-	return out
-}
-
-// TestLinks: each link between pages leads to a file that is there, and to a heading that is in it.
-func TestLinks(t *testing.T) {
-	t.Parallel()
-	pages := map[string]string{}
-	err := filepath.WalkDir("..", func(p string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && p != ".." && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".github" || d.Name() == "testdata" || d.Name() == "node_modules"):
-			return fs.SkipDir
-		case !d.IsDir() && filepath.Ext(p) == ".md":
-			pages[filepath.Clean(p)] = readPage(t, p)
-		}
-		return nil
-	})
-	if err != nil || len(pages) < 20 {
-		t.Fatalf("%d pages: %v", len(pages), err)
-	}
-	for page, text := range pages {
-		for _, m := range links.FindAllStringSubmatch(fences.ReplaceAllString(text, ""), -1) {
-			file, anchor, _ := strings.Cut(m[1], "#")
-			if strings.Contains(file, ":") {
-				continue // another site
-			}
-			target := page
-			if file != "" {
-				target = filepath.Join(filepath.Dir(page), file)
-			}
-			if _, err := os.Stat(target); err != nil {
-				t.Errorf("%s: %s leads nowhere", page, m[1])
-			} else if other, ok := pages[target]; ok && anchor != "" && !anchors(other)[anchor] {
-				t.Errorf("%s: %s: no such heading", page, m[1])
-			}
-		}
-	}
-}
-
-func TestAnchors(t *testing.T) {
-	t.Parallel()
-	for line, want := range map[string]string{
-		"## Who may do what":            "who-may-do-what",
-		"## `wxtoken` does not: a, `b`": "wxtoken-does-not-a-b",
-		"### 扩容、重启、计划内维护":               "扩容重启计划内维护",
-		"## WeChat's [console](x.md)":   "wechats-console",
-	} {
-		if got := anchors("# A\n\n```\n# no\n```\n" + line + "\n"); !got[want] || got["no"] {
-			t.Errorf("%s: %v, want %s", line, got, want)
-		}
-	}
-}
-
-func readPage(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
