@@ -25,8 +25,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/wechat"
 )
 
@@ -215,7 +215,7 @@ func setup(t *testing.T, srv *natsdtest.Server) jetstream.JetStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	return js
 }
 

@@ -17,10 +17,10 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/transfer"
 )
 
@@ -74,7 +74,7 @@ func keeper(t *testing.T, keys *seal.Keys) (url string, s *store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	if s, err = store.Open(t.Context(), nc, js, keys, nil); err != nil {
 		t.Fatal(err)
 	}

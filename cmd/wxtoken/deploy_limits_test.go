@@ -15,6 +15,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/streams"
 )
 
 // TestNoConsumersLeft has services use up max_consumers: the refresher says so before it is too late, its metrics and --check show it, and
@@ -55,7 +56,7 @@ func TestNoConsumersLeft(t *testing.T) {
 	}
 	cfg := cfg
 	cfg.ServicesAPI = []string{events.DefaultServicesAPI}
-	if err := events.CheckMirrors(t.Context(), keeper, keepers, cfg); err == nil || !strings.Contains(err.Error(), "KV_tokens") || !strings.Contains(err.Error(), "max_consumers") {
+	if err := streams.CheckMirrors(t.Context(), keeper, keepers, cfg); err == nil || !strings.Contains(err.Error(), "KV_tokens") || !strings.Contains(err.Error(), "max_consumers") {
 		t.Errorf("--check: %v", err)
 	}
 	refresher.find(t, `"stream":"KV_tokens","consumers":10,"max_consumers":10,"hint":"[^"]*","ts":"[^"]*","msg":"(few consumers left for services)"`)

@@ -19,7 +19,8 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
+	"wxtoken/internal/streams"
+	"wxtoken/internal/streams/streamstest"
 )
 
 // kept is a keeper's streams with something in each, and nobody at work on them.
@@ -57,7 +58,7 @@ func newKept(t *testing.T, file string, changes ...func(string) string) *kept {
 	k.js, k.admin = k.jetstream(k.nc), k.jetstream(as(t, k.srv, "admin"))
 	cfg := cfg
 	cfg.ServicesAPI = k.apis
-	eventstest.Setup(t, k.nc, k.js, cfg)
+	streamstest.Setup(t, k.nc, k.js, cfg)
 	for _, durable := range []struct{ stream, name, filter string }{
 		{events.StreamAuth, events.DurableAuth, events.AllAuth}, {events.StreamTokens, events.DurableDue, events.AllDue},
 	} {
@@ -98,9 +99,9 @@ func newKept(t *testing.T, file string, changes ...func(string) string) *kept {
 }
 
 // mirror makes the mirrors, and tells how they are.
-func (k *kept) mirror(api string, cfg events.SetupConfig) []events.Mirror {
+func (k *kept) mirror(api string, cfg events.SetupConfig) []streams.Mirror {
 	k.Helper()
-	all := events.SetupMirrors(k.Context(), k.nc, k.js, api, cfg)
+	all := streams.SetupMirrors(k.Context(), k.nc, k.js, api, cfg)
 	for _, m := range all {
 		if m.Err != nil {
 			k.Fatal(m.Err)
@@ -486,9 +487,9 @@ func TestMirrorFollows(t *testing.T) {
 	k := newKept(t, accounts)
 	cfg := cfg
 	cfg.ServicesAPI = k.apis
-	setup := func() (created []string, mirrors []events.Mirror) {
+	setup := func() (created []string, mirrors []streams.Mirror) {
 		t.Helper()
-		created, err := events.Setup(t.Context(), k.nc, k.js, cfg)
+		created, err := streams.Setup(t.Context(), k.nc, k.js, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -559,7 +560,7 @@ func TestMirrorFollows(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	if m := k.mirror(k.apis[0], cfg)[1]; m.Stream != events.StreamTokens || m.Has >= m.Newest {
 		t.Errorf("the mirror does not stand still: %+v", m)
-	} else if err := events.FeedAnew(t.Context(), k.js, m.MirrorOf, m.Has); err != nil {
+	} else if err := streams.FeedAnew(t.Context(), k.js, m.MirrorOf, m.Has); err != nil {
 		t.Fatal(err)
 	}
 	k.mirror(k.apis[0], cfg)
@@ -567,8 +568,8 @@ func TestMirrorFollows(t *testing.T) {
 
 	// Other settings: it is said what to do, and it helps.
 	cfg.MessagesMaxAge *= 2
-	eventstest.Setup(t, k.nc, k.js, cfg)
-	for _, m := range events.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg) {
+	streamstest.Setup(t, k.nc, k.js, cfg)
+	for _, m := range streams.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg) {
 		if other := m.Stream == events.StreamMessages; other != (m.Err != nil) || other && !strings.Contains(m.Err.Error(), "account purge") {
 			t.Errorf("other settings: %+v", m)
 		}
@@ -587,7 +588,7 @@ func TestMirrorFollows(t *testing.T) {
 		}
 		return nil
 	})
-	for _, m := range func() []events.Mirror { _, m := setup(); return m }() {
+	for _, m := range func() []streams.Mirror { _, m := setup(); return m }() {
 		if !m.Created {
 			t.Errorf("after the purge: %+v", m)
 		}
@@ -616,12 +617,12 @@ func TestMirrorFedAgain(t *testing.T) {
 			}
 		}
 	}
-	messages := func() events.Mirror {
+	messages := func() streams.Mirror {
 		t.Helper()
 		all := k.mirror(k.apis[0], cfg)
-		return all[slices.IndexFunc(all, func(m events.Mirror) bool { return m.Stream == events.StreamMessages })]
+		return all[slices.IndexFunc(all, func(m streams.Mirror) bool { return m.Stream == events.StreamMessages })]
 	}
-	whole := func(what string) (m events.Mirror) {
+	whole := func(what string) (m streams.Mirror) {
 		t.Helper()
 		within(t, 30*time.Second, what, func() error {
 			if m = messages(); m.Has != m.Newest {
@@ -634,7 +635,7 @@ func TestMirrorFedAgain(t *testing.T) {
 	say(6 * 1000) // several times what may be on its way
 	m := whole("a mirror of much")
 	for range 3 {
-		if err := events.FeedAnew(t.Context(), k.js, m.MirrorOf, m.Has); err != nil {
+		if err := streams.FeedAnew(t.Context(), k.js, m.MirrorOf, m.Has); err != nil {
 			t.Fatal(err)
 		}
 		say(1)
@@ -663,7 +664,7 @@ func TestServiceForOneAuthorizer(t *testing.T) {
 	})}
 	k.nc = as(t, k.srv, "refresher")
 	k.js = k.jetstream(k.nc)
-	eventstest.Setup(t, k.nc, k.js, cfg)
+	streamstest.Setup(t, k.nc, k.js, cfg)
 	k.mirror("services.API", cfg)
 	k.put(events.TokenSubject(hotel), k.token(hotel, 1))
 	k.put(events.TokenSubject(gone), k.token(gone, 1))
@@ -744,8 +745,8 @@ func BenchmarkNewsAcrossAccounts(b *testing.B) {
 		return nc, js
 	}
 	keeper, js := connect("refresher")
-	eventstest.Setup(b, keeper, js, cfg)
-	for _, m := range events.SetupMirrors(b.Context(), keeper, js, "services.API", cfg) {
+	streamstest.Setup(b, keeper, js, cfg)
+	for _, m := range streams.SetupMirrors(b.Context(), keeper, js, "services.API", cfg) {
 		if m.Err != nil {
 			b.Fatal(m.Err)
 		}

@@ -19,9 +19,9 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams/streamstest"
 )
 
 // TestDataFromBefore starts wxtoken on a directory from the time before it made keys: everything is kept, and sealed and encrypted from now on.
@@ -47,7 +47,7 @@ func TestDataFromBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+		streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 		f(js, func(s *settings) *store.Store {
 			t.Helper()
 			open := func(ctx context.Context) (*store.Store, error) { return store.Open(ctx, nc, js, nil, nil) }

@@ -20,6 +20,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
 )
 
 // clientRequest is a request as a KV client sends it, and what becomes of it with either file: it is answered, refused at once, or (in
@@ -190,7 +191,7 @@ func TestReadersRecord(t *testing.T) {
 			if n := messages("NEWS"); n != 0 {
 				t.Errorf("a stream on token.updated.> has %d messages: docs/contract.md and docs/readers.md say that it stays empty", n)
 			}
-			if missing := events.Intact(t.Context(), k.js, cfg); missing != nil {
+			if missing := streams.Intact(t.Context(), k.js, cfg); missing != nil {
 				t.Errorf("beside the record: %v", missing)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/streams"
 )
 
 // TestWalls: with --sim a client without a name is the user service of nats-server.conf, who reads what the refresher stored, and is refused what production refuses.
@@ -38,10 +39,10 @@ func TestWalls(t *testing.T) {
 		return nc, js
 	}
 	keeper, js := connect(w.user("refresher"), nats.CustomInboxPrefix("_INBOX_refresher"))
-	if _, err := events.Setup(t.Context(), keeper, js, cfg); err != nil {
+	if _, err := streams.Setup(t.Context(), keeper, js, cfg); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range events.SetupMirrors(t.Context(), keeper, js, events.DefaultServicesAPI, cfg) {
+	for _, m := range streams.SetupMirrors(t.Context(), keeper, js, events.DefaultServicesAPI, cfg) {
 		if m.Err != nil {
 			t.Fatal(m.Err)
 		}

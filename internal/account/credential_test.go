@@ -3,6 +3,7 @@ package account
 import (
 	"testing"
 	"time"
+
 	"wxtoken/client"
 )
 

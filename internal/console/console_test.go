@@ -17,8 +17,8 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,7 +43,7 @@ func newBench(t testing.TB) *bench {
 	if b.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, nc, b.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, nc, b.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	b.page = console.New(b.js, func() time.Time { return now })
 	return b
 }

@@ -44,7 +44,7 @@ func Rights(role string, services ...string) (rights []Right) {
 		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">")
 	case RoleRefresher:
 		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">")
-		for _, sc := range streams(SetupConfig{}) {
+		for _, sc := range Streams(SetupConfig{}) {
 			add(MayPublish, jsInfo+sc.Name, "$JS.API.STREAM.CREATE."+sc.Name, "$JS.API.STREAM.UPDATE."+sc.Name)
 		}
 		add(MayPublish, jsDirect+StreamTokens+".>", jsDirect+StreamStatus+".>")
@@ -56,9 +56,9 @@ func Rights(role string, services ...string) (rights []Right) {
 		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens) // is there an account of services?
 		for _, api := range services {
 			add(MayPublish, api+".INFO") // its limits
-			for _, m := range mirrors(SetupConfig{}) {
-				add(MayPublish, api+".STREAM.INFO."+m.Name, api+".STREAM.CREATE."+m.Name, "$JS.API.CONSUMER.CREATE."+m.Name+"."+mirrorConsumer(api),
-					"$JS.API.CONSUMER.INFO."+m.Name+"."+mirrorConsumer(api), "$JS.API.CONSUMER.RESET."+m.Name+"."+mirrorConsumer(api))
+			for _, m := range Mirrors(SetupConfig{}) {
+				add(MayPublish, api+".STREAM.INFO."+m.Name, api+".STREAM.CREATE."+m.Name, "$JS.API.CONSUMER.CREATE."+m.Name+"."+MirrorAccount(api),
+					"$JS.API.CONSUMER.INFO."+m.Name+"."+MirrorAccount(api), "$JS.API.CONSUMER.RESET."+m.Name+"."+MirrorAccount(api))
 			}
 		}
 		add(MaySubscribe, ServiceName+".>", "$SRV.>")

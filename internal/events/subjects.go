@@ -104,6 +104,15 @@ const (
 	ProofSubject = prefixCred + "proof"
 )
 
+// CanarySubject is on AUTH and the subject of no event: see bus.RefusedCanary.
+const CanarySubject = prefixAuth + "canary.refused"
+
+// RaisedSubject is on KV_status and of no key: see streams.Raise.
+const RaisedSubject = "$KV." + BucketStatus + ".raised"
+
+// DeadSubject returns where a message that can't be processed is copied to.
+func DeadSubject(subject string) string { return prefixDead + subject }
+
 // SealSubject is where the canary lies: a record that tells whether the seal keys are the right ones.
 const SealSubject = prefixCred + "seal"
 

@@ -4,8 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-
 	"wxtoken/client"
 	"wxtoken/internal/events"
 )
@@ -75,17 +73,5 @@ func TestSubjectsOfOthers(t *testing.T) {
 	}
 	if component, ok := events.ReconcileComponent("renewal.due.component.wxc"); ok {
 		t.Errorf("a renewal is a reconcile of %s", component)
-	}
-}
-
-// TestForeignTextPublishes gives a server what was made of the worst text.
-func TestForeignTextPublishes(t *testing.T) {
-	r := newRig(t)
-	for _, text := range []string{"", " ", "a.b.*.>", "\r\nPUB x 0\r\n", strings.Repeat("长", 100)} {
-		m := nats.NewMsg(events.MessageSubject(text, text, text, text))
-		ack, err := r.js.PublishMsg(t.Context(), m)
-		if err != nil || ack.Stream != events.StreamMessages {
-			t.Errorf("publish %q: %+v, %v", m.Subject, ack, err)
-		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
@@ -98,7 +99,7 @@ func BenchmarkPushesAgainstBarePublishes(b *testing.B) {
 				bare += timed(workers, n, func(i int) {
 					e := event
 					e.ID = fmt.Sprintf("bare-%d", done+i)
-					if _, err := events.Publish(context.Background(), r.js, e); err != nil && !errors.Is(err, context.Canceled) {
+					if _, err := bus.Publish(context.Background(), r.js, e); err != nil && !errors.Is(err, context.Canceled) {
 						b.Error(err)
 					}
 				})

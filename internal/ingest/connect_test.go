@@ -17,8 +17,8 @@ import (
 	"rsc.io/qr"
 
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
 )
 
 // TestLanding looks at the first page on every device and in both languages.
@@ -555,7 +555,7 @@ func TestConnectWithoutAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		unavailable(t, r, calls["callback"])
-		eventstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
+		streamstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 		if status, _, _ := calls["callback"].to(t, r.serve(t)); status != http.StatusSeeOther || r.stored(t) != 1 {
 			t.Errorf("answer %d, %d events, want 303 and one", status, r.stored(t))
 		}

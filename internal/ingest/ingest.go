@@ -16,8 +16,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
-	"wxtoken/internal/events"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/streams"
 	"wxtoken/internal/wechat"
 )
 
@@ -159,7 +160,7 @@ func reveal(secrets []wxtoken.Secret) []string {
 
 // Ready reports whether a push could be stored: the stream AUTH is there.
 func (i *Ingest) Ready(ctx context.Context) error {
-	err := events.Exists(ctx, i.js)
+	err := streams.Exists(ctx, i.js)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w; the refresher creates it when it starts", err)
 	}
@@ -167,7 +168,7 @@ func (i *Ingest) Ready(ctx context.Context) error {
 }
 
 // Canary has NATS prove that a push would get as far as its stream.
-func (i *Ingest) Canary(ctx context.Context) error { return events.RefusedCanary(ctx, i.js) }
+func (i *Ingest) Canary(ctx context.Context) error { return bus.RefusedCanary(ctx, i.js) }
 
 // Handler returns the handler of all URLs of the package. It answers 404 to any other path, and
 // redirects none.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 )
 
@@ -64,5 +65,5 @@ func (i *Ingest) try(ctx context.Context, e events.Event) (duplicate bool, err e
 		case <-time.After(connectPoll):
 		}
 	}
-	return events.Publish(ctx, i.js, e)
+	return bus.Publish(ctx, i.js, e)
 }

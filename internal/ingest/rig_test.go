@@ -22,10 +22,10 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/wechat"
 )
 
@@ -71,7 +71,7 @@ func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	return rigOn(t, js)
 }
 

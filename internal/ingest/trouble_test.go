@@ -13,8 +13,8 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
 )
 
 // gate is a way to NATS whose way back can be closed: what the server says then waits.
@@ -157,7 +157,7 @@ func TestNATSTrouble(t *testing.T) {
 		}
 		check("no AUTH", 5, http.StatusServiceUnavailable, "retry")
 
-		eventstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
+		streamstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 		if err := r.ingest.Ready(t.Context()); err != nil {
 			t.Errorf("not ready: %v", err)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
-	"wxtoken/internal/events"
+	"wxtoken/internal/streams"
 )
 
 // How a connection is watched. A dead server is noticed after at most natsPing * (natsPings + 1).
@@ -108,7 +108,7 @@ func (s NATSSettings) Connect(role string, log zerolog.Logger, opts ...nats.Opti
 	}
 	connected := func(nc *nats.Conn) {
 		logServer(log.Info(), nc).Msg("nats connected")
-		if err := events.CheckServer(nc.ConnectedServerVersion()); err != nil && nc.IsConnected() {
+		if err := streams.CheckServer(nc.ConnectedServerVersion()); err != nil && nc.IsConnected() {
 			log.Error().Err(err).Str("hint", "install a newer nats-server").Msg("nats server refused")
 		}
 	}

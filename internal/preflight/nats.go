@@ -18,6 +18,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/runbook"
+	"wxtoken/internal/streams"
 )
 
 // connectWithin is how long a connection that was just begun may take.
@@ -52,7 +53,7 @@ func (c *Checker) nats(ctx context.Context) []Line {
 	}
 	first := ok(name, lang.T("%s, version %s, answers in %s",
 		"%s，版本 %s，应答用时 %s", c.NATSURL, version, time.Since(began).Round(10*time.Microsecond)))
-	if err := events.CheckServer(version); err != nil {
+	if err := streams.CheckServer(version); err != nil {
 		first = Line{Fail, name, lang.Same(err.Error()), lang.T("install a newer nats-server",
 			"安装更新的 nats-server")}
 	}
@@ -151,7 +152,7 @@ func (c *Checker) rights(ctx context.Context, user userInfo, err error) Line {
 			lang.T("allow it to publish %s, which shows a user its own rights and nothing else (deploy/nats/nats-server.conf)",
 				"允许它发布 %s：那里只能看到自己的权限（deploy/nats/nats-server.conf）", events.SubjectUserInfo)}
 	}
-	services := slices.DeleteFunc(slices.Clone(c.Setup.ServicesAPI), func(api string) bool { return !events.HasServices(ctx, c.NATS, api) })
+	services := slices.DeleteFunc(slices.Clone(c.Setup.ServicesAPI), func(api string) bool { return !streams.HasServices(ctx, c.NATS, api) })
 	rights := events.Rights(c.Role, services...)
 	who := lang.T("user %q of account %s", "用户 %q（账户 %s）", user.Data.User, user.Data.Account)
 	if user.Data.Permissions == nil {
@@ -209,7 +210,7 @@ func (p permission) any(subject string) bool {
 // stream compares a stream with the table, and tells whether it is there.
 func (c *Checker) stream(ctx context.Context, stream string) (line Line, there bool) {
 	name := "stream " + stream
-	drift, missing, err := events.Drift(ctx, c.js, c.Setup, stream)
+	drift, missing, err := streams.Drift(ctx, c.js, c.Setup, stream)
 	switch {
 	case err != nil:
 		return Line{Fail, name, lang.Same(err.Error()), lang.T("look at the line nats rights and at nats-server's log: JetStream must be on",

@@ -12,11 +12,13 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/client"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/runbook"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
 )
 
 var canaryRemedy = runbook.FullDisk.See(lang.T("look at nats-server's log, and at the room that is left",
@@ -24,14 +26,14 @@ var canaryRemedy = runbook.FullDisk.See(lang.T("look at nats-server's log, and a
 
 // CanaryOfRefresher has NATS store a message where the tokens lie, and give it back.
 func CanaryOfRefresher(nc *nats.Conn) Probe {
-	return canary(nc, events.RoleRefresher, events.StoreCanary,
+	return canary(nc, events.RoleRefresher, bus.StoreCanary,
 		lang.T("a message was stored with the tokens and read back",
 			"往令牌所在的 stream 写入了一条消息，并读了回来"))
 }
 
 // CanaryOfIngest has the stream of the pushes look at a message that it may not store.
 func CanaryOfIngest(nc *nats.Conn) Probe {
-	return canary(nc, events.RoleIngest, events.RefusedCanary,
+	return canary(nc, events.RoleIngest, bus.RefusedCanary,
 		lang.T("AUTH looked at a message, and refused it as it should; that it stores one, a push shows",
 			"AUTH 查看了一条消息，并按预期拒绝；它能否存入，要等推送才知道"))
 }
@@ -138,7 +140,7 @@ func Mirrors(nc *nats.Conn, setup events.SetupConfig) Probe {
 		Remedy: runbook.OldValues.See(lang.T("a refresher makes them; its log says what keeps it from it",
 			"镜像由 refresher 建立；建不了的原因在它的日志里")),
 		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error {
-			return events.CheckMirrors(ctx, nc, js, setup)
+			return streams.CheckMirrors(ctx, nc, js, setup)
 		}),
 	}
 }

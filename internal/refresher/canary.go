@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"wxtoken/internal/events"
+	"wxtoken/internal/bus"
 )
 
 // Canary has NATS prove that a renewal could be stored and read back. Before the store is open nothing is written to it: it may be
@@ -16,5 +16,5 @@ func (r *Refresher) Canary(ctx context.Context) error {
 	if !ready {
 		return errors.New("the tokens are not loaded yet")
 	}
-	return events.StoreCanary(ctx, r.js)
+	return bus.StoreCanary(ctx, r.js)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/streams"
 )
 
 // mirrorEvery is the time between two looks at the mirrors.
@@ -25,7 +26,7 @@ type mirrorLook struct {
 func (r *Refresher) mirror(ctx context.Context) {
 	t := time.NewTicker(r.lookEvery)
 	defer t.Stop()
-	before := map[events.MirrorOf]mirrorLook{}
+	before := map[streams.MirrorOf]mirrorLook{}
 	for {
 		r.findServices(ctx)
 		for _, api := range r.services {
@@ -40,14 +41,14 @@ func (r *Refresher) mirror(ctx context.Context) {
 }
 
 // lookAtMirrors makes what is missing in one account. It believes what is wrong at the second look only: a replica may be a moment behind.
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[events.MirrorOf]mirrorLook) {
+func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	limit, err := events.MaxConsumers(ctx, r.nc, api)
+	limit, err := streams.MaxConsumers(ctx, r.nc, api)
 	if err != nil {
 		r.log.Debug().Err(err).Msg("limits of the services' account not known")
 	}
-	for _, m := range events.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
+	for _, m := range streams.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -66,7 +67,7 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
 		case m.Has < last.newest && m.Has > last.has: // it is on its way
 		case m.Has < last.newest:
-			err := events.FeedAnew(ctx, r.js, m.MirrorOf, m.Has)
+			err := streams.FeedAnew(ctx, r.js, m.MirrorOf, m.Has)
 			log.Error().Err(err).Dur("silent", m.Silent).Msg("mirror behind: services read old values; it is fed anew")
 		default:
 			behind = 0
@@ -76,7 +77,7 @@ func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[ev
 }
 
 // countWatches tells how many consumers services have on a mirror: where there are as many as may be, no service that starts gets a watch.
-func (r *Refresher) countWatches(m events.Mirror, limit int) {
+func (r *Refresher) countWatches(m streams.Mirror, limit int) {
 	r.metrics.watches.WithLabelValues(m.Account, m.Stream).Set(float64(m.Watches))
 	if limit == 0 {
 		r.metrics.maxWatches.DeleteLabelValues(m.Account, m.Stream)
@@ -116,7 +117,7 @@ func (r *Refresher) findServices(ctx context.Context) {
 	for _, api := range r.cfg.ServicesAPI {
 		switch {
 		case slices.Contains(r.services, api):
-		case events.HasServices(ctx, r.nc, api):
+		case streams.HasServices(ctx, r.nc, api):
 			r.services = append(r.services, api)
 			r.log.Info().Str("api", api).Msg("account of services found")
 		case api != events.DefaultServicesAPI && ctx.Err() == nil: // somebody asked for it

@@ -23,9 +23,11 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
 	"wxtoken/internal/wechat"
 )
 
@@ -201,7 +203,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	working.Go(func() { r.serve(ctx, work) })
 	working.Go(func() { r.mirror(ctx) })
 	consume := func(stream, durable, filter string, sealed *seal.Keys, handle events.Handler) {
-		c := events.Consumer{
+		c := bus.Consumer{
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
 			Log: r.log, Seal: sealed, Panicked: r.metrics.panics.Inc, Troubled: r.doubt, Step: r.step,
 		}
@@ -336,7 +338,7 @@ func (r *Refresher) prepare(ctx context.Context, open func(context.Context) erro
 			return nil
 		}
 		switch {
-		case errors.Is(err, events.ErrServerTooOld):
+		case errors.Is(err, streams.ErrServerTooOld):
 			return err
 		case errors.Is(err, store.ErrSealed):
 			return fmt.Errorf("the seal keys are not those of the store, nothing was changed: %w", err)
@@ -377,8 +379,8 @@ func (r *Refresher) openWith(ctx context.Context, open func(context.Context) err
 	if err := open(ctx); err != nil {
 		return err
 	}
-	switch err := events.Raise(ctx, r.nc, r.js, r.setupConfig()); { // before anything is stored that services would not hear of
-	case errors.Is(err, events.ErrRaising):
+	switch err := streams.Raise(ctx, r.nc, r.js, r.setupConfig()); { // before anything is stored that services would not hear of
+	case errors.Is(err, streams.ErrRaising):
 		return err
 	case err != nil:
 		r.log.Warn().Err(err).Msg("mirrors not compared with their streams")
@@ -396,9 +398,9 @@ func (r *Refresher) openWith(ctx context.Context, open func(context.Context) err
 // setup makes the streams.
 func (r *Refresher) setup(ctx context.Context) error {
 	r.findServices(ctx)
-	created, err := events.Setup(ctx, r.nc, r.js, r.setupConfig())
+	created, err := streams.Setup(ctx, r.nc, r.js, r.setupConfig())
 	switch {
-	case len(created) == events.Streams:
+	case len(created) == len(events.StreamNames()):
 		r.log.Info().Strs("streams", created).Msg("streams created")
 	case len(created) > 0: // where others were: has somebody deleted these?
 		r.log.Warn().Strs("streams", created).Msg("streams created")
@@ -408,7 +410,7 @@ func (r *Refresher) setup(ctx context.Context) error {
 
 // reopen makes no stream: it only looks whether the one that all rests in is there again. What else is missing, readiness tells.
 func (r *Refresher) reopen(ctx context.Context) error {
-	return events.Intact(ctx, r.js, r.cfg.Setup(), events.StreamTokens)
+	return streams.Intact(ctx, r.js, r.cfg.Setup(), events.StreamTokens)
 }
 
 // greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
@@ -464,7 +466,7 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	case r.now().Sub(swept) > 2*r.cfg.SweepEvery+callTimeout:
 		return fmt.Errorf("the last sweep was at %s", swept.UTC().Format(time.RFC3339))
 	}
-	if err := events.Intact(ctx, r.js, r.cfg.Setup()); err != nil {
+	if err := streams.Intact(ctx, r.js, r.cfg.Setup()); err != nil {
 		return fmt.Errorf("%w: was it deleted? A refresher makes what is missing when it starts", err)
 	}
 	return nil

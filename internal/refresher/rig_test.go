@@ -24,14 +24,15 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/wechat"
 	"wxtoken/wechatsim"
 )
@@ -191,7 +192,7 @@ func newRig(t *testing.T, o options) *rig {
 	if r.js, err = jetstream.New(r.nc); err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	r.seed, r.seal = sealKeys(t)
 	if r.store, err = store.Open(t.Context(), r.nc, r.js, r.seal, nil); err != nil {
 		t.Fatal(err)
@@ -334,7 +335,7 @@ func (r *rig) send(a events.Auth) {
 	e.Seal = r.seal
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	if _, err := events.Publish(ctx, r.js, e); err != nil && ctx.Err() == nil {
+	if _, err := bus.Publish(ctx, r.js, e); err != nil && ctx.Err() == nil {
 		r.Errorf("publish %s: %v", a.Kind, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
@@ -64,7 +65,7 @@ func TestSealedForAnUnknownKey(t *testing.T) {
 		r.must(err)
 		e.Seal, err = seal.FromPublic(keys.Public())
 		r.must(err)
-		_, err = events.Publish(t.Context(), r.js, e)
+		_, err = bus.Publish(t.Context(), r.js, e)
 		r.must(err)
 	}
 	r.until("both were tried", func() bool { return r.metric(p, "wxtoken_sealed_unopened_total") >= 2 })
@@ -107,7 +108,7 @@ func TestSealedForAnUnknownKeyOnce(t *testing.T) {
 		e, err := a.Event(id, "/auth")
 		r.must(err)
 		e.Seal = wrong
-		_, err = events.Publish(t.Context(), r.js, e)
+		_, err = bus.Publish(t.Context(), r.js, e)
 		r.must(err)
 	}
 	publish("old ticket", events.Auth{Kind: events.KindTicket, Ticket: "ticket@@@old", CreateTime: last.Add(-time.Minute)})
@@ -151,7 +152,7 @@ func TestDeadIsSealed(t *testing.T) {
 	r.send(a)
 	e, err := a.Event("clear", "/auth")
 	r.must(err)
-	_, err = events.Publish(t.Context(), r.js, e)
+	_, err = bus.Publish(t.Context(), r.js, e)
 	r.must(err)
 	r.until("two on DEAD", func() bool { return len(r.lying(events.StreamDead)) == 2 })
 	dead := r.lying(events.StreamDead)

@@ -15,6 +15,7 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
 	"wxtoken/internal/transfer"
 	"wxtoken/internal/wechat"
 	"wxtoken/wechatsim"
@@ -154,7 +155,7 @@ func newRigBeside(r *rig) *rig {
 	var err error
 	other.js, err = jetstream.New(other.nc)
 	r.must(err)
-	_, err = events.Setup(r.Context(), other.nc, other.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	_, err = streams.Setup(r.Context(), other.nc, other.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	r.must(err)
 	other.store, err = store.Open(r.Context(), other.nc, other.js, nil, nil)
 	r.must(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/refresher"
@@ -140,7 +141,7 @@ func olderCopy(t *testing.T, written bool) {
 		js, err := jetstream.New(nc)
 		r.must(err)
 		for range 100 {
-			_, err := events.Prove(t.Context(), js)
+			_, err := bus.Prove(t.Context(), js)
 			r.must(err)
 		}
 		nc.Close()

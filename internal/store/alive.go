@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
 
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 )
 
@@ -27,7 +28,7 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	if !errors.Is(gone, ErrGone) {
 		return gone
 	}
-	stored, err := events.Prove(ctx, s.js)
+	stored, err := bus.Prove(ctx, s.js)
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse): // it is not there, or takes no such subject
 		return gone
@@ -96,7 +97,7 @@ func (s *Store) Proof(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 		defer cancel()
 		began := time.Now()
-		if _, err := events.Prove(ctx, s.js); err != nil {
+		if _, err := bus.Prove(ctx, s.js); err != nil {
 			return nil, err
 		}
 		s.proof.mu.Lock()

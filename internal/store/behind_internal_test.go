@@ -9,8 +9,10 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams"
 )
 
 // TestReadFromAReplicaThatIsBehind gives a view what a replica has that is behind: first an older record than was known, and what was stored since a moment later. That is
@@ -23,7 +25,7 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := events.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+		if _, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
 			t.Fatal(err)
 		}
 		s, err := Open(t.Context(), nc, js, nil, nil)
@@ -68,7 +70,7 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 		newer := read()
-		if _, err := events.Prove(t.Context(), js); err != nil { // the stream ends above both
+		if _, err := bus.Prove(t.Context(), js); err != nil { // the stream ends above both
 			t.Fatal(err)
 		}
 		take(newer)

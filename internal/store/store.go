@@ -33,7 +33,7 @@ type Store struct {
 	acked   atomic.Uint64 // sequence of the newest message of KV_tokens whose ack came
 }
 
-// Open returns the store in the streams that events.Setup made. With keys all that it writes is sealed, but the tokens;
+// Open returns the store in the streams that streams.Setup made. With keys all that it writes is sealed, but the tokens;
 // without, the stored records must be in the clear. It returns ErrSealed for keys that are not those of the store.
 // step, if not nil, is called with a name after each message of a batch: tests end the process there.
 func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal.Keys, step func(string)) (*Store, error) {

@@ -20,9 +20,9 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams/streamstest"
 )
 
 func TestMain(m *testing.M) {
@@ -54,7 +54,7 @@ func newRig(t *testing.T) *rig {
 	if r.js, err = jetstream.New(r.nc); err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	r.store = r.open(nil)
 	r.run = func() { r.committer(r.store) }
 	return r

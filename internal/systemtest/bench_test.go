@@ -16,6 +16,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
 	"wxtoken/wechatsim"
 )
 
@@ -92,7 +93,7 @@ func BenchmarkUpdated(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := events.Setup(w.ctx, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+	if _, err := streams.Setup(w.ctx, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
 		b.Fatal(err)
 	}
 	s, err := store.Open(w.ctx, nc, js, nil, nil)

@@ -24,6 +24,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
 )
 
 // TestReplicaBehind moves a process to a server whose copy of the streams is behind, in a cluster that is well otherwise: the servers' own
@@ -36,7 +37,7 @@ func TestReplicaBehind(t *testing.T) {
 	to.Store(all[0])
 	nc, js := to.connect(t)
 	poll(t, func() error {
-		_, err := events.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 3, MessagesMaxAge: time.Hour})
+		_, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{Replicas: 3, MessagesMaxAge: time.Hour})
 		return err
 	})
 	s := openStore(t, nc, js)

@@ -24,8 +24,8 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/wechatsim"
 )
 
@@ -131,7 +131,7 @@ func fill(t *testing.T, nc *nats.Conn, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	st, err := store.Open(t.Context(), nc, js, nil, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/seal"
@@ -130,7 +131,7 @@ func lifeOf(t *testing.T, w *world) (secrets []string) {
 	e, err := events.Auth{Kind: events.KindAuthorized, Component: testAppID, Code: "queryauthcode@@@SEKRET-dead", CreateTime: time.Now(), ReceivedAt: time.Now()}.Event("dead", "/auth")
 	must(err)
 	e.Seal = public
-	_, err = events.Publish(t.Context(), js, e)
+	_, err = bus.Publish(t.Context(), js, e)
 	must(err)
 	holds := func(name string, n uint64) {
 		t.Helper()

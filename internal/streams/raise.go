@@ -1,4 +1,4 @@
-package events
+package streams
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
 )
 
 // ErrRaising is returned by Raise for a stream that has not come above its mirrors yet: it goes on where it was when it is called again.
@@ -19,10 +21,10 @@ const raised = 1000
 // believes to have it, and heard by no watch that stands at what was there before. To make the mirrors anew would end such watches, and
 // NATS moves the last sequence of a stream by messages alone. So there is one after the other, each in the place of the one before: in the
 // credentials on a subject that nobody but us sees, in the statuses as the deletion of a key that never was.
-func Raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) error {
+func Raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) error {
 	fillers := map[string]*nats.Msg{
-		StreamTokens: nats.NewMsg(ProofSubject),
-		StreamStatus: {Subject: "$KV." + BucketStatus + ".raised", Header: nats.Header{"KV-Operation": {"DEL"}}},
+		events.StreamTokens: nats.NewMsg(events.ProofSubject),
+		events.StreamStatus: {Subject: events.RaisedSubject, Header: nats.Header{"KV-Operation": {"DEL"}}},
 	}
 	for name, filler := range fillers {
 		if err := raise(ctx, nc, js, cfg, name, filler); err != nil {
@@ -32,7 +34,7 @@ func Raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 	return nil
 }
 
-func raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig, name string, filler *nats.Msg) error {
+func raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig, name string, filler *nats.Msg) error {
 	wanted, err := lastMirrored(ctx, nc, cfg, name)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package events_test
+package streams_test
 
 import (
 	"strings"
@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/streams"
 )
 
 // Mirrors themselves are tested with the accounts that need them (cmd/wxtoken).
@@ -14,25 +15,25 @@ func TestMirrorsWithoutAnAccount(t *testing.T) {
 	r := newRig(t)
 	cfg := config
 	cfg.ServicesAPI = []string{"services.API"}
-	if events.HasServices(t.Context(), r.nc, "services.API") {
+	if streams.HasServices(t.Context(), r.nc, "services.API") {
 		t.Error("somebody answers behind that prefix")
 	}
-	if err := events.CheckMirrors(t.Context(), r.nc, r.js, cfg); err != nil {
+	if err := streams.CheckMirrors(t.Context(), r.nc, r.js, cfg); err != nil {
 		t.Errorf("nobody need answer behind the default: %v", err)
 	}
 	absent := cfg
 	absent.ServicesAPI = []string{"absent.API"}
-	if err := events.CheckMirrors(t.Context(), r.nc, r.js, absent); err == nil || !strings.Contains(err.Error(), "absent.API") {
+	if err := streams.CheckMirrors(t.Context(), r.nc, r.js, absent); err == nil || !strings.Contains(err.Error(), "absent.API") {
 		t.Errorf("nobody answers for an account that was asked for: %v", err)
 	}
-	for _, m := range events.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg) {
+	for _, m := range streams.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg) {
 		if m.Err == nil || !strings.Contains(m.Err.Error(), "services.API") {
 			t.Errorf("nobody has that prefix: %+v", m)
 		}
 	}
 	// A stream that is lost is not made anew before it is known what the mirrors have: they would not follow it.
 	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
-	if created, err := events.Setup(t.Context(), r.nc, r.js, cfg); err == nil || len(created) > 0 {
+	if created, err := streams.Setup(t.Context(), r.nc, r.js, cfg); err == nil || len(created) > 0 {
 		t.Errorf("created %v, %v", created, err)
 	}
 	if _, err := r.js.Stream(t.Context(), events.StreamTokens); err == nil || !strings.Contains(err.Error(), jetstream.ErrStreamNotFound.Error()) {

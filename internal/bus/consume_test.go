@@ -1,4 +1,4 @@
-package events_test
+package bus_test
 
 import (
 	"context"
@@ -14,8 +14,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/streams"
 )
 
 // subject is where the tests publish.
@@ -46,14 +48,14 @@ func (d *deliveries) count() int {
 	return len(d.msgs)
 }
 
-func (r *rig) consumer() events.Consumer {
-	return events.Consumer{
+func (r *rig) consumer() bus.Consumer {
+	return bus.Consumer{
 		JS: r.js, Stream: events.StreamAuth, Durable: events.DurableAuth, Filter: events.AllAuth, Concurrency: 4, Log: zerolog.Nop(),
 	}
 }
 
 // consume runs a consumer until the test ends, or until stop is called.
-func (r *rig) consume(c events.Consumer, handle events.Handler) (stop func()) {
+func (r *rig) consume(c bus.Consumer, handle events.Handler) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { c.Run(ctx, context.WithoutCancel(ctx), handle) })
@@ -172,7 +174,7 @@ func TestNeverWithoutDead(t *testing.T) {
 	r.consume(r.consumer(), d.handle)
 	r.publish("one")
 	r.eventually("a second try", func() bool { return d.count() >= 2 })
-	_, err := events.Setup(t.Context(), r.nc, r.js, config)
+	_, err := streams.Setup(t.Context(), r.nc, r.js, config)
 	r.must(err)
 	r.gone()
 	if n := r.info(events.StreamDead).State.Msgs; n == 0 {

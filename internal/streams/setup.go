@@ -1,4 +1,4 @@
-package events
+package streams
 
 import (
 	"context"
@@ -10,15 +10,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-)
 
-// SetupConfig says how the streams are to be.
-type SetupConfig struct {
-	Replicas         int           // 1 or 3
-	MessagesMaxAge   time.Duration // how long MESSAGES keeps a message
-	MessagesMaxBytes int64         // how many bytes MESSAGES keeps; 0 = no limit of its own
-	ServicesAPI      []string      // prefixes of JetStream's API in the accounts that have mirrors
-}
+	"wxtoken/internal/events"
+)
 
 // minServer is the oldest server that has all of: atomic batches, scheduled messages, @every.
 var minServer = [2]int{2, 15}
@@ -28,11 +22,11 @@ var ErrServerTooOld = errors.New("the NATS server is too old")
 
 // Setup creates the streams and buckets that are missing and updates the others. It may be run
 // by several refreshers at once, and again at each start. It returns the names that it created.
-func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) (created []string, err error) {
+func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) (created []string, err error) {
 	if err := CheckServer(nc.ConnectedServerVersion()); err != nil {
 		return nil, err
 	}
-	for _, sc := range streams(cfg) {
+	for _, sc := range events.Streams(cfg) {
 		missing, err := setUp(ctx, nc, js, sc, cfg)
 		if err != nil {
 			return created, err
@@ -48,7 +42,7 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg Setup
 const setupWait = 3 * time.Second
 
 // setUp creates one stream if it is missing, or updates it.
-func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstream.StreamConfig, cfg SetupConfig) (missing bool, err error) {
+func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstream.StreamConfig, cfg events.SetupConfig) (missing bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, setupWait)
 	defer cancel()
 	_, err = js.Stream(ctx, sc.Name)
@@ -87,8 +81,8 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 	if err := CheckServer(js.Conn().ConnectedServerVersion()); err != nil {
 		return err
 	}
-	if _, err := js.Stream(ctx, StreamAuth); err != nil {
-		return fmt.Errorf("look up stream %s: %w", StreamAuth, err)
+	if _, err := js.Stream(ctx, events.StreamAuth); err != nil {
+		return fmt.Errorf("look up stream %s: %w", events.StreamAuth, err)
 	}
 	return nil
 }
@@ -105,84 +99,10 @@ func CheckServer(version string) error {
 	return nil
 }
 
-// Streams is how many there are.
-const Streams = 5
-
-const day = 24 * time.Hour
-
-// streams is the table of everything that rests in NATS (docs/contract.md).
-func streams(cfg SetupConfig) []jetstream.StreamConfig {
-	maxBytes := cfg.MessagesMaxBytes
-	if maxBytes == 0 {
-		maxBytes = -1
-	}
-	replicas := max(cfg.Replicas, 1)
-	return []jetstream.StreamConfig{
-		{
-			Name:        StreamAuth,
-			Description: "tickets, codes and cancellations for the refresher; private",
-			Subjects:    []string{AllAuth},
-			Retention:   jetstream.WorkQueuePolicy,
-			MaxAge:      day,
-			Duplicates:  10 * time.Minute,
-			Replicas:    replicas,
-		},
-		{
-			Name:        StreamMessages,
-			Description: "messages and notices for services; never a secret",
-			Subjects:    []string{prefixMessage + ">", prefixNotice + ">"},
-			MaxAge:      cfg.MessagesMaxAge,
-			MaxBytes:    maxBytes,
-			Duplicates:  2 * time.Minute,
-			Replicas:    replicas,
-		},
-		{
-			// The bucket "tokens" for every KV client. What one renewal changes lies in this one
-			// stream, so that one atomic batch can hold it. No age, size or count limit: each of
-			// them could make a schedule vanish.
-			Name:               StreamTokens,
-			Description:        "current tokens (bucket tokens), their credentials and their schedules",
-			Subjects:           []string{AllTokens, AllCredentials, prefixScheduled + ">", AllDue},
-			MaxMsgsPerSubject:  1,
-			Discard:            jetstream.DiscardOld,
-			MaxMsgs:            -1,
-			MaxBytes:           -1,
-			Duplicates:         2 * time.Minute,
-			AllowDirect:        true,
-			AllowRollup:        true,
-			DenyDelete:         true,
-			AllowMsgTTL:        true,
-			AllowAtomicPublish: true,
-			AllowMsgSchedules:  true,
-			RePublish:          &jetstream.RePublish{Source: AllTokens, Destination: "token.updated.>"},
-			Replicas:           replicas,
-		},
-		{
-			Name:              StreamStatus,
-			Description:       "what is known about each key beside its token",
-			Subjects:          []string{"$KV." + BucketStatus + ".>"},
-			MaxMsgsPerSubject: 1,
-			Discard:           jetstream.DiscardNew,
-			AllowDirect:       true,
-			AllowRollup:       true,
-			DenyDelete:        true,
-			RePublish:         &jetstream.RePublish{Source: "$KV." + BucketStatus + ".>", Destination: "status.updated.>"},
-			Replicas:          replicas,
-		},
-		{
-			Name:        StreamDead,
-			Description: "events that can't be processed, with the reason; private",
-			Subjects:    []string{prefixDead + ">"},
-			MaxAge:      30 * day,
-			Replicas:    replicas,
-		},
-	}
-}
-
 // Drift returns in which settings a stream differs from the table, as "max_age 1h0m0s, want 0s"; nothing when it is as it should be. missing
 // tells that there is no such stream. A refresher that starts sets right what NATS lets it change.
-func Drift(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, name string) (drift []string, missing bool, err error) {
-	i := slices.IndexFunc(streams(cfg), func(sc jetstream.StreamConfig) bool { return sc.Name == name })
+func Drift(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, name string) (drift []string, missing bool, err error) {
+	i := slices.IndexFunc(events.Streams(cfg), func(sc jetstream.StreamConfig) bool { return sc.Name == name })
 	if i < 0 {
 		return nil, false, fmt.Errorf("stream %s is not in the table", name)
 	}
@@ -193,7 +113,7 @@ func Drift(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, name st
 	if err != nil {
 		return nil, false, fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	return differences(stream.CachedInfo().Config, streams(cfg)[i]), false, nil
+	return differences(stream.CachedInfo().Config, events.Streams(cfg)[i]), false, nil
 }
 
 // differences names the settings in which a stream is not as wanted, but for those in without.
@@ -211,9 +131,9 @@ func differences(have, want jetstream.StreamConfig, without ...string) (all []st
 // Intact returns an error that names each stream that is not there, or is another than Setup makes: somebody deleted it, and
 // may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at. With names, no
 // other streams are.
-func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, names ...string) error {
+func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, names ...string) error {
 	var faults []error
-	for _, want := range streams(cfg) {
+	for _, want := range events.Streams(cfg) {
 		if names != nil && !slices.Contains(names, want.Name) {
 			continue
 		}
@@ -231,14 +151,6 @@ func Intact(ctx context.Context, js jetstream.JetStream, cfg SetupConfig, names 
 		}
 	}
 	return errors.Join(faults...)
-}
-
-// StreamNames returns the names of all streams, in the order of the table.
-func StreamNames() (names []string) {
-	for _, sc := range streams(SetupConfig{}) {
-		names = append(names, sc.Name)
-	}
-	return names
 }
 
 // plain returns the settings of a stream that the table decides, by NATS's own names, with NATS's own defaults filled in.

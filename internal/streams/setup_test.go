@@ -1,4 +1,4 @@
-package events_test
+package streams_test
 
 import (
 	"errors"
@@ -14,9 +14,11 @@ import (
 	"go.uber.org/goleak"
 
 	"wxtoken/client"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
-	"wxtoken/internal/events/eventstest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams"
+	"wxtoken/internal/streams/streamstest"
 )
 
 func TestMain(m *testing.M) {
@@ -44,7 +46,7 @@ var config = events.SetupConfig{Replicas: 1, MessagesMaxAge: 7 * 24 * time.Hour,
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := newEmptyRig(t)
-	eventstest.Setup(t, r.nc, r.js, config)
+	streamstest.Setup(t, r.nc, r.js, config)
 	return r
 }
 
@@ -86,24 +88,24 @@ func (r *rig) info(stream string) *jetstream.StreamInfo {
 
 func TestSetup(t *testing.T) {
 	r := newEmptyRig(t)
-	if err := events.Exists(t.Context(), r.js); !errors.Is(err, jetstream.ErrStreamNotFound) {
+	if err := streams.Exists(t.Context(), r.js); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Errorf("before: %v", err)
 	}
 	want := []string{"AUTH", "DEAD", "KV_status", "KV_tokens", "MESSAGES"}
-	created, err := events.Setup(t.Context(), r.nc, r.js, config)
+	created, err := streams.Setup(t.Context(), r.nc, r.js, config)
 	slices.Sort(created)
 	if err != nil || !slices.Equal(created, want) {
 		t.Fatalf("created %v, %v", created, err)
 	}
-	r.must(events.Exists(t.Context(), r.js))
+	r.must(streams.Exists(t.Context(), r.js))
 	e, err := events.Auth{Kind: events.KindTicket, Component: "wxc", Ticket: "t", CreateTime: time.Now()}.Event("id", "/auth")
 	r.must(err)
-	_, err = events.Publish(t.Context(), r.js, e)
+	_, err = bus.Publish(t.Context(), r.js, e)
 	r.must(err)
 
 	changed := config
 	changed.MessagesMaxAge, changed.MessagesMaxBytes = time.Hour, 0
-	created, err = events.Setup(t.Context(), r.nc, r.js, changed)
+	created, err = streams.Setup(t.Context(), r.nc, r.js, changed)
 	if err != nil || len(created) > 0 {
 		t.Errorf("once more: created %v, %v", created, err)
 	}
@@ -114,7 +116,7 @@ func TestSetup(t *testing.T) {
 		t.Errorf("%d events on AUTH after another setup, want the one that lay there", n)
 	}
 	r.must(r.js.DeleteStream(t.Context(), events.StreamDead))
-	if created, err = events.Setup(t.Context(), r.nc, r.js, changed); err != nil || !slices.Equal(created, []string{"DEAD"}) {
+	if created, err = streams.Setup(t.Context(), r.nc, r.js, changed); err != nil || !slices.Equal(created, []string{"DEAD"}) {
 		t.Errorf("one was missing: created %v, %v", created, err)
 	}
 }
@@ -127,7 +129,7 @@ func TestSetupBySeveral(t *testing.T) {
 		setting.Go(func() {
 			js, err := jetstream.New(nc)
 			if err == nil {
-				_, err = events.Setup(t.Context(), nc, js, config)
+				_, err = streams.Setup(t.Context(), nc, js, config)
 			}
 			if err != nil {
 				t.Error(err)
@@ -135,7 +137,7 @@ func TestSetupBySeveral(t *testing.T) {
 		})
 	}
 	setting.Wait()
-	r.must(events.Exists(t.Context(), r.js))
+	r.must(streams.Exists(t.Context(), r.js))
 }
 
 // TestStreams compares what the server has with the contract.
@@ -185,66 +187,46 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-func TestPublish(t *testing.T) {
+func TestDrift(t *testing.T) {
+	r := newEmptyRig(t)
+	if drift, missing, err := streams.Drift(t.Context(), r.js, config, events.StreamTokens); drift != nil || !missing || err != nil {
+		t.Errorf("before the setup: %q, missing %v, %v", drift, missing, err)
+	}
+	streamstest.Setup(t, r.nc, r.js, config)
+	for _, name := range events.StreamNames() {
+		if drift, missing, err := streams.Drift(t.Context(), r.js, config, name); drift != nil || missing || err != nil {
+			t.Errorf("%s as it was set up: %q, missing %v, %v", name, drift, missing, err)
+		}
+	}
+	cfg := r.config(events.StreamTokens)
+	cfg.MaxAge, cfg.MaxMsgs, cfg.RePublish = time.Hour, 1000, nil
+	if _, err := r.js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	drift, _, err := streams.Drift(t.Context(), r.js, config, events.StreamTokens)
+	want := []string{"max_age 1h0m0s, want 0s", "max_msgs 1000, want -1", "republish none, want {$KV.tokens.> token.updated.> false}"}
+	if !slices.Equal(drift, want) || err != nil {
+		t.Errorf("got %q, %v, want %q", drift, err, want)
+	}
+}
+
+func (r *rig) config(stream string) jetstream.StreamConfig {
+	r.Helper()
+	s, err := r.js.Stream(r.Context(), stream)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return s.CachedInfo().Config
+}
+
+// TestForeignTextPublishes gives a server what was made of the worst text.
+func TestForeignTextPublishes(t *testing.T) {
 	r := newRig(t)
-	at := time.Date(2026, 11, 22, 20, 0, 0, 0, time.FixedZone("", 8*60*60))
-	auth := events.Auth{Kind: events.KindAuthorized, Component: "wxc", Authorizer: "wxa", Code: "SEKRET", CreateTime: at, ReceivedAt: at}
-	e, err := auth.Event("digest", "/wechat/wxc/auth")
-	r.must(err)
-	for i, want := range []bool{false, true} {
-		if duplicate, err := events.Publish(t.Context(), r.js, e); err != nil || duplicate != want {
-			t.Errorf("publish %d: duplicate %t, %v", i+1, duplicate, err)
+	for _, text := range []string{"", " ", "a.b.*.>", "\r\nPUB x 0\r\n", strings.Repeat("长", 100)} {
+		m := nats.NewMsg(events.MessageSubject(text, text, text, text))
+		ack, err := r.js.PublishMsg(t.Context(), m)
+		if err != nil || ack.Stream != events.StreamMessages {
+			t.Errorf("publish %q: %+v, %v", m.Subject, ack, err)
 		}
-	}
-	stream, err := r.js.Stream(t.Context(), events.StreamAuth)
-	r.must(err)
-	m, err := stream.GetLastMsgForSubject(t.Context(), "wechat.auth.wxc.authorized")
-	r.must(err)
-	for name, want := range map[string]string{
-		"ce-specversion": "1.0", "ce-id": "digest", "ce-source": "/wechat/wxc/auth", "ce-type": "wechat.auth.authorized", "ce-subject": "wxa",
-		"ce-time": "2026-11-22T12:00:00Z", "Content-Type": "application/json", "Nats-Msg-Id": "digest",
-	} {
-		if got := m.Header.Get(name); got != want {
-			t.Errorf("%s is %q, want %q", name, got, want)
-		}
-	}
-	got, err := events.ParseAuth(m.Data)
-	if err != nil || got.Code != auth.Code || !got.CreateTime.Equal(at) || got.Authorizer != "wxa" {
-		t.Errorf("came back as %+v, %v", got, err)
-	}
-}
-
-func TestParse(t *testing.T) {
-	t.Parallel()
-	for _, data := range []string{"", "SEKRET", "{}", `{"kind":"SEKRET"}`, `{"component":"SEKRET"}`} {
-		if _, err := events.ParseAuth([]byte(data)); err == nil || strings.Contains(err.Error(), "SEKRET") {
-			t.Errorf("ParseAuth(%q): %v", data, err)
-		}
-	}
-	for _, data := range []string{"", "x", "{}", `{"key":""}`, `{"key":"nonsense"}`, `{"key":"component.wxc","generation":-1}`} {
-		if _, err := events.ParseDue([]byte(data)); err == nil {
-			t.Errorf("ParseDue(%q) took it", data)
-		}
-	}
-}
-
-func TestMessagesOfAKey(t *testing.T) {
-	t.Parallel()
-	key := wxtoken.AuthorizerKey("wxc", "wxa")
-	at := time.Date(2026, 11, 22, 12, 0, 0, 999_999_999, time.UTC)
-	m, err := events.ScheduleMsg(key, 7, at)
-	if err != nil || m.Subject != "renewal.scheduled.authorizer.wxc.wxa" || m.Header.Get("Nats-Schedule") != "@at 2026-11-22T12:00:00Z" ||
-		m.Header.Get("Nats-Schedule-Target") != "renewal.due.authorizer.wxc.wxa" {
-		t.Errorf("schedule %+v, %v", m, err)
-	}
-	due, err := events.ParseDue(m.Data)
-	if err != nil || due != (events.Due{Key: key, Generation: 7, Reason: events.ReasonScheduled}) {
-		t.Errorf("due message %+v, %v", due, err)
-	}
-	if _, err := events.DueMsg(events.Due{Key: wxtoken.Key{Kind: "a.b.>"}}); err == nil {
-		t.Error("a due message of what is no key")
-	}
-	if m := events.ReconcileMsg("wxc", 6*time.Hour); m.Header.Get("Nats-Schedule") != "@every 6h0m0s" || m.Header.Get("Nats-Schedule-Target") != "renewal.due.reconcile.wxc" {
-		t.Errorf("reconcile %+v", m)
 	}
 }

@@ -1,16 +1,9 @@
-package events
+package streams
 
 import (
 	"errors"
 	"testing"
 )
-
-func TestStreams(t *testing.T) {
-	t.Parallel()
-	if n := len(streams(SetupConfig{})); n != Streams {
-		t.Errorf("there are %d streams, Streams says %d", n, Streams)
-	}
-}
 
 func TestCheckServer(t *testing.T) {
 	t.Parallel()

@@ -1,36 +1,17 @@
-package events
+package streams
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
 )
-
-// In an account of services, where nobody may write, the buckets and MESSAGES are mirrors of ours. The server copies by
-// means of a consumer that we make for it, so that such an account needs no right to make one in ours. The names
-// stand in deploy/nats/nats-server.conf as well.
-const (
-	mirrorPrefix  = "mirror."    // mirror.<account>.<stream>: where the consumer of a mirror delivers
-	keeperAPI     = "keeper.API" // what JetStream's API in our account is called in that of the services
-	mirrorPending = 1000         // messages under way to a mirror
-	mirrorBeat    = time.Second  // the server wants just this
-)
-
-// DefaultServicesAPI is the prefix that deploy/nats/nats-server.conf has. Nobody need answer behind it: with one account for all nobody does.
-const DefaultServicesAPI = "services.API"
-
-// mirrorConsumer returns the name of the consumers through which the account behind an API prefix is served:
-// "services" for "services.API".
-func mirrorConsumer(api string) string {
-	name, _, _ := strings.Cut(api, ".")
-	return name
-}
 
 // Mirror is how one mirror of a stream is doing.
 type Mirror struct {
@@ -50,44 +31,11 @@ type MirrorOf struct {
 	Stream  string // of both
 }
 
-// mirrored is one stream that services may read.
-type mirrored struct {
-	jetstream.StreamConfig
-	filter string // what they may see of it; "" = all
-}
-
-// mirrors is the table of what an account of services has.
-func mirrors(cfg SetupConfig) (all []mirrored) {
-	for _, sc := range streams(cfg) {
-		m := mirrored{StreamConfig: jetstream.StreamConfig{
-			Name:              sc.Name,
-			Description:       "read copy of what wxtoken keeps in its own account: " + sc.Description,
-			MaxMsgsPerSubject: sc.MaxMsgsPerSubject,
-			MaxAge:            sc.MaxAge,
-			MaxBytes:          sc.MaxBytes,
-			Replicas:          sc.Replicas,
-			AllowDirect:       sc.AllowDirect,
-			DenyDelete:        true,
-			DenyPurge:         true,
-			RePublish:         sc.RePublish, // by the mirror: a reader who hears of a token finds it there
-		}}
-		switch sc.Name {
-		case StreamTokens:
-			m.Description, m.filter = "read copy of the current tokens (bucket tokens)", AllTokens
-		case StreamStatus, StreamMessages:
-		default:
-			continue
-		}
-		all = append(all, m)
-	}
-	return all
-}
-
 // HasServices reports whether somebody answers behind an API prefix: without an account of services nobody does.
 func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
 	ctx, cancel := context.WithTimeout(ctx, servicesWait)
 	defer cancel()
-	_, err := nc.RequestWithContext(ctx, api+".STREAM.INFO."+StreamTokens, nil)
+	_, err := nc.RequestWithContext(ctx, api+".STREAM.INFO."+events.StreamTokens, nil)
 	return err == nil
 }
 
@@ -111,12 +59,12 @@ const servicesWait = 2 * time.Second
 
 // SetupMirrors makes what services read in the account behind an API prefix, and tells how each mirror is doing. The
 // streams themselves have to be there. It may be run at any time, by several at once.
-func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg SetupConfig) (all []Mirror) {
-	for _, m := range mirrors(cfg) {
+func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg events.SetupConfig) (all []Mirror) {
+	for _, m := range events.Mirrors(cfg) {
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
-		state := Mirror{MirrorOf: MirrorOf{mirrorConsumer(api), m.Name}}
+		state := Mirror{MirrorOf: MirrorOf{events.MirrorAccount(api), m.Name}}
 		if err == nil {
-			state, err = setupMirror(ctx, js, there, mirrorConsumer(api), m)
+			state, err = setupMirror(ctx, js, there, events.MirrorAccount(api), m)
 		}
 		if err != nil {
 			state.Err = fmt.Errorf("mirror stream %s behind %s: %w", m.Name, api, err)
@@ -139,11 +87,11 @@ func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf, has uint6
 }
 
 // CheckMirrors returns what is wrong with the mirrors behind the API prefixes of cfg, and changes nothing.
-func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg SetupConfig) error {
+func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) error {
 	var faults []error
 	for _, api := range cfg.ServicesAPI {
 		if !HasServices(ctx, nc, api) {
-			if api != DefaultServicesAPI { // somebody asked for it
+			if api != events.DefaultServicesAPI { // somebody asked for it
 				faults = append(faults, fmt.Errorf("nobody answers behind %s", api))
 			}
 			continue
@@ -156,8 +104,8 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 		if err != nil {
 			faults = append(faults, err)
 		}
-		for _, m := range mirrors(cfg) {
-			state, err := look(ctx, js, there, mirrorConsumer(api), m)
+		for _, m := range events.Mirrors(cfg) {
+			state, err := look(ctx, js, there, events.MirrorAccount(api), m)
 			if err == nil && limit > 0 && state.Watches >= limit {
 				err = fmt.Errorf("services have all the %d consumers that max_consumers of their account allows: raise it in nats-server.conf and reload", limit)
 			}
@@ -173,7 +121,7 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 }
 
 // look tells how a mirror is doing; Created means that there is none yet.
-func look(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
+func look(ctx context.Context, js, there jetstream.JetStream, account string, m events.Mirrored) (Mirror, error) {
 	state := Mirror{MirrorOf: MirrorOf{account, m.Name}, Silent: -1}
 	stream, err := there.Stream(ctx, m.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -187,7 +135,7 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 	if info.Mirror == nil {
 		return state, errors.New("it does not say what it mirrors: it has no leader, or is no mirror at all; if that stays, purge that account with the system user (nats server account purge), and it is made anew")
 	}
-	if !m.like(info.Config) {
+	if !like(m, info.Config) {
 		return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
 	}
 	state.Has, state.Silent, state.Watches = info.State.LastSeq, info.Mirror.Active, info.State.Consumers
@@ -195,20 +143,15 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 	return state, err
 }
 
-func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m mirrored) (Mirror, error) {
+func setupMirror(ctx context.Context, js, there jetstream.JetStream, account string, m events.Mirrored) (Mirror, error) {
 	state, err := look(ctx, js, there, account, m)
 	if err != nil {
 		return state, err
 	}
-	deliver := mirrorPrefix + account + "." + m.Name
 	feeds, err := js.PushConsumer(ctx, m.Name, account)
 	missing := errors.Is(err, jetstream.ErrConsumerNotFound)
 	if missing { // it goes with the stream when that is lost
-		feeds, err = js.CreateOrUpdatePushConsumer(ctx, m.Name, jetstream.ConsumerConfig{
-			Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.filter,
-			DeliverSubject: deliver, DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
-			FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
-		})
+		feeds, err = js.CreateOrUpdatePushConsumer(ctx, m.Name, m.Feed(account))
 	}
 	if err != nil {
 		return state, fmt.Errorf("look up or make its consumer: %w", err)
@@ -227,25 +170,21 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	if !state.Created {
 		return state, nil
 	}
-	m.Mirror = &jetstream.StreamSource{
-		Name: m.Name, External: &jetstream.ExternalStream{APIPrefix: keeperAPI},
-		Consumer: &jetstream.StreamConsumerSource{Name: account, DeliverSubject: deliver},
-	}
-	_, err = there.CreateStream(ctx, m.StreamConfig)
+	_, err = there.CreateStream(ctx, m.In(account))
 	return state, err
 }
 
 // newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none, and that of its newest message at all.
-func newest(ctx context.Context, js jetstream.JetStream, m mirrored) (wanted, last uint64, err error) {
+func newest(ctx context.Context, js jetstream.JetStream, m events.Mirrored) (wanted, last uint64, err error) {
 	stream, err := js.Stream(ctx, m.Name)
 	if err != nil {
 		return 0, 0, err
 	}
 	last = stream.CachedInfo().State.LastSeq
-	if m.filter == "" {
+	if m.Filter == "" {
 		return last, last, nil
 	}
-	msg, err := stream.GetLastMsgForSubject(ctx, m.filter)
+	msg, err := stream.GetLastMsgForSubject(ctx, m.Filter)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, last, nil
 	}
@@ -256,13 +195,13 @@ func newest(ctx context.Context, js jetstream.JetStream, m mirrored) (wanted, la
 }
 
 // like reports whether a mirror is as it is to be.
-func (m mirrored) like(c jetstream.StreamConfig) bool {
+func like(m events.Mirrored, c jetstream.StreamConfig) bool {
 	return c.MaxAge == m.MaxAge && max(c.MaxBytes, 0) == max(m.MaxBytes, 0) && c.Replicas == m.Replicas
 }
 
 // lastMirrored returns the newest sequence that any mirror has of a stream, 0 without mirrors.
-func lastMirrored(ctx context.Context, nc *nats.Conn, cfg SetupConfig, stream string) (last uint64, err error) {
-	if !slices.ContainsFunc(mirrors(cfg), func(m mirrored) bool { return m.Name == stream }) {
+func lastMirrored(ctx context.Context, nc *nats.Conn, cfg events.SetupConfig, stream string) (last uint64, err error) {
+	if !slices.ContainsFunc(events.Mirrors(cfg), func(m events.Mirrored) bool { return m.Name == stream }) {
 		return 0, nil
 	}
 	for _, api := range cfg.ServicesAPI {

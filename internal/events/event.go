@@ -1,8 +1,6 @@
 package events
 
 import (
-	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -26,6 +24,9 @@ type Event struct {
 	Seal        *seal.Keys // seals Data if Subject is on AUTH; may be nil
 }
 
+// HeaderReason says on DEAD why a message lies there.
+const HeaderReason = "Wxtoken-Reason"
+
 // CloudEvents headers in NATS binary mode.
 const (
 	headerSpecVersion = "ce-specversion"
@@ -37,7 +38,8 @@ const (
 	headerContentType = "Content-Type"
 )
 
-func (e Event) msg() *nats.Msg {
+// Msg returns the message that carries the event, sealed where it is to be.
+func (e Event) Msg() *nats.Msg {
 	m := nats.NewMsg(e.Subject)
 	m.Data = e.Data
 	m.Header = nats.Header{
@@ -56,14 +58,4 @@ func (e Event) msg() *nats.Msg {
 		e.Seal.Seal(m)
 	}
 	return m
-}
-
-// Publish stores the event and returns when the server has acked it. duplicate is true when
-// an event with the same id lay there already.
-func Publish(ctx context.Context, js jetstream.JetStream, e Event) (duplicate bool, err error) {
-	ack, err := js.PublishMsg(ctx, e.msg(), jetstream.WithRetryAttempts(0))
-	if err != nil {
-		return false, fmt.Errorf("publish %s: %w", e.Subject, err)
-	}
-	return ack.Duplicate, nil
 }

@@ -1,4 +1,4 @@
-package events
+package bus
 
 import (
 	"context"
@@ -8,17 +8,16 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-)
 
-// canaryRefused is the subject of no event.
-const canaryRefused = prefixAuth + "canary.refused"
+	"wxtoken/internal/events"
+)
 
 // Prove has the stream of the tokens store a message over the one before it: the ack proves that the stream takes a
 // write, on the disk where the server syncs always. It returns the message's sequence.
 func Prove(ctx context.Context, js jetstream.JetStream) (uint64, error) {
-	ack, err := js.Publish(ctx, ProofSubject, nil, jetstream.WithRetryAttempts(0))
+	ack, err := js.Publish(ctx, events.ProofSubject, nil, jetstream.WithRetryAttempts(0))
 	if err != nil {
-		return 0, fmt.Errorf("publish %s to %s: %w", ProofSubject, StreamTokens, err)
+		return 0, fmt.Errorf("publish %s to %s: %w", events.ProofSubject, events.StreamTokens, err)
 	}
 	return ack.Sequence, nil
 }
@@ -29,21 +28,21 @@ func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return err
 	}
-	stream, err := js.Stream(ctx, StreamTokens)
+	stream, err := js.Stream(ctx, events.StreamTokens)
 	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", StreamTokens, err)
+		return fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
 	}
-	got, err := stream.GetLastMsgForSubject(ctx, ProofSubject)
+	got, err := stream.GetLastMsgForSubject(ctx, events.ProofSubject)
 	for err == nil && got.Sequence < stored { // a replica that is behind, or gone back: one that is only behind gets there
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("read from %s: what was just stored is not there: %w", StreamTokens, ctx.Err())
+			return fmt.Errorf("read from %s: what was just stored is not there: %w", events.StreamTokens, ctx.Err())
 		case <-time.After(canaryPoll):
 		}
-		got, err = stream.GetLastMsgForSubject(ctx, ProofSubject)
+		got, err = stream.GetLastMsgForSubject(ctx, events.ProofSubject)
 	}
 	if err != nil {
-		return fmt.Errorf("read from %s what was just stored: %w", StreamTokens, err)
+		return fmt.Errorf("read from %s what was just stored: %w", events.StreamTokens, err)
 	}
 	return nil
 }
@@ -58,7 +57,7 @@ const impossible = math.MaxInt64
 // that a publish of this user reaches a stream that judges it; not that a disk would take it, for whoever may only publish can't find that
 // out without leaving an event behind.
 func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
-	_, err := js.Publish(ctx, canaryRefused, nil, jetstream.WithExpectLastSequence(impossible), jetstream.WithRetryAttempts(0))
+	_, err := js.Publish(ctx, events.CanarySubject, nil, jetstream.WithExpectLastSequence(impossible), jetstream.WithRetryAttempts(0))
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
 		return nil
@@ -66,5 +65,5 @@ func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
 	if err == nil {
 		err = errors.New("it was stored against its condition")
 	}
-	return fmt.Errorf("publish to %s: %w", StreamAuth, err)
+	return fmt.Errorf("publish to %s: %w", events.StreamAuth, err)
 }

@@ -1,5 +1,5 @@
-// Package eventstest makes the streams for tests.
-package eventstest
+// Package streamstest makes the streams for tests.
+package streamstest
 
 import (
 	"context"
@@ -11,17 +11,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/streams"
 )
 
 // within bounds the making of the streams. It is long, because a machine may be slow.
 const within = time.Minute
 
-// Setup makes the streams, and ends the test if that fails. events.Setup waits for three seconds; on a busy machine that may be too
+// Setup makes the streams, and ends the test if that fails. streams.Setup waits for three seconds; on a busy machine that may be too
 // short, and the programs begin anew then, too.
 func Setup(t testing.TB, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) {
 	t.Helper()
 	for began := time.Now(); ; {
-		_, err := events.Setup(t.Context(), nc, js, cfg)
+		_, err := streams.Setup(t.Context(), nc, js, cfg)
 		if err == nil {
 			return
 		}

@@ -1,4 +1,4 @@
-package events
+package bus
 
 import (
 	"context"
@@ -13,12 +13,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
 )
 
 const (
 	// ackWait is how long a message may go without a heartbeat before the server gives it to
-	// somebody else. It bounds how long the death of a refresher delays a renewal. One that is frozen
+	// another consumer. It bounds how long the death of a refresher delays a renewal. One that is frozen
 	// or cut off still has a pull open and may be given the message again: there pullWait adds to it.
 	ackWait = 4 * time.Second
 	// heartbeat is how often a handler at work says so.
@@ -35,48 +36,6 @@ const (
 	troubleDelay = 2 * time.Second
 	movedDelay   = 500 * time.Millisecond
 )
-
-// Msg is one delivery of a message.
-type Msg struct {
-	Subject  string
-	Header   nats.Header
-	Data     []byte
-	Sequence uint64 // in the stream
-	// Redelivered tells that this message was handed out before. Whoever had it gave it back,
-	// or has not been heard of for a while.
-	Redelivered bool
-	Deliveries  int // times it was handed out, this one included
-}
-
-// Handler deals with one message and answers with an error verb.
-type Handler func(ctx context.Context, m Msg) error
-
-type laterError struct {
-	after time.Duration
-	err   error
-}
-
-func (e *laterError) Error() string { return e.err.Error() }
-func (e *laterError) Unwrap() error { return e.err }
-
-// Later gives the message back: it comes again after the given time. err says why.
-func Later(after time.Duration, err error) error { return &laterError{after: after, err: err} }
-
-// After returns how long an error of Later wants to wait; ok is false for any other error.
-func After(err error) (wait time.Duration, ok bool) {
-	if later, ok := errors.AsType[*laterError](err); ok {
-		return later.after, true
-	}
-	return 0, false
-}
-
-type neverError struct{ err error }
-
-func (e *neverError) Error() string { return e.err.Error() }
-func (e *neverError) Unwrap() error { return e.err }
-
-// Never ends the message: it can't be processed, now or later. A copy with the reason goes to DEAD.
-func Never(err error) error { return &neverError{err: err} }
 
 // Consumer feeds the messages of one durable consumer to a handler.
 type Consumer struct {
@@ -95,7 +54,7 @@ type Consumer struct {
 // Run handles messages until ctx ends, then waits for the handlers that are at work: they get the
 // context work, which is to go on for a while after ctx. Run survives a server that is away and a
 // consumer that was deleted.
-func (c Consumer) Run(ctx, work context.Context, handle Handler) {
+func (c Consumer) Run(ctx, work context.Context, handle events.Handler) {
 	var working sync.WaitGroup
 	defer working.Wait()
 	free := make(chan struct{}, c.Concurrency)
@@ -134,7 +93,7 @@ const maxFailed = 20
 
 // pull takes as many messages as there are free hands, so that none waits here while another
 // refresher has time for it.
-func (c Consumer) pull(ctx, work context.Context, cons jetstream.Consumer, free chan struct{}, working *sync.WaitGroup, handle Handler) error {
+func (c Consumer) pull(ctx, work context.Context, cons jetstream.Consumer, free chan struct{}, working *sync.WaitGroup, handle events.Handler) error {
 	hands := 0
 	select {
 	case <-free:
@@ -212,7 +171,7 @@ func (c Consumer) trouble(ctx context.Context, err error, wait time.Duration) {
 
 // deliver hands one message to the handler, keeps the server informed meanwhile, and turns the
 // handler's verb into ack, nak or term.
-func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle Handler) {
+func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle events.Handler) {
 	meta, err := m.Metadata()
 	if err != nil {
 		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message not understood")
@@ -241,7 +200,7 @@ func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle Handler) 
 		}
 		c.answer(ctx, m, err)
 	}()
-	err = c.guarded(ctx, Msg{
+	err = c.guarded(ctx, events.Msg{
 		Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Sequence: meta.Sequence.Stream, Redelivered: meta.NumDelivered > 1,
 		Deliveries: int(min(meta.NumDelivered, 1000)),
 	}, handle)
@@ -249,38 +208,38 @@ func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle Handler) 
 }
 
 // guarded turns a panic of the handler into an error: one bad message must not stop the others.
-func (c Consumer) guarded(ctx context.Context, m Msg, handle Handler) (err error) {
+func (c Consumer) guarded(ctx context.Context, m events.Msg, handle events.Handler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if c.Panicked != nil {
 				c.Panicked()
 			}
 			c.Log.Error().Str("subject", m.Subject).Bytes("stack", debug.Stack()).Msg("handler panicked")
-			err = Later(plainDelay*10, errors.New("handle message: the handler panicked"))
+			err = events.Later(plainDelay*10, errors.New("handle message: the handler panicked"))
 		}
 	}()
 	return handle(ctx, m)
 }
 
 func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
-	var later *laterError
-	var never *neverError
+	wait, later := events.After(err)
+	why, ends := events.Ends(err)
 	switch {
 	case err == nil:
 		c.Log.Debug().Str("subject", m.Subject()).Msg("message handled")
 		if err = m.Ack(); c.Step != nil {
 			c.Step("acked")
 		}
-	case errors.As(err, &never):
+	case ends:
 		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message given up")
-		if err = c.bury(ctx, m, never); err != nil {
+		if err = c.bury(ctx, m, why); err != nil {
 			err = errors.Join(err, m.NakWithDelay(plainDelay))
 		} else {
 			err = m.TermWithReason("copied to DEAD")
 		}
-	case errors.As(err, &later):
-		c.Log.Debug().Err(err).Str("subject", m.Subject()).Dur("delay", later.after).Msg("message put off")
-		err = m.NakWithDelay(max(later.after, time.Millisecond))
+	case later:
+		c.Log.Debug().Err(err).Str("subject", m.Subject()).Dur("delay", wait).Msg("message put off")
+		err = m.NakWithDelay(max(wait, time.Millisecond))
 	default:
 		c.Log.Warn().Err(err).Str("subject", m.Subject()).Dur("delay", plainDelay).Msg("message put off")
 		err = m.NakWithDelay(plainDelay)
@@ -290,24 +249,21 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 	}
 }
 
-// headerReason says on DEAD why a message lies there.
-const headerReason = "Wxtoken-Reason"
-
 // bury copies a message that can't be processed to DEAD.
 func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
-	dead := nats.NewMsg(prefixDead + m.Subject())
+	dead := nats.NewMsg(events.DeadSubject(m.Subject()))
 	for name, values := range m.Headers() {
 		if !strings.HasPrefix(name, "Nats-") { // those told the server what to do with the original
 			dead.Header[name] = values
 		}
 	}
-	dead.Header.Set(headerReason, why.Error())
+	dead.Header.Set(events.HeaderReason, why.Error())
 	dead.Data = m.Data()
 	c.Seal.SealFor(m.Subject(), dead)
 	if _, err := c.JS.PublishMsg(ctx, dead); err != nil {
-		return fmt.Errorf("copy %s to %s: %w", m.Subject(), StreamDead, err)
+		return fmt.Errorf("copy %s to %s: %w", m.Subject(), events.StreamDead, err)
 	}
 	return nil
 }

@@ -1,0 +1,73 @@
+package bus_test
+
+import (
+	"flag"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
+)
+
+func TestMain(m *testing.M) {
+	natsdtest.Register()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // they wait for the clock more than they work
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// within bounds everything that a test waits for. It is long, because a machine may be slow.
+const within = time.Minute
+
+// rig is a NATS server with our streams.
+type rig struct {
+	*testing.T
+	nats *natsdtest.Server
+	nc   *nats.Conn
+	js   jetstream.JetStream
+}
+
+var config = events.SetupConfig{Replicas: 1, MessagesMaxAge: 7 * 24 * time.Hour, MessagesMaxBytes: 1 << 30}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	t.Parallel()
+	r := &rig{T: t, nats: natsdtest.Start(t)}
+	r.nc = r.nats.Connect()
+	var err error
+	if r.js, err = jetstream.New(r.nc); err != nil {
+		t.Fatal(err)
+	}
+	streamstest.Setup(t, r.nc, r.js, config)
+	return r
+}
+
+func (r *rig) must(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *rig) eventually(what string, f func() bool) {
+	r.Helper()
+	for deadline := time.Now().Add(within); !f(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+func (r *rig) info(stream string) *jetstream.StreamInfo {
+	r.Helper()
+	s, err := r.js.Stream(r.Context(), stream)
+	r.must(err)
+	return s.CachedInfo()
+}

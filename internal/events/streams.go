@@ -1,0 +1,94 @@
+package events
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// SetupConfig says how the streams are to be.
+type SetupConfig struct {
+	Replicas         int           // 1 or 3
+	MessagesMaxAge   time.Duration // how long MESSAGES keeps a message
+	MessagesMaxBytes int64         // how many bytes MESSAGES keeps; 0 = no limit of its own
+	ServicesAPI      []string      // prefixes of JetStream's API in the accounts that have mirrors
+}
+
+const day = 24 * time.Hour
+
+// Streams is the table of everything that rests in NATS (docs/contract.md).
+func Streams(cfg SetupConfig) []jetstream.StreamConfig {
+	maxBytes := cfg.MessagesMaxBytes
+	if maxBytes == 0 {
+		maxBytes = -1
+	}
+	replicas := max(cfg.Replicas, 1)
+	return []jetstream.StreamConfig{
+		{
+			Name:        StreamAuth,
+			Description: "tickets, codes and cancellations for the refresher; private",
+			Subjects:    []string{AllAuth},
+			Retention:   jetstream.WorkQueuePolicy,
+			MaxAge:      day,
+			Duplicates:  10 * time.Minute,
+			Replicas:    replicas,
+		},
+		{
+			Name:        StreamMessages,
+			Description: "messages and notices for services; never a secret",
+			Subjects:    []string{prefixMessage + ">", prefixNotice + ">"},
+			MaxAge:      cfg.MessagesMaxAge,
+			MaxBytes:    maxBytes,
+			Duplicates:  2 * time.Minute,
+			Replicas:    replicas,
+		},
+		{
+			// The bucket "tokens" for every KV client. What one renewal changes lies in this one
+			// stream, so that one atomic batch can hold it. No age, size or count limit: each of
+			// them could make a schedule vanish.
+			Name:               StreamTokens,
+			Description:        "current tokens (bucket tokens), their credentials and their schedules",
+			Subjects:           []string{AllTokens, AllCredentials, prefixScheduled + ">", AllDue},
+			MaxMsgsPerSubject:  1,
+			Discard:            jetstream.DiscardOld,
+			MaxMsgs:            -1,
+			MaxBytes:           -1,
+			Duplicates:         2 * time.Minute,
+			AllowDirect:        true,
+			AllowRollup:        true,
+			DenyDelete:         true,
+			AllowMsgTTL:        true,
+			AllowAtomicPublish: true,
+			AllowMsgSchedules:  true,
+			RePublish:          &jetstream.RePublish{Source: AllTokens, Destination: "token.updated.>"},
+			Replicas:           replicas,
+		},
+		{
+			Name:              StreamStatus,
+			Description:       "what is known about each key beside its token",
+			Subjects:          []string{"$KV." + BucketStatus + ".>"},
+			MaxMsgsPerSubject: 1,
+			Discard:           jetstream.DiscardNew,
+			AllowDirect:       true,
+			AllowRollup:       true,
+			DenyDelete:        true,
+			RePublish:         &jetstream.RePublish{Source: "$KV." + BucketStatus + ".>", Destination: "status.updated.>"},
+			Replicas:          replicas,
+		},
+		{
+			Name:        StreamDead,
+			Description: "events that can't be processed, with the reason; private",
+			Subjects:    []string{prefixDead + ">"},
+			MaxAge:      30 * day,
+			Replicas:    replicas,
+		},
+	}
+}
+
+// StreamNames returns the names of all streams, in the order of the table.
+func StreamNames() (names []string) {
+	for _, sc := range Streams(SetupConfig{}) {
+		names = append(names, sc.Name)
+	}
+	return names
+}
