@@ -15,9 +15,9 @@ ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=(devel)
 ARG REVISION=unknown
-RUN ops="$(go list -m)/internal/ops" \
+RUN settings="$(go list -m)/internal/settings" \
     && CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath \
-        -ldflags="-s -w -X '$ops.linkedVersion=$VERSION' -X '$ops.linkedCommit=$REVISION'" -o /out/ ./cmd/... \
+        -ldflags="-s -w -X '$settings.linkedVersion=$VERSION' -X '$settings.linkedCommit=$REVISION'" -o /out/ ./cmd/... \
     && mkdir /data
 
 FROM scratch

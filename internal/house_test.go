@@ -25,10 +25,10 @@ var floors = []struct {
 	{rooms: []string{"client/document", "internal/lang"}}, // the reader that client and wechat share; texts in two languages
 	{rooms: []string{"internal/runbook"}},
 	{rooms: []string{"client", "internal/wechat", "internal/seal", "deploy/nats"}},
-	{rooms: []string{"internal/account", "internal/events"}},
-	{rooms: []string{"internal/bus", "internal/streams", "internal/natsd"}},
-	{rooms: []string{"internal/store"}},
-	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/ops", "internal/console", "internal/preflight"}},
+	{rooms: []string{"internal/account", "internal/events", "internal/settings"}},
+	{rooms: []string{"internal/bus", "internal/streams", "internal/natsd", "internal/logger"}},
+	{rooms: []string{"internal/store", "internal/serve"}},
+	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/natsconn", "internal/console", "internal/preflight"}},
 	{rooms: []string{"cmd/*"}},
 	{rooms: []string{"internal", "internal/clienttest", "internal/clienttest/document", "internal/streams/streamstest", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }
@@ -37,9 +37,9 @@ var floors = []struct {
 var only = map[string][]string{
 	"github.com/nats-io/nats-server/v2/...": {"internal/natsd"}, // it adds 10 MB to a binary
 	module + "/internal/natsd":              {"cmd/wxtoken"},
-	"github.com/alecthomas/kong/...":        {"internal/ops", "cmd/*"}, // rooms describe their settings in tags
-	"github.com/rs/zerolog/log":             {},                        // the global logger: a logger is a value, handed down
-	"math/rand":                             {},                        // v2 is there
+	"github.com/alecthomas/kong/...":        {"internal/settings", "cmd/*"}, // rooms describe their settings in tags
+	"github.com/rs/zerolog/log":             {},                             // the global logger: a logger is a value, handed down
+	"math/rand":                             {},                             // v2 is there
 	"testing":                               {},
 }
 
@@ -62,9 +62,9 @@ var banned = map[string]map[string]string{
 		"DefaultServeMux":   "anybody may add to it: make a mux of your own",
 		"Handle":            "it goes to DefaultServeMux",
 		"HandleFunc":        "it goes to DefaultServeMux",
-		"ListenAndServe":    "it has no limits and no end: use ops.Listen",
-		"ListenAndServeTLS": "it has no limits and no end: use ops.Listen",
-		"Serve":             "it has no limits and no end: use ops.Listen",
+		"ListenAndServe":    "it has no limits and no end: use serve.Listen",
+		"ListenAndServeTLS": "it has no limits and no end: use serve.Listen",
+		"Serve":             "it has no limits and no end: use serve.Listen",
 		"DefaultClient":     "it waits for ever: make a client with a timeout",
 		"Get":               "it waits for ever: make a client with a timeout",
 		"Post":              "it waits for ever: make a client with a timeout",
@@ -303,8 +303,8 @@ func TestTheRulesBite(t *testing.T) {
 		{"nats-server", "cmd/wxtoken", `import _ "github.com/nats-io/nats-server/v2/server"`, false, "not for this room"},
 		{"kong in a room", "internal/ingest", `import _ "github.com/alecthomas/kong"`, false, "not for this room"},
 		{"kong in cmd", "cmd/ingest", `import _ "github.com/alecthomas/kong"`, false, ""},
-		{"global logger", "internal/ops", `import _ "github.com/rs/zerolog/log"`, false, "not for this room"},
-		{"testing in a binary", "internal/ops", `import _ "testing"`, false, "not for this room"},
+		{"global logger", "internal/serve", `import _ "github.com/rs/zerolog/log"`, false, "not for this room"},
+		{"testing in a binary", "internal/serve", `import _ "testing"`, false, "not for this room"},
 		{"the reader below", "internal/wechat", `import _ "wxtoken/client/document"`, false, ""},
 		{"dependency of document", "client/document", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},
 		{"dependency of wechat", "internal/wechat", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},

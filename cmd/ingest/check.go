@@ -8,12 +8,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
-	"wxtoken/internal/ops"
 	"wxtoken/internal/preflight"
+	"wxtoken/internal/settings"
 )
 
 // target is what --check and /check look at.
-func (s *settings) target(nc *nats.Conn, components func() []string) preflight.Target {
+func (s *config) target(nc *nats.Conn, components func() []string) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth}, Language: s.Language(),
 		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal), preflight.HeldOfIngest(nc)},
@@ -27,11 +27,11 @@ func (s *settings) target(nc *nats.Conn, components func() []string) preflight.T
 }
 
 // check is --check.
-func check(ctx context.Context, cfg *settings, out io.Writer) error {
+func check(ctx context.Context, cfg *config, out io.Writer) error {
 	nc, err := cfg.Connect(events.RoleIngest, zerolog.Nop())
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	return preflight.Print(ctx, cfg.target(nc, func() []string { return ops.AppIDs(cfg.components) }), out)
+	return preflight.Print(ctx, cfg.target(nc, func() []string { return settings.AppIDs(cfg.components) }), out)
 }

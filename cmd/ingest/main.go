@@ -11,26 +11,29 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/internal/ingest"
-	"wxtoken/internal/ops"
+	"wxtoken/internal/logger"
+	"wxtoken/internal/natsconn"
 	"wxtoken/internal/preflight"
+	"wxtoken/internal/serve"
+	"wxtoken/internal/settings"
 )
 
 func main() {
-	var cfg settings
+	var cfg config
 	os.Exit(program.Main(&cfg,
 		func(ctx context.Context) error { return run(ctx, &cfg) },
 		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
-func run(ctx context.Context, cfg *settings) (err error) {
-	log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+func run(ctx context.Context, cfg *config) (err error) {
+	log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
 	}
 	if err := program.LogSettings(log, cfg); err != nil {
 		return err
 	}
-	defer func() { ops.LogEnd(ctx, log, err) }()
+	defer func() { logger.End(ctx, log, err) }()
 	nc, err := cfg.Connect("ingest", log)
 	if err != nil {
 		return err
@@ -40,15 +43,15 @@ func run(ctx context.Context, cfg *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	health, metrics := &ops.Health{}, ops.NewMetrics()
-	ops.WatchNATS(nc, "ingest", health, metrics, log)
-	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	health, metrics := &serve.Health{}, serve.NewMetrics()
+	natsconn.Watch(nc, "ingest", health, metrics, log)
+	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
 	if err != nil {
 		return err
 	}
 	health.Check("AUTH exists", in.Ready)
-	canary := ops.WatchCanary("ingest", health, metrics, in.Canary)
-	pushes, err := ops.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics)
+	canary := serve.WatchCanary("ingest", health, metrics, in.Canary)
+	pushes, err := serve.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics)
 	if err != nil {
 		return err
 	}
@@ -56,13 +59,13 @@ func run(ctx context.Context, cfg *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(health, metrics, checks.Handler(nil), log)
+	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(nil), log)
 	if err != nil {
 		return err
 	}
-	components := ops.ComponentWatch{
+	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
-		Changed: func(c []ops.Component) error { return in.SetComponents(pushed(c)) },
+		Changed: func(c []settings.Component) error { return in.SetComponents(pushed(c)) },
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	serving, stop := health.Drain(ctx, cfg.Drain)

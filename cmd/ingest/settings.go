@@ -6,28 +6,29 @@ import (
 	"time"
 
 	"wxtoken/internal/ingest"
-	"wxtoken/internal/ops"
+	"wxtoken/internal/natsconn"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 )
 
 // program is this executable. Its ops-addr leaves 8081 to a refresher on the same machine.
-var program = ops.Program{
+var program = settings.Program{
 	Name:        "ingest",
 	Description: "Turns WeChat's pushes into events on NATS. It can read no token, and calls nobody but NATS.",
 	Defaults:    map[string]string{"ops-addr": "127.0.0.1:8082"},
 }
 
-// settings is all that an operator can set.
-type settings struct {
+// config is all that an operator can set.
+type config struct {
 	ingest.Config
-	ops.NATSSettings
-	ops.ComponentSettings
-	ops.PushSettings
-	ops.SealSettings
+	natsconn.Settings
+	settings.ComponentSettings
+	settings.PushSettings
+	settings.SealSettings
 	Drain time.Duration `group:"Operations" default:"1s" help:"How long pushes are still taken after SIGTERM, while the load balancer learns from /readyz to send them elsewhere: longer than it takes between two looks."`
-	ops.Settings
+	settings.Operations
 
-	components []ops.Component
+	components []settings.Component
 	seal       *seal.Keys
 }
 
@@ -35,18 +36,18 @@ type settings struct {
 const maxDrain = time.Minute
 
 // Validate reads the components and the seal key, and returns what is wrong with them and with the drain.
-func (s *settings) Validate() error {
+func (s *config) Validate() error {
 	var drain, components, sealing error
 	if s.Drain < 0 || s.Drain > maxDrain {
 		drain = fmt.Errorf("--drain (WXTOKEN_DRAIN): %s: want 0s to %s", s.Drain, maxDrain)
 	}
-	s.components, components = ops.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
-	s.seal, sealing = ops.LoadSealKey(s.SealSettings)
+	s.components, components = settings.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
+	s.seal, sealing = settings.LoadSealKey(s.SealSettings)
 	return errors.Join(drain, components, sealing)
 }
 
 // pushed returns the components as ingest wants them.
-func pushed(components []ops.Component) []ingest.Component {
+func pushed(components []settings.Component) []ingest.Component {
 	var out []ingest.Component
 	for _, c := range components {
 		out = append(out, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})

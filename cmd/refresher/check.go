@@ -13,7 +13,7 @@ import (
 )
 
 // target is what --check and /check look at.
-func (s *settings) target(nc *nats.Conn, components func() []refresher.Component) preflight.Target {
+func (s *config) target(nc *nats.Conn, components func() []refresher.Component) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
 		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true, Language: s.Language(),
@@ -21,7 +21,7 @@ func (s *settings) target(nc *nats.Conn, components func() []refresher.Component
 	}
 }
 
-func (s *settings) probes(nc *nats.Conn) []preflight.Probe {
+func (s *config) probes(nc *nats.Conn) []preflight.Probe {
 	all := []preflight.Probe{preflight.CanaryOfRefresher(nc), preflight.SealKey(nc, s.seal)}
 	if setup := s.Setup(); len(setup.ServicesAPI) > 0 {
 		all = append(all, preflight.Mirrors(nc, setup))
@@ -38,7 +38,7 @@ func checked(components []refresher.Component) (out []preflight.Component) {
 }
 
 // check is --check.
-func check(ctx context.Context, cfg *settings, out io.Writer) error {
+func check(ctx context.Context, cfg *config, out io.Writer) error {
 	nc, err := cfg.Connect(events.RoleRefresher, zerolog.Nop())
 	if err != nil {
 		return err

@@ -12,27 +12,30 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/internal/console"
-	"wxtoken/internal/ops"
+	"wxtoken/internal/logger"
+	"wxtoken/internal/natsconn"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/serve"
+	"wxtoken/internal/settings"
 )
 
 func main() {
-	var cfg settings
+	var cfg config
 	os.Exit(program.Main(&cfg,
 		func(ctx context.Context) error { return run(ctx, &cfg) },
 		func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
-func run(ctx context.Context, cfg *settings) (err error) {
+func run(ctx context.Context, cfg *config) (err error) {
 	if cfg.MakeSealKey != "" {
-		public, err := ops.MakeSealKey(cfg.MakeSealKey)
+		public, err := settings.MakeSealKey(cfg.MakeSealKey)
 		if err == nil {
 			_, err = fmt.Println(public)
 		}
 		return err
 	}
-	log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+	log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
 	}
@@ -47,18 +50,18 @@ func run(ctx context.Context, cfg *settings) (err error) {
 	if cfg.Import != "" || cfg.Export != "" {
 		return move(ctx, cfg, nc, log)
 	}
-	defer func() { ops.LogEnd(ctx, log, err) }()
-	health, metrics := &ops.Health{}, ops.NewMetrics()
-	ops.WatchNATS(nc, "refresher", health, metrics, log)
+	defer func() { logger.End(ctx, log, err) }()
+	health, metrics := &serve.Health{}, serve.NewMetrics()
+	natsconn.Watch(nc, "refresher", health, metrics, log)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
 		NATS: nc, Components: called(cfg.components), Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: metrics.Registry, Step: ops.CrashPoints(),
+		Metrics: metrics.Registry, Step: settings.CrashPoints(),
 	})
 	if err != nil {
 		return err
 	}
 	health.Check("refresher", r.Ready)
-	canary := ops.WatchCanary("refresher", health, metrics, r.Canary)
+	canary := serve.WatchCanary("refresher", health, metrics, r.Canary)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
@@ -67,13 +70,13 @@ func run(ctx context.Context, cfg *settings) (err error) {
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(health, metrics, checks.Handler(console.New(js, time.Now)), log)
+	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(console.New(js, time.Now)), log)
 	if err != nil {
 		return err
 	}
-	components := ops.ComponentWatch{
+	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Known: cfg.components, Log: log,
-		Changed: func(c []ops.Component) error {
+		Changed: func(c []settings.Component) error {
 			r.SetComponents(called(c))
 			return nil
 		},

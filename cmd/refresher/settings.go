@@ -3,46 +3,47 @@ package main
 import (
 	"errors"
 
-	"wxtoken/internal/ops"
+	"wxtoken/internal/natsconn"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 )
 
 // program is this executable.
-var program = ops.Program{
+var program = settings.Program{
 	Name:        "refresher",
 	Description: "Keeps every token fresh: takes tickets and codes from NATS, renews on scheduled messages, and is the only process that calls WeChat's API.",
 }
 
-// settings is all that an operator can set.
-type settings struct {
+// config is all that an operator can set.
+type config struct {
 	refresher.Config
-	ops.NATSSettings
-	ops.ComponentSettings
-	ops.AppsecretSettings
-	ops.SeedSettings
+	natsconn.Settings
+	settings.ComponentSettings
+	settings.AppsecretSettings
+	settings.SeedSettings
 	TransferSettings
 	Preflight preflight.Config `embed:""`
-	ops.Settings
+	settings.Operations
 
-	components []ops.Component
+	components []settings.Component
 	seal       *seal.Keys
 }
 
 // Validate reads the components and the seeds, and returns what is wrong with them.
-func (s *settings) Validate() (err error) {
+func (s *config) Validate() (err error) {
 	if s.MakeSealKey != "" {
 		return nil // that needs nothing else
 	}
-	s.components, err = ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)
+	s.components, err = settings.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)
 	var sealErr error
-	s.seal, sealErr = ops.LoadSeeds(s.SeedSettings)
+	s.seal, sealErr = settings.LoadSeeds(s.SeedSettings)
 	return errors.Join(err, sealErr)
 }
 
 // called returns the components as the refresher wants them.
-func called(components []ops.Component) []refresher.Component {
+func called(components []settings.Component) []refresher.Component {
 	var out []refresher.Component
 	for _, c := range components {
 		out = append(out, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
-	"wxtoken/internal/ops"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/transfer"
 )
@@ -40,7 +40,7 @@ func (t TransferSettings) Validate() error {
 const transferTime = 10 * time.Second
 
 // move imports or exports.
-func move(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Logger) error {
+func move(ctx context.Context, cfg *config, nc *nats.Conn, log zerolog.Logger) error {
 	for deadline := time.Now().Add(transferTime); !nc.IsConnected(); {
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return errors.New("NATS is not there: --nats-url says where it is looked for")
@@ -70,7 +70,7 @@ func move(ctx context.Context, cfg *settings, nc *nats.Conn, log zerolog.Logger)
 		defer func() { _ = file.Close() }() // it was only read
 		in = file
 	}
-	report, err := transfer.Import(ctx, s, time.Now, in, ops.AppIDs(cfg.components), cfg.ImportApply)
+	report, err := transfer.Import(ctx, s, time.Now, in, settings.AppIDs(cfg.components), cfg.ImportApply)
 	if err != nil {
 		return err
 	}

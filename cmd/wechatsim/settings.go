@@ -11,12 +11,13 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"wxtoken/internal/ops"
+	"wxtoken/internal/logger"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
-// settings are the flags. Each has a variable: --life is WXTOKEN_SIM_LIFE.
-type settings struct {
+// flags are what an operator can set. Each has a variable: --life is WXTOKEN_SIM_LIFE.
+type flags struct {
 	Addr               string `default:"127.0.0.1:8090" help:"Address of the platform's API."`
 	ControlAddr        string `default:"127.0.0.1:8091" help:"Address of the control door."`
 	ExposeTestPlatform bool   `help:"Allow addresses that are not loopback: whoever reaches the control door can do everything."`
@@ -58,13 +59,13 @@ type settings struct {
 }
 
 // parse reads flags and variables. It exits with 2 when they are bad.
-func parse(args []string) settings {
-	var s settings
+func parse(args []string) flags {
+	var s flags
 	parser, err := kong.New(&s,
 		kong.Name("wechatsim"),
 		kong.Description("A fake WeChat Open Platform to develop and test against. NOT FOR PRODUCTION."),
 		kong.DefaultEnvars("WXTOKEN_SIM"),
-		kong.Vars{"version": "wechatsim " + ops.VersionLine()},
+		kong.Vars{"version": "wechatsim " + settings.VersionLine()},
 	)
 	if err != nil {
 		exit(1, err)
@@ -78,17 +79,17 @@ func parse(args []string) settings {
 	return s
 }
 
-func (s settings) validate() error {
+func (s flags) validate() error {
 	var faults []error
 	fault := func(flag, variable, format string, args ...any) {
 		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
 	}
 	if !s.ExposeTestPlatform {
 		const hint = "%q is not a loopback address: use 127.0.0.1, or --expose-test-platform if you mean it"
-		if !ops.Loopback(s.Addr) {
+		if !settings.Loopback(s.Addr) {
 			fault("addr", "WXTOKEN_SIM_ADDR", hint, s.Addr)
 		}
-		if !ops.Loopback(s.ControlAddr) {
+		if !settings.Loopback(s.ControlAddr) {
 			fault("control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.ControlAddr)
 		}
 	}
@@ -105,7 +106,7 @@ func (s settings) validate() error {
 }
 
 // config returns the platform that the settings describe.
-func (s settings) config() wechatsim.Config {
+func (s flags) config() wechatsim.Config {
 	config := wechatsim.DemoOf(s.Components, s.Life, s.Authorizers, s.PushBase)
 	for i := range config.Components {
 		component := &config.Components[i]
@@ -126,7 +127,7 @@ func (s settings) config() wechatsim.Config {
 	config.ShuffleWithin = s.ShuffleWithin
 	config.Latency, config.LatencyJitter = s.Latency, s.LatencyJitter
 	config.Seed = cmp.Or(s.Seed, rand.Uint64())
-	log, err := ops.NewLogger(os.Stdout, s.LogLevel, s.LogFormat)
+	log, err := logger.New(os.Stdout, s.LogLevel, s.LogFormat)
 	if err != nil {
 		exit(2, err)
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // target is what --check and /check look at. Before the start there are neither connections nor a server.
-func (s *settings) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
+func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
 	t := preflight.Target{
 		NATS: keeper, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true, Language: s.Language(),
@@ -48,7 +48,7 @@ func checked(components []refresher.Component) (out []preflight.Component) {
 }
 
 // check is --check: of the process that runs with these settings if there is one, else of what can be seen before the start.
-func check(ctx context.Context, cfg *settings, out io.Writer) error {
+func check(ctx context.Context, cfg *config, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
 		return ask(ctx, cfg.OpsAddr, out, cfg.Language())
 	}
@@ -88,7 +88,7 @@ func ask(ctx context.Context, addr string, out io.Writer, l lang.Language) error
 }
 
 // ground looks at what the process will stand on: its directory and its addresses.
-func (s *settings) ground() (report preflight.Report) {
+func (s *config) ground() (report preflight.Report) {
 	line := preflight.Line{Mark: preflight.OK, Name: "data directory", Saw: lang.T("%s is not there yet, and will be made",
 		"%s 还不存在，启动时会建立", s.DataDir)}
 	another := lang.T("choose another with --data-dir (WXTOKEN_DATA_DIR)",

@@ -26,7 +26,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
-	"wxtoken/internal/ops"
+	"wxtoken/internal/natsconn"
 	"wxtoken/wechatsim"
 )
 
@@ -259,7 +259,7 @@ func TestDeployedWrongPassword(t *testing.T) {
 		defer mu.Unlock()
 		return out.Write(p)
 	}))
-	nc, err := ops.NATSSettings{NatsURL: "nats://ingest:SEKRET-wrong@" + srv.Addr().String()}.Connect("ingest", log)
+	nc, err := natsconn.Settings{NatsURL: "nats://ingest:SEKRET-wrong@" + srv.Addr().String()}.Connect("ingest", log)
 	if err != nil {
 		t.Fatal(err)
 	}

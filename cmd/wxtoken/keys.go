@@ -15,8 +15,8 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/natsd"
-	"wxtoken/internal/ops"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 )
 
@@ -52,7 +52,7 @@ func readKey(file string) (text string, ok bool, err error) {
 }
 
 // natsKey returns the key of the NATS server's files, made at the first start. It refuses to make one where encrypted files lie.
-func (s *settings) natsKey() (wxtoken.Secret, error) {
+func (s *config) natsKey() (wxtoken.Secret, error) {
 	file := filepath.Join(s.DataDir, natsKeyFile)
 	key, ok, err := readKey(file)
 	if err != nil || ok {
@@ -67,11 +67,11 @@ func (s *settings) natsKey() (wxtoken.Secret, error) {
 		return wxtoken.Secret{}, fmt.Errorf("make the data directory: %w", err)
 	}
 	key = rand.Text() + rand.Text()
-	return wxtoken.NewSecret(key), ops.WriteSecret(file, key)
+	return wxtoken.NewSecret(key), settings.WriteSecret(file, key)
 }
 
 // sealKeys returns the seal keys, made at the first start. It refuses to make one where records are sealed already.
-func (s *settings) sealKeys(ctx context.Context, js jetstream.JetStream) (*seal.Keys, error) {
+func (s *config) sealKeys(ctx context.Context, js jetstream.JetStream) (*seal.Keys, error) {
 	file := filepath.Join(s.DataDir, sealKeyFile)
 	_, ok, err := readKey(file)
 	if err != nil {
@@ -83,9 +83,9 @@ func (s *settings) sealKeys(ctx context.Context, js jetstream.JetStream) (*seal.
 		} else if err != nil {
 			return nil, err
 		}
-		if _, err := ops.MakeSealKey(file); err != nil {
+		if _, err := settings.MakeSealKey(file); err != nil {
 			return nil, err
 		}
 	}
-	return ops.LoadSeeds(ops.SeedSettings{SealKeyFile: file})
+	return settings.LoadSeeds(settings.SeedSettings{SealKeyFile: file})
 }

@@ -31,7 +31,7 @@ func TestDataFromBefore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	key := wxtoken.AuthorizerKey(component, "wxbefore")
 	// with runs f on the store in dir, as a server with a key that may be none has it.
-	with := func(natsKey wxtoken.Secret, f func(jetstream.JetStream, func(*settings) *store.Store)) {
+	with := func(natsKey wxtoken.Secret, f func(jetstream.JetStream, func(*config) *store.Store)) {
 		t.Helper()
 		srv, err := natsd.Start(t.Context(), natsd.Config{StoreDir: dir, Key: natsKey})
 		if err != nil {
@@ -48,7 +48,7 @@ func TestDataFromBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 		streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
-		f(js, func(s *settings) *store.Store {
+		f(js, func(s *config) *store.Store {
 			t.Helper()
 			open := func(ctx context.Context) (*store.Store, error) { return store.Open(ctx, nc, js, nil, nil) }
 			if s != nil {
@@ -65,7 +65,7 @@ func TestDataFromBefore(t *testing.T) {
 			return opened
 		})
 	}
-	with(wxtoken.Secret{}, func(_ jetstream.JetStream, open func(*settings) *store.Store) {
+	with(wxtoken.Secret{}, func(_ jetstream.JetStream, open func(*config) *store.Store) {
 		if _, err := open(nil).Save(t.Context(), account.Credential{Key: key, RefreshToken: refreshToken}); err != nil {
 			t.Fatal(err)
 		}
@@ -104,12 +104,12 @@ func TestDataFromBefore(t *testing.T) {
 		t.Fatalf("%v: %s", err, said())
 	}
 
-	cfg := &settings{DataDir: dir}
+	cfg := &config{DataDir: dir}
 	natsKey, err := cfg.natsKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	with(natsKey, func(js jetstream.JetStream, open func(*settings) *store.Store) {
+	with(natsKey, func(js jetstream.JetStream, open func(*config) *store.Store) {
 		if c, err := open(cfg).Credential(t.Context(), key); err != nil || c.RefreshToken != refreshToken {
 			t.Errorf("the credential is lost: %v", err)
 		}

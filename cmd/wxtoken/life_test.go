@@ -24,7 +24,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/ops"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
@@ -48,7 +48,7 @@ func newLife(t *testing.T) *life {
 	l.add(l.components[0])
 	l.add(l.components[1])
 	l.seeds = filepath.Join(t.TempDir(), "seal.key")
-	public, err := ops.MakeSealKey(l.seeds)
+	public, err := settings.MakeSealKey(l.seeds)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,21 +9,21 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"wxtoken/internal/ops"
+	"wxtoken/internal/logger"
 )
 
 func main() {
-	var cfg settings
+	var cfg config
 	p := choose(os.Args[1:])
 	os.Exit(p.Main(&cfg, func(ctx context.Context) (err error) {
-		log, err := ops.NewLogger(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+		log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 		if err != nil {
 			return err
 		}
 		if err := p.LogSettings(subdued(log, cfg.Sim), &cfg); err != nil {
 			return err
 		}
-		defer func() { ops.LogEnd(ctx, log, err) }()
+		defer func() { logger.End(ctx, log, err) }()
 		return run(ctx, &cfg, log, os.Stderr)
 	}, func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }

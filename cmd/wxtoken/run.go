@@ -15,11 +15,13 @@ import (
 
 	"wxtoken/internal/console"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/natsconn"
 	"wxtoken/internal/natsd"
-	"wxtoken/internal/ops"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/serve"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
@@ -33,18 +35,18 @@ func subdued(log zerolog.Logger, wanted bool) zerolog.Logger {
 
 // house is what the parts of the process share.
 type house struct {
-	cfg     *settings
+	cfg     *config
 	log     zerolog.Logger
 	nats    *natsd.Server
 	walls   walls
-	health  *ops.Health
-	metrics *ops.Metrics
+	health  *serve.Health
+	metrics *serve.Metrics
 }
 
 // run runs everything until ctx ends: first ingest stops taking pushes, then the refresher finishes
 // what it is at, and NATS ends last.
-func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Writer) error {
-	h := house{cfg: cfg, log: log, health: &ops.Health{}, metrics: ops.NewMetrics()}
+func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer) error {
+	h := house{cfg: cfg, log: log, health: &serve.Health{}, metrics: serve.NewMetrics()}
 	if cfg.Sim {
 		h.walls = newWalls()
 	}
@@ -80,12 +82,12 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: ops.CrashPoints()})
+	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
 	if err != nil {
 		return err
 	}
 	h.health.Check("AUTH exists", in.Ready)
-	canaries := []*ops.Canary{ops.WatchCanary("ingest", h.health, h.metrics, in.Canary)}
+	canaries := []*serve.Canary{serve.WatchCanary("ingest", h.health, h.metrics, in.Canary)}
 	pushes, err := h.listen("http-addr", "pushes", cfg.HTTPAddr, in.Handler())
 	if err != nil {
 		return err
@@ -99,13 +101,13 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	}
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
 		NATS: keeper, Components: called(cfg.components), Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: h.metrics.Registry, Step: ops.CrashPoints(),
+		Metrics: h.metrics.Registry, Step: settings.CrashPoints(),
 	})
 	if err != nil {
 		return err
 	}
 	h.health.Check("refresher", r.Ready)
-	canaries = append(canaries, ops.WatchCanary("refresher", h.health, h.metrics, r.Canary))
+	canaries = append(canaries, serve.WatchCanary("refresher", h.health, h.metrics, r.Canary))
 	reader, err := h.connect("console")
 	if err != nil {
 		return err
@@ -118,7 +120,7 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 	if err != nil {
 		return err
 	}
-	watch, err := cfg.ListenOps(h.health, h.metrics, checks.Handler(console.New(js, time.Now)), subdued(log, cfg.Sim))
+	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(console.New(js, time.Now)), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
@@ -130,9 +132,9 @@ func run(ctx context.Context, cfg *settings, log zerolog.Logger, person io.Write
 		sim.hint(person, srv.ClientURL(), watch.Addr())
 		return together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)
 	}
-	components := ops.ComponentWatch{
+	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
-		Changed: func(c []ops.Component) error {
+		Changed: func(c []settings.Component) error {
 			if err := in.SetComponents(pushed(c)); err != nil {
 				return err
 			}
@@ -154,7 +156,7 @@ func (h *house) startNATS(ctx context.Context) (*natsd.Server, error) {
 		return nil, err
 	}
 	switch {
-	case !ops.Loopback(addr):
+	case !settings.Loopback(addr):
 		h.log.Warn().Str("addr", addr).Msg("nats exposed without a password")
 	case h.walls == nil:
 		h.log.Info().Str("addr", addr).Str("hint", "whoever reaches this address may do everything; users and accounts: docs/nats.md").Msg("nats without users")
@@ -182,13 +184,13 @@ func (h *house) connect(role string) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ops.WatchNATS(nc, role, h.health, h.metrics, subdued(h.log, h.cfg.Sim))
+	natsconn.Watch(nc, role, h.health, h.metrics, subdued(h.log, h.cfg.Sim))
 	return nc, nil
 }
 
-// listen is ops.Listen, with the flag in its error.
-func (h *house) listen(flag, name, addr string, handler http.Handler) (*ops.Server, error) {
-	s, err := ops.Listen(name, addr, handler, subdued(h.log, h.cfg.Sim), h.metrics)
+// listen is serve.Listen, with the flag in its error.
+func (h *house) listen(flag, name, addr string, handler http.Handler) (*serve.Server, error) {
+	s, err := serve.Listen(name, addr, handler, subdued(h.log, h.cfg.Sim), h.metrics)
 	if err != nil {
 		return nil, fmt.Errorf("%w (--%s chooses another)", err, flag)
 	}
@@ -198,7 +200,7 @@ func (h *house) listen(flag, name, addr string, handler http.Handler) (*ops.Serv
 // simulation is the fake platform and its two doors.
 type simulation struct {
 	platform     *wechatsim.Platform
-	api, control *ops.Server
+	api, control *serve.Server
 	ready        func(context.Context) error // of ingest
 }
 

@@ -10,28 +10,29 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/ingest"
-	"wxtoken/internal/ops"
+	"wxtoken/internal/natsconn"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
 // program is this executable.
-var program = ops.Program{
+var program = settings.Program{
 	Name:        "wxtoken",
 	Description: "All in one process: NATS, ingest, refresher and console. With --sim also a fake WeChat platform, to see it all at work without an account.",
 }
 
 // simulated is the same with --sim: nothing is open to other machines, and what is missed is found
 // within the seconds that a token lives.
-var simulated = ops.Program{
+var simulated = settings.Program{
 	Name: program.Name, Description: program.Description,
 	Defaults: map[string]string{"http-addr": "127.0.0.1:8080", "sweep-every": "2s"},
 }
 
 // choose returns the program with the defaults that args and the environment ask for. What is wrong
 // with them is for Main to say.
-func choose(args []string) ops.Program {
-	var cfg settings
+func choose(args []string) settings.Program {
+	var cfg config
 	_ = program.Parse(&cfg, args)
 	if cfg.Sim {
 		return simulated
@@ -39,20 +40,20 @@ func choose(args []string) ops.Program {
 	return program
 }
 
-// settings is all that an operator can set.
-type settings struct {
+// config is all that an operator can set.
+type config struct {
 	NatsURL string `name:"nats-url" group:"NATS" default:"nats://127.0.0.1:4222" help:"Address on which the NATS server of this process listens for services and the nats command."`
 	DataDir string `group:"NATS" default:"./wxtoken-data" help:"Directory of all that is kept. One process at a time can use it."`
 
 	ingest.Config
 	Refresher refresher.Config `embed:"" group:"Renewals"`
-	ops.ComponentSettings
-	ops.AppsecretSettings
-	ops.PushSettings
+	settings.ComponentSettings
+	settings.AppsecretSettings
+	settings.PushSettings
 	SimSettings
-	ops.Settings
+	settings.Operations
 
-	components []ops.Component
+	components []settings.Component
 }
 
 // SimSettings sets up the fake platform.
@@ -71,10 +72,10 @@ func (s SimSettings) Validate() error {
 		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
 	}
 	const hint = "%q: want an address that only this machine reaches, for instance 127.0.0.1:0"
-	if !ops.Loopback(s.SimAddr) {
+	if !settings.Loopback(s.SimAddr) {
 		fault("sim-addr", "WXTOKEN_SIM_ADDR", hint, s.SimAddr)
 	}
-	if !ops.Loopback(s.SimControlAddr) {
+	if !settings.Loopback(s.SimControlAddr) {
 		fault("sim-control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.SimControlAddr)
 	}
 	if s.SimLife < 10*time.Second || s.SimLife%time.Second != 0 {
@@ -87,11 +88,11 @@ func (s SimSettings) Validate() error {
 }
 
 // nats returns the settings of the connections.
-func (s *settings) nats() ops.NATSSettings { return ops.NATSSettings{NatsURL: s.NatsURL} }
+func (s *config) nats() natsconn.Settings { return natsconn.Settings{NatsURL: s.NatsURL} }
 
 // Validate reads the components, and returns what is wrong with them and with the address of NATS.
 // With --sim the component is the fake platform's own.
-func (s *settings) Validate() error {
+func (s *config) Validate() error {
 	faults := []error{s.nats().Validate()}
 	if faults[0] == nil {
 		_, err := s.nats().ListenAddr()
@@ -108,20 +109,20 @@ func (s *settings) Validate() error {
 	}
 	if s.Sim {
 		s.ComponentsDir, s.ComponentAppid = "", wechatsim.DemoAppID
-		s.AppsecretSettings = ops.AppsecretSettings{ComponentAppsecret: wxtoken.NewSecret(wechatsim.DemoAppSecret)}
-		s.PushSettings = ops.PushSettings{
+		s.AppsecretSettings = settings.AppsecretSettings{ComponentAppsecret: wxtoken.NewSecret(wechatsim.DemoAppSecret)}
+		s.PushSettings = settings.PushSettings{
 			ComponentToken:  wxtoken.NewSecret(wechatsim.DemoToken),
 			ComponentAesKey: wxtoken.NewSecret(wechatsim.DemoEncodingAESKey),
 		}
 	}
 	var err error
-	s.components, err = ops.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, &s.PushSettings)
+	s.components, err = settings.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, &s.PushSettings)
 	return errors.Join(append(faults, err)...)
 }
 
 // meet tells the refresher where the fake platform and ingest listen: calls and pages go to the one, and links
 // lead to the other, unless the settings say something else.
-func (s *settings) meet(platform, pushes string) {
+func (s *config) meet(platform, pushes string) {
 	s.Refresher.WechatAPIURL = "http://" + platform
 	s.Refresher.WechatPageURL = cmp.Or(s.Refresher.WechatPageURL, s.Refresher.WechatAPIURL)
 	if host, port, err := net.SplitHostPort(pushes); err == nil && net.ParseIP(host).IsUnspecified() {
@@ -131,7 +132,7 @@ func (s *settings) meet(platform, pushes string) {
 }
 
 // pushed returns the components as ingest wants them.
-func pushed(components []ops.Component) []ingest.Component {
+func pushed(components []settings.Component) []ingest.Component {
 	var out []ingest.Component
 	for _, c := range components {
 		out = append(out, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
@@ -140,7 +141,7 @@ func pushed(components []ops.Component) []ingest.Component {
 }
 
 // called returns the components as the refresher wants them.
-func called(components []ops.Component) []refresher.Component {
+func called(components []settings.Component) []refresher.Component {
 	var out []refresher.Component
 	for _, c := range components {
 		out = append(out, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})

@@ -23,7 +23,7 @@ func TestSettingsOfTheSimulation(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			var cfg settings
+			var cfg config
 			if err := simulated.Parse(&cfg, append([]string{"--sim"}, row.args...)); err != nil {
 				t.Fatal(err)
 			}
@@ -38,7 +38,7 @@ func TestSettingsOfTheSimulation(t *testing.T) {
 // The lists are read in the all-in-one process as well.
 func TestSettingsWithLists(t *testing.T) {
 	t.Parallel()
-	var cfg settings
+	var cfg config
 	if err := simulated.Parse(&cfg, []string{"--sim", "--derive=jsapi,wx_card", "--derive-for=wxa,wxb", "--return-hosts=a.example, b.example"}); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// Config holds the refresher's settings; the tags are read by package ops.
+// Config holds the refresher's settings; the tags are read by package settings.
 type Config struct {
 	WechatAPIURL     string        `name:"wechat-api-url" default:"https://api.weixin.qq.com" help:"WeChat's API."`
 	RenewFraction    float64       `name:"renew-fraction" default:"0.66" help:"Part of a token's life after which it is renewed, less a random 0 to 0.05 (0.1 to 0.95)."`

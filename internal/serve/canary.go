@@ -1,0 +1,84 @@
+package serve
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// How often NATS is asked to prove itself.
+const (
+	canaryEvery = 5 * time.Second        // when nobody asks
+	canaryGood  = 2 * time.Second        // how long a good answer counts
+	canaryBad   = 500 * time.Millisecond // how long a bad one does
+)
+
+// Canary proves again and again that NATS does for a process what the process needs of it. A connection that stands proves
+// nothing of the kind.
+type Canary struct {
+	probe   func(context.Context) error
+	seconds prometheus.Histogram
+
+	passed atomic.Int64 // when the last good probe ended, in milliseconds since 1970
+
+	probing chan struct{} // holds one while somebody is at what follows
+	tried   time.Time     // when the last probe ended
+	err     error         // of the last one
+}
+
+// WatchCanary makes probe count for the readiness of role, and shows it as wxtoken_nats_canary_last_success_timestamp_seconds and
+// wxtoken_nats_canary_seconds. However many ask, it is called every half second at most, every two seconds while all is well, and one at a
+// time. Run keeps the metrics fresh when nobody asks.
+func WatchCanary(role string, h *Health, m *Metrics, probe func(context.Context) error) *Canary {
+	labels := prometheus.Labels{"role": role}
+	c := &Canary{probe: probe, probing: make(chan struct{}, 1), seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "wxtoken_nats_canary_seconds", Help: "Time that NATS took to prove itself.", ConstLabels: labels,
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
+	})}
+	m.Registry.MustRegister(c.seconds, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "wxtoken_nats_canary_last_success_timestamp_seconds", Help: "When NATS last proved itself; 0: not yet.", ConstLabels: labels,
+	}, func() float64 { return float64(c.passed.Load()) / 1e3 }))
+	h.Check("nats canary "+role, func(ctx context.Context) error {
+		return c.check(context.WithoutCancel(ctx)) // who asks may hang up: the others hear what came of it
+	})
+	return c
+}
+
+// Run probes until ctx ends, and returns nil then.
+func (c *Canary) Run(ctx context.Context) error {
+	t := time.NewTicker(canaryEvery)
+	defer t.Stop()
+	for {
+		_ = c.check(ctx) // it is remembered, for whoever asks
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// check returns what the last probe said, or makes one where that is too long ago.
+func (c *Canary) check(ctx context.Context) error {
+	c.probing <- struct{}{} // who comes while one is under way hears of that one
+	defer func() { <-c.probing }()
+	began := time.Now()
+	lasts := canaryBad
+	if c.err == nil {
+		lasts = canaryGood
+	}
+	if !c.tried.IsZero() && began.Sub(c.tried) < lasts {
+		return c.err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkWithin)
+	defer cancel()
+	c.err = c.probe(ctx)
+	c.tried = time.Now()
+	if c.err == nil {
+		c.seconds.Observe(c.tried.Sub(began).Seconds())
+		c.passed.Store(c.tried.UnixMilli())
+	}
+	return c.err
+}

@@ -1,0 +1,88 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/rs/zerolog"
+)
+
+// Operations is what every process lets its operator set. A Program gives another default for
+// OpsAddr where two processes share a machine.
+type Operations struct {
+	OpsAddr   string `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and console; port 0 takes any free one."`
+	OpsExpose bool   `group:"Operations" help:"Allow an ops-addr that others can reach. Nothing there asks for a password."`
+	LogLevel  string `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
+	LogFormat string `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
+	Lang      string `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: as LC_ALL, LC_MESSAGES or LANG says, zh for Chinese, else en."`
+}
+
+// Validate returns all that is wrong with the settings, joined.
+func (s Operations) Validate() error {
+	var faults []error
+	if err := hostPort(s.OpsAddr); err != nil {
+		faults = append(faults, Fault("ops-addr", "%w", err))
+	} else if !s.OpsExpose && !Loopback(s.OpsAddr) {
+		faults = append(faults, Fault("ops-addr", "%q can be reached from outside, and nothing there asks for a password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, Variable("ops-expose")))
+	}
+	if _, err := Level(s.LogLevel); err != nil {
+		faults = append(faults, Fault("log-level", "%w", err))
+	}
+	if err := CheckFormat(s.LogFormat); err != nil {
+		faults = append(faults, Fault("log-format", "%w", err))
+	}
+	if err := checkLang(s.Lang); err != nil {
+		faults = append(faults, Fault("lang", "%w", err))
+	}
+	return errors.Join(faults...)
+}
+
+// hostPort says what is wrong with an address to listen on.
+func hostPort(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not an address: want host:port, for instance 127.0.0.1:8081", addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("%q has no usable port: want a number from 0 to 65535", addr)
+	}
+	return nil
+}
+
+// Loopback reports whether addr can be listened on, and reached from this machine alone.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil || hostPort(addr) != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+// Level reads the name of a level: debug, info, warn or error.
+func Level(name string) (zerolog.Level, error) {
+	switch level, err := zerolog.ParseLevel(name); {
+	case err == nil && level >= zerolog.DebugLevel && level <= zerolog.ErrorLevel:
+		return level, nil
+	default:
+		return zerolog.NoLevel, fmt.Errorf("%q is not a level: want debug, info, warn or error", name)
+	}
+}
+
+// The values of --log-format.
+const (
+	FormatAuto    = "auto" // console on a terminal, else json
+	FormatJSON    = "json"
+	FormatConsole = "console"
+)
+
+// CheckFormat says what is wrong with the name of a format.
+func CheckFormat(name string) error {
+	switch name {
+	case FormatAuto, FormatJSON, FormatConsole:
+		return nil
+	}
+	return fmt.Errorf("%q is not a format: want json, console or auto", name)
+}
