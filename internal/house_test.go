@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +56,12 @@ var closed = map[string]map[string]string{
 		"wxtoken/internal/store": "it is stored by its callers",
 	},
 }
+
+// spelled are the rooms in which the name of a variable stands as text. Elsewhere it is asked of settings.Name.
+var spelled = []string{"internal/settings", "internal/preflight", "cmd/wxtoken"}
+
+// variable is the beginning of the name of a variable in a text.
+var variable = regexp.MustCompile(`WXTOKEN_[A-Z]`)
 
 // banned are the names that nobody uses, by the path of their package.
 var banned = map[string]map[string]string{
@@ -272,10 +279,29 @@ func nameFaults(s source) (faults []string) {
 	return faults
 }
 
+// spellingFaults says where a file spells the name of a variable.
+func spellingFaults(s source) (faults []string) {
+	if s.test || floor(s.room) >= 0 && floors[floor(s.room)].testOnly || in(s.room, spelled) {
+		return nil
+	}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING && variable.MatchString(text.Value) {
+			faults = append(faults, s.fset.Position(text.Pos()).String()+": a variable is spelled here: use settings.Name or settings.Fault")
+		}
+		return true
+	})
+	return faults
+}
+
+// allFaults says what is wrong with a file.
+func allFaults(s source) []string {
+	return slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s), spellingFaults(s))
+}
+
 func TestRulesOfTheHouse(t *testing.T) {
 	t.Parallel()
 	for _, s := range sources(t) {
-		for _, fault := range slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s)) {
+		for _, fault := range allFaults(s) {
 			t.Errorf("%s: %s", s.name, fault)
 		}
 	}
@@ -317,6 +343,8 @@ func TestTheRulesBite(t *testing.T) {
 		{"guessable jitter is fine elsewhere", "internal/refresher", `import _ "math/rand/v2"`, false, ""},
 		{"default mux", "internal/console", `import "net/http"; var _ = http.DefaultServeMux`, false, "http.DefaultServeMux"},
 		{"under another name", "internal/console", `import web "net/http"; var _ = web.ListenAndServe`, false, "ListenAndServe"},
+		{"a variable by hand", "internal/refresher", `const hint = "--nats-url (WXTOKEN_NATS_URL)"`, false, "settings.Name"},
+		{"a variable by hand in a test", "internal/refresher", `const hint = "--nats-url (WXTOKEN_NATS_URL)"`, true, ""},
 		{"local time", "internal/console", `import "time"; var _ = time.Local`, false, "times are UTC"},
 		{"a method of the same name", "internal/console", `import "time"; func f(t time.Time) { t.Local() }`, false, ""},
 	} {
@@ -328,7 +356,7 @@ func TestTheRulesBite(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := source{room: row.room, name: "x.go", test: row.test, file: file, fset: fset}
-			faults := slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s))
+			faults := allFaults(s)
 			if row.want == "" && len(faults) > 0 || row.want != "" && (len(faults) != 1 || !strings.Contains(faults[0], row.want)) {
 				t.Fatalf("faults %q, want one with %q", faults, row.want)
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"wxtoken/internal/ingest"
@@ -39,7 +38,7 @@ const maxDrain = time.Minute
 func (s *config) Validate() error {
 	var drain, components, sealing error
 	if s.Drain < 0 || s.Drain > maxDrain {
-		drain = fmt.Errorf("--drain (WXTOKEN_DRAIN): %s: want 0s to %s", s.Drain, maxDrain)
+		drain = settings.Fault("drain", "%s: want 0s to %s", s.Drain, maxDrain)
 	}
 	s.components, components = settings.LoadComponents(s.ComponentSettings, nil, &s.PushSettings)
 	s.seal, sealing = settings.LoadSealKey(s.SealSettings)

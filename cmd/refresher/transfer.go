@@ -29,9 +29,9 @@ type TransferSettings struct {
 func (t TransferSettings) Validate() error {
 	switch {
 	case t.Import != "" && t.Export != "":
-		return errors.New("--import (WXTOKEN_IMPORT): --export is set as well: do one after the other")
+		return settings.Fault("import", "--export is set as well: do one after the other")
 	case t.ImportApply && t.Import == "":
-		return errors.New("--import-apply (WXTOKEN_IMPORT_APPLY): nothing to apply: set --import")
+		return settings.Fault("import-apply", "nothing to apply: set --import")
 	}
 	return nil
 }

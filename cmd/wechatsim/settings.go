@@ -16,6 +16,9 @@ import (
 	"wxtoken/wechatsim"
 )
 
+// prefix stands before the name of each flag in that of its variable.
+const prefix = "sim"
+
 // flags are what an operator can set. Each has a variable: --life is WXTOKEN_SIM_LIFE.
 type flags struct {
 	Addr               string `default:"127.0.0.1:8090" help:"Address of the platform's API."`
@@ -64,7 +67,7 @@ func parse(args []string) flags {
 	parser, err := kong.New(&s,
 		kong.Name("wechatsim"),
 		kong.Description("A fake WeChat Open Platform to develop and test against. NOT FOR PRODUCTION."),
-		kong.DefaultEnvars("WXTOKEN_SIM"),
+		kong.DefaultEnvars(settings.Variable(prefix)),
 		kong.Vars{"version": "wechatsim " + settings.VersionLine()},
 	)
 	if err != nil {
@@ -81,26 +84,26 @@ func parse(args []string) flags {
 
 func (s flags) validate() error {
 	var faults []error
-	fault := func(flag, variable, format string, args ...any) {
-		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
+	fault := func(flag, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, settings.Variable(prefix+"-"+flag), fmt.Sprintf(format, args...)))
 	}
 	if !s.ExposeTestPlatform {
 		const hint = "%q is not a loopback address: use 127.0.0.1, or --expose-test-platform if you mean it"
 		if !settings.Loopback(s.Addr) {
-			fault("addr", "WXTOKEN_SIM_ADDR", hint, s.Addr)
+			fault("addr", hint, s.Addr)
 		}
 		if !settings.Loopback(s.ControlAddr) {
-			fault("control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.ControlAddr)
+			fault("control-addr", hint, s.ControlAddr)
 		}
 	}
 	if s.Life < time.Second || s.Life%time.Second != 0 {
-		fault("life", "WXTOKEN_SIM_LIFE", "%s: want whole seconds, at least 1s", s.Life)
+		fault("life", "%s: want whole seconds, at least 1s", s.Life)
 	}
 	if s.Components < 1 || s.Components > 100 {
-		fault("components", "WXTOKEN_SIM_COMPONENTS", "%d: want 1 to 100", s.Components)
+		fault("components", "%d: want 1 to 100", s.Components)
 	}
 	if s.Authorizers < 0 || s.Authorizers > 1_000_000 {
-		fault("authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 1000000", s.Authorizers)
+		fault("authorizers", "%d: want 0 to 1000000", s.Authorizers)
 	}
 	return errors.Join(faults...)
 }
@@ -137,21 +140,22 @@ func (s flags) config() wechatsim.Config {
 
 // announce prints what a person copies. It goes to stderr: stdout is for log lines.
 func announce(config wechatsim.Config, pushBase string, api, control net.Addr) {
-	fmt.Fprintf(os.Stderr, `wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION: everything below is fake and known to all.
-
-  export WXTOKEN_WECHAT_API_URL=http://%[1]s
-  export WXTOKEN_WECHAT_PAGE_URL=http://%[1]s
-  export WXTOKEN_PUBLIC_URL=%[2]s
-`, api, pushBase)
+	fmt.Fprint(os.Stderr, "wechatsim, a fake WeChat Open Platform. NOT FOR PRODUCTION: everything below is fake and known to all.\n\n")
+	export := func(flag string, value string) {
+		fmt.Fprintf(os.Stderr, "  export %s=%s\n", settings.Variable(flag), value)
+	}
+	export("wechat-api-url", "http://"+api.String())
+	export("wechat-page-url", "http://"+api.String())
+	export("public-url", pushBase)
 	if len(config.Components) == 1 {
 		c := config.Components[0]
-		fmt.Fprintf(os.Stderr, `  export WXTOKEN_COMPONENT_APPID=%s
-  export WXTOKEN_COMPONENT_APPSECRET=%s
-  export WXTOKEN_COMPONENT_TOKEN=%s
-  export WXTOKEN_COMPONENT_AES_KEY=%s
-`, c.AppID, c.AppSecret, c.Token, c.EncodingAESKey)
+		export("component-appid", c.AppID)
+		export("component-appsecret", c.AppSecret)
+		export("component-token", c.Token)
+		export("component-aes-key", c.EncodingAESKey)
 	} else {
-		fmt.Fprint(os.Stderr, "  export WXTOKEN_COMPONENTS_DIR=components\n\n")
+		export("components-dir", "components")
+		fmt.Fprintln(os.Stderr)
 		for _, c := range config.Components {
 			fmt.Fprintf(os.Stderr, "  (mkdir -p components/%[1]s && cd components/%[1]s && printf %[2]s >appsecret && printf %[3]s >token && printf %[4]s >aes_key)\n",
 				c.AppID, c.AppSecret, c.Token, c.EncodingAESKey)

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"time"
@@ -68,21 +67,21 @@ type SimSettings struct {
 // Validate returns all that is wrong with the settings, joined.
 func (s SimSettings) Validate() error {
 	var faults []error
-	fault := func(flag, variable, format string, args ...any) {
-		faults = append(faults, fmt.Errorf("--%s (%s): %s", flag, variable, fmt.Sprintf(format, args...)))
+	fault := func(flag, format string, args ...any) {
+		faults = append(faults, settings.Fault(flag, format, args...))
 	}
 	const hint = "%q: want an address that only this machine reaches, for instance 127.0.0.1:0"
 	if !settings.Loopback(s.SimAddr) {
-		fault("sim-addr", "WXTOKEN_SIM_ADDR", hint, s.SimAddr)
+		fault("sim-addr", hint, s.SimAddr)
 	}
 	if !settings.Loopback(s.SimControlAddr) {
-		fault("sim-control-addr", "WXTOKEN_SIM_CONTROL_ADDR", hint, s.SimControlAddr)
+		fault("sim-control-addr", hint, s.SimControlAddr)
 	}
 	if s.SimLife < 10*time.Second || s.SimLife%time.Second != 0 {
-		fault("sim-life", "WXTOKEN_SIM_LIFE", "%s: want whole seconds, 10s or more", s.SimLife)
+		fault("sim-life", "%s: want whole seconds, 10s or more", s.SimLife)
 	}
 	if s.SimAuthorizers < 0 || s.SimAuthorizers > 100_000 {
-		fault("sim-authorizers", "WXTOKEN_SIM_AUTHORIZERS", "%d: want 0 to 100000", s.SimAuthorizers)
+		fault("sim-authorizers", "%d: want 0 to 100000", s.SimAuthorizers)
 	}
 	return errors.Join(faults...)
 }
@@ -98,14 +97,14 @@ func (s *config) Validate() error {
 		_, err := s.nats().ListenAddr()
 		faults = append(faults, err)
 		if u, urlErr := url.Parse(s.NatsURL); err == nil && urlErr == nil && (u.User != nil || u.Scheme != "nats") {
-			faults = append(faults, errors.New("--nats-url (WXTOKEN_NATS_URL): want nats://host:port alone: the server in this process knows no users and no TLS"))
+			faults = append(faults, settings.Fault("nats-url", "want nats://host:port alone: the server in this process knows no users and no TLS"))
 		}
 	}
 	if s.DataDir == "" {
-		faults = append(faults, errors.New("--data-dir (WXTOKEN_DATA_DIR): empty: want a directory, for instance ./wxtoken-data"))
+		faults = append(faults, settings.Fault("data-dir", "empty: want a directory, for instance ./wxtoken-data"))
 	}
 	if s.Refresher.Replicas == 3 {
-		faults = append(faults, errors.New("--replicas (WXTOKEN_REPLICAS): 3: want 1, the server in this process is alone; a cluster takes the separate ingest and refresher"))
+		faults = append(faults, settings.Fault("replicas", "3: want 1, the server in this process is alone; a cluster takes the separate ingest and refresher"))
 	}
 	if s.Sim {
 		s.ComponentsDir, s.ComponentAppid = "", wechatsim.DemoAppID

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	natsconf "wxtoken/deploy/nats"
+	"wxtoken/internal/settings"
 )
 
 // walls are the accounts and users that NATS has with --sim: those of deploy/nats/nats-server.conf. What a service does here it can do in
@@ -61,6 +62,6 @@ func (w walls) fits(dir string) error {
 	} else if err != nil {
 		return err
 	}
-	return fmt.Errorf("--data-dir (WXTOKEN_DATA_DIR): %s lies in account %s, and this server keeps it in %s: it is of wxtoken %s --sim, or of an earlier one. Choose another directory",
+	return settings.Fault("data-dir", "%s lies in account %s, and this server keeps it in %s: it is of wxtoken %s --sim, or of an earlier one. Choose another directory",
 		dir, other, account, map[bool]string{true: "without", false: "with"}[w != nil])
 }

@@ -18,6 +18,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/bus"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/streams"
 	"wxtoken/internal/wechat"
 )
@@ -36,7 +37,7 @@ func (c Config) Validate() error {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil {
-		return fmt.Errorf("--http-addr (WXTOKEN_HTTP_ADDR): %q is not an address: want host:port, for instance :8080", c.HTTPAddr)
+		return settings.Fault("http-addr", "%q is not an address: want host:port, for instance :8080", c.HTTPAddr)
 	}
 	return nil
 }

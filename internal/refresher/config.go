@@ -2,11 +2,11 @@ package refresher
 
 import (
 	"errors"
-	"fmt"
 	"regexp"
 	"time"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/wechat"
 )
 
@@ -32,24 +32,24 @@ type Config struct {
 // Validate returns every fault of the settings.
 func (c Config) Validate() error {
 	var faults []error
-	check := func(ok bool, flag, variable, want string) {
+	check := func(ok bool, flag, want string) {
 		if !ok {
-			faults = append(faults, fmt.Errorf("--%s (%s): want %s", flag, variable, want))
+			faults = append(faults, settings.Fault(flag, "want %s", want))
 		}
 	}
-	check(c.RenewFraction >= 0.1 && c.RenewFraction <= 0.95, "renew-fraction", "WXTOKEN_RENEW_FRACTION", "0.1 to 0.95, for instance 0.66")
-	check(c.Concurrency >= 1 && c.Concurrency <= 10_000, "concurrency", "WXTOKEN_CONCURRENCY", "1 to 10000")
-	check(c.APIRate > 0 && c.APIRate <= 10_000, "api-rate", "WXTOKEN_API_RATE", "more than 0, at most 10000")
-	check(c.Replicas == 1 || c.Replicas == 3, "replicas", "WXTOKEN_REPLICAS", "1, or 3 with a cluster of three servers")
-	check(c.MessagesMaxAge >= time.Minute, "messages-max-age", "WXTOKEN_MESSAGES_MAX_AGE", "a minute or more, for instance 168h")
-	check(c.MessagesMaxBytes >= 0, "messages-max-bytes", "WXTOKEN_MESSAGES_MAX_BYTES", "0 or more bytes")
+	check(c.RenewFraction >= 0.1 && c.RenewFraction <= 0.95, "renew-fraction", "0.1 to 0.95, for instance 0.66")
+	check(c.Concurrency >= 1 && c.Concurrency <= 10_000, "concurrency", "1 to 10000")
+	check(c.APIRate > 0 && c.APIRate <= 10_000, "api-rate", "more than 0, at most 10000")
+	check(c.Replicas == 1 || c.Replicas == 3, "replicas", "1, or 3 with a cluster of three servers")
+	check(c.MessagesMaxAge >= time.Minute, "messages-max-age", "a minute or more, for instance 168h")
+	check(c.MessagesMaxBytes >= 0, "messages-max-bytes", "0 or more bytes")
 	for _, api := range c.ServicesAPI {
-		check(apiPrefix.MatchString(api), "services-api", "WXTOKEN_SERVICES_API", "prefixes such as services.API, each with another first part")
+		check(apiPrefix.MatchString(api), "services-api", "prefixes such as services.API, each with another first part")
 	}
-	check(c.SweepEvery >= time.Second, "sweep-every", "WXTOKEN_SWEEP_EVERY", "a second or more, for instance 30s")
-	check(c.ReconcileEvery >= time.Second, "reconcile-every", "WXTOKEN_RECONCILE_EVERY", "a second or more, for instance 6h")
+	check(c.SweepEvery >= time.Second, "sweep-every", "a second or more, for instance 30s")
+	check(c.ReconcileEvery >= time.Second, "reconcile-every", "a second or more, for instance 6h")
 	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
-		faults = append(faults, fmt.Errorf("--wechat-api-url (WXTOKEN_WECHAT_API_URL): %w", err))
+		faults = append(faults, settings.Fault("wechat-api-url", "%w", err))
 	}
 	return errors.Join(append(faults, c.checkLinks()...)...)
 }

@@ -18,6 +18,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -43,7 +44,7 @@ var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 // connectCreate answers wxtoken.connect.create with a new link.
 func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (events.ConnectCreated, error) {
 	if r.cfg.PublicURL == "" {
-		return events.ConnectCreated{}, &requestError{http.StatusServiceUnavailable, "no links without --public-url (WXTOKEN_PUBLIC_URL) at the refresher"}
+		return events.ConnectCreated{}, &requestError{http.StatusServiceUnavailable, "no links without " + settings.Name("public-url") + " at the refresher"}
 	}
 	if _, ok := r.component(q.Component); !ok {
 		return events.ConnectCreated{}, unknownComponent(q.Component)
@@ -114,7 +115,7 @@ func (r *Refresher) checkReturn(address string) error {
 		}
 		return nil
 	}
-	return badRequest("return: host %q is not among --return-hosts (WXTOKEN_RETURN_HOSTS)", clip(u.Host))
+	return badRequest("return: host %q is not among %s", clip(u.Host), settings.Name("return-hosts"))
 }
 
 // connectOpen answers wxtoken.connect.open, ingest's question about a link.

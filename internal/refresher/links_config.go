@@ -11,37 +11,38 @@ import (
 	"strings"
 
 	"wxtoken/client"
+	"wxtoken/internal/settings"
 )
 
 // checkLinks returns every fault of the settings for authorization links and derived tickets.
 func (c Config) checkLinks() []error {
 	var faults []error
-	fault := func(flag, variable string, err error) {
+	fault := func(flag string, err error) {
 		if err != nil {
-			faults = append(faults, fmt.Errorf("--%s (%s): %w", flag, variable, err))
+			faults = append(faults, settings.Fault(flag, "%w", err))
 		}
 	}
 	if c.PublicURL != "" {
-		fault("public-url", "WXTOKEN_PUBLIC_URL", checkPublicURL(c.PublicURL))
+		fault("public-url", checkPublicURL(c.PublicURL))
 	}
 	for _, host := range c.ReturnHosts {
-		fault("return-hosts", "WXTOKEN_RETURN_HOSTS", checkReturnHost(host))
+		fault("return-hosts", checkReturnHost(host))
 	}
 	if c.WechatPageURL != "" {
 		_, err := bareURL(c.WechatPageURL)
-		fault("wechat-page-url", "WXTOKEN_WECHAT_PAGE_URL", err)
+		fault("wechat-page-url", err)
 	}
 	for i, name := range c.Derive {
 		switch {
 		case name != "jsapi" && name != "wx_card":
-			fault("derive", "WXTOKEN_DERIVE", fmt.Errorf("%q is nothing that can be derived: want jsapi, wx_card, or both with a comma between", name))
+			fault("derive", fmt.Errorf("%q is nothing that can be derived: want jsapi, wx_card, or both with a comma between", name))
 		case slices.Contains(c.Derive[:i], name):
-			fault("derive", "WXTOKEN_DERIVE", fmt.Errorf("%s stands there twice: name it once", name))
+			fault("derive", fmt.Errorf("%s stands there twice: name it once", name))
 		}
 	}
 	for _, appid := range c.DeriveFor {
 		if !wxtoken.ValidAppID(appid) {
-			fault("derive-for", "WXTOKEN_DERIVE_FOR", fmt.Errorf("%q is not an appid: want those of authorizers, for instance wx1234567890abcdef, with commas between", appid))
+			fault("derive-for", fmt.Errorf("%q is not an appid: want those of authorizers, for instance wx1234567890abcdef, with commas between", appid))
 		}
 	}
 	return faults
