@@ -17,9 +17,9 @@ func (s *config) target(nc *nats.Conn, components func() []string) preflight.Tar
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth}, Language: s.Language(),
 		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal), preflight.HeldOfIngest(nc)},
-		Components: func() (out []preflight.Component) {
+		Components: func() (out []settings.Component) {
 			for _, appid := range components() {
-				out = append(out, preflight.Component{AppID: appid})
+				out = append(out, settings.Component{AppID: appid})
 			}
 			return out
 		},

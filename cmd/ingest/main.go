@@ -45,7 +45,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, "ingest", health, metrics, log)
-	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
+	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
-		Changed: func(c []settings.Component) error { return in.SetComponents(pushed(c)) },
+		Changed: in.SetComponents,
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	serving, stop := health.Drain(ctx, cfg.Drain)

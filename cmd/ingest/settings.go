@@ -44,12 +44,3 @@ func (s *config) Validate() error {
 	s.seal, sealing = settings.LoadSealKey(s.SealSettings)
 	return errors.Join(drain, components, sealing)
 }
-
-// pushed returns the components as ingest wants them.
-func pushed(components []settings.Component) []ingest.Component {
-	var out []ingest.Component
-	for _, c := range components {
-		out = append(out, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
-	}
-	return out
-}

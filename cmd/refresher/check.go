@@ -9,15 +9,15 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/preflight"
-	"wxtoken/internal/refresher"
+	"wxtoken/internal/settings"
 )
 
 // target is what --check and /check look at.
-func (s *config) target(nc *nats.Conn, components func() []refresher.Component) preflight.Target {
+func (s *config) target(nc *nats.Conn, components func() []settings.Component) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
 		MonitorURL: s.Preflight.NatsMonitorURL, WechatURL: s.WechatAPIURL, PublicURL: s.PublicURL, Statuses: true, Language: s.Language(),
-		Probes: s.probes(nc), Components: func() []preflight.Component { return checked(components()) },
+		Probes: s.probes(nc), Components: components,
 	}
 }
 
@@ -29,14 +29,6 @@ func (s *config) probes(nc *nats.Conn) []preflight.Probe {
 	return all
 }
 
-// checked returns the components as the checks want them.
-func checked(components []refresher.Component) (out []preflight.Component) {
-	for _, c := range components {
-		out = append(out, preflight.Component(c))
-	}
-	return out
-}
-
 // check is --check.
 func check(ctx context.Context, cfg *config, out io.Writer) error {
 	nc, err := cfg.Connect(events.RoleRefresher, zerolog.Nop())
@@ -44,5 +36,5 @@ func check(ctx context.Context, cfg *config, out io.Writer) error {
 		return err
 	}
 	defer nc.Close()
-	return preflight.Print(ctx, cfg.target(nc, func() []refresher.Component { return called(cfg.components) }), out)
+	return preflight.Print(ctx, cfg.target(nc, func() []settings.Component { return cfg.components }), out)
 }

@@ -54,7 +54,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, "refresher", health, metrics, log)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
-		NATS: nc, Components: called(cfg.components), Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
+		NATS: nc, Components: cfg.components, Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: metrics.Registry, Step: settings.CrashPoints(),
 	})
 	if err != nil {
@@ -77,7 +77,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Known: cfg.components, Log: log,
 		Changed: func(c []settings.Component) error {
-			r.SetComponents(called(c))
+			r.SetComponents(c)
 			return nil
 		},
 	}

@@ -41,12 +41,3 @@ func (s *config) Validate() (err error) {
 	s.seal, sealErr = settings.LoadSeeds(s.SeedSettings)
 	return errors.Join(err, sealErr)
 }
-
-// called returns the components as the refresher wants them.
-func called(components []settings.Component) []refresher.Component {
-	var out []refresher.Component
-	for _, c := range components {
-		out = append(out, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
-	}
-	return out
-}

@@ -16,16 +16,16 @@ import (
 	"wxtoken/internal/lang"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/preflight"
-	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 )
 
 // target is what --check and /check look at. Before the start there are neither connections nor a server.
-func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []refresher.Component) preflight.Target {
+func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []settings.Component) preflight.Target {
 	t := preflight.Target{
 		NATS: keeper, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true, Language: s.Language(),
-		Components: func() []preflight.Component { return checked(components()) },
+		Components: components,
 	}
 	if keeper != nil {
 		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(ingest), preflight.CanaryOfRefresher(keeper), preflight.SealKey(keeper, keys)}
@@ -39,20 +39,12 @@ func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal
 	return t
 }
 
-// checked returns the components as the checks want them.
-func checked(components []refresher.Component) (out []preflight.Component) {
-	for _, c := range components {
-		out = append(out, preflight.Component(c))
-	}
-	return out
-}
-
 // check is --check: of the process that runs with these settings if there is one, else of what can be seen before the start.
 func check(ctx context.Context, cfg *config, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
 		return ask(ctx, cfg.OpsAddr, out, cfg.Language())
 	}
-	target := cfg.target(nil, nil, nil, nil, func() []refresher.Component { return called(cfg.components) })
+	target := cfg.target(nil, nil, nil, nil, func() []settings.Component { return cfg.components })
 	return preflight.Print(ctx, target, out, cfg.ground()...)
 }
 

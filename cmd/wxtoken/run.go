@@ -82,7 +82,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(cfg.Config, pushed(cfg.components), ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
+	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		cfg.meet(sim.api.Addr(), pushes.Addr())
 	}
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
-		NATS: keeper, Components: called(cfg.components), Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
+		NATS: keeper, Components: cfg.components, Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
 		Metrics: h.metrics.Registry, Step: settings.CrashPoints(),
 	})
 	if err != nil {
@@ -135,10 +135,10 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
 		Changed: func(c []settings.Component) error {
-			if err := in.SetComponents(pushed(c)); err != nil {
+			if err := in.SetComponents(c); err != nil {
 				return err
 			}
-			r.SetComponents(called(c))
+			r.SetComponents(c)
 			return nil
 		},
 	}

@@ -129,21 +129,3 @@ func (s *config) meet(platform, pushes string) {
 	}
 	s.Refresher.PublicURL = cmp.Or(s.Refresher.PublicURL, "http://"+pushes)
 }
-
-// pushed returns the components as ingest wants them.
-func pushed(components []settings.Component) []ingest.Component {
-	var out []ingest.Component
-	for _, c := range components {
-		out = append(out, ingest.Component{AppID: c.AppID, Tokens: c.Tokens, AESKeys: c.AESKeys})
-	}
-	return out
-}
-
-// called returns the components as the refresher wants them.
-func called(components []settings.Component) []refresher.Component {
-	var out []refresher.Component
-	for _, c := range components {
-		out = append(out, refresher.Component{AppID: c.AppID, AppSecret: c.AppSecret})
-	}
-	return out
-}

@@ -13,11 +13,12 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/wechat"
 )
 
-func componentOf(appid, token, aesKey string) ingest.Component {
-	return ingest.Component{AppID: appid, Tokens: []wxtoken.Secret{wxtoken.NewSecret(token)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey)}}
+func componentOf(appid, token, aesKey string) settings.Component {
+	return settings.Component{AppID: appid, Tokens: []wxtoken.Secret{wxtoken.NewSecret(token)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey)}}
 }
 
 // TestSetComponents changes the components of an Ingest that runs.
@@ -40,14 +41,14 @@ func TestSetComponents(t *testing.T) {
 	check("at first", component, token, aesKey, 200)
 	check("not there yet", other, token, aesKey, 404)
 
-	if err := r.ingest.SetComponents([]ingest.Component{componentOf(component, tokenBefore, aesBefore), componentOf(other, token, aesKey)}); err != nil {
+	if err := r.ingest.SetComponents([]settings.Component{componentOf(component, tokenBefore, aesBefore), componentOf(other, token, aesKey)}); err != nil {
 		t.Fatal(err)
 	}
 	check("other keys", component, tokenBefore, aesBefore, 200)
 	check("keys of before", component, token, aesKey, 403)
 	check("added", other, token, aesKey, 200)
 
-	for name, faulty := range map[string][]ingest.Component{
+	for name, faulty := range map[string][]settings.Component{
 		"key":   {componentOf(component, token, aesKey), componentOf(other, token, "SEKRETshort")},
 		"token": {componentOf(component, "", aesKey)},
 		"twice": {componentOf(component, token, aesKey), componentOf(component, token, aesKey)},
@@ -60,7 +61,7 @@ func TestSetComponents(t *testing.T) {
 	check("as before the faults", component, tokenBefore, aesBefore, 200)
 	check("as before the faults", other, token, aesKey, 200)
 
-	if err := r.ingest.SetComponents([]ingest.Component{componentOf(component, token, aesKey)}); err != nil {
+	if err := r.ingest.SetComponents([]settings.Component{componentOf(component, token, aesKey)}); err != nil {
 		t.Fatal(err)
 	}
 	check("removed", other, token, aesKey, 404)
@@ -103,7 +104,7 @@ func TestSetComponentsUnderFire(t *testing.T) {
 		})
 	}
 	for range 50 {
-		if err := r.ingest.SetComponents([]ingest.Component{componentOf(component, token, aesKey)}); err != nil {
+		if err := r.ingest.SetComponents([]settings.Component{componentOf(component, token, aesKey)}); err != nil {
 			t.Error(err)
 		}
 	}

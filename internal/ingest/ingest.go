@@ -42,13 +42,6 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Component is one third-party platform whose pushes are taken.
-type Component struct {
-	AppID   string           // component_appid
-	Tokens  []wxtoken.Secret // signs; the current one first, then earlier ones
-	AESKeys []wxtoken.Secret // EncodingAESKey; the current one first, then earlier ones
-}
-
 // Deps is what an Ingest works with. Crash may be nil.
 type Deps struct {
 	JetStream jetstream.JetStream
@@ -82,7 +75,7 @@ type Ingest struct {
 
 // New returns an Ingest for the given components. Its error names every fault of their settings
 // and shows no secret.
-func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
+func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 	if len(components) == 0 {
 		return nil, errors.New("set up ingest: no component: set component-appid or components-dir")
 	}
@@ -126,7 +119,7 @@ func New(cfg Config, components []Component, d Deps) (*Ingest, error) {
 // SetComponents replaces all components at once, while pushes come in: those under way end with what they began
 // with. With none, no push is taken any more. On an error, which names every fault and shows no secret, the
 // components stay as they are.
-func (i *Ingest) SetComponents(components []Component) error {
+func (i *Ingest) SetComponents(components []settings.Component) error {
 	crypters := make(map[string]*wechat.Crypter, len(components))
 	var faults []error
 	for _, c := range components {

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"wxtoken/client"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/wechat"
 )
 
@@ -28,7 +29,7 @@ var testNow = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 func newTestIngest(t testing.TB) *Ingest {
 	t.Helper()
-	i, err := New(Config{}, []Component{{
+	i, err := New(Config{}, []settings.Component{{
 		AppID: testComponent, Tokens: []wxtoken.Secret{wxtoken.NewSecret("token")}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(testAESKey)},
 	}}, Deps{Metrics: prometheus.NewRegistry(), Log: zerolog.Nop(), Now: func() time.Time { return testNow }})
 	if err != nil {

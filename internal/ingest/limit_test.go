@@ -14,6 +14,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/settings"
 )
 
 // TestFlood sends refused pushes faster than they are allowed, in virtual time.
@@ -121,15 +122,15 @@ func TestNewRefuses(t *testing.T) {
 		}
 		return all
 	}
-	good := ingest.Component{AppID: "wx1", Tokens: secrets(token), AESKeys: secrets(aesKey)}
+	good := settings.Component{AppID: "wx1", Tokens: secrets(token), AESKeys: secrets(aesKey)}
 	rows := []struct {
 		name       string
-		components []ingest.Component
+		components []settings.Component
 		says       []string
 	}{
 		{"nothing", nil, []string{"component-appid", "components-dir"}},
-		{"twice", []ingest.Component{good, good}, []string{`"wx1" is given twice`}},
-		{"all at once", []ingest.Component{
+		{"twice", []settings.Component{good, good}, []string{`"wx1" is given twice`}},
+		{"all at once", []settings.Component{
 			{AppID: "wx1", Tokens: secrets(token), AESKeys: secrets("SEKRETshort")},
 			{AppID: "wx2", AESKeys: secrets(aesKey)},
 			{AppID: "a.b", Tokens: secrets(token), AESKeys: secrets(aesKey)},
@@ -155,11 +156,11 @@ func TestNewRefuses(t *testing.T) {
 
 	registry := prometheus.NewRegistry()
 	deps := ingest.Deps{Metrics: registry, Log: zerolog.Nop(), Now: time.Now}
-	if _, err := ingest.New(ingest.Config{}, []ingest.Component{good}, deps); err != nil {
+	if _, err := ingest.New(ingest.Config{}, []settings.Component{good}, deps); err != nil {
 		t.Fatal(err)
 	}
 	var twice prometheus.AlreadyRegisteredError
-	if _, err := ingest.New(ingest.Config{}, []ingest.Component{good}, deps); !errors.As(err, &twice) {
+	if _, err := ingest.New(ingest.Config{}, []settings.Component{good}, deps); !errors.As(err, &twice) {
 		t.Errorf("a second Ingest on one registry: %v, want an AlreadyRegisteredError", err)
 	}
 }

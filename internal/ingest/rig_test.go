@@ -25,6 +25,7 @@ import (
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/wechat"
 )
@@ -60,8 +61,8 @@ type rig struct {
 	metrics *prometheus.Registry
 }
 
-// settings changes what an Ingest works with.
-type settings func(*ingest.Config)
+// change changes what an Ingest works with.
+type change func(*ingest.Config)
 
 // newRig returns an Ingest on the server, and makes the streams if they are missing.
 func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
@@ -75,14 +76,14 @@ func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 	return rigOn(t, js)
 }
 
-func rigOn(t testing.TB, js jetstream.JetStream, changes ...settings) *rig {
+func rigOn(t testing.TB, js jetstream.JetStream, changes ...change) *rig {
 	t.Helper()
 	r := &rig{js: js, log: &logBuffer{}}
 	r.start(t, zerolog.New(r.log), changes...)
 	return r
 }
 
-func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
+func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...change) {
 	t.Helper()
 	r.metrics = prometheus.NewRegistry()
 	cfg := ingest.Config{ReleaseCheck: true}
@@ -90,7 +91,7 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...settings) {
 		change(&cfg)
 	}
 	var err error
-	r.ingest, err = ingest.New(cfg, []ingest.Component{{
+	r.ingest, err = ingest.New(cfg, []settings.Component{{
 		AppID:   component,
 		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
 		AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey), wxtoken.NewSecret(aesBefore)},

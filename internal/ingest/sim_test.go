@@ -16,6 +16,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
@@ -26,7 +27,7 @@ func TestAgainstPlatform(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
 	log, registry := &logBuffer{}, prometheus.NewRegistry()
-	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []ingest.Component{{
+	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []settings.Component{{
 		AppID: component, Tokens: []wxtoken.Secret{wxtoken.NewSecret(token)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey)},
 	}}, ingest.Deps{JetStream: r.js, Log: zerolog.New(log), Metrics: registry, Now: time.Now})
 	if err != nil {
@@ -144,7 +145,7 @@ func TestOddPlatform(t *testing.T) {
 
 func oddPlatform(t *testing.T, vary bool) {
 	r := newRig(t, natsdtest.Start(t))
-	in, err := ingest.New(ingest.Config{}, []ingest.Component{{
+	in, err := ingest.New(ingest.Config{}, []settings.Component{{
 		AppID: component, Tokens: []wxtoken.Secret{wxtoken.NewSecret(token)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey)},
 	}}, ingest.Deps{JetStream: r.js, Log: zerolog.New(r.log), Metrics: prometheus.NewRegistry(), Now: time.Now})
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/settings"
 )
 
 // within bounds all checks together; it leaves the ops door time to answer.
@@ -21,12 +21,6 @@ const within = 8 * time.Second
 // Config holds the settings that only the checks read.
 type Config struct {
 	NatsMonitorURL string `group:"NATS" placeholder:"http://host:8222" help:"Monitoring address of the NATS server. Only --check and /check read it, for settings of the server that a client can't see."`
-}
-
-// Component is one third-party platform.
-type Component struct {
-	AppID     string
-	AppSecret wxtoken.Secret
 }
 
 // Server is what a process knows of the NATS server that it runs itself.
@@ -47,8 +41,8 @@ type Target struct {
 	Server     *Server // of a process that runs its own
 	MonitorURL string
 
-	WechatURL  string             // its API
-	Components func() []Component // as they are now
+	WechatURL  string                      // its API
+	Components func() []settings.Component // as they are now
 	PublicURL  string
 	Statuses   bool // the bucket status may be read
 	Transport  http.RoundTripper
@@ -116,7 +110,7 @@ func (c *Checker) Run(ctx context.Context) Report {
 		"没有错误；第三方平台：%s", joined(found)))}, slices.Concat(lines...)...)
 }
 
-func (c *Checker) components() []Component {
+func (c *Checker) components() []settings.Component {
 	if c.Components == nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/goleak"
 
 	"wxtoken/client"
+	"wxtoken/internal/settings"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -21,7 +22,7 @@ func TestCallsAreRemembered(t *testing.T) {
 	var answer error
 	look := func(secret string, after time.Duration) {
 		now = now.Add(after)
-		_, _, err := k.once(Component{"wx1", wxtoken.NewSecret(secret)}, now, func() (bool, error) { made++; return true, answer })
+		_, _, err := k.once(settings.Component{AppID: "wx1", AppSecret: wxtoken.NewSecret(secret)}, now, func() (bool, error) { made++; return true, answer })
 		if !errors.Is(err, answer) {
 			t.Errorf("got %v, want %v", err, answer)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wxtoken/internal/lang"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/wechat"
 )
 
@@ -130,7 +131,7 @@ const tries = 3
 
 // secret has WeChat look at the secret and at the address from which we come. The call for it is api_start_push_ticket: it takes appid and
 // secret, needs no token, makes none, and what it switches on has to be on.
-func (c *Checker) secret(ctx context.Context, client *wechat.Client, component Component) []Line {
+func (c *Checker) secret(ctx context.Context, client *wechat.Client, component settings.Component) []Line {
 	name, address := "secret "+component.AppID, "whitelist "+component.AppID
 	on, ago, err := c.calls.once(component, c.Now(), func() (on bool, err error) {
 		for range tries {
@@ -192,14 +193,14 @@ type calls struct {
 }
 
 type called struct {
-	component Component
+	component settings.Component
 	on        bool
 	err       error
 	at        time.Time
 }
 
 // once calls, or returns what it brought a while ago. Another secret is another question.
-func (k *calls) once(component Component, now time.Time, call func() (bool, error)) (on bool, ago time.Duration, err error) {
+func (k *calls) once(component settings.Component, now time.Time, call func() (bool, error)) (on bool, ago time.Duration, err error) {
 	k.mu.Lock()
 	last, there := k.known[component.AppID]
 	k.mu.Unlock()
@@ -207,7 +208,7 @@ func (k *calls) once(component Component, now time.Time, call func() (bool, erro
 	if last.err == nil {
 		lasts = goodLasts
 	}
-	if there && last.component == component && now.Sub(last.at) < lasts {
+	if there && last.component.Equal(component) && now.Sub(last.at) < lasts {
 		return last.on, now.Sub(last.at), last.err
 	}
 	on, err = call()

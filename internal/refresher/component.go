@@ -15,6 +15,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -56,7 +57,7 @@ type component struct {
 // everyAPI stands for all calls of a component.
 const everyAPI wechat.API = ""
 
-func newComponent(c Component, perSecond float64, quota func() store.Quota) *component {
+func newComponent(c settings.Component, perSecond float64, quota func() store.Quota) *component {
 	limiter := func() *rate.Limiter { return rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond))) }
 	return &component{
 		appid: c.AppID, secret: c.AppSecret, quota: quota,

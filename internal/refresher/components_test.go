@@ -7,6 +7,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
@@ -15,9 +16,9 @@ var (
 	otherAliceKey     = wxtoken.AuthorizerKey(otherApp, alice)
 )
 
-func acting(secret string, appids ...string) (all []refresher.Component) {
+func acting(secret string, appids ...string) (all []settings.Component) {
 	for _, id := range appids {
-		all = append(all, refresher.Component{AppID: id, AppSecret: wxtoken.NewSecret(secret)})
+		all = append(all, settings.Component{AppID: id, AppSecret: wxtoken.NewSecret(secret)})
 	}
 	return all
 }

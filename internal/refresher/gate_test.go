@@ -7,6 +7,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -14,7 +15,7 @@ import (
 // TestSlowDown: after a limit per minute calls are made half as often for ten minutes, counted from the last complaint.
 func TestSlowDown(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 100, noQuota)
+	c := newComponent(settings.Component{AppID: "wxc"}, 100, noQuota)
 	want := func(at time.Duration, want rate.Limit) {
 		t.Helper()
 		c.called(wechat.APIAuthorizerToken, noon.Add(at))
@@ -36,7 +37,7 @@ func TestSlowDown(t *testing.T) {
 // TestOneIsNotAway has one account, and then two, answered with "busy" for good: that holds nobody else back.
 func TestOneIsNotAway(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
+	c := newComponent(settings.Component{AppID: "wxc"}, 1, noQuota)
 	busy := refusal(wechat.APIAuthorizerToken, -1)
 	for range 100 {
 		c.heard("wxa", busy, noon)
@@ -61,7 +62,7 @@ func TestOneIsNotAway(t *testing.T) {
 // TestCallsGivenBack: what could not be added to the shared count is added the next time.
 func TestCallsGivenBack(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
+	c := newComponent(settings.Component{AppID: "wxc"}, 1, noQuota)
 	c.called(wechat.APIAuthorizerToken, noon)
 	taken := c.takeCalls()
 	c.called(wechat.APIAuthorizerToken, noon)
@@ -74,7 +75,7 @@ func TestCallsGivenBack(t *testing.T) {
 // TestSecretLiftsPause: what was refused for the old secret may be tried with the new one; a quota is not back because of it.
 func TestSecretLiftsPause(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc", AppSecret: wxtoken.NewSecret("one")}, 1, func() store.Quota {
+	c := newComponent(settings.Component{AppID: "wxc", AppSecret: wxtoken.NewSecret("one")}, 1, func() store.Quota {
 		return store.Quota{Paused: map[string]time.Time{string(wechat.APIAuthorizerList): noon.Add(time.Hour)}}
 	})
 	c.pause(everyAPI, noon.Add(time.Minute))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -61,7 +62,7 @@ func noQuota() store.Quota { return store.Quota{} }
 
 func TestPause(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
+	c := newComponent(settings.Component{AppID: "wxc"}, 1, noQuota)
 	wait := func(api wechat.API, at time.Duration, want time.Duration) {
 		t.Helper()
 		if got := c.wait(api, noon.Add(at)); got != want {
@@ -85,7 +86,7 @@ func TestPause(t *testing.T) {
 // TestAway has WeChat not answer: one caller at a time finds out whether it is back.
 func TestAway(t *testing.T) {
 	t.Parallel()
-	c := newComponent(Component{AppID: "wxc"}, 1, noQuota)
+	c := newComponent(settings.Component{AppID: "wxc"}, 1, noQuota)
 	for i := range awayAfter {
 		if c.wait(wechat.APIAuthorizerToken, noon) != 0 || c.seemsAway() {
 			t.Fatal("away too early")

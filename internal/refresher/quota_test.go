@@ -16,6 +16,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
@@ -101,7 +102,7 @@ func (r *rig) chineseEvening() {
 // both has the refreshers act for both components.
 func (r *rig) both() {
 	r.deps = func(d *refresher.Deps) {
-		d.Components = append(d.Components, refresher.Component{AppID: otherApp, AppSecret: wxtoken.NewSecret(appsecret)})
+		d.Components = append(d.Components, settings.Component{AppID: otherApp, AppSecret: wxtoken.NewSecret(appsecret)})
 	}
 }
 

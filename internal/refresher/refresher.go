@@ -26,21 +26,16 @@ import (
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams"
 	"wxtoken/internal/wechat"
 )
 
-// Component is one third-party platform that the refresher acts for.
-type Component struct {
-	AppID     string
-	AppSecret wxtoken.Secret
-}
-
 // Deps is what a refresher works with.
 type Deps struct {
 	NATS       *nats.Conn
-	Components []Component
+	Components []settings.Component
 	Seal       *seal.Keys // seals and opens tickets, codes and refresh tokens; nil = they are in the clear
 	Log        zerolog.Logger
 	Metrics    prometheus.Registerer
@@ -257,7 +252,7 @@ func (r *Refresher) doubt() {
 
 // SetComponents replaces the components that the refresher acts for: what is new is taken up, for what is gone nothing
 // more is begun, and a secret that changed is used from the next call on.
-func (r *Refresher) SetComponents(components []Component) {
+func (r *Refresher) SetComponents(components []settings.Component) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := map[string]*component{}
@@ -282,9 +277,9 @@ func (r *Refresher) lookNow() {
 }
 
 // Components returns those that the refresher acts for now.
-func (r *Refresher) Components() (out []Component) {
+func (r *Refresher) Components() (out []settings.Component) {
 	for _, c := range r.all() {
-		out = append(out, Component{AppID: c.appid, AppSecret: wxtoken.NewSecret(c.appSecret())})
+		out = append(out, settings.Component{AppID: c.appid, AppSecret: wxtoken.NewSecret(c.appSecret())})
 	}
 	return out
 }

@@ -31,6 +31,7 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/wechat"
@@ -249,7 +250,7 @@ func (r *rig) start() process {
 	nc := r.nats.Connect()
 	metrics := prometheus.NewRegistry()
 	deps := refresher.Deps{
-		NATS: nc, Components: []refresher.Component{{AppID: appid, AppSecret: wxtoken.NewSecret(appsecret)}},
+		NATS: nc, Components: []settings.Component{{AppID: appid, AppSecret: wxtoken.NewSecret(appsecret)}},
 		Seal: r.seal, Log: zerolog.New(r.log).Level(zerolog.DebugLevel), Metrics: metrics,
 		Transport: direct{r.sim.Handler()}, Now: r.clock.Now,
 		Step: r.step,

@@ -44,12 +44,13 @@ type PushSettings struct {
 	ComponentAesKeyPreviousFile string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey before, while it is being changed. (Or WXTOKEN_COMPONENT_AES_KEY_PREVIOUS.)"`
 }
 
-// Component is one component with the secrets that were asked for.
+// Component is one third-party platform, with the secrets that the process needs of it: a refresher the
+// AppSecret, ingest the others.
 type Component struct {
-	AppID     string
+	AppID     string // component_appid
 	AppSecret wxtoken.Secret
-	Tokens    []wxtoken.Secret // the current one, then the previous one if there is any
-	AESKeys   []wxtoken.Secret // the same
+	Tokens    []wxtoken.Secret // sign pushes: the current one, then the previous one if there is any
+	AESKeys   []wxtoken.Secret // EncodingAESKeys, in the same order
 }
 
 // LoadComponents reads the components and their secrets, sorted by appid: the one named by flag and

@@ -81,10 +81,10 @@ func (f *following) look() (again bool) {
 	said := map[string]string{} // what to say of each component that changes
 	for appid, c := range now.good {
 		before, had := f.known[appid]
-		if had && before.same(c) {
+		if had && before.Equal(c) {
 			continue
 		}
-		if seen, ok := f.last.good[appid]; !ok || !seen.same(c) {
+		if seen, ok := f.last.good[appid]; !ok || !seen.Equal(c) {
 			again = true
 			continue
 		}
@@ -141,8 +141,8 @@ func (l *loader) holds(appid string) bool {
 	return good || l.faulty[appid]
 }
 
-// same reports whether two components are the same in everything.
-func (c Component) same(other Component) bool {
+// Equal reports whether two components are the same in everything.
+func (c Component) Equal(other Component) bool {
 	return c.AppID == other.AppID && c.AppSecret == other.AppSecret &&
 		slices.Equal(c.Tokens, other.Tokens) && slices.Equal(c.AESKeys, other.AESKeys)
 }

@@ -27,6 +27,7 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
 )
 
@@ -195,7 +196,7 @@ func newSealedWorld(t testing.TB, keys *seal.Keys, sim wechatsim.Config, changes
 			t.Fatal(err)
 		}
 	}
-	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []ingest.Component{{
+	in, err := ingest.New(ingest.Config{ReleaseCheck: true}, []settings.Component{{
 		AppID: testAppID, Tokens: []wxtoken.Secret{wxtoken.NewSecret(testToken)}, AESKeys: []wxtoken.Secret{wxtoken.NewSecret(testAESKey)},
 	}}, ingest.Deps{JetStream: js, Seal: public, Log: w.logger("ingest"), Metrics: prometheus.NewRegistry(), Now: time.Now})
 	if err != nil {
@@ -272,7 +273,7 @@ func (w *world) startWith(crashAt *string) *instance {
 	ctx, cancel := context.WithCancel(w.ctx)
 	i.cancel = cancel
 	r, err := refresher.New(w.cfg, refresher.Deps{
-		NATS: i.nc, Seal: w.seal, Components: []refresher.Component{{AppID: testAppID, AppSecret: wxtoken.NewSecret(testSecret)}},
+		NATS: i.nc, Seal: w.seal, Components: []settings.Component{{AppID: testAppID, AppSecret: wxtoken.NewSecret(testSecret)}},
 		Log: w.logger(i.name), Metrics: i.reg, Transport: w.http, Step: i.step,
 	})
 	if err != nil {
