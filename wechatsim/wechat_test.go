@@ -31,13 +31,14 @@ func TestAgainstWechat(t *testing.T) {
 				api := newPipes()
 				server := &http.Server{Handler: platform.Handler()}
 				go func() { _ = server.Serve(api) }()
-				client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://api", Transport: &http.Transport{DialContext: api.DialContext}})
+				transport := &http.Transport{DialContext: api.DialContext}
+				client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://api", Transport: transport})
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer func() {
 					cancel()
-					client.Close()
+					transport.CloseIdleConnections()
 					_ = server.Close()
 					synctest.Wait()
 				}()
@@ -88,8 +89,8 @@ func readChain(ctx context.Context, t *testing.T, platform *wechatsim.Platform, 
 		t.Fatal(err)
 	}
 	authorized := read()
-	if end := authorized.CodeExpiresAt; !end.Equal(time.Now().Add(time.Hour)) || authorized.AuthorizerAppID != accountA {
-		t.Errorf("authorized: code ends %s", end)
+	if authorized.AuthorizerAppID != accountA {
+		t.Errorf("authorized: account %s", authorized.AuthorizerAppID)
 	}
 	authorization, err := client.QueryAuth(ctx, component.AccessToken, compID, authorized.Code)
 	if err != nil || fmt.Sprint(authorization.FuncInfo) != "[1 2 18]" {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
 
@@ -185,8 +186,21 @@ func TestReplyEscapes(t *testing.T) {
 
 func TestReplySubject(t *testing.T) {
 	t.Parallel()
-	if got := wxtoken.ReplySubject("wxc", "*"); got != "wechat.reply.wxc.*.>" {
-		t.Errorf("got %q", got)
+	for _, row := range []struct {
+		component, appid, msgType, event string
+		want                             bool // heard
+	}{
+		{"wxc", "wxa", "text", "", true},
+		{"wxc", "wxb", "event", "subscribe", true},
+		{"wxd", "wxa", "text", "", false},
+	} {
+		asked := events.ReplySubject(row.component, row.appid, row.msgType, row.event)
+		if heard := events.Covers(wxtoken.ReplySubject("wxc", "*"), asked); heard != row.want {
+			t.Errorf("a question of ingest on %s is heard: %v", asked, heard)
+		}
+		if one := wxtoken.ReplySubject("wxc", "wxa"); events.Covers(one, asked) != (row.want && row.appid == "wxa") {
+			t.Errorf("%s covers %s: %v", one, asked, events.Covers(one, asked))
+		}
 	}
 }
 

@@ -17,13 +17,12 @@ type Auth struct {
 	CreateTime time.Time `json:"create_time"` // WeChat's CreateTime; for a callback when it came in
 	ReceivedAt time.Time `json:"received_at"`
 
-	Authorizer    string     `json:"authorizer,omitempty"`
-	Ticket        string     `json:"ticket,omitempty"`
-	Code          string     `json:"code,omitempty"`
-	CodeExpiresAt *time.Time `json:"code_expires_at,omitempty"`
-	PreAuthCode   string     `json:"pre_auth_code,omitempty"`
-	Connect       string     `json:"connect,omitempty"` // id of the authorization by link; callback only
-	OpenID        string     `json:"openid,omitempty"`  // who wrote the message; release_check only
+	Authorizer  string `json:"authorizer,omitempty"`
+	Ticket      string `json:"ticket,omitempty"`
+	Code        string `json:"code,omitempty"`
+	PreAuthCode string `json:"pre_auth_code,omitempty"`
+	Connect     string `json:"connect,omitempty"` // id of the authorization by link; callback only
+	OpenID      string `json:"openid,omitempty"`  // who wrote the message; release_check only
 
 	Document string `json:"document,omitempty"` // as WeChat sent it, in base64; unreadable only
 	Detail   string `json:"detail,omitempty"`   // what can't be read of it, without a word of it

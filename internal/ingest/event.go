@@ -51,9 +51,6 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 		if auth.Authorizer == "" && auth.Code != "" {
 			auth.Kind = events.KindCallback // WeChat's answer to the code names the account
 		}
-		if sane(push.CodeExpiresAt) {
-			auth.CodeExpiresAt = &push.CodeExpiresAt
-		}
 		// First, because it is the one that somebody waits for.
 		e, err := auth.Event(id, path)
 		if err != nil {

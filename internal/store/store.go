@@ -284,11 +284,8 @@ func (s *Store) publish(ctx context.Context, m *nats.Msg) error {
 // lost turns the server's "wrong last sequence" into ErrLost.
 func lost(err error) error {
 	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == errWrongLastSequenceConstant) {
+	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
 		return ErrLost
 	}
 	return err
 }
-
-// errWrongLastSequenceConstant is the server's other code for a wrong last sequence.
-const errWrongLastSequenceConstant = 10164

@@ -80,9 +80,6 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}, nil
 }
 
-// Close ends the connections that are kept open between calls.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
-
 // Grant is an access token that WeChat issued.
 type Grant struct {
 	hidden

@@ -44,7 +44,7 @@ func clientOf(t *testing.T, cfg wechat.ClientConfig) *wechat.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.Close)
+	t.Cleanup(c.CloseIdle)
 	return c
 }
 

@@ -237,7 +237,7 @@ func FuzzAPIAnswer(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Cleanup(c.Close)
+	f.Cleanup(c.CloseIdle)
 	const sent = "SEKRET-sent"
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		if status < 200 || status > 599 || status == http.StatusNoContent || status == http.StatusNotModified {

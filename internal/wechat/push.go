@@ -30,8 +30,6 @@ type Push struct {
 	AuthorizerAppID string    // in a quick registration the new mini program; empty when that failed
 	Code            string    // authorization code for api_query_auth
 	PreAuthCode     string    // ties the event to the authorization link that led to it
-	CodeExpiresAt   time.Time // UTC; zero when WeChat gave none that can be read
-	RegisterStatus  int       // of a quick registration; 0 is success
 
 	Lacks string            // what a keeper of tokens needs of this InfoType and can't read; empty when nothing is missing
 	Odd   []document.Oddity // what is odd about the document
@@ -44,10 +42,6 @@ const (
 	maxTicket = 2048
 	maxCode   = 2048
 )
-
-// absoluteTime divides AuthorizationCodeExpiredTime, of which "authorize_event" says only that it is in
-// seconds: a value above it is epoch seconds, one below counts from CreateTime.
-const absoluteTime = 1_000_000_000
 
 // ParsePush reads a decrypted document of the authorization event URL, XML or JSON with the same names, as far as it can be read. Fields
 // that it does not know are ignored. The error is a *Refusal, of a document with a document type alone.
@@ -118,12 +112,6 @@ func (p *Push) readFields(d *document.Document) {
 		p.AuthorizerAppID = ""
 		d.Odd(document.Field, "the authorizer's appid is not 1 to 64 letters, digits, _ or -")
 	}
-	// No more than a hint on how long to try.
-	if n := seconds(field("AuthorizationCodeExpiredTime")); n > absoluteTime {
-		p.CodeExpiresAt = time.Unix(n, 0).UTC()
-	} else if n > 0 && !p.CreateTime.IsZero() {
-		p.CodeExpiresAt = p.CreateTime.Add(time.Duration(n) * time.Second)
-	}
 }
 
 // lacks says what is missing, or can't be read, of what the InfoType is about.
@@ -146,11 +134,11 @@ func (p *Push) lacks(d *document.Document) string {
 			return "AuthorizerAppid is missing or in doubt"
 		}
 	case InfoFastRegister:
-		var err error
-		if p.RegisterStatus, err = strconv.Atoi(d.Sole("status")); err != nil {
+		status, err := strconv.Atoi(d.Sole("status")) // 0 is success
+		if err != nil {
 			return "status is missing, in doubt, or no number"
 		}
-		if p.RegisterStatus == 0 && p.Code == "" {
+		if status == 0 && p.Code == "" {
 			return "auth_code is missing or in doubt"
 		}
 	}

@@ -30,8 +30,6 @@ func sameFields(t *testing.T, got, want wechat.Push) {
 		{"AuthorizerAppID", got.AuthorizerAppID, want.AuthorizerAppID},
 		{"Code", got.Code, want.Code},
 		{"PreAuthCode", got.PreAuthCode, want.PreAuthCode},
-		{"CodeExpiresAt", got.CodeExpiresAt, want.CodeExpiresAt},
-		{"RegisterStatus", got.RegisterStatus, want.RegisterStatus},
 	} {
 		if field.got != field.want {
 			t.Errorf("%s: got %v, want %v", field.name, field.got, field.want)
@@ -54,13 +52,12 @@ func TestParsePush(t *testing.T) {
 				"<AuthorizationCodeExpiredTime>1413196360</AuthorizationCodeExpiredTime><PreAuthCode>preauthcode@@@b</PreAuthCode></xml>",
 			wechat.Push{
 				InfoType: wechat.InfoAuthorized, AuthorizerAppID: "wx2", Code: "queryauthcode@@@a", PreAuthCode: "preauthcode@@@b",
-				CodeExpiresAt: time.Unix(1413196360, 0).UTC(),
 			},
 		},
 		"updateauthorized, relative expiry": {
 			pushHead + "<InfoType>updateauthorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>a</AuthorizationCode>" +
 				"<AuthorizationCodeExpiredTime>600</AuthorizationCodeExpiredTime><PreAuthCode></PreAuthCode></xml>",
-			wechat.Push{InfoType: wechat.InfoUpdateAuthorized, AuthorizerAppID: "wx2", Code: "a", CodeExpiresAt: pushTime.Add(10 * time.Minute)},
+			wechat.Push{InfoType: wechat.InfoUpdateAuthorized, AuthorizerAppID: "wx2", Code: "a"},
 		},
 		"authorized, odd expiry": {
 			pushHead + "<InfoType>authorized</InfoType><AuthorizerAppid>wx2</AuthorizerAppid><AuthorizationCode>a</AuthorizationCode>" +
@@ -78,7 +75,7 @@ func TestParsePush(t *testing.T) {
 		},
 		"quick registration that failed": {
 			pushHead + "<InfoType>notify_third_fasteregister</InfoType><appid/><status>89249</status><auth_code></auth_code><msg>x</msg></xml>",
-			wechat.Push{InfoType: wechat.InfoFastRegister, RegisterStatus: 89249},
+			wechat.Push{InfoType: wechat.InfoFastRegister},
 		},
 		"trial mini program": {
 			pushHead + "<InfoType>notify_third_fastregisterbetaapp</InfoType><appid>wx3</appid><status>0</status><info><unique_id>1</unique_id></info></xml>",
@@ -98,7 +95,7 @@ func TestParsePush(t *testing.T) {
 		},
 		"JSON": {
 			`{"InfoType":"authorized","AppId":"wx1","CreateTime":"1413192760","AuthorizerAppid":"wx2","AuthorizationCode":"a","AuthorizationCodeExpiredTime":600,"PreAuthCode":null}`,
-			wechat.Push{InfoType: wechat.InfoAuthorized, AuthorizerAppID: "wx2", Code: "a", CodeExpiresAt: pushTime.Add(10 * time.Minute)},
+			wechat.Push{InfoType: wechat.InfoAuthorized, AuthorizerAppID: "wx2", Code: "a"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +164,7 @@ func TestParsePushOdd(t *testing.T) {
 		"registration of two":     {register("<status>0</status><auth_code>c</auth_code><appid>a</appid><appid>b</appid>"), "", wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", Code: "c"}, document.Twice},
 		"a code in a name": {
 			register("<status>9</status><info><name><![CDATA[]]></name></info><auth_code>c</auth_code><info><name><![CDATA[]]></name></info>"), "",
-			wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister", RegisterStatus: 9}, document.Twice,
+			wechat.Push{AppID: "wx1", InfoType: "notify_third_fasteregister"}, document.Twice,
 		},
 		"no document": {"hello", "XML", wechat.Push{}, document.Unreadable},
 		"blank":       {" \n", "XML", wechat.Push{}, document.Unreadable},
