@@ -45,7 +45,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, "ingest", health, metrics, log)
-	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
+	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Step: settings.CrashAt()})
 	if err != nil {
 		return err
 	}

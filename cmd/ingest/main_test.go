@@ -63,8 +63,14 @@ type process struct {
 // start starts the program against a NATS server and waits until it listens.
 func start(t *testing.T, natsURL string, env ...string) *process {
 	t.Helper()
+	return startBinary(t, os.Args[0], natsURL, env...)
+}
+
+// startBinary is start of another build of the program.
+func startBinary(t *testing.T, binary, natsURL string, env ...string) *process {
+	t.Helper()
 	p := &process{
-		cmd:   exec.Command(os.Args[0], "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0", "--log-level=debug", "--log-format=json", "--nats-url="+natsURL),
+		cmd:   exec.Command(binary, "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0", "--log-level=debug", "--log-format=json", "--nats-url="+natsURL),
 		ended: make(chan struct{}),
 	}
 	p.cmd.Env = append([]string{
@@ -250,6 +256,10 @@ func TestKilled(t *testing.T) {
 		{"before the second event of an authorization", authorizedText, "ingest.before_publish:2", 1, 2, false},
 		{"after both events of an authorization", authorizedText, "ingest.after_puback:2", 2, 2, true},
 	}
+	binary := filepath.Join(t.TempDir(), "ingest")
+	if text, err := exec.Command("go", "build", "-tags", "crash", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build with the tag crash: %v\n%s", err, text)
+	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -257,7 +267,7 @@ func TestKilled(t *testing.T) {
 			js := setup(t, srv)
 			push := row.text()
 
-			first := start(t, srv.ClientURL(), "WXTOKEN_CRASH="+row.crash)
+			first := startBinary(t, binary, srv.ClientURL(), "WXTOKEN_CRASH="+row.crash)
 			eventually(t, "connected to NATS", func() bool { return strings.Contains(first.text(), "nats connected") })
 			if status, body, err := first.push(t, push); err == nil {
 				t.Fatalf("answer %d %q from a process that was to be killed", status, body)
@@ -285,6 +295,25 @@ func TestKilled(t *testing.T) {
 				t.Errorf("the repeat is not counted as %s", want)
 			}
 		})
+	}
+}
+
+// TestBuildWithoutCrash gives the variable of the test above to a program that is built as any other: it
+// takes the push and lives.
+func TestBuildWithoutCrash(t *testing.T) {
+	t.Parallel()
+	srv := natsdtest.StartTCP(t)
+	js := setup(t, srv)
+	p := start(t, srv.ClientURL(), "WXTOKEN_CRASH=ingest.before_publish:1")
+	eventually(t, "the push is taken", func() bool {
+		status, body, err := p.push(t, ticketText())
+		if err != nil {
+			t.Fatalf("push: %v\n%s", err, p.text())
+		}
+		return status == http.StatusOK && body == "success"
+	})
+	if n := stored(t, js); n == 0 {
+		t.Error("nothing was stored")
 	}
 }
 

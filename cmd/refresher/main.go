@@ -55,7 +55,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	natsconn.Watch(nc, "refresher", health, metrics, log)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
 		NATS: nc, Components: cfg.components, Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: metrics.Registry, Step: settings.CrashPoints(),
+		Metrics: metrics.Registry, Step: settings.CrashAt(),
 	})
 	if err != nil {
 		return err

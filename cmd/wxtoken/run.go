@@ -82,7 +82,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Crash: settings.CrashPoints()})
+	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Step: settings.CrashAt()})
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
 		NATS: keeper, Components: cfg.components, Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: h.metrics.Registry, Step: settings.CrashPoints(),
+		Metrics: h.metrics.Registry, Step: settings.CrashAt(),
 	})
 	if err != nil {
 		return err

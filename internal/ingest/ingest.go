@@ -42,14 +42,14 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Deps is what an Ingest works with. Crash may be nil.
+// Deps is what an Ingest works with. Step may be nil.
 type Deps struct {
 	JetStream jetstream.JetStream
 	Seal      *seal.Keys // seals the events on AUTH; nil = they are in the clear
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
-	Now       func() time.Time   // the clock against which CreateTime is held
-	Crash     func(point string) // called at the points "ingest.before_publish" and "ingest.after_puback", for tests that kill the process there
+	Now       func() time.Time  // the clock against which CreateTime is held
+	Step      func(name string) // called at "ingest.before_publish" and "ingest.after_puback"; tests end the process there
 }
 
 // Ingest takes WeChat's pushes. It is safe for concurrent use.
@@ -58,7 +58,7 @@ type Ingest struct {
 	js         jetstream.JetStream
 	seal       *seal.Keys
 	now        func() time.Time
-	crash      func(point string)
+	step       func(name string)
 	metrics    *metrics
 	failures   *failures // of pushes
 	visits     *failures // of visits to links
@@ -83,7 +83,7 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		js:            d.JetStream,
 		seal:          d.Seal,
 		now:           d.Now,
-		crash:         d.Crash,
+		step:          d.Step,
 		failures:      newFailures(),
 		visits:        newFailures(),
 		releaseCheck:  cfg.ReleaseCheck,
@@ -92,8 +92,8 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		asking:        make(chan struct{}, maxAsking),
 		pages:         make(chan struct{}, maxPages),
 	}
-	if i.crash == nil {
-		i.crash = func(string) {}
+	if i.step == nil {
+		i.step = func(string) {}
 	}
 	faults := i.SetComponents(components)
 	var err error

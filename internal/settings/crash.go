@@ -1,3 +1,5 @@
+//go:build crash
+
 package settings
 
 import (
@@ -7,22 +9,22 @@ import (
 	"sync"
 )
 
-// CrashPoints reads the variable WXTOKEN_CRASH, "<point>:<n>", and returns a function that rooms call
-// when they pass a named point. At the n-th passing of the named one the process kills itself with
-// SIGKILL, as a power cut or an out-of-memory kill would: nothing is flushed and nobody is told. It is
-// how tests of real processes choose the moment. Without the variable it returns nil.
-func CrashPoints() func(point string) {
+// CrashAt reads the variable WXTOKEN_CRASH, "<step>:<n>", and returns a function that rooms call at each
+// of their steps. The n-th time that the named step is reached the process kills itself with SIGKILL, as a
+// power cut or an out-of-memory kill would: nothing is flushed and no connection is closed. It is how
+// tests of real processes choose the moment. Without the variable it returns nil.
+func CrashAt() func(step string) {
 	at, count, ok := strings.Cut(os.Getenv(Variable("crash")), ":")
 	left, err := strconv.Atoi(count)
 	if !ok || err != nil || left < 1 {
 		return nil
 	}
 	var mu sync.Mutex
-	return func(point string) {
-		if point != at {
+	return func(step string) {
+		if step != at {
 			return
 		}
-		mu.Lock() // never released by the last: nobody passes a dead process
+		mu.Lock() // never released by the last: a dead process reaches no step
 		left--
 		if left > 0 {
 			mu.Unlock()

@@ -47,6 +47,33 @@ var built = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// crashAt is the variable, with its "=", of programs that kill themselves at a step.
+const crashAt = "WXTOKEN_CRASH="
+
+// crashable builds the two programs that obey crashAt, once for all tests. All other processes are those of an
+// operator.
+func crashable(t *testing.T) programs {
+	t.Helper()
+	dir, err := builtToCrash()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return programs(dir)
+}
+
+var builtToCrash = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "wxtoken-programs-")
+	if err != nil {
+		return "", err
+	}
+	atEnd.add(func() { _ = os.RemoveAll(dir) })
+	cmd := exec.Command("go", "build", "-tags", "crash", "-o", dir+string(filepath.Separator), "wxtoken/cmd/ingest", "wxtoken/cmd/refresher")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the programs with the tag crash: %w\n%s", err, text)
+	}
+	return dir, nil
+})
+
 // process is one of our programs at work.
 type process struct {
 	t      *testing.T
@@ -62,7 +89,11 @@ type process struct {
 func (s *site) start(program string, flags []string, env ...string) *process {
 	s.t.Helper()
 	p := &process{t: s.t, name: fmt.Sprintf("%s-%d", program, len(s.processes)), ended: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(string(s.programs), program), flags...)
+	from := s.programs
+	if slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, crashAt) }) {
+		from = crashable(s.t)
+	}
+	p.cmd = exec.Command(filepath.Join(string(from), program), flags...)
 	p.cmd.Env = append(append(slices.Clone(s.settings), "WXTOKEN_NATS_URL="+s.url(program)), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	if err := p.cmd.Start(); err != nil {

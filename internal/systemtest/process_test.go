@@ -148,7 +148,7 @@ func (c crash) tell(t *testing.T, p programs) {
 	s := newLazySite(t, p)
 	s.ingest()
 	if c.kind == "" {
-		s.refresher("WXTOKEN_CRASH=" + c.at).killed()
+		s.refresher(crashAt + c.at).killed()
 		s.refresher()
 		s.settled()
 	} else {
@@ -158,7 +158,7 @@ func (c crash) tell(t *testing.T, p programs) {
 		if c.kind == wxtoken.KindAuthorizer {
 			key = s.keys()[1]
 		}
-		doomed := s.refresher("WXTOKEN_CRASH=" + c.at)
+		doomed := s.refresher(crashAt + c.at)
 		generation := s.generations()[key]
 		s.makeDue(key, generation)
 		poll(t, func() error { // until the message comes to the one that is to be killed
@@ -255,7 +255,7 @@ func ingestKilled(t *testing.T, p programs) {
 	for i, point := range []string{"ingest.before_publish:1", "ingest.before_publish:2", "ingest.after_puback:1", "ingest.after_puback:2"} {
 		auth, messages := s.lastSequence(events.StreamAuth), s.lastSequence(events.StreamMessages)
 		account := fmt.Sprintf("wxkilled%d", i)
-		doomed := s.ingest("WXTOKEN_CRASH=" + point)
+		doomed := s.ingest(crashAt + point)
 		s.tell("/authorize", "authorizer="+account) // an event on AUTH, and a notice on MESSAGES
 		doomed.killed()
 		other := s.ingest()
