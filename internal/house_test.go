@@ -57,11 +57,14 @@ var closed = map[string]map[string]string{
 	},
 }
 
-// spelled are the rooms in which the name of a variable stands as text. Elsewhere it is asked of settings.Name.
-var spelled = []string{"internal/settings", "internal/preflight", "cmd/wxtoken"}
+// spelled are the rooms in which the names of variables stand as text. Elsewhere settings.Name is asked.
+var spelled = []string{"internal/settings"}
 
-// variable is the beginning of the name of a variable in a text.
-var variable = regexp.MustCompile(`WXTOKEN_[A-Z]`)
+// paired are the rooms with texts in two languages: there a variable is spelled, but never without its flag.
+var paired = []string{"internal/preflight", "internal/wechat"}
+
+// variable is the name of a variable in a text.
+var variable = regexp.MustCompile(`WXTOKEN_[A-Z_]+`)
 
 // banned are the names that nobody uses, by the path of their package.
 var banned = map[string]map[string]string{
@@ -285,8 +288,18 @@ func spellingFaults(s source) (faults []string) {
 		return nil
 	}
 	ast.Inspect(s.file, func(n ast.Node) bool {
-		if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING && variable.MatchString(text.Value) {
-			faults = append(faults, s.fset.Position(text.Pos()).String()+": a variable is spelled here: use settings.Name or settings.Fault")
+		text, ok := n.(*ast.BasicLit)
+		if !ok || text.Kind != token.STRING {
+			return true
+		}
+		for _, name := range variable.FindAllString(text.Value, -1) {
+			flag := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, "WXTOKEN_"), "_", "-"))
+			switch {
+			case !in(s.room, paired):
+				faults = append(faults, s.fset.Position(text.Pos()).String()+": "+name+" is spelled: use settings.Name or settings.Fault")
+			case !strings.Contains(text.Value, "--"+flag+" (") && !strings.Contains(text.Value, "--"+flag+", "):
+				faults = append(faults, s.fset.Position(text.Pos()).String()+": "+name+" stands without its flag")
+			}
 		}
 		return true
 	})
@@ -344,6 +357,8 @@ func TestTheRulesBite(t *testing.T) {
 		{"default mux", "internal/console", `import "net/http"; var _ = http.DefaultServeMux`, false, "http.DefaultServeMux"},
 		{"under another name", "internal/console", `import web "net/http"; var _ = web.ListenAndServe`, false, "ListenAndServe"},
 		{"a variable by hand", "internal/refresher", `const hint = "--nats-url (WXTOKEN_NATS_URL)"`, false, "settings.Name"},
+		{"a variable in a text of two languages", "internal/preflight", `const hint = "--nats-url (WXTOKEN_NATS_URL)"`, false, ""},
+		{"another flag's variable", "internal/preflight", `const hint = "--nats-url (WXTOKEN_NATS_CREDS)"`, false, "without its flag"},
 		{"a variable by hand in a test", "internal/refresher", `const hint = "--nats-url (WXTOKEN_NATS_URL)"`, true, ""},
 		{"local time", "internal/console", `import "time"; var _ = time.Local`, false, "times are UTC"},
 		{"a method of the same name", "internal/console", `import "time"; func f(t time.Time) { t.Local() }`, false, ""},

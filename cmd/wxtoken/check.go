@@ -83,8 +83,7 @@ func ask(ctx context.Context, addr string, out io.Writer, l lang.Language) error
 func (s *config) ground() (report preflight.Report) {
 	line := preflight.Line{Mark: preflight.OK, Name: "data directory", Saw: lang.T("%s is not there yet, and will be made",
 		"%s 还不存在，启动时会建立", s.DataDir)}
-	another := lang.T("choose another with --data-dir (WXTOKEN_DATA_DIR)",
-		"用 --data-dir (WXTOKEN_DATA_DIR) 换一个目录")
+	another := lang.T("choose another with %s", "用 %s 换一个目录", settings.Name("data-dir"))
 	switch info, err := os.Stat(s.DataDir); {
 	case err == nil && !info.IsDir():
 		line.Mark, line.Saw, line.Remedy = preflight.Fail, lang.T("%s is no directory",
@@ -105,14 +104,14 @@ func (s *config) ground() (report preflight.Report) {
 	}
 	report = append(report, line)
 	natsAddr, _ := s.nats().ListenAddr() // it was validated
-	for _, a := range []struct{ flag, variable, addr string }{
-		{"nats-url", "WXTOKEN_NATS_URL", natsAddr}, {"http-addr", "WXTOKEN_HTTP_ADDR", s.HTTPAddr}, {"ops-addr", "WXTOKEN_OPS_ADDR", s.OpsAddr},
+	for _, a := range []struct{ flag, addr string }{
+		{"nats-url", natsAddr}, {"http-addr", s.HTTPAddr}, {"ops-addr", s.OpsAddr},
 	} {
 		listener, err := net.Listen("tcp", a.addr)
 		if err != nil {
 			report = append(report, preflight.Line{Mark: preflight.Fail, Name: "address", Saw: lang.Same(err.Error()),
-				Remedy: lang.T("end whatever listens there, or choose another with --%s (%s)",
-					"停掉占用这个地址的程序，或用 --%s (%s) 换一个", a.flag, a.variable)})
+				Remedy: lang.T("end whatever listens there, or choose another with %s",
+					"停掉占用这个地址的程序，或用 %s 换一个", settings.Name(a.flag))})
 			continue
 		}
 		_ = listener.Close()

@@ -36,10 +36,10 @@ type remedy struct {
 // The remedies. Names of fields are those of WeChat's console.
 var (
 	allowAddress = &remedy{addAddress(""), runbook.ComponentOperator} // Remedy puts in the address
-	copySecret   = &remedy{lang.T("copy the AppSecret from WeChat's console (or reset it there) into --component-appsecret-file "+
-		"(WXTOKEN_COMPONENT_APPSECRET_FILE), or appsecret in --components-dir",
-		"从微信开放平台复制 AppSecret（或在那里重置），写入 --component-appsecret-file "+
-			"(WXTOKEN_COMPONENT_APPSECRET_FILE) 指定的文件，或 --components-dir 里的 appsecret"), runbook.SecretWrong}
+	copySecret   = &remedy{lang.T("copy the AppSecret from WeChat's console (or reset it there) into "+
+		"--component-appsecret-file (WXTOKEN_COMPONENT_APPSECRET_FILE), or appsecret in --components-dir",
+		"从微信开放平台复制 AppSecret（或在那里重置），写入 "+
+			"--component-appsecret-file (WXTOKEN_COMPONENT_APPSECRET_FILE) 指定的文件，或 --components-dir 里的 appsecret"), runbook.SecretWrong}
 	compareAppID = &remedy{lang.T("compare --component-appid (WXTOKEN_COMPONENT_APPID) with the AppID of the third-party platform on WeChat's console",
 		"核对 --component-appid (WXTOKEN_COMPONENT_APPID) 与微信开放平台上第三方平台的 AppID"), runbook.ComponentOperator}
 	grantPermission = &remedy{lang.T("grant the permission set on WeChat's console (权限集), and release the platform again if WeChat asks for that",
