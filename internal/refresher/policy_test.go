@@ -145,3 +145,19 @@ func TestNotMirrored(t *testing.T) {
 		t.Errorf("nobody answers: %s", hint)
 	}
 }
+
+// Refreshers that wait for the same thing are to come apart.
+func TestJittered(t *testing.T) {
+	t.Parallel()
+	shortest, longest := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := jittered(time.Minute)
+		shortest, longest = min(shortest, d), max(longest, d)
+	}
+	if shortest < time.Minute || longest > 90*time.Second {
+		t.Errorf("a minute became %v to %v", shortest, longest)
+	}
+	if shortest > 65*time.Second || longest < 85*time.Second {
+		t.Errorf("of 1000 minutes all became %v to %v", shortest, longest)
+	}
+}
