@@ -12,6 +12,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -111,10 +112,8 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	if cred.Brought(digest(a.Code)) || redirected && cred.RefreshToken != "" {
 		return r.toldAgain(ctx, c, cred, created, link, m)
 	}
-	if _, err := r.componentToken(c); err != nil {
-		return err
-	}
-	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
+	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APIQueryAuth})
+	if err != nil {
 		return err
 	}
 	if cred, err = r.found(ctx, cred); err != nil {
@@ -128,7 +127,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	}
 	r.step("exchange.claimed")
 	asked := r.now()
-	granted, err := r.exchange(ctx, c, a.Code)
+	granted, err := r.exchange(ctx, c, turn, a.Code)
 	r.step("exchange.asked")
 	if err != nil {
 		return r.unexchanged(ctx, c, cred, a, m, link, err)
@@ -200,8 +199,8 @@ func (r *Refresher) linked(ctx context.Context, cred account.Credential, link *s
 }
 
 // exchange turns a code into the first tokens of an authorization.
-func (r *Refresher) exchange(ctx context.Context, c *component, code string) (a wechat.Authorization, err error) {
-	err = r.withComponentToken(ctx, c, wechat.APIQueryAuth, "", func(token string) (err error) {
+func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, code string) (a wechat.Authorization, err error) {
+	err = turn.Make(ctx, func(token string) (err error) {
 		a, err = r.wx.QueryAuth(ctx, token, c.appid, code)
 		return err
 	})
@@ -332,7 +331,7 @@ func eventDelay(m events.Msg, err error) time.Duration {
 	}
 	switch wechat.Judge(err) {
 	case wechat.QuotaGone:
-		return jittered(maxPause)
+		return jittered(gate.MaxPause)
 	case wechat.SlowDown, wechat.Operator:
 		return jittered(slowDown)
 	}

@@ -64,10 +64,9 @@ func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause e
 
 // foundCancelled ends an authorization by WeChat's answer to a call. While too many are refused at once the answer is not believed.
 func (r *Refresher) foundCancelled(ctx context.Context, c *component, cred account.Credential, cause error) error {
-	now := r.now()
-	if !c.guard.open(now) {
-		cred, next := cred.Doubted(now, cause)
+	if !c.gate.Believes() {
+		cred, next := cred.Doubted(r.now(), cause)
 		return r.tryAgain(ctx, cred, next, cause)
 	}
-	return r.cancel(ctx, cred.FoundCancelled(now), cause)
+	return r.cancel(ctx, cred.FoundCancelled(r.now()), cause)
 }

@@ -9,6 +9,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -47,17 +48,15 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if link != nil && !link.SpentAt.IsZero() {
 		return r.spent(ctx, c, link, m)
 	}
-	if _, err := r.componentToken(c); err != nil {
-		return err
-	}
-	if err := r.pass(ctx, c, wechat.APIQueryAuth); err != nil {
+	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APIQueryAuth})
+	if err != nil {
 		return err
 	}
 	if err := r.claimLink(ctx, link, m); err != nil {
 		return err
 	}
 	asked := r.now()
-	granted, err := r.exchange(ctx, c, a.Code)
+	granted, err := r.exchange(ctx, c, turn, a.Code)
 	r.step("exchange.asked")
 	switch verdict := wechat.Judge(err); {
 	case err == nil:
@@ -118,7 +117,7 @@ func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect
 	if err != nil {
 		return err
 	}
-	return events.Later(componentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
+	return events.Later(spentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
 }
 
 // missed finishes a link that is limited to one account when neither the answer to its code came, nor the push, and WeChat

@@ -18,6 +18,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -270,10 +271,7 @@ func (r *Refresher) preAuth(ctx context.Context, c store.Connect) (store.Connect
 	var code wechat.PreAuthCode
 	var err error
 	for try := range preAuthTries { // a person waits: a WeChat that is busy once is asked again at once
-		if err = r.pass(ctx, comp, wechat.APICreatePreAuthCode); err != nil {
-			return c, err
-		}
-		err = r.withComponentToken(ctx, comp, wechat.APICreatePreAuthCode, "", func(token string) (err error) {
+		err = comp.gate.Do(ctx, gate.Call{API: wechat.APICreatePreAuthCode}, func(token string) (err error) {
 			code, err = r.wx.CreatePreAuthCode(ctx, token, c.Component)
 			return err
 		})

@@ -3,7 +3,6 @@ package refresher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -127,34 +126,8 @@ func (r *Refresher) wanted(key wxtoken.Key) bool {
 	return r.cfg.keeps(key) && ok && e.Credential.Renewable()
 }
 
-// accountToken returns an account's token that is good for a call. Without one it answers with Later.
-func (r *Refresher) accountToken(key wxtoken.Key) (wxtoken.Token, error) {
-	e, _ := r.view.Get(key)
-	if e.Token.Value.IsZero() || !r.now().Before(e.Token.ExpiresAt) {
-		return wxtoken.Token{}, events.Later(jittered(heldDelay), fmt.Errorf("%s has no valid token", key))
-	}
-	return e.Token, nil
-}
-
-// prepareTicket returns the call that gets a ticket.
-func (r *Refresher) prepareTicket(ctx context.Context, c *component, key wxtoken.Key) (ask, error) {
-	if _, err := r.accountToken(account.Owner(key)); err != nil {
-		return nil, err
-	}
-	if err := r.pass(ctx, c, wechat.APIGetTicket); err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) (wechat.Grant, error) {
-		t, err := r.accountToken(account.Owner(key))
-		if err != nil {
-			return wechat.Grant{}, err
-		}
-		r.calling(c, wechat.APIGetTicket)
-		ticket, err := r.wx.Ticket(ctx, t.Value.Reveal(), account.TicketTypes[key.Kind])
-		r.heard(ctx, c, wechat.APIGetTicket, key.Authorizer, err)
-		if err != nil && wechat.Judge(err) == wechat.RenewAccountToken {
-			r.refused(ctx, t)
-		}
-		return wechat.Grant{AccessToken: ticket.Value, ExpiresIn: ticket.ExpiresIn}, err
-	}, nil
+// askTicket gets a ticket with its account's token.
+func askTicket(ctx context.Context, wx *wechat.Client, cred account.Credential, accountToken string) (wechat.Grant, error) {
+	ticket, err := wx.Ticket(ctx, accountToken, account.TicketTypes[cred.Key.Kind])
+	return wechat.Grant{AccessToken: ticket.Value, ExpiresIn: ticket.ExpiresIn}, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/wechat"
 )
 
@@ -251,30 +252,30 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 		doubted := 0.0
-		if c, ok := f.r.component(id); ok && !c.guard.open(now) {
+		if c, ok := f.r.component(id); ok && !c.gate.Believes() {
 			doubted = 1
 		}
 		gauge(descDoubted, doubted, id)
-		f.held(gauge, id, now)
+		f.held(gauge, id)
 	}
 }
 
 // held tells of each reason whether it holds calls of a component back.
-func (f fleet) held(gauge func(*prometheus.Desc, float64, ...string), id string, now time.Time) {
+func (f fleet) held(gauge func(*prometheus.Desc, float64, ...string), id string) {
 	c, ok := f.r.component(id)
 	if !ok {
 		return
 	}
 	held := map[string]bool{}
-	for _, h := range f.r.holds(c, now) {
+	for _, h := range c.gate.Holds() {
 		held[h.Reason] = true
 	}
-	for _, row := range holdStates {
+	for _, reason := range gate.Reasons {
 		value := 0.0
-		if held[row.reason] {
+		if held[reason.Name] {
 			value = 1
 		}
-		gauge(descHeld, value, id, row.reason)
+		gauge(descHeld, value, id, reason.Name)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -43,7 +44,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	found, unkept, err := r.absorbAll(ctx, c, listed, reading{seen: seen, began: began, insist: m.Deliveries < account.Retries})
 	switch {
 	case listErr == nil && err == nil:
-		r.listRead(ctx, c, began)
+		c.gate.NoteList(ctx, began)
 	case len(listed) == 0 && isHeld(listErr):
 		return listErr // not a fault, only not yet
 	default:
@@ -101,13 +102,7 @@ func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.Lis
 // listPage asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
 func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
 	for try := range listTries {
-		if _, err := r.componentToken(c); err != nil {
-			return page, err
-		}
-		if err := r.pass(ctx, c, wechat.APIAuthorizerList); err != nil {
-			return page, err
-		}
-		err = r.withComponentToken(ctx, c, wechat.APIAuthorizerList, "", func(token string) (err error) {
+		err = c.gate.Do(ctx, gate.Call{API: wechat.APIAuthorizerList}, func(token string) (err error) {
 			page, err = r.wx.AuthorizerList(ctx, token, c.appid, offset, listPage)
 			return err
 		})

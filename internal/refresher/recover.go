@@ -7,6 +7,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/wechat"
 )
 
@@ -17,12 +18,12 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred account.Cred
 	held, notAsked := events.After(err)
 	cred, next := cred.Asked(account.Profile{
 		RefreshToken: info.RefreshToken, Failure: r.failure(c, cred.Key, err), Held: held, NotAsked: notAsked,
-		ListedAt: c.quota().ListedAt, Believed: c.guard.open(now), Cause: cause,
+		ListedAt: c.gate.Shared().ListedAt, Believed: c.gate.Believes(), Cause: cause,
 	})
 	switch {
 	case next.Do == account.DoCancel:
 		if again {
-			c.guard.saw(now, err) // else it is the same refusal
+			c.gate.CountRenewal(now, err) // else it is the same refusal
 		}
 		return r.foundCancelled(ctx, c, cred, err)
 	case cred.RefreshToken != before:
@@ -37,10 +38,7 @@ var errRefused = &wechat.Error{API: wechat.APIAuthorizerToken, Code: 61023, Mess
 
 // authorizerInfo asks WeChat for an authorizer: its profile and its refresh token.
 func (r *Refresher) authorizerInfo(ctx context.Context, c *component, authorizer string) (info wechat.AuthorizerInfo, err error) {
-	if err := r.pass(ctx, c, wechat.APIAuthorizerInfo); err != nil {
-		return info, err
-	}
-	err = r.withComponentToken(ctx, c, wechat.APIAuthorizerInfo, authorizer, func(token string) (err error) {
+	err = c.gate.Do(ctx, gate.Call{API: wechat.APIAuthorizerInfo, Account: authorizer}, func(token string) (err error) {
 		info, err = r.wx.AuthorizerInfo(ctx, token, c.appid, authorizer)
 		return err
 	})

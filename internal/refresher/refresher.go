@@ -25,6 +25,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
@@ -73,6 +74,7 @@ type Refresher struct {
 	landings singleflight.Group
 	unopened rate.Sometimes // says that something can't be opened
 
+	gates      gate.Process
 	mu         sync.Mutex
 	components map[string]*component
 	swept      time.Time
@@ -101,11 +103,24 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.step == nil {
 		r.step = func(string) {}
 	}
+	r.gates = r.newGates()
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return r, nil
+}
+
+// newGates returns what the gates of this process have in common.
+func (r *Refresher) newGates() gate.Process {
+	return gate.Process{
+		ID: r.id, Rate: r.cfg.APIRate, ListGood: 2 * r.cfg.ReconcileEvery, WeChat: r.wx, Log: r.log, Now: r.now,
+		Store: func() *store.Store { return r.store }, View: r.knownView,
+		Counted: func(component string, api wechat.API) { r.metrics.calls.WithLabelValues(component, string(api)).Inc() },
+		Changed: func(ctx context.Context, component string) { r.setStatus(ctx, wxtoken.ComponentKey(component)) },
+		Refused: r.renewRefused,
+		Opened:  r.lookNow,
+	}
 }
 
 // Run works until ctx ends; then it takes nothing new, finishes what it is at and returns. It waits
@@ -142,7 +157,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.stopping.Store(false)
 	for _, c := range r.all() {
 		c.greeted = false
-		c.forget()
+		c.gate.Forget()
 	}
 	clear(r.dead)
 	ctx, stop := context.WithCancelCause(ctx)
@@ -160,8 +175,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		working.Wait()
 		for _, c := range r.all() { // none is added any more
 			if r.nc.IsConnected() {
-				r.addCalls(work, c)
-				r.leaveHolds(work, c)
+				c.gate.Leave(work)
 			}
 		}
 	}()
@@ -259,9 +273,9 @@ func (r *Refresher) SetComponents(components []settings.Component) {
 	for _, set := range components {
 		c := r.components[set.AppID]
 		if c == nil {
-			c = newComponent(set, r.cfg.APIRate, func() store.Quota { return r.knownQuota(set.AppID) })
+			c = &component{appid: set.AppID, gate: r.gates.New(set.AppID, set.AppSecret)}
 		}
-		c.setSecret(set.AppSecret)
+		c.gate.SetSecret(set.AppSecret)
 		now[set.AppID] = c
 	}
 	r.components = now
@@ -279,7 +293,7 @@ func (r *Refresher) lookNow() {
 // Components returns those that the refresher acts for now.
 func (r *Refresher) Components() (out []settings.Component) {
 	for _, c := range r.all() {
-		out = append(out, settings.Component{AppID: c.appid, AppSecret: wxtoken.NewSecret(c.appSecret())})
+		out = append(out, settings.Component{AppID: c.appid, AppSecret: c.gate.Secret()})
 	}
 	return out
 }
@@ -297,15 +311,6 @@ func (r *Refresher) all() []*component {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.SortedFunc(maps.Values(r.components), func(a, b *component) int { return strings.Compare(a.appid, b.appid) })
-}
-
-// knownQuota returns what the view knows of a component's calls.
-func (r *Refresher) knownQuota(appid string) store.Quota {
-	view := r.knownView()
-	if view == nil {
-		return store.Quota{}
-	}
-	return view.Quota(appid)
 }
 
 // knownView returns the view, nil before there is one.
@@ -432,9 +437,7 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 	if err == nil {
 		var s wxtoken.Status
 		s, _, err = r.store.Status(ctx, key)
-		c.mu.Lock()
-		c.warned = account.RefusalsAreDoubted(s) // by somebody who has stopped since: it is for us to say that this has ended
-		c.mu.Unlock()
+		c.doubted = account.RefusalsAreDoubted(s) // by somebody who has stopped since: it is for us to say that this has ended
 	}
 	if err != nil {
 		r.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")

@@ -6,6 +6,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/wechat"
 )
 
@@ -21,34 +22,29 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if err != nil {
 		return err
 	}
-	if _, err := r.accountToken(key); !cred.Brought(digest(a.Code)) && (err != nil || !m.Redelivered) {
+	if _, err := c.gate.AccountToken(key.Authorizer); !cred.Brought(digest(a.Code)) && (err != nil || !m.Redelivered) {
 		if err := r.code(ctx, c, a, m); err != nil {
 			return err
 		}
 	}
-	t, err := r.accountToken(key)
-	if err != nil {
+	if _, err := c.gate.AccountToken(key.Authorizer); err != nil {
 		// The view sees the token in a moment; if the code was spent, the push brings it.
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))
 		}
 		return events.Later(claimedDelay, err)
 	}
-	if err := r.pass(ctx, c, wechat.APICustomSend); err != nil {
+	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APICustomSend, Account: key.Authorizer})
+	if err != nil {
 		return err
 	}
-	r.calling(c, wechat.APICustomSend)
-	if err := r.wx.SendText(ctx, t.Value.Reveal(), a.OpenID, a.Code+"_from_api"); err != nil {
-		r.heard(ctx, c, wechat.APICustomSend, key.Authorizer, err)
-		if wechat.Judge(err) == wechat.RenewAccountToken {
-			r.refused(ctx, t)
-		}
+	err = turn.Make(ctx, func(token string) error { return r.wx.SendText(ctx, token, a.OpenID, a.Code+"_from_api") })
+	if err != nil {
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))
 		}
 		return events.Later(claimedDelay, fmt.Errorf("answer the release check: %w", err))
 	}
-	r.heard(ctx, c, wechat.APICustomSend, key.Authorizer, nil)
 	r.log.Info().Stringer("key", key).Msg("release check answered")
 	return nil
 }

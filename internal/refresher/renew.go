@@ -11,6 +11,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -58,13 +59,13 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return events.Later(unknownFor(m), fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
 	}
 
-	if wait := r.held(c, key); wait > 0 {
-		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s", key, wait.Round(time.Second)))
+	e, _ := r.view.Get(key)
+	call := renewal(key, e)
+	if due.Reason == events.ReasonListed {
+		call.Last = wxtoken.Token{} // the list was read: it says so
 	}
-
-	if e, _ := r.view.Get(key); due.Reason != events.ReasonListed && r.awaitsList(c, key, e, r.now()) {
-		r.wantList(ctx, c, r.now())
-		return events.Later(jittered(r.heldDelay()), fmt.Errorf("renew %s: waiting for WeChat's list", key))
+	if wait, why := r.held(ctx, c, key, call); wait > 0 {
+		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s: %s", key, wait.Round(time.Second), why))
 	}
 
 	// a. Load.
@@ -82,9 +83,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
 	}
-	var ask ask
+	var ask func(context.Context) (wechat.Grant, error)
 	if !cred.RefreshRefused { // else another call comes first
-		if ask, err = r.prepareAsk(ctx, c, cred); err != nil {
+		if ask, err = r.admit(ctx, c, call, cred); err != nil {
 			return err
 		}
 	}
@@ -113,9 +114,6 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return events.Later(wait, err)
 	}
 	r.metrics.asked(key.Kind, due.Reason, err, r.now().Sub(began))
-	if key.Kind == wxtoken.KindAuthorizer {
-		c.guard.saw(began, err)
-	}
 
 	// d. Judge.
 	if err != nil {
@@ -130,7 +128,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if err != nil {
 		return r.uncommitted(ctx, key, err)
 	}
-	c.knowToken(token, stored.Revision)
+	c.gate.KnowToken(token, stored.Revision)
 	r.step("committed")
 	r.renewed(ctx, c, token, cred, due.Reason, began)
 
@@ -200,7 +198,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 		return err
 	}
 	switch {
-	case cause != nil && wechat.Judge(cause) == wechat.Revoked && c.guard.open(r.now()):
+	case cause != nil && wechat.Judge(cause) == wechat.Revoked && c.gate.Believes():
 		return r.cancel(ctx, cred.FoundCancelled(r.now()), cause) // else it stays missing, rather than be stored with nothing to renew with
 	case cause != nil, info.RefreshToken == "":
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
@@ -274,55 +272,45 @@ func (r *Refresher) fulfill(ctx context.Context, cred account.Credential) error 
 	return nil
 }
 
-// ask is the call that gets the next token of a key, whatever its kind.
-type ask func(ctx context.Context) (wechat.Grant, error)
+// renewals are the calls that get the next token of a key, by its kind. secret is what the call is made with.
+var renewals = map[wxtoken.Kind]struct {
+	api wechat.API
+	ask func(ctx context.Context, wx *wechat.Client, cred account.Credential, secret string) (wechat.Grant, error)
+}{
+	wxtoken.KindComponent: {wechat.APIComponentToken, func(ctx context.Context, wx *wechat.Client, cred account.Credential, secret string) (wechat.Grant, error) {
+		return wx.ComponentToken(ctx, cred.Key.Component, secret, cred.Ticket)
+	}},
+	wxtoken.KindAuthorizer: {wechat.APIAuthorizerToken, func(ctx context.Context, wx *wechat.Client, cred account.Credential, secret string) (wechat.Grant, error) {
+		return wx.AuthorizerToken(ctx, secret, cred.Key.Component, cred.Key.Authorizer, cred.RefreshToken)
+	}},
+	wxtoken.KindJSAPITicket:  {wechat.APIGetTicket, askTicket},
+	wxtoken.KindWxCardTicket: {wechat.APIGetTicket, askTicket},
+}
 
-// prepareAsk returns the call that gets the next token, when it is its turn.
-func (r *Refresher) prepareAsk(ctx context.Context, c *component, cred account.Credential) (ask, error) {
-	if cred.Key.Kind == wxtoken.KindComponent {
-		if err := r.pass(ctx, c, wechat.APIComponentToken); err != nil {
-			return nil, err
-		}
-		return func(ctx context.Context) (wechat.Grant, error) {
-			r.calling(c, wechat.APIComponentToken)
-			grant, err := r.wx.ComponentToken(ctx, c.appid, c.appSecret(), cred.Ticket)
-			r.heard(ctx, c, wechat.APIComponentToken, "", err)
-			return grant, err
-		}, nil
+// renewal returns the call that gets the next token of key, of which e is known.
+func renewal(key wxtoken.Key, e store.Entry) gate.Call {
+	call := gate.Call{API: renewals[key.Kind].api, Account: key.Authorizer}
+	if e.Credential.Renewable() {
+		call.Last = e.Token
 	}
-	if account.Derived(cred.Key) {
-		return r.prepareTicket(ctx, c, cred.Key)
-	}
-	if _, err := r.componentToken(c); err != nil {
+	return call
+}
+
+// admit waits for the turn of the call that gets the next token, and returns the call. The gate is asked before the key
+// is claimed: a key that can't be asked for is left to others and to its next message. The call itself is counted when
+// it is made, after the claim; if the claim was lost it is not made, and only its turn is.
+func (r *Refresher) admit(ctx context.Context, c *component, call gate.Call, cred account.Credential) (ask func(context.Context) (wechat.Grant, error), err error) {
+	turn, err := c.gate.Admit(ctx, call)
+	if err != nil {
 		return nil, err
 	}
-	if err := r.pass(ctx, c, wechat.APIAuthorizerToken); err != nil {
-		return nil, err
-	}
-	return func(ctx context.Context) (wechat.Grant, error) {
-		var grant wechat.Grant
-		err := r.withComponentToken(ctx, c, wechat.APIAuthorizerToken, cred.Key.Authorizer, func(componentToken string) (err error) {
-			grant, err = r.wx.AuthorizerToken(ctx, componentToken, c.appid, cred.Key.Authorizer, cred.RefreshToken)
+	return func(ctx context.Context) (grant wechat.Grant, err error) {
+		err = turn.Make(ctx, func(secret string) (err error) {
+			grant, err = renewals[cred.Key.Kind].ask(ctx, r.wx, cred, secret)
 			return err
 		})
 		return grant, err
 	}, nil
-}
-
-// withComponentToken makes a call of api about an account, "" if about none, that takes a component access token, and has that
-// renewed when it was refused.
-func (r *Refresher) withComponentToken(ctx context.Context, c *component, api wechat.API, account string, call func(componentToken string) error) error {
-	t, err := r.componentToken(c)
-	if err != nil {
-		return err
-	}
-	r.calling(c, api)
-	err = call(t.Value.Reveal())
-	r.heard(ctx, c, api, account, err)
-	if err != nil && wechat.Judge(err) == wechat.RenewComponentToken {
-		r.componentRefused(ctx, c, t)
-	}
-	return err
 }
 
 // tokenFrom returns the token of a grant, which follows that of cred.
@@ -367,7 +355,7 @@ func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key w
 		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
 	})...)
 	// While many renewals wait for their turn, a profile waits for a better time.
-	if unknown && key.Kind == wxtoken.KindAuthorizer && c.rate.TokensAt(time.Now()) >= 1 {
+	if unknown && key.Kind == wxtoken.KindAuthorizer && c.gate.Idle() {
 		r.fetchProfile(ctx, c, key)
 	}
 }
@@ -409,8 +397,8 @@ func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credent
 func (r *Refresher) failure(c *component, key wxtoken.Key, err error) account.Failure {
 	e, _ := r.view.Get(key)
 	f := account.Failure{Err: err, Now: r.now(), Dies: e.Token.ExpiresAt, Jitter: rand.Float64()}
-	if c.seemsAway() {
-		f.Away = probeEvery
+	if c.gate.Away() {
+		f.Away = gate.ProbeEvery
 	}
 	return f
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
-	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
@@ -375,18 +374,11 @@ func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdic
 	return events.Verdict{Outcome: outcome, Revision: t.Revision}, nil
 }
 
-// notNow returns an error for a request while something keeps WeChat from being asked by a call of api, with until when and why.
-func (r *Refresher) notNow(c *component, api wechat.API) error {
-	now := r.now()
-	until, why := c.closed(api, now)
-	if _, err := r.componentToken(c); !until.After(now) && err != nil && api != wechat.APIComponentToken {
-		until, why = now.Add(componentDelay), err.Error()
-		if holds := r.holds(c, now); len(holds) > 0 {
-			why = heldMessage(holds, now)
-			until = maxTime(until, holds[0].Until)
-		}
-	}
-	if !until.After(now) {
+// notNow returns an error for a request while something keeps WeChat from being asked by a call of api, with until when
+// and why. A wait of up to patience is none.
+func notNow(c *component, api wechat.API, patience time.Duration) error {
+	until, why := c.gate.NotBefore(api, patience)
+	if until.IsZero() {
 		return nil
 	}
 	return &requestError{http.StatusServiceUnavailable, fmt.Sprintf("not before %s: %s", until.UTC().Format(time.RFC3339), why)}
@@ -395,31 +387,13 @@ func (r *Refresher) notNow(c *component, api wechat.API) error {
 // replaceWait is how long who reported a refused token waits for the next one.
 const replaceWait = 30 * time.Second
 
-// notYet is notNow for the next token of a key, which is fetched by itself once nothing holds it back. A wait of up to patience is none.
+// notYet is notNow for the next token of a key, which is fetched by itself once nothing holds it back.
 func (r *Refresher) notYet(key wxtoken.Key, patience time.Duration) error {
 	c, ok := r.component(key.Component)
 	if !ok {
 		return nil
 	}
-	api := wechat.APIAuthorizerToken
-	switch {
-	case key.Kind == wxtoken.KindComponent:
-		api = wechat.APIComponentToken
-	case account.Derived(key):
-		api = wechat.APIGetTicket
-	}
-	if until, _ := c.closed(api, r.now()); patience > 0 && until.Sub(r.now()) < patience {
-		return nil
-	}
-	return r.notNow(c, api)
-}
-
-// maxTime returns the later of two times.
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
+	return notNow(c, renewals[key.Kind].api, patience)
 }
 
 // reconcileNow answers wxtoken.reconcile.
@@ -428,7 +402,7 @@ func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest)
 	if !ok {
 		return events.Reconciling{}, unknownComponent(q.Component)
 	}
-	if err := r.notNow(c, wechat.APIAuthorizerList); err != nil {
+	if err := notNow(c, wechat.APIAuthorizerList, 0); err != nil {
 		return events.Reconciling{}, err
 	}
 	if err := r.store.ScheduleReconcile(ctx, q.Component, r.cfg.ReconcileEvery, true); err != nil {

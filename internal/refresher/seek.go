@@ -26,9 +26,9 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 	}
 	e, _ := r.view.Get(key)
 	dying := account.DiesSoon(e.Token, now)
-	if cred.AwaitsList(c.quota().ListedAt, now) && !dying {
+	if cred.AwaitsList(c.gate.Shared().ListedAt, now) && !dying {
 		r.askList(ctx, cred)
-		return events.Later(jittered(r.heldDelay()), fmt.Errorf("renew %s: WeChat's list is being read: %w", key, account.ErrNoRefreshToken))
+		return events.Later(jittered(c.gate.Delay()), fmt.Errorf("renew %s: WeChat's list is being read: %w", key, account.ErrNoRefreshToken))
 	}
 	if s, _, err := r.store.Status(ctx, key); err == nil && account.ReadyReason(s) == account.ReasonNoPermission {
 		cred, _ := cred.GaveUp(now) // only the merchant can help, and was asked
@@ -38,13 +38,13 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 	switch {
 	case isHeld(err) && !dying:
 		wait, _ := events.After(err)
-		return events.Later(max(wait, jittered(r.heldDelay())), err) // the more may wait, the longer each
+		return events.Later(max(wait, jittered(c.gate.Delay())), err) // the more may wait, the longer each
 	case err != nil && wechat.Judge(err) == wechat.Revoked:
 		return r.foundCancelled(ctx, c, cred, err)
 	case err == nil && info.RefreshToken != "":
 		return r.take(ctx, cred, info)
 	}
-	cred, next := cred.NotFound(err, c.quota().ListedAt, now, dying)
+	cred, next := cred.NotFound(err, c.gate.Shared().ListedAt, now, dying)
 	cause := cmp.Or(err, account.ErrNoRefreshToken)
 	if next.Merchant == "" {
 		return r.tryAgain(ctx, cred, next, cause)
@@ -100,8 +100,8 @@ func (r *Refresher) askList(ctx context.Context, cred account.Credential) {
 		return
 	}
 	now := r.now()
-	long := time.Duration(r.view.Len()) * time.Second / listRate // that it takes
-	if !cred.ListWanted(c.quota().ListedAt, long, now) {
+	long := c.gate.ListTakes()
+	if !cred.ListWanted(c.gate.Shared().ListedAt, long, now) {
 		return
 	}
 	id := fmt.Sprintf("%s/%d/sought", c.appid, now.Unix()/int64(account.ListRound/time.Second))
@@ -147,7 +147,7 @@ func (r *Refresher) spentWithout(ctx context.Context, c *component, cred account
 		}
 		return r.toldAgain(ctx, c, cred, created, link, m)
 	}
-	cred, patient, next := cred.CodeSpent(c.quota().ListedAt, now)
+	cred, patient, next := cred.CodeSpent(c.gate.Shared().ListedAt, now)
 	if patient {
 		r.setStatus(ctx, key, account.AuthorizedAt(a.CreateTime, cred.Ref), account.Failing(now, cred.Failures+1, cause))
 		return r.giveBack(ctx, cred, account.Backoff(m.Deliveries, 0, 0), errors.Join(cause, account.ErrNoRefreshToken))

@@ -12,8 +12,8 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
-	"wxtoken/internal/wechat"
 )
 
 // sweeper looks for renewals that were missed until ctx ends. A schedule makes a renewal punctual,
@@ -78,7 +78,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	now := r.now()
 	proof := r.store.Proof(ctx)
 	for _, c := range r.all() {
-		r.proved(ctx, c, proof)
+		c.gate.NoteProof(ctx, proof)
 	}
 	all := r.view.All()
 	var missed []wxtoken.Key
@@ -88,19 +88,21 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 		if !ok {
 			continue
 		}
-		unlisted[c] = unlisted[c] || r.unlisted(c, key, e, now)
-		switch {
-		case !e.Credential.Overdue(e.Token, now, grace) || r.held(c, key) > 0:
-		case grace < r.cfg.SweepEvery && r.working(key): // it waits for its turn
-		case r.awaitsList(c, key, e, now):
-			r.wantList(ctx, c, now)
-		default:
+		call := renewal(key, e)
+		unlisted[c] = unlisted[c] || c.gate.Unlisted(call)
+		if !e.Credential.Overdue(e.Token, now, grace) {
+			continue
+		}
+		if wait, _ := r.held(ctx, c, key, call); wait > 0 {
+			continue
+		}
+		if grace == r.cfg.SweepEvery || !r.working(key) { // else it waits for its turn
 			missed = append(missed, key)
 		}
 	}
 	for _, c := range r.all() {
 		if !unlisted[c] {
-			c.wantNoList()
+			c.gate.WantNoList()
 		}
 	}
 	slices.SortFunc(missed, func(a, b wxtoken.Key) int {
@@ -151,9 +153,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	for _, c := range r.all() {
 		r.watchTickets(ctx, c)
 		r.watchRefusals(ctx, c)
-		r.addCalls(ctx, c)
-		r.watchQuota(ctx, c)
-		r.tellHolds(ctx, c)
+		c.gate.Sweep(ctx)
 	}
 }
 
@@ -174,29 +174,11 @@ func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.En
 	}
 }
 
-// held returns how long a renewal of key would have to wait for something that concerns all keys of its
-// component; 0 if it would not. It looks at nothing but this process's memory: there may be a hundred
-// thousand keys that wait.
-func (r *Refresher) held(c *component, key wxtoken.Key) time.Duration {
-	// What holds it back may be over any time, a quota cleared: none waits longer than it must.
-	longest := max(r.heldDelay(), probeEvery)
-	if key.Kind == wxtoken.KindComponent {
-		return min(c.held(wechat.APIComponentToken, r.now()), longest)
+// held answers how long a renewal of key would have to wait for something that concerns all keys of its component, and
+// why; 0 if it would not. A ticket that is not wanted any more waits for nothing: it is ended, and that takes no call.
+func (r *Refresher) held(ctx context.Context, c *component, key wxtoken.Key, call gate.Call) (wait time.Duration, why string) {
+	if account.Derived(key) && !r.wanted(key) {
+		return 0, ""
 	}
-	if account.Derived(key) {
-		if _, err := r.accountToken(account.Owner(key)); err != nil && r.wanted(key) {
-			return r.heldDelay()
-		}
-		return min(c.held(wechat.APIGetTicket, r.now()), longest)
-	}
-	if _, err := r.componentToken(c); err != nil {
-		return r.heldDelay()
-	}
-	return min(c.held(wechat.APIAuthorizerToken, r.now()), longest)
-}
-
-// heldDelay is the wait for a token that isn't there. The more may wait, the longer each: together they ask a few hundred
-// times a second at most.
-func (r *Refresher) heldDelay() time.Duration {
-	return max(heldDelay, time.Duration(r.view.Len())*time.Second/heldRate)
+	return c.gate.Held(ctx, call)
 }

@@ -9,6 +9,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -21,8 +22,6 @@ const (
 	askPushEvery = time.Hour
 	// askPushAgain is when that is tried again after it failed.
 	askPushAgain = 5 * time.Minute
-	// ticketLife is how long a ticket works ("component_verify_ticket").
-	ticketLife = 12 * time.Hour
 )
 
 // ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
@@ -65,7 +64,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		return err
 	}
 	if c, ok := r.component(key.Component); ok {
-		c.knowTicket(created)
+		c.gate.KnowTicket(created)
 	}
 	r.log.Info().Stringer("key", key).Time("create_time", created).Msg("ticket received")
 	r.setStatus(ctx, key, account.TicketReceived(r.now(), a.ReceivedAt, !needed))
@@ -92,7 +91,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 	if !received.IsZero() {
 		reason = "TicketLate"
 		message = fmt.Sprintf("the last component_verify_ticket came at %s: WeChat pushes one every 10 minutes, and was asked to", received.Format(time.RFC3339))
-		if unusable = now.Sub(own.Credential.TicketCreatedAt) > ticketLife; unusable {
+		if unusable = now.Sub(own.Credential.TicketCreatedAt) > gate.TicketLife; unusable {
 			reason = "TicketExpired"
 		}
 	}
@@ -110,7 +109,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 // askPush asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most whoever asks.
 func (r *Refresher) askPush(ctx context.Context, c *component) {
 	mine, now := false, r.now()
-	if now.Sub(c.quota().PushAskedAt) < askPushEvery {
+	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {
 		return
 	}
 	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
@@ -133,12 +132,11 @@ func (r *Refresher) askPush(ctx context.Context, c *component) {
 }
 
 func (r *Refresher) startPush(ctx context.Context, c *component) error {
-	if err := r.pass(ctx, c, wechat.APIStartPushTicket); err != nil {
+	already := false
+	err := c.gate.Do(ctx, gate.Call{API: wechat.APIStartPushTicket}, func(secret string) (err error) {
+		already, err = r.wx.StartPushTicket(ctx, c.appid, secret)
 		return err
-	}
-	r.calling(c, wechat.APIStartPushTicket)
-	already, err := r.wx.StartPushTicket(ctx, c.appid, c.appSecret())
-	r.heard(ctx, c, wechat.APIStartPushTicket, "", err)
+	})
 	if err == nil {
 		r.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
 	}

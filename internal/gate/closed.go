@@ -1,0 +1,160 @@
+package gate
+
+import (
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+const (
+	// MaxPause is the longest wait before a pause is looked at again: it may be over any time, a quota cleared.
+	MaxPause = 10 * time.Second
+	// awayAfter is how many calls in a row must fail for WeChat to count as away, and awayFrom how many accounts, or
+	// APIs that are about none, they must be about: one account that is always answered "busy" is its own trouble.
+	awayAfter = 5
+	awayFrom  = 3
+	// ProbeEvery is how often one call is made then, to see whether it is back.
+	ProbeEvery = 10 * time.Second
+	// slowDown is the wait after a limit per minute (45011).
+	slowDown = time.Minute
+	// slowFor is how long calls are made half as often after that.
+	slowFor = 10 * time.Minute
+	// refusedFor is how long no call is made after a refusal that all would meet: it is tried again once a minute.
+	refusedFor = time.Minute
+)
+
+// pause lets no call of api through until the given time. A shorter pause ends no longer one.
+func (g *Gate) pause(api wechat.API, until time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if until.After(g.paused[api]) {
+		g.paused[api] = until
+	}
+}
+
+// resume ends a pause.
+func (g *Gate) resume(api wechat.API) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.paused, api)
+	delete(g.own, holdKey(wxtoken.HeldQuota, api))
+}
+
+// closed returns until when no call of api may be made, and why; a time that has passed if one may.
+func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why string) {
+	until, why = g.Shared().Paused[string(api)], quotaIsGone
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if all := g.paused[everyAPI]; all.After(until) {
+		until, why = all, "WeChat refuses the component's calls"
+	}
+	if own := g.paused[api]; own.After(until) {
+		until, why = own, "too many calls in a minute, or in the day"
+	}
+	if g.away() && !until.After(now) {
+		until, why = g.probe, "WeChat does not answer"
+	}
+	return until, why
+}
+
+// NotBefore tells a person who asked for a call of api, or for a token that it brings, until when it is held back, and
+// why; the zero time if it is not. A wait of up to patience is none.
+func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Time, why string) {
+	now := g.p.Now()
+	until, why = g.closed(api, now)
+	if patience > 0 && until.Sub(now) < patience {
+		return time.Time{}, ""
+	}
+	_, err := g.meansFor(Call{API: wechat.APIAuthorizerToken}) // which each account's next token takes, and its tickets
+	if err != nil && !until.After(now) && api != wechat.APIComponentToken {
+		until, why = now.Add(tokenDelay), err.Error()
+		if holds := g.Holds(); len(holds) > 0 {
+			why = Message(holds, now)
+			if later := holds[0].Until; later.After(until) {
+				until = later
+			}
+		}
+	}
+	if !until.After(now) {
+		return time.Time{}, ""
+	}
+	return until, why
+}
+
+// wait returns how long no call of api may be made; 0 if one may. While WeChat is away the caller that gets 0 is the one
+// that finds out whether it is back: between the look whether the gate is closed and the lock another may have taken the
+// probe, so it is asked once more.
+func (g *Gate) wait(api wechat.API, now time.Time) time.Duration {
+	if until, _ := g.closed(api, now); until.After(now) {
+		return min(until.Sub(now), MaxPause)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.away() {
+		return 0
+	}
+	if left := g.probe.Sub(now); left > 0 {
+		return left
+	}
+	g.probe = now.Add(ProbeEvery)
+	return 0
+}
+
+// Away reports whether WeChat has not answered for a while.
+func (g *Gate) Away() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.away()
+}
+
+// away is Away for a caller that holds g.mu.
+func (g *Gate) away() bool { return g.silent >= awayAfter && len(g.unheard) >= awayFrom }
+
+// hear notes whether WeChat answered a call about an account, or one of an API that is about none. While WeChat is away
+// each caller waits for the one that probes, instead of counting failures of its own: when it is back, all come at once
+// and none comes late.
+func (g *Gate) hear(about string, err error, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !silent(err) {
+		g.silent = 0
+		clear(g.unheard)
+		delete(g.own, holdKey(wxtoken.HeldAway, everyAPI))
+		return
+	}
+	before := g.away()
+	g.silent++
+	if len(g.unheard) < awayFrom {
+		g.unheard[about] = true
+	}
+	if !before && g.away() {
+		g.probe = now.Add(ProbeEvery) // later on each probe sets the time of the next
+	}
+	if g.away() {
+		g.hold(everyAPI, store.Hold{Reason: wxtoken.HeldAway, Until: g.probe, Message: "WeChat does not answer", Error: account.LastError(now, err), SeenAt: now})
+	}
+}
+
+// halve halves the rate for a while: WeChat said that there were too many calls in this minute.
+func (g *Gate) halve(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.slow = now.Add(slowFor)
+	g.rate.SetLimit(g.full / 2)
+	g.urgent.SetLimit(g.full / 2)
+}
+
+// count counts a call that is made now, and ends a slow time that is over.
+func (g *Gate) count(api wechat.API, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calls[string(api)]++
+	if !g.slow.IsZero() && now.After(g.slow) {
+		g.slow = time.Time{}
+		g.rate.SetLimit(g.full)
+		g.urgent.SetLimit(g.full)
+	}
+}
