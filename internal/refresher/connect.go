@@ -271,7 +271,11 @@ func (r *Refresher) preAuth(ctx context.Context, c store.Connect) (store.Connect
 	var code wechat.PreAuthCode
 	var err error
 	for try := range preAuthTries { // a person waits: a WeChat that is busy once is asked again at once
-		err = comp.gate.Do(ctx, gate.Call{API: wechat.APICreatePreAuthCode}, func(token string) (err error) {
+		turn, held := comp.gate.Admit(ctx, gate.Call{API: wechat.APICreatePreAuthCode})
+		if held != nil {
+			return c, held
+		}
+		err = turn.Make(ctx, func(token string) (err error) {
 			code, err = r.wx.CreatePreAuthCode(ctx, token, c.Component)
 			return err
 		})

@@ -102,7 +102,11 @@ func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.Lis
 // listPage asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
 func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
 	for try := range listTries {
-		err = c.gate.Do(ctx, gate.Call{API: wechat.APIAuthorizerList}, func(token string) (err error) {
+		turn, held := c.gate.Admit(ctx, gate.Call{API: wechat.APIAuthorizerList})
+		if held != nil {
+			return page, held // not made: that is no failure to try again after
+		}
+		err = turn.Make(ctx, func(token string) (err error) {
 			page, err = r.wx.AuthorizerList(ctx, token, c.appid, offset, listPage)
 			return err
 		})
