@@ -44,6 +44,10 @@ func (g *Gate) resume(api wechat.API) {
 }
 
 // closed returns until when no call of api may be made, and why; a time that has passed if one may.
+//
+// Of several reasons it is the one that lasts longest, but for WeChat that is away: its probe is a matter of seconds and
+// moves on, and is looked at only where nothing else closes the gate. A call whose quota is gone is no probe: its refusal
+// would be an answer, and WeChat back, only because it was asked for something that it refuses.
 func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why string) {
 	until, why = g.Shared().Paused[string(api)], quotaIsGone
 	g.mu.Lock()
@@ -97,9 +101,9 @@ func (g *Gate) wait(api wechat.API, now time.Time) time.Duration {
 		return 0
 	}
 	if left := g.probe.Sub(now); left > 0 {
-		return left
+		return left // another was faster
 	}
-	g.probe = now.Add(ProbeEvery)
+	g.probe = now.Add(ProbeEvery) // taken: should this caller never ask WeChat, another does after the same time
 	return 0
 }
 
@@ -138,7 +142,9 @@ func (g *Gate) hear(about string, err error, now time.Time) {
 	}
 }
 
-// halve halves the rate for a while: WeChat said that there were too many calls in this minute.
+// halve halves the rate for a while: WeChat said that there were too many calls in this minute. The call that it said so of
+// rests for the minute; the rate is for what comes after, when all that waited would come at once. Each complaint begins
+// the time anew, and does not halve what is halved.
 func (g *Gate) halve(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -147,7 +153,8 @@ func (g *Gate) halve(now time.Time) {
 	g.urgent.SetLimit(g.full / 2)
 }
 
-// count counts a call that is made now, and ends a slow time that is over.
+// count counts a call that is made now, and ends a slow time that is over. No timer does: while no call is made, none is
+// too many.
 func (g *Gate) count(api wechat.API, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

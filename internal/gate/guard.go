@@ -7,6 +7,10 @@ import (
 	"wxtoken/internal/wechat"
 )
 
+// A renewal that is refused may mean two things: the merchant cancelled, or something is wrong that all accounts have in
+// common. One by one they look the same, and to believe the second kind would take the tokens of a whole fleet away, which
+// only their merchants could bring back. Merchants cancel one at a time; so the guard looks at the share.
+
 // guard keeps a fault of ours, or of WeChat's, from marking all accounts as gone: when more than a fifth of the renewals
 // end with WeChat saying that the authorization is no good, none is marked.
 type guard struct {

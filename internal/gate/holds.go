@@ -236,7 +236,9 @@ func Message(holds []store.Hold, now time.Time) string {
 	return strings.Join(parts, "; ")
 }
 
-// tell lets the others know what holds the component back: the log, the other refreshers, the status.
+// tell lets the others know what holds the component back: the log, the other refreshers, the status. The shared record is
+// written before the status: the next refresher that writes the status makes it from the record, and must not take back
+// what this one said.
 func (g *Gate) tell(ctx context.Context) {
 	now := g.p.Now()
 	g.log(g.Holds(), now)
@@ -246,7 +248,9 @@ func (g *Gate) tell(ctx context.Context) {
 	g.p.Changed(ctx, g.appid)
 }
 
-// log logs when a reason begins or ends.
+// log logs when a reason begins or ends. What is compared are the names: the texts hold times and counts, and would make a
+// line of each probe. Two handlers that tell at once may log in the other order than they looked; the next sweep puts it
+// right.
 func (g *Gate) log(holds []store.Hold, now time.Time) {
 	var names []string
 	for _, h := range holds {
@@ -266,7 +270,8 @@ func (g *Gate) log(holds []store.Hold, now time.Time) {
 	}
 }
 
-// share writes what this process met into the shared record, where that says otherwise, and takes out what is over. A
+// share writes what this process met into the shared record, where that says otherwise, and takes out what is over: its own,
+// and what processes left behind that were killed. Any process may take that out, for the time of SeenAt says it to all. A
 // quota stands in Paused alone; and what NATS does not store can't be shared through it.
 func (g *Gate) share(ctx context.Context, now time.Time) error {
 	g.mu.Lock()

@@ -148,12 +148,14 @@ func (g *Gate) KnowTicket(created time.Time) {
 // for an account's: WeChat's word need not be true for long. The younger the token is, and the more often that happened,
 // the later is the next one.
 func (g *Gate) tokenRefused(ctx context.Context, t wxtoken.Token) {
+	// The mark is set before anything is asked, under the lock: from here on nobody is handed this token, and of 64 calls
+	// that are refused at once the first one goes on.
 	g.mu.Lock()
 	news := g.refused < t.Generation
 	g.refused = max(g.refused, t.Generation)
 	g.mu.Unlock()
 	if !news {
-		return // of 64 calls that are refused at once the first one asks
+		return
 	}
 	if g.takenElsewhere(ctx, t) {
 		g.mu.Lock()

@@ -21,7 +21,9 @@ const (
 	quotaLook = 10 * time.Minute
 )
 
-// closeForTheDay keeps all refreshers from making a call until the day turns, or until its quota is cleared.
+// closeForTheDay keeps all refreshers from making a call until the day turns, or until its quota is cleared. All hear of it
+// through their views. Until this one sees its own write there, it is closed by a pause of its own: of 64 handlers that are
+// under way the others would make the call once more, and a refused call counts, too.
 func (g *Gate) closeForTheDay(ctx context.Context, api wechat.API, cause error, now time.Time) {
 	until, said := wechat.QuotaBack(now), account.LastError(now, cause)
 	g.pause(api, now.Add(quotaBridge))
@@ -46,6 +48,10 @@ func (g *Gate) closeForTheDay(ctx context.Context, api wechat.API, cause error, 
 		g.p.Log.Warn().Err(err).Str("component", g.appid).Str("api", string(api)).Msg("failed to share that a quota is gone")
 	}
 }
+
+// Calls are counted in memory and added to the shared record by each sweep and at the end: one write for all calls of half
+// a minute, instead of one for each. A process that is killed takes the count of that half minute with it. The count is
+// for people; what WeChat counts itself is asked for beside it.
 
 // takeCalls returns the calls that are not in the shared count yet, and takes them for added.
 func (g *Gate) takeCalls() map[string]int {
@@ -74,6 +80,8 @@ func (g *Gate) AddCalls(ctx context.Context) {
 	now := g.p.Now()
 	err := g.p.Store().UpdateQuota(ctx, g.appid, func(q *store.Quota) bool {
 		if day := wechat.Day(now); q.Day != day {
+			// The first to write on a new day begins the count anew, and takes out the pauses that ended with the old one.
+			// A pause that was set in the first minutes of the day, for a quota of the day before, is kept.
 			q.Day, q.Calls = day, nil
 			q.Paused = maps.Clone(q.Paused)
 			maps.DeleteFunc(q.Paused, func(_ string, until time.Time) bool { return !until.After(now) })
@@ -115,8 +123,12 @@ func (g *Gate) ClearQuota(ctx context.Context) error {
 }
 
 // callAgain lets all refreshers make the calls again that rest for want of a quota, as far as that is over.
+//
+// The shared record is changed first and this process's own pause ended after it: the other way round a call in between
+// would find the gate open here and closed there. The own pause has to go too, for it may outlive the record's by
+// quotaBridge.
 func (g *Gate) callAgain(ctx context.Context, over func(api string) bool) error {
-	var freed []string
+	var freed []string // set anew by each try of the compare-and-set
 	err := g.p.Store().UpdateQuota(ctx, g.appid, func(q *store.Quota) bool {
 		freed = slices.DeleteFunc(slices.Collect(maps.Keys(q.Paused)), func(api string) bool { return !over(api) })
 		q.Paused = maps.Clone(q.Paused)

@@ -24,7 +24,7 @@ func (g *Gate) report(ctx context.Context, call Call, err error) {
 	before := g.reasons()
 	g.hear(cmp.Or(call.Account, string(call.API)), err, now)
 	if !call.API.OfAccount() { // what an account's own quota and permissions don't allow is no concern of the others
-		g.reopen(call.API, err, now)
+		g.reopen(call.API, err, now) // first: the same answer may end one reason and begin another
 		g.close(ctx, call.API, err, now)
 	}
 	// Told when the list changes, not with each answer: while WeChat refuses, hundreds of answers say the same.
@@ -79,7 +79,7 @@ func (g *Gate) reopen(api wechat.API, err error, now time.Time) {
 	}
 	switch wechat.Judge(err) {
 	case wechat.SlowDown, wechat.QuotaGone:
-		return // counted before WeChat looked at anything else
+		return // they tell nothing of the rest: WeChat may count before it looks at secret and address
 	case wechat.Operator:
 		if !ofAccount(err) {
 			return
