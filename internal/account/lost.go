@@ -64,12 +64,14 @@ func (c Credential) Asked(p Profile) (Credential, Next) {
 	return c.retried(p.Now, next), next
 }
 
-// confirmed deals with a profile that names no other refresh token than the refused one. One that names none at all confirms nothing,
-// and so the list is asked, too.
+// confirmed deals with a profile that names no other refresh token than the refused one.
 func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
+	if p.RefreshToken == "" {
+		return c.unconfirmed(p, next)
+	}
 	c.Refusals++
 	listed := false
-	if c.Refusals > 1 || p.RefreshToken == "" {
+	if c.Refusals > 1 {
 		listed = c.SoughtIn(p.ListedAt)
 		c = c.Sought(p.Now)
 	}
@@ -80,6 +82,27 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 	}
 	return c.retried(p.Now, next), next
 }
+
+// unconfirmed deals with a profile that names no refresh token at all. That confirms nothing: WeChat's list is asked, too, and the profile
+// again soon, for the token may be dead already and the next answer may have what this one lacks. Only after as long as it takes to
+// confirm a refused one is the merchant asked.
+func (c Credential) unconfirmed(p Profile, next Next) (Credential, Next) {
+	listed := c.SoughtIn(p.ListedAt)
+	c = c.Sought(p.Now)
+	waited := p.Now.Sub(c.SoughtAt)
+	next.Wait = c.retryDelay(p.Failure)
+	if waited >= seekLongest {
+		next.Wait = askAgainAfter[1]
+	}
+	if waited >= confirmedAfter && p.Believed && (listed || waited >= confirmedAfter+seekLongest) {
+		c.AuthorizationNeeded = true
+		next = Next{Wait: giveUpDelay, Merchant: "RefreshTokenInvalid"}
+	}
+	return c.retried(p.Now, next), next
+}
+
+// confirmedAfter is how long it takes until a refused refresh token was confirmed often enough for the merchant to be asked.
+const confirmedAfter = time.Minute + 10*time.Minute + time.Hour
 
 // recoveredAfter is the wait before the nth refresh token in a row that WeChat named is tried: the first at once, for the old token
 // may be dead. Should WeChat name another one each time, later and later.

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,6 +69,7 @@ type day struct {
 	about         map[string][]wechatsim.Entry // pushes about each account
 	unlucky       map[string]time.Time         // when WeChat last answered a call about each account with "busy", or not at all; "" = the component's token
 	unlisted      int                          // events on AUTH at most, that are no push of the platform's own: callbacks, replays
+	unreadableIDs sync.Map                     // of the events that unreadable counts
 	unreadable    atomic.Int64                 // events on AUTH that bring a document to DEAD, each beside that of a push or alone
 	ticketCreated time.Time                    // of the component_verify_ticket in use
 	// ticketSeen is when each account with a jsapi_ticket last had a good one.
@@ -162,7 +164,11 @@ func (d *day) open() {
 		d.t.Fatal(err)
 	}
 	d.js = js
-	if _, err := nc.Subscribe(events.AuthSubject(testAppID, events.KindUnreadable), func(*nats.Msg) { d.unreadable.Add(1) }); err != nil {
+	if _, err := nc.Subscribe(events.AuthSubject(testAppID, events.KindUnreadable), func(m *nats.Msg) {
+		if _, again := d.unreadableIDs.LoadOrStore(m.Header.Get(jetstream.MsgIDHeader), true); !again { // a repeated push is one event
+			d.unreadable.Add(1)
+		}
+	}); err != nil {
 		d.t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
