@@ -262,4 +262,4 @@ func RefusalsDoubted(now time.Time, doubted bool) Change {
 }
 
 // ManyRefused says why refusals are not believed.
-const ManyRefused = "more than a fifth of the renewals were refused as if the accounts had cancelled: nobody is marked until that ends"
+const ManyRefused = "more than a fifth of the renewals were refused as if the accounts had cancelled: none is marked until that ends"

@@ -49,7 +49,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 		if a.Authorizer == "" {
 			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
 		}
-		return r.unauthorized(ctx, c, key, a, m) // waits for nobody: the token has to go
+		return r.unauthorized(ctx, c, key, a, m) // waits for no other handler: the token has to go
 	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
 		if a.Authorizer == "" || a.Code == "" {
 			if a.Kind != events.KindFastRegister {
@@ -110,7 +110,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(account.MaxAhead))
 	if cred.Brought(digest(a.Code)) || redirected && cred.RefreshToken != "" {
-		return r.toldAgain(ctx, c, cred, created, link, m)
+		return r.repeatAuthorization(ctx, c, cred, created, link, m)
 	}
 	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APIQueryAuth})
 	if err != nil {
@@ -130,7 +130,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	granted, err := r.exchange(ctx, c, turn, a.Code)
 	r.step("exchange.asked")
 	if err != nil {
-		return r.unexchanged(ctx, c, cred, a, m, link, err)
+		return r.endExchange(ctx, c, cred, a, m, link, err)
 	}
 	if granted.AuthorizerAppID != key.Authorizer {
 		if _, err := r.store.Save(ctx, cred.Declined()); err != nil && !errors.Is(err, store.ErrLost) {
@@ -149,8 +149,8 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	return err
 }
 
-// toldAgain deals with a push about an authorization that has its tokens.
-func (r *Refresher) toldAgain(ctx context.Context, c *component, cred account.Credential, created time.Time, link *store.Connect, m events.Msg) error {
+// repeatAuthorization deals with a push about an authorization that has its tokens.
+func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred account.Credential, created time.Time, link *store.Connect, m events.Msg) error {
 	cred, err := r.noteAuthorization(ctx, cred, created, link)
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func (r *Refresher) toldAgain(ctx context.Context, c *component, cred account.Cr
 	if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
 		return err
 	}
-	// Whoever had this event may have died before the status was written.
+	// The refresher that had this event may have died before the status was written.
 	changes := []account.Change{r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(created, cred.Ref))}
 	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 && cred.Renewable() {
 		changes = append(changes, account.Active(r.now()))
@@ -269,8 +269,8 @@ func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wech
 	return cred, r.store.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// unexchanged deals with a code that WeChat did not turn into tokens.
-func (r *Refresher) unexchanged(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
+// endExchange deals with a code that WeChat did not turn into tokens.
+func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now := r.now()
 	key := cred.Key
 	cred = cred.GivenBack()
@@ -287,9 +287,9 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred account.
 			return r.giveBack(ctx, cred, eventDelay(m, err), err)
 		}
 		if info.RefreshToken == "" {
-			return r.spentWithout(ctx, c, cred, a, m, link, cause)
+			return r.seekSpent(ctx, c, cred, a, m, link, cause)
 		}
-		return r.told(ctx, cred, info, a.CreateTime.UTC(), a.Kind, link)
+		return r.storeTold(ctx, cred, info, a.CreateTime.UTC(), a.Kind, link)
 	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
 		if ofAccount(cause) {
@@ -306,9 +306,9 @@ func (r *Refresher) unexchanged(ctx context.Context, c *component, cred account.
 	return r.connected(ctx, link, events.ConnectFailed, "", wechat.Judge(cause).String())
 }
 
-// told stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
+// storeTold stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
 // its token fetched.
-func (r *Refresher) told(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
+func (r *Refresher) storeTold(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
 	key := cred.Key
 	ref, _ := refFor(cred, link)
 	cred, err := r.store.Save(ctx, cred.Told(info.RefreshToken, ref, at))

@@ -8,7 +8,7 @@ import (
 )
 
 // Canary has NATS prove that a renewal could be stored and read back. Before the store is open nothing is written to it: it may be
-// somebody else's.
+// another refresher's.
 func (r *Refresher) Canary(ctx context.Context) error {
 	r.mu.Lock()
 	ready := r.ready

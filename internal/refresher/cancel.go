@@ -21,10 +21,11 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 	created := a.CreateTime.UTC()
 	switch {
 	case cred.Revision == 0:
-		// Remembered, for a code of it may be on its way: whoever exchanges that finds out what WeChat says now.
+		// Stored for an unknown account, too: a code of it may still be on its way, and its handler must not revive the account
+		// without asking WeChat what is true now.
 		return r.cancel(ctx, cred.Cancelled(created), nil)
 	case !cred.RevokedAt.IsZero():
-		// Again, in case that whoever stored it died before the status was written.
+		// Once more: the refresher that stored it may have died before the status was written.
 		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, account.Revoked(r.now(), nil)))
 		return nil
 	case created.Before(cred.AuthorizedAt):

@@ -14,7 +14,7 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// code exchanges a code of which nobody knows yet for which account it is.
+// code exchanges a code that does not say yet for which account it is.
 func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Code == "" {
 		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
@@ -32,7 +32,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	}
 	if key, ok := r.view.Find(func(key wxtoken.Key, e store.Entry) bool {
 		return key.Component == c.appid && e.Credential.CodeDigest == sum
-	}); ok { // so did it here, or somebody died before the link was written
+	}); ok { // so did it here, or a refresher died before the link was written
 		cred, err := r.load(ctx, key)
 		if err != nil {
 			return err
@@ -46,7 +46,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 		return r.linked(ctx, cred, link)
 	}
 	if link != nil && !link.SpentAt.IsZero() {
-		return r.spent(ctx, c, link, m)
+		return r.awaitPush(ctx, c, link, m)
 	}
 	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APIQueryAuth})
 	if err != nil {
@@ -61,12 +61,12 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	switch verdict := wechat.Judge(err); {
 	case err == nil:
 	case verdict == wechat.CodeSpent:
-		// Spent by the push most likely; if by somebody else, the list knows.
+		// Spent by the push most likely; if by another keeper, the list knows.
 		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
 		if err := r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true); err != nil {
 			return err
 		}
-		return r.spent(ctx, c, link, m)
+		return r.awaitPush(ctx, c, link, m)
 	case verdict == wechat.Revoked: // that event is on its way
 		r.log.Warn().Err(err).Str("component", c.appid).Msg("authorization came to nothing")
 		return r.connected(ctx, link, events.ConnectFailed, "", verdict.String())
@@ -94,14 +94,14 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 // called failed.
 const spentPatience = 10 * time.Second
 
-// spent deals with a redirect's code that was spent before.
-func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect, m events.Msg) error {
+// awaitPush deals with a redirect's code that was spent before.
+func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Connect, m events.Msg) error {
 	if link == nil {
 		return nil
 	}
 	now := r.now()
 	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience {
-		if done, err := r.missed(ctx, c, link, m); done || err != nil {
+		if done, err := r.finishMissed(ctx, c, link, m); done || err != nil {
 			return err
 		}
 		r.log.Warn().Str("component", c.appid).Str("connect", link.ID[:8]).Msg("authorization came to nothing, its code was used already")
@@ -120,10 +120,10 @@ func (r *Refresher) spent(ctx context.Context, c *component, link *store.Connect
 	return events.Later(spentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
 }
 
-// missed finishes a link that is limited to one account when neither the answer to its code came, nor the push, and WeChat
+// finishMissed finishes a link that is limited to one account when neither the answer to its code came, nor the push, and WeChat
 // knows of a new authorization of that account. Anybody who has the link can come back with a code that is no good, so that the
 // account is authorized is not enough: without news since the code came the ref stays where it is.
-func (r *Refresher) missed(ctx context.Context, c *component, link *store.Connect, m events.Msg) (done bool, err error) {
+func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.Connect, m events.Msg) (done bool, err error) {
 	if link.BizAppID == "" {
 		return false, nil
 	}
@@ -154,11 +154,11 @@ func (r *Refresher) missed(ctx context.Context, c *component, link *store.Connec
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err
 	}
-	return true, r.told(ctx, cred, info, time.Time{}, events.KindCallback, link) // not known when, as after a redirect
+	return true, r.storeTold(ctx, cred, info, time.Time{}, events.KindCallback, link) // not known when, as after a redirect
 }
 
-// keepCode stores what a code brought. The code is spent now: come what may, its answer must find its way into
-// the store. Whoever is at the key meanwhile loses, and the loser renews once more.
+// keepCode stores what a code brought. The code is spent now: whatever happens, its answer must be
+// stored. A handler that is at the key meanwhile loses its compare-and-set, and renews once more.
 func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	for {
 		err := r.tryKeepCode(ctx, c, key, granted, a, asked, link)
@@ -200,7 +200,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 		return err
 	}
 	if overlapped {
-		// A renewal may have asked WeChat after us: nobody knows which token is the newer one. The wish
+		// A renewal may have asked WeChat after us: it is not known which token is the newer one. The wish
 		// comes first: it waits for the generation that is stored next, and can't be lost in between.
 		due := events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}
 		if err := r.store.MakeDue(ctx, due, ""); err != nil {

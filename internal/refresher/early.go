@@ -22,7 +22,7 @@ func (r *Refresher) renewRefused(ctx context.Context, t wxtoken.Token) (err erro
 	}
 	outcome, err := r.replace(ctx, t, events.ReasonRefused)
 	if outcome == wxtoken.RejectTooSoon {
-		r.log.Warn().Stringer("key", t.Key).Dur("age", r.now().Sub(t.ObtainedAt)).Msg("new token refused: does somebody else renew it?")
+		r.log.Warn().Stringer("key", t.Key).Dur("age", r.now().Sub(t.ObtainedAt)).Msg("new token refused: does another keeper renew it?")
 	}
 	return err
 }
@@ -44,7 +44,7 @@ func (r *Refresher) noteRefused(ctx context.Context, t wxtoken.Token) error {
 	}
 	log := r.log.Warn().Stringer("key", t.Key).Dur("age", now.Sub(t.ObtainedAt)).Int("early", early).Dur("delay", wait)
 	if early > 1 {
-		log.Msg("new token refused: does somebody else renew it?")
+		log.Msg("new token refused: does another keeper renew it?")
 	} else {
 		log.Msg("component token refused, renewing it")
 	}

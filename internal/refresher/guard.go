@@ -23,7 +23,7 @@ func (r *Refresher) watchRefusals(ctx context.Context, c *component) {
 		r.log.Info().Str("component", c.appid).Msg("refused authorizations believed again")
 		return
 	}
-	r.log.Error().Str("component", c.appid).Msg("too many authorizations refused at once, nobody is marked")
+	r.log.Error().Str("component", c.appid).Msg("too many authorizations refused at once, none is marked")
 	if err := r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true); err != nil {
 		r.log.Warn().Err(err).Str("component", c.appid).Msg("reconcile not asked for")
 	}

@@ -30,7 +30,7 @@ const (
 )
 
 // reconcile compares what is stored with WeChat's list of authorizers. It only ever adds: an
-// authorizer that the list lacks proves nothing. Whoever authorized first comes first.
+// authorizer that the list lacks proves nothing. The oldest authorization comes first.
 //
 // It may end anywhere and begin anew: what was taken over is skipped then without a call or a read.
 func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) error {
@@ -146,7 +146,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 		} else if listed.RefreshToken == "" && e.Credential.Renewable() {
 			continue // it knows less than we do
 		}
-		if r.stopping.Load() { // not done: somebody else begins anew
+		if r.stopping.Load() { // not done: another refresher begins anew
 			err = errStopping
 			break
 		}
@@ -175,7 +175,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, listed wechat.ListedAuthorizer, from reading) (added bool, err error) {
 	cred, err := r.unclaimed(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
-		return false, nil // whoever wrote it knows better
+		return false, nil // a newer program wrote it, and knows better
 	}
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return false, err
@@ -231,11 +231,11 @@ func (r *Refresher) profileToken(ctx context.Context, c *component, cred account
 	return info.RefreshToken, nil
 }
 
-// errStopping leaves what is not done to somebody else.
+// errStopping leaves what is not done to another refresher.
 var errStopping = errors.New("this refresher is stopping")
 
-// unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited for as long as a claim lasts: whoever
-// claimed it for the exchange of a code may be gone, and the code with him, if NATS lost what came after.
+// unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited for as long as a claim lasts: the
+// refresher that claimed it for the exchange of a code may be gone, and the code with it, if NATS lost what came after.
 func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred account.Credential, err error) {
 	for waited := time.Duration(0); ; waited += time.Second {
 		cred, err = r.store.Credential(ctx, key)

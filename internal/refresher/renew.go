@@ -16,7 +16,7 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// due handles renewal.due.>: the time has come, or somebody asked.
+// due handles renewal.due.>: the time has come, or a renewal was asked for.
 func (r *Refresher) due(ctx context.Context, m events.Msg) error {
 	if appid, ok := events.ReconcileComponent(m.Subject); ok {
 		return r.reconcile(ctx, appid, m)
@@ -126,11 +126,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	// e. Commit.
 	stored, err := r.store.Commit(ctx, next, token)
 	if err != nil {
-		return r.uncommitted(ctx, key, err)
+		return r.resolveLost(ctx, key, err)
 	}
 	c.gate.KnowToken(token, stored.Revision)
 	r.step("committed")
-	r.renewed(ctx, c, token, cred, due.Reason, began)
+	r.announce(ctx, c, token, cred, due.Reason, began)
 
 	// f. Ack: the consumer's, last.
 	return nil
@@ -180,7 +180,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
 		return events.Later(claimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
 	}
-	r.log.Error().Stringer("key", key).Msg("credential gone: somebody removed it from the stream")
+	r.log.Error().Stringer("key", key).Msg("credential gone: it was removed from the stream")
 	gone := fmt.Errorf("renew %s: its credential is gone", key)
 	switch {
 	case key.Kind == wxtoken.KindComponent:
@@ -334,8 +334,8 @@ func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, gene
 	return g.Token(old)
 }
 
-// renewed says that a token was stored.
-func (r *Refresher) renewed(ctx context.Context, c *component, t wxtoken.Token, before account.Credential, reason string, asked time.Time) {
+// announce says that a token was stored.
+func (r *Refresher) announce(ctx context.Context, c *component, t wxtoken.Token, before account.Credential, reason string, asked time.Time) {
 	log := r.log.Info().Stringer("key", t.Key).Uint64("generation", t.Generation).Str("reason", reason).
 		Dur("duration", r.now().Sub(asked)).Time("renew_at", t.RenewAt).Time("expires_at", t.ExpiresAt)
 	if before.Failures > 0 {
@@ -360,12 +360,12 @@ func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key w
 	}
 }
 
-// uncommitted deals with a token that could not be stored.
-func (r *Refresher) uncommitted(ctx context.Context, key wxtoken.Key, err error) error {
+// resolveLost deals with a token that could not be stored.
+func (r *Refresher) resolveLost(ctx context.Context, key wxtoken.Key, err error) error {
 	if !errors.Is(err, store.ErrLost) {
 		return err // delivered again, and taken up at a. or b.
 	}
-	// Somebody stored another state meanwhile. If that is a token, two calls overlapped.
+	// Another state was stored meanwhile. If that is a token, two calls overlapped.
 	r.metrics.overlaps.Inc()
 	cred, err := r.load(ctx, key)
 	if err != nil || !cred.Renewable() {

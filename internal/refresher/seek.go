@@ -136,16 +136,16 @@ func (r *Refresher) absorbEmpty(ctx context.Context, key wxtoken.Key, authTime, 
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// spentWithout deals with a code that is spent where the profile tells no refresh token either: that is no answer. WeChat's list may bring the
+// seekSpent deals with a code that is spent where the profile tells no refresh token either: that is no answer. WeChat's list may bring the
 // account, or the profile the next time; only then the merchant is asked.
-func (r *Refresher) spentWithout(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
+func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now, key := r.now(), cred.Key
 	if created := a.CreateTime.UTC(); cred.Same(created) {
 		cred, err := r.store.Save(ctx, cred) // the list has brought it
 		if err != nil {
 			return events.Later(lostDelay, err)
 		}
-		return r.toldAgain(ctx, c, cred, created, link, m)
+		return r.repeatAuthorization(ctx, c, cred, created, link, m)
 	}
 	cred, patient, next := cred.CodeSpent(c.gate.Shared().ListedAt, now)
 	if patient {

@@ -44,7 +44,7 @@ func (r *Refresher) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, c
 }
 
 // inForce takes back that the authorization is over, where that is no longer so: a ticket that is kept again, or an account
-// whose news was lost with whoever brought it back.
+// whose news was lost with the refresher that brought it back.
 func (r *Refresher) inForce(ctx context.Context, key wxtoken.Key) account.Change {
 	return func(s *wxtoken.Status) {
 		if s.State != wxtoken.StateRevoked {

@@ -66,13 +66,13 @@ const (
 	// returnedGrace is the time between two looks after NATS came back, and by how much a key is overdue then. It is longer than
 	// the server takes to make the due messages of what is overdue.
 	returnedGrace = 2 * time.Second
-	// returnedLooks is how often it is looked: for longer than a claim, which somebody may have left behind.
+	// returnedLooks is how often it is looked: for longer than a claim, which a refresher that died may have left.
 	returnedLooks = int(account.ClaimFor/returnedGrace) + 2
 	// sweptAgain is after how many times the grace a key that the sweep made due, and that is still overdue, is made due once more.
 	sweptAgain = 5
 )
 
-// sweep makes every key due that should have been renewed longer than grace ago and that nobody is at, the one that dies first
+// sweep makes every key due that should have been renewed longer than grace ago and that no handler is at, the one that dies first
 // before the others. It looks after all else that no event asks for, too.
 func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	now := r.now()

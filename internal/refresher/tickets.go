@@ -35,7 +35,7 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	cred, err := r.store.Credential(ctx, key)
 	switch {
 	case errors.Is(err, store.ErrUnreadable):
-		// Nobody else could bring it back: WeChat's list knows nothing of tickets.
+		// Nothing else could bring it back: WeChat's list knows nothing of tickets.
 		r.log.Error().Err(err).Stringer("key", key).Msg("credential unreadable, replaced")
 	case errors.Is(err, store.ErrNewer):
 		return events.Later(unknownDelay, err)
@@ -80,7 +80,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 	own, _ := r.view.Get(wxtoken.ComponentKey(c.appid))
 	received, last := own.Credential.TicketReceivedAt, own.Credential.TicketReceivedAt
 	if last.Before(r.began) {
-		last = r.began // they may have come while nobody was here
+		last = r.began // they may have come while no refresher ran
 	}
 	if now.Sub(last) <= silence {
 		c.late = ""
@@ -106,7 +106,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 	r.log.Error().Str("component", c.appid).Str("reason", reason).Time("received_at", received).Msg("tickets stay away")
 }
 
-// askPush asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most whoever asks.
+// askPush asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all refreshers together.
 func (r *Refresher) askPush(ctx context.Context, c *component) {
 	mine, now := false, r.now()
 	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {

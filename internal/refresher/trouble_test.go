@@ -328,7 +328,7 @@ func TestComponentTokenRefused(t *testing.T) {
 	// Dead again at once: somebody else renews it, and to join in would make it worse.
 	r.must(r.sim.Invalidate(appid, ""))
 	r.pokedInVain(keys[0])
-	r.until("nobody was told", func() bool { return r.log.count("does somebody else renew it?") > 0 })
+	r.until("nobody was told", func() bool { return r.log.count("does another keeper renew it?") > 0 })
 	r.wantCalls(apiComponent, 2)
 }
 

@@ -210,7 +210,7 @@ func TestHeldBackIsSeen(t *testing.T) {
 				r.generation2(componentKey)
 				r.must(r.sim.Invalidate(appid, ""))
 				r.clock.forward(10 * time.Second)
-				r.until("no second refusal", func() bool { r.pokeOnce(aliceKey); return r.log.count("does somebody else renew it?") > 0 })
+				r.until("no second refusal", func() bool { r.pokeOnce(aliceKey); return r.log.count("does another keeper renew it?") > 0 })
 			},
 			lasts: func(r *rig) {
 				if c, _ := r.status(componentKey).Held(); !strings.Contains(c.Message, "another keeper") {
@@ -328,7 +328,7 @@ func TestDeadComponentTokenIsNotUsed(t *testing.T) {
 		r.until("not refused", func() bool {
 			r.poke(keys[0])
 			time.Sleep(50 * time.Millisecond)
-			return r.log.count("new token refused: does somebody else renew it?") == round+1
+			return r.log.count("new token refused: does another keeper renew it?") == round+1
 		})
 		cred := r.credential(componentKey)
 		if wait := cred.RetryAt.Sub(cred.Refused.At); wait != want {
