@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -221,6 +222,16 @@ func (c Consumer) guarded(ctx context.Context, m events.Msg, handle events.Handl
 	return handle(ctx, m)
 }
 
+// logPutOff logs that a message comes again. Due messages are put off by the thousand while WeChat is away, and the status tells of
+// each; but an event, a code perhaps, that comes to nothing for the 10th, 100th and 1,000th time is for an operator to see.
+func (c Consumer) logPutOff(m jetstream.Msg, wait time.Duration, err error) {
+	log := c.Log.Debug()
+	if meta, metaErr := m.Metadata(); metaErr == nil && c.Stream == events.StreamAuth && slices.Contains([]uint64{10, 100, 1000}, meta.NumDelivered) {
+		log = c.Log.Warn().Uint64("deliveries", meta.NumDelivered)
+	}
+	log.Err(err).Str("subject", m.Subject()).Dur("delay", wait).Msg("message put off")
+}
+
 func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 	wait, later := events.After(err)
 	why, ends := events.Ends(err)
@@ -238,7 +249,7 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 			err = m.TermWithReason("copied to DEAD")
 		}
 	case later:
-		c.Log.Debug().Err(err).Str("subject", m.Subject()).Dur("delay", wait).Msg("message put off")
+		c.logPutOff(m, wait, err)
 		err = m.NakWithDelay(max(wait, time.Millisecond))
 	default:
 		c.Log.Warn().Err(err).Str("subject", m.Subject()).Dur("delay", plainDelay).Msg("message put off")

@@ -136,6 +136,26 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
+// TestPutOffAgain: an event that comes to nothing again and again is told to the operator, not only to the debug log.
+func TestPutOffAgain(t *testing.T) {
+	r := newRig(t)
+	var log logtest.Buffer
+	c := r.consumer()
+	c.Log = zerolog.New(&log).Level(zerolog.WarnLevel)
+	d := deliveries{verb: func(n int, _ events.Msg) error {
+		if n > 12 {
+			return nil
+		}
+		return events.Later(time.Millisecond, errors.New("exchange code: no answer"))
+	}}
+	r.publish("one")
+	r.consume(c, d.handle)
+	r.eventually("13 deliveries", func() bool { return d.count() == 13 })
+	if text := log.String(); strings.Count(text, "message put off") != 1 || !strings.Contains(text, `"deliveries":10`) || !strings.Contains(text, "no answer") {
+		t.Errorf("logged %s", text)
+	}
+}
+
 func TestNever(t *testing.T) {
 	r := newRig(t)
 	log := &logtest.Buffer{}
