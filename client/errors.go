@@ -11,9 +11,6 @@ var ErrBadToken = errors.New("not a token record")
 // ErrBadStatus is returned for a record in the bucket that is not a status.
 var ErrBadStatus = errors.New("not a status record")
 
-// ErrBadMessage is returned for a document that is not a message.
-var ErrBadMessage = errors.New("not a message")
-
 // ErrNoToken is returned for a key that the view has never seen a token of.
 var ErrNoToken = errors.New("no token")
 

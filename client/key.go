@@ -3,6 +3,8 @@ package wxtoken
 import (
 	"fmt"
 	"strings"
+
+	"wxtoken/client/document"
 )
 
 // Kind says what sort of token a Key names.
@@ -16,10 +18,8 @@ const (
 	KindWxCardTicket Kind = "wx_card_ticket" // ticket for the card API of one authorizer
 )
 
-// maxAppIDLen bounds an appid, in bytes. WeChat's own are 18 long.
-const maxAppIDLen = 64
-
-// Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line.
+// Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line. Make one with
+// [ComponentKey], [AuthorizerKey], [JSAPITicketKey] or [WxCardTicketKey], or read one with [ParseKey].
 // The zero Key names nothing.
 type Key struct {
 	Kind       Kind
@@ -27,7 +27,8 @@ type Key struct {
 	Authorizer string // authorizer_appid; empty for KindComponent
 }
 
-// ComponentKey returns the key of a component's own access token.
+// ComponentKey returns the key of a component's own access token. No constructor looks whether appids are appids
+// ([ValidAppID]): what takes a key that can't be one says so, with ErrBadKey.
 func ComponentKey(component string) Key {
 	return Key{Kind: KindComponent, Component: component}
 }
@@ -35,6 +36,16 @@ func ComponentKey(component string) Key {
 // AuthorizerKey returns the key of the access token of authorizer under component.
 func AuthorizerKey(component, authorizer string) Key {
 	return Key{Kind: KindAuthorizer, Component: component, Authorizer: authorizer}
+}
+
+// JSAPITicketKey returns the key of the jsapi_ticket of authorizer under component. It is kept with --derive=jsapi.
+func JSAPITicketKey(component, authorizer string) Key {
+	return Key{Kind: KindJSAPITicket, Component: component, Authorizer: authorizer}
+}
+
+// WxCardTicketKey returns the key of the wx_card ticket of authorizer under component. It is kept with --derive=wx_card.
+func WxCardTicketKey(component, authorizer string) Key {
+	return Key{Kind: KindWxCardTicket, Component: component, Authorizer: authorizer}
 }
 
 // ParseKey reads a key as String writes it. It returns an error that wraps ErrBadKey
@@ -51,7 +62,7 @@ func ParseKey(s string) (Key, error) {
 		return Key{}, fmt.Errorf("%w: %q: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>", ErrBadKey, clip(s))
 	}
 	if !ValidAppID(key.Component) || key.Kind != KindComponent && !ValidAppID(key.Authorizer) {
-		return Key{}, fmt.Errorf("%w: %q: an appid is 1 to %d of A-Z a-z 0-9 _ -", ErrBadKey, clip(s), maxAppIDLen)
+		return Key{}, fmt.Errorf("%w: %q: an appid is 1 to 64 of A-Z a-z 0-9 _ -", ErrBadKey, clip(s))
 	}
 	return key, nil
 }
@@ -88,24 +99,17 @@ func (k *Key) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// ValidAppID reports whether s can stand as an appid in a key: it never carries
-// a character that means something in a subject.
-func ValidAppID(s string) bool {
-	if s == "" || len(s) > maxAppIDLen {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
+// ValidAppID reports whether s can stand as an appid in a key: 1 to 64 of A-Z a-z 0-9 _ -. It never carries a character
+// that means something in a subject. Look at appids that come from elsewhere before a key is made of them.
+func ValidAppID(s string) bool { return document.IsAppID(s) }
+
+// maxShown bounds how much of a foreign text an error shows, in bytes.
+const maxShown = 128
 
 // clip keeps a foreign text short enough for an error message.
 func clip(s string) string {
-	if len(s) > 2*maxAppIDLen {
-		return s[:2*maxAppIDLen] + "..."
+	if len(s) > maxShown {
+		return s[:maxShown] + "..."
 	}
 	return s
 }

@@ -17,7 +17,7 @@ type Secret struct {
 
 const redacted = "[redacted]"
 
-// NewSecret returns a Secret that holds value.
+// NewSecret returns a Secret that holds value, for instance for [Client.Reject] of a token that does not come from a Client.
 func NewSecret(value string) Secret {
 	if value == "" {
 		return Secret{}
@@ -48,69 +48,50 @@ func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 // MarshalText returns "[redacted]": a Secret that is marshalled by accident says nothing.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// Token is one access token as it lies in the bucket. Times are UTC.
+// UnmarshalText is NewSecret: settings and records are read straight into a Secret.
+func (s *Secret) UnmarshalText(value []byte) error {
+	*s = NewSecret(string(value))
+	return nil
+}
+
+// Token is one access token. Its JSON is the record in the bucket and on token.updated.<key> (docs/contract.md), so a
+// program that gets one without a Client reads it with json.Unmarshal; written, its secrets are "[redacted]".
+// Times are UTC.
 type Token struct {
-	Key        Key
-	Value      Secret    // what goes into access_token=
-	Generation uint64    // counts the renewals of this key from 1; never goes down
-	ObtainedAt time.Time // when WeChat was asked for it
-	ExpiresAt  time.Time // ObtainedAt plus WeChat's expires_in
-	RenewAt    time.Time // when wxtoken will fetch the next one
-	Previous   *Previous // the token before, while WeChat still accepts it; nil after a re-authorization. Don't change what it points to: readers share it
-	Revision   uint64    // revision of the bucket's entry; 0 for a token that does not come from the bucket
+	Key        Key       `json:"key"`
+	Value      Secret    `json:"value"`       // what goes into access_token=
+	Generation uint64    `json:"generation"`  // counts the renewals of this key from 1; never goes down
+	ObtainedAt time.Time `json:"obtained_at"` // when WeChat was asked for it
+	ExpiresAt  time.Time `json:"expires_at"`  // ObtainedAt plus WeChat's expires_in
+	RenewAt    time.Time `json:"renew_at"`    // when wxtoken will fetch the next one
+	Previous   *Previous `json:"previous,omitempty"`
+	Revision   uint64    `json:"-"` // revision of the bucket's entry; 0 for a token that does not come from a Client
 }
 
-// Previous is a token that was replaced by an ordinary renewal.
+// Previous is the token before, for as long as WeChat still accepts it. A Token has none after a re-authorization. Those
+// who read the Token share what it points to: don't change it.
 type Previous struct {
-	Value      Secret
-	ValidUntil time.Time // the earlier of its own expiry and 5 minutes after its successor was obtained
+	Value      Secret    `json:"value"`
+	ValidUntil time.Time `json:"valid_until"` // the earlier of its own expiry and 5 minutes after its successor was obtained
 }
 
-// tokenRecord is the JSON of a Token in the bucket (docs/contract.md).
-type tokenRecord struct {
-	Key        Key             `json:"key"`
-	Value      string          `json:"value"`
-	Generation uint64          `json:"generation"`
-	ObtainedAt time.Time       `json:"obtained_at"`
-	ExpiresAt  time.Time       `json:"expires_at"`
-	RenewAt    time.Time       `json:"renew_at"`
-	Previous   *previousRecord `json:"previous,omitempty"`
-}
-
-type previousRecord struct {
-	Value      string    `json:"value"`
-	ValidUntil time.Time `json:"valid_until"`
-}
-
-// Record returns the token as JSON for the bucket, with its value in the clear.
-func (t Token) Record() ([]byte, error) {
-	r := tokenRecord{
-		Key: t.Key, Value: t.Value.Reveal(), Generation: t.Generation,
-		ObtainedAt: t.ObtainedAt.UTC(), ExpiresAt: t.ExpiresAt.UTC(), RenewAt: t.RenewAt.UTC(),
+// UnmarshalJSON reads a record of the bucket and ignores fields that it does not know. It returns an error that wraps
+// ErrBadToken when the record is not a token; the error never shows the record.
+func (t *Token) UnmarshalJSON(record []byte) error {
+	type fields Token // without this method
+	var read fields
+	if err := json.Unmarshal(record, &read); err != nil {
+		return fmt.Errorf("%w: not the JSON of a token", ErrBadToken)
 	}
-	if t.Previous != nil {
-		r.Previous = &previousRecord{Value: t.Previous.Value.Reveal(), ValidUntil: t.Previous.ValidUntil.UTC()}
+	if read.Key == (Key{}) || read.Value.IsZero() || read.ExpiresAt.IsZero() {
+		return fmt.Errorf("%w: key, value or expires_at is missing", ErrBadToken)
 	}
-	return json.Marshal(r)
-}
-
-// ParseToken reads a token as Record writes it and ignores fields that it does not know.
-// It returns an error that wraps ErrBadToken when the record is not a token;
-// the error never shows the record.
-func ParseToken(record []byte) (Token, error) {
-	var r tokenRecord
-	if err := json.Unmarshal(record, &r); err != nil {
-		return Token{}, fmt.Errorf("%w: not the JSON of a token", ErrBadToken)
+	for _, at := range []*time.Time{&read.ObtainedAt, &read.ExpiresAt, &read.RenewAt} {
+		*at = at.UTC()
 	}
-	if r.Key == (Key{}) || r.Value == "" || r.ExpiresAt.IsZero() {
-		return Token{}, fmt.Errorf("%w: key, value or expires_at is missing", ErrBadToken)
+	if read.Previous != nil {
+		read.Previous.ValidUntil = read.Previous.ValidUntil.UTC()
 	}
-	t := Token{
-		Key: r.Key, Value: NewSecret(r.Value), Generation: r.Generation,
-		ObtainedAt: r.ObtainedAt.UTC(), ExpiresAt: r.ExpiresAt.UTC(), RenewAt: r.RenewAt.UTC(),
-	}
-	if r.Previous != nil {
-		t.Previous = &Previous{Value: NewSecret(r.Previous.Value), ValidUntil: r.Previous.ValidUntil.UTC()}
-	}
-	return t, nil
+	*t = Token(read)
+	return nil
 }

@@ -348,7 +348,8 @@ func readEntry(msg *nats.Msg, revision uint64) (*entry, error) {
 	if msg.Header.Get("KV-Operation") != "" || msg.Header.Get("Nats-Marker-Reason") != "" {
 		return &entry{token: Token{Key: key, Revision: revision}, revoked: true}, nil
 	}
-	token, err := ParseToken(msg.Data)
+	var token Token
+	err = token.UnmarshalJSON(msg.Data) // by itself: json.Unmarshal's own errors show a character
 	if err == nil && token.Key != key {
 		err = fmt.Errorf("%w: it is for %s", ErrBadToken, token.Key)
 	}

@@ -55,20 +55,27 @@ var (
 // goBlocks are the documents with Go in them, and what each block does. The blocks of a document are one program, in
 // their order. A document or a block that is not here fails the test.
 var goBlocks = map[string][]goBlock{
-	"README.md":              {reads, replaces},
-	"README.zh-CN.md":        {reads, replaces},
-	"client/doc.go":          {reads, replaces},
+	"README.md":       {reads, replaces},
+	"README.zh-CN.md": {reads, replaces},
+	"client/doc.go":   {reads, replaces},
+
+	"client/message/message.go": {answers("you said: hello")},
+
 	"docs/services.md":       {answers("you said: hello")},
 	"docs/services.zh-CN.md": {answers("你说的是：hello")},
 }
 
 // given are the names that the blocks of a document take for granted.
-var given = map[string]string{"client/doc.go": "ctx := context.Background()\nurl := \"nats://127.0.0.1:4222\"\n"}
+var given = map[string]string{
+	"client/doc.go": "ctx := context.Background()\nurl := \"nats://127.0.0.1:4222\"\n",
+	"client/message/message.go": "component := \"wxc0ffee0000000001\"\nnc, err := nats.Connect(\"nats://127.0.0.1:4222\", nats.CustomInboxPrefix(\"_INBOX_service\"))\n" +
+		"if err != nil {\n\tlog.Fatal(err)\n}\n",
+}
 
 // imported are the packages that a block may name.
 var imported = map[string]string{
 	"context": "context", "errors": "errors", "fmt": "fmt", "log": "log", "time": "time",
-	"nats": "github.com/nats-io/nats.go", "jetstream": "github.com/nats-io/nats.go/jetstream", "wxtoken": "wxtoken/client",
+	"nats": "github.com/nats-io/nats.go", "jetstream": "github.com/nats-io/nats.go/jetstream", "wxtoken": "wxtoken/client", "message": "wxtoken/client/message",
 }
 
 // answers is a block that answers the message "hello" of a user.
@@ -148,8 +155,13 @@ func documents(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out["client/doc.go"], err = ofPackage(filepath.Join(root, "client", "doc.go")); err != nil {
-		t.Fatal(err)
+	for name := range goBlocks {
+		if filepath.Ext(name) != ".go" {
+			continue
+		}
+		if out[name], err = ofPackage(filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return out
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/events"
 	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
@@ -229,10 +230,10 @@ func TestWholeLife(t *testing.T) {
 
 	t.Run("messages", func(t *testing.T) {
 		l := l.in(t)
-		sub, err := l.service.QueueSubscribe(wxtoken.ReplySubject(first.AppID, account), "shop", func(m *nats.Msg) {
-			message, err := wxtoken.ParseMessage(m.Data)
+		sub, err := l.service.QueueSubscribe(message.ReplySubject(first.AppID, account), "shop", func(m *nats.Msg) {
+			received, err := message.Parse(m.Data)
 			if err == nil {
-				err = m.Respond(message.Reply(time.Now()).Text("you said: " + message.Content))
+				err = m.Respond(received.Reply(time.Now()).Text("you said: " + received.Content))
 			}
 			if err != nil {
 				t.Error(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/store"
 )
 
 func TestClientTokenAllocatesNothing(t *testing.T) {
@@ -24,7 +25,7 @@ func TestClientTokenAllocatesNothing(t *testing.T) {
 // BenchmarkToken reads a token from a view of 100,000.
 func BenchmarkToken(b *testing.B) {
 	p := newPlatform(b)
-	record, err := tokenOf(shop, 1, time.Now()).Record()
+	record, err := store.TokenRecord(tokenOf(shop, 1, time.Now()))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/store"
 )
 
 func TestClientToken(t *testing.T) {
@@ -126,7 +127,7 @@ func TestClientKeepsOldForUnreadable(t *testing.T) {
 	p := newPlatform(t)
 	p.put(shop, 1)
 	client := p.client(wxtoken.Config{})
-	foreign, err := tokenOf(hotel, 9, time.Now()).Record()
+	foreign, err := store.TokenRecord(tokenOf(hotel, 9, time.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}

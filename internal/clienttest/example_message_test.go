@@ -8,18 +8,18 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 )
 
 // A service answers the messages of an account while WeChat waits. The queue group lets one of its
 // instances answer.
-func ExampleParseMessage() {
+func Example_message() {
 	demo := startDemo() // in a service: nats.Connect(url, nats.UserCredentials(file), nats.CustomInboxPrefix("_INBOX_shop"))
 	defer demo.stop()
 
-	_, err := demo.nc.QueueSubscribe(wxtoken.ReplySubject("wx_component", "wx_merchant"), "shop", func(msg *nats.Msg) {
+	_, err := demo.nc.QueueSubscribe(message.ReplySubject("wx_component", "wx_merchant"), "shop", func(msg *nats.Msg) {
 		var reply []byte // empty: nothing to say
-		if m, err := wxtoken.ParseMessage(msg.Data); err == nil && m.MsgType == "text" {
+		if m, err := message.Parse(msg.Data); err == nil && m.MsgType == "text" {
 			reply = m.Reply(time.Now()).Text("you said: " + m.Content)
 		}
 		if err := msg.Respond(reply); err != nil {
@@ -38,7 +38,7 @@ func ExampleParseMessage() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	reply, err := wxtoken.ParseMessage(answer.Data)
+	reply, err := message.Parse(answer.Data)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/store"
 )
 
 // A service connects once, makes one client, and asks it for the token at every call to WeChat.
@@ -153,10 +154,10 @@ func startDemo() *demo {
 // store stores the n-th token of the merchant.
 func (d *demo) store(n uint64) {
 	now := time.Now()
-	record, err := wxtoken.Token{
+	record, err := store.TokenRecord(wxtoken.Token{
 		Key: d.merchant, Value: wxtoken.NewSecret(fmt.Sprintf("token-%d", n)), Generation: n,
 		ObtainedAt: now, ExpiresAt: now.Add(2 * time.Hour), RenewAt: now.Add(80 * time.Minute),
-	}.Record()
+	})
 	must(err)
 	_, err = d.js.Publish(context.Background(), "$KV.tokens."+d.merchant.String(), record)
 	must(err)

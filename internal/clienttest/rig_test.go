@@ -16,6 +16,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,7 +98,7 @@ func (p *platform) put(key wxtoken.Key, n uint64) uint64 {
 
 func (p *platform) putToken(token wxtoken.Token) uint64 {
 	p.t.Helper()
-	record, err := token.Record()
+	record, err := store.TokenRecord(token)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"wxtoken/client"
+	"wxtoken/internal/store"
 )
 
 // A time that JSON can hold: RFC 3339 has years of four digits.
@@ -34,12 +35,12 @@ func TestTokenRecordRoundTrip(t *testing.T) {
 		if rapid.Bool().Draw(t, "previous") {
 			token.Previous = &wxtoken.Previous{Value: wxtoken.NewSecret("p"), ValidUntil: aTime.Draw(t, "valid")}
 		}
-		record, err := token.Record()
+		record, err := store.TokenRecord(token)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := wxtoken.ParseToken(record)
-		if err != nil {
+		var got wxtoken.Token
+		if err := json.Unmarshal(record, &got); err != nil {
 			t.Fatalf("%s: %v", record, err)
 		}
 		want := token
@@ -61,25 +62,26 @@ func TestTokenRecord(t *testing.T) {
 		Key: wxtoken.AuthorizerKey("wxc", "wxa"), Value: wxtoken.NewSecret("new"), Generation: 4, Revision: 9,
 		ObtainedAt: at, ExpiresAt: at.Add(2 * time.Hour), RenewAt: at.Add(80 * time.Minute),
 	}
-	const want = `{"key":"authorizer.wxc.wxa","value":"new","generation":4,` +
-		`"obtained_at":"2026-11-22T10:00:00Z","expires_at":"2026-11-22T12:00:00Z","renew_at":"2026-11-22T11:20:00Z"`
-	if got, err := token.Record(); err != nil || string(got) != want+"}" {
-		t.Errorf("Record = %s, %v", got, err)
+	const want = `{"key":"authorizer.wxc.wxa","generation":4,` +
+		`"obtained_at":"2026-11-22T10:00:00Z","expires_at":"2026-11-22T12:00:00Z","renew_at":"2026-11-22T11:20:00Z","value":"new"`
+	if got, err := store.TokenRecord(token); err != nil || string(got) != want+"}" {
+		t.Errorf("TokenRecord = %s, %v", got, err)
 	}
 	token.Previous = &wxtoken.Previous{Value: wxtoken.NewSecret("old"), ValidUntil: at.Add(5 * time.Minute)}
-	if got, err := token.Record(); err != nil || string(got) != want+`,"previous":{"value":"old","valid_until":"2026-11-22T10:05:00Z"}}` {
-		t.Errorf("Record = %s, %v", got, err)
+	if got, err := store.TokenRecord(token); err != nil || string(got) != want+`,"previous":{"value":"old","valid_until":"2026-11-22T10:05:00Z"}}` {
+		t.Errorf("TokenRecord = %s, %v", got, err)
 	}
-	if _, err := (wxtoken.Token{Value: token.Value}).Record(); !errors.Is(err, wxtoken.ErrBadKey) {
-		t.Errorf("Record without a key: %v, want ErrBadKey", err)
+	if _, err := store.TokenRecord(wxtoken.Token{Value: token.Value}); !errors.Is(err, wxtoken.ErrBadKey) {
+		t.Errorf("TokenRecord without a key: %v, want ErrBadKey", err)
 	}
 }
 
-func TestParseTokenIgnoresUnknownFields(t *testing.T) {
+func TestTokenIgnoresUnknownFields(t *testing.T) {
 	t.Parallel()
-	got, err := wxtoken.ParseToken([]byte(`{"later":{"a":1},"key":"component.wxc","value":"v","expires_at":"2026-11-22T12:00:00Z"}`))
+	var got wxtoken.Token
+	err := json.Unmarshal([]byte(`{"later":{"a":1},"key":"component.wxc","value":"v","expires_at":"2026-11-22T12:00:00Z"}`), &got)
 	if err != nil || got.Key != wxtoken.ComponentKey("wxc") || got.Value.Reveal() != "v" {
-		t.Errorf("ParseToken = %v, %v", got, err)
+		t.Errorf("read as %v, %v", got, err)
 	}
 }
 
@@ -92,19 +94,18 @@ func FuzzTokenRecord(f *testing.F) {
 	f.Add([]byte(`{"key":"component.SEKRET.","value":"SEKRET"}`))
 	f.Add([]byte(`["SEKRET"`))
 	f.Fuzz(func(t *testing.T, record []byte) {
-		token, err := wxtoken.ParseToken(record)
-		if err != nil {
+		var token, again wxtoken.Token
+		if err := token.UnmarshalJSON(record); err != nil {
 			if !errors.Is(err, wxtoken.ErrBadToken) || strings.Contains(err.Error(), "SEKRET") {
-				t.Fatalf("ParseToken: %v", err)
+				t.Fatalf("UnmarshalJSON: %v", err)
 			}
 			return
 		}
-		written, err := token.Record()
+		written, err := store.TokenRecord(token)
 		if err != nil {
 			t.Fatalf("read but not writable: %v", err)
 		}
-		again, err := wxtoken.ParseToken(written)
-		if err != nil || !reflect.DeepEqual(again, token) {
+		if err := again.UnmarshalJSON(written); err != nil || !reflect.DeepEqual(again, token) {
 			t.Fatalf("%+v came back as %+v, %v", token, again, err)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/store"
 	"wxtoken/internal/streams/streamstest"
 )
 
@@ -76,11 +77,11 @@ func (b *bench) stored() {
 
 func (b *bench) token(key wxtoken.Key, generation uint64, expires time.Duration) {
 	b.t.Helper()
-	record, err := wxtoken.Token{
+	record, err := store.TokenRecord(wxtoken.Token{
 		Key: key, Value: wxtoken.NewSecret("SEKRET-" + key.String()), Generation: generation,
 		ObtainedAt: now.Add(-time.Hour), ExpiresAt: now.Add(expires), RenewAt: now.Add(expires / 3),
 		Previous: &wxtoken.Previous{Value: wxtoken.NewSecret("SEKRET-before"), ValidUntil: now},
-	}.Record()
+	})
 	if err != nil {
 		b.t.Fatal(err)
 	}

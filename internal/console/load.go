@@ -128,7 +128,8 @@ func read(ctx context.Context, tokens, status jetstream.Stream, key wxtoken.Key,
 		return r, fmt.Errorf("read the token of %s: %w", key, err)
 	}
 	if err == nil {
-		if t, err := wxtoken.ParseToken(m.Data); err == nil { // a deletion has no record
+		var t wxtoken.Token
+		if t.UnmarshalJSON(m.Data) == nil { // a deletion has no record
 			sum := sha256.Sum256([]byte(t.Value.Reveal()))
 			r.Generation, r.TokenSHA256, r.ExpiresAt, r.RenewAt = t.Generation, hex.EncodeToString(sum[:4]), t.ExpiresAt, t.RenewAt
 			known = true

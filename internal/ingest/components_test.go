@@ -82,7 +82,7 @@ func TestRemovedWhileUnderWay(t *testing.T) {
 		}
 		return echo(t)(msg)
 	})
-	_, header, body := pushed(t, msgPath, message("text", "<Content>hello</Content>")).to(t, r.serve(t))
+	_, header, body := pushed(t, msgPath, messageOf("text", "<Content>hello</Content>")).to(t, r.serve(t))
 	if got := opened(t, keys, header, body); got != echoed("hello") {
 		t.Errorf("reply %q", got)
 	}

@@ -129,8 +129,8 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	if sane(m.CreateTime) {
 		p.created, at = m.CreateTime, m.CreateTime
 	}
-	account := releaseAccount(appid, m)
-	code := releaseCode(m)
+	account := releaseAccount(appid, m.Message)
+	code := releaseCode(m.Message)
 	switch {
 	case account == "":
 	case code != "" && i.releaseCheck:
@@ -148,7 +148,7 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	case code != "":
 		text = withoutCode(text, code)
 	case i.releaseCheck:
-		p.reply.document = i.releaseReply(m, text)
+		p.reply.document = i.releaseReply(m.Message)
 	}
 	if secret {
 		auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC(), Detail: detailUnblanked, AskList: true}

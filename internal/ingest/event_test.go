@@ -59,21 +59,21 @@ func TestPushBecomesEvents(t *testing.T) {
 		{name: "unknown InfoType with a code", path: authPath, text: event("newly_authorized", "<AuthorizationCode>"+code+"</AuthorizationCode>"), kind: "other",
 			subject: notice + ".newly_authorized", ceType: "wechat.notice.newly_authorized", contentType: "application/xml",
 			data: event("newly_authorized", "<AuthorizationCode></AuthorizationCode>")},
-		{name: "text", path: msgPath, text: message("text", "<Content><![CDATA[hello 世界]]></Content><MsgId>23</MsgId>"), kind: "message",
+		{name: "text", path: msgPath, text: messageOf("text", "<Content><![CDATA[hello 世界]]></Content><MsgId>23</MsgId>"), kind: "message",
 			subject: msg + ".text", ceType: "wechat.message.text", about: authorizer, contentType: "application/xml"},
-		{name: "event", path: msgPath, text: message("event", "<Event>subscribe</Event>"), kind: "message",
+		{name: "event", path: msgPath, text: messageOf("event", "<Event>subscribe</Event>"), kind: "message",
 			subject: msg + ".event.subscribe", ceType: "wechat.message.event.subscribe", about: authorizer, contentType: "application/xml"},
-		{name: "odd MsgType", path: msgPath, text: message("a.b *>\tc", ""), kind: "message",
+		{name: "odd MsgType", path: msgPath, text: messageOf("a.b *>\tc", ""), kind: "message",
 			subject: msg + ".a_b____c", ceType: "wechat.message.a_b____c", about: authorizer, contentType: "application/xml"},
 		{name: "message in JSON", path: msgPath, text: jsonMessage, kind: "message",
 			subject: msg + ".event.debug_demo", ceType: "wechat.message.event.debug_demo", about: authorizer, contentType: "application/json"},
-		{name: "a text like that of the release check", path: msgPath, text: message("text", "<Content>QUERY_AUTH_CODE:x</Content>"), kind: "message",
+		{name: "a text like that of the release check", path: msgPath, text: messageOf("text", "<Content>QUERY_AUTH_CODE:x</Content>"), kind: "message",
 			subject: msg + ".text", ceType: "wechat.message.text", about: authorizer, contentType: "application/xml"},
 		{name: "release check by path", path: "/wechat/" + component + "/message/wx570bc396a51b8ff8", kind: "release_check",
-			text: message("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"),
+			text: messageOf("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"),
 			auth: &events.Auth{Kind: "release_check", Authorizer: "wx570bc396a51b8ff8", Code: code, OpenID: "openid-of-a-user"}},
 		{name: "release check by gh_ id", path: msgPath, kind: "release_check",
-			text: strings.Replace(message("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"), "gh_97417a04a28d", "gh_7818dcb60240", 1),
+			text: strings.Replace(messageOf("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"), "gh_97417a04a28d", "gh_7818dcb60240", 1),
 			auth: &events.Auth{Kind: "release_check", Authorizer: "wx5910277cae6fd970", Code: code, OpenID: "openid-of-a-user"}},
 	}
 	for _, row := range rows {
@@ -175,7 +175,7 @@ func TestRepeatsAreOneEvent(t *testing.T) {
 		{authPath, ticketEvent(), "component_verify_ticket"},
 		{authPath, authorizedEvent("authorized"), "authorized"},
 		{authPath, event("something_new", ""), "other"},
-		{msgPath, message("text", "<Content>hello</Content>"), "message"},
+		{msgPath, messageOf("text", "<Content>hello</Content>"), "message"},
 	}
 	for _, repeat := range repeats {
 		for range 3 {
@@ -194,8 +194,8 @@ func TestRepeatsAreOneEvent(t *testing.T) {
 	// What differs is another event, even within one second and from the same user.
 	for _, other := range []struct{ path, text string }{
 		{authPath, event("something_new", "<x>other</x>")},
-		{msgPath, message("text", "<Content>other</Content>")},
-		{"/wechat/" + component + "/message/wxanother", message("text", "<Content>hello</Content>")},
+		{msgPath, messageOf("text", "<Content>other</Content>")},
+		{"/wechat/" + component + "/message/wxanother", messageOf("text", "<Content>hello</Content>")},
 	} {
 		if status, _, body := pushed(t, other.path, other.text).to(t, at); status != http.StatusOK {
 			t.Fatalf("answer %d %q, want 200", status, body)

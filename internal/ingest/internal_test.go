@@ -16,8 +16,8 @@ import (
 	"pgregory.net/rapid"
 
 	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/settings"
-	"wxtoken/internal/wechat"
 )
 
 const (
@@ -163,14 +163,14 @@ func TestReleaseAccounts(t *testing.T) {
 			t.Errorf("account %s %s", gh, appid)
 		}
 		seen[appid] = true
-		if releaseAccount(appid, wechat.Message{}) != appid || releaseAccount("wxa", wechat.Message{ToUserName: gh}) != appid {
+		if releaseAccount(appid, message.Message{}) != appid || releaseAccount("wxa", message.Message{ToUserName: gh}) != appid {
 			t.Errorf("account %s %s is not known by each of its names", gh, appid)
 		}
 	}
-	if releaseAccount("wxa", wechat.Message{ToUserName: "gh_1"}) != "" {
+	if releaseAccount("wxa", message.Message{ToUserName: "gh_1"}) != "" {
 		t.Error("any account is taken for one that is lent")
 	}
-	for _, m := range []wechat.Message{{MsgType: "image", Content: "QUERY_AUTH_CODE:c"}, {MsgType: "text", Content: "QUERY_AUTH_CODE:"}, {MsgType: "text"}} {
+	for _, m := range []message.Message{{MsgType: "image", Content: "QUERY_AUTH_CODE:c"}, {MsgType: "text", Content: "QUERY_AUTH_CODE:"}, {MsgType: "text"}} {
 		if code := releaseCode(m); code != "" {
 			t.Errorf("%s %q has code %q", m.MsgType, m.Content, code)
 		}

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
@@ -85,7 +85,7 @@ func TestCases(t *testing.T) {
 			}
 			checkOddities(t, r, row.kinds)
 			if row.msgID != "" {
-				m, err := wxtoken.ParseMessage(messages[0].Data)
+				m, err := message.Parse(messages[0].Data)
 				if err != nil || m.MsgID != row.msgID || m.FromUserName != "oFIXTURE0001" || m.MsgType != "text" || m.Event != "" {
 					t.Errorf("read as %+v, %v", m, err)
 				}
@@ -159,7 +159,7 @@ func checkOddities(t *testing.T, r *rig, kinds string) {
 func TestOddEnvelopes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
-	text := message("text", "<Content>hi</Content>")
+	text := messageOf("text", "<Content>hi</Content>")
 	envelopes := map[string]string{
 		"wrapped lines":            "<xml><Encrypt>$\n\t$</Encrypt></xml>",
 		"JSON with white space":    `{"Encrypt":" $ \n"}`,
@@ -226,16 +226,16 @@ func TestOddPushes(t *testing.T) {
 		{"white space alone", authPath, " \n", "unreadable", "", true},
 		{"JSON with a name twice", authPath, `{"AppId":"` + component + `","CreateTime":` + created + `,"InfoType":"unauthorized","AuthorizerAppid":"wxa","x":1,"x":2}`, "unauthorized", onNotice + ".unauthorized", false},
 		{"byte order mark", authPath, "\uFEFF" + authorizedEvent("updateauthorized"), "updateauthorized", onNotice + ".updateauthorized", false},
-		{"a message", authPath, message("text", "<Content>hello</Content>"), "", onNotice + "._", false},
+		{"a message", authPath, messageOf("text", "<Content>hello</Content>"), "", onNotice + "._", false},
 
 		{"no MsgType", msgPath, "<xml><ToUserName>gh_1</ToUserName></xml>", "", onMessage + "._", false},
 		{"no document", msgPath, "hello", "", onMessage + "._", false},
 		{"white space alone", msgPath, " ", "", onMessage + "._", false},
-		{"MsgType of 129", msgPath, message(strings.Repeat("a", 129), ""), "", onMessage + "." + strings.Repeat("a", 64), false},
+		{"MsgType of 129", msgPath, messageOf(strings.Repeat("a", 129), ""), "", onMessage + "." + strings.Repeat("a", 64), false},
 		{"a ticket", msgPath, ticketEvent(), "component_verify_ticket", "", false},
 		{"an authorization", msgPath, authorizedEvent("authorized"), "authorized", onNotice + ".authorized", false},
 		{"a ticket that can't be read", msgPath, strings.Replace(ticketEvent(), "</InfoType>", "</x>", 1), "unreadable", "", true},
-		{"CreateTime 2^63", msgPath, strings.Replace(message("text", "<Content>2^63</Content>"), created, "9223372036854775808", 1), "", onMessage + ".text", false},
+		{"CreateTime 2^63", msgPath, strings.Replace(messageOf("text", "<Content>2^63</Content>"), created, "9223372036854775808", 1), "", onMessage + ".text", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			row.text = strings.ReplaceAll(row.text, code, code+strconv.Itoa(n)) // or it would be a repeat of another
@@ -262,7 +262,7 @@ func TestOddPlain(t *testing.T) {
 	t.Parallel()
 	r := rigOn(t, newRig(t, natsdtest.Start(t)).js, func(c *ingest.Config) { c.PlainMessages = true })
 	for text, want := range map[string]int{
-		message("text", "<Content><![CDATA[a]]> \x10]]></Content>"):     http.StatusOK,
+		messageOf("text", "<Content><![CDATA[a]]> \x10]]></Content>"):   http.StatusOK,
 		"<xml><ToUserName>gh_1</ToUserName></xml>":                      http.StatusOK,
 		event("unauthorized", "<AuthorizerAppid>wxa</AuthorizerAppid>"): http.StatusOK,
 		ticketEvent():                 http.StatusForbidden,

@@ -289,7 +289,7 @@ func TestRefused(t *testing.T) {
 // TestPlainRefused looks at what is refused though messages in plain mode are taken.
 func TestPlainRefused(t *testing.T) {
 	t.Parallel()
-	text := message("text", "<Content>SEKRET</Content>")
+	text := messageOf("text", "<Content>SEKRET</Content>")
 	plain := func(edit func(c *call)) *call {
 		c := plainCall(msgPath, text)
 		edit(c)

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"strings"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/wechat"
 )
 
@@ -30,7 +30,7 @@ var releaseAccounts = map[string]string{
 
 // releaseAccount returns the appid of the lent account that a message is for; empty for a message to any other
 // account. Either of appid, which is that of the path, and ToUserName tells.
-func releaseAccount(appid string, m wechat.Message) string {
+func releaseAccount(appid string, m message.Message) string {
 	if lent, ok := releaseAccounts[m.ToUserName]; ok {
 		return lent
 	}
@@ -43,7 +43,7 @@ func releaseAccount(appid string, m wechat.Message) string {
 }
 
 // releaseCode returns the authorization code that a message carries; empty for any other message.
-func releaseCode(m wechat.Message) string {
+func releaseCode(m message.Message) string {
 	code, ok := strings.CutPrefix(m.Content, releaseCodePrefix)
 	if !ok || m.MsgType != "text" {
 		return ""
@@ -52,7 +52,7 @@ func releaseCode(m wechat.Message) string {
 }
 
 // releaseReply returns the reply that the check wants to a message for a lent account, nil when it wants none.
-func (i *Ingest) releaseReply(m wechat.Message, text []byte) []byte {
+func (i *Ingest) releaseReply(m message.Message) []byte {
 	var content string
 	switch {
 	case m.MsgType == "text" && m.Content == releaseText:
@@ -62,11 +62,7 @@ func (i *Ingest) releaseReply(m wechat.Message, text []byte) []byte {
 	default:
 		return nil
 	}
-	read, err := wxtoken.ParseMessage(text)
-	if err != nil {
-		return nil // wechat is the stricter reader of the two: it has taken the document
-	}
-	return read.Reply(i.now()).Text(content)
+	return m.Reply(i.now()).Text(content)
 }
 
 // withoutCode returns the document of a message without its authorization code, which is a credential: with the

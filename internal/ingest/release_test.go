@@ -8,7 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
@@ -29,7 +29,7 @@ func TestReleaseCheck(t *testing.T) {
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
 	nc := srv.Connect()
-	if _, err := nc.Subscribe(wxtoken.ReplySubject(component, "*"), func(msg *nats.Msg) {
+	if _, err := nc.Subscribe(message.ReplySubject(component, "*"), func(msg *nats.Msg) {
 		t.Errorf("a service was asked on %s", msg.Subject)
 	}); err != nil {
 		t.Fatal(err)
@@ -41,10 +41,10 @@ func TestReleaseCheck(t *testing.T) {
 	for n, account := range lent {
 		path := "/wechat/" + component + "/message/" + account[1]
 		to := func(text string) string { return strings.Replace(text, "gh_97417a04a28d", account[0], 1) }
-		replied := string(wxtoken.Message{ToUserName: account[0], FromUserName: "openid-of-a-user"}.Reply(now).Text("TESTCOMPONENT_MSG_TYPE_TEXT_callback"))
+		replied := string(message.Message{ToUserName: account[0], FromUserName: "openid-of-a-user"}.Reply(now).Text("TESTCOMPONENT_MSG_TYPE_TEXT_callback"))
 		for text, want := range map[string]string{
-			to(message("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")): replied,
-			to(message("event", "<Event>LOCATION</Event>")):                       strings.Replace(replied, "TESTCOMPONENT_MSG_TYPE_TEXT_callback", "LOCATIONfrom_callback", 1),
+			to(messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")): replied,
+			to(messageOf("event", "<Event>LOCATION</Event>")):                       strings.Replace(replied, "TESTCOMPONENT_MSG_TYPE_TEXT_callback", "LOCATIONfrom_callback", 1),
 		} {
 			status, header, body := pushed(t, path, text).to(t, at)
 			if got := opened(t, keys, header, body); status != http.StatusOK || got != want {
@@ -56,7 +56,7 @@ func TestReleaseCheck(t *testing.T) {
 			}
 		}
 		// The code goes to AUTH, with the user who wants an answer, and gets an empty body.
-		status, _, body := pushed(t, path, to(message("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"))).to(t, at)
+		status, _, body := pushed(t, path, to(messageOf("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"))).to(t, at)
 		if status != http.StatusOK || body != "" {
 			t.Errorf("%s: answer %d %q, want 200 and nothing", account[0], status, body)
 		}
@@ -89,11 +89,11 @@ func TestReleaseCheckIsForLentAccounts(t *testing.T) {
 	at := r.serve(t)
 	path := "/wechat/" + component + "/message/" + lent[0][1]
 	for _, c := range []*call{
-		pushed(t, msgPath, message("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")), // any account
-		pushed(t, msgPath, message("event", "<Event>LOCATION</Event>")),
-		pushed(t, path, message("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT!</Content>")),
-		pushed(t, path, message("image", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")),
-		pushed(t, path, message("event", "")),
+		pushed(t, msgPath, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")), // any account
+		pushed(t, msgPath, messageOf("event", "<Event>LOCATION</Event>")),
+		pushed(t, path, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT!</Content>")),
+		pushed(t, path, messageOf("image", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")),
+		pushed(t, path, messageOf("event", "")),
 	} {
 		if status, _, body := c.to(t, at); status != http.StatusOK || body != "success" {
 			t.Errorf("answer %d %q, want 200 success", status, body)
@@ -108,16 +108,16 @@ func TestReleaseCheckIsForLentAccounts(t *testing.T) {
 func TestReleaseCheckOff(t *testing.T) {
 	t.Parallel()
 	path := "/wechat/" + component + "/message/" + lent[0][1]
-	withCode := message("text", "<Content><![CDATA[QUERY_AUTH_CODE:"+code+"]]></Content>")
+	withCode := messageOf("text", "<Content><![CDATA[QUERY_AUTH_CODE:"+code+"]]></Content>")
 	blank := strings.Replace(withCode, code, "", 1)
 	const head = `{"MsgType":"text","Content":"QUERY_AUTH_CODE:`
 	for name, row := range map[string]struct{ text, want string }{
-		"text":                    {message("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>"), message("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")},
-		"event":                   {message("event", "<Event>LOCATION</Event>"), message("event", "<Event>LOCATION</Event>")},
+		"text":                    {messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>"), messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")},
+		"event":                   {messageOf("event", "<Event>LOCATION</Event>"), messageOf("event", "<Event>LOCATION</Event>")},
 		"code":                    {withCode, blank},
 		"code in JSON":            {head + code + `"}`, head + `"}`},
-		"short code":              {message("text", "<Content>QUERY_AUTH_CODE:x</Content>"), message("text", "<Content>QUERY_AUTH_CODE:</Content>")},
-		"code in an odd spelling": {message("text", "<Content>QUERY_AUTH_CODE:&#113;ueryauthcode@@@SEKRET-code</Content>"), ""},
+		"short code":              {messageOf("text", "<Content>QUERY_AUTH_CODE:x</Content>"), messageOf("text", "<Content>QUERY_AUTH_CODE:</Content>")},
+		"code in an odd spelling": {messageOf("text", "<Content>QUERY_AUTH_CODE:&#113;ueryauthcode@@@SEKRET-code</Content>"), ""},
 		"code in odd JSON":        {strings.Replace(head, "_", `\u005f`, 1) + code + `"}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestReleaseCheckOff(t *testing.T) {
 			r := rigOn(t, newRig(t, srv).js, func(c *ingest.Config) { c.ReleaseCheck = false })
 			asked := make(chan string, 1)
 			nc := srv.Connect()
-			if _, err := nc.Subscribe(wxtoken.ReplySubject(component, lent[0][1]), func(msg *nats.Msg) {
+			if _, err := nc.Subscribe(message.ReplySubject(component, lent[0][1]), func(msg *nats.Msg) {
 				asked <- string(msg.Data)
 				_ = msg.Respond(nil)
 			}); err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsd/natsdtest"
@@ -86,7 +86,7 @@ func opened(t *testing.T, with wechat.Keys, header http.Header, body string) str
 func service(t testing.TB, srv *natsdtest.Server, handle func(*nats.Msg) []byte) {
 	t.Helper()
 	nc := srv.Connect()
-	_, err := nc.QueueSubscribe(wxtoken.ReplySubject(component, authorizer), "test", func(msg *nats.Msg) {
+	_, err := nc.QueueSubscribe(message.ReplySubject(component, authorizer), "test", func(msg *nats.Msg) {
 		if err := msg.Respond(handle(msg)); err != nil {
 			t.Errorf("respond: %v", err)
 		}
@@ -102,7 +102,7 @@ func service(t testing.TB, srv *natsdtest.Server, handle func(*nats.Msg) []byte)
 // echo answers a message with its own text, in the message's format.
 func echo(t testing.TB) func(*nats.Msg) []byte {
 	return func(msg *nats.Msg) []byte {
-		m, err := wxtoken.ParseMessage(msg.Data)
+		m, err := message.Parse(msg.Data)
 		if err != nil {
 			t.Errorf("asked about %q: %v", msg.Data, err)
 		}
@@ -112,7 +112,7 @@ func echo(t testing.TB) func(*nats.Msg) []byte {
 
 // echoed is what echo answers to a message of message.
 func echoed(content string) string {
-	m := wxtoken.Message{ToUserName: "gh_97417a04a28d", FromUserName: "openid-of-a-user"}
+	m := message.Message{ToUserName: "gh_97417a04a28d", FromUserName: "openid-of-a-user"}
 	return string(m.Reply(now).Text("echo: " + content))
 }
 
@@ -120,9 +120,9 @@ func echoed(content string) string {
 func TestReply(t *testing.T) {
 	t.Parallel()
 	before := wechat.Keys{AppID: component, Tokens: []string{tokenBefore}, AESKeys: []string{aesBefore}}
-	hello := message("text", "<Content><![CDATA[hello ]]>]]&gt;</Content>")
+	hello := messageOf("text", "<Content><![CDATA[hello ]]>]]&gt;</Content>")
 	const jsonText = `{"ToUserName":"gh_97417a04a28d","FromUserName":"openid-of-a-user","CreateTime":1795348800,"MsgType":"text","Content":"hello"}`
-	jsonReply := string(wxtoken.Message{ToUserName: "gh_97417a04a28d", FromUserName: "openid-of-a-user", JSON: true}.Reply(now).Text("echo: hello"))
+	jsonReply := string(message.Message{ToUserName: "gh_97417a04a28d", FromUserName: "openid-of-a-user", JSON: true}.Reply(now).Text("echo: hello"))
 	rows := []struct {
 		name  string
 		call  *call
@@ -137,7 +137,7 @@ func TestReply(t *testing.T) {
 		{"a document in XML in an envelope in JSON", pushed(t, msgPath, hello).inJSON(), keys, echoed("hello ]]>"), "application/json", "text", ""},
 		{"compatibility, XML", pushed(t, msgPath, hello).compat("<MsgType>text</MsgType><Content>in the clear</Content>"), keys, echoed("hello ]]>"), "application/xml", "text", ""},
 		{"earlier token and key", push(t, msgPath, before, hello), before, echoed("hello ]]>"), "application/xml", "text", ""},
-		{"event", pushed(t, msgPath, message("event", "<Event>a.b</Event>")), keys, echoed("a.b"), "application/xml", "event.a_b", message("event", "<Event>a.b</Event>")},
+		{"event", pushed(t, msgPath, messageOf("event", "<Event>a.b</Event>")), keys, echoed("a.b"), "application/xml", "event.a_b", messageOf("event", "<Event>a.b</Event>")},
 		{"plain, XML", plainCall(msgPath, hello), wechat.Keys{}, echoed("hello ]]>"), "application/xml", "text", ""},
 		{"plain, JSON", plainCall(msgPath, jsonText), wechat.Keys{}, jsonReply, "application/json", "text", jsonText},
 		{"plain allowed, encrypted all the same", pushed(t, msgPath, hello), keys, echoed("hello ]]>"), "application/xml", "text", ""},
@@ -222,7 +222,7 @@ func TestNoReply(t *testing.T) {
 			srv := natsdtest.Start(t)
 			r := newRig(t, srv)
 			service(t, srv, func(*nats.Msg) []byte { return []byte(row.answer) })
-			status, header, body := pushed(t, msgPath, message("text", "<Content>hello</Content>")).to(t, r.serve(t))
+			status, header, body := pushed(t, msgPath, messageOf("text", "<Content>hello</Content>")).to(t, r.serve(t))
 			if status != http.StatusOK || body != "success" || !strings.HasPrefix(header.Get("Content-Type"), "text/plain") {
 				t.Errorf("answer %d %q, want 200 success", status, body)
 			}
@@ -246,7 +246,7 @@ func TestNoReply(t *testing.T) {
 		srv := natsdtest.Start(t)
 		r := newRig(t, srv)
 		service(t, srv, func(*nats.Msg) []byte { return []byte(doc(64 << 10)) })
-		_, header, body := pushed(t, msgPath, message("text", "")).to(t, r.serve(t))
+		_, header, body := pushed(t, msgPath, messageOf("text", "")).to(t, r.serve(t))
 		if got := opened(t, keys, header, body); got != doc(64<<10) {
 			t.Errorf("reply of %d bytes, want %d", len(got), 64<<10)
 		}
@@ -256,7 +256,7 @@ func TestNoReply(t *testing.T) {
 		srv := natsdtest.Start(t)
 		r := newRig(t, srv)
 		service(t, srv, func(*nats.Msg) []byte { return []byte(`{"ErrCode":0,"ErrMsg":"success"}`) })
-		_, header, body := pushed(t, msgPath, message("event", "<Event>xpay_goods_deliver_notify</Event>")).to(t, r.serve(t))
+		_, header, body := pushed(t, msgPath, messageOf("event", "<Event>xpay_goods_deliver_notify</Event>")).to(t, r.serve(t))
 		if got := opened(t, keys, header, body); got != `{"ErrCode":0,"ErrMsg":"success"}` {
 			t.Errorf("reply %q", got)
 		}
@@ -267,7 +267,7 @@ func TestNoReply(t *testing.T) {
 		r := newRig(t, srv)
 		nc := srv.Connect()
 		s, err := micro.AddService(nc, micro.Config{Name: "shop", Version: "1.0.0", Endpoint: &micro.EndpointConfig{
-			Subject: wxtoken.ReplySubject(component, authorizer),
+			Subject: message.ReplySubject(component, authorizer),
 			Handler: micro.HandlerFunc(func(req micro.Request) {
 				if err := req.Error("500", "SEKRET", []byte("<xml></xml>")); err != nil {
 					t.Error(err)
@@ -281,7 +281,7 @@ func TestNoReply(t *testing.T) {
 		if err := nc.FlushTimeout(time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		_, _, body := pushed(t, msgPath, message("text", "")).to(t, r.serve(t))
+		_, _, body := pushed(t, msgPath, messageOf("text", "")).to(t, r.serve(t))
 		if lines := r.log.lines(t); body != "success" || len(lines) != 1 || lines[0]["reason"] != "reply_error" || strings.Contains(r.log.String(), "SEKRET") {
 			t.Errorf("answer %q, logged %s", body, r.log)
 		}
@@ -297,7 +297,7 @@ func TestNobodyListens(t *testing.T) {
 	var asked atomic.Int64
 	nc := srv.Connect()
 	// Of another account, and of another component with an account of that name: neither is asked.
-	for _, subject := range []string{wxtoken.ReplySubject(component, "wxother"), wxtoken.ReplySubject("wxother", authorizer)} {
+	for _, subject := range []string{message.ReplySubject(component, "wxother"), message.ReplySubject("wxother", authorizer)} {
 		if _, err := nc.Subscribe(subject, func(*nats.Msg) { asked.Add(1) }); err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestNobodyListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 10 {
-		text := message("text", fmt.Sprintf("<Content>%d</Content>", n))
+		text := messageOf("text", fmt.Sprintf("<Content>%d</Content>", n))
 		if status, _, body := pushed(t, msgPath, text).to(t, at); status != http.StatusOK || body != "success" {
 			t.Fatalf("answer %d %q, want 200 success", status, body)
 		}
@@ -332,7 +332,7 @@ func TestRepeatIsAskedAgain(t *testing.T) {
 	ids := make(chan string, 2)
 	service(t, srv, func(msg *nats.Msg) []byte { ids <- msg.Header.Get("ce-id"); return echo(t)(msg) })
 	for range 2 {
-		_, header, body := pushed(t, msgPath, message("text", "<Content>hello</Content>")).to(t, at)
+		_, header, body := pushed(t, msgPath, messageOf("text", "<Content>hello</Content>")).to(t, at)
 		if got := opened(t, keys, header, body); got != echoed("hello") {
 			t.Errorf("reply %q", got)
 		}
@@ -353,12 +353,12 @@ func TestNotStoredIsNotAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{msgPath, "/wechat/" + component + "/message/wx570bc396a51b8ff8"} {
-		c := pushed(t, path, message("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>"))
+		c := pushed(t, path, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>"))
 		if status, _, body := c.to(t, r.serve(t)); status != http.StatusServiceUnavailable || body != "retry" {
 			t.Errorf("%s: answer %d %q, want 503 retry", path, status, body)
 		}
 	}
-	old := strings.Replace(message("text", ""), fmt.Sprint(now.Unix()), fmt.Sprint(now.Add(-25*time.Hour).Unix()), 1)
+	old := strings.Replace(messageOf("text", ""), fmt.Sprint(now.Unix()), fmt.Sprint(now.Add(-25*time.Hour).Unix()), 1)
 	if status, _, body := pushed(t, msgPath, old).to(t, r.serve(t)); status != http.StatusOK || body != "success" {
 		t.Errorf("a message of yesterday: answer %d %q, want 200 success", status, body)
 	}
@@ -374,7 +374,7 @@ func TestSlowServices(t *testing.T) {
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
 	nc := srv.Connect()
-	if _, err := nc.Subscribe(wxtoken.ReplySubject(component, "*"), func(*nats.Msg) {}); err != nil { // never answers
+	if _, err := nc.Subscribe(message.ReplySubject(component, "*"), func(*nats.Msg) {}); err != nil { // never answers
 		t.Fatal(err)
 	}
 	if err := nc.FlushTimeout(time.Minute); err != nil {
@@ -383,7 +383,7 @@ func TestSlowServices(t *testing.T) {
 	const most = 256
 	var all sync.WaitGroup
 	for n := range most + 20 {
-		c := pushed(t, msgPath, message("text", fmt.Sprintf("<Content>%d</Content>", n)))
+		c := pushed(t, msgPath, messageOf("text", fmt.Sprintf("<Content>%d</Content>", n)))
 		all.Go(func() {
 			for { // the parsers are few, and their refusal comes before everything
 				rec := c.direct(r)

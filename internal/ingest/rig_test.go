@@ -285,8 +285,8 @@ func authorizedEvent(infoType string) string {
 		"</AuthorizationCodeExpiredTime><PreAuthCode>"+preAuthCode+"</PreAuthCode>")
 }
 
-// message returns a document of the message and event URL.
-func message(msgType, fields string) string {
+// messageOf returns a document of the message and event URL.
+func messageOf(msgType, fields string) string {
 	return fmt.Sprintf("<xml><ToUserName><![CDATA[gh_97417a04a28d]]></ToUserName><FromUserName><![CDATA[openid-of-a-user]]></FromUserName>"+
 		"<CreateTime>%d</CreateTime><MsgType><![CDATA[%s]]></MsgType>%s</xml>", now.Unix(), msgType, fields)
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams/streamstest"
@@ -166,7 +166,7 @@ func TestNATSTrouble(t *testing.T) {
 		// A service that listens and never answers, and one that answers at the last moment.
 		var pause atomic.Int64
 		pause.Store(int64(time.Hour))
-		if _, err := r.js.Conn().Subscribe(wxtoken.ReplySubject(component, authorizer), func(msg *nats.Msg) {
+		if _, err := r.js.Conn().Subscribe(message.ReplySubject(component, authorizer), func(msg *nats.Msg) {
 			time.AfterFunc(time.Duration(pause.Load()), func() { _ = msg.Respond([]byte("<xml><MsgType>text</MsgType></xml>")) })
 		}); err != nil {
 			t.Fatal(err)
@@ -174,7 +174,7 @@ func TestNATSTrouble(t *testing.T) {
 		ask := func(phase string, replied bool) {
 			t.Helper()
 			began := time.Now()
-			rec := pushed(t, msgPath, message("text", "<Content>"+phase+"</Content>")).direct(r)
+			rec := pushed(t, msgPath, messageOf("text", "<Content>"+phase+"</Content>")).direct(r)
 			if took := time.Since(began); took > 4500*time.Millisecond || rec.Code != http.StatusOK || rec.Body.String() == "success" == replied {
 				t.Errorf("%s: answer %d %q after %s", phase, rec.Code, rec.Body, took)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/store"
 	"wxtoken/wechatsim"
 )
 
@@ -562,7 +563,7 @@ func TestAuthorizedWhileOlderCancellationComes(t *testing.T) {
 // TestDueOfAnotherSubject: a token has a key and a generation as a due message has, and is none.
 func TestDueOfAnotherSubject(t *testing.T) {
 	t.Parallel()
-	record, err := wxtoken.Token{Key: aliceKey, Value: wxtoken.NewSecret("SEKRET"), Generation: 1, ExpiresAt: time.Now()}.Record()
+	record, err := store.TokenRecord(wxtoken.Token{Key: aliceKey, Value: wxtoken.NewSecret("SEKRET"), Generation: 1, ExpiresAt: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,8 +134,7 @@ func (s *Store) Token(ctx context.Context, key wxtoken.Key) (t wxtoken.Token, ok
 	if err != nil || m == nil || deletes(m.Header) {
 		return wxtoken.Token{}, false, err
 	}
-	t, err = wxtoken.ParseToken(m.Data)
-	t.Revision = m.Sequence
+	t, err = readToken(m.Data, m.Sequence)
 	return t, err == nil, err
 }
 
@@ -179,7 +178,7 @@ func (s *Store) Commit(ctx context.Context, c account.Credential, t wxtoken.Toke
 	if err != nil {
 		return c, err
 	}
-	data, err := t.Record()
+	data, err := TokenRecord(t)
 	if err != nil {
 		return c, fmt.Errorf("encode token of %s: %w", c.Key, err)
 	}

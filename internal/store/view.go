@@ -268,8 +268,7 @@ func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
 		e := v.entries[key]
 		e.Token = wxtoken.Token{}
 		if !deletes(m.Headers()) {
-			if t, err := wxtoken.ParseToken(m.Data()); err == nil {
-				t.Revision = sequence
+			if t, err := readToken(m.Data(), sequence); err == nil {
 				e.Token = t
 			}
 		}

@@ -195,7 +195,8 @@ func (s *site) stored(key wxtoken.Key) (wxtoken.Token, error) {
 	if err != nil {
 		return wxtoken.Token{}, err
 	}
-	return wxtoken.ParseToken(m.Data)
+	var t wxtoken.Token
+	return t, json.Unmarshal(m.Data, &t)
 }
 
 // last returns the last message on a subject.

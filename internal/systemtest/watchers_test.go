@@ -146,7 +146,8 @@ func (w *watchers) see(client string, value []byte) {
 	if w.heard[client] == nil {
 		w.heard[client] = map[wxtoken.Key]wxtoken.Token{}
 	}
-	if token, err := wxtoken.ParseToken(value); err == nil {
+	var token wxtoken.Token
+	if token.UnmarshalJSON(value) == nil {
 		w.heard[client][token.Key] = token
 	}
 }

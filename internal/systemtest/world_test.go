@@ -380,7 +380,8 @@ func (w *world) token(key wxtoken.Key) (wxtoken.Token, error) {
 	if err != nil {
 		return wxtoken.Token{}, err
 	}
-	t, err := wxtoken.ParseToken(e.Value())
+	var t wxtoken.Token
+	err = t.UnmarshalJSON(e.Value())
 	t.Revision = e.Revision()
 	return t, err
 }

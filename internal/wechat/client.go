@@ -137,7 +137,7 @@ func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code 
 		return Authorization{}, err
 	}
 	info := answer.Info
-	if !isAppID(info.AppID) {
+	if !document.IsAppID(info.AppID) {
 		return Authorization{}, k.faulty("authorizer_appid is missing or not an appid")
 	}
 	var grant Grant
@@ -266,7 +266,7 @@ func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
 		RefreshToken json.RawMessage `json:"refresh_token"`
 		AuthTime     json.RawMessage `json:"auth_time"`
 	}
-	if err := json.Unmarshal(text, &entry); err != nil || !isAppID(entry.AppID) {
+	if err := json.Unmarshal(text, &entry); err != nil || !document.IsAppID(entry.AppID) {
 		return ListedAuthorizer{}, false
 	}
 	listed := ListedAuthorizer{AppID: entry.AppID}

@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"wxtoken/client/document"
 )
 
 // The layout of what is encrypted ("Technical_Plan"): 16 random bytes, the length of the text
@@ -59,7 +61,7 @@ func NewCrypter(k Keys) (*Crypter, error) {
 		prefix: func() string { return rand.Text()[:prefixSize] },
 	}
 	var faults []error
-	if !isAppID(k.AppID) {
+	if !document.IsAppID(k.AppID) {
 		faults = append(faults, errors.New("component_appid: want 1 to 64 of A-Z a-z 0-9 _ -, such as wx1234567890abcdef"))
 	}
 	if len(k.Tokens) == 0 {

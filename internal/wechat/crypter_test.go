@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"wxtoken/client/message"
 	"wxtoken/internal/wechat"
 )
 
@@ -387,7 +388,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		keys, &keys, c,
 		wechat.Opened{Text: []byte(secret)},
 		wechat.Push{Ticket: secret, Code: secret, PreAuthCode: secret},
-		wechat.Message{Content: "QUERY_AUTH_CODE:" + secret},
+		wechat.Message{Message: message.Message{Content: "QUERY_AUTH_CODE:" + secret}},
 		wechat.Grant{AccessToken: secret, RefreshToken: secret},
 		wechat.Authorization{AccessToken: secret, RefreshToken: secret},
 		wechat.AuthorizerInfo{RefreshToken: secret},

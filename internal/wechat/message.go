@@ -1,23 +1,15 @@
 package wechat
 
 import (
-	"time"
-
 	"wxtoken/client/document"
+	"wxtoken/client/message"
 )
 
 // Message is what WeChat says on the message and event URL: a message of a user, or an event ("message_push"). Fields that are not
 // there, or can't be told without doubt, are empty.
 type Message struct {
 	hidden
-	ToUserName   string    // the authorizer's gh_ id
-	FromUserName string    // the user's openid
-	MsgType      string    // text, image, event, ...
-	Event        string    // for MsgType event
-	MsgID        string    // empty for most events
-	Content      string    // for MsgType text
-	CreateTime   time.Time // UTC, to the second; zero when it can't be read
-	JSON         bool      // the document is JSON
+	message.Message
 
 	Odd []document.Oddity // what is odd about the document
 }
@@ -32,19 +24,7 @@ func ParseMessage(text []byte) (Message, error) {
 	if d == nil {
 		return Message{Odd: unreadable}, nil
 	}
-	m := Message{
-		ToUserName: d.Field("ToUserName"), FromUserName: d.Field("FromUserName"),
-		MsgType: d.Field("MsgType"), MsgID: d.Field("MsgId"), Content: d.Text("Content"), JSON: d.JSON,
-	}
-	if m.MsgID == "" {
-		m.MsgID = d.Field("MsgID") // the spelling of TEMPLATESENDJOBFINISH
-	}
-	if m.MsgType == "event" {
-		m.Event = d.Field("Event")
-	}
-	if seconds := seconds(d.Field("CreateTime")); seconds > 0 {
-		m.CreateTime = time.Unix(seconds, 0).UTC()
-	}
+	m := Message{Message: message.From(d)}
 	if m.MsgType == "" {
 		d.Odd(document.Field, "MsgType is missing, or in doubt")
 	}

@@ -54,7 +54,7 @@ func ParsePush(text []byte) (Push, error) {
 		return Push{Lacks: unreadable[0].Detail, Odd: unreadable, text: sha256.Sum256(text)}, nil
 	}
 	p := Push{AppID: d.Field("AppId"), InfoType: d.Field("InfoType")}
-	if !isAppID(p.AppID) {
+	if !document.IsAppID(p.AppID) {
 		p.AppID = ""
 		d.Odd(document.Field, "AppId is missing, in doubt, or no appid")
 	}
@@ -108,7 +108,7 @@ func (p *Push) readFields(d *document.Document) {
 		return
 	}
 	p.Code, p.PreAuthCode = printable(code, maxCode), printable("PreAuthCode", maxCode)
-	if p.AuthorizerAppID = field(appID); p.AuthorizerAppID != "" && !isAppID(p.AuthorizerAppID) {
+	if p.AuthorizerAppID = field(appID); p.AuthorizerAppID != "" && !document.IsAppID(p.AuthorizerAppID) {
 		p.AuthorizerAppID = ""
 		d.Odd(document.Field, "the authorizer's appid is not 1 to 64 letters, digits, _ or -")
 	}

@@ -130,14 +130,3 @@ func isPrintable(s string, limit int) bool {
 	}
 	return s != "" && len(s) <= limit
 }
-
-// isAppID reports whether s can be an appid. WeChat's are "wx" and 16 hex digits; what matters here is
-// that no character means anything in a subject, a path or a log line.
-func isAppID(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !isAlphanumeric(c) && c != '_' && c != '-' {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 64
-}

@@ -1,4 +1,4 @@
-package wxtoken
+package message
 
 import (
 	"bytes"
@@ -8,67 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"wxtoken/client/document"
 )
-
-// ReplySubject returns the subject to subscribe to for answering the messages and events of one
-// account: wechat.reply.<component>.<authorizer>.>, where the tail is <msgtype>[.<event>]. Give "*" as
-// authorizer for all accounts of the component.
-//
-// Whoever listens there is asked while WeChat waits: data is the document, the answer is the document of a
-// reply, and nothing, or the text success, when there is none. It counts within 4 seconds of
-// the message's arrival. Subscribe in a queue group, so that one instance of a service answers. The header ce-id
-// is the same when WeChat sends a message again.
-func ReplySubject(component, authorizer string) string {
-	return "wechat.reply." + component + "." + authorizer + ".>"
-}
-
-// Message is a message of a user, or an event, as it lies on wechat.message.> and is asked about on wechat.reply.>.
-// Fields that a document does not have are empty.
-type Message struct {
-	ToUserName   string    // the account's gh_ id
-	FromUserName string    // the user's openid
-	CreateTime   time.Time // UTC, to the second; zero when it can't be read
-	MsgType      string    // text, image, event, ...
-	MsgID        string    // empty for most events
-	Content      string    // of a text
-	MediaID      string    // of an image, voice or video
-	Event        string    // of an event, as WeChat spells it: subscribe, CLICK, ...
-	EventKey     string    // of an event: the key of the menu, the scene of the QR code
-	JSON         bool      // the document is JSON, so its reply has to be
-}
-
-// ParseMessage reads a document of a message or event, XML or JSON. Fields that it does not know are ignored;
-// there are many more than Message has. It returns an error that wraps ErrBadMessage when the document can't
-// be read or has no MsgType; the error never shows the document.
-//
-// WeChat writes a user's text as it was typed: there may be control characters, half a character (read as U+FFFD) or tags in it. A field
-// that such a text could have made is not believed: it is empty then. All but Content and EventKey are without white space around them.
-func ParseMessage(text []byte) (Message, error) {
-	d, err := document.Read(text, nil)
-	if err != nil || d == nil {
-		return Message{}, fmt.Errorf("%w: neither the XML nor the JSON of one", ErrBadMessage)
-	}
-	m := Message{
-		ToUserName: d.Field("ToUserName"), FromUserName: d.Field("FromUserName"),
-		MsgType: d.Field("MsgType"), MsgID: d.Field("MsgId"), Content: d.Text("Content"), MediaID: d.Field("MediaId"), JSON: d.JSON,
-	}
-	if m.MsgType == "" {
-		return Message{}, fmt.Errorf("%w: MsgType is missing, or in doubt", ErrBadMessage)
-	}
-	if m.MsgID == "" {
-		m.MsgID = d.Field("MsgID") // the spelling of TEMPLATESENDJOBFINISH
-	}
-	if m.MsgType == "event" {
-		m.Event, m.EventKey = d.Field("Event"), d.Text("EventKey")
-	}
-	// Bounds that RFC 3339 can write.
-	if n, err := strconv.ParseInt(d.Field("CreateTime"), 10, 64); err == nil && n > 0 && n < 1e11 {
-		m.CreateTime = time.Unix(n, 0).UTC()
-	}
-	return m, nil
-}
 
 // Reply begins the reply to m: sender and receiver change places, now becomes its CreateTime, and it is
 // XML or JSON as m is. Each method of Reply returns a whole document, which is the answer on wechat.reply.>.

@@ -1,4 +1,4 @@
-package wxtoken_test
+package message_test
 
 import (
 	"encoding/json"
@@ -8,64 +8,64 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/client"
+	"wxtoken/client/message"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
 
 var messageTime = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-func TestParseMessage(t *testing.T) {
+func TestParse(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		document string
-		want     wxtoken.Message
+		want     message.Message
 	}{
 		"text": {
 			"<xml><ToUserName><![CDATA[gh_1]]></ToUserName><FromUserName><![CDATA[o1]]></FromUserName><CreateTime>1795348800</CreateTime>" +
 				"<MsgType><![CDATA[text]]></MsgType><Content><![CDATA[你好 <b>]]> &amp; more</Content><MsgId>6054768590064713728</MsgId></xml>",
-			wxtoken.Message{ToUserName: "gh_1", FromUserName: "o1", CreateTime: messageTime, MsgType: "text", Content: "你好 <b> & more", MsgID: "6054768590064713728"},
+			message.Message{ToUserName: "gh_1", FromUserName: "o1", CreateTime: messageTime, MsgType: "text", Content: "你好 <b> & more", MsgID: "6054768590064713728"},
 		},
 		"image": {
 			"\uFEFF <xml><MsgType>image</MsgType><MediaId>m-1</MediaId></xml>\n",
-			wxtoken.Message{MsgType: "image", MediaID: "m-1"},
+			message.Message{MsgType: "image", MediaID: "m-1"},
 		},
 		"event": {
 			"<xml><MsgType>event</MsgType><Event>CLICK</Event><EventKey>V1001</EventKey><SendPicsInfo><MsgType>inside</MsgType></SendPicsInfo></xml>",
-			wxtoken.Message{MsgType: "event", Event: "CLICK", EventKey: "V1001"},
+			message.Message{MsgType: "event", Event: "CLICK", EventKey: "V1001"},
 		},
 		"template result": {
 			"<xml><MsgType>event</MsgType><Event>TEMPLATESENDJOBFINISH</Event><MsgID>200163836</MsgID></xml>",
-			wxtoken.Message{MsgType: "event", Event: "TEMPLATESENDJOBFINISH", MsgID: "200163836"},
+			message.Message{MsgType: "event", Event: "TEMPLATESENDJOBFINISH", MsgID: "200163836"},
 		},
 		"times that are none": {
 			"<xml><MsgType>text</MsgType><CreateTime>9223372036854775807</CreateTime></xml>",
-			wxtoken.Message{MsgType: "text"},
+			message.Message{MsgType: "text"},
 		},
 		"a field twice": {
 			"<xml><MsgType>text</MsgType><Content>first</Content><Content>second</Content></xml>",
-			wxtoken.Message{MsgType: "text", Content: "first"},
+			message.Message{MsgType: "text", Content: "first"},
 		},
 		"a user's tags": {
 			"<xml><FromUserName>o1</FromUserName><MsgType>text</MsgType><Content><![CDATA[x]]></Content><MsgId>1</MsgId><Event>subscribe</Event><Content><![CDATA[\x1d]]></Content><MsgId>2</MsgId></xml>",
-			wxtoken.Message{FromUserName: "o1", MsgType: "text", MsgID: "2", Content: "x]]></Content><MsgId>1</MsgId><Event>subscribe</Event><Content><![CDATA[\x1d"},
+			message.Message{FromUserName: "o1", MsgType: "text", MsgID: "2", Content: "x]]></Content><MsgId>1</MsgId><Event>subscribe</Event><Content><![CDATA[\x1d"},
 		},
 		"an end of CDATA, half a character, and white space": {
 			"<xml>\n<MsgType>\n text\n</MsgType>\n<Content><![CDATA[ a[b[0]]> \xe5\x90]]></Content>\n<MsgId> 2 </MsgId></xml>word",
-			wxtoken.Message{MsgType: "text", MsgID: "2", Content: " a[b[0]]> \uFFFD"},
+			message.Message{MsgType: "text", MsgID: "2", Content: " a[b[0]]> \uFFFD"},
 		},
 		"JSON, raw, and a name twice": {
 			"{\"MsgType\":\"text\",\"Content\":\"a\x02\nb\",\"Event\":\"subscribe\",\"MsgId\":2,\"MsgId\":3}{}",
-			wxtoken.Message{MsgType: "text", Content: "a\x02\nb", JSON: true},
+			message.Message{MsgType: "text", Content: "a\x02\nb", JSON: true},
 		},
 		"JSON": {
 			`{"ToUserName":"gh_1","FromUserName":"o1","CreateTime":1795348800,"MsgType":"text","Content":"你好 \u003cb>","MsgId":6054768590064713728,"msgtype":"x","Content2":{"a":[1]}}`,
-			wxtoken.Message{ToUserName: "gh_1", FromUserName: "o1", CreateTime: messageTime, MsgType: "text", Content: "你好 <b>", MsgID: "6054768590064713728", JSON: true},
+			message.Message{ToUserName: "gh_1", FromUserName: "o1", CreateTime: messageTime, MsgType: "text", Content: "你好 <b>", MsgID: "6054768590064713728", JSON: true},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := wxtoken.ParseMessage([]byte(row.document))
+			got, err := message.Parse([]byte(row.document))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,15 +76,15 @@ func TestParseMessage(t *testing.T) {
 	}
 }
 
-func TestParseMessageRefuses(t *testing.T) {
+func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	for _, document := range []string{
 		"", " ", "success", "{", "{}", `{"MsgType":""}`, `{"MsgType":{"a":1}}`, "[]", "null",
 		"<xml></xml>", "<xml><MsgType></MsgType></xml>", "<xml><MsgType>SEKRET", "<html><MsgType>text</MsgType></html>",
 		"<xml><MsgType>text</MsgType><MsgType>SEKRET</MsgType></xml>", "<!DOCTYPE xml><xml><MsgType>text</MsgType></xml>",
 	} {
-		m, err := wxtoken.ParseMessage([]byte(document))
-		if !errors.Is(err, wxtoken.ErrBadMessage) || m != (wxtoken.Message{}) {
+		m, err := message.Parse([]byte(document))
+		if !errors.Is(err, message.ErrUnreadable) || m != (message.Message{}) {
 			t.Errorf("%q: got %+v, %v, want ErrBadMessage", document, m, err)
 		}
 		if err != nil && strings.Contains(err.Error(), "SEKRET") {
@@ -94,17 +94,17 @@ func TestParseMessageRefuses(t *testing.T) {
 }
 
 // replies has one reply of each sort to a message.
-func replies(t testing.TB, m wxtoken.Message, text string) map[string][]byte {
+func replies(t testing.TB, m message.Message, text string) map[string][]byte {
 	t.Helper()
 	r := m.Reply(messageTime)
-	news, err := r.News(wxtoken.Article{Title: text, Description: "d", PicURL: "https://p", URL: "https://u?a=1&b=2"}, wxtoken.Article{Title: "2"})
+	news, err := r.News(message.Article{Title: text, Description: "d", PicURL: "https://p", URL: "https://u?a=1&b=2"}, message.Article{Title: "2"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return map[string][]byte{
 		"text": r.Text(text), "image": r.Image(text), "voice": r.Voice(text),
-		"video": r.Video(wxtoken.Video{MediaID: text, Title: "t"}),
-		"music": r.Music(wxtoken.Music{Title: "t", HQMusicURL: "https://hq", ThumbMediaID: text}),
+		"video": r.Video(message.Video{MediaID: text, Title: "t"}),
+		"music": r.Music(message.Music{Title: "t", HQMusicURL: "https://hq", ThumbMediaID: text}),
 		"news":  news, "transfer_customer_service": r.TransferCustomerService(text),
 	}
 }
@@ -113,8 +113,8 @@ func TestReply(t *testing.T) {
 	t.Parallel()
 	const head = "<xml><ToUserName><![CDATA[o1]]></ToUserName><FromUserName><![CDATA[gh_1]]></FromUserName><CreateTime>1795348800</CreateTime><MsgType><![CDATA["
 	const jsonHead = `{"ToUserName":"o1","FromUserName":"gh_1","CreateTime":1795348800,"MsgType":"`
-	m := wxtoken.Message{ToUserName: "gh_1", FromUserName: "o1", MsgType: "text"}
-	inXML, inJSON := replies(t, m, "x"), replies(t, wxtoken.Message{ToUserName: "gh_1", FromUserName: "o1", MsgType: "text", JSON: true}, "x")
+	m := message.Message{ToUserName: "gh_1", FromUserName: "o1", MsgType: "text"}
+	inXML, inJSON := replies(t, m, "x"), replies(t, message.Message{ToUserName: "gh_1", FromUserName: "o1", MsgType: "text", JSON: true}, "x")
 	for msgType, want := range map[string][2]string{
 		"text":  {"<Content><![CDATA[x]]></Content>", `"Content":"x"`},
 		"image": {"<Image><MediaId><![CDATA[x]]></MediaId></Image>", `"Image":{"MediaId":"x"}`},
@@ -138,14 +138,14 @@ func TestReply(t *testing.T) {
 		t.Errorf("transfer to anybody: %s", got)
 	}
 	for _, n := range []int{0, 9} {
-		if document, err := m.Reply(messageTime).News(make([]wxtoken.Article, n)...); err == nil {
+		if document, err := m.Reply(messageTime).News(make([]message.Article, n)...); err == nil {
 			t.Errorf("news of %d articles: %s", n, document)
 		}
 	}
 }
 
 // checkReplies looks that whatever a text says, the reply is a document in which it is that text and no more.
-func checkReplies(t testing.TB, m wxtoken.Message, text string) {
+func checkReplies(t testing.TB, m message.Message, text string) {
 	t.Helper()
 	for msgType, document := range replies(t, m, text) {
 		read, err := wechat.ParseMessage(document) // the strict one, which WeChat's answers go through
@@ -171,13 +171,13 @@ func TestReplyEscapes(t *testing.T) {
 		"]]>", "]]]]>>", "]]", "x]]></Content><Content>", "<![CDATA[", "]]><MsgType>evil</MsgType>", `"},"MsgType":"evil",{"`, "a & b < c",
 		"\x00\x01", "\xff\xfe", "\uFFFE", "你好\n世界", `\`, "",
 	} {
-		for _, m := range []wxtoken.Message{{ToUserName: text, FromUserName: text}, {ToUserName: text, FromUserName: text, JSON: true}} {
+		for _, m := range []message.Message{{ToUserName: text, FromUserName: text}, {ToUserName: text, FromUserName: text, JSON: true}} {
 			checkReplies(t, m, text)
 		}
 	}
-	m := wxtoken.Message{ToUserName: "gh_1", FromUserName: "o1"}
+	m := message.Message{ToUserName: "gh_1", FromUserName: "o1"}
 	for text, want := range map[string]string{"a]]>b]]>]]": "a]]>b]]>]]", "a\x00b": "a\uFFFDb"} {
-		read, err := wxtoken.ParseMessage(m.Reply(messageTime).Text(text))
+		read, err := message.Parse(m.Reply(messageTime).Text(text))
 		if err != nil || read.Content != want || read.ToUserName != "o1" || read.FromUserName != "gh_1" || !read.CreateTime.Equal(messageTime) {
 			t.Errorf("%q became %+v, %v", text, read, err)
 		}
@@ -195,17 +195,17 @@ func TestReplySubject(t *testing.T) {
 		{"wxd", "wxa", "text", "", false},
 	} {
 		asked := events.ReplySubject(row.component, row.appid, row.msgType, row.event)
-		if heard := events.Covers(wxtoken.ReplySubject("wxc", "*"), asked); heard != row.want {
+		if heard := events.Covers(message.ReplySubject("wxc", "*"), asked); heard != row.want {
 			t.Errorf("a question of ingest on %s is heard: %v", asked, heard)
 		}
-		if one := wxtoken.ReplySubject("wxc", "wxa"); events.Covers(one, asked) != (row.want && row.appid == "wxa") {
+		if one := message.ReplySubject("wxc", "wxa"); events.Covers(one, asked) != (row.want && row.appid == "wxa") {
 			t.Errorf("%s covers %s: %v", one, asked, events.Covers(one, asked))
 		}
 	}
 }
 
-// FuzzParseMessage reads any document, and answers what it takes.
-func FuzzParseMessage(f *testing.F) {
+// FuzzParse reads any document, and answers what it takes.
+func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"<xml><ToUserName><![CDATA[gh_1]]></ToUserName><FromUserName>o1</FromUserName><CreateTime>1</CreateTime><MsgType>text</MsgType><Content>x]]&gt;</Content></xml>",
 		`{"MsgType":"text","Content":"]]>","CreateTime":1795348800}`, "<xml><MsgType>a<b/>c</MsgType></xml>", "<!DOCTYPE x><xml/>", "",
@@ -213,9 +213,9 @@ func FuzzParseMessage(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, document []byte) {
-		m, err := wxtoken.ParseMessage(document)
+		m, err := message.Parse(document)
 		if err != nil {
-			if !errors.Is(err, wxtoken.ErrBadMessage) || m != (wxtoken.Message{}) {
+			if !errors.Is(err, message.ErrUnreadable) || m != (message.Message{}) {
 				t.Fatalf("%+v, %v", m, err)
 			}
 			return
