@@ -2,8 +2,6 @@ package wxtoken
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,13 +14,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nats.go/micro"
 )
 
 const (
-	tokensBucket  = "tokens"
-	statusBucket  = "status"
-	rejectSubject = "wxtoken.reject"
+	tokensBucket = "tokens"
+	statusBucket = "status"
 
 	// requestTimeout bounds one request to NATS where the caller sets no deadline.
 	requestTimeout = 5 * time.Second
@@ -197,7 +193,7 @@ func (c *Client) incomplete(cause error) error {
 
 // Token returns the token of key from memory: it does no I/O, waits for nothing and allocates
 // nothing. While NATS is away it goes on returning the last token known, until that expires.
-// A token that it returns may be refused by WeChat all the same: see Reject.
+// A token that it returns may be refused by WeChat all the same: see Replace.
 //
 // The errors are ErrNoToken for a key that the view does not have, ErrExpired for a token
 // that died without a successor, ErrRevoked when the authorization was cancelled, and ErrClosed.
@@ -272,7 +268,7 @@ func (c *Client) Updates(ctx context.Context, keys ...Key) iter.Seq2[Token, erro
 }
 
 // Next waits until the view has another token than old for old.Key and returns it. It is what to
-// call after Reject answered RejectRenewing or RejectAlreadyRenewed; with only a Key in old it
+// call after Report answered OutcomeRenewing or OutcomeAlreadyRenewed; with only a Key in old it
 // waits for the first token, for instance of a merchant who is just authorizing.
 //
 // It returns ErrRevoked as soon as the authorization is cancelled, ErrClosed, or an error that
@@ -293,69 +289,6 @@ func (c *Client) Next(ctx context.Context, old Token) (Token, error) {
 		return Token{}, fmt.Errorf("wait for a token: %w: %w", context.Cause(ctx), err)
 	}
 	return Token{}, fmt.Errorf("wait for a token of %s: %w: the view still has the old one; Client.Status tells why", old.Key, context.Cause(ctx))
-}
-
-// Outcome is the answer to a report that WeChat refused a token.
-type Outcome string
-
-// The outcomes of Reject.
-const (
-	RejectRenewing       Outcome = "renewing"        // the token is being replaced: wait for it with Next
-	RejectAlreadyRenewed Outcome = "already_renewed" // there is a newer token: Next returns it at once or within milliseconds
-	RejectTooSoon        Outcome = "too_soon"        // the token is so young that it is hardly the reason: look elsewhere, report again later
-	RejectUnknownKey     Outcome = "unknown_key"     // wxtoken keeps no token for this key
-)
-
-// Reject reports that WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call
-// made with it. Replace does that and what follows from the outcome. However many services report a token, it is replaced once. A token without a
-// Revision, because it does not come from a Client, is reported by a digest of its value.
-//
-// The error wraps nats.ErrNoResponders when no refresher is listening, and
-// nats.ErrPermissionViolation when this user may not report tokens.
-func (c *Client) Reject(ctx context.Context, token Token) (Outcome, error) {
-	outcome, err := c.reject(ctx, token)
-	if err != nil {
-		return "", fmt.Errorf("report the refused token of %s: %w", token.Key, err)
-	}
-	return outcome, nil
-}
-
-func (c *Client) reject(ctx context.Context, token Token) (Outcome, error) {
-	if c.ctx.Err() != nil {
-		return "", ErrClosed
-	}
-	request := struct {
-		Key         Key    `json:"key"`
-		Revision    uint64 `json:"revision,omitempty"`
-		TokenSHA256 string `json:"token_sha256,omitempty"`
-	}{Key: token.Key, Revision: token.Revision}
-	if token.Revision == 0 {
-		sum := sha256.Sum256([]byte(token.Value.Reveal()))
-		request.TokenSHA256 = hex.EncodeToString(sum[:])
-	}
-	data, err := json.Marshal(request)
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	msg, err := c.nc.RequestWithContext(ctx, rejectSubject, data)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return "", fmt.Errorf("%w: no refresher is listening on %s: start it, or check that this connection is to its NATS account", err, rejectSubject)
-	case err != nil:
-		return "", explain(c.nc, err, rejectSubject)
-	}
-	if text := msg.Header.Get(micro.ErrorHeader); text != "" {
-		return "", fmt.Errorf("the refresher answered %s %q", msg.Header.Get(micro.ErrorCodeHeader), text)
-	}
-	var answer struct {
-		Outcome Outcome `json:"outcome"`
-	}
-	if err := json.Unmarshal(msg.Data, &answer); err != nil || answer.Outcome == "" {
-		return "", fmt.Errorf("the answer on %s is not an outcome: does something else listen there?", rejectSubject)
-	}
-	return answer.Outcome, nil
 }
 
 // Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. The state of a key that this

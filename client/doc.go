@@ -43,7 +43,7 @@
 //
 // [Client.Replace] reports the token, and waits for the next one where there will be one. Any
 // number of services may report the same token: it is replaced once. Other errcodes are
-// not about the token, and a new one does not help. [Client.Reject] and [Client.Next] are its
+// not about the token, and a new one does not help. [Client.Report] and [Client.Next] are its
 // two halves.
 //
 // After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that is
@@ -73,7 +73,7 @@
 //	publish    $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.>
 //	           $JS.FC.KV_tokens.>
 //	not        $JS.API.CONSUMER.CREATE.KV_tokens.refresher-due.>    as a deny rule: that consumer is the refreshers' own
-//	publish    wxtoken.reject                                  for Reject
+//	publish    wxtoken.reject                                  for Report
 //	           $JS.API.STREAM.INFO.KV_status                   for Status
 //	           $JS.API.DIRECT.GET.KV_status.$KV.status.>       for Status
 //	subscribe  _INBOX_shop.>                                   and nats.CustomInboxPrefix("_INBOX_shop")

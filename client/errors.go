@@ -3,13 +3,13 @@ package wxtoken
 import "errors"
 
 // ErrBadKey is returned for a text that is not a key, or a Key that could not stand in a subject.
-var ErrBadKey = errors.New("not a key")
+var ErrBadKey = errors.New("malformed key")
 
 // ErrBadToken is returned for a record in the bucket that is not a token.
-var ErrBadToken = errors.New("not a token record")
+var ErrBadToken = errors.New("unreadable token record")
 
 // ErrBadStatus is returned for a record in the bucket that is not a status.
-var ErrBadStatus = errors.New("not a status record")
+var ErrBadStatus = errors.New("unreadable status record")
 
 // ErrNoToken is returned for a key that the view has never seen a token of.
 var ErrNoToken = errors.New("no token")

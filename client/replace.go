@@ -12,7 +12,7 @@ import (
 const replaceTimeout = 30 * time.Second
 
 // Replace is what to do when WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call made
-// with it. It reports the token as [Client.Reject] does, waits as [Client.Next] does until the view has another
+// with it. It reports the token as [Client.Report] does, waits as [Client.Next] does until the view has another
 // one, and returns that one: make the call once more with it, and only once. Where the view has a newer one already
 // it is returned at once. However many callers and services report one token, WeChat is asked for one new one.
 //
@@ -24,7 +24,7 @@ const replaceTimeout = 30 * time.Second
 //   - ErrNotKept, at once: wxtoken has no token under this key that it could renew. Status tells why.
 //   - ErrNoToken, at once: the client does not watch this key, see Config.Keys.
 //   - ErrRevoked, as soon as the authorization is cancelled, and ErrClosed.
-//   - what Reject returns where the report was not heard; it wraps nats.ErrNoResponders when no refresher is listening.
+//   - what Report returns where the report was not heard; it wraps nats.ErrNoResponders when no refresher is listening.
 //   - one that wraps context.DeadlineExceeded when no other token came in time. Status tells why.
 //
 // With an error the Token is empty.
@@ -41,7 +41,7 @@ func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 	if _, err := c.Token(token.Key); errors.Is(err, ErrRevoked) {
 		return Token{}, err
 	}
-	outcome, err := c.Reject(ctx, token)
+	outcome, err := c.Report(ctx, token)
 	if err != nil {
 		if newer, ok := c.newer(token); ok { // it came while nobody answered
 			return newer, nil
@@ -49,11 +49,11 @@ func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 		return Token{}, err
 	}
 	switch outcome {
-	case RejectRenewing, RejectAlreadyRenewed:
+	case OutcomeRenewing, OutcomeAlreadyRenewed:
 		return c.Next(ctx, token)
-	case RejectTooSoon:
+	case OutcomeTooSoon:
 		return Token{}, fmt.Errorf("replace the refused token of %s: %w: look at WeChat's errmsg, and whether another system renews the tokens of this component", token.Key, ErrTooSoon)
-	case RejectUnknownKey:
+	case OutcomeUnknownKey:
 		return Token{}, fmt.Errorf("replace the refused token of %s: %w that could be renewed: Client.Status tells why", token.Key, ErrNotKept)
 	}
 	return Token{}, fmt.Errorf("replace the refused token of %s: the refresher answered %q, which this version does not know: update this package", token.Key, outcome)

@@ -34,32 +34,77 @@ type Status struct {
 
 // Condition is one aspect of a key and since when it holds.
 type Condition struct {
-	Type    string     `json:"type"`
-	Status  string     `json:"status"` // "True" or "False"
-	Reason  string     `json:"reason"`
-	Message string     `json:"message,omitempty"`
-	Since   time.Time  `json:"since"`
-	Until   *time.Time `json:"until,omitempty"` // of Renewing: when that ends or is tried again, if it is known
+	Type    ConditionType `json:"type"`
+	Status  string        `json:"status"` // "True" or "False"
+	Reason  Reason        `json:"reason"`
+	Message string        `json:"message,omitempty"` // for a person
+	Since   time.Time     `json:"since"`
+	Until   *time.Time    `json:"until,omitempty"` // of Renewing: when that ends or is tried again, if it is known
 }
 
-// ConditionRenewing is the type of the condition of a component that says whether anything keeps tokens from being renewed: those
-// of its accounts, or its own. It is "False" for as long as that lasts, and its reason is one of the Held constants.
-const ConditionRenewing = "Renewing"
+// ConditionType says which aspect of a key a Condition is about. A refresher of a later time may know more of them.
+type ConditionType string
 
-// The reasons why tokens are not renewed, the gravest first. Where several hold at a time the condition names the first, and its
-// message tells all.
+// The types of conditions. All but Ready are of components alone.
 const (
-	HeldNATS         = "NATSNotStoring"  // NATS stores nothing: an answer of WeChat's would be lost
-	HeldNoTicket     = "NoTicket"        // there is no component_verify_ticket that WeChat takes
-	HeldRefused      = "CallsRefused"    // WeChat refuses the component: secret, IP whitelist, state
-	HeldEmptyAnswers = "EmptyAnswers"    // WeChat answers api_component_token with nothing, again and again
-	HeldQuota        = "QuotaGone"       // the day's quota of a call is gone
-	HeldDoubted      = "RefusalsDoubted" // so many accounts are refused at once that it is not believed
-	HeldAway         = "WeChatAway"      // WeChat does not answer
-	HeldTokenRefused = "TokenRefused"    // WeChat refused the component's token before its time; another keeper may renew it
-	HeldTokenDead    = "TokenDead"       // the component has no token that lives
-	HeldListFirst    = "ListFirst"       // the data is old: WeChat's list is read before any renewal
-	HeldMinuteLimit  = "MinuteLimit"     // WeChat takes no more of a call in this minute
+	ConditionReady            ConditionType = "Ready"            // the token is good
+	ConditionTicketFlowing    ConditionType = "TicketFlowing"    // WeChat pushes component_verify_tickets
+	ConditionRefusalsBelieved ConditionType = "RefusalsBelieved" // an account whose refresh token WeChat refuses is marked
+	ConditionEventsOpened     ConditionType = "EventsOpened"     // what ingest seals can be opened; missing until it could not
+
+	// ConditionRenewing says whether anything keeps tokens from being renewed: those of the component's accounts, or its
+	// own. It is "False" for as long as that lasts, and its reason is one of the Held constants.
+	ConditionRenewing ConditionType = "Renewing"
+)
+
+// Reason is why a Condition is as it is, in one word. A refresher of a later time may know more of them.
+type Reason string
+
+// The reasons of Ready.
+const (
+	ReasonRenewed             Reason = "Renewed"             // True
+	ReasonRenewalFailed       Reason = "RenewalFailed"       // the last renewal failed; it is tried again
+	ReasonExpired             Reason = "Expired"             // the token expired before the next one came
+	ReasonRefreshTokenInvalid Reason = "RefreshTokenInvalid" // WeChat refuses the refresh token, and no other is to be had
+	ReasonNoRefreshToken      Reason = "NoRefreshToken"      // there is no refresh token, and none is to be had
+	ReasonNoAPIPermission     Reason = "NoAPIPermission"     // the account granted no API permission
+	ReasonTicketRefused       Reason = "TicketRefused"       // WeChat refuses the component_verify_ticket
+	ReasonOperatorNeeded      Reason = "OperatorNeeded"      // an operator must act; the message says how
+	ReasonCancelled           Reason = "Cancelled"           // the merchant cancelled the authorization
+)
+
+// The reasons of TicketFlowing.
+const (
+	ReasonTicketReceived Reason = "TicketReceived" // True
+	ReasonNoTicket       Reason = "NoTicket"       // none came yet
+	ReasonTicketLate     Reason = "TicketLate"     // none came for 25 minutes
+	ReasonTicketExpired  Reason = "TicketExpired"  // the last one is older than its 12 hours
+)
+
+// The reasons of RefusalsBelieved and EventsOpened.
+const (
+	ReasonBelieved       Reason = "Believed"       // True: as ever again
+	ReasonManyAtOnce     Reason = "ManyAtOnce"     // so many accounts were refused at once that none is marked
+	ReasonOpened         Reason = "Opened"         // True: as ever again
+	ReasonSealKeyUnknown Reason = "SealKeyUnknown" // the refreshers don't have the seed that ingest seals for
+)
+
+// The reasons of Renewing: why tokens are not renewed, the gravest first. Where several hold at a time the condition names
+// the first, and its message tells all.
+const (
+	ReasonUnhindered Reason = "Unhindered" // True
+
+	HeldNATS         Reason = "NATSNotStoring"  // NATS stores nothing: an answer of WeChat's would be lost
+	HeldNoTicket     Reason = "NoTicket"        // there is no component_verify_ticket that WeChat takes
+	HeldRefused      Reason = "CallsRefused"    // WeChat refuses the component: secret, IP whitelist, state
+	HeldEmptyAnswers Reason = "EmptyAnswers"    // WeChat answers api_component_token with nothing, again and again
+	HeldQuota        Reason = "QuotaGone"       // the day's quota of a call is gone
+	HeldDoubted      Reason = "RefusalsDoubted" // so many accounts are refused at once that it is not believed
+	HeldAway         Reason = "WeChatAway"      // WeChat does not answer
+	HeldTokenRefused Reason = "TokenRefused"    // WeChat refused the component's token before its time; another keeper may renew it
+	HeldTokenDead    Reason = "TokenDead"       // the component has no token that lives
+	HeldListFirst    Reason = "ListFirst"       // the data is old: WeChat's list is read before any renewal
+	HeldMinuteLimit  Reason = "MinuteLimit"     // WeChat takes no more of a call in this minute
 )
 
 // Held returns the condition that says what keeps tokens from being renewed; ok is false while nothing does.

@@ -17,7 +17,7 @@ type Secret struct {
 
 const redacted = "[redacted]"
 
-// NewSecret returns a Secret that holds value, for instance for [Client.Reject] of a token that does not come from a Client.
+// NewSecret returns a Secret that holds value, for instance for [Client.Report] of a token that does not come from a Client.
 func NewSecret(value string) Secret {
 	if value == "" {
 		return Secret{}

@@ -700,7 +700,7 @@ func TestServiceForOneAuthorizer(t *testing.T) {
 		_, err := client.Status(t.Context(), hotel)
 		return err
 	})
-	if _, err := client.Reject(t.Context(), wxtoken.Token{Key: hotel, Revision: 1}); !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := client.Report(t.Context(), wxtoken.Token{Key: hotel, Revision: 1}); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("a report where nobody listens: %v", err)
 	}
 	for _, denied := range []string{

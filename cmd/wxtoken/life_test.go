@@ -194,8 +194,8 @@ func TestWholeLife(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "a report to be taken", func() error { // within the cool-down nobody believes it
-			outcome, err := l.client.Reject(t.Context(), token)
-			if err == nil && outcome == wxtoken.RejectTooSoon {
+			outcome, err := l.client.Report(t.Context(), token)
+			if err == nil && outcome == wxtoken.OutcomeTooSoon {
 				err = errors.New("too soon")
 			}
 			return err
@@ -213,7 +213,7 @@ func TestWholeLife(t *testing.T) {
 		eventually(t, "a renewal", func() error {
 			var verdict events.Verdict
 			l.ask("operator", events.SubjectRenew, events.Renew{Key: key}, &verdict)
-			if verdict.Outcome != wxtoken.RejectRenewing {
+			if verdict.Outcome != wxtoken.OutcomeRenewing {
 				return errors.New(string(verdict.Outcome))
 			}
 			return nil

@@ -300,7 +300,7 @@ func outcome(t *testing.T, before, after Credential, next Next, said string) str
 		parts = append(parts, do)
 	}
 	if next.Merchant != "" {
-		parts = append(parts, "only the merchant can help: "+next.Merchant)
+		parts = append(parts, "only the merchant can help: "+string(next.Merchant))
 	}
 	if said != "" {
 		parts = append(parts, said)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"wxtoken/client"
 	"wxtoken/internal/wechat"
 )
 
@@ -164,7 +165,7 @@ func (c Credential) NotFound(err error, listedAt, now time.Time, dying bool) (Cr
 		return c.retried(now, next), next
 	}
 	c, next := c.GaveUp(now)
-	next.Merchant = ReasonNoRefreshToken
+	next.Merchant = wxtoken.ReasonNoRefreshToken
 	return c, next
 }
 
@@ -179,7 +180,7 @@ func (c Credential) CodeSpent(listedAt, now time.Time) (_ Credential, patient bo
 	if c.RefreshToken == "" {
 		c, next = c.GaveUp(now)
 	}
-	next.Merchant = ReasonNoRefreshToken
+	next.Merchant = wxtoken.ReasonNoRefreshToken
 	return c, false, next
 }
 

@@ -25,7 +25,7 @@ type Next struct {
 	Wait     time.Duration // until the next try; the record's RetryAt says the same
 	Status   Change        // what the status says from now on; nil = what it says
 	Do       Deed
-	Merchant string // the reason why only the merchant can help now; "" = not so
+	Merchant wxtoken.Reason // the reason why only the merchant can help now; "" = not so
 }
 
 // Deed is what is to be done about a credential now.
@@ -91,19 +91,19 @@ func (c Credential) ForcedOften(now time.Time) bool { return c.forcedOn(now) && 
 
 // Replaceable answers whether the token t of a credential may be replaced before its time: once however many ask for it, not within
 // a cool-down after the last renewal, and not more than MaxForced times a day. WeChat itself refused it, or a person asks.
-// RejectRenewing means: yes; the caller makes it due, unless that is under way.
+// OutcomeRenewing means: yes; the caller makes it due, unless that is under way.
 func (c Credential) Replaceable(t wxtoken.Token, asked bool, now time.Time) (outcome wxtoken.Outcome, underWay bool) {
 	switch {
 	case !c.Renewable():
-		return wxtoken.RejectUnknownKey, false
+		return wxtoken.OutcomeUnknownKey, false
 	case c.Generation > t.Generation:
-		return wxtoken.RejectAlreadyRenewed, false
+		return wxtoken.OutcomeAlreadyRenewed, false
 	case c.ClaimedAt(now) || c.Failures > 0 && !asked:
-		return wxtoken.RejectRenewing, true
+		return wxtoken.OutcomeRenewing, true
 	case min(now.Sub(t.ObtainedAt), now.Sub(c.ForcedAt)) < cooldown(t.ExpiresAt.Sub(t.ObtainedAt)), c.ForcedOften(now):
-		return wxtoken.RejectTooSoon, false
+		return wxtoken.OutcomeTooSoon, false
 	}
-	return wxtoken.RejectRenewing, false
+	return wxtoken.OutcomeRenewing, false
 }
 
 // Renewed is the credential after a good answer. An empty refresh token never replaces one.

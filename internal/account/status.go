@@ -9,19 +9,11 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// Types of conditions.
-const (
-	ConditionReady    = "Ready"            // the token is good
-	ConditionTicket   = "TicketFlowing"    // a component's tickets arrive
-	ConditionRefusals = "RefusalsBelieved" // of a component: an account that WeChat refuses is marked
-	ConditionOpened   = "EventsOpened"     // of a component: what ingest seals can be opened
-)
-
 // Change changes one aspect of a status.
 type Change func(*wxtoken.Status)
 
 // SetCondition sets one condition; since moves only when its status does.
-func SetCondition(s *wxtoken.Status, kind string, now time.Time, ok bool, reason, message string) {
+func SetCondition(s *wxtoken.Status, kind wxtoken.ConditionType, now time.Time, ok bool, reason wxtoken.Reason, message string) {
 	status := "False"
 	if ok {
 		status = "True"
@@ -42,11 +34,11 @@ func SetCondition(s *wxtoken.Status, kind string, now time.Time, ok bool, reason
 // Active says: the token was renewed. A key that was cancelled stays so: this news may come late.
 func Active(now time.Time) Change {
 	return func(s *wxtoken.Status) {
-		if s.State == wxtoken.StateRevoked || IsFalse(*s, ConditionOpened) {
+		if s.State == wxtoken.StateRevoked || IsFalse(*s, wxtoken.ConditionEventsOpened) {
 			return
 		}
 		s.State, s.Failures, s.LastError, s.ReauthorizeURL = wxtoken.StateActive, 0, nil, ""
-		SetCondition(s, ConditionReady, now, true, "Renewed", "")
+		SetCondition(s, wxtoken.ConditionReady, now, true, wxtoken.ReasonRenewed, "")
 	}
 }
 
@@ -97,20 +89,14 @@ func account(s *wxtoken.Status) *wxtoken.Authorizer {
 func WithoutPermission(now time.Time, link string) Change {
 	return func(s *wxtoken.Status) {
 		s.State, s.ReauthorizeURL = wxtoken.StateNeedsAuthorization, link
-		SetCondition(s, ConditionReady, now, false, ReasonNoPermission, "the account granted no API permission: WeChat gives no token")
+		SetCondition(s, wxtoken.ConditionReady, now, false, wxtoken.ReasonNoAPIPermission, "the account granted no API permission: WeChat gives no token")
 	}
 }
 
-// Reasons of the condition Ready that are asked for elsewhere.
-const (
-	ReasonNoPermission   = "NoAPIPermission"
-	ReasonNoRefreshToken = "NoRefreshToken"
-)
-
 // ReadyReason returns the reason of the condition Ready.
-func ReadyReason(s wxtoken.Status) string {
+func ReadyReason(s wxtoken.Status) wxtoken.Reason {
 	for _, c := range s.Conditions {
-		if c.Type == ConditionReady {
+		if c.Type == wxtoken.ConditionReady {
 			return c.Reason
 		}
 	}
@@ -119,7 +105,7 @@ func ReadyReason(s wxtoken.Status) string {
 
 // Failing says: a renewal failed and will be tried again.
 func Failing(now time.Time, failures int, err error) Change {
-	return Troubled(wxtoken.StateRenewingFailed, "RenewalFailed", now, failures, err)
+	return Troubled(wxtoken.StateRenewingFailed, wxtoken.ReasonRenewalFailed, now, failures, err)
 }
 
 // stillFailing is Failing, but leaves an account alone whose merchant was asked to authorize again: that is so until it works.
@@ -136,12 +122,12 @@ func Expired(now time.Time) Change {
 		if s.State == wxtoken.StateActive || s.State == "" {
 			s.State = wxtoken.StateRenewingFailed
 		}
-		SetCondition(s, ConditionReady, now, false, "Expired", "the token expired before the next one came")
+		SetCondition(s, wxtoken.ConditionReady, now, false, wxtoken.ReasonExpired, "the token expired before the next one came")
 	}
 }
 
 // NeedsAuthorization says: only the merchant can help, through the link.
-func NeedsAuthorization(now time.Time, failures int, reason string, err error, link string) Change {
+func NeedsAuthorization(now time.Time, failures int, reason wxtoken.Reason, err error, link string) Change {
 	return func(s *wxtoken.Status) {
 		Troubled(wxtoken.StateNeedsAuthorization, reason, now, failures, err)(s)
 		if s.State == wxtoken.StateNeedsAuthorization {
@@ -152,13 +138,13 @@ func NeedsAuthorization(now time.Time, failures int, reason string, err error, l
 
 // TicketRefused says: the component's ticket is no good; the next one may be.
 func TicketRefused(now time.Time, failures int, err error) Change {
-	return Troubled(wxtoken.StateWaitingForTicket, "TicketRefused", now, failures, err)
+	return Troubled(wxtoken.StateWaitingForTicket, wxtoken.ReasonTicketRefused, now, failures, err)
 }
 
 // Operator says: a person must act.
 func Operator(now time.Time, err error) Change {
 	return func(s *wxtoken.Status) {
-		Troubled(wxtoken.StateOperator, "OperatorNeeded", now, s.Failures+1, err)(s)
+		Troubled(wxtoken.StateOperator, wxtoken.ReasonOperatorNeeded, now, s.Failures+1, err)(s)
 	}
 }
 
@@ -169,17 +155,17 @@ func Revoked(now time.Time, cause error) Change {
 		if cause != nil {
 			s.LastError = LastError(now, cause)
 		}
-		SetCondition(s, ConditionReady, now, false, "Cancelled", "the authorization was cancelled")
+		SetCondition(s, wxtoken.ConditionReady, now, false, wxtoken.ReasonCancelled, "the authorization was cancelled")
 	}
 }
 
-func Troubled(state wxtoken.State, reason string, now time.Time, failures int, err error) Change {
+func Troubled(state wxtoken.State, reason wxtoken.Reason, now time.Time, failures int, err error) Change {
 	return func(s *wxtoken.Status) {
 		if s.State == wxtoken.StateRevoked {
 			return
 		}
 		s.State, s.Failures, s.LastError = state, failures, LastError(now, err)
-		SetCondition(s, ConditionReady, now, false, reason, s.LastError.Message)
+		SetCondition(s, wxtoken.ConditionReady, now, false, reason, s.LastError.Message)
 	}
 }
 
@@ -196,7 +182,7 @@ func LastError(now time.Time, err error) *wxtoken.LastError {
 func WaitingForTicket(now time.Time) Change {
 	return func(s *wxtoken.Status) {
 		s.State = wxtoken.StateWaitingForTicket
-		SetCondition(s, ConditionTicket, now, false, "NoTicket", NoTicketYet)
+		SetCondition(s, wxtoken.ConditionTicketFlowing, now, false, wxtoken.ReasonNoTicket, NoTicketYet)
 	}
 }
 
@@ -208,9 +194,9 @@ func TicketReceived(now, received time.Time, good bool) Change {
 	return func(s *wxtoken.Status) {
 		at := received.UTC()
 		s.TicketReceivedAt = &at
-		SetCondition(s, ConditionTicket, now, true, "TicketReceived", "")
-		if IsFalse(*s, ConditionOpened) {
-			SetCondition(s, ConditionOpened, now, true, "Opened", "")
+		SetCondition(s, wxtoken.ConditionTicketFlowing, now, true, wxtoken.ReasonTicketReceived, "")
+		if IsFalse(*s, wxtoken.ConditionEventsOpened) {
+			SetCondition(s, wxtoken.ConditionEventsOpened, now, true, wxtoken.ReasonOpened, "")
 			s.State, s.LastError = wxtoken.StateWaitingForTicket, nil
 		}
 		switch {
@@ -223,9 +209,9 @@ func TicketReceived(now, received time.Time, good bool) Change {
 }
 
 // TicketLate says: tickets stay away. One that is too old to be used is as good as none.
-func TicketLate(now time.Time, reason, message string, unusable bool) Change {
+func TicketLate(now time.Time, reason wxtoken.Reason, message string, unusable bool) Change {
 	return func(s *wxtoken.Status) {
-		SetCondition(s, ConditionTicket, now, false, reason, message)
+		SetCondition(s, wxtoken.ConditionTicketFlowing, now, false, reason, message)
 		if unusable {
 			s.State = wxtoken.StateWaitingForTicket
 		}
@@ -238,15 +224,15 @@ func Unopened(now time.Time, err error) Change {
 		if s.State != wxtoken.StateOperator || s.LastError == nil || s.LastError.Message != err.Error() {
 			s.State, s.LastError = wxtoken.StateOperator, LastError(now, err)
 		}
-		SetCondition(s, ConditionOpened, now, false, "SealKeyUnknown", err.Error())
+		SetCondition(s, wxtoken.ConditionEventsOpened, now, false, wxtoken.ReasonSealKeyUnknown, err.Error())
 	}
 }
 
 // RefusalsAreDoubted reports whether a status says that refusals are not believed.
-func RefusalsAreDoubted(s wxtoken.Status) bool { return IsFalse(s, ConditionRefusals) }
+func RefusalsAreDoubted(s wxtoken.Status) bool { return IsFalse(s, wxtoken.ConditionRefusalsBelieved) }
 
 // IsFalse reports whether a status says that a condition does not hold.
-func IsFalse(s wxtoken.Status, kind string) bool {
+func IsFalse(s wxtoken.Status, kind wxtoken.ConditionType) bool {
 	return slices.ContainsFunc(s.Conditions, func(c wxtoken.Condition) bool { return c.Type == kind && c.Status == "False" })
 }
 
@@ -254,10 +240,10 @@ func IsFalse(s wxtoken.Status, kind string) bool {
 func RefusalsDoubted(now time.Time, doubted bool) Change {
 	return func(s *wxtoken.Status) {
 		if !doubted {
-			SetCondition(s, ConditionRefusals, now, true, "Believed", "")
+			SetCondition(s, wxtoken.ConditionRefusalsBelieved, now, true, wxtoken.ReasonBelieved, "")
 			return
 		}
-		SetCondition(s, ConditionRefusals, now, false, "ManyAtOnce", ManyRefused)
+		SetCondition(s, wxtoken.ConditionRefusalsBelieved, now, false, wxtoken.ReasonManyAtOnce, ManyRefused)
 	}
 }
 

@@ -46,7 +46,7 @@ func TestClientReject(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = client.Reject(t.Context(), token)
+	_, err = client.Report(t.Context(), token)
 	wantError(t, err, nats.ErrNoResponders, shop.String(), "refresher")
 
 	var request map[string]any
@@ -58,14 +58,14 @@ func TestClientReject(t *testing.T) {
 		}
 	})
 	for _, want := range []wxtoken.Outcome{
-		wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed, wxtoken.RejectTooSoon, wxtoken.RejectUnknownKey, "of_a_later_version",
+		wxtoken.OutcomeRenewing, wxtoken.OutcomeAlreadyRenewed, wxtoken.OutcomeTooSoon, wxtoken.OutcomeUnknownKey, "of_a_later_version",
 	} {
 		respond = func(req micro.Request) error {
 			return req.RespondJSON(map[string]any{"outcome": want, "revision": revision, "more": true})
 		}
-		got, err := client.Reject(t.Context(), token)
+		got, err := client.Report(t.Context(), token)
 		if err != nil || got != want {
-			t.Errorf("Reject = %q, %v; want %q", got, err, want)
+			t.Errorf("Report = %q, %v; want %q", got, err, want)
 		}
 		if len(request) != 2 || request["key"] != shop.String() || request["revision"] != float64(revision) {
 			t.Errorf("request %v, want key and revision %d", request, revision)
@@ -73,8 +73,8 @@ func TestClientReject(t *testing.T) {
 	}
 
 	token.Revision, token.Value = 0, wxtoken.NewSecret("SEKRET")
-	if _, err := client.Reject(t.Context(), token); err != nil {
-		t.Errorf("Reject without a revision: %v", err)
+	if _, err := client.Report(t.Context(), token); err != nil {
+		t.Errorf("Report without a revision: %v", err)
 	}
 	const digest = "09e1d052992c468a671ba47561c3157b46daeeac5eb00185e5394733892c0ab5" // printf SEKRET | sha256sum
 	if len(request) != 2 || request["key"] != shop.String() || request["token_sha256"] != digest {
@@ -82,24 +82,24 @@ func TestClientReject(t *testing.T) {
 	}
 
 	respond = func(req micro.Request) error { return req.Error("400", "no such component", nil) }
-	_, err = client.Reject(t.Context(), token)
+	_, err = client.Report(t.Context(), token)
 	if err == nil || !strings.Contains(err.Error(), `400 "no such component"`) || strings.Contains(err.Error(), "SEKRET") {
-		t.Errorf("Reject = %v, want what the service said", err)
+		t.Errorf("Report = %v, want what the service said", err)
 	}
 	respond = func(req micro.Request) error { return req.Respond([]byte("SEKRET")) }
-	if _, err = client.Reject(t.Context(), token); err == nil || strings.Contains(err.Error(), "SEKRET") {
-		t.Errorf("Reject = %v, want an error that does not repeat the answer", err)
+	if _, err = client.Report(t.Context(), token); err == nil || strings.Contains(err.Error(), "SEKRET") {
+		t.Errorf("Report = %v, want an error that does not repeat the answer", err)
 	}
 	respond = func(micro.Request) error { return nil }
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = client.Reject(ctx, token)
+	_, err = client.Report(ctx, token)
 	wantError(t, err, context.DeadlineExceeded, shop.String())
 
-	_, err = client.Reject(t.Context(), wxtoken.Token{Value: token.Value})
+	_, err = client.Report(t.Context(), wxtoken.Token{Value: token.Value})
 	wantError(t, err, wxtoken.ErrBadKey)
 	client.Close()
-	_, err = client.Reject(t.Context(), token)
+	_, err = client.Report(t.Context(), token)
 	wantError(t, err, wxtoken.ErrClosed)
 }
 

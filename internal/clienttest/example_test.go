@@ -141,7 +141,7 @@ func startDemo() *demo {
 	must(err)
 	must(service.AddEndpoint("reject", micro.HandlerFunc(func(req micro.Request) {
 		d.store(2) // before the answer, so that it is done when the example ends
-		must(req.RespondJSON(map[string]any{"outcome": wxtoken.RejectRenewing, "revision": 1}))
+		must(req.RespondJSON(map[string]any{"outcome": wxtoken.OutcomeRenewing, "revision": 1}))
 	}), micro.WithEndpointSubject("wxtoken.reject")))
 	d.stop = func() {
 		nc.Close()

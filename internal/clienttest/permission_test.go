@@ -92,7 +92,7 @@ func TestPermissions(t *testing.T) {
 			if _, err := client.Status(t.Context(), shop); err != nil {
 				t.Error(err)
 			}
-			_, err = client.Reject(t.Context(), wxtoken.Token{Key: shop, Revision: 1})
+			_, err = client.Report(t.Context(), wxtoken.Token{Key: shop, Revision: 1})
 			wantError(t, err, nats.ErrNoResponders) // it may ask, and nobody is there
 		})
 	}
@@ -124,7 +124,7 @@ func TestPermissionsMissing(t *testing.T) {
 
 	client := newClient(t, service(), wxtoken.Config{Keys: []wxtoken.Key{shop}})
 	givesUp(t, func(ctx context.Context) error {
-		_, err := client.Reject(ctx, wxtoken.Token{Key: shop, Revision: 1})
+		_, err := client.Report(ctx, wxtoken.Token{Key: shop, Revision: 1})
 		return err
 	}, nats.ErrPermissionViolation, "wxtoken.reject")
 	givesUp(t, func(ctx context.Context) error {

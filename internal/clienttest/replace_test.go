@@ -27,10 +27,10 @@ func TestClientReplace(t *testing.T) {
 		want    error
 		text    string
 	}{
-		"renewing":        {outcome: wxtoken.RejectRenewing, store: true},
-		"already renewed": {outcome: wxtoken.RejectAlreadyRenewed, store: true}, // and the view is behind
-		"too soon":        {outcome: wxtoken.RejectTooSoon, want: wxtoken.ErrTooSoon, text: "errmsg"},
-		"unknown key":     {outcome: wxtoken.RejectUnknownKey, want: wxtoken.ErrNotKept, text: "Status"},
+		"renewing":        {outcome: wxtoken.OutcomeRenewing, store: true},
+		"already renewed": {outcome: wxtoken.OutcomeAlreadyRenewed, store: true}, // and the view is behind
+		"too soon":        {outcome: wxtoken.OutcomeTooSoon, want: wxtoken.ErrTooSoon, text: "errmsg"},
+		"unknown key":     {outcome: wxtoken.OutcomeUnknownKey, want: wxtoken.ErrNotKept, text: "Status"},
 		"of a later time": {outcome: "postponed", text: "postponed"},
 	}
 	for name, tt := range tests {
@@ -120,7 +120,7 @@ func TestClientReplaceInVain(t *testing.T) {
 	}
 	cancelled := make(chan struct{})
 	answerRejects(t, p.srv.Connect(), func(request map[string]any, req micro.Request) {
-		outcome(t, req, wxtoken.RejectRenewing)
+		outcome(t, req, wxtoken.OutcomeRenewing)
 		if request["key"] == hotel.String() && request["revision"] != nil {
 			p.mark(hotel, "DEL")
 			close(cancelled)

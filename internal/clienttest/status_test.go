@@ -2,7 +2,13 @@ package wxtoken_test
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
 	"reflect"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,6 +114,52 @@ func TestStateAt(t *testing.T) {
 	} {
 		if got := (wxtoken.Status{State: row.state}).StateAt(now, row.expiresAt); got != row.want {
 			t.Errorf("%s with a token until %v is %s, want %s", row.state, row.expiresAt, got, row.want)
+		}
+	}
+}
+
+// TestConditionsAreInTheContract compares the types and reasons of conditions with the tables of docs/contract.md: a
+// service in another language reads them there.
+func TestConditionsAreInTheContract(t *testing.T) {
+	t.Parallel()
+	file, err := parser.ParseFile(token.NewFileSet(), "../../client/status.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := map[string]bool{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok && spec.Type != nil {
+			if kind, ok := spec.Type.(*ast.Ident); ok && (kind.Name == "ConditionType" || kind.Name == "Reason") {
+				words[strings.Trim(spec.Values[0].(*ast.BasicLit).Value, `"`)] = true
+			}
+		}
+		return true
+	})
+	if len(words) < 30 {
+		t.Fatalf("found only %v", words)
+	}
+	contract, err := os.ReadFile("../../docs/contract.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, tables, ok := strings.Cut(string(contract), "| condition | reasons |")
+	if tables, _, _ = strings.Cut(tables, "\n#"); !ok {
+		t.Fatal("the contract has no table of conditions")
+	}
+	told := map[string]bool{}
+	for _, m := range regexp.MustCompile("`([A-Z][A-Za-z]+)`").FindAllStringSubmatch(tables, -1) {
+		told[m[1]] = true
+	}
+	delete(told, "True")
+	delete(told, "False")
+	for word := range words {
+		if !told[word] {
+			t.Errorf("%s is not in the contract", word)
+		}
+	}
+	for word := range told {
+		if !words[word] {
+			t.Errorf("%s is in the contract, and has no constant", word)
 		}
 	}
 }

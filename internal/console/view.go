@@ -93,7 +93,7 @@ func makeLine(r row, last string, now time.Time, w words) line {
 	}
 	l := line{State: string(r.State), Cells: []string{r.Key.String(), state, generation, left, renewal, strconv.Itoa(r.Failures), token, last}}
 	if h := r.Held; h != nil {
-		l.Held = fmt.Sprintf("%s: %s: %s (%s", w.Held, printable(h.Reason), printable(h.Message), distance(h.Since, now, w))
+		l.Held = fmt.Sprintf("%s: %s: %s (%s", w.Held, printable(string(h.Reason)), printable(h.Message), distance(h.Since, now, w))
 		if h.Until != nil && h.Until.After(now) {
 			l.Held += ", " + fmt.Sprintf(w.Until, h.Until.UTC().Format(time.DateTime))
 		}

@@ -37,12 +37,8 @@ type RequestError struct {
 	Description string `json:"description"`
 }
 
-// Reject is the request on SubjectReject: WeChat refused this token. One of Revision and TokenSHA256 tells which.
-type Reject struct {
-	Key         wxtoken.Key `json:"key"`
-	Revision    uint64      `json:"revision,omitempty"`     // of the bucket's entry
-	TokenSHA256 string      `json:"token_sha256,omitempty"` // hex
-}
+// Reject is the request on SubjectReject: a service reports that WeChat refused this token.
+type Reject = wxtoken.Report
 
 // Renew is the request on SubjectRenew: fetch the next token of this key now.
 type Renew struct {

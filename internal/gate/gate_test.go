@@ -161,7 +161,7 @@ func (r *rig) make(g *gate.Gate, call gate.Call, answer error) error {
 }
 
 // reasons are the names of what holds a component back.
-func reasons(g *gate.Gate) (names []string) {
+func reasons(g *gate.Gate) (names []wxtoken.Reason) {
 	for _, h := range g.Holds() {
 		names = append(names, h.Reason)
 	}
@@ -233,7 +233,7 @@ func TestReasons(t *testing.T) {
 		name    string
 		call    gate.Call
 		code    int
-		reason  string
+		reason  wxtoken.Reason
 		state   wxtoken.State
 		closed  []gate.Call // for the process that met it
 		theirs  []gate.Call // and for the other one
@@ -269,7 +269,7 @@ func TestReasons(t *testing.T) {
 				}
 				return
 			}
-			r.eventually("the other does not know", func() bool { return slices.Equal(reasons(two), []string{row.reason}) })
+			r.eventually("the other does not know", func() bool { return slices.Equal(reasons(two), []wxtoken.Reason{row.reason}) })
 			if h := one.Holds(); len(h) != 1 || h[0].Reason != row.reason || gate.State(h[0]) != row.state || h[0].Error == nil || h[0].Error.Code != row.code {
 				t.Errorf("held back: %+v", h)
 			}
@@ -349,7 +349,7 @@ func TestTokenRefused(t *testing.T) {
 	if open(t.Context(), g, list) || !open(t.Context(), g, own) {
 		t.Error("calls go on with a refused token, or its renewal does not")
 	}
-	if got := reasons(g); !slices.Equal(got, []string{wxtoken.HeldTokenRefused}) {
+	if got := reasons(g); !slices.Equal(got, []wxtoken.Reason{wxtoken.HeldTokenRefused}) {
 		t.Errorf("held back: %v", got)
 	}
 	next := first
@@ -395,7 +395,7 @@ func TestListFirst(t *testing.T) {
 	if !open(t.Context(), g, renewal) || !open(t.Context(), g, list) {
 		t.Error("other calls wait, too")
 	}
-	if got := reasons(g); !slices.Equal(got, []string{wxtoken.HeldListFirst}) {
+	if got := reasons(g); !slices.Equal(got, []wxtoken.Reason{wxtoken.HeldListFirst}) {
 		t.Errorf("held back: %v", got)
 	}
 	r.forward(3 * time.Minute)
@@ -426,7 +426,7 @@ func TestDoubted(t *testing.T) {
 	if g.Believes() || !open(t.Context(), g, renewal) {
 		t.Error("five of five refusals are believed, or stop the calls")
 	}
-	if got := reasons(g); !slices.Equal(got, []string{wxtoken.HeldDoubted}) {
+	if got := reasons(g); !slices.Equal(got, []wxtoken.Reason{wxtoken.HeldDoubted}) {
 		t.Errorf("held back: %v", got)
 	}
 	g.Sweep(t.Context())
@@ -445,11 +445,11 @@ func TestDoubted(t *testing.T) {
 func TestNoTicket(t *testing.T) {
 	r := newRig(t)
 	g := r.process("one")
-	if got := reasons(g); !slices.Equal(got, []string{wxtoken.HeldNoTicket}) {
+	if got := reasons(g); !slices.Equal(got, []wxtoken.Reason{wxtoken.HeldNoTicket}) {
 		t.Errorf("without a ticket: %v", got)
 	}
 	g.KnowTicket(r.clock())
-	if got := reasons(g); !slices.Equal(got, []string{wxtoken.HeldTokenDead}) {
+	if got := reasons(g); !slices.Equal(got, []wxtoken.Reason{wxtoken.HeldTokenDead}) {
 		t.Errorf("with one: %v", got)
 	}
 	until, why := g.NotBefore(wechat.APIAuthorizerList, 0)

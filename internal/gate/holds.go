@@ -35,8 +35,8 @@ const (
 
 // Reason is one of the things that hold a component back.
 type Reason struct {
-	Name  string        // wxtoken.Held...: in the condition Renewing, and the label of the metric
-	State wxtoken.State // of the component because of it; "" leaves it as it is
+	Name  wxtoken.Reason // wxtoken.Held...: in the condition Renewing, and the label of the metric
+	State wxtoken.State  // of the component because of it; "" leaves it as it is
 }
 
 // Reasons are all of them, the gravest first.
@@ -69,7 +69,7 @@ func State(h store.Hold) wxtoken.State {
 }
 
 // holdKey names a hold in Gate.own.
-func holdKey(reason string, api wechat.API) string { return reason + "/" + string(api) }
+func holdKey(reason wxtoken.Reason, api wechat.API) string { return string(reason) + "/" + string(api) }
 
 // begin notes that calls are held back.
 func (g *Gate) begin(api wechat.API, h store.Hold) {
@@ -85,7 +85,7 @@ func (g *Gate) hold(api wechat.API, h store.Hold) {
 }
 
 // end notes that calls are not held back for that reason any more.
-func (g *Gate) end(reason string, api wechat.API) {
+func (g *Gate) end(reason wxtoken.Reason, api wechat.API) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.own, holdKey(reason, api))
@@ -254,7 +254,7 @@ func (g *Gate) tell(ctx context.Context) {
 func (g *Gate) log(holds []store.Hold, now time.Time) {
 	var names []string
 	for _, h := range holds {
-		names = append(names, h.Reason)
+		names = append(names, string(h.Reason))
 	}
 	reasons := strings.Join(slices.Compact(names), " ")
 	g.mu.Lock()

@@ -24,7 +24,7 @@ import (
 )
 
 // ErrLocked is returned by Start when another server, in this or in another process, uses the directory.
-var ErrLocked = errors.New("in use by another server")
+var ErrLocked = errors.New("directory in use by another server")
 
 // lockName is the file in StoreDir that carries the lock. It stays behind, empty and unlocked:
 // removing it would let two servers lock two files of one name.
@@ -147,7 +147,7 @@ func dropKeyless(dir string) error {
 
 // ErrUnreadable is returned by Start when a stream lies in the directory that the server can't read: it would go on without it, and
 // whoever makes the streams that are missing would write over it.
-var ErrUnreadable = errors.New("can't be read")
+var ErrUnreadable = errors.New("unreadable stream")
 
 // complete returns an error that wraps ErrUnreadable unless the server has every stream whose file lay in dir before it started: what it
 // can't read it may remove.
@@ -168,7 +168,7 @@ func (s *Server) complete(dir string, lying []string) error {
 	for _, file := range lying {
 		stream := filepath.Dir(file)
 		if name, err := filepath.Rel(filepath.Join(dir, server.JetStreamStoreDir), stream); err == nil && !known[name] {
-			return fmt.Errorf("the stream in %s %w: it is damaged, or encrypted with another key; the log has the server's words", stream, ErrUnreadable)
+			return fmt.Errorf("%w in %s: it is damaged, or encrypted with another key; the log has the server's words", ErrUnreadable, stream)
 		}
 	}
 	return nil
@@ -233,7 +233,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	switch {
 	case busy:
-		err = fmt.Errorf("directory %s is %w: stop that one, or choose another directory", dir, ErrLocked)
+		err = fmt.Errorf("%w: %s: stop that one, or choose another directory", ErrLocked, dir)
 	case err != nil:
 		err = fmt.Errorf("lock the directory of the NATS server: %s: %w", name, err)
 	default:

@@ -75,7 +75,7 @@ func unopenedEvents(s *wxtoken.Status) string {
 		return ""
 	}
 	for _, condition := range s.Conditions {
-		if condition.Type == "EventsOpened" && condition.Status == "False" {
+		if condition.Type == wxtoken.ConditionEventsOpened && condition.Status == "False" {
 			return condition.Message
 		}
 	}
@@ -218,7 +218,7 @@ func lacking(s *wxtoken.Status) (nothing lang.Text) {
 		return nothing
 	}
 	for _, condition := range s.Conditions {
-		if condition.Type == "Ready" && condition.Status == "False" && condition.Reason == "NoAPIPermission" {
+		if condition.Type == wxtoken.ConditionReady && condition.Status == "False" && condition.Reason == wxtoken.ReasonNoAPIPermission {
 			return lang.T("no API permission", "没有接口权限")
 		}
 	}

@@ -12,7 +12,7 @@ import (
 func TestHeldBack(t *testing.T) {
 	t.Parallel()
 	until := time.Date(2026, 11, 22, 16, 0, 0, 0, time.UTC)
-	with := func(reason string) *wxtoken.Status {
+	with := func(reason wxtoken.Reason) *wxtoken.Status {
 		return &wxtoken.Status{LastError: &wxtoken.LastError{API: "api_component_token", Code: 40125, Message: "invalid appsecret"}, Conditions: []wxtoken.Condition{
 			{Type: "Ready", Status: "True"}, {Type: wxtoken.ConditionRenewing, Status: "False", Reason: reason, Message: "the message", Until: &until},
 		}}

@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"wxtoken/client"
 	"wxtoken/internal/gate"
 )
 
@@ -10,8 +11,8 @@ type component struct {
 	appid string
 	gate  *gate.Gate
 
-	late    string // what the status says of tickets that stay away
-	doubted bool   // the status says that refusals are not believed
+	late    wxtoken.Reason // what the status says of tickets that stay away
+	doubted bool           // the status says that refusals are not believed
 	greeted bool
 	lost    bool // something of what rested in NATS, and WeChat's list was not asked yet what
 }

@@ -181,12 +181,12 @@ func TestTicketsKept(t *testing.T) {
 	r.clock.forward(5 * time.Minute)
 	var verdict events.Verdict
 	question := fmt.Sprintf(`{"key":%q,"revision":%d}`, aliceJSAPI, r.token(aliceJSAPI).Revision)
-	if code := r.asks(events.SubjectReject, question, &verdict); code != "" || verdict.Outcome != wxtoken.RejectRenewing {
+	if code := r.asks(events.SubjectReject, question, &verdict); code != "" || verdict.Outcome != wxtoken.OutcomeRenewing {
 		t.Errorf("a report: %q %+v", code, verdict)
 	}
 	life(first.Generation + 2)
 	r.clock.forward(2 * time.Minute) // two that are asked for have to lie apart
-	if code := r.asks(events.SubjectRenew, fmt.Sprintf(`{"key":%q}`, aliceJSAPI), &verdict); code != "" || verdict.Outcome != wxtoken.RejectRenewing {
+	if code := r.asks(events.SubjectRenew, fmt.Sprintf(`{"key":%q}`, aliceJSAPI), &verdict); code != "" || verdict.Outcome != wxtoken.OutcomeRenewing {
 		t.Errorf("a wish: %q %+v", code, verdict)
 	}
 	life(first.Generation + 3)
@@ -524,12 +524,12 @@ func TestTicketReportedAgain(t *testing.T) {
 		}
 		return v.Outcome
 	}
-	if got := report(); got != wxtoken.RejectRenewing {
+	if got := report(); got != wxtoken.OutcomeRenewing {
 		t.Errorf("the first report: %s", got)
 	}
 	r.until("not fetched", func() bool { return len(d.calls(alice, jsapi)) > before })
 	r.drained()
-	if got := report(); got != wxtoken.RejectTooSoon {
+	if got := report(); got != wxtoken.OutcomeTooSoon {
 		t.Errorf("the second report: %s", got)
 	}
 }

@@ -21,7 +21,7 @@ func (r *Refresher) renewRefused(ctx context.Context, t wxtoken.Token) (err erro
 		return err
 	}
 	outcome, err := r.replace(ctx, t, events.ReasonRefused)
-	if outcome == wxtoken.RejectTooSoon {
+	if outcome == wxtoken.OutcomeTooSoon {
 		r.log.Warn().Stringer("key", t.Key).Dur("age", r.now().Sub(t.ObtainedAt)).Msg("new token refused: does another keeper renew it?")
 	}
 	return err

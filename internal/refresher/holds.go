@@ -27,7 +27,7 @@ func (r *Refresher) renewing(c *component) account.Change {
 				}
 			}
 		}
-		if account.IsFalse(*s, account.ConditionOpened) {
+		if account.IsFalse(*s, wxtoken.ConditionEventsOpened) {
 			return // its tickets can't even be read
 		}
 		for _, h := range holds {

@@ -103,7 +103,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	m.maxWatches = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "wxtoken_mirror_consumers_max", Help: "Consumers that the account may have on a stream (max_consumers); missing without a limit.",
 	}, []string{"account", "stream"})
-	for _, o := range []wxtoken.Outcome{wxtoken.RejectRenewing, wxtoken.RejectAlreadyRenewed, wxtoken.RejectTooSoon, wxtoken.RejectUnknownKey} {
+	for _, o := range []wxtoken.Outcome{wxtoken.OutcomeRenewing, wxtoken.OutcomeAlreadyRenewed, wxtoken.OutcomeTooSoon, wxtoken.OutcomeUnknownKey} {
 		m.reports.WithLabelValues(string(o))
 	}
 	for _, kind := range []wxtoken.Kind{wxtoken.KindComponent, wxtoken.KindAuthorizer} {
@@ -266,7 +266,7 @@ func (f fleet) held(gauge func(*prometheus.Desc, float64, ...string), id string)
 	if !ok {
 		return
 	}
-	held := map[string]bool{}
+	held := map[wxtoken.Reason]bool{}
 	for _, h := range c.gate.Holds() {
 		held[h.Reason] = true
 	}
@@ -275,7 +275,7 @@ func (f fleet) held(gauge func(*prometheus.Desc, float64, ...string), id string)
 		if held[reason.Name] {
 			value = 1
 		}
-		gauge(descHeld, value, id, reason.Name)
+		gauge(descHeld, value, id, string(reason.Name))
 	}
 }
 

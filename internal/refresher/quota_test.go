@@ -67,7 +67,7 @@ func (r *rig) quota(api string) events.APIQuota {
 }
 
 // metric returns the sum of a metric of a process over all series that have the given label values.
-func (r *rig) metric(p process, name string, values ...string) (sum float64) {
+func (r *rig) metric(p process, name string, values ...any) (sum float64) {
 	r.Helper()
 	families, err := p.metrics.Gather()
 	r.must(err)
@@ -80,7 +80,7 @@ func (r *rig) metric(p process, name string, values ...string) (sum float64) {
 			for _, value := range values {
 				found := false
 				for _, label := range m.GetLabel() {
-					found = found || label.GetValue() == value
+					found = found || label.GetValue() == fmt.Sprint(value)
 				}
 				if !found {
 					continue next

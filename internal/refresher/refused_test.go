@@ -198,7 +198,7 @@ func (r *rig) crowd(component string, n int) (keys []wxtoken.Key) {
 	return keys
 }
 
-func conditionOf(s wxtoken.Status, kind string) (c wxtoken.Condition) {
+func conditionOf(s wxtoken.Status, kind wxtoken.ConditionType) (c wxtoken.Condition) {
 	for _, c := range s.Conditions {
 		if c.Type == kind {
 			return c

@@ -38,12 +38,12 @@ func TestReject(t *testing.T) {
 	r.authorize(alice)
 	first := r.token(aliceKey)
 	report := events.Reject{Key: aliceKey, Revision: first.Revision}
-	if v := r.reject(report, wxtoken.RejectTooSoon); v.Revision != first.Revision {
+	if v := r.reject(report, wxtoken.OutcomeTooSoon); v.Revision != first.Revision {
 		t.Errorf("too_soon speaks of revision %d, want %d", v.Revision, first.Revision)
 	}
 	r.clock.forward(time.Minute + time.Second)
 	r.must(r.sim.Invalidate(appid, alice))
-	if v := r.reject(report, wxtoken.RejectRenewing); v.Revision != first.Revision {
+	if v := r.reject(report, wxtoken.OutcomeRenewing); v.Revision != first.Revision {
 		t.Errorf("renewing speaks of revision %d, want the refused one, %d", v.Revision, first.Revision)
 	}
 	second := r.generation(aliceKey, 2)
@@ -58,7 +58,7 @@ func TestReject(t *testing.T) {
 		{Key: aliceKey, TokenSHA256: sha(first.Value.Reveal())},
 		{Key: aliceKey, TokenSHA256: sha("nobody's")},
 	} {
-		if v := r.reject(late, wxtoken.RejectAlreadyRenewed); v.Revision != second.Revision {
+		if v := r.reject(late, wxtoken.OutcomeAlreadyRenewed); v.Revision != second.Revision {
 			t.Errorf("already_renewed speaks of revision %d, want the current one, %d", v.Revision, second.Revision)
 		}
 	}
@@ -67,9 +67,9 @@ func TestReject(t *testing.T) {
 	for _, digits := range []func(string) string{strings.ToLower, strings.ToUpper} {
 		current := r.token(aliceKey)
 		q := events.Reject{Key: aliceKey, TokenSHA256: digits(sha(current.Value.Reveal()))}
-		r.reject(q, wxtoken.RejectTooSoon)
+		r.reject(q, wxtoken.OutcomeTooSoon)
 		r.clock.forward(time.Minute + time.Second)
-		r.reject(q, wxtoken.RejectRenewing)
+		r.reject(q, wxtoken.OutcomeRenewing)
 		r.generation(aliceKey, current.Generation+1)
 	}
 	r.drained()
@@ -77,7 +77,7 @@ func TestReject(t *testing.T) {
 	r.wantScheduled(aliceKey)
 
 	// The component's own token, which a service may be told of as well.
-	r.reject(events.Reject{Key: componentKey, Revision: r.token(componentKey).Revision}, wxtoken.RejectRenewing)
+	r.reject(events.Reject{Key: componentKey, Revision: r.token(componentKey).Revision}, wxtoken.OutcomeRenewing)
 	r.until("the component's token was not renewed", func() bool { return r.token(componentKey).Generation == 2 })
 	r.eventually(r.componentLives)
 }
@@ -91,11 +91,11 @@ func TestRejectUnknown(t *testing.T) {
 		wxtoken.ComponentKey("wxffffffffffffffff"), {Kind: wxtoken.KindJSAPITicket, Component: appid, Authorizer: alice},
 	} {
 		for _, q := range []events.Reject{{Key: key, Revision: 1}, {Key: key, TokenSHA256: sha("x")}} {
-			if v := r.reject(q, wxtoken.RejectUnknownKey); v.Revision != 0 {
+			if v := r.reject(q, wxtoken.OutcomeUnknownKey); v.Revision != 0 {
 				t.Errorf("unknown_key speaks of revision %d", v.Revision)
 			}
 		}
-		r.renew(key, wxtoken.RejectUnknownKey)
+		r.renew(key, wxtoken.OutcomeUnknownKey)
 	}
 	secret := token.Value.Reveal()
 	for _, text := range []string{
@@ -116,9 +116,9 @@ func TestRejectUnknown(t *testing.T) {
 	r.clock.forward(2 * time.Minute)
 	r.must(r.sim.Cancel(appid, alice))
 	r.state(aliceKey, wxtoken.StateRevoked)
-	r.reject(events.Reject{Key: aliceKey, Revision: token.Revision}, wxtoken.RejectUnknownKey)
-	r.reject(events.Reject{Key: aliceKey, TokenSHA256: sha(secret)}, wxtoken.RejectUnknownKey)
-	r.renew(aliceKey, wxtoken.RejectUnknownKey)
+	r.reject(events.Reject{Key: aliceKey, Revision: token.Revision}, wxtoken.OutcomeUnknownKey)
+	r.reject(events.Reject{Key: aliceKey, TokenSHA256: sha(secret)}, wxtoken.OutcomeUnknownKey)
+	r.renew(aliceKey, wxtoken.OutcomeUnknownKey)
 	r.drained()
 	r.wantCalls(apiRefresh, 0)
 }
@@ -158,7 +158,7 @@ func TestRejectedByMany(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	if n := outcomes[wxtoken.RejectRenewing]; n == 0 || n+outcomes[wxtoken.RejectAlreadyRenewed] != 200 {
+	if n := outcomes[wxtoken.OutcomeRenewing]; n == 0 || n+outcomes[wxtoken.OutcomeAlreadyRenewed] != 200 {
 		t.Errorf("outcomes %v", outcomes)
 	}
 	r.generation(aliceKey, 2)
@@ -176,19 +176,19 @@ func TestRejectedAllDay(t *testing.T) {
 	for n := range most {
 		token := r.token(aliceKey)
 		if n%2 == 0 {
-			r.reject(events.Reject{Key: aliceKey, Revision: token.Revision}, wxtoken.RejectRenewing)
+			r.reject(events.Reject{Key: aliceKey, Revision: token.Revision}, wxtoken.OutcomeRenewing)
 		} else {
-			r.renew(aliceKey, wxtoken.RejectRenewing)
+			r.renew(aliceKey, wxtoken.OutcomeRenewing)
 		}
 		r.generation(aliceKey, token.Generation+1)
 		r.clock.forward(time.Minute + 10*time.Second)
 	}
-	r.reject(events.Reject{Key: aliceKey, Revision: r.token(aliceKey).Revision}, wxtoken.RejectTooSoon)
-	r.renew(aliceKey, wxtoken.RejectTooSoon)
+	r.reject(events.Reject{Key: aliceKey, Revision: r.token(aliceKey).Revision}, wxtoken.OutcomeTooSoon)
+	r.renew(aliceKey, wxtoken.OutcomeTooSoon)
 	r.drained()
 	r.wantCalls(apiRefresh, most)
 	r.clock.forward(23 * time.Hour)
-	r.reject(events.Reject{Key: aliceKey, Revision: r.token(aliceKey).Revision}, wxtoken.RejectRenewing)
+	r.reject(events.Reject{Key: aliceKey, Revision: r.token(aliceKey).Revision}, wxtoken.OutcomeRenewing)
 	r.generation(aliceKey, most+2)
 }
 
@@ -210,10 +210,10 @@ func TestClientReport(t *testing.T) {
 		}
 		var outcome wxtoken.Outcome
 		r.eventually(func() error { // until the refresher listens
-			outcome, err = client.Reject(t.Context(), report)
+			outcome, err = client.Report(t.Context(), report)
 			return err
 		})
-		if outcome != wxtoken.RejectRenewing {
+		if outcome != wxtoken.OutcomeRenewing {
 			t.Errorf("the outcome is %q", outcome)
 		}
 		next, err := client.Next(t.Context(), token)
@@ -221,10 +221,10 @@ func TestClientReport(t *testing.T) {
 		if !r.sim.Accepts(appid, alice, next.Value.Reveal()) || next.Generation != token.Generation+1 || next.Previous != nil {
 			t.Errorf("after a report the token is of generation %d", next.Generation)
 		}
-		if outcome, err := client.Reject(t.Context(), report); err != nil || outcome != wxtoken.RejectAlreadyRenewed {
+		if outcome, err := client.Report(t.Context(), report); err != nil || outcome != wxtoken.OutcomeAlreadyRenewed {
 			t.Errorf("reported again: %q, %v", outcome, err)
 		}
-		if outcome, err := client.Reject(t.Context(), next); err != nil || outcome != wxtoken.RejectTooSoon {
+		if outcome, err := client.Report(t.Context(), next); err != nil || outcome != wxtoken.OutcomeTooSoon {
 			t.Errorf("reported at once: %q, %v", outcome, err)
 		}
 		r.clock.forward(2 * time.Minute)
@@ -235,9 +235,9 @@ func TestRenew(t *testing.T) {
 	r := newRig(t, options{})
 	r.authorize(alice)
 	first := r.token(aliceKey)
-	r.renew(aliceKey, wxtoken.RejectTooSoon)
+	r.renew(aliceKey, wxtoken.OutcomeTooSoon)
 	r.clock.forward(2 * time.Minute)
-	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.renew(aliceKey, wxtoken.OutcomeRenewing)
 	if second := r.generation(aliceKey, 2); second.Previous == nil || second.Previous.Value != first.Value {
 		t.Error("a renewal that the operator asked for does not keep the previous token")
 	}
@@ -251,14 +251,14 @@ func TestRenew(t *testing.T) {
 	r.wantCalls(apiRefresh, 2)
 	for calls := 3; calls <= 4; calls++ {
 		r.clock.forward(2 * time.Minute) // what is asked for has to lie apart
-		r.renew(aliceKey, wxtoken.RejectRenewing)
+		r.renew(aliceKey, wxtoken.OutcomeRenewing)
 		r.until("the operator is not heard", func() bool { return r.calls(apiRefresh) == calls })
 		r.pokedInVain(aliceKey)
 		r.wantCalls(apiRefresh, calls)
 	}
 	r.sim.Heal()
 	r.clock.forward(2 * time.Minute)
-	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.renew(aliceKey, wxtoken.OutcomeRenewing)
 	r.generation(aliceKey, 3)
 	r.state(aliceKey, wxtoken.StateActive)
 }
@@ -302,7 +302,7 @@ func TestNeedsAuthorization(t *testing.T) {
 
 	// The operator may try all the same.
 	calls := r.calls(apiRefresh)
-	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.renew(aliceKey, wxtoken.OutcomeRenewing)
 	r.until("the operator is not heard", func() bool { return r.calls(apiRefresh) == calls+1 })
 	r.until("nothing became of it", func() bool { return r.credential(aliceKey).Claim == nil })
 	r.pokedInVain(aliceKey)
@@ -340,7 +340,7 @@ func TestRenewOfAKeyThatNeedsAuthorization(t *testing.T) {
 		t.Errorf("a link without --public-url: %q", s.ReauthorizeURL)
 	}
 	r.sim.Heal()
-	r.renew(aliceKey, wxtoken.RejectRenewing)
+	r.renew(aliceKey, wxtoken.OutcomeRenewing)
 	r.generation(aliceKey, 2)
 	r.state(aliceKey, wxtoken.StateActive)
 }

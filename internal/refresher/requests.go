@@ -276,7 +276,7 @@ func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict
 	}
 	r.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
 	r.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
-	if v.Outcome == wxtoken.RejectRenewing {
+	if v.Outcome == wxtoken.OutcomeRenewing {
 		if err := r.notYet(q.Key, replaceWait); err != nil {
 			return events.Verdict{}, err
 		}
@@ -286,11 +286,11 @@ func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict
 
 func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	if _, ok := r.component(q.Key.Component); !ok {
-		return events.Verdict{Outcome: wxtoken.RejectUnknownKey}, nil
+		return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
 	}
 	// The view is behind at most: that a token is old it knows for certain.
 	if e, ok := r.view.Get(q.Key); ok && q.Revision > 0 && q.Revision < e.Token.Revision {
-		return events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: e.Token.Revision}, nil
+		return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: e.Token.Revision}, nil
 	}
 	var v events.Verdict
 	for range 3 {
@@ -299,20 +299,20 @@ func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Ve
 			return events.Verdict{}, err
 		}
 		if !ok {
-			return events.Verdict{Outcome: wxtoken.RejectUnknownKey}, nil
+			return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
 		}
 		current := q.Revision == t.Revision
 		if q.TokenSHA256 != "" {
 			current = strings.EqualFold(q.TokenSHA256, digest(t.Value.Reveal()))
 		}
 		if !current {
-			return events.Verdict{Outcome: wxtoken.RejectAlreadyRenewed, Revision: t.Revision}, nil
+			return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: t.Revision}, nil
 		}
 		outcome, err := r.replace(ctx, t, events.ReasonRefused)
-		if err != nil || outcome == wxtoken.RejectUnknownKey {
+		if err != nil || outcome == wxtoken.OutcomeUnknownKey {
 			return events.Verdict{Outcome: outcome}, err
 		}
-		if v = (events.Verdict{Outcome: outcome, Revision: t.Revision}); outcome != wxtoken.RejectAlreadyRenewed {
+		if v = (events.Verdict{Outcome: outcome, Revision: t.Revision}); outcome != wxtoken.OutcomeAlreadyRenewed {
 			break
 		}
 		// Renewed in this moment: the answer names the new one.
@@ -328,10 +328,10 @@ func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string)
 	}
 	outcome, underWay := cred.Replaceable(t, reason != events.ReasonRefused, r.now())
 	switch {
-	case outcome == wxtoken.RejectTooSoon && cred.ForcedOften(r.now()):
+	case outcome == wxtoken.OutcomeTooSoon && cred.ForcedOften(r.now()):
 		r.log.Warn().Stringer("key", t.Key).Int("renewals", cred.Forced).Msg("too many renewals asked for today")
 		return outcome, nil
-	case outcome != wxtoken.RejectRenewing || underWay:
+	case outcome != wxtoken.OutcomeRenewing || underWay:
 		return outcome, nil
 	}
 	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
@@ -339,7 +339,7 @@ func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string)
 	if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, reason)); err != nil {
 		return "", err
 	}
-	return wxtoken.RejectRenewing, nil
+	return wxtoken.OutcomeRenewing, nil
 }
 
 // renewNow answers wxtoken.renew: the operator wants the next token of a key now.
@@ -352,7 +352,7 @@ func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdic
 		return events.Verdict{}, err
 	}
 	if _, ok := r.component(q.Key.Component); !ok || !cred.Renewable() {
-		return events.Verdict{Outcome: wxtoken.RejectUnknownKey}, nil
+		return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
 	}
 	t, _, err := r.store.Token(ctx, q.Key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
@@ -366,7 +366,7 @@ func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdic
 		return events.Verdict{}, err
 	}
 	r.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
-	if outcome == wxtoken.RejectRenewing {
+	if outcome == wxtoken.OutcomeRenewing {
 		if err := r.notYet(q.Key, 0); err != nil {
 			return events.Verdict{}, err
 		}

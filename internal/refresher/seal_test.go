@@ -124,7 +124,7 @@ func TestSealedForAnUnknownKeyOnce(t *testing.T) {
 	for range 2 { // when the second begins, the first has written its status
 		r.clock.forward(2 * time.Minute)
 		before := r.token(componentKey).Generation
-		r.renew(componentKey, wxtoken.RejectRenewing)
+		r.renew(componentKey, wxtoken.OutcomeRenewing)
 		r.generation(componentKey, before+1)
 	}
 	if s := r.status(componentKey); s.State != wxtoken.StateOperator {

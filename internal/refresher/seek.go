@@ -30,7 +30,7 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 		r.askList(ctx, cred)
 		return events.Later(jittered(c.gate.Delay()), fmt.Errorf("renew %s: WeChat's list is being read: %w", key, account.ErrNoRefreshToken))
 	}
-	if s, _, err := r.store.Status(ctx, key); err == nil && account.ReadyReason(s) == account.ReasonNoPermission {
+	if s, _, err := r.store.Status(ctx, key); err == nil && account.ReadyReason(s) == wxtoken.ReasonNoAPIPermission {
 		cred, _ := cred.GaveUp(now) // only the merchant can help, and was asked
 		return r.giveUp(ctx, cred, nil)
 	}

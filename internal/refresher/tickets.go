@@ -87,12 +87,12 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 		return
 	}
 	r.askPush(ctx, c)
-	reason, message, unusable := "NoTicket", account.NoTicketYet, true
+	reason, message, unusable := wxtoken.ReasonNoTicket, account.NoTicketYet, true
 	if !received.IsZero() {
-		reason = "TicketLate"
+		reason = wxtoken.ReasonTicketLate
 		message = fmt.Sprintf("the last component_verify_ticket came at %s: WeChat pushes one every 10 minutes, and was asked to", received.Format(time.RFC3339))
 		if unusable = now.Sub(own.Credential.TicketCreatedAt) > gate.TicketLife; unusable {
-			reason = "TicketExpired"
+			reason = wxtoken.ReasonTicketExpired
 		}
 	}
 	if c.late == reason {
@@ -103,7 +103,7 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 		return
 	}
 	c.late = reason
-	r.log.Error().Str("component", c.appid).Str("reason", reason).Time("received_at", received).Msg("tickets stay away")
+	r.log.Error().Str("component", c.appid).Str("reason", string(reason)).Time("received_at", received).Msg("tickets stay away")
 }
 
 // askPush asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all refreshers together.

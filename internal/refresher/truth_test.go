@@ -16,7 +16,7 @@ import (
 )
 
 // heldFor waits until status and metric say that the component is held back for that reason, and returns the condition.
-func (r *rig) heldFor(p process, reason string) (c wxtoken.Condition) {
+func (r *rig) heldFor(p process, reason wxtoken.Reason) (c wxtoken.Condition) {
 	r.Helper()
 	r.eventually(func() error {
 		c, _ = r.status(componentKey).Held()
@@ -135,7 +135,7 @@ func (r *rig) drainedOf(key wxtoken.Key) {
 func TestHeldBackIsSeen(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		reason string
+		reason wxtoken.Reason
 		state  wxtoken.State
 		comes  func(r *rig)
 		lasts  func(r *rig) // what happens meanwhile
@@ -224,7 +224,7 @@ func TestHeldBackIsSeen(t *testing.T) {
 			},
 		},
 	} {
-		t.Run(row.reason, func(t *testing.T) {
+		t.Run(string(row.reason), func(t *testing.T) {
 			r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 			p := r.start()
 			r.ticket()
@@ -249,13 +249,13 @@ func TestHeldBackIsSeen(t *testing.T) {
 // minutes, and then the component's state is again that of its token.
 func TestHoldThatOutlivesItsProcess(t *testing.T) {
 	t.Parallel()
-	for reason, state := range map[string]wxtoken.State{
+	for reason, state := range map[wxtoken.Reason]wxtoken.State{
 		wxtoken.HeldNoTicket: wxtoken.StateWaitingForTicket, wxtoken.HeldRefused: wxtoken.StateOperator, wxtoken.HeldAway: wxtoken.StateRenewingFailed,
 	} {
-		t.Run(reason, func(t *testing.T) {
+		t.Run(string(reason), func(t *testing.T) {
 			r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 			r.must(r.store.UpdateQuota(t.Context(), appid, func(q *store.Quota) bool {
-				q.Held = map[string]store.Hold{"gone/" + reason + "/" + apiComponent: {Reason: reason, API: apiComponent, Message: "seen elsewhere", SeenAt: r.clock.Now().Add(2 * time.Second)}}
+				q.Held = map[string]store.Hold{"gone/" + string(reason) + "/" + apiComponent: {Reason: reason, API: apiComponent, Message: "seen elsewhere", SeenAt: r.clock.Now().Add(2 * time.Second)}}
 				return true
 			}))
 			r.state(componentKey, state)

@@ -163,7 +163,7 @@ func (s *Store) commitBatch(ctx context.Context, m *nats.Msg) (uint64, error) {
 }
 
 // errBadAck is returned when the server's answer to a batch is none that is known.
-var errBadAck = errors.New("read the publish ack of a batch")
+var errBadAck = errors.New("unknown answer to a batch")
 
 func parseAck(data []byte) (sequence uint64, err error) {
 	var ack struct {

@@ -28,7 +28,7 @@ type Quota struct {
 
 // Hold is one reason why calls are held back, as one refresher met it.
 type Hold struct {
-	Reason  string             `json:"reason"`
+	Reason  wxtoken.Reason     `json:"reason"`
 	API     string             `json:"api,omitempty"`   // the call that rests; all, if none
 	Until   time.Time          `json:"until,omitzero"`  // when the next call is made; zero if that is not known
 	Message string             `json:"message"`         // for a person, without a secret

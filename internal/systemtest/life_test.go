@@ -116,7 +116,7 @@ func (d *day) report(p *person) {
 	}
 	for range 3 { // of as many services
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		outcome, err := d.client.Reject(ctx, token)
+		outcome, err := d.client.Report(ctx, token)
 		cancel()
 		if err == nil {
 			d.happened["reported: "+string(outcome)]++

@@ -185,7 +185,7 @@ func (s *site) serves(client *wxtoken.Client) {
 		s.t.Fatal(err)
 	}
 	poll(s.t, func() error {
-		_, rejected := client.Reject(s.t.Context(), token)
+		_, rejected := client.Report(s.t.Context(), token)
 		_, status := client.Status(s.t.Context(), key)
 		return errors.Join(rejected, status)
 	})

@@ -1,0 +1,83 @@
+package wxtoken
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+)
+
+const reportSubject = "wxtoken.reject"
+
+// Report is the request on wxtoken.reject: WeChat refused this token. [Client.Report] sends it; a program without a Client
+// sends the JSON of one. One of Revision and TokenSHA256 tells which token of the key it was.
+type Report struct {
+	Key         Key    `json:"key"`
+	Revision    uint64 `json:"revision,omitempty"`     // of the bucket's entry
+	TokenSHA256 string `json:"token_sha256,omitempty"` // hex
+}
+
+// Outcome is the answer to a Report.
+type Outcome string
+
+// The outcomes of a report.
+const (
+	OutcomeRenewing       Outcome = "renewing"        // the token is being replaced: wait for it with Next
+	OutcomeAlreadyRenewed Outcome = "already_renewed" // there is a newer token: Next returns it at once or within milliseconds
+	OutcomeTooSoon        Outcome = "too_soon"        // the token is so young that it is hardly the reason: look elsewhere, report again later
+	OutcomeUnknownKey     Outcome = "unknown_key"     // wxtoken keeps no token for this key
+)
+
+// Report says that WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call made with it. It returns
+// when a refresher has answered, and does not wait for the next token: [Client.Replace] does all of that. However many
+// services report a token, it is replaced once. A token without a Revision, because it does not come from a Client, is
+// reported by a digest of its value.
+//
+// It waits for 5 s at most where ctx has no deadline. The error wraps ErrClosed, ErrBadKey for a key that can't be one,
+// nats.ErrNoResponders when no refresher is listening, and nats.ErrPermissionViolation when this user may not report tokens.
+func (c *Client) Report(ctx context.Context, token Token) (Outcome, error) {
+	outcome, err := c.report(ctx, token)
+	if err != nil {
+		return "", fmt.Errorf("report the refused token of %s: %w", token.Key, err)
+	}
+	return outcome, nil
+}
+
+func (c *Client) report(ctx context.Context, token Token) (Outcome, error) {
+	if c.ctx.Err() != nil {
+		return "", ErrClosed
+	}
+	request := Report{Key: token.Key, Revision: token.Revision}
+	if token.Revision == 0 {
+		sum := sha256.Sum256([]byte(token.Value.Reveal()))
+		request.TokenSHA256 = hex.EncodeToString(sum[:])
+	}
+	data, err := json.Marshal(request)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	msg, err := c.nc.RequestWithContext(ctx, reportSubject, data)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return "", fmt.Errorf("%w: no refresher is listening on %s: start it, or check that this connection is to its NATS account", err, reportSubject)
+	case err != nil:
+		return "", explain(c.nc, err, reportSubject)
+	}
+	if text := msg.Header.Get(micro.ErrorHeader); text != "" {
+		return "", fmt.Errorf("the refresher answered %s %q", msg.Header.Get(micro.ErrorCodeHeader), text)
+	}
+	var answer struct {
+		Outcome Outcome `json:"outcome"`
+	}
+	if err := json.Unmarshal(msg.Data, &answer); err != nil || answer.Outcome == "" {
+		return "", fmt.Errorf("the answer on %s is not an outcome: does something else listen there?", reportSubject)
+	}
+	return answer.Outcome, nil
+}
