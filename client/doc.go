@@ -49,6 +49,11 @@
 // After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that is
 // under way while a token is renewed is safe. [Token.Previous] has it.
 //
+// # Trying and testing
+//
+// Package wxtoken/wxtokentest gives a test a wxtoken of its own, with tokens in it and verbs that renew, reject, expire and
+// revoke them. The examples of this package stand there, as examples that run: this module has no NATS server in it.
+//
 // # Availability
 //
 // [NewClient] waits, as long as its context allows, until the view is complete. Nothing

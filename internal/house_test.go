@@ -31,18 +31,18 @@ var floors = []struct {
 	{rooms: []string{"internal/store", "internal/serve"}},
 	{rooms: []string{"internal/gate"}}, // may this call to WeChat be made now
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/natsconn", "internal/console", "internal/preflight"}},
-	{rooms: []string{"cmd/*"}},
+	{rooms: []string{"cmd/*", "wxtokentest"}}, // wxtokentest: all of it within the test of a service
 	{rooms: []string{"internal", "internal/clienttest", "internal/clienttest/document", "internal/clienttest/message", "internal/streams/streamstest", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }
 
 // only says who may import a package, tests aside. A path that ends in "/..." stands for all below it too.
 var only = map[string][]string{
 	"github.com/nats-io/nats-server/v2/...": {"internal/natsd"}, // it adds 10 MB to a binary
-	module + "/internal/natsd":              {"cmd/wxtoken"},
+	module + "/internal/natsd":              {"cmd/wxtoken", "wxtokentest"},
 	"github.com/alecthomas/kong/...":        {"internal/settings", "cmd/*"}, // rooms describe their settings in tags
 	"github.com/rs/zerolog/log":             {},                             // the global logger: a logger is a value, handed down
 	"math/rand":                             {},                             // v2 is there
-	"testing":                               {},
+	"testing":                               {"wxtokentest"},
 }
 
 // stdOnly are the rooms that import nothing but the standard library, and rooms of which the same holds.
@@ -344,6 +344,8 @@ func TestTheRulesBite(t *testing.T) {
 		{"kong in a room", "internal/ingest", `import _ "github.com/alecthomas/kong"`, false, "not for this room"},
 		{"kong in cmd", "cmd/ingest", `import _ "github.com/alecthomas/kong"`, false, ""},
 		{"global logger", "internal/serve", `import _ "github.com/rs/zerolog/log"`, false, "not for this room"},
+		{"testing in a room for tests of others", "wxtokentest", `import _ "testing"`, false, ""},
+		{"a room for tests in a binary", "cmd/wxtoken", `import _ "wxtoken/wxtokentest"`, false, "same floor"},
 		{"testing in a binary", "internal/serve", `import _ "testing"`, false, "not for this room"},
 		{"the reader below", "internal/wechat", `import _ "wxtoken/client/document"`, false, ""},
 		{"dependency of document", "client/document", `import _ "github.com/nats-io/nats.go"`, false, "standard library"},

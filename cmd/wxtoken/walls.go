@@ -3,10 +3,8 @@ package main
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -32,12 +30,7 @@ func (w walls) conf() string {
 	if w == nil {
 		return ""
 	}
-	var text strings.Builder
-	for user, password := range w {
-		fmt.Fprintf(&text, "%s_PASSWORD: %s\n", strings.ToUpper(user), password)
-	}
-	text.WriteString("JETSTREAM_KEY: unused\n" + natsconf.Accounts + "\nno_auth_user: service\n")
-	return text.String()
+	return natsconf.Conf(w)
 }
 
 // user is how a part of this process says who it is.
