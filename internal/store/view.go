@@ -180,9 +180,8 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 // follow copies the stream into v until ctx ends or the consumer does. It calls ready when
 // everything that lay there at the start is in.
 //
-// It is not an ordered consumer, because that one waits for half a minute before it believes that the server with its consumer is lost,
-// and resumes after the last sequence that it saw, which skips all of a stream that was made anew. At any doubt this one ends, and the
-// next reads everything again.
+// At any doubt it ends, and the next reads everything again, as the Go client's watch does and for the same reasons
+// (docs/adr/0006). Why the two are not one: docs/adr/0041.
 func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	makeCtx, cancel := context.WithTimeout(ctx, watchHeartbeat+time.Second)
 	defer cancel()

@@ -82,7 +82,7 @@ const maxMessage = 200
 var (
 	ridPattern = regexp.MustCompile(`,?\s*\brid:\s*([0-9A-Za-z-]{1,64})`)
 	// WeChat marks most of its secrets; an access token is no more than a long run of letters and digits.
-	secretPattern = regexp.MustCompile(`(?i)\b(ticket|refreshtoken|queryauthcode|preauthcode)@@@[^\s"'&,;]*|[0-9a-z_+=-]{40,}`)
+	secretPattern = regexp.MustCompile(`(?i)\b(` + strings.Join(secretMarks, "|") + `)[^\s"'&,;]*|[0-9a-z_+=-]{40,}`)
 )
 
 // scrub takes out of a foreign text the secrets given and whatever else looks like one of WeChat's, and

@@ -12,10 +12,8 @@ var secretNames = [][]byte{
 	[]byte("ComponentVerifyTicket"), []byte("AuthorizationCode"), []byte("PreAuthCode"), []byte("auth_code"),
 }
 
-// secretMarks begin WeChat's secrets, wherever they stand.
-var secretMarks = [][]byte{
-	[]byte("ticket@@@"), []byte("queryauthcode@@@"), []byte("preauthcode@@@"), []byte("refreshtoken@@@"),
-}
+// secretMarks begin WeChat's secrets, wherever they stand: in a document, and in an error text (scrub).
+var secretMarks = []string{"ticket@@@", "queryauthcode@@@", "preauthcode@@@", "refreshtoken@@@"}
 
 // Redact returns a copy of the document in which ComponentVerifyTicket, AuthorizationCode, PreAuthCode and
 // auth_code are empty, at any depth; every other byte is as it was. It returns nothing of a text in which something may be secret
@@ -60,7 +58,7 @@ func Redact(text []byte) []byte {
 }
 
 func hasMark(text []byte) bool {
-	return slices.ContainsFunc(secretMarks, func(mark []byte) bool { return bytes.Contains(text, mark) })
+	return slices.ContainsFunc(secretMarks, func(mark string) bool { return bytes.Contains(text, []byte(mark)) })
 }
 
 // NamesSecret reports whether a text that can't be walked through may have a credential in it.
