@@ -225,11 +225,14 @@ func (c Consumer) guarded(ctx context.Context, m events.Msg, handle events.Handl
 // logPutOff logs that a message comes again. Due messages are put off by the thousand while WeChat is away, and the status tells of
 // each; but an event, a code perhaps, that comes to nothing for the 10th, 100th and 1,000th time is for an operator to see.
 func (c Consumer) logPutOff(m jetstream.Msg, wait time.Duration, err error) {
-	log := c.Log.Debug()
-	if meta, metaErr := m.Metadata(); metaErr == nil && c.Stream == events.StreamAuth && slices.Contains([]uint64{10, 100, 1000}, meta.NumDelivered) {
-		log = c.Log.Warn().Uint64("deliveries", meta.NumDelivered)
+	level, deliveries := zerolog.DebugLevel, uint64(0)
+	if meta, metaErr := m.Metadata(); metaErr == nil {
+		deliveries = meta.NumDelivered
 	}
-	log.Err(err).Str("subject", m.Subject()).Dur("delay", wait).Msg("message put off")
+	if c.Stream == events.StreamAuth && slices.Contains([]uint64{10, 100, 1000}, deliveries) {
+		level = zerolog.WarnLevel
+	}
+	c.Log.WithLevel(level).Err(err).Str("subject", m.Subject()).Uint64("deliveries", deliveries).Dur("delay", wait).Msg("message put off")
 }
 
 func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {

@@ -56,7 +56,7 @@ func benchRig(b *testing.B, changes ...func(*natsd.Config)) *rig {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &rig{js: js}
+	r := &rig{js: js, log: &logBuffer{}}
 	r.start(b, zerolog.New(io.Discard).Level(zerolog.InfoLevel))
 	return r
 }
