@@ -8,11 +8,15 @@ import (
 )
 
 // tokenRecord is a token as it lies in the bucket: a wxtoken.Token that shows its secrets, which a Token by itself does
-// not. Who reads one needs no more than the Token.
+// not. The fields are in the order in which a person reads them. To read one the Token is enough.
 type tokenRecord struct {
-	wxtoken.Token
-	Value    string          `json:"value"`
-	Previous *previousRecord `json:"previous,omitempty"`
+	Key        wxtoken.Key     `json:"key"`
+	Value      string          `json:"value"`
+	Generation uint64          `json:"generation"`
+	ObtainedAt time.Time       `json:"obtained_at"`
+	ExpiresAt  time.Time       `json:"expires_at"`
+	RenewAt    time.Time       `json:"renew_at"`
+	Previous   *previousRecord `json:"previous,omitempty"`
 }
 
 type previousRecord struct {
@@ -23,8 +27,10 @@ type previousRecord struct {
 // TokenRecord returns the record of t for the bucket, with its value in the clear. The error wraps wxtoken.ErrBadKey for a
 // token whose key can't be one.
 func TokenRecord(t wxtoken.Token) ([]byte, error) {
-	r := tokenRecord{Token: t, Value: t.Value.Reveal()}
-	r.ObtainedAt, r.ExpiresAt, r.RenewAt = t.ObtainedAt.UTC(), t.ExpiresAt.UTC(), t.RenewAt.UTC()
+	r := tokenRecord{
+		Key: t.Key, Value: t.Value.Reveal(), Generation: t.Generation,
+		ObtainedAt: t.ObtainedAt.UTC(), ExpiresAt: t.ExpiresAt.UTC(), RenewAt: t.RenewAt.UTC(),
+	}
 	if t.Previous != nil {
 		r.Previous = &previousRecord{Value: t.Previous.Value.Reveal(), ValidUntil: t.Previous.ValidUntil.UTC()}
 	}
