@@ -1,8 +1,12 @@
 package events
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -31,10 +35,36 @@ type Refusal struct {
 	Error RequestError `json:"error"`
 }
 
-// RequestError is why a question can't be answered.
+// RequestError is why a question can't be answered. As an error it reads like its description.
 type RequestError struct {
 	Code        int    `json:"code"` // an HTTP status
 	Description string `json:"description"`
+}
+
+func (e *RequestError) Error() string { return e.Description }
+
+// Refused returns the error of a question that gets an HTTP status for an answer.
+func Refused(status int, format string, args ...any) *RequestError {
+	return &RequestError{status, fmt.Sprintf(format, args...)}
+}
+
+// BadRequest returns the error of a question that is wrong in itself.
+func BadRequest(format string, args ...any) error {
+	return Refused(http.StatusBadRequest, format, args...)
+}
+
+// UnknownComponent returns the error of a question about a component for which no refresher acts.
+func UnknownComponent(appid string) error {
+	return Refused(http.StatusNotFound, "component %q is not in the settings of the refreshers", Clip(appid))
+}
+
+// Clip keeps a foreign text short enough for an error text.
+func Clip(s string) string { return s[:min(len(s), 64)] }
+
+// IsDigest reports whether s is a SHA-256 in hex, as questions name a token or a code; the digits may be capitals.
+func IsDigest(s string) bool {
+	sum, err := hex.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size
 }
 
 // Reject is the request on SubjectReject: a service reports that WeChat refused this token.

@@ -364,9 +364,3 @@ func digest(code string) string {
 	sum := sha256.Sum256([]byte(code))
 	return hex.EncodeToString(sum[:])
 }
-
-// isDigest reports whether s is what digest returns; the digits of others may be capitals.
-func isDigest(s string) bool {
-	sum, err := hex.DecodeString(s)
-	return err == nil && len(sum) == sha256.Size
-}

@@ -45,10 +45,10 @@ var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 // connectCreate answers wxtoken.connect.create with a new link.
 func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (events.ConnectCreated, error) {
 	if r.cfg.PublicURL == "" {
-		return events.ConnectCreated{}, &requestError{http.StatusServiceUnavailable, "no links without " + settings.Name("public-url") + " at the refresher"}
+		return events.ConnectCreated{}, events.Refused(http.StatusServiceUnavailable, "no links without %s at the refresher", settings.Name("public-url"))
 	}
 	if _, ok := r.component(q.Component); !ok {
-		return events.ConnectCreated{}, unknownComponent(q.Component)
+		return events.ConnectCreated{}, events.UnknownComponent(q.Component)
 	}
 	const minExpires, maxExpires = int(minConnectLife / time.Second), int(maxConnectLife / time.Second)
 	if q.ExpiresIn == 0 {
@@ -59,15 +59,15 @@ func (r *Refresher) connectCreate(ctx context.Context, q events.ConnectCreate) (
 	}
 	switch {
 	case len(q.Ref) > account.MaxRef || strings.ContainsFunc(q.Ref, func(c rune) bool { return c < ' ' || c == 0x7f }):
-		return events.ConnectCreated{}, badRequest("ref: want at most %d bytes without control characters", account.MaxRef)
+		return events.ConnectCreated{}, events.BadRequest("ref: want at most %d bytes without control characters", account.MaxRef)
 	case !slices.Contains(authTypes, q.AuthType):
-		return events.ConnectCreated{}, badRequest("auth_type: want one of %v", authTypes)
+		return events.ConnectCreated{}, events.BadRequest("auth_type: want one of %v", authTypes)
 	case q.BizAppID != "" && !wxtoken.ValidAppID(q.BizAppID):
-		return events.ConnectCreated{}, badRequest("biz_appid: not an appid")
+		return events.ConnectCreated{}, events.BadRequest("biz_appid: not an appid")
 	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
-		return events.ConnectCreated{}, badRequest("category_id_list: want ids of permission sets")
+		return events.ConnectCreated{}, events.BadRequest("category_id_list: want ids of permission sets")
 	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // as numbers: no product that is too long for a duration
-		return events.ConnectCreated{}, badRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
+		return events.ConnectCreated{}, events.BadRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
 	}
 	if err := r.checkReturn(q.Return); err != nil {
 		return events.ConnectCreated{}, err
@@ -99,11 +99,11 @@ func (r *Refresher) checkReturn(address string) error {
 		return nil
 	}
 	if len(address) > maxReturn {
-		return badRequest("return: want at most %d bytes", maxReturn)
+		return events.BadRequest("return: want at most %d bytes", maxReturn)
 	}
 	u, err := url.Parse(address)
 	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Opaque != "" {
-		return badRequest("return: want https://host/path without a user")
+		return events.BadRequest("return: want https://host/path without a user")
 	}
 	host := strings.ToLower(u.Host)
 	for _, allowed := range r.cfg.ReturnHosts {
@@ -112,11 +112,11 @@ func (r *Refresher) checkReturn(address string) error {
 			continue
 		}
 		if u.Scheme == "http" && !loopbackHost(u.Hostname()) {
-			return badRequest("return: want https")
+			return events.BadRequest("return: want https")
 		}
 		return nil
 	}
-	return badRequest("return: host %q is not among %s", clip(u.Host), settings.Name("return-hosts"))
+	return events.BadRequest("return: host %q is not among %s", events.Clip(u.Host), settings.Name("return-hosts"))
 }
 
 // connectOpen answers wxtoken.connect.open, ingest's question about a link.
@@ -128,7 +128,7 @@ func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (even
 		return events.ConnectOpened{Held: r.heldConditions(ctx)}, nil
 	}
 	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
-		return events.ConnectOpened{}, &requestError{http.StatusNotFound, "no such link"}
+		return events.ConnectOpened{}, events.Refused(http.StatusNotFound, "no such link")
 	}
 	if q.Step == "" || q.Step == events.StepLanding {
 		return r.landing(ctx, q.ID)
@@ -149,12 +149,12 @@ func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (even
 func (r *Refresher) link(ctx context.Context, id string) (store.Connect, error) {
 	c, ok, err := r.store.Connect(ctx, id)
 	if err == nil && !ok {
-		err = &requestError{http.StatusNotFound, "no such link"}
+		err = events.Refused(http.StatusNotFound, "no such link")
 	}
 	return c, err
 }
 
-var errLinkOver = &requestError{http.StatusGone, "the link was used or has expired"}
+var errLinkOver = events.Refused(http.StatusGone, "the link was used or has expired")
 
 func (r *Refresher) opened(c store.Connect) events.ConnectOpened {
 	return events.ConnectOpened{State: c.State, Component: c.Component, URL: r.connectURL(c)}
@@ -212,14 +212,14 @@ func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.C
 	now := r.now()
 	opened := r.opened(c)
 	if !isSession(c, q.Session) {
-		return opened, &requestError{http.StatusForbidden, "this browser did not open the link"}
+		return opened, events.Refused(http.StatusForbidden, "this browser did not open the link")
 	}
 	expired := now.After(c.ExpiresAt) && now.After(c.PreAuthExpiresAt)
 	switch q.Step {
 	case events.StepCallback:
 		switch {
-		case !isDigest(q.CodeSHA256):
-			return opened, badRequest("code_sha256: want the hex SHA-256 of the code")
+		case !events.IsDigest(q.CodeSHA256):
+			return opened, events.BadRequest("code_sha256: want the hex SHA-256 of the code")
 		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // again: the back button, or a reload
 		case c.CodeDigest != "" && !cameToNothing(c):
 			return opened, errLinkOver
@@ -239,7 +239,7 @@ func (r *Refresher) connectStep(ctx context.Context, c store.Connect, q events.C
 			return opened, errLinkOver
 		}
 	default:
-		return opened, badRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
+		return opened, events.BadRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
 	}
 	opened.State, opened.CodeAt, opened.Authorizer, opened.Reason = c.State, c.CodeAt, c.Authorizer, c.Reason
 	if c.Authorizer != "" {
@@ -266,7 +266,7 @@ func (r *Refresher) preAuth(ctx context.Context, c store.Connect) (store.Connect
 	}
 	comp, ok := r.component(c.Component)
 	if !ok {
-		return c, unknownComponent(c.Component)
+		return c, events.UnknownComponent(c.Component)
 	}
 	var code wechat.PreAuthCode
 	var err error

@@ -14,11 +14,11 @@ func (r *Refresher) quota(ctx context.Context, q events.QuotaRequest) (events.Qu
 	answer := events.QuotaAnswer{Component: q.Component}
 	c, ok := r.component(q.Component)
 	if !ok {
-		return answer, unknownComponent(q.Component)
+		return answer, events.UnknownComponent(q.Component)
 	}
 	if q.Clear {
 		if q.Confirm != q.Component {
-			return answer, badRequest("confirm: want the component's appid once more: WeChat lets a quota be cleared ten times a month")
+			return answer, events.BadRequest("confirm: want the component's appid once more: WeChat lets a quota be cleared ten times a month")
 		}
 		if err := c.gate.ClearQuota(ctx); err != nil {
 			return answer, err

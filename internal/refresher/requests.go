@@ -33,26 +33,7 @@ const (
 	serviceVersion = "1.0.0"
 )
 
-// requestError is an error for the one who asked. Its code is an HTTP status.
-type requestError struct {
-	code int
-	text string
-}
-
-func (e *requestError) Error() string { return e.text }
-
-func badRequest(format string, args ...any) error {
-	return &requestError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
-}
-
-var errKey = badRequest("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>")
-
-func unknownComponent(appid string) error {
-	return &requestError{http.StatusNotFound, fmt.Sprintf("component %q is not in the settings of the refreshers", clip(appid))}
-}
-
-// clip keeps a foreign text short enough for an error message.
-func clip(s string) string { return s[:min(len(s), 64)] }
+var errKey = events.BadRequest("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>")
 
 // serve answers requests until ctx ends, then finishes those that it is at.
 func (r *Refresher) serve(ctx, work context.Context) {
@@ -170,7 +151,7 @@ func ownQuestion[Q, A any](answer func(context.Context, Q) (A, error)) func(cont
 
 func readQuestion(data []byte, q any, strict bool) error {
 	if !json.Valid(data) {
-		return badRequest("the request is not JSON")
+		return events.BadRequest("the request is not JSON")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if strict {
@@ -184,9 +165,9 @@ func readQuestion(data []byte, q any, strict bool) error {
 		return errKey
 	}
 	if name, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown { // it has no type
-		return badRequest("unknown field %s: want %s", clip(name), fieldsOf(q))
+		return events.BadRequest("unknown field %s: want %s", events.Clip(name), fieldsOf(q))
 	}
-	return badRequest("the request can't be read: %s", clip(err.Error()))
+	return events.BadRequest("the request can't be read: %s", events.Clip(err.Error()))
 }
 
 // fieldsOf names the fields that a question may have.
@@ -213,12 +194,12 @@ func (r *Refresher) answer(ctx context.Context, q micro.Request, answer func(con
 	}
 }
 
-var errBusy = &requestError{http.StatusServiceUnavailable, "too many at once"}
+var errBusy = events.Refused(http.StatusServiceUnavailable, "too many at once")
 
 func (r *Refresher) refuse(q micro.Request, cause error) {
-	code, known := http.StatusServiceUnavailable, new(requestError)
+	code, known := http.StatusServiceUnavailable, new(events.RequestError)
 	if errors.As(cause, &known) {
-		code = known.code
+		code = known.Code
 	}
 	r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
 	level := zerolog.WarnLevel
@@ -250,7 +231,7 @@ func (r *Refresher) guardedAnswer(ctx context.Context, q micro.Request, answer f
 	defer func() {
 		if recover() != nil {
 			r.metrics.panics.Inc()
-			err = &requestError{http.StatusInternalServerError, "the handler panicked"}
+			err = events.Refused(http.StatusInternalServerError, "the handler panicked")
 		}
 	}()
 	if reply, err = answer(ctx, q.Data()); err == nil {
@@ -266,9 +247,9 @@ func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict
 	case q.Key == (wxtoken.Key{}):
 		return events.Verdict{}, errKey
 	case (q.Revision == 0) == (q.TokenSHA256 == ""):
-		return events.Verdict{}, badRequest("want key and one of revision and token_sha256")
-	case q.TokenSHA256 != "" && !isDigest(q.TokenSHA256):
-		return events.Verdict{}, badRequest("token_sha256: want the hex SHA-256 of the token")
+		return events.Verdict{}, events.BadRequest("want key and one of revision and token_sha256")
+	case q.TokenSHA256 != "" && !events.IsDigest(q.TokenSHA256):
+		return events.Verdict{}, events.BadRequest("token_sha256: want the hex SHA-256 of the token")
 	}
 	v, err := r.judgeReport(ctx, q)
 	if err != nil {
@@ -381,7 +362,7 @@ func notNow(c *component, api wechat.API, patience time.Duration) error {
 	if until.IsZero() {
 		return nil
 	}
-	return &requestError{http.StatusServiceUnavailable, fmt.Sprintf("not before %s: %s", until.UTC().Format(time.RFC3339), why)}
+	return events.Refused(http.StatusServiceUnavailable, "not before %s: %s", until.UTC().Format(time.RFC3339), why)
 }
 
 // replaceWait is how long who reported a refused token waits for the next one.
@@ -400,7 +381,7 @@ func (r *Refresher) notYet(key wxtoken.Key, patience time.Duration) error {
 func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest) (events.Reconciling, error) {
 	c, ok := r.component(q.Component)
 	if !ok {
-		return events.Reconciling{}, unknownComponent(q.Component)
+		return events.Reconciling{}, events.UnknownComponent(q.Component)
 	}
 	if err := notNow(c, wechat.APIAuthorizerList, 0); err != nil {
 		return events.Reconciling{}, err
