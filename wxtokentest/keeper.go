@@ -23,6 +23,7 @@ import (
 	natsconf "wxtoken/deploy/nats"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/links"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/settings"
@@ -301,7 +302,7 @@ func (k *Keeper) refresher(log zerolog.Logger, wechat string) (*nats.Conn, error
 	r, err := refresher.New(refresher.Config{
 		WechatAPIURL: wechat, RenewFraction: 0.66, Concurrency: 16, APIRate: 1000, Replicas: 1, MessagesMaxAge: time.Hour, MessagesMaxBytes: 64 << 20,
 		ServicesAPI: []string{"services.API"}, SweepEvery: time.Second, ReconcileEvery: time.Hour, Derive: []string{"jsapi", "wx_card"},
-		PublicURL: "https://wxtoken.example", WechatPageURL: wechat,
+		Settings: links.Settings{PublicURL: "https://wxtoken.example", WechatPageURL: wechat},
 	}, refresher.Deps{
 		NATS: nc, Components: components,
 		Log: log, Metrics: prometheus.NewRegistry(), Transport: k.transport(), Now: k.clock.now,

@@ -13,6 +13,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/links"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -89,11 +90,11 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		return err
 	}
 	created := a.CreateTime.UTC()
-	link, err := r.connectOf(ctx, a)
+	link, err := r.links.Of(ctx, a)
 	if err != nil {
 		return err
 	}
-	if link, err = r.linkFor(ctx, link, key.Authorizer); err != nil {
+	if link, err = r.links.For(ctx, link, key.Authorizer); err != nil {
 		return err
 	}
 	// That of a link whose end is not known yet is WeChat's to judge when only the list told of the account: its ref must
@@ -101,7 +102,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || cred.Brought(digest(a.Code)))
 	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && !listed {
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
-		return r.connected(ctx, link, events.ConnectFailed, "", wechat.Revoked.String())
+		return r.links.Fail(ctx, link, "", wechat.Revoked.String())
 	}
 	if created.Before(cred.AuthorizedAt) {
 		created = cred.AuthorizedAt
@@ -119,7 +120,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	if cred, err = r.found(ctx, cred); err != nil {
 		return err
 	}
-	if err = r.claimLink(ctx, link, m); err != nil {
+	if err = r.links.Claim(ctx, link, m); err != nil {
 		return err
 	}
 	if cred, err = r.claim(ctx, cred, m, "auth"); err != nil {
@@ -136,7 +137,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		if _, err := r.store.Save(ctx, cred.Declined()); err != nil && !errors.Is(err, store.ErrLost) {
 			return err
 		}
-		if err := r.connected(ctx, link, events.ConnectFailed, "", "another_account"); err != nil {
+		if err := r.links.Fail(ctx, link, "", "another_account"); err != nil {
 			return err
 		}
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
@@ -155,7 +156,7 @@ func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred 
 	if err != nil {
 		return err
 	}
-	if err := r.linked(ctx, cred, link); err != nil || !m.Redelivered {
+	if err := r.links.Finish(ctx, link, cred); err != nil || !m.Redelivered {
 		return err
 	}
 	// The refresher that had this event may have died before the status was written.
@@ -172,7 +173,7 @@ func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred 
 func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credential, created time.Time, link *store.Connect) (account.Credential, error) {
 	ref := cred.Ref
 	if link != nil && link.Authorizer == "" {
-		ref, _ = refFor(cred, link)
+		ref, _ = links.Ref(cred, link)
 	}
 	if ref == cred.Ref && !created.After(cred.AuthorizedAt) {
 		return cred, nil
@@ -189,15 +190,6 @@ func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credenti
 	return saved, nil
 }
 
-// linked notes on the link through which an authorization came that it has its tokens. cred is as it was stored.
-func (r *Refresher) linked(ctx context.Context, cred account.Credential, link *store.Connect) error {
-	state := events.ConnectAuthorized
-	if link != nil && link.Ref != "" && cred.Ref != link.Ref {
-		state = events.ConnectConflict
-	}
-	return r.connected(ctx, link, state, cred.Key.Authorizer, "")
-}
-
 // exchange turns a code into the first tokens of an authorization.
 func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, code string) (a wechat.Authorization, err error) {
 	err = turn.Make(ctx, func(token string) (err error) {
@@ -212,7 +204,7 @@ func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, 
 // there, and keeps no previous token: WeChat ends the old authorization.
 func (r *Refresher) establish(ctx context.Context, c *component, cred account.Credential, granted wechat.Authorization, a events.Auth, at, asked time.Time, link *store.Connect) error {
 	key := cred.Key
-	ref, conflict := refFor(cred, link)
+	ref, conflict := links.Ref(cred, link)
 	if conflict {
 		r.log.Error().Stringer("key", key).Str("ref", cred.Ref).Str("other_ref", link.Ref).Msg("account belongs to another ref, left there")
 	}
@@ -224,8 +216,8 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 			return fmt.Errorf("store authorization: %w", err)
 		}
 		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
-		r.setStatus(ctx, key, account.AuthorizedAt(cred.AuthorizedAt, ref), account.WithoutPermission(r.now(), r.reauthorizeURL(ctx, cred)))
-		return r.connected(ctx, link, events.ConnectFailed, key.Authorizer, "no_api_permission")
+		r.setStatus(ctx, key, account.AuthorizedAt(cred.AuthorizedAt, ref), account.WithoutPermission(r.now(), r.links.Reauthorize(ctx, cred)))
+		return r.links.Fail(ctx, link, key.Authorizer, "no_api_permission")
 	}
 	g := account.Grant{
 		Key: key, Generation: cred.Generation, Value: granted.AccessToken, Asked: asked, Life: granted.ExpiresIn,
@@ -251,7 +243,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 		}
 	}
 	r.deriveFrom(ctx, cred)
-	return r.linked(ctx, cred, link)
+	return r.links.Finish(ctx, link, cred)
 }
 
 // fill completes an authorization whose answer had no refresh token: the profile, asked right after, may tell it. If it does not, it is
@@ -303,19 +295,19 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 		return events.Later(lostDelay, err)
 	}
 	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
-	return r.connected(ctx, link, events.ConnectFailed, "", wechat.Judge(cause).String())
+	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())
 }
 
 // storeTold stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
 // its token fetched.
 func (r *Refresher) storeTold(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
 	key := cred.Key
-	ref, _ := refFor(cred, link)
+	ref, _ := links.Ref(cred, link)
 	cred, err := r.store.Save(ctx, cred.Told(info.RefreshToken, ref, at))
 	if err != nil {
 		return events.Later(lostDelay, err)
 	}
-	if err := r.linked(ctx, cred, link); err != nil {
+	if err := r.links.Finish(ctx, link, cred); err != nil {
 		return err
 	}
 	r.log.Info().Stringer("key", key).Str("info_type", kind).Msg("authorizer authorized, its code was used already")

@@ -10,6 +10,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/links"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -19,7 +20,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if a.Code == "" {
 		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
 	}
-	link, err := r.connectOf(ctx, a)
+	link, err := r.links.Of(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -37,13 +38,13 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 		if err != nil {
 			return err
 		}
-		if link, err = r.linkFor(ctx, link, key.Authorizer); err != nil || link == nil {
+		if link, err = r.links.For(ctx, link, key.Authorizer); err != nil || link == nil {
 			return err
 		}
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
 			return err
 		}
-		return r.linked(ctx, cred, link)
+		return r.links.Finish(ctx, link, cred)
 	}
 	if link != nil && !link.SpentAt.IsZero() {
 		return r.awaitPush(ctx, c, link, m)
@@ -52,7 +53,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if err != nil {
 		return err
 	}
-	if err := r.claimLink(ctx, link, m); err != nil {
+	if err := r.links.Claim(ctx, link, m); err != nil {
 		return err
 	}
 	asked := r.now()
@@ -69,24 +70,24 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 		return r.awaitPush(ctx, c, link, m)
 	case verdict == wechat.Revoked: // that event is on its way
 		r.log.Warn().Err(err).Str("component", c.appid).Msg("authorization came to nothing")
-		return r.connected(ctx, link, events.ConnectFailed, "", verdict.String())
+		return r.links.Fail(ctx, link, "", verdict.String())
 	default:
 		return events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
 	}
 	if !wxtoken.ValidAppID(granted.AuthorizerAppID) {
-		if err := r.connected(ctx, link, events.ConnectFailed, "", "no_account"); err != nil {
+		if err := r.links.Fail(ctx, link, "", "no_account"); err != nil {
 			return err
 		}
 		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
 	}
 	its := link
-	if forAnother(link, granted.AuthorizerAppID) {
+	if links.ForAnother(link, granted.AuthorizerAppID) {
 		its = nil
 	}
 	if err := r.keepCode(ctx, c, wxtoken.AuthorizerKey(c.appid, granted.AuthorizerAppID), granted, a, asked, its); err != nil {
 		return err
 	}
-	_, err = r.linkFor(ctx, link, granted.AuthorizerAppID)
+	_, err = r.links.For(ctx, link, granted.AuthorizerAppID)
 	return err
 }
 
@@ -99,22 +100,14 @@ func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Con
 	if link == nil {
 		return nil
 	}
-	now := r.now()
-	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience {
+	if !link.SpentAt.IsZero() && r.now().Sub(link.SpentAt) >= spentPatience {
 		if done, err := r.finishMissed(ctx, c, link, m); done || err != nil {
 			return err
 		}
 		r.log.Warn().Str("component", c.appid).Str("connect", link.ID[:8]).Msg("authorization came to nothing, its code was used already")
-		return r.connected(ctx, link, events.ConnectFailed, "", wechat.CodeSpent.String())
+		return r.links.Fail(ctx, link, "", wechat.CodeSpent.String())
 	}
-	err := r.store.UpdateConnect(ctx, link.ID, now, func(c *store.Connect) bool {
-		if !c.SpentAt.IsZero() || c.CodeDigest != link.CodeDigest {
-			return false
-		}
-		c.SpentAt, c.Claim = now.UTC(), nil // the push's code may be another
-		return true
-	})
-	if err != nil {
+	if err := r.links.NoteSpent(ctx, link); err != nil {
 		return err
 	}
 	return events.Later(spentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
@@ -139,7 +132,7 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
 			return false, err
 		}
-		return true, r.linked(ctx, cred, link)
+		return true, r.links.Finish(ctx, link, cred)
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if err != nil && wechat.Judge(err) == wechat.Revoked {
@@ -192,7 +185,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 			changes = append(changes, account.Active(r.now()))
 		}
 		r.setStatusAndProfile(ctx, c, key, changes...)
-		return r.linked(ctx, cred, link)
+		return r.links.Finish(ctx, link, cred)
 	}
 	// A cancellation, too, may have come while WeChat was asked: the renewal finds out.
 	overlapped := granted.AccessToken != "" && (cred.ClaimedAt(r.now()) || cred.RefreshToken != "" || !cred.RevokedAt.IsZero())

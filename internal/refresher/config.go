@@ -3,9 +3,12 @@ package refresher
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"time"
 
+	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/links"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/wechat"
 )
@@ -24,9 +27,8 @@ type Config struct {
 	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
 	Derive           []string      `name:"derive" placeholder:"jsapi,wx_card" help:"Tickets to keep beside the tokens: jsapi, wx_card, or both."`
 	DeriveFor        []string      `name:"derive-for" placeholder:"appid,..." help:"Authorizers to keep them for; without it, all."`
-	PublicURL        string        `name:"public-url" group:"Authorization links" placeholder:"https://host" help:"Address of ingest as merchants and WeChat see it; links are made with it. The host must be the one on WeChat's console (登录授权的发起页域名)."`
-	ReturnHosts      []string      `name:"return-hosts" group:"Authorization links" placeholder:"host,..." help:"Hosts to which a browser may be sent after an authorization."`
-	WechatPageURL    string        `name:"wechat-page-url" group:"Authorization links" placeholder:"http://host" help:"Host of WeChat's authorization pages, where it is not WeChat itself."`
+
+	links.Settings
 }
 
 // Validate returns every fault of the settings.
@@ -51,7 +53,25 @@ func (c Config) Validate() error {
 	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
 		faults = append(faults, settings.Fault("wechat-api-url", "%w", err))
 	}
-	return errors.Join(append(faults, c.checkLinks()...)...)
+	return errors.Join(slices.Concat(faults, c.Settings.Faults(), c.deriveFaults())...)
+}
+
+// deriveFaults returns all that is wrong with the settings for derived tickets.
+func (c Config) deriveFaults() (faults []error) {
+	for i, name := range c.Derive {
+		switch {
+		case name != "jsapi" && name != "wx_card":
+			faults = append(faults, settings.Fault("derive", "%q is nothing that can be derived: want jsapi, wx_card, or both with a comma between", name))
+		case slices.Contains(c.Derive[:i], name):
+			faults = append(faults, settings.Fault("derive", "%s stands there twice: name it once", name))
+		}
+	}
+	for _, appid := range c.DeriveFor {
+		if !wxtoken.ValidAppID(appid) {
+			faults = append(faults, settings.Fault("derive-for", "%q is not an appid: want those of authorizers, for instance wx1234567890abcdef, with commas between", appid))
+		}
+	}
+	return faults
 }
 
 // apiPrefix is what a prefix of JetStream's API looks like. Its first part names consumers.

@@ -18,7 +18,6 @@ import (
 	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
@@ -26,6 +25,7 @@ import (
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/links"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
@@ -70,11 +70,11 @@ type Refresher struct {
 	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
-	atWork   sync.Map // wxtoken.Key -> struct{}: the keys that a handler of this process is at
-	landings singleflight.Group
+	atWork   sync.Map       // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 	unopened rate.Sometimes // says that something can't be opened
 
 	gates      gate.Process
+	links      *links.Links
 	mu         sync.Mutex
 	components map[string]*component
 	swept      time.Time
@@ -103,7 +103,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.step == nil {
 		r.step = func(string) {}
 	}
-	r.gates = r.newGates()
+	r.gates, r.links = r.newGates(), r.newLinks()
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -120,6 +120,21 @@ func (r *Refresher) newGates() gate.Process {
 		Changed: func(ctx context.Context, component string) { r.setStatus(ctx, wxtoken.ComponentKey(component)) },
 		Refused: r.renewRefused,
 		Opened:  r.lookNow,
+	}
+}
+
+// newLinks returns the authorization links of this process.
+func (r *Refresher) newLinks() *links.Links {
+	return &links.Links{
+		Settings: r.cfg.Settings, ID: r.id, WeChat: r.wx, Log: r.log, Now: r.now,
+		Store: func() *store.Store { return r.store },
+		Gate: func(component string) (*gate.Gate, bool) {
+			c, ok := r.component(component)
+			if !ok {
+				return nil, false
+			}
+			return c.gate, true
+		},
 	}
 }
 

@@ -425,5 +425,5 @@ func (r *Refresher) changeFor(ctx context.Context, cred account.Credential, next
 		return next.Status
 	}
 	r.log.Error().Err(cause).Stringer("key", cred.Key).Msg("authorization needed")
-	return account.NeedsAuthorization(r.now(), cred.Failures, next.Merchant, cause, r.reauthorizeURL(ctx, cred))
+	return account.NeedsAuthorization(r.now(), cred.Failures, next.Merchant, cause, r.links.Reauthorize(ctx, cred))
 }

@@ -110,7 +110,7 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 		endpoint(events.SubjectRenew, free, true, question(r.renewNow)),
 		endpoint(events.SubjectReconcile, free, true, question(r.reconcileNow)),
 		endpoint(events.SubjectQuota, free, true, question(r.quota)),
-		endpoint(events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.connectCreate)),
+		endpoint(events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.links.Create)),
 		endpoint(events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)),
 	)
 	if err != nil {
@@ -391,4 +391,15 @@ func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest)
 	}
 	r.log.Info().Str("component", q.Component).Msg("reconcile asked for")
 	return events.Reconciling{Outcome: "reconciling"}, nil
+}
+
+// connectOpen answers wxtoken.connect.open: what ingest asks about a link, or before it starts.
+func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
+	switch q.Step {
+	case events.StepSeal:
+		return r.sealOf(q.SealKey), nil
+	case events.StepHeld:
+		return events.ConnectOpened{Held: r.heldConditions(ctx)}, nil
+	}
+	return r.links.Open(ctx, q)
 }

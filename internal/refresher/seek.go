@@ -156,5 +156,5 @@ func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Cr
 		return events.Later(lostDelay, err)
 	}
 	r.setStatus(ctx, key, account.AuthorizedAt(a.CreateTime, cred.Ref), r.changeFor(ctx, cred, next, cause))
-	return r.connected(ctx, link, events.ConnectFailed, "", wechat.Judge(cause).String())
+	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())
 }

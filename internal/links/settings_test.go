@@ -1,35 +1,34 @@
-package refresher
+package links_test
 
 import (
 	"errors"
 	"strings"
 	"testing"
+
+	"wxtoken/internal/links"
 )
 
-func TestLinkSettings(t *testing.T) {
+func TestSettings(t *testing.T) {
 	t.Parallel()
-	public := func(text string) Config { return Config{PublicURL: text} }
-	page := func(text string) Config { return Config{WechatPageURL: text} }
-	hosts := func(all ...string) Config { return Config{ReturnHosts: all} }
+	public := func(text string) links.Settings { return links.Settings{PublicURL: text} }
+	page := func(text string) links.Settings { return links.Settings{WechatPageURL: text} }
+	hosts := func(all ...string) links.Settings { return links.Settings{ReturnHosts: all} }
 	const bare = "want https:// or http:// and a host, with nothing behind it"
 	for _, row := range []struct {
 		name string
-		cfg  Config
+		cfg  links.Settings
 		want []string // what stands in each fault
 	}{
-		{"nothing", Config{}, nil},
-		{"all of them", Config{
-			Derive: []string{"jsapi", "wx_card"}, DeriveFor: []string{"wx1234567890abcdef", "wx2"}, PublicURL: "https://wx.example.com",
+		{"nothing", links.Settings{}, nil},
+		{"all of them", links.Settings{
+			PublicURL:   "https://wx.example.com",
 			ReturnHosts: []string{"shop.example.com", "shop.example.com:8443", "127.0.0.1:3000", "[::1]:3000", "localhost"}, WechatPageURL: "http://sim.example:8090",
 		}, nil},
-		{"several faults", Config{Derive: []string{"jsapi", "card", "jsapi"}, DeriveFor: []string{"wx.1"}, PublicURL: "wx.example.com", ReturnHosts: []string{"*.example.com", "A.example"}, WechatPageURL: "ftp://x"}, []string{
+		{"several faults", links.Settings{PublicURL: "wx.example.com", ReturnHosts: []string{"*.example.com", "A.example"}, WechatPageURL: "ftp://x"}, []string{
 			"--public-url (WXTOKEN_PUBLIC_URL): " + bare,
 			`--return-hosts (WXTOKEN_RETURN_HOSTS): "*.example.com": no wildcards: name each host`,
 			`--return-hosts (WXTOKEN_RETURN_HOSTS): "A.example": want it in lower case: a.example`,
 			"--wechat-page-url (WXTOKEN_WECHAT_PAGE_URL): " + bare,
-			`--derive (WXTOKEN_DERIVE): "card" is nothing that can be derived: want jsapi, wx_card, or both`,
-			"--derive (WXTOKEN_DERIVE): jsapi stands there twice",
-			`--derive-for (WXTOKEN_DERIVE_FOR): "wx.1" is not an appid`,
 		}},
 		{"https with a port", public("https://wx.example.com:8443"), nil},
 		{"http on this machine", public("http://127.0.0.1:8080"), nil},
@@ -68,7 +67,7 @@ func TestLinkSettings(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			faults := row.cfg.checkLinks()
+			faults := row.cfg.Faults()
 			if len(faults) != len(row.want) {
 				t.Fatalf("%d faults, want %d: %v", len(faults), len(row.want), errors.Join(faults...))
 			}

@@ -1,4 +1,4 @@
-package refresher
+package links
 
 import (
 	"errors"
@@ -6,44 +6,36 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
-	"wxtoken/client"
 	"wxtoken/internal/settings"
 )
 
-// checkLinks returns every fault of the settings for authorization links and derived tickets.
-func (c Config) checkLinks() []error {
+// Settings are those for authorization links; the tags are read by package settings.
+type Settings struct {
+	PublicURL     string   `name:"public-url" group:"Authorization links" placeholder:"https://host" help:"Address of ingest as merchants and WeChat see it; links are made with it. The host must be the one on WeChat's console (登录授权的发起页域名)."`
+	ReturnHosts   []string `name:"return-hosts" group:"Authorization links" placeholder:"host,..." help:"Hosts to which a browser may be sent after an authorization."`
+	WechatPageURL string   `name:"wechat-page-url" group:"Authorization links" placeholder:"http://host" help:"Host of WeChat's authorization pages, where it is not WeChat itself."`
+}
+
+// Faults returns all that is wrong with the settings.
+func (s Settings) Faults() []error {
 	var faults []error
 	fault := func(flag string, err error) {
 		if err != nil {
 			faults = append(faults, settings.Fault(flag, "%w", err))
 		}
 	}
-	if c.PublicURL != "" {
-		fault("public-url", checkPublicURL(c.PublicURL))
+	if s.PublicURL != "" {
+		fault("public-url", checkPublicURL(s.PublicURL))
 	}
-	for _, host := range c.ReturnHosts {
+	for _, host := range s.ReturnHosts {
 		fault("return-hosts", checkReturnHost(host))
 	}
-	if c.WechatPageURL != "" {
-		_, err := bareURL(c.WechatPageURL)
+	if s.WechatPageURL != "" {
+		_, err := bareURL(s.WechatPageURL)
 		fault("wechat-page-url", err)
-	}
-	for i, name := range c.Derive {
-		switch {
-		case name != "jsapi" && name != "wx_card":
-			fault("derive", fmt.Errorf("%q is nothing that can be derived: want jsapi, wx_card, or both with a comma between", name))
-		case slices.Contains(c.Derive[:i], name):
-			fault("derive", fmt.Errorf("%s stands there twice: name it once", name))
-		}
-	}
-	for _, appid := range c.DeriveFor {
-		if !wxtoken.ValidAppID(appid) {
-			fault("derive-for", fmt.Errorf("%q is not an appid: want those of authorizers, for instance wx1234567890abcdef, with commas between", appid))
-		}
 	}
 	return faults
 }

@@ -1,0 +1,128 @@
+package links
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"wxtoken/internal/account"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+)
+
+const (
+	// claimedDelay is the wait for the other code of a link, which is being exchanged.
+	claimedDelay = 500 * time.Millisecond
+	// lostDelay is the wait before a record is loaded again that changed under our hands.
+	lostDelay = 50 * time.Millisecond
+)
+
+// Of returns the link through which an event came, nil if through none.
+func (l *Links) Of(ctx context.Context, a events.Auth) (*store.Connect, error) {
+	var c store.Connect
+	var ok bool
+	var err error
+	if a.Connect != "" {
+		c, ok, err = l.Store().Connect(ctx, a.Connect)
+	} else {
+		c, ok, err = l.Store().ConnectOf(ctx, a.PreAuthCode)
+	}
+	if errors.Is(err, store.ErrUnreadable) || err == nil && (!ok || c.Component != a.Component) {
+		return nil, nil // no more than a ref is lost
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// For returns the link if it is one for that account, and nil if not: a link is one authorization, and may be limited to
+// one account. What another account authorized stands, without the link's ref.
+func (l *Links) For(ctx context.Context, link *store.Connect, account string) (*store.Connect, error) {
+	switch {
+	case link == nil || link.Authorizer != "" && link.Authorizer != account:
+		return nil, nil
+	case ForAnother(link, account):
+		l.Log.Warn().Str("component", link.Component).Str("connect", link.ID[:8]).Str("account", account).Str("biz_appid", link.BizAppID).
+			Msg("another account was authorized than the link is for")
+		return nil, l.Fail(ctx, link, "", "another_account")
+	}
+	return link, nil
+}
+
+// ForAnother reports whether a link is limited to another account. WeChat's page sees to that, but a redirect's code may come
+// from anywhere.
+func ForAnother(link *store.Connect, account string) bool {
+	return link != nil && link.BizAppID != "" && link.BizAppID != account
+}
+
+// Claim takes a link for a code, so that redirect and push don't both have theirs exchanged. A claim that is
+// still in force is respected, but for one that the same event brought before it was delivered again.
+func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) error {
+	if link == nil {
+		return nil
+	}
+	now, purpose := l.Now(), fmt.Sprintf("auth/%d", m.Sequence)
+	if held := link.Claim; held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purpose) {
+		return events.Later(claimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
+	}
+	link.Claim = &account.Claim{By: l.ID, For: purpose, Until: now.Add(account.ClaimFor).UTC()}
+	saved, err := l.Store().SaveConnect(ctx, *link, now)
+	if errors.Is(err, store.ErrLost) {
+		return events.Later(lostDelay, err)
+	}
+	if err != nil {
+		return err
+	}
+	*link = saved
+	return nil
+}
+
+// Ref returns the ref of a credential that was authorized through link.
+func Ref(cred account.Credential, link *store.Connect) (ref string, conflict bool) {
+	if link == nil {
+		return cred.Ref, false
+	}
+	return cred.RefThrough(link.Ref, link.Move)
+}
+
+// Finish notes on the link through which an authorization came that it has its tokens. cred is as it was stored.
+func (l *Links) Finish(ctx context.Context, link *store.Connect, cred account.Credential) error {
+	state := events.ConnectAuthorized
+	if link != nil && link.Ref != "" && cred.Ref != link.Ref {
+		state = events.ConnectConflict
+	}
+	return l.end(ctx, link, state, cred.Key.Authorizer, "")
+}
+
+// Fail notes on a link why its authorization came to nothing; authorizer is "" where it is not known whose it was.
+func (l *Links) Fail(ctx context.Context, link *store.Connect, authorizer, reason string) error {
+	return l.end(ctx, link, events.ConnectFailed, authorizer, reason)
+}
+
+// end notes on a link how its authorization ended.
+func (l *Links) end(ctx context.Context, link *store.Connect, state, authorizer, reason string) error {
+	if link == nil {
+		return nil
+	}
+	return l.Store().UpdateConnect(ctx, link.ID, l.Now(), func(c *store.Connect) bool {
+		if c.State == state && c.Authorizer == authorizer && c.Reason == reason || c.Authorizer != "" {
+			return false // an event that knows the account knows best
+		}
+		c.State, c.Authorizer, c.Reason, c.EndedAt, c.Claim = state, authorizer, reason, l.Now().UTC(), nil
+		return true
+	})
+}
+
+// NoteSpent notes on a link that its redirect's code had been used before, and ends the claim.
+func (l *Links) NoteSpent(ctx context.Context, link *store.Connect) error {
+	now := l.Now()
+	return l.Store().UpdateConnect(ctx, link.ID, now, func(c *store.Connect) bool {
+		if !c.SpentAt.IsZero() || c.CodeDigest != link.CodeDigest {
+			return false
+		}
+		c.SpentAt, c.Claim = now.UTC(), nil // the push's code may be another
+		return true
+	})
+}

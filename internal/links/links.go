@@ -1,0 +1,142 @@
+package links
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/singleflight"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
+	"wxtoken/internal/settings"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+// Links makes and keeps the authorization links of one process. All its methods may be called from several goroutines,
+// and by any number of processes: each record is compared and set.
+type Links struct {
+	Settings
+	ID     string // stands in the claims of this process
+	WeChat *wechat.Client
+	Log    zerolog.Logger
+	Now    func() time.Time
+	Store  func() *store.Store                            // asked for each time: after the data was gone there is another one
+	Gate   func(component string) (g *gate.Gate, ok bool) // of a component of the settings
+
+	landings singleflight.Group
+}
+
+// Life of an authorization link.
+const (
+	connectLife    = 30 * time.Minute
+	minConnectLife = time.Minute
+	maxConnectLife = 30 * 24 * time.Hour
+	// reauthorizeLife is that of the link in the status of an account that has to authorize again.
+	reauthorizeLife = 7 * 24 * time.Hour
+)
+
+// maxReturn bounds the address to which a browser is sent, in bytes.
+const maxReturn = 2048
+
+// authTypes are WeChat's ("Authorization_Process_Technical_Description").
+var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
+
+// Create answers wxtoken.connect.create with a new link.
+func (l *Links) Create(ctx context.Context, q events.ConnectCreate) (events.ConnectCreated, error) {
+	if l.PublicURL == "" {
+		return events.ConnectCreated{}, events.Refused(http.StatusServiceUnavailable, "no links without %s at the refresher", settings.Name("public-url"))
+	}
+	if _, ok := l.Gate(q.Component); !ok {
+		return events.ConnectCreated{}, events.UnknownComponent(q.Component)
+	}
+	const minExpires, maxExpires = int(minConnectLife / time.Second), int(maxConnectLife / time.Second)
+	if q.ExpiresIn == 0 {
+		q.ExpiresIn = int(connectLife / time.Second)
+	}
+	if q.AuthType == 0 {
+		q.AuthType = 3
+	}
+	switch {
+	case len(q.Ref) > account.MaxRef || strings.ContainsFunc(q.Ref, func(c rune) bool { return c < ' ' || c == 0x7f }):
+		return events.ConnectCreated{}, events.BadRequest("ref: want at most %d bytes without control characters", account.MaxRef)
+	case !slices.Contains(authTypes, q.AuthType):
+		return events.ConnectCreated{}, events.BadRequest("auth_type: want one of %v", authTypes)
+	case q.BizAppID != "" && !wxtoken.ValidAppID(q.BizAppID):
+		return events.ConnectCreated{}, events.BadRequest("biz_appid: not an appid")
+	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
+		return events.ConnectCreated{}, events.BadRequest("category_id_list: want ids of permission sets")
+	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // as numbers: no product that is too long for a duration
+		return events.ConnectCreated{}, events.BadRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
+	}
+	if err := l.checkReturn(q.Return); err != nil {
+		return events.ConnectCreated{}, err
+	}
+	return l.newLink(ctx, q, time.Duration(q.ExpiresIn)*time.Second)
+}
+
+func (l *Links) newLink(ctx context.Context, q events.ConnectCreate, life time.Duration) (events.ConnectCreated, error) {
+	now := l.Now().UTC()
+	c := store.Connect{
+		ID: rand.Text(), Component: q.Component, Ref: q.Ref, Return: q.Return, AuthType: q.AuthType, BizAppID: q.BizAppID,
+		Categories: q.CategoryIDs.String(), Move: q.Move,
+		ExpiresAt: now.Add(life), Secret: rand.Text(), State: events.ConnectPending,
+	}
+	if _, err := l.Store().SaveConnect(ctx, c, now); err != nil {
+		return events.ConnectCreated{}, err
+	}
+	l.Log.Info().Str("component", c.Component).Str("connect", c.ID[:8]).Str("ref", c.Ref).Time("expires_at", c.ExpiresAt).Msg("authorization link made")
+	return events.ConnectCreated{URL: l.url(c), ID: c.ID, ExpiresAt: c.ExpiresAt}, nil
+}
+
+func (l *Links) url(c store.Connect) string {
+	return strings.TrimRight(l.PublicURL, "/") + "/connect/" + c.ID
+}
+
+// checkReturn says whether a browser may be sent to an address.
+func (l *Links) checkReturn(address string) error {
+	if address == "" {
+		return nil
+	}
+	if len(address) > maxReturn {
+		return events.BadRequest("return: want at most %d bytes", maxReturn)
+	}
+	u, err := url.Parse(address)
+	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Opaque != "" {
+		return events.BadRequest("return: want https://host/path without a user")
+	}
+	host := strings.ToLower(u.Host)
+	for _, allowed := range l.ReturnHosts {
+		allowed = strings.ToLower(allowed)
+		if host != allowed && (u.Port() == "" || strings.ToLower(u.Hostname()) != allowed) {
+			continue
+		}
+		if u.Scheme == "http" && !loopbackHost(u.Hostname()) {
+			return events.BadRequest("return: want https")
+		}
+		return nil
+	}
+	return events.BadRequest("return: host %q is not among %s", events.Clip(u.Host), settings.Name("return-hosts"))
+}
+
+// Reauthorize returns a link for an account that has to authorize again; "" where no links are made.
+func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string {
+	if l.PublicURL == "" || cred.Key.Kind != wxtoken.KindAuthorizer {
+		return ""
+	}
+	link, err := l.newLink(ctx, events.ConnectCreate{
+		Component: cred.Key.Component, Ref: cred.Ref, AuthType: 3, BizAppID: cred.Key.Authorizer,
+	}, reauthorizeLife)
+	if err != nil {
+		l.Log.Warn().Err(err).Stringer("key", cred.Key).Msg("authorization link not made")
+	}
+	return link.URL
+}

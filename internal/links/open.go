@@ -1,0 +1,230 @@
+package links
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
+	"wxtoken/internal/store"
+	"wxtoken/internal/wechat"
+)
+
+const (
+	// preAuthLeft is how much life a pre-auth code must have left to be shown again.
+	preAuthLeft = 5 * time.Minute
+	// preAuthTries is how often a pre-auth code is asked for while a page is being made, preAuthPause the time between.
+	preAuthTries = 3
+	preAuthPause = 200 * time.Millisecond
+)
+
+// Open answers wxtoken.connect.open, ingest's question about one step of a link.
+func (l *Links) Open(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
+	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
+		return events.ConnectOpened{}, events.Refused(http.StatusNotFound, "no such link")
+	}
+	if q.Step == "" || q.Step == events.StepLanding {
+		return l.landing(ctx, q.ID)
+	}
+	for {
+		c, err := l.load(ctx, q.ID)
+		if err != nil {
+			return events.ConnectOpened{}, err
+		}
+		opened, err := l.step(ctx, c, q)
+		if !errors.Is(err, store.ErrLost) || ctx.Err() != nil {
+			return opened, err
+		}
+	}
+}
+
+// load returns the link of a request.
+func (l *Links) load(ctx context.Context, id string) (store.Connect, error) {
+	c, ok, err := l.Store().Connect(ctx, id)
+	if err == nil && !ok {
+		err = events.Refused(http.StatusNotFound, "no such link")
+	}
+	return c, err
+}
+
+var errLinkOver = events.Refused(http.StatusGone, "the link was used or has expired")
+
+func (l *Links) opened(c store.Connect) events.ConnectOpened {
+	return events.ConnectOpened{State: c.State, Component: c.Component, URL: l.url(c)}
+}
+
+// landing answers for the page that leads to WeChat. All who open a link while WeChat is asked share its answer: the page
+// can be loaded again and again, and by many.
+func (l *Links) landing(ctx context.Context, id string) (events.ConnectOpened, error) {
+	shared, err, _ := l.landings.Do(id, func() (any, error) {
+		for {
+			c, err := l.load(ctx, id)
+			if err == nil && (c.State != events.ConnectPending || l.Now().After(c.ExpiresAt)) {
+				err = errLinkOver
+			}
+			if err == nil {
+				c, err = l.preAuth(ctx, c)
+			}
+			if !errors.Is(err, store.ErrLost) || ctx.Err() != nil { // lost: another refresher was faster
+				return c, err
+			}
+		}
+	})
+	if err != nil {
+		return events.ConnectOpened{}, err
+	}
+	c := shared.(store.Connect)
+	opened := l.opened(c)
+	link := wechat.LinkParams{
+		Component: c.Component, PreAuthCode: c.PreAuthCode, RedirectURI: opened.URL + "/callback",
+		AuthType: c.AuthType, BizAppID: c.BizAppID, Categories: c.Categories,
+	}
+	opened.Session, opened.PCLink, opened.MobileLink = newSession(c), link.PC(l.WechatPageURL), link.Mobile(l.WechatPageURL)
+	return opened, nil
+}
+
+// newSession returns what the landing page gives to one browser. No two have the same, and nothing is stored for any.
+func newSession(c store.Connect) string {
+	visit := rand.Text()
+	return visit + "." + sessionSum(c, visit)
+}
+
+func isSession(c store.Connect, session string) bool {
+	visit, sum, _ := strings.Cut(session, ".")
+	return hmac.Equal([]byte(sum), []byte(sessionSum(c, visit)))
+}
+
+func sessionSum(c store.Connect, visit string) string {
+	mac := hmac.New(sha256.New, []byte(c.Secret))
+	mac.Write([]byte(c.ID + visit)) // all ids are of one length
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// step takes one step of an authorization by link after the first. ErrLost: another request took one meanwhile.
+func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen) (events.ConnectOpened, error) {
+	now := l.Now()
+	opened := l.opened(c)
+	if !isSession(c, q.Session) {
+		return opened, events.Refused(http.StatusForbidden, "this browser did not open the link")
+	}
+	expired := now.After(c.ExpiresAt) && now.After(c.PreAuthExpiresAt)
+	switch q.Step {
+	case events.StepCallback:
+		switch {
+		case !events.IsDigest(q.CodeSHA256):
+			return opened, events.BadRequest("code_sha256: want the hex SHA-256 of the code")
+		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // again: the back button, or a reload
+		case c.CodeDigest != "" && !cameToNothing(c):
+			return opened, errLinkOver
+		case expired:
+			return opened, errLinkOver
+		default:
+			c.CodeDigest, c.CodeAt = strings.ToLower(q.CodeSHA256), now.UTC()
+			if c.Authorizer == "" { // otherwise the push came first
+				c.State, c.Reason, c.EndedAt, c.SpentAt = events.ConnectExchanging, "", time.Time{}, time.Time{}
+			}
+			if _, err := l.Store().SaveConnect(ctx, c, now); err != nil {
+				return opened, err
+			}
+		}
+	case events.StepResult:
+		if c.State == events.ConnectPending && expired {
+			return opened, errLinkOver
+		}
+	default:
+		return opened, events.BadRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
+	}
+	opened.State, opened.CodeAt, opened.Authorizer, opened.Reason = c.State, c.CodeAt, c.Authorizer, c.Reason
+	if c.Authorizer != "" {
+		opened.NickName = l.nickName(ctx, wxtoken.AuthorizerKey(c.Component, c.Authorizer))
+	}
+	if c.State == events.ConnectAuthorized && c.Return != "" {
+		opened.ReturnTo = returnTo(c)
+	}
+	return opened, nil
+}
+
+// cameToNothing reports whether a link's code is known to be no good, so that it must not keep out the next one: any browser
+// that has the link can open it and come back with nonsense.
+func cameToNothing(c store.Connect) bool {
+	return c.Authorizer == "" && (c.State == events.ConnectFailed || !c.SpentAt.IsZero())
+}
+
+// preAuth returns the link with a pre-auth code that is good for a while. One that was shown before is shown again, so that
+// a page that is loaded a hundred times costs WeChat one call.
+func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, error) {
+	now := l.Now()
+	if c.PreAuthCode != "" && c.PreAuthExpiresAt.Sub(now) > preAuthLeft {
+		return c, nil
+	}
+	calls, ok := l.Gate(c.Component)
+	if !ok {
+		return c, events.UnknownComponent(c.Component)
+	}
+	var code wechat.PreAuthCode
+	var err error
+	for try := range preAuthTries { // a person waits: a WeChat that is busy once is asked again at once
+		turn, held := calls.Admit(ctx, gate.Call{API: wechat.APICreatePreAuthCode})
+		if held != nil {
+			return c, held
+		}
+		err = turn.Make(ctx, func(token string) (err error) {
+			code, err = l.WeChat.CreatePreAuthCode(ctx, token, c.Component)
+			return err
+		})
+		if err == nil || wechat.Judge(err) != wechat.Retry || try == preAuthTries-1 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return c, fmt.Errorf("get a pre-auth code: %w", err)
+		case <-time.After(preAuthPause):
+		}
+	}
+	if err != nil {
+		return c, fmt.Errorf("get a pre-auth code: %w", err)
+	}
+	c.PreAuthCode, c.PreAuthExpiresAt = code.Code, now.Add(code.ExpiresIn).UTC()
+	// First: once the merchant has the code, its push may come.
+	if err := l.Store().IndexConnect(ctx, c, now); err != nil {
+		return c, err
+	}
+	return l.Store().SaveConnect(ctx, c, now)
+}
+
+func (l *Links) nickName(ctx context.Context, key wxtoken.Key) string {
+	s, _, err := l.Store().Status(ctx, key)
+	if err != nil || s.Authorizer == nil {
+		return ""
+	}
+	var name string
+	_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &name) // WeChat's; no name is no fault
+	return name
+}
+
+// returnTo is the caller's address with what it has to know.
+func returnTo(c store.Connect) string {
+	u, err := url.Parse(c.Return)
+	if err != nil {
+		return "" // it was read when the link was made
+	}
+	v := u.Query()
+	v.Set("component_appid", c.Component)
+	v.Set("authorizer_appid", c.Authorizer)
+	if c.Ref != "" {
+		v.Set("ref", c.Ref)
+	}
+	u.RawQuery = v.Encode()
+	return u.String()
+}
