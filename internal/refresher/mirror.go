@@ -6,7 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/streams"
@@ -22,15 +24,27 @@ type mirrorLook struct {
 	ahead  bool   // it had more
 }
 
-// mirror makes the read copies in the accounts of the services, and looks after them until ctx ends. No renewal waits for them.
-func (r *Refresher) mirror(ctx context.Context) {
-	t := time.NewTicker(r.lookEvery)
+// mirrors looks after the copies of streams that services read in accounts of their own. No renewal waits for them.
+type mirrors struct {
+	cfg     Config
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	every   time.Duration // between two looks
+	log     zerolog.Logger
+	metrics *metrics
+
+	services []string // prefixes of the API in the accounts that were found. Only one goroutine at a time is at them
+}
+
+// run makes the read copies, and looks after them until ctx ends.
+func (m *mirrors) run(ctx context.Context) {
+	t := time.NewTicker(m.every)
 	defer t.Stop()
 	before := map[streams.MirrorOf]mirrorLook{}
 	for {
-		r.findServices(ctx)
-		for _, api := range r.services {
-			r.lookAtMirrors(ctx, api, before)
+		m.findServices(ctx)
+		for _, api := range m.services {
+			m.look(ctx, api, before)
 		}
 		select {
 		case <-ctx.Done():
@@ -40,52 +54,52 @@ func (r *Refresher) mirror(ctx context.Context) {
 	}
 }
 
-// lookAtMirrors makes what is missing in one account. It believes what is wrong at the second look only: a replica may be a moment behind.
-func (r *Refresher) lookAtMirrors(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
+// look makes what is missing in one account. It believes what is wrong at the second look only: a replica may be a moment behind.
+func (m *mirrors) look(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	limit, err := streams.MaxConsumers(ctx, r.nc, api)
+	limit, err := streams.MaxConsumers(ctx, m.nc, api)
 	if err != nil {
-		r.log.Debug().Err(err).Msg("limits of the services' account not known")
+		m.log.Debug().Err(err).Msg("limits of the services' account not known")
 	}
-	for _, m := range streams.SetupMirrors(ctx, r.nc, r.js, api, r.setupConfig()) {
+	for _, one := range streams.SetupMirrors(ctx, m.nc, m.js, api, m.setupConfig()) {
 		if ctx.Err() != nil {
 			return
 		}
-		r.countWatches(m, limit)
-		log := r.log.With().Str("account", m.Account).Str("stream", m.Stream).Logger()
-		last, now := before[m.MirrorOf], mirrorLook{newest: m.Newest, has: m.Has, ahead: m.Has > m.Last}
-		before[m.MirrorOf] = now
+		m.countWatches(one, limit)
+		log := m.log.With().Str("account", one.Account).Str("stream", one.Stream).Logger()
+		last, now := before[one.MirrorOf], mirrorLook{newest: one.Newest, has: one.Has, ahead: one.Has > one.Last}
+		before[one.MirrorOf] = now
 		behind := 1.0
 		switch {
-		case m.Err != nil:
-			log.Warn().Err(m.Err).Str("hint", notMirrored(m.Err)).Msg("mirror not set up")
-		case m.Created:
+		case one.Err != nil:
+			log.Warn().Err(one.Err).Str("hint", notMirrored(one.Err)).Msg("mirror not set up")
+		case one.Created:
 			behind = 0
 			log.Info().Msg("mirror created")
 		case now.ahead && last.ahead: // a stream that was put back from a backup, for instance
 			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
-		case m.Has < last.newest && m.Has > last.has: // it is on its way
-		case m.Has < last.newest:
-			err := streams.FeedAnew(ctx, r.js, m.MirrorOf, m.Has)
-			log.Error().Err(err).Dur("silent", m.Silent).Msg("mirror behind: services read old values; it is fed anew")
+		case one.Has < last.newest && one.Has > last.has: // it is on its way
+		case one.Has < last.newest:
+			err := streams.FeedAnew(ctx, m.js, one.MirrorOf, one.Has)
+			log.Error().Err(err).Dur("silent", one.Silent).Msg("mirror behind: services read old values; it is fed anew")
 		default:
 			behind = 0
 		}
-		r.metrics.mirrorsBehind.WithLabelValues(m.Account, m.Stream).Set(behind)
+		m.metrics.mirrorsBehind.WithLabelValues(one.Account, one.Stream).Set(behind)
 	}
 }
 
 // countWatches tells how many consumers services have on a mirror: where there are as many as may be, no service that starts gets a watch.
-func (r *Refresher) countWatches(m streams.Mirror, limit int) {
-	r.metrics.watches.WithLabelValues(m.Account, m.Stream).Set(float64(m.Watches))
+func (m *mirrors) countWatches(one streams.Mirror, limit int) {
+	m.metrics.watches.WithLabelValues(one.Account, one.Stream).Set(float64(one.Watches))
 	if limit == 0 {
-		r.metrics.maxWatches.DeleteLabelValues(m.Account, m.Stream)
+		m.metrics.maxWatches.DeleteLabelValues(one.Account, one.Stream)
 		return
 	}
-	r.metrics.maxWatches.WithLabelValues(m.Account, m.Stream).Set(float64(limit))
-	if m.Watches*5 >= limit*4 {
-		r.log.Warn().Str("account", m.Account).Str("stream", m.Stream).Int("consumers", m.Watches).Int("max_consumers", limit).
+	m.metrics.maxWatches.WithLabelValues(one.Account, one.Stream).Set(float64(limit))
+	if one.Watches*5 >= limit*4 {
+		m.log.Warn().Str("account", one.Account).Str("stream", one.Stream).Int("consumers", one.Watches).Int("max_consumers", limit).
 			Str("hint", "raise max_consumers of that account in nats-server.conf and reload, or have services end what they don't use").Msg("few consumers left for services")
 	}
 }
@@ -105,23 +119,23 @@ func notMirrored(err error) string {
 const insufficientStorage = 10047
 
 // setupConfig says how the streams are to be, and who has mirrors of them.
-func (r *Refresher) setupConfig() events.SetupConfig {
-	cfg := r.cfg.Setup()
-	cfg.ServicesAPI = r.services
+func (m *mirrors) setupConfig() events.SetupConfig {
+	cfg := m.cfg.Setup()
+	cfg.ServicesAPI = m.services
 	return cfg
 }
 
 // findServices looks for accounts of services that were not found yet: one may have been slow to answer, or may be made later. The
 // default is there only where the NATS server is set up for it.
-func (r *Refresher) findServices(ctx context.Context) {
-	for _, api := range r.cfg.ServicesAPI {
+func (m *mirrors) findServices(ctx context.Context) {
+	for _, api := range m.cfg.ServicesAPI {
 		switch {
-		case slices.Contains(r.services, api):
-		case streams.HasServices(ctx, r.nc, api):
-			r.services = append(r.services, api)
-			r.log.Info().Str("api", api).Msg("account of services found")
+		case slices.Contains(m.services, api):
+		case streams.HasServices(ctx, m.nc, api):
+			m.services = append(m.services, api)
+			m.log.Info().Str("api", api).Msg("account of services found")
 		case api != events.DefaultServicesAPI && ctx.Err() == nil: // somebody asked for it
-			r.log.Warn().Str("api", api).Str("hint", "do both accounts export and import what --services-api needs?").Msg("account of services not found, nothing is mirrored for it")
+			m.log.Warn().Str("api", api).Str("hint", "do both accounts export and import what --services-api needs?").Msg("account of services not found, nothing is mirrored for it")
 		}
 	}
 }

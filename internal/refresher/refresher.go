@@ -55,16 +55,15 @@ type Refresher struct {
 	wx      *wechat.Client
 	seal    *seal.Keys
 	changed chan struct{} // the components did, or what holds them back: the sweep is to look
-	doubts  chan struct{} // whether the stream is still there
 	log     zerolog.Logger
 	metrics *metrics
 	now     func() time.Time
 	step    func(string)
 
-	services  []string      // prefixes of the API in accounts that have mirrors
-	lookEvery time.Duration // at those
-	store     *store.Store  // set by Run, before anything uses it
-	view      *store.View
+	mirrors *mirrors
+	data    *data
+	store   *store.Store // set by Run, before anything uses it
+	view    *store.View
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
@@ -94,8 +93,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
-		lookEvery: cmp.Or(deps.LookEvery, mirrorEvery), dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), doubts: make(chan struct{}, 1),
-		unopened: rate.Sometimes{Interval: time.Minute},
+		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -108,6 +106,8 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	r.mirrors = &mirrors{cfg: cfg, nc: r.nc, js: js, every: cmp.Or(deps.LookEvery, mirrorEvery), log: r.log, metrics: r.metrics}
+	r.data = &data{cfg: cfg, nc: r.nc, js: js, seal: r.seal, mirrors: r.mirrors, log: r.log, step: r.step, doubts: make(chan struct{}, 1)}
 	return r, nil
 }
 
@@ -145,11 +145,15 @@ func (r *Refresher) newLinks() *links.Links {
 // When what rested in NATS vanishes, Run ends all work and makes nothing: streams that were there may come back from a
 // backup, and an empty one in their place would be taken for good. It begins anew, with nothing remembered, once there are streams again.
 func (r *Refresher) Run(ctx context.Context) error {
-	for open := r.setup; ; open = r.reopen {
-		if err := r.prepare(ctx, open); err != nil || ctx.Err() != nil {
+	for ready := r.data.setup; ; ready = r.data.again {
+		opened, err := r.data.open(ctx, ready, r.notYetOpen)
+		if err != nil || ctx.Err() != nil {
 			return err
 		}
-		err := r.work(ctx)
+		r.mu.Lock()
+		r.store, r.trouble = opened, nil
+		r.mu.Unlock()
+		err = r.work(ctx)
 		if !errors.Is(err, store.ErrGone) {
 			return err
 		}
@@ -165,6 +169,15 @@ func (r *Refresher) Run(ctx context.Context) error {
 
 // goneHint says what to do when a stream vanished.
 const goneHint = "restore the backup, or restart one refresher: at its start it makes what is missing, and WeChat's list brings the accounts back"
+
+// notYetOpen notes why the data can't be worked with yet. That it is gone is the graver news.
+func (r *Refresher) notYetOpen(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !errors.Is(r.trouble, store.ErrGone) {
+		r.trouble = why
+	}
+}
 
 // work is Run between the moment at which the streams are there and the one at which they are not any more.
 func (r *Refresher) work(ctx context.Context) error {
@@ -204,7 +217,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	})
 	background.Go(func() { r.store.Run(work) })
 	unwatched := context.AfterFunc(ctx, end) // NATS may be away again, and there is nothing yet to finish
-	view, wait, err := r.store.Watch(work, r.log, r.doubt)
+	view, wait, err := r.store.Watch(work, r.log, r.data.doubt)
 	if err == nil {
 		background.Go(wait)
 	}
@@ -217,19 +230,19 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.log.Info().Int("keys", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
 
 	background.Go(func() {
-		if err := r.watchStream(work); err != nil {
+		if err := r.data.watch(work, r.store, view); err != nil {
 			stop(err)
 			end() // nothing of what is under way can be stored
 		}
 	})
 	working.Go(func() { r.sweeper(ctx) })
-	working.Go(func() { r.reseal(ctx) })
+	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
 	working.Go(func() { r.serve(ctx, work) })
-	working.Go(func() { r.mirror(ctx) })
+	working.Go(func() { r.mirrors.run(ctx) })
 	consume := func(stream, durable, filter string, sealed *seal.Keys, handle events.Handler) {
 		c := bus.Consumer{
 			JS: r.js, Stream: stream, Durable: durable, Filter: filter, Concurrency: r.cfg.Concurrency,
-			Log: r.log, Seal: sealed, Panicked: r.metrics.panics.Inc, Troubled: r.doubt, Step: r.step,
+			Log: r.log, Seal: sealed, Panicked: r.metrics.panics.Inc, Troubled: r.data.doubt, Step: r.step,
 		}
 		working.Go(func() { c.Run(ctx, work, handle) })
 	}
@@ -237,46 +250,6 @@ func (r *Refresher) work(ctx context.Context) error {
 	consume(events.StreamTokens, events.DurableDue, events.AllDue, nil, r.due)
 	<-ctx.Done()
 	return ended(ctx)
-}
-
-// watchStream looks after each sweep's time, and at once where a consumer ended, whether the stream is the one that this
-// work began with. It returns ErrGone when it is not, for two looks in a row.
-func (r *Refresher) watchStream(ctx context.Context) error {
-	every := time.NewTicker(r.cfg.SweepEvery)
-	defer every.Stop()
-	var again <-chan time.Time
-	var first time.Time // of the looks at which it was gone
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-every.C:
-		case <-r.doubts:
-		case <-again:
-		}
-		err := r.store.Same(ctx, r.view)
-		switch {
-		case err == nil:
-			again, first = nil, time.Time{}
-		case !errors.Is(err, store.ErrGone): // it is not known
-			again = time.After(lookAgainAfter)
-		case first.IsZero():
-			again, first = time.After(lookAgainAfter), time.Now()
-		case time.Since(first) >= lookAgainAfter:
-			return err
-		}
-	}
-}
-
-// lookAgainAfter is the time between two looks, where the first said nothing, or something bad: a replica may be a moment behind.
-const lookAgainAfter = time.Second
-
-// doubt has watchStream look now.
-func (r *Refresher) doubt() {
-	select {
-	case r.doubts <- struct{}{}:
-	default:
-	}
 }
 
 // SetComponents replaces the components that the refresher acts for: what is new is taken up, for what is gone nothing
@@ -341,91 +314,6 @@ func ended(ctx context.Context) error {
 		return cause
 	}
 	return nil
-}
-
-// prepare opens the store with the given function as soon as NATS is there.
-func (r *Refresher) prepare(ctx context.Context, open func(context.Context) error) error {
-	said := ""
-	var saidAt time.Time
-	for {
-		err := r.openWith(ctx, open)
-		if err == nil || ctx.Err() != nil {
-			return nil
-		}
-		switch {
-		case errors.Is(err, streams.ErrServerTooOld):
-			return err
-		case errors.Is(err, store.ErrSealed):
-			return fmt.Errorf("the seal keys are not those of the store, nothing was changed: %w", err)
-		}
-		r.mu.Lock()
-		if r.trouble == nil || !errors.Is(r.trouble, store.ErrGone) {
-			r.trouble = err
-		}
-		r.mu.Unlock()
-		if err.Error() != said || time.Since(saidAt) > complainEvery {
-			said, saidAt = err.Error(), time.Now()
-			r.log.Warn().Err(err).Dur("delay", prepareAgain).Msg("NATS not ready")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(prepareAgain):
-		}
-	}
-}
-
-const (
-	// prepareAgain is the wait between two tries to open the store.
-	prepareAgain = 2 * time.Second
-	// complainEvery is how often a reason that stays the same is told.
-	complainEvery = 30 * time.Second
-)
-
-func (r *Refresher) openWith(ctx context.Context, open func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if !r.nc.IsConnected() {
-		return errors.New("not connected")
-	}
-	if err := store.CheckSeal(ctx, r.js, r.seal); err != nil && !errors.Is(err, store.ErrUnreadable) {
-		return err // before anything is changed
-	}
-	if err := open(ctx); err != nil {
-		return err
-	}
-	switch err := streams.Raise(ctx, r.nc, r.js, r.setupConfig()); { // before anything is stored that services would not hear of
-	case errors.Is(err, streams.ErrRaising):
-		return err
-	case err != nil:
-		r.log.Warn().Err(err).Msg("mirrors not compared with their streams")
-	}
-	opened, err := store.Open(ctx, r.nc, r.js, r.seal, r.step)
-	if err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.store, r.trouble = opened, nil
-	return nil
-}
-
-// setup makes the streams.
-func (r *Refresher) setup(ctx context.Context) error {
-	r.findServices(ctx)
-	created, err := streams.Setup(ctx, r.nc, r.js, r.setupConfig())
-	switch {
-	case len(created) == len(events.StreamNames()):
-		r.log.Info().Strs("streams", created).Msg("streams created")
-	case len(created) > 0: // where others were: has somebody deleted these?
-		r.log.Warn().Strs("streams", created).Msg("streams created")
-	}
-	return err
-}
-
-// reopen makes no stream: it only looks whether the one that all rests in is there again. What else is missing, readiness tells.
-func (r *Refresher) reopen(ctx context.Context) error {
-	return streams.Intact(ctx, r.js, r.cfg.Setup(), events.StreamTokens)
 }
 
 // greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never

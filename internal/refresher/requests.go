@@ -397,7 +397,7 @@ func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest)
 func (r *Refresher) connectOpen(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
 	switch q.Step {
 	case events.StepSeal:
-		return r.sealOf(q.SealKey), nil
+		return sealOf(r.seal, q.SealKey), nil
 	case events.StepHeld:
 		return events.ConnectOpened{Held: r.heldConditions(ctx)}, nil
 	}

@@ -7,10 +7,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/store"
 )
 
 const (
@@ -48,11 +51,11 @@ func (r *Refresher) notOpened(ctx context.Context, m events.Msg, err error) erro
 	return events.Later(jittered(unopenedDelay), err)
 }
 
-// sealOf answers whether this refresher opens what ingest seals for a public key.
-func (r *Refresher) sealOf(public string) events.ConnectOpened {
+// sealOf answers whether a refresher with these keys opens what ingest seals for a public key.
+func sealOf(own *seal.Keys, public string) events.ConnectOpened {
 	var keys []string
-	if r.seal != nil {
-		keys = append([]string{r.seal.Public()}, r.seal.Others()...)
+	if own != nil {
+		keys = append([]string{own.Public()}, own.Others()...)
 	}
 	state := events.SealUnknown
 	switch {
@@ -68,15 +71,15 @@ func (r *Refresher) sealOf(public string) events.ConnectOpened {
 
 // reseal has everything sealed with the first of the keys: after sealing was turned on, and after a key was changed. What is written
 // later is sealed so in any case.
-func (r *Refresher) reseal(ctx context.Context) {
-	if r.seal == nil {
-		r.log.Info().Msg("credentials are in the clear")
+func reseal(ctx context.Context, s *store.Store, keys *seal.Keys, log zerolog.Logger, now func() time.Time) {
+	if keys == nil {
+		log.Info().Msg("credentials are in the clear")
 		return
 	}
-	log := r.log.With().Str("seal_key", r.seal.Public()).Logger()
-	log.Info().Strs("opens_too", r.seal.Others()).Msg("credentials are sealed")
+	log = log.With().Str("seal_key", keys.Public()).Logger()
+	log.Info().Strs("opens_too", keys.Others()).Msg("credentials are sealed")
 	for range resealTries {
-		resealed, left, err := r.store.Reseal(ctx, r.now)
+		resealed, left, err := s.Reseal(ctx, now)
 		switch {
 		case ctx.Err() != nil:
 			return

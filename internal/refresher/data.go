@@ -1,0 +1,145 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
+	"wxtoken/internal/store"
+	"wxtoken/internal/streams"
+)
+
+// data is what rests in NATS: is it there, can it be worked with, and is it still the same?
+type data struct {
+	cfg     Config
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	seal    *seal.Keys
+	mirrors *mirrors // who has them, which the streams are made for
+	log     zerolog.Logger
+	step    func(string)
+
+	doubts chan struct{} // whether the stream is still there
+}
+
+// open opens the store as soon as NATS is there and ready returns no error. It calls trouble with what each try failed with. It returns
+// an error when the server can't be used at all, or the store is somebody else's; it returns no error when ctx ends.
+func (d *data) open(ctx context.Context, ready func(context.Context) error, trouble func(error)) (*store.Store, error) {
+	said := ""
+	var saidAt time.Time
+	for {
+		opened, err := d.tryOpen(ctx, ready)
+		if err == nil || ctx.Err() != nil {
+			return opened, nil
+		}
+		switch {
+		case errors.Is(err, streams.ErrServerTooOld):
+			return nil, err
+		case errors.Is(err, store.ErrSealed):
+			return nil, fmt.Errorf("the seal keys are not those of the store, nothing was changed: %w", err)
+		}
+		trouble(err)
+		if err.Error() != said || time.Since(saidAt) > complainEvery {
+			said, saidAt = err.Error(), time.Now()
+			d.log.Warn().Err(err).Dur("delay", prepareAgain).Msg("NATS not ready")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(prepareAgain):
+		}
+	}
+}
+
+const (
+	// prepareAgain is the wait between two tries to open the store.
+	prepareAgain = 2 * time.Second
+	// complainEvery is how often a reason that stays the same is told.
+	complainEvery = 30 * time.Second
+)
+
+func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (*store.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if !d.nc.IsConnected() {
+		return nil, errors.New("not connected")
+	}
+	if err := store.CheckSeal(ctx, d.js, d.seal); err != nil && !errors.Is(err, store.ErrUnreadable) {
+		return nil, err // before anything is changed
+	}
+	if err := ready(ctx); err != nil {
+		return nil, err
+	}
+	switch err := streams.Raise(ctx, d.nc, d.js, d.mirrors.setupConfig()); { // before anything is stored that services would not hear of
+	case errors.Is(err, streams.ErrRaising):
+		return nil, err
+	case err != nil:
+		d.log.Warn().Err(err).Msg("mirrors not compared with their streams")
+	}
+	return store.Open(ctx, d.nc, d.js, d.seal, d.step)
+}
+
+// setup makes the streams.
+func (d *data) setup(ctx context.Context) error {
+	d.mirrors.findServices(ctx)
+	created, err := streams.Setup(ctx, d.nc, d.js, d.mirrors.setupConfig())
+	switch {
+	case len(created) == len(events.StreamNames()):
+		d.log.Info().Strs("streams", created).Msg("streams created")
+	case len(created) > 0: // where others were: has somebody deleted these?
+		d.log.Warn().Strs("streams", created).Msg("streams created")
+	}
+	return err
+}
+
+// again makes no stream: it only looks whether the one that all rests in is there again. What else is missing, readiness tells.
+func (d *data) again(ctx context.Context) error {
+	return streams.Intact(ctx, d.js, d.cfg.Setup(), events.StreamTokens)
+}
+
+// watch looks after each sweep's time, and at once where a consumer ended, whether the stream is the one that this
+// work began with. It returns ErrGone when it is not, for two looks in a row.
+func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View) error {
+	every := time.NewTicker(d.cfg.SweepEvery)
+	defer every.Stop()
+	var again <-chan time.Time
+	var first time.Time // of the looks at which it was gone
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+		case <-d.doubts:
+		case <-again:
+		}
+		err := opened.Same(ctx, view)
+		switch {
+		case err == nil:
+			again, first = nil, time.Time{}
+		case !errors.Is(err, store.ErrGone): // it is not known
+			again = time.After(lookAgainAfter)
+		case first.IsZero():
+			again, first = time.After(lookAgainAfter), time.Now()
+		case time.Since(first) >= lookAgainAfter:
+			return err
+		}
+	}
+}
+
+// lookAgainAfter is the time between two looks, where the first said nothing, or something bad: a replica may be a moment behind.
+const lookAgainAfter = time.Second
+
+// doubt has watch look now.
+func (d *data) doubt() {
+	select {
+	case d.doubts <- struct{}{}:
+	default:
+	}
+}
