@@ -242,7 +242,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 			return err
 		}
 	}
-	r.deriveFrom(ctx, cred)
+	r.derived.begin(ctx, cred)
 	return r.links.Finish(ctx, link, cred)
 }
 

@@ -58,7 +58,7 @@ func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause e
 		}
 		return err
 	}
-	r.underive(ctx, cred.Key)
+	r.derived.end(ctx, cred.Key)
 	r.log.Info().Err(cause).Stringer("key", cred.Key).Msg("authorization cancelled")
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, account.Revoked(r.now(), cause)))
 }

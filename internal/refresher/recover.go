@@ -8,6 +8,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -45,10 +46,10 @@ func (r *Refresher) authorizerInfo(ctx context.Context, c *component, authorizer
 	return info, err
 }
 
-// generation returns the generation of the newest token of a key, 0 if there is none that can be read. The token may tell it where
+// newestGeneration returns the generation of the newest token of a key, 0 if there is none that can be read. The token may tell it where
 // the record is new, or was lost: it never goes down.
-func (r *Refresher) generation(ctx context.Context, key wxtoken.Key) (uint64, error) {
-	t, _, err := r.store.Token(ctx, key)
+func newestGeneration(ctx context.Context, s *store.Store, key wxtoken.Key) (uint64, error) {
+	t, _, err := s.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return 0, err
 	}
@@ -68,6 +69,6 @@ func (r *Refresher) found(ctx context.Context, cred account.Credential) (account
 			ref = s.Authorizer.Ref
 		}
 	}
-	generation, err := r.generation(ctx, cred.Key)
+	generation, err := newestGeneration(ctx, r.store, cred.Key)
 	return cred.Found(generation, ref), err
 }

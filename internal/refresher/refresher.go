@@ -64,6 +64,7 @@ type Refresher struct {
 	data    *data
 	store   *store.Store // set by Run, before anything uses it
 	view    *store.View
+	derived *derived
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
@@ -224,6 +225,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	if !unwatched() || err != nil {
 		return ended(ctx)
 	}
+	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, load: r.load, setStatus: r.setStatus}
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()

@@ -158,10 +158,10 @@ func (r *Refresher) settle(ctx context.Context, c *component, cred account.Crede
 	case account.WishDone:
 		return true, r.fulfill(ctx, cred)
 	}
-	if account.Derived(key) && !r.wanted(key) {
-		sure, err := r.unwanted(ctx, key)
+	if account.Derived(key) && !r.derived.wanted(key) {
+		sure, err := r.derived.unwanted(ctx, key)
 		if err == nil && sure {
-			err = r.dropTicket(ctx, key)
+			err = r.derived.drop(ctx, key)
 		}
 		return sure, err
 	}
@@ -187,7 +187,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 		return events.Later(unknownFor(m), gone)
 	case account.Derived(key):
 		owner, _ := r.view.Get(account.Owner(key))
-		return r.keep(ctx, key, owner.Credential.Authorizations)
+		return r.derived.keep(ctx, key, owner.Credential.Authorizations)
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if _, later := events.After(err); later { // it was not asked yet
@@ -344,7 +344,7 @@ func (r *Refresher) announce(ctx context.Context, c *component, t wxtoken.Token,
 	log.Msg("token renewed")
 	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), account.Known(before), account.Active(r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
-		r.deriveFrom(ctx, before)
+		r.derived.begin(ctx, before)
 	}
 }
 

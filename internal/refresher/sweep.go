@@ -147,7 +147,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 		}
 		if _, ok := r.component(key.Component); ok && ctx.Err() == nil {
 			r.tellExpired(ctx, key, e, now)
-			r.sweepTickets(ctx, key, all, now)
+			r.derived.sweep(ctx, key, all, now)
 		}
 	}
 	for _, c := range r.all() {
@@ -177,7 +177,7 @@ func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.En
 // held answers how long a renewal of key would have to wait for something that concerns all keys of its component, and
 // why; 0 if it would not. A ticket that is not wanted any more waits for nothing: it is ended, and that takes no call.
 func (r *Refresher) held(ctx context.Context, c *component, key wxtoken.Key, call gate.Call) (wait time.Duration, why string) {
-	if account.Derived(key) && !r.wanted(key) {
+	if account.Derived(key) && !r.derived.wanted(key) {
 		return 0, ""
 	}
 	return c.gate.Held(ctx, call)
