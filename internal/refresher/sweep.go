@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
@@ -140,13 +141,13 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	r.mu.Lock()
 	r.swept = now
 	r.mu.Unlock()
+	r.tellExpired(ctx, all, now)
 	r.dies = time.Time{}
 	for key, e := range all {
 		if end := e.Token.ExpiresAt; end.After(now) && (r.dies.IsZero() || end.Before(r.dies)) {
 			r.dies = end
 		}
 		if _, ok := r.component(key.Component); ok && ctx.Err() == nil {
-			r.tellExpired(ctx, key, e, now)
 			r.derived.sweep(ctx, key, all, now)
 		}
 	}
@@ -157,21 +158,52 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// tellExpired has the status say that a token is dead, once for each token: whatever kept the next
+// tellAtOnce is how many statuses are written at the same time: where all tokens die together, what is due next is not to wait for them.
+const tellAtOnce = 16
+
+// tellExpired has the status say of each dead token that it is dead, once: whatever kept the next
 // one away, the key is not active.
-func (r *Refresher) tellExpired(ctx context.Context, key wxtoken.Key, e store.Entry, now time.Time) {
-	if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
-		return
+func (r *Refresher) tellExpired(ctx context.Context, all map[wxtoken.Key]store.Entry, now time.Time) {
+	var dead []wxtoken.Key
+	for key, e := range all {
+		if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
+			continue
+		}
+		if _, ok := r.component(key.Component); ok {
+			dead = append(dead, key)
+		}
 	}
+	told := make([]bool, len(dead))
+	var group errgroup.Group
+	group.SetLimit(tellAtOnce)
+	for i, key := range dead {
+		if ctx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			told[i] = r.tellDead(ctx, key, now)
+			return nil
+		})
+	}
+	_ = group.Wait() // each has told what went wrong
+	for i, key := range dead {
+		if told[i] {
+			r.dead[key] = all[key].Token.Generation
+		}
+	}
+}
+
+// tellDead has the status of key say that its token is dead, and reports whether that was written.
+func (r *Refresher) tellDead(ctx context.Context, key wxtoken.Key, now time.Time) bool {
 	if err := r.writeStatus(ctx, key, account.Expired(now)); err != nil {
 		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
-		return
+		return false
 	}
-	r.dead[key] = e.Token.Generation
 	// The view may lag: should the next token have come meanwhile, that is the newer news.
 	if t, ok, err := r.store.Token(ctx, key); err == nil && ok && now.Before(t.ExpiresAt) {
 		r.setStatus(ctx, key, account.Active(now))
 	}
+	return true
 }
 
 // held answers how long a renewal of key would have to wait for something that concerns all keys of its component, and
