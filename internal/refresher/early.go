@@ -4,33 +4,43 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 )
 
-// renewRefused has a token renewed that WeChat refused to take for one of our own calls.
-func (r *Refresher) renewRefused(ctx context.Context, t wxtoken.Token) (err error) {
+// early has tokens replaced before their time.
+type early struct {
+	store *store.Store
+	log   zerolog.Logger
+	now   func() time.Time
+}
+
+// refused has a token renewed that WeChat refused to take for one of our own calls.
+func (e *early) refused(ctx context.Context, t wxtoken.Token) (err error) {
 	if t.Key.Kind == wxtoken.KindComponent {
 		for range 3 {
-			if err = r.noteRefused(ctx, t); !errors.Is(err, store.ErrLost) {
+			if err = e.note(ctx, t); !errors.Is(err, store.ErrLost) {
 				break
 			}
 		}
 		return err
 	}
-	outcome, err := r.replace(ctx, t, events.ReasonRefused)
+	outcome, err := e.replace(ctx, t, events.ReasonRefused)
 	if outcome == wxtoken.OutcomeTooSoon {
-		r.log.Warn().Stringer("key", t.Key).Dur("age", r.now().Sub(t.ObtainedAt)).Msg("new token refused: does another keeper renew it?")
+		e.log.Warn().Stringer("key", t.Key).Dur("age", e.now().Sub(t.ObtainedAt)).Msg("new token refused: does another keeper renew it?")
 	}
 	return err
 }
 
-// noteRefused stores that WeChat refused the component token t, and asks for the next one.
-func (r *Refresher) noteRefused(ctx context.Context, t wxtoken.Token) error {
-	cred, err := r.store.Credential(ctx, t.Key)
-	now := r.now()
+// note stores that WeChat refused the component token t, and asks for the next one.
+func (e *early) note(ctx context.Context, t wxtoken.Token) error {
+	cred, err := e.store.Credential(ctx, t.Key)
+	now := e.now()
 	if err != nil || cred.RefusedAlready(t.Generation) {
 		return err // it is replaced, or another refresher was refused first
 	}
@@ -38,16 +48,38 @@ func (r *Refresher) noteRefused(ctx context.Context, t wxtoken.Token) error {
 		return nil // it is being replaced
 	}
 	cred, wait := cred.TokenRefused(t, now)
-	early := cred.Refused.Early
-	if cred, err = r.store.Save(ctx, cred); err != nil {
+	count := cred.Refused.Early
+	if cred, err = e.store.Save(ctx, cred); err != nil {
 		return fmt.Errorf("note that the component token was refused: %w", err)
 	}
-	log := r.log.Warn().Stringer("key", t.Key).Dur("age", now.Sub(t.ObtainedAt)).Int("early", early).Dur("delay", wait)
-	if early > 1 {
+	log := e.log.Warn().Stringer("key", t.Key).Dur("age", now.Sub(t.ObtainedAt)).Int("early", count).Dur("delay", wait)
+	if count > 1 {
 		log.Msg("new token refused: does another keeper renew it?")
 	} else {
 		log.Msg("component token refused, renewing it")
 	}
 	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: events.ReasonRefused}
-	return r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, events.ReasonRefused))
+	return e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, events.ReasonRefused))
+}
+
+// replace has the token t of a key replaced before its time, where the account lets it.
+func (e *early) replace(ctx context.Context, t wxtoken.Token, reason string) (wxtoken.Outcome, error) {
+	cred, err := e.store.Credential(ctx, t.Key)
+	if err != nil {
+		return "", err
+	}
+	outcome, underWay := cred.Replaceable(t, reason != events.ReasonRefused, e.now())
+	switch {
+	case outcome == wxtoken.OutcomeTooSoon && cred.ForcedOften(e.now()):
+		e.log.Warn().Stringer("key", t.Key).Int("renewals", cred.Forced).Msg("too many renewals asked for today")
+		return outcome, nil
+	case outcome != wxtoken.OutcomeRenewing || underWay:
+		return outcome, nil
+	}
+	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
+	// The revision stands in the id, so that who asks again after a failure is heard again.
+	if err := e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, reason)); err != nil {
+		return "", err
+	}
+	return wxtoken.OutcomeRenewing, nil
 }

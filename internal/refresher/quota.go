@@ -10,9 +10,9 @@ import (
 )
 
 // quota answers wxtoken.quota: what WeChat says is left, what the refreshers counted, and what is paused.
-func (r *Refresher) quota(ctx context.Context, q events.QuotaRequest) (events.QuotaAnswer, error) {
+func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.QuotaAnswer, error) {
 	answer := events.QuotaAnswer{Component: q.Component}
-	c, ok := r.component(q.Component)
+	c, ok := a.component(q.Component)
 	if !ok {
 		return answer, events.UnknownComponent(q.Component)
 	}
@@ -26,16 +26,16 @@ func (r *Refresher) quota(ctx context.Context, q events.QuotaRequest) (events.Qu
 		answer.Cleared = true
 	}
 	c.gate.AddCalls(ctx)
-	known, err := r.store.Quota(ctx, c.appid)
+	known, err := a.store.Quota(ctx, c.appid)
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return answer, err
 	}
 	for _, api := range wechat.ComponentAPIs() {
 		entry := events.APIQuota{API: string(api)}
-		if known.Day == wechat.Day(r.now()) {
+		if known.Day == wechat.Day(a.now()) {
 			entry.Calls = known.Calls[entry.API]
 		}
-		if until := known.Paused[entry.API]; until.After(r.now()) {
+		if until := known.Paused[entry.API]; until.After(a.now()) {
 			entry.PausedUntil = &until
 		}
 		if left, err := c.gate.QuotaLeft(ctx, api); err != nil {

@@ -64,7 +64,9 @@ type Refresher struct {
 	data    *data
 	store   *store.Store // set by Run, before anything uses it
 	view    *store.View
-	derived *derived
+	derived *derived // these three, too
+	early   *early
+	answers *answers
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
@@ -119,7 +121,7 @@ func (r *Refresher) newGates() gate.Process {
 		Store: func() *store.Store { return r.store }, View: r.knownView,
 		Counted: func(component string, api wechat.API) { r.metrics.calls.WithLabelValues(component, string(api)).Inc() },
 		Changed: func(ctx context.Context, component string) { r.setStatus(ctx, wxtoken.ComponentKey(component)) },
-		Refused: r.renewRefused,
+		Refused: func(ctx context.Context, t wxtoken.Token) error { return r.early.refused(ctx, t) },
 		Opened:  r.lookNow,
 	}
 }
@@ -226,6 +228,11 @@ func (r *Refresher) work(ctx context.Context) error {
 		return ended(ctx)
 	}
 	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, load: r.load, setStatus: r.setStatus}
+	r.early = &early{store: r.store, log: r.log, now: r.now}
+	r.answers = &answers{
+		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
+		log: r.log, metrics: r.metrics, now: r.now,
+	}
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
@@ -239,7 +246,8 @@ func (r *Refresher) work(ctx context.Context) error {
 	})
 	working.Go(func() { r.sweeper(ctx) })
 	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
-	working.Go(func() { r.serve(ctx, work) })
+	requests := door{nc: r.nc, log: r.log, metrics: r.metrics, endpoints: r.endpoints()}
+	working.Go(func() { requests.serve(ctx, work) })
 	working.Go(func() { r.mirrors.run(ctx) })
 	consume := func(stream, durable, filter string, sealed *seal.Keys, handle events.Handler) {
 		c := bus.Consumer{

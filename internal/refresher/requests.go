@@ -13,11 +13,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -35,14 +37,43 @@ const (
 
 var errKey = events.BadRequest("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>")
 
+// door takes the requests in, and gives the answers out.
+type door struct {
+	nc        *nats.Conn
+	log       zerolog.Logger
+	metrics   *metrics
+	endpoints []endpoint
+}
+
+// endpoint is what is answered on one subject.
+type endpoint struct {
+	subject string
+	free    chan struct{} // has room for as many as are answered at once
+	patient bool          // a request that finds no room waits; else it is refused
+	answer  func(ctx context.Context, request []byte) (reply any, err error)
+}
+
+// endpoints returns all that the refreshers answer.
+func (r *Refresher) endpoints() []endpoint {
+	a, free := r.answers, make(chan struct{}, requestsAtOnce)
+	return []endpoint{
+		{events.SubjectReject, free, true, question(a.reject)},
+		{events.SubjectRenew, free, true, question(a.renew)},
+		{events.SubjectReconcile, free, true, question(a.reconcile)},
+		{events.SubjectQuota, free, true, question(a.quota)},
+		{events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.links.Create)},
+		{events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)},
+	}
+}
+
 // serve answers requests until ctx ends, then finishes those that it is at.
-func (r *Refresher) serve(ctx, work context.Context) {
+func (d *door) serve(ctx, work context.Context) {
 	for ctx.Err() == nil {
-		err := r.serveOnce(ctx, work)
+		err := d.serveOnce(ctx, work)
 		if ctx.Err() != nil {
 			return
 		}
-		r.log.Warn().Err(err).Dur("delay", time.Second).Msg("requests not served")
+		d.log.Warn().Err(err).Dur("delay", time.Second).Msg("requests not served")
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
@@ -50,12 +81,12 @@ func (r *Refresher) serve(ctx, work context.Context) {
 	}
 }
 
-func (r *Refresher) serveOnce(ctx, work context.Context) error {
-	service, err := micro.AddService(r.nc, micro.Config{
+func (d *door) serveOnce(ctx, work context.Context) error {
+	service, err := micro.AddService(d.nc, micro.Config{
 		Name: events.ServiceName, Version: serviceVersion,
 		Description: "keeper of WeChat access tokens",
 		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
-			r.log.Warn().Str("subject", e.Subject).Str("error", e.Description).Msg("request not answered")
+			d.log.Warn().Str("subject", e.Subject).Str("error", e.Description).Msg("request not answered")
 		},
 	})
 	if err != nil {
@@ -79,40 +110,31 @@ func (r *Refresher) serveOnce(ctx, work context.Context) error {
 		}
 		return !stopped
 	}
-	endpoint := func(subject string, free chan struct{}, patient bool, answer func(context.Context, []byte) (any, error)) error {
-		name := strings.ReplaceAll(strings.TrimPrefix(subject, events.ServiceName+"."), ".", "-")
-		return service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
+	for _, e := range d.endpoints {
+		name := strings.ReplaceAll(strings.TrimPrefix(e.subject, events.ServiceName+"."), ".", "-")
+		err = errors.Join(err, service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
 			if !isInbox(q.Reply()) {
-				r.log.Error().Str("subject", q.Subject()).Msg("request refused, its answer was to go where no inbox is")
+				d.log.Error().Str("subject", q.Subject()).Msg("request refused, its answer was to go where no inbox is")
 				return
 			}
 			select {
-			case free <- struct{}{}:
+			case e.free <- struct{}{}:
 			default:
-				if !patient {
-					r.refuse(q, errBusy)
+				if !e.patient {
+					d.refuse(q, errBusy)
 					return
 				}
-				free <- struct{}{} // those at work end within requestTime
+				e.free <- struct{}{} // those at work end within requestTime
 			}
 			if !begin(func() {
-				defer func() { <-free }()
-				r.answer(work, q, answer)
+				defer func() { <-e.free }()
+				d.answer(work, q, e.answer)
 			}) {
-				<-free
+				<-e.free
 				_ = refuse(q, http.StatusServiceUnavailable, "this refresher is stopping") // the connection may be gone
 			}
-		}), micro.WithEndpointSubject(subject))
+		}), micro.WithEndpointSubject(e.subject)))
 	}
-	free := make(chan struct{}, requestsAtOnce)
-	err = errors.Join(
-		endpoint(events.SubjectReject, free, true, question(r.reject)),
-		endpoint(events.SubjectRenew, free, true, question(r.renewNow)),
-		endpoint(events.SubjectReconcile, free, true, question(r.reconcileNow)),
-		endpoint(events.SubjectQuota, free, true, question(r.quota)),
-		endpoint(events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.links.Create)),
-		endpoint(events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)),
-	)
 	if err != nil {
 		return fmt.Errorf("set up the service %s: %w", events.ServiceName, err)
 	}
@@ -181,27 +203,27 @@ func fieldsOf(q any) string {
 }
 
 // answer answers one request. Whoever waits for something that may come is told to ask again (503).
-func (r *Refresher) answer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) {
+func (d *door) answer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	reply, err := r.guardedAnswer(ctx, q, answer)
+	reply, err := d.guardedAnswer(ctx, q, answer)
 	if err != nil {
-		r.refuse(q, err)
+		d.refuse(q, err)
 		return
 	}
 	if err := q.RespondJSON(reply); err != nil {
-		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
+		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
 	}
 }
 
 var errBusy = events.Refused(http.StatusServiceUnavailable, "too many at once")
 
-func (r *Refresher) refuse(q micro.Request, cause error) {
+func (d *door) refuse(q micro.Request, cause error) {
 	code, known := http.StatusServiceUnavailable, new(events.RequestError)
 	if errors.As(cause, &known) {
 		code = known.Code
 	}
-	r.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
+	d.metrics.requests.WithLabelValues(q.Subject(), strconv.Itoa(code)).Inc()
 	level := zerolog.WarnLevel
 	switch {
 	case known == errBusy, code < http.StatusInternalServerError && q.Subject() == events.SubjectConnectOpen:
@@ -209,9 +231,9 @@ func (r *Refresher) refuse(q micro.Request, cause error) {
 	case code < http.StatusInternalServerError:
 		level = zerolog.InfoLevel // the asker's fault
 	}
-	r.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
+	d.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
 	if err := refuse(q, code, cause.Error()); err != nil {
-		r.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
+		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
 	}
 }
 
@@ -227,22 +249,34 @@ func refuse(q micro.Request, code int, text string) error {
 }
 
 // guardedAnswer turns a panic into an error: one bad request must not stop the others.
-func (r *Refresher) guardedAnswer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) (reply any, err error) {
+func (d *door) guardedAnswer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) (reply any, err error) {
 	defer func() {
 		if recover() != nil {
-			r.metrics.panics.Inc()
+			d.metrics.panics.Inc()
 			err = events.Refused(http.StatusInternalServerError, "the handler panicked")
 		}
 	}()
 	if reply, err = answer(ctx, q.Data()); err == nil {
-		r.metrics.requests.WithLabelValues(q.Subject(), "200").Inc()
+		d.metrics.requests.WithLabelValues(q.Subject(), "200").Inc()
 	}
 	return reply, err
 }
 
+// answers are those to operators and services.
+type answers struct {
+	store          *store.Store
+	view           *store.View
+	component      func(appid string) (*component, bool)
+	early          *early
+	reconcileEvery time.Duration
+	log            zerolog.Logger
+	metrics        *metrics
+	now            func() time.Time
+}
+
 // reject answers wxtoken.reject: WeChat refused a token. Whoever comes late is told that there is a newer
 // one; of all who report the same token the first has it renewed.
-func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
+func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	switch {
 	case q.Key == (wxtoken.Key{}):
 		return events.Verdict{}, errKey
@@ -251,31 +285,31 @@ func (r *Refresher) reject(ctx context.Context, q events.Reject) (events.Verdict
 	case q.TokenSHA256 != "" && !events.IsDigest(q.TokenSHA256):
 		return events.Verdict{}, events.BadRequest("token_sha256: want the hex SHA-256 of the token")
 	}
-	v, err := r.judgeReport(ctx, q)
+	v, err := a.judgeReport(ctx, q)
 	if err != nil {
 		return events.Verdict{}, err
 	}
-	r.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
-	r.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
+	a.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
+	a.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
 	if v.Outcome == wxtoken.OutcomeRenewing {
-		if err := r.notYet(q.Key, replaceWait); err != nil {
+		if err := a.notYet(q.Key, replaceWait); err != nil {
 			return events.Verdict{}, err
 		}
 	}
 	return v, nil
 }
 
-func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Verdict, error) {
-	if _, ok := r.component(q.Key.Component); !ok {
+func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verdict, error) {
+	if _, ok := a.component(q.Key.Component); !ok {
 		return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
 	}
 	// The view is behind at most: that a token is old it knows for certain.
-	if e, ok := r.view.Get(q.Key); ok && q.Revision > 0 && q.Revision < e.Token.Revision {
+	if e, ok := a.view.Get(q.Key); ok && q.Revision > 0 && q.Revision < e.Token.Revision {
 		return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: e.Token.Revision}, nil
 	}
 	var v events.Verdict
 	for range 3 {
-		t, ok, err := r.store.Token(ctx, q.Key)
+		t, ok, err := a.store.Token(ctx, q.Key)
 		if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 			return events.Verdict{}, err
 		}
@@ -289,7 +323,7 @@ func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Ve
 		if !current {
 			return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: t.Revision}, nil
 		}
-		outcome, err := r.replace(ctx, t, events.ReasonRefused)
+		outcome, err := a.early.replace(ctx, t, events.ReasonRefused)
 		if err != nil || outcome == wxtoken.OutcomeUnknownKey {
 			return events.Verdict{Outcome: outcome}, err
 		}
@@ -301,54 +335,32 @@ func (r *Refresher) judgeReport(ctx context.Context, q events.Reject) (events.Ve
 	return v, nil
 }
 
-// replace has the token t of a key replaced before its time, where the account lets it.
-func (r *Refresher) replace(ctx context.Context, t wxtoken.Token, reason string) (wxtoken.Outcome, error) {
-	cred, err := r.store.Credential(ctx, t.Key)
-	if err != nil {
-		return "", err
-	}
-	outcome, underWay := cred.Replaceable(t, reason != events.ReasonRefused, r.now())
-	switch {
-	case outcome == wxtoken.OutcomeTooSoon && cred.ForcedOften(r.now()):
-		r.log.Warn().Stringer("key", t.Key).Int("renewals", cred.Forced).Msg("too many renewals asked for today")
-		return outcome, nil
-	case outcome != wxtoken.OutcomeRenewing || underWay:
-		return outcome, nil
-	}
-	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
-	// The revision stands in the id, so that who asks again after a failure is heard again.
-	if err := r.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, reason)); err != nil {
-		return "", err
-	}
-	return wxtoken.OutcomeRenewing, nil
-}
-
-// renewNow answers wxtoken.renew: the operator wants the next token of a key now.
-func (r *Refresher) renewNow(ctx context.Context, q events.Renew) (events.Verdict, error) {
+// renew answers wxtoken.renew: the operator wants the next token of a key now.
+func (a *answers) renew(ctx context.Context, q events.Renew) (events.Verdict, error) {
 	if q.Key == (wxtoken.Key{}) {
 		return events.Verdict{}, errKey
 	}
-	cred, err := r.store.Credential(ctx, q.Key)
+	cred, err := a.store.Credential(ctx, q.Key)
 	if err != nil {
 		return events.Verdict{}, err
 	}
-	if _, ok := r.component(q.Key.Component); !ok || !cred.Renewable() {
+	if _, ok := a.component(q.Key.Component); !ok || !cred.Renewable() {
 		return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
 	}
-	t, _, err := r.store.Token(ctx, q.Key)
+	t, _, err := a.store.Token(ctx, q.Key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return events.Verdict{}, err
 	}
 	if t.Key == (wxtoken.Key{}) {
 		t.Key, t.Generation = q.Key, cred.Generation // there is none, or none that can be read
 	}
-	outcome, err := r.replace(ctx, t, events.ReasonAsked)
+	outcome, err := a.early.replace(ctx, t, events.ReasonAsked)
 	if err != nil {
 		return events.Verdict{}, err
 	}
-	r.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
+	a.log.Info().Stringer("key", q.Key).Str("outcome", string(outcome)).Msg("renewal asked for")
 	if outcome == wxtoken.OutcomeRenewing {
-		if err := r.notYet(q.Key, 0); err != nil {
+		if err := a.notYet(q.Key, 0); err != nil {
 			return events.Verdict{}, err
 		}
 	}
@@ -369,27 +381,27 @@ func notNow(c *component, api wechat.API, patience time.Duration) error {
 const replaceWait = 30 * time.Second
 
 // notYet is notNow for the next token of a key, which is fetched by itself once nothing holds it back.
-func (r *Refresher) notYet(key wxtoken.Key, patience time.Duration) error {
-	c, ok := r.component(key.Component)
+func (a *answers) notYet(key wxtoken.Key, patience time.Duration) error {
+	c, ok := a.component(key.Component)
 	if !ok {
 		return nil
 	}
 	return notNow(c, renewals[key.Kind].api, patience)
 }
 
-// reconcileNow answers wxtoken.reconcile.
-func (r *Refresher) reconcileNow(ctx context.Context, q events.ComponentRequest) (events.Reconciling, error) {
-	c, ok := r.component(q.Component)
+// reconcile answers wxtoken.reconcile.
+func (a *answers) reconcile(ctx context.Context, q events.ComponentRequest) (events.Reconciling, error) {
+	c, ok := a.component(q.Component)
 	if !ok {
 		return events.Reconciling{}, events.UnknownComponent(q.Component)
 	}
 	if err := notNow(c, wechat.APIAuthorizerList, 0); err != nil {
 		return events.Reconciling{}, err
 	}
-	if err := r.store.ScheduleReconcile(ctx, q.Component, r.cfg.ReconcileEvery, true); err != nil {
+	if err := a.store.ScheduleReconcile(ctx, q.Component, a.reconcileEvery, true); err != nil {
 		return events.Reconciling{}, err
 	}
-	r.log.Info().Str("component", q.Component).Msg("reconcile asked for")
+	a.log.Info().Str("component", q.Component).Msg("reconcile asked for")
 	return events.Reconciling{Outcome: "reconciling"}, nil
 }
 
