@@ -13,10 +13,10 @@ import (
 
 // renewing sets the condition that says what holds a component back, and the state because of it. When nothing does any more,
 // the state is again that of its own token.
-func (r *Refresher) renewing(c *component) account.Change {
+func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 	return func(s *wxtoken.Status) {
-		now := r.now()
-		holds := c.gate.Holds()
+		now := clock()
+		holds := g.Holds()
 		if len(holds) == 0 {
 			account.SetCondition(s, wxtoken.ConditionRenewing, now, true, "Unhindered", "")
 		} else {
@@ -52,7 +52,7 @@ func (r *Refresher) heldConditions(ctx context.Context) map[string]wxtoken.Condi
 	held := map[string]wxtoken.Condition{}
 	for _, c := range r.all() {
 		s, _, _ := r.store.Status(ctx, wxtoken.ComponentKey(c.appid)) // since when; if it can't be read, this is told all the same
-		r.renewing(c)(&s)
+		renewing(c.gate, r.now)(&s)
 		if condition, ok := s.Held(); ok {
 			held[c.appid] = condition
 		}

@@ -196,7 +196,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	now, all := f.r.now(), view.All()
 	components := map[string]*sums{}
 	sealed := map[string]int{short(f.r.seal.Public()): 0}
-	for _, id := range f.r.appids() {
+	for _, id := range appids(f.r.all()) {
 		components[id] = &sums{}
 	}
 	for key, e := range all {

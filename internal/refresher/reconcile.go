@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,7 +12,6 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -39,7 +37,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 		return events.Later(unknownFor(m), fmt.Errorf("reconcile: component %s is not in the settings", appid))
 	}
 	began, seen := r.now(), r.view.Seen()
-	listed, total, listErr := r.list(ctx, c)
+	listed, total, listErr := lister{r.wx, r.log, r.stopping.Load}.read(ctx, c)
 	// A list that broke off is good for what it told.
 	found, unkept, err := r.absorbAll(ctx, c, listed, reading{seen: seen, began: began, insist: m.Deliveries < account.Retries})
 	switch {
@@ -68,58 +66,6 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 func isHeld(err error) bool {
 	_, held := events.After(err)
 	return held
-}
-
-// list reads WeChat's list, oldest authorization first. With an error it returns what was read until then. WeChat promises no
-// order, so an account may be on two pages, and another on none: that one is found the next time.
-func (r *Refresher) list(ctx context.Context, c *component) (listed []wechat.ListedAuthorizer, total int, err error) {
-	seen := map[string]bool{}
-	// A page that is full of news may have a next one, whatever total_count says.
-	for offset, full := 0, true; offset < min(total, maxListed) || full; offset += listPage {
-		var page wechat.AuthorizerPage
-		if page, err = r.listPage(ctx, c, offset); err != nil {
-			break
-		}
-		before := len(listed)
-		for _, entry := range page.List {
-			if !seen[entry.AppID] {
-				seen[entry.AppID] = true
-				listed = append(listed, entry)
-			}
-		}
-		total, full = max(page.Total, len(listed)), len(listed)-before+page.Odd == listPage
-		if page.Odd > 0 {
-			r.log.Warn().Str("component", c.appid).Int("entries", page.Odd).Msg("WeChat's list has entries that can't be read")
-		}
-		if len(page.List) == 0 {
-			break
-		}
-	}
-	slices.SortStableFunc(listed, func(a, b wechat.ListedAuthorizer) int { return a.AuthTime.Compare(b.AuthTime) })
-	return listed, total, err
-}
-
-// listPage asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
-func (r *Refresher) listPage(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
-	for try := range listTries {
-		turn, held := c.gate.Admit(ctx, gate.Call{API: wechat.APIAuthorizerList})
-		if held != nil {
-			return page, held // not made: that is no failure to try again after
-		}
-		err = turn.Make(ctx, func(token string) (err error) {
-			page, err = r.wx.AuthorizerList(ctx, token, c.appid, offset, listPage)
-			return err
-		})
-		if err == nil || wechat.Judge(err) != wechat.Retry || r.stopping.Load() {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return page, err
-		case <-time.After(jittered(account.RetryAfter(try + 1))):
-		}
-	}
-	return page, err
 }
 
 // reading is one reading of WeChat's list.

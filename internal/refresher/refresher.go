@@ -48,6 +48,9 @@ type Deps struct {
 
 // Refresher is one of any number of refreshers that work side by side.
 type Refresher struct {
+	*statuses
+	hands
+
 	cfg     Config
 	id      string
 	nc      *nats.Conn
@@ -64,15 +67,15 @@ type Refresher struct {
 	data    *data
 	store   *store.Store // set by Run, before anything uses it
 	view    *store.View
-	derived *derived // these three, too
+	derived *derived // these four, too
 	early   *early
 	answers *answers
+	pushes  *pushes
 
 	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
 	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
 	stopping atomic.Bool            // nothing long is to be begun
 	began    time.Time
-	atWork   sync.Map       // wxtoken.Key -> struct{}: the keys that a handler of this process is at
 	unopened rate.Sometimes // says that something can't be opened
 
 	gates      gate.Process
@@ -104,6 +107,12 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.step == nil {
 		r.step = func(string) {}
 	}
+	r.statuses = &statuses{log: r.log, now: r.now, store: func() *store.Store { return r.store }, gate: func(component string) *gate.Gate {
+		if c, ok := r.component(component); ok {
+			return c.gate
+		}
+		return nil
+	}}
 	r.gates, r.links = r.newGates(), r.newLinks()
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
@@ -228,6 +237,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		return ended(ctx)
 	}
 	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, load: r.load, setStatus: r.setStatus}
+	r.pushes = &pushes{statuses: r.statuses, wx: r.wx, view: view, began: r.began}
 	r.early = &early{store: r.store, log: r.log, now: r.now}
 	r.answers = &answers{
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
@@ -236,7 +246,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
-	r.log.Info().Int("keys", len(view.All())).Strs("components", r.appids()).Msg("refresher started")
+	r.log.Info().Int("keys", len(view.All())).Strs("components", appids(r.all())).Msg("refresher started")
 
 	background.Go(func() {
 		if err := r.data.watch(work, r.store, view); err != nil {
@@ -383,9 +393,10 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	return nil
 }
 
-func (r *Refresher) appids() []string {
+// appids returns the appids of components.
+func appids(components []*component) []string {
 	var ids []string
-	for _, c := range r.all() {
+	for _, c := range components {
 		ids = append(ids, c.appid)
 	}
 	return ids

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"wxtoken/client"
@@ -36,18 +37,21 @@ func (r *Refresher) due(ctx context.Context, m events.Msg) error {
 // it and some do not.
 const seedTries = 10
 
+// hands knows at which keys the handlers of this process are.
+type hands struct{ atWork sync.Map } // wxtoken.Key -> struct{}
+
 // alone runs f unless another handler of this process is at the same key.
-func (r *Refresher) alone(key wxtoken.Key, f func() error) error {
-	if _, busy := r.atWork.LoadOrStore(key, struct{}{}); busy {
+func (h *hands) alone(key wxtoken.Key, f func() error) error {
+	if _, busy := h.atWork.LoadOrStore(key, struct{}{}); busy {
 		return events.Later(claimedDelay, fmt.Errorf("%s is being worked at here", key))
 	}
-	defer r.atWork.Delete(key)
+	defer h.atWork.Delete(key)
 	return f()
 }
 
 // working reports whether a handler of this process is at a key.
-func (r *Refresher) working(key wxtoken.Key) bool {
-	_, busy := r.atWork.Load(key)
+func (h *hands) working(key wxtoken.Key) bool {
+	_, busy := h.atWork.Load(key)
 	return busy
 }
 
@@ -388,7 +392,7 @@ func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credent
 	case account.DoCancel:
 		return r.foundCancelled(ctx, c, cred, err)
 	case account.DoAskPush:
-		r.askPush(ctx, c)
+		r.pushes.ask(ctx, c)
 	}
 	return r.tryAgain(ctx, cred, next, err)
 }

@@ -3,25 +3,38 @@ package refresher
 import (
 	"context"
 	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/gate"
+	"wxtoken/internal/store"
 )
+
+// statuses writes what the bucket status says of keys.
+type statuses struct {
+	log   zerolog.Logger
+	now   func() time.Time
+	store func() *store.Store               // asked for each time: after the data was gone there is another one
+	gate  func(component string) *gate.Gate // nil for a component that is not in the settings
+}
 
 // setStatus changes the status of key. Where it can't be written that is only logged: the next renewal
 // makes it again.
-func (r *Refresher) setStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
-	if err := r.writeStatus(ctx, key, changes...); err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
+func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
+	if err := t.writeStatus(ctx, key, changes...); err != nil {
+		t.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
 	}
 }
 
 // writeStatus changes the status of key. That of a component says each time what holds it back, whatever else is said.
-func (r *Refresher) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
-	if c, ok := r.component(key.Component); ok && key.Kind == wxtoken.KindComponent {
-		changes = append(slices.Clip(changes), r.renewing(c))
+func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
+	if g := t.gate(key.Component); g != nil && key.Kind == wxtoken.KindComponent {
+		changes = append(slices.Clip(changes), renewing(g, t.now))
 	}
-	return r.store.UpdateStatus(ctx, key, func(s *wxtoken.Status) {
+	return t.store().UpdateStatus(ctx, key, func(s *wxtoken.Status) {
 		for _, change := range changes {
 			if change != nil {
 				change(s)
@@ -33,9 +46,9 @@ func (r *Refresher) writeStatus(ctx context.Context, key wxtoken.Key, changes ..
 // ifRevoked makes a change only while the authorization is over (over), or only while it is in force.
 // News of an authorization and of its cancellation may overtake each other on their way here; the
 // credential, read after the status that is to be replaced, says which of them is true.
-func (r *Refresher) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, change account.Change) account.Change {
+func (t *statuses) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, change account.Change) account.Change {
 	return func(s *wxtoken.Status) {
-		cred, err := r.store.Credential(ctx, key)
+		cred, err := t.store().Credential(ctx, key)
 		if err == nil && cred.RevokedAt.IsZero() == over {
 			return
 		}
@@ -45,12 +58,12 @@ func (r *Refresher) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, c
 
 // inForce takes back that the authorization is over, where that is no longer so: a ticket that is kept again, or an account
 // whose news was lost with the refresher that brought it back.
-func (r *Refresher) inForce(ctx context.Context, key wxtoken.Key) account.Change {
+func (t *statuses) inForce(ctx context.Context, key wxtoken.Key) account.Change {
 	return func(s *wxtoken.Status) {
 		if s.State != wxtoken.StateRevoked {
 			return
 		}
-		if cred, err := r.store.Credential(ctx, key); err == nil && cred.RevokedAt.IsZero() {
+		if cred, err := t.store().Credential(ctx, key); err == nil && cred.RevokedAt.IsZero() {
 			s.State = wxtoken.StateActive
 		}
 	}

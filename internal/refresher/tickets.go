@@ -74,19 +74,27 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonTicket}, "")
 }
 
-// watchTickets says so when no ticket came for a while, and asks WeChat to push them.
-func (r *Refresher) watchTickets(ctx context.Context, c *component) {
-	now := r.now()
-	own, _ := r.view.Get(wxtoken.ComponentKey(c.appid))
+// pushes looks after the component_verify_tickets that WeChat pushes, or does not.
+type pushes struct {
+	*statuses
+	wx    *wechat.Client
+	view  *store.View
+	began time.Time // they may have come before, while no refresher ran
+}
+
+// watch says so when no ticket came for a while, and asks WeChat to push them.
+func (p *pushes) watch(ctx context.Context, c *component) {
+	now := p.now()
+	own, _ := p.view.Get(wxtoken.ComponentKey(c.appid))
 	received, last := own.Credential.TicketReceivedAt, own.Credential.TicketReceivedAt
-	if last.Before(r.began) {
-		last = r.began // they may have come while no refresher ran
+	if last.Before(p.began) {
+		last = p.began
 	}
 	if now.Sub(last) <= silence {
 		c.late = ""
 		return
 	}
-	r.askPush(ctx, c)
+	p.ask(ctx, c)
 	reason, message, unusable := wxtoken.ReasonNoTicket, account.NoTicketYet, true
 	if !received.IsZero() {
 		reason = wxtoken.ReasonTicketLate
@@ -98,47 +106,47 @@ func (r *Refresher) watchTickets(ctx context.Context, c *component) {
 	if c.late == reason {
 		return
 	}
-	if err := r.writeStatus(ctx, wxtoken.ComponentKey(c.appid), account.TicketLate(now, reason, message, unusable)); err != nil {
-		r.log.Warn().Err(err).Str("component", c.appid).Msg("status not written")
+	if err := p.writeStatus(ctx, wxtoken.ComponentKey(c.appid), account.TicketLate(now, reason, message, unusable)); err != nil {
+		p.log.Warn().Err(err).Str("component", c.appid).Msg("status not written")
 		return
 	}
 	c.late = reason
-	r.log.Error().Str("component", c.appid).Str("reason", string(reason)).Time("received_at", received).Msg("tickets stay away")
+	p.log.Error().Str("component", c.appid).Str("reason", string(reason)).Time("received_at", received).Msg("tickets stay away")
 }
 
-// askPush asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all refreshers together.
-func (r *Refresher) askPush(ctx context.Context, c *component) {
-	mine, now := false, r.now()
+// ask asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all refreshers together.
+func (p *pushes) ask(ctx context.Context, c *component) {
+	mine, now := false, p.now()
 	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {
 		return
 	}
-	err := r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+	err := p.store().UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
 		if mine = now.Sub(q.PushAskedAt) >= askPushEvery; mine {
 			q.PushAskedAt = now.UTC()
 		}
 		return mine
 	})
 	if err == nil && mine {
-		if err = r.startPush(ctx, c); err != nil { // it was not, so not for an hour
-			err = errors.Join(err, r.store.UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
+		if err = p.start(ctx, c); err != nil { // it was not, so not for an hour
+			err = errors.Join(err, p.store().UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
 				q.PushAskedAt = now.Add(askPushAgain - askPushEvery).UTC()
 				return true
 			}))
 		}
 	}
 	if err != nil {
-		r.log.Warn().Err(err).Str("component", c.appid).Msg("ticket pushes not started")
+		p.log.Warn().Err(err).Str("component", c.appid).Msg("ticket pushes not started")
 	}
 }
 
-func (r *Refresher) startPush(ctx context.Context, c *component) error {
+func (p *pushes) start(ctx context.Context, c *component) error {
 	already := false
 	err := c.gate.Do(ctx, gate.Call{API: wechat.APIStartPushTicket}, func(secret string) (err error) {
-		already, err = r.wx.StartPushTicket(ctx, c.appid, secret)
+		already, err = p.wx.StartPushTicket(ctx, c.appid, secret)
 		return err
 	})
 	if err == nil {
-		r.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
+		p.log.Info().Str("component", c.appid).Bool("were_on", already).Msg("ticket pushes started")
 	}
 	return err
 }
