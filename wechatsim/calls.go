@@ -198,7 +198,7 @@ func (p *Platform) apiCustomSend(c *call) (object, int) {
 	c.text = withoutSecret(c.request.Text.Content)
 	select {
 	case c.component.authorizers[c.token.authorizer].sent <- customMessage{c.request.ToUser, c.request.MsgType, c.request.Text.Content}:
-	default: // nobody waits for it
+	default: // no release check waits for it
 	}
 	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
 }

@@ -124,7 +124,7 @@ var verbs = []verb{
 		}},
 }
 
-// Control returns the control door: whoever reaches it can do everything, so it belongs on a
+// Control returns the control door: a client that reaches it can do everything, so it belongs on a
 // loopback address. GET / lists its verbs, each as a curl line.
 func (p *Platform) Control() http.Handler {
 	mux := http.NewServeMux()

@@ -20,7 +20,7 @@ type field struct {
 type object []field
 
 // renderJSON writes an answer. With a vary that is not nil, the order of the fields, a field that
-// nobody knows and numbers written as strings vary, as they do between WeChat's APIs.
+// no client knows and numbers written as strings vary, as they do between WeChat's APIs.
 func renderJSON(o object, vary *rand.Rand) string {
 	var b strings.Builder
 	writeJSON(&b, o, vary)

@@ -17,7 +17,7 @@ const (
 	EntryPage       EntryKind = "page"        // an authorization page was shown, or an error in its place
 	EntryConsent    EntryKind = "consent"     // an account took an authorization link, or could not
 	EntryVerify     EntryKind = "verify"      // a push address was asked for an echostr
-	EntryFault      EntryKind = "fault"       // somebody switched a trouble on or off
+	EntryFault      EntryKind = "fault"       // a trouble was switched on or off
 )
 
 // The outcomes of calls, pushes and push answers.

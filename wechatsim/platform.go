@@ -42,7 +42,7 @@ type Platform struct {
 	client  *http.Client
 	running atomic.Bool
 	apis    map[string]*api // by path
-	closed  chan struct{}   // closed when Run ends: nobody waits for anything after that
+	closed  chan struct{}   // closed when Run ends: all waits end with it
 	wake    chan struct{}   // tells Run that queue is not empty
 
 	mu         sync.Mutex // guards what follows

@@ -211,7 +211,7 @@ func (p *Platform) wantCustomMessage(ctx context.Context, sent <-chan customMess
 
 // VerifyURL asks a push address for an echostr, as WeChat does when the address is saved on the
 // console ("message-push"): the MessageURL of authorizer, or the AuthURL if that is empty. For
-// components no page tells of it. The history records it too. The error says why nobody was asked.
+// components no page tells of it. The history records it too. The error says why no URL was asked.
 func (p *Platform) VerifyURL(ctx context.Context, componentAppID, authorizer string) (Step, error) {
 	p.mu.Lock()
 	c, err := p.component(componentAppID)

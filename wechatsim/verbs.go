@@ -200,7 +200,7 @@ func (p *Platform) cancel(c *component, a *authorizer) *push {
 }
 
 // Invalidate lets the access tokens of an account die at once, or those of the component itself if
-// authorizer is empty: what is seen when somebody else renews them.
+// authorizer is empty: what is seen when another process renews them.
 func (p *Platform) Invalidate(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -31,7 +31,7 @@ type config struct {
 	seal       *seal.Keys
 }
 
-// maxDrain bounds the wait of whoever ends the process.
+// maxDrain bounds how long the end of the process can take.
 const maxDrain = time.Minute
 
 // Validate reads the components and the seal key, and returns what is wrong with them and with the drain.

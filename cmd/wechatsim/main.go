@@ -44,7 +44,7 @@ func serve(ctx context.Context, group *errgroup.Group, addr string, handler http
 		exit(1, err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	context.AfterFunc(ctx, func() { _ = server.Close() }) // nobody waits for the answers of a fake
+	context.AfterFunc(ctx, func() { _ = server.Close() }) // no client needs the last answers of a fake
 	group.Go(func() error {
 		if err := server.Serve(listener); ctx.Err() == nil {
 			return err

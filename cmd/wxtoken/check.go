@@ -51,7 +51,7 @@ func check(ctx context.Context, cfg *config, out io.Writer) error {
 // askWithin bounds the wait for the report of another process.
 const askWithin = 30 * time.Second
 
-// ask has the process that runs make the checks, since nobody else can look into its server.
+// ask has the process that runs make the checks, since no other process can look into its server.
 func ask(ctx context.Context, addr string, out io.Writer, l lang.Language) error {
 	hint := lang.T("--data-dir is in use, so wxtoken runs: --ops-addr must be the one that it was started with",
 		"--data-dir 正在使用，说明 wxtoken 在运行：--ops-addr 必须和它启动时的一样").In(l)

@@ -25,7 +25,7 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// subdued returns log, without what is below a warning if that is wanted and nobody looks for a fault.
+// subdued returns log, without what is below a warning if that is wanted and debug is off.
 func subdued(log zerolog.Logger, wanted bool) zerolog.Logger {
 	if wanted && log.GetLevel() == zerolog.InfoLevel {
 		return log.Level(zerolog.WarnLevel)

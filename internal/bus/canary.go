@@ -54,7 +54,7 @@ const canaryPoll = 20 * time.Millisecond
 const impossible = math.MaxInt64
 
 // RefusedCanary publishes to AUTH on a condition that can't hold: the stream's leader looks at it, refuses it and stores nothing. It proves
-// that a publish of this user reaches a stream that judges it; not that a disk would take it, for whoever may only publish can't find that
+// that a publish of this user reaches a stream that judges it; not that a disk would take it, for a user that may only publish can't find that
 // out without leaving an event behind.
 func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
 	_, err := js.Publish(ctx, events.CanarySubject, nil, jetstream.WithExpectLastSequence(impossible), jetstream.WithRetryAttempts(0))

@@ -1,5 +1,5 @@
 // Package console is the operator's page: what wxtoken knows about each key, read from NATS at the
-// moment somebody asks. It changes nothing, and it never shows a token: only the first 8 hex
+// moment of the request. It changes nothing, and it never shows a token: only the first 8 hex
 // digits of its SHA-256, which is enough to see whether a service holds the same one.
 //
 // A browser gets a page, in Chinese or English; curl gets the same as aligned text, and a program

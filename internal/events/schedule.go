@@ -23,11 +23,11 @@ type Due struct {
 // Reasons of a due message.
 const (
 	ReasonScheduled = "scheduled" // its time has come
-	ReasonSwept     = "swept"     // its time had passed and nobody was at it
+	ReasonSwept     = "swept"     // its time had passed and no refresher held a claim
 	ReasonRefused   = "refused"   // WeChat refused the token
 	ReasonTicket    = "ticket"    // a ticket came for a component without a valid token
 	ReasonListed    = "listed"    // WeChat lists an authorizer that was not known or had another refresh token
-	ReasonOverlap   = "overlap"   // two calls overlapped: nobody knows which token WeChat holds for the newest
+	ReasonOverlap   = "overlap"   // two calls overlapped: which token WeChat holds for the newest is unknown
 	ReasonAsked     = "asked"     // the operator asked
 	ReasonDerived   = "derived"   // a ticket is to be kept for an account
 	ReasonImported  = "imported"  // the refresh token came from another keeper

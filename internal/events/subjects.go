@@ -116,8 +116,8 @@ func DeadSubject(subject string) string { return prefixDead + subject }
 // SealSubject is where the canary lies: a record that tells whether the seal keys are the right ones.
 const SealSubject = prefixCred + "seal"
 
-// ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: whoever may look at
-// the stream sees its subjects, and whoever knows an id can open the link.
+// ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: a client that may
+// look at the stream sees its subjects, and a client that knows an id can open the link.
 func ConnectSubject(digest string) string { return prefixConnect + token(digest) }
 
 // PreAuthSubject returns where the link to a pre-auth code's digest lies.

@@ -93,13 +93,13 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if v.page == pageLanding {
-		// WeChat looks at the Referer of whoever follows the link: it has to name this host.
+		// WeChat looks at the Referer of the browser that follows the link: it has to name this host.
 		h.Set("Referrer-Policy", "strict-origin-when-cross-origin")
 	} else {
 		h.Set("Referrer-Policy", "no-referrer")
 	}
 	var a pageAnswer
-	if i.visits.spent(r.RemoteAddr) { // whoever guesses ids costs the refresher nothing more
+	if i.visits.spent(r.RemoteAddr) { // a client that guesses ids costs the refresher no more requests
 		v.said = saidRejected
 		a = notice(saidLimited)
 	} else if a = i.visit(w, r, &v); a.refused && !i.visits.allow(r.RemoteAddr) {
@@ -185,7 +185,7 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 	case events.ConnectAuthorized, events.ConnectConflict, events.ConnectFailed:
 		// This very code came before and is done with: the browser went back.
 	default:
-		// Whoever hangs up now has come with the only copy of the code.
+		// A browser that hangs up now has brought the only copy of the code.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
 		defer cancel()
 		if err := i.publishCallback(ctx, opened.Component, v.id, code); err != nil {

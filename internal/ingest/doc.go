@@ -35,7 +35,7 @@
 // # Passive replies
 //
 // Once a message is stored, the services are asked about it: a request on wechat.reply.…, with the document as it is
-// on MESSAGES, and Content-Type and ce-id as there. Where nobody listens the answer is "success" at once. The
+// on MESSAGES, and Content-Type and ce-id as there. Where no service listens the answer is "success" at once. The
 // answer of a service counts until 4 seconds after the message's arrival, and has to be an XML or JSON document of at
 // most 64 KiB; empty, or "success", is no reply. Whatever else it is, WeChat gets "success". A reply goes back as the
 // message came: in XML or JSON, encrypted with the key and signed with the token that the message was made with, in
@@ -59,7 +59,7 @@
 // # What is refused, and what is odd
 //
 // A push is read in steps. Until the envelope is read, the answer to what is wrong is 400; from the signature on it is the same for every fault, 403,
-// so that nobody learns from it how far he got. The log tells the reason and the detail, and never the query, the body or what was
+// so that an attacker can't learn from it how far a forgery got. The log tells the reason and the detail, and never the query, the body or what was
 // decrypted. Of the id of a link it has the first 8 characters.
 //
 // What WeChat signed for the component is never refused for its form (package document), but for a document type. What is odd about it is

@@ -51,7 +51,7 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 		if auth.Authorizer == "" && auth.Code != "" {
 			auth.Kind = events.KindCallback // WeChat's answer to the code names the account
 		}
-		// First, because it is the one that somebody waits for.
+		// First, because a service waits for this one.
 		e, err := auth.Event(id, path)
 		if err != nil {
 			return pushed{}, fmt.Errorf("push of InfoType %s: %w", push.InfoType, err)
@@ -96,7 +96,7 @@ func unreadable(auth events.Auth, path string, text []byte) (events.Event, error
 	return e, nil
 }
 
-// withoutSecrets returns the document of a push as anybody may read it, or nil.
+// withoutSecrets returns the document of a push without its secrets, for every reader of the stream, or nil.
 func withoutSecrets(text []byte, push wechat.Push) []byte {
 	notice := wechat.Redact(text)
 	for _, secret := range []string{push.Ticket, push.Code, push.PreAuthCode} {
@@ -107,7 +107,7 @@ func withoutSecrets(text []byte, push wechat.Push) []byte {
 	return notice
 }
 
-// fromMessage reads a document of the message and event URL, in plain mode one that nobody signed. The error is a *wechat.Refusal.
+// fromMessage reads a document of the message and event URL, in plain mode one without a signature. The error is a *wechat.Refusal.
 func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain bool) (pushed, error) {
 	m, err := wechat.ParseMessage(text)
 	if err != nil {

@@ -35,7 +35,7 @@ func (f *failures) allow(remote string) bool { return f.limiter(remote).Allow() 
 // spent reports whether one more failure of remote would be out of bounds.
 func (f *failures) spent(remote string) bool { return f.limiter(remote).Tokens() < 1 }
 
-// limiter looks at the connection alone: what X-Forwarded-For says anybody can write.
+// limiter looks at the connection alone: any client can write what it likes into X-Forwarded-For.
 func (f *failures) limiter(remote string) *rate.Limiter {
 	var from netip.Prefix // the zero Prefix stands for all whose address can't be read
 	if ap, err := netip.ParseAddrPort(remote); err == nil {
@@ -51,7 +51,7 @@ func (f *failures) limiter(remote string) *rate.Limiter {
 	limiter := f.remotes[from]
 	if limiter == nil {
 		if len(f.remotes) == maxRemotes {
-			// Whoever has so many addresses is not held back by a limit for each of them; what counts is the memory.
+			// A client with so many addresses gets past a limit per address anyway; the bound is for memory.
 			clear(f.remotes)
 		}
 		limiter = rate.NewLimiter(failuresPerSecond, failuresBurst)

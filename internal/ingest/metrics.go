@@ -80,7 +80,7 @@ var replyReasons = []wechat.Reason{
 // Results of asking the services about a message.
 const (
 	replyAnswered = "answered"
-	replyNone     = "none"    // nobody listens, or whoever listens has nothing to say
+	replyNone     = "none"    // no service listens, or the one that does has nothing to say
 	replyLate     = "late"    // no answer in time
 	replyRefused  = "refused" // the answer is not one that WeChat could read
 )

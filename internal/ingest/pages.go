@@ -46,7 +46,7 @@ var connectResults = []string{
 	saidUnknown, saidGone, saidForbidden, saidRejected, saidUnavailable,
 }
 
-// isTrouble reports whether somebody may want to look into it.
+// isTrouble reports whether an operator may want to look into it.
 func isTrouble(said string) bool {
 	switch said {
 	case saidShown, saidAccepted, saidAuthorized, saidWaiting:

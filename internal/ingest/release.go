@@ -66,7 +66,7 @@ func (i *Ingest) releaseReply(m message.Message) []byte {
 }
 
 // withoutCode returns the document of a message without its authorization code, which is a credential: with the
-// check switched off the message is one like any other, and anybody may read those. Of a document that spells the
+// check switched off the message is one like any other, and every reader of MESSAGES may read those. Of a document that spells the
 // code in an odd way nothing is left.
 func withoutCode(text []byte, code string) []byte {
 	blanked := bytes.ReplaceAll(text, []byte(releaseCodePrefix+code), []byte(releaseCodePrefix))

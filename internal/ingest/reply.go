@@ -19,7 +19,7 @@ const maxReply = 64 << 10
 
 // reply says how a push is answered once its events are stored. The zero reply is "success".
 type reply struct {
-	subject  string // where the services are asked; empty for a push that nobody replies to
+	subject  string // where the services are asked; empty for a push that takes no reply
 	document []byte // the reply, when the services need not be asked for it
 	silent   bool   // the body of the answer is empty
 	way      wayBack
@@ -115,7 +115,7 @@ func isReply(said []byte) bool {
 		!(d.JSON && d.Is(document.Twice))
 }
 
-// noReply counts why a message gets no reply, and logs what somebody should look into.
+// noReply counts why a message gets no reply, and logs what an operator should look into.
 func (i *Ingest) noReply(p pushed, result string, reason wechat.Reason, err error) {
 	i.metrics.replies.WithLabelValues(result).Inc()
 	if reason == "" {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// tryLock locks f until it is closed, or reports that somebody else has it. The system
+// tryLock locks f until it is closed, or reports that another process has it. The system
 // gives the lock back when the process ends, however it ends.
 func tryLock(f *os.File) (busy bool, err error) {
 	const how = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY

@@ -7,7 +7,7 @@ import (
 )
 
 // logger turns the lines of the NATS server into ours. What it notices at every start is of
-// interest to nobody but a person who looks for a fault, so notices are debug lines.
+// interest only to a person who looks for a fault, so notices are debug lines.
 type logger struct {
 	log   zerolog.Logger
 	fatal chan string // the first thing that the server called fatal

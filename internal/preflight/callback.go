@@ -35,7 +35,7 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 	fail := func(saw, remedy lang.Text) Line {
 		return Line{Fail, name, lang.T("%s %s", "%s：%s", target, saw), remedy}
 	}
-	early := func(line Line) Line { // ingest is in this process, and does not run: nobody can answer yet
+	early := func(line Line) Line { // ingest is in this process, and does not run: there is no server to answer yet
 		if c.NATS == nil {
 			line.Mark, line.Remedy = Warn, lang.T("start wxtoken and check again; if it stays so, %s",
 				"启动 wxtoken 后再检查一次；如果还是这样，%s", line.Remedy)

@@ -59,7 +59,7 @@ func (c *Checker) get(ctx context.Context, target string) (a answer, err error) 
 	if err != nil {
 		return a, errors.New("not a URL")
 	}
-	request.Header.Set("User-Agent", "wxtoken --check") // for whoever reads ingest's log
+	request.Header.Set("User-Agent", "wxtoken --check") // for the reader of ingest's log
 	a.began = c.Now()
 	response, err := c.client.Do(request)
 	if err != nil {
@@ -186,7 +186,7 @@ const (
 	badLasts  = time.Minute
 )
 
-// calls remembers what WeChat said, so that whoever looks often does not call often.
+// calls remembers what WeChat said, so that frequent checks don't make frequent calls.
 type calls struct {
 	mu    sync.Mutex
 	known map[string]called // by component

@@ -1,9 +1,9 @@
-// Package seal keeps what rests in NATS from everybody who can read NATS and has no business with it: an administrator,
-// whoever finds a disk or a backup. A sealed value is one of nkeys' curve keys (X25519, XSalsa20, Poly1305), and begins with [Prefix].
+// Package seal keeps stored values from readers of NATS that have no business with them: an administrator,
+// the finder of a disk or a backup. A sealed value is one of nkeys' curve keys (X25519, XSalsa20, Poly1305), and begins with [Prefix].
 //
 // ingest has the public key of the recipient and can seal. Refreshers have the seeds: the first one seals, all of them open, so that
 // a key can be changed without a gap. The subject of a message is sealed with its text: a value that was moved to another subject
-// does not open there. Who may write is for NATS's permissions to say: anybody who knows the public key can seal.
+// does not open there. Who may write is for NATS's permissions to say: every holder of the public key can seal.
 package seal
 
 import (
@@ -227,7 +227,7 @@ func (k *Keys) Open(subject string, h nats.Header, data []byte) ([]byte, error) 
 	return k.open(subject, h.Get(HeaderFor), h.Get(HeaderBy), data)
 }
 
-// OpenOwn is Open for what a refresher sealed for itself: what was sealed by anybody without the seed does not open.
+// OpenOwn is Open for what a refresher sealed for itself: a value sealed without the seed does not open.
 func (k *Keys) OpenOwn(subject string, h nats.Header, data []byte) ([]byte, error) {
 	return k.open(subject, h.Get(HeaderFor), "", data)
 }

@@ -10,7 +10,7 @@ import (
 
 // How often NATS is asked to prove itself.
 const (
-	canaryEvery = 5 * time.Second        // when nobody asks
+	canaryEvery = 5 * time.Second        // when no request for /readyz comes
 	canaryGood  = 2 * time.Second        // how long a good answer counts
 	canaryBad   = 500 * time.Millisecond // how long a bad one does
 )
@@ -23,14 +23,14 @@ type Canary struct {
 
 	passed atomic.Int64 // when the last good probe ended, in milliseconds since 1970
 
-	probing chan struct{} // holds one while somebody is at what follows
+	probing chan struct{} // a lock on what follows, which a waiting check can leave when its context ends
 	tried   time.Time     // when the last probe ended
 	err     error         // of the last one
 }
 
 // WatchCanary makes probe count for the readiness of role, and shows it as wxtoken_nats_canary_last_success_timestamp_seconds and
 // wxtoken_nats_canary_seconds. However many ask, it is called every half second at most, every two seconds while all is well, and one at a
-// time. Run keeps the metrics fresh when nobody asks.
+// time. Run keeps the metrics fresh when no request comes.
 func WatchCanary(role string, h *Health, m *Metrics, probe func(context.Context) error) *Canary {
 	labels := prometheus.Labels{"role": role}
 	c := &Canary{probe: probe, probing: make(chan struct{}, 1), seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -51,7 +51,7 @@ func (c *Canary) Run(ctx context.Context) error {
 	t := time.NewTicker(canaryEvery)
 	defer t.Stop()
 	for {
-		_ = c.check(ctx) // it is remembered, for whoever asks
+		_ = c.check(ctx) // the result is kept for /readyz
 		select {
 		case <-ctx.Done():
 			return nil

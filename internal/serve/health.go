@@ -27,14 +27,14 @@ type check struct {
 }
 
 // Check adds a condition of readiness: run is called for each question, at the same time as the other checks, with a
-// second to answer. Its error is shown to whoever asks, so it must hold no secret.
+// second to answer. Its error is shown to every client of /readyz, so it must hold no secret.
 func (h *Health) Check(name string, run func(ctx context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.checks = append(h.checks, check{name, run})
 }
 
-// SetDraining makes the process not ready for the rest of its life, so that nobody sends it new work.
+// SetDraining makes the process not ready for the rest of its life, so that the load balancer sends it no new work.
 func (h *Health) SetDraining() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

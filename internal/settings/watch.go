@@ -39,7 +39,7 @@ type ComponentWatch struct {
 //   - A change is taken when two readings, a fifth of Every apart, agree on it: files are written one
 //     after the other, and a folder may be away for a moment while it is replaced.
 //   - A component is removed when its folder is gone and the directory still holds a folder of another
-//     one. A directory that is empty, or can't be read, removes nobody: that is what a mount looks like
+//     one. A directory that is empty, or can't be read, removes no component: that is what a mount looks like
 //     that went away. For the same reason the last usable component stays. To end with those, stop the process.
 //
 // It reads everything each time: secrets are mounted as links that are swapped, by ways that differ

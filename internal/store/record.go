@@ -55,10 +55,10 @@ func (s *Store) write(ctx context.Context, subject string, record sideRecord, re
 	return ack.Sequence, nil
 }
 
-// tries is how often a change of a record is made anew that somebody else changed meanwhile.
+// tries bounds how often a change is repeated because another process changed the record meanwhile.
 const tries = 10
 
-// update tries again while somebody else is faster, or while it reads from a server that is a moment behind.
+// update tries again while another process is faster, or while it reads from a server that is a moment behind.
 func update(ctx context.Context, try func() error) (err error) {
 	for n := range tries {
 		if err = try(); !errors.Is(err, ErrLost) {

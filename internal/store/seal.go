@@ -32,7 +32,7 @@ func openRecord(keys *seal.Keys, subject string, h nats.Header, data []byte) ([]
 	return text, nil
 }
 
-// shown is a public key as it may stand in a line: whoever wrote the header may have put anything into it.
+// shown is a public key as it may stand in a line: the header's writer may have put anything into it.
 func shown(public string) string {
 	if len(public) != 56 || !wxtoken.ValidAppID(public) {
 		return "an unknown key"
@@ -128,7 +128,7 @@ func (s *Store) rewrite(ctx context.Context, subject string, data []byte, revisi
 }
 
 // Reseal seals every record anew that is not sealed for the first of the keys, one after the other and by compare-and-set, and then the
-// canary. It leaves alone what somebody holds a claim on, and what it can't open: those are left. Without keys it does nothing.
+// canary. It skips records under a claim and records it can't open, and returns their number as left. Without keys it does nothing.
 func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, left int, err error) {
 	if s.keys == nil {
 		return 0, 0, nil
@@ -194,7 +194,7 @@ func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err err
 	}
 }
 
-// reseal seals one record anew. done is false when somebody holds a claim on it.
+// reseal seals one record anew. done is false when a refresher holds a claim on it.
 func (s *Store) reseal(ctx context.Context, subject string, now time.Time) (done bool, err error) {
 	m, err := s.last(ctx, subject)
 	if err != nil || m == nil || sealedFor(m.Header, m.Data) == s.keys.Public() {

@@ -31,7 +31,7 @@ type MirrorOf struct {
 	Stream  string // of both
 }
 
-// HasServices reports whether somebody answers behind an API prefix: without an account of services nobody does.
+// HasServices reports whether JetStream answers behind an API prefix. Without an account for services it does not.
 func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
 	ctx, cancel := context.WithTimeout(ctx, servicesWait)
 	defer cancel()
@@ -91,7 +91,7 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 	var faults []error
 	for _, api := range cfg.ServicesAPI {
 		if !HasServices(ctx, nc, api) {
-			if api != events.DefaultServicesAPI { // somebody asked for it
+			if api != events.DefaultServicesAPI { // a setting asks for it
 				faults = append(faults, fmt.Errorf("nobody answers behind %s", api))
 			}
 			continue

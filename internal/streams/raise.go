@@ -20,7 +20,7 @@ const raised = 1000
 // Raise has the two buckets go on above their mirrors. One that was put back from a backup ends below: what is stored in it then is taken by no mirror, which
 // believes to have it, and heard by no watch that stands at what was there before. To make the mirrors anew would end such watches, and
 // NATS moves the last sequence of a stream by messages alone. So there is one after the other, each in the place of the one before: in the
-// credentials on a subject that nobody but us sees, in the statuses as the deletion of a key that never was.
+// credentials on a subject that only refreshers see, in the statuses as the deletion of a key that never was.
 func Raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) error {
 	fillers := map[string]*nats.Msg{
 		events.StreamTokens: nats.NewMsg(events.ProofSubject),

@@ -67,7 +67,7 @@ func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstr
 		return false, nil
 	}
 	var refused *jetstream.APIError
-	if errors.As(err, &refused) && refused.Code != 503 { // not for want of a leader
+	if errors.As(err, &refused) && refused.Code != 503 { // 503: no leader at the moment
 		return false, fmt.Errorf("update stream %s: %w: if it can't be changed into what it has to be, delete it; what it holds is lost then", sc.Name, err)
 	}
 	return false, fmt.Errorf("update stream %s: %w", sc.Name, err)
@@ -128,7 +128,7 @@ func differences(have, want jetstream.StreamConfig, without ...string) (all []st
 	return all
 }
 
-// Intact returns an error that names each stream that is not there, or is another than Setup makes: somebody deleted it, and
+// Intact returns an error that names each stream that is not there, or is another than Setup makes: it was deleted, and
 // may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at. With names, no
 // other streams are.
 func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, names ...string) error {

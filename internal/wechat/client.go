@@ -73,7 +73,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		base: base,
 		http: &http.Client{
 			Transport: cfg.Transport,
-			// A redirect would carry the token in the URL to whoever is named there.
+			// A redirect would carry the token in the URL to the host that is named there.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		timeout: cfg.Timeout,

@@ -117,7 +117,7 @@ type Opened struct {
 var strictBase64 = base64.StdEncoding.Strict()
 
 // Open verifies q.MsgSignature over encrypt, the base64 of an envelope, and only then decrypts it.
-// Every fault found after the signature is a fault of somebody who knows our token, or of our settings.
+// Every fault found after the signature is a fault of a sender that knows our token, or of our settings.
 // The error is a *Refusal: ReasonSignatureSyntax, ReasonNoEncrypt, ReasonSignature, ReasonDecrypt or ReasonAppID.
 func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if !isSignature(q.MsgSignature) {

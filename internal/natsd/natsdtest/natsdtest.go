@@ -47,7 +47,7 @@ func Bubble(t *testing.T, f func(t *testing.T)) {
 
 // emptyPools makes the process forget the timers that nats.go keeps in a sync.Pool: one that was made in a
 // bubble ends the process when it is used outside of it, and one from outside tells the real time within.
-// A sync.Pool gives up what nobody took during two garbage collections.
+// A sync.Pool drops what was not taken during two garbage collections.
 func emptyPools() {
 	runtime.GC()
 	runtime.GC()

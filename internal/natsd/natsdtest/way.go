@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Way is a way over TCP to a server that can be closed without anybody being told, and made slow: what a broken network, a
+// Way is a way over TCP to a server that can be closed without either end being told, and made slow: what a broken network, a
 // frozen server or a long line is to a client.
 type Way struct {
 	dial     func() (net.Conn, error)
@@ -41,7 +41,7 @@ func NewWay(t testing.TB, dial func() (net.Conn, error)) *Way {
 // URL returns the way's address for a NATS client.
 func (w *Way) URL() string { return "nats://" + w.listener.Addr().String() }
 
-// Close lets nothing more pass. Connections stay, and new ones are taken; nobody hears anything.
+// Close lets nothing more pass. Connections stay, and new ones are taken; neither end hears anything.
 func (w *Way) Close() { w.set(func() { w.closed = true }) }
 
 // Open lets everything pass again; what waited comes first.
