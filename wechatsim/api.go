@@ -247,7 +247,8 @@ func (p *Platform) identify(c *call) {
 	}
 }
 
-// claimed returns an appid that a caller names, or "" if it can't be one or is a secret in the wrong field.
+// claimed returns an appid that a caller names, or "" if it can't be one or is a secret in the
+// wrong field.
 func claimed(appid string) string {
 	if !wxtoken.ValidAppID(appid) || strings.Contains(appid, "SEKRET") {
 		return ""

@@ -178,7 +178,8 @@ func (p *Platform) apiGetCallbackIP(*call) (object, int) {
 // ticketTypes are the types of getticket ("api_getticket").
 var ticketTypes = map[string]string{"jsapi": whatJSAPITicket, "wx_card": whatWxCardTicket}
 
-// apiGetTicket answers the full life however old the ticket is: callers of the real platform found out.
+// apiGetTicket answers the full life however old the ticket is: callers of the real platform found
+// out.
 func (p *Platform) apiGetTicket(c *call) (object, int) {
 	what, known := ticketTypes[c.query.Get("type")]
 	if !known {

@@ -102,7 +102,8 @@ func (in *demoInbox) get(component, account string) string {
 	return in.newest[component+"/"+account]
 }
 
-// TestSharedAccounts has the same accounts authorize two components, and looks for what one does to the other.
+// TestSharedAccounts has the same accounts authorize two components, and looks for what one does to
+// the other.
 func TestSharedAccounts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		demo := wechatsim.DemoOf(2, 2*time.Hour, 2, "http://ingest")

@@ -86,7 +86,8 @@ type Component struct {
 	AuthURL        string // 授权事件接收URL
 	MessageURL     string // 消息与事件接收URL, with $APPID$ for the authorizer; "" sends no messages
 
-	// AutoPush sends tickets from the start. Without it they begin with the first api_start_push_ticket.
+	// AutoPush sends tickets from the start. Without it they begin with the first
+	// api_start_push_ticket.
 	AutoPush bool
 
 	// Authorizers authorize the component by themselves a moment after its first answered ticket.

@@ -2,9 +2,10 @@
 // errors and the encrypted pushes of the real one, for third-party platforms ("components").
 // NOT FOR PRODUCTION: its secrets are fake, predictable and kept in memory only.
 //
-// A [Platform] has two doors. [Platform.Handler] is the platform's API with its authorization pages, strict about what it is
-// sent. [Platform.Control] is for the person or the test that plays merchant, operator and bad
-// luck: authorize, cancel, push, fail. Each verb there is also a Go method.
+// A [Platform] has two doors. [Platform.Handler] is the platform's API with its authorization
+// pages, strict about what it is sent. [Platform.Control] is for the person or the test that plays
+// merchant, operator and bad luck: authorize, cancel, push, fail. Each verb there is also a Go
+// method.
 //
 // The platform keeps the truth about which token is valid now ([Platform.Truth],
 // [Platform.Accepts]) and a history of what happened ([Platform.History]), in which secrets

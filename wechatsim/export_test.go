@@ -19,7 +19,8 @@ func CurlLines(host string) []string {
 	return lines
 }
 
-// SealNext seals the push that waits longest, as Run would have sent it, and returns its query and body.
+// SealNext seals the push that waits longest, as Run would have sent it, and returns its query and
+// body.
 func (p *Platform) SealNext() (query string, body []byte, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,7 +8,8 @@ import (
 )
 
 // Mode is how messages are pushed, as the console of an account lets its operator choose
-// ("message-push"). Components get ModeSecurity only; the others are for accounts that develop for themselves.
+// ("message-push"). Components get ModeSecurity only; the others are for accounts that develop for
+// themselves.
 type Mode string
 
 // The modes.
@@ -79,7 +80,8 @@ func (p *Platform) pushMessage(c *component, a *authorizer, m Message) *push {
 	})
 }
 
-// PushInfo pushes an event of any InfoType to the AuthURL, with more fields of this order: name, value, name, value.
+// PushInfo pushes an event of any InfoType to the AuthURL, with more fields of this order: name,
+// value, name, value.
 func (p *Platform) PushInfo(componentAppID, infoType string, namesAndValues ...string) error {
 	if infoType == "" || len(namesAndValues)%2 != 0 {
 		return errors.New("push: want an InfoType, and a value for each name")

@@ -174,7 +174,8 @@ func TestModeThatIsNone(t *testing.T) {
 	})
 }
 
-// TestRawMessageReply answers a document that the platform did not look into: whom the reply is for, it can't know.
+// TestRawMessageReply answers a document that the platform did not look into: whom the reply is
+// for, it can't know.
 func TestRawMessageReply(t *testing.T) {
 	const document = `{"ToUserName":"gh_1","FromUserName":"oElse","MsgType":"text","Content":"x"}`
 	for _, row := range []struct{ document, outcome string }{

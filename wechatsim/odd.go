@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// Oddity is a way in which a push of WeChat's differs from what its pages print. Public bug reports have all of them.
+// Oddity is a way in which a push of WeChat's differs from what its pages print. Public bug reports
+// have all of them.
 type Oddity string
 
 // The oddities. Those of the envelope are outside of the signature; all others are signed.
@@ -35,8 +36,9 @@ func Oddities() []Oddity {
 	}
 }
 
-// OddPushes makes the next n pushes of an InfoType odd, each in another way, or all in the same if as is not "". "" as InfoType stands
-// for every push. What an odd push says stays the same: a keeper reads it, and answers with success. Heal ends it.
+// OddPushes makes the next n pushes of an InfoType odd, each in another way, or all in the same if
+// as is not "". "" as InfoType stands for every push. What an odd push says stays the same: a
+// keeper reads it, and answers with success. Heal ends it.
 func (p *Platform) OddPushes(infoType string, n int, as Oddity) error {
 	if n < 1 {
 		return errors.New("odd pushes: want 1 or more")
@@ -125,8 +127,8 @@ func (o Oddity) envelope(head field, encrypted string, isJSON bool) string {
 // refreshFields are the names of a refresh token in answers.
 var refreshFields = []string{"authorizer_refresh_token", "refresh_token"}
 
-// oddAnswer returns an answer as FaultNoRefresh, FaultEmptyRefresh and FaultRaw have it. Of a list they change the entry of one account, if
-// the fault names one.
+// oddAnswer returns an answer as FaultNoRefresh, FaultEmptyRefresh and FaultRaw have it. Of a list
+// they change the entry of one account, if the fault names one.
 func (f fate) oddAnswer(o object) object {
 	changed := object{}
 	for _, member := range o {
@@ -155,7 +157,8 @@ func (f fate) oddAnswer(o object) object {
 	return changed
 }
 
-// rawText is what FaultRaw puts into an answer: what an account calls itself, as it came from a phone.
+// rawText is what FaultRaw puts into an answer: what an account calls itself, as it came from a
+// phone.
 const rawText = "\"signature\":\"fine\x08 goods\nevery day\xe5\x90\",\"signature\":\"twice\""
 
 // rawAnswer returns an answer with bytes that JSON has no room for.

@@ -13,7 +13,8 @@ import (
 
 var encryptIn = regexp.MustCompile(`Encrypt["> \n:]*(?:<!\[CDATA\[)?([A-Za-z0-9+/=]{40,})`)
 
-// TestOddPushes has each oddity once, and looks for its mark in what comes and for what the push says.
+// TestOddPushes has each oddity once, and looks for its mark in what comes and for what the push
+// says.
 func TestOddPushes(t *testing.T) {
 	marks := map[wechatsim.Oddity]string{
 		wechatsim.OddAttribute: `<note lang="`, wechatsim.OddComment: "<!--", wechatsim.OddControl: "o\x1dd\x00d", wechatsim.OddNotUTF8: "odd\xe5\x90]",
@@ -100,7 +101,8 @@ func TestOddPushesOfOneKindInJSON(t *testing.T) {
 	})
 }
 
-// TestOddAnswers looks at what is left of a refresh token, and that a call with an odd answer counts.
+// TestOddAnswers looks at what is left of a refresh token, and that a call with an odd answer
+// counts.
 func TestOddAnswers(t *testing.T) {
 	for _, row := range []struct {
 		name, api string

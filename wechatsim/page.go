@@ -16,7 +16,8 @@ import (
 )
 
 // The pages of an authorization link ("Authorization_Process_Technical_Description"). The real ones
-// are on hosts of their own, mp.weixin.qq.com and open.weixin.qq.com. Troubles of Fail and SetDown do not touch them.
+// are on hosts of their own, mp.weixin.qq.com and open.weixin.qq.com. Troubles of Fail and SetDown
+// do not touch them.
 var pages = map[string]func(*Platform, http.ResponseWriter, *http.Request){
 	"/cgi-bin/componentloginpage": (*Platform).pcPage,
 	"/wxaopen/safe/bindcomponent": (*Platform).mobilePage,
@@ -24,7 +25,8 @@ var pages = map[string]func(*Platform, http.ResponseWriter, *http.Request){
 	consentPath:                   (*Platform).consentForm,
 }
 
-// consentPath is where the form of a page goes. It stands for the phone of the account's administrator.
+// consentPath is where the form of a page goes. It stands for the phone of the account's
+// administrator.
 const consentPath = "/sim/consent"
 
 // maxListed is how many accounts a page lists; another one can be typed.
@@ -45,7 +47,8 @@ func readLink(v url.Values) link {
 	}
 }
 
-// pcPage is the page for a browser. It wants to be followed from a page on the host of redirect_uri.
+// pcPage is the page for a browser. It wants to be followed from a page on the host of
+// redirect_uri.
 func (p *Platform) pcPage(w http.ResponseWriter, r *http.Request) {
 	p.showPage(w, r, func(l link, _ url.Values) error { return checkReferer(r.Referer(), l.RedirectURI) })
 }
@@ -119,7 +122,8 @@ func (p *Platform) showPage(w http.ResponseWriter, r *http.Request, check func(l
 }
 
 // checkLink checks a link without using it up, and returns the accounts that may take it: those the
-// platform knows, or the only one that the link is for. more is how many of them are too many for a page.
+// platform knows, or the only one that the link is for. more is how many of them are too many for a
+// page.
 func (p *Platform) checkLink(l link) (accounts []string, more int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,7 +174,8 @@ func (p *Platform) consentForm(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, location, http.StatusFound)
 }
 
-// recordLink records that a page was shown or an account consented, or why not. The caller holds p.mu.
+// recordLink records that a page was shown or an account consented, or why not. The caller holds
+// p.mu.
 func (p *Platform) recordLink(kind EntryKind, l link, authorizer, page string, err error) {
 	e := Entry{
 		Kind: kind, Authorizer: claimed(authorizer), API: page, Outcome: OutcomeAnswered,

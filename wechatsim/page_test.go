@@ -102,7 +102,8 @@ func (w *world) link(token string) wechat.LinkParams {
 	return wechat.LinkParams{Component: compID, PreAuthCode: code.Code, RedirectURI: "https://token.example.com:8443/connect/7/callback?ref=a&b=%20c", AuthType: 3}
 }
 
-// TestAuthorizationPages walks from the link to the exchanged code: each page, from the merchant's page and without one.
+// TestAuthorizationPages walks from the link to the exchanged code: each page, from the merchant's
+// page and without one.
 func TestAuthorizationPages(t *testing.T) {
 	const landing = "https://token.example.com:8443/connect/7"
 	for _, row := range []struct {

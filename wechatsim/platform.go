@@ -266,7 +266,8 @@ func (p *Platform) wait(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// makeSecret returns a new secret in the form that WeChat gives them, marked SEKRET. The caller holds p.mu.
+// makeSecret returns a new secret in the form that WeChat gives them, marked SEKRET. The caller
+// holds p.mu.
 func (p *Platform) makeSecret(what string) string {
 	p.issued++
 	body := fmt.Sprintf("SEKRET-%d-%s", p.issued, hex.EncodeToString(p.random(16)))
@@ -409,7 +410,8 @@ func (t *token) validUntil() time.Time {
 	return t.expires
 }
 
-// refusal returns the errcode with which the token is refused now, 0 if it is accepted. t may be nil.
+// refusal returns the errcode with which the token is refused now, 0 if it is accepted. t may be
+// nil.
 func (t *token) refusal(now time.Time) int {
 	switch {
 	case t == nil:
@@ -423,7 +425,8 @@ func (t *token) refusal(now time.Time) int {
 	}
 }
 
-// issueRefresh gives the account a new refresh token. The one before works for grace more. The caller holds p.mu.
+// issueRefresh gives the account a new refresh token. The one before works for grace more. The
+// caller holds p.mu.
 func (p *Platform) issueRefresh(c *component, a *authorizer, grace time.Duration) {
 	now := p.now()
 	maps.DeleteFunc(a.oldRefresh, func(_ string, old oldRefresh) bool { return !now.Before(old.until) })
@@ -457,7 +460,8 @@ func (p *Platform) killRefresh(c *component, a *authorizer) {
 	a.refresh = ""
 }
 
-// refreshGenerationOf returns which refresh token of the account value is, 0 if it is not accepted. The caller holds p.mu.
+// refreshGenerationOf returns which refresh token of the account value is, 0 if it is not accepted.
+// The caller holds p.mu.
 func (p *Platform) refreshGenerationOf(a *authorizer, value string) int {
 	if !a.authorized || value == "" {
 		return 0

@@ -19,10 +19,12 @@ const (
 
 	maxPushAnswer = 64 << 10 // bytes of an answer that are read
 
-	// pauseAfter is how many ticket intervals tickets must fail in a row before Config.PausePushes stops them.
+	// pauseAfter is how many ticket intervals tickets must fail in a row before Config.PausePushes
+	// stops them.
 	pauseAfter = 6
 
-	// Accounts of Component.Authorizers authorize this long after the first answered ticket, one after the other.
+	// Accounts of Component.Authorizers authorize this long after the first answered ticket, one
+	// after the other.
 	firstAuthorization = 500 * time.Millisecond
 	nextAuthorization  = 20 * time.Millisecond
 
@@ -271,7 +273,8 @@ func withQuery(target, query string) string {
 }
 
 // seal encrypts a push, if its mode wants that, and returns the address with its query, and the
-// body. The nonce, the timestamp and the random bytes are new each time; the document is not. The caller holds p.mu.
+// body. The nonce, the timestamp and the random bytes are new each time; the document is not. The
+// caller holds p.mu.
 func (p *Platform) seal(job *push) (target, body string, err error) {
 	c := job.component
 	timestamp, nonce, query := p.stamp(c)

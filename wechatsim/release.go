@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// lentAccount is an account that WeChat lends for the network release check ("releases_instructions").
+// lentAccount is an account that WeChat lends for the network release check
+// ("releases_instructions").
 type lentAccount struct {
 	appID, originalID string
 	miniProgram       bool
@@ -50,7 +51,8 @@ func lent(appid string) (lentAccount, bool) {
 }
 
 const (
-	// customMessageWait is how long ReleaseCheck waits for the custom message. WeChat's own limit is not published.
+	// customMessageWait is how long ReleaseCheck waits for the custom message. WeChat's own limit
+	// is not published.
 	customMessageWait = 30 * time.Second
 
 	// releaseOpenID is the user who writes in the release check.
@@ -76,11 +78,13 @@ type ReleaseReport struct {
 type customMessage struct{ openID, msgType, text string }
 
 // ReleaseCheck plays the network release check (全网发布接入检测, "releases_instructions") with one of
-// ReleaseAccounts, the first one if authorizer is empty: the account authorizes, a ticket is pushed, an official
-// account gets a text and an event that want a passive reply, each account a code that wants a custom message
-// within that time (0 means 30 s), and it cancels. Every step is played, whatever came of the one before.
+// ReleaseAccounts, the first one if authorizer is empty: the account authorizes, a ticket is
+// pushed, an official account gets a text and an event that want a passive reply, each account a
+// code that wants a custom message within that time (0 means 30 s), and it cancels. Every step is
+// played, whatever came of the one before.
 //
-// It goes on while Run runs, and waits before. The error says why the check could not be played to its end.
+// It goes on while Run runs, and waits before. The error says why the check could not be played to
+// its end.
 func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer string, within time.Duration) (ReleaseReport, error) {
 	account, known := lent(cmp.Or(authorizer, lentAccounts[0].appID))
 	if !known {

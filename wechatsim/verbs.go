@@ -34,7 +34,8 @@ func (p *Platform) Authorize(componentAppID, authorizer string) error {
 }
 
 // Reauthorize lets an account change its permissions: it gets a new refresh token, the old one is
-// dead at once, its access tokens work for Overlap more, and "updateauthorized" is pushed with a code.
+// dead at once, its access tokens work for Overlap more, and "updateauthorized" is pushed with a
+// code.
 func (p *Platform) Reauthorize(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,7 +233,8 @@ func (p *Platform) PushTicket(componentAppID string) error {
 	return nil
 }
 
-// StopTickets stops the regular tickets of a component; api_start_push_ticket does not bring them back.
+// StopTickets stops the regular tickets of a component; api_start_push_ticket does not bring them
+// back.
 func (p *Platform) StopTickets(componentAppID string) error {
 	return p.setStopped(componentAppID, true)
 }

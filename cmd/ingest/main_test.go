@@ -298,8 +298,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestBuildWithoutCrash gives the variable of the test above to a program that is built as any other: it
-// takes the push and lives.
+// TestBuildWithoutCrash gives the variable of the test above to a program that is built as any
+// other: it takes the push and lives.
 func TestBuildWithoutCrash(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.StartTCP(t)
@@ -546,7 +546,8 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
-// TestComponentsChange adds a component's folder while the process runs, changes a token, and removes the folder.
+// TestComponentsChange adds a component's folder while the process runs, changes a token, and
+// removes the folder.
 func TestComponentsChange(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

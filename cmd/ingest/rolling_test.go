@@ -27,8 +27,8 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// balancer is the least that stands before several ingests: it gives each request to the next one that said at its last look that it is ready,
-// on a connection of its own, and repeats nothing.
+// balancer is the least that stands before several ingests: it gives each request to the next one
+// that said at its last look that it is ready, on a connection of its own, and repeats nothing.
 type balancer struct {
 	mu    sync.Mutex
 	slots []*process // nil: nobody there
@@ -114,8 +114,9 @@ func (b *balancer) handler() http.Handler {
 	}
 }
 
-// TestRollingRestarts restarts two ingests in turn behind a balancer while pushes come in: each push is answered with success, and each is
-// stored once. WXTOKEN_TEST_RESTARTS says how many restarts, 6 without it; the 100 of docs/benchmarks.md take some minutes.
+// TestRollingRestarts restarts two ingests in turn behind a balancer while pushes come in: each
+// push is answered with success, and each is stored once. WXTOKEN_TEST_RESTARTS says how many
+// restarts, 6 without it; the 100 of docs/benchmarks.md take some minutes.
 func TestRollingRestarts(t *testing.T) {
 	t.Parallel()
 	restarts, err := strconv.Atoi(cmp.Or(os.Getenv("WXTOKEN_TEST_RESTARTS"), "6"))

@@ -34,7 +34,8 @@ type config struct {
 // maxDrain bounds how long the end of the process can take.
 const maxDrain = time.Minute
 
-// Validate reads the components and the seal key, and returns what is wrong with them and with the drain.
+// Validate reads the components and the seal key, and returns what is wrong with them and with the
+// drain.
 func (s *config) Validate() error {
 	var drain, components, sealing error
 	if s.Drain < 0 || s.Drain > maxDrain {

@@ -15,8 +15,8 @@ var (
 	heading    = regexp.MustCompile(`(?m)^#+ (.*)$`)
 )
 
-// TestAlerts compares deploy/prometheus/alerts.yml with the table in docs/operations.md and with its headings, and lets promtool
-// fire each alert where there is one.
+// TestAlerts compares deploy/prometheus/alerts.yml with the table in docs/operations.md and with
+// its headings, and lets promtool fire each alert where there is one.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	read := func(name string) string {

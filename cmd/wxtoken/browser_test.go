@@ -26,8 +26,8 @@ func browserPath() string {
 	return ""
 }
 
-// TestBrowser authorizes through a link with a real browser, from the landing page over WeChat's page to the result, in Chinese
-// on a PC and in English on a phone.
+// TestBrowser authorizes through a link with a real browser, from the landing page over WeChat's
+// page to the result, in Chinese on a PC and in English on a phone.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	path := browserPath()
@@ -91,7 +91,8 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// see does something and waits until the text of an element has a part; it returns the text. The page may load itself again meanwhile.
+// see does something and waits until the text of an element has a part; it returns the text. The
+// page may load itself again meanwhile.
 func see(t *testing.T, ctx context.Context, do chromedp.Action[chromedp.Void], element, part string) (text string) {
 	t.Helper()
 	if err := chromedp.Do(ctx, do); err != nil {
@@ -106,7 +107,8 @@ func see(t *testing.T, ctx context.Context, do chromedp.Action[chromedp.Void], e
 	return text
 }
 
-// picture saves a picture of the page into the directory that WXTOKEN_TEST_PICTURES names, for a person to look at.
+// picture saves a picture of the page into the directory that WXTOKEN_TEST_PICTURES names, for a
+// person to look at.
 func picture(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := os.Getenv("WXTOKEN_TEST_PICTURES")

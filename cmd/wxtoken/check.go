@@ -20,7 +20,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// target is what --check and /check look at. Before the start there are neither connections nor a server.
+// target is what --check and /check look at. Before the start there are neither connections nor a
+// server.
 func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal.Keys, components func() []settings.Component) preflight.Target {
 	t := preflight.Target{
 		NATS: keeper, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
@@ -39,7 +40,8 @@ func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal
 	return t
 }
 
-// check is --check: of the process that runs with these settings if there is one, else of what can be seen before the start.
+// check is --check: of the process that runs with these settings if there is one, else of what can
+// be seen before the start.
 func check(ctx context.Context, cfg *config, out io.Writer) error {
 	if natsd.InUse(cfg.DataDir) {
 		return ask(ctx, cfg.OpsAddr, out, cfg.Language())

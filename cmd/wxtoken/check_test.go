@@ -30,7 +30,8 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// userOf returns a user with the rights of a role and no others, and with the right to ask for them if it may ask.
+// userOf returns a user with the rights of a role and no others, and with the right to ask for them
+// if it may ask.
 func userOf(name, role string, mayAsk bool, without string) *server.User {
 	p := &server.Permissions{Publish: &server.SubjectPermission{}, Subscribe: &server.SubjectPermission{}}
 	for _, right := range events.Rights(role) {
@@ -73,7 +74,8 @@ func natsWith(t *testing.T, change func(*server.Options)) *server.Server {
 	return srv
 }
 
-// checks runs a program with --check and returns its exit code and what it says. It fails the test if that holds a secret.
+// checks runs a program with --check and returns its exit code and what it says. It fails the test
+// if that holds a secret.
 func checks(t *testing.T, program, natsURL string, args ...string) (code int, out string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, program), append([]string{"--check"}, args...)...)
@@ -93,7 +95,8 @@ func checks(t *testing.T, program, natsURL string, args ...string) (code int, ou
 	return cmd.ProcessState.ExitCode(), string(output)
 }
 
-// says reports whether a line of out begins with mark and name and matches the pattern, and the line after it the remedy, if one is wanted.
+// says reports whether a line of out begins with mark and name and matches the pattern, and the
+// line after it the remedy, if one is wanted.
 func says(out, mark, name, pattern, remedy string) bool {
 	line := `(?m)^` + mark + ` +` + regexp.QuoteMeta(name) + ` +` + pattern + `.*`
 	if remedy != "" {
@@ -105,7 +108,8 @@ func says(out, mark, name, pattern, remedy string) bool {
 // pause is the time between two looks that take a process each.
 const pause = 300 * time.Millisecond
 
-// TestCheck runs --check against processes, a NATS server and a platform that are as they should be, and then spoils one thing after the other.
+// TestCheck runs --check against processes, a NATS server and a platform that are as they should
+// be, and then spoils one thing after the other.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	srv := natsWith(t, func(o *server.Options) {
@@ -432,7 +436,8 @@ func concrete(pattern string) string {
 	return strings.NewReplacer("*", "x", ">", "x.y").Replace(pattern)
 }
 
-// What --check needs to skip nothing stands in the commands and settings that the documents have operators copy.
+// What --check needs to skip nothing stands in the commands and settings that the documents have
+// operators copy.
 func TestCheckAsDocumented(t *testing.T) {
 	t.Parallel()
 	for file, command := range map[string]string{

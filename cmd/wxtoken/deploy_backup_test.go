@@ -13,8 +13,9 @@ import (
 	"wxtoken/internal/events"
 )
 
-// TestDeployedBackup copies a stream as nats backup stream does, deletes it, and puts it back. It asks for small pieces, so that there
-// are many, and the next one comes only when one was acked. The nats command itself is run by TestRunbook, on a stream of one piece.
+// TestDeployedBackup copies a stream as nats backup stream does, deletes it, and puts it back. It
+// asks for small pieces, so that there are many, and the next one comes only when one was acked.
+// The nats command itself is run by TestRunbook, on a stream of one piece.
 func TestDeployedBackup(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{accounts, single} {

@@ -76,7 +76,8 @@ func (c *cluster) url(user string) string {
 	return strings.Join(all, ",")
 }
 
-// copied returns an error unless each server has all of every mirror, made after a time, that keeper's streams have for it, and no more.
+// copied returns an error unless each server has all of every mirror, made after a time, that
+// keeper's streams have for it, and no more.
 func (c *cluster) copied(keeper jetstream.JetStream, after time.Time) error {
 	for name, seen := range map[string]string{events.StreamTokens: events.AllTokens, events.StreamStatus: ">", events.StreamMessages: ">"} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -123,8 +124,9 @@ func mirrorOn(srv *server.Server, name string, after time.Time) (server.StreamSt
 	return server.StreamState{}, fmt.Errorf("%s has no mirror of %s", srv.Name(), name)
 }
 
-// TestMirrorsOfACluster: what services read lies on each of three servers though two refreshers make the mirrors at once, is followed when the
-// one that leads it is lost, and is whole everywhere when that one is back.
+// TestMirrorsOfACluster: what services read lies on each of three servers though two refreshers
+// make the mirrors at once, is followed when the one that leads it is lost, and is whole everywhere
+// when that one is back.
 func TestMirrorsOfACluster(t *testing.T) {
 	t.Parallel()
 	c := shippedCluster(t)
@@ -167,8 +169,9 @@ func TestMirrorsOfACluster(t *testing.T) {
 	}
 	eventually(t, "three copies", func() error { return c.copied(keeper, time.Time{}) })
 
-	// Made anew now, it begins behind much that it is not to have, and behind a first message that is gone: it was replaced, as
-	// the reconcile schedule is whenever somebody asks for a reconcile.
+	// Made anew now, it begins behind much that it is not to have, and behind a first message that
+	// is gone: it was replaced, as the reconcile schedule is whenever somebody asks for a
+	// reconcile.
 	everything, err := keeper.CreateConsumer(t.Context(), events.StreamTokens, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute})
 	if err != nil {
 		t.Fatal(err)

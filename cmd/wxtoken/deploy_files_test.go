@@ -15,8 +15,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// TestDeployedSettings: a variable that no program knows is ignored without a word, so those in the files are compared
-// with docs/config.md.
+// TestDeployedSettings: a variable that no program knows is ignored without a word, so those in the
+// files are compared with docs/config.md.
 func TestDeployedSettings(t *testing.T) {
 	t.Parallel()
 	settings, err := os.ReadFile("../../docs/config.md")
@@ -53,7 +53,8 @@ func TestDeployedSettings(t *testing.T) {
 	}
 }
 
-// TestDeployedCluster: nats-cluster.conf is nats-server.conf and a cluster. TestMirrorsOfACluster and scripts/compose-proof run one.
+// TestDeployedCluster: nats-cluster.conf is nats-server.conf and a cluster. TestMirrorsOfACluster
+// and scripts/compose-proof run one.
 func TestDeployedCluster(t *testing.T) {
 	t.Parallel()
 	const file = "../../deploy/nats/nats-cluster.conf"
@@ -76,7 +77,8 @@ func TestDeployedCluster(t *testing.T) {
 	}
 }
 
-// TestDeployStartsNATS: the commands with which docs/deploy.md starts NATS, in both languages, go through, before-start with the key among them.
+// TestDeployStartsNATS: the commands with which docs/deploy.md starts NATS, in both languages, go
+// through, before-start with the key among them.
 func TestDeployStartsNATS(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "openssl"} {

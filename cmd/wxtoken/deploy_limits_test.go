@@ -18,8 +18,8 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// TestNoConsumersLeft has services use up max_consumers: the refresher says so before it is too late, its metrics and --check show it, and
-// the client that gets none names the limit.
+// TestNoConsumersLeft has services use up max_consumers: the refresher says so before it is too
+// late, its metrics and --check show it, and the client that gets none names the limit.
 func TestNoConsumersLeft(t *testing.T) {
 	t.Parallel()
 	const limit = 10

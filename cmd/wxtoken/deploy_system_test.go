@@ -42,7 +42,8 @@ func TestDeployedSystem(t *testing.T) {
 	}
 }
 
-// startSystem starts a fake platform, and ingest and refresher as they are deployed. args are for both of them.
+// startSystem starts a fake platform, and ingest and refresher as they are deployed. args are for
+// both of them.
 func startSystem(t *testing.T, srv *server.Server, file string, args func(user string) []string) (sim *wechatsim.Platform, key wxtoken.Key) {
 	t.Helper()
 	files := filepath.Join("..", "..", "deploy", "sim")

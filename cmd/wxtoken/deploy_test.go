@@ -18,7 +18,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// users are those of deploy/nats/nats-server.conf, but for repair, whom somebody has to let in first.
+// users are those of deploy/nats/nats-server.conf, but for repair, whom somebody has to let in
+// first.
 var users = []string{"ingest", "refresher", "service", "console", "operator", "backup"}
 
 // deployEnv sets the variables that the files of deploy/nats want, for all tests of the process.
@@ -41,8 +42,8 @@ const (
 	single   = "single-account.conf"
 )
 
-// shipped starts a NATS server with one of these files, on a free port and in a directory of the test. Each change is applied to
-// the text of the file first.
+// shipped starts a NATS server with one of these files, on a free port and in a directory of the
+// test. Each change is applied to the text of the file first.
 func shipped(t testing.TB, file string, changes ...func(string) string) *server.Server {
 	t.Helper()
 	dir := t.TempDir()

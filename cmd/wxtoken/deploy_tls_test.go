@@ -16,8 +16,8 @@ import (
 	"wxtoken/client"
 )
 
-// TestDeployedTLSAndNKeys: the shipped files with the two changes that docs/nats.md describes, on certificates that
-// scripts/private-ca makes.
+// TestDeployedTLSAndNKeys: the shipped files with the two changes that docs/nats.md describes, on
+// certificates that scripts/private-ca makes.
 func TestDeployedTLSAndNKeys(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is missing: scripts/private-ca needs it")

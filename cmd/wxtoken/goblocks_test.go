@@ -52,8 +52,8 @@ var (
 	` + goodToken}
 )
 
-// goBlocks are the documents with Go in them, and what each block does. The blocks of a document are one program, in
-// their order. A document or a block that is not here fails the test.
+// goBlocks are the documents with Go in them, and what each block does. The blocks of a document
+// are one program, in their order. A document or a block that is not here fails the test.
 var goBlocks = map[string][]goBlock{
 	"README.md":       {reads, replaces},
 	"README.zh-CN.md": {reads, replaces},
@@ -94,7 +94,8 @@ func answers(want string) goBlock {
 	}}
 }
 
-// TestGoBlocks compiles and runs each block of Go in the documents, against wxtoken --sim as the documents say.
+// TestGoBlocks compiles and runs each block of Go in the documents, against wxtoken --sim as the
+// documents say.
 func TestGoBlocks(t *testing.T) {
 	t.Parallel()
 	found := documents(t)
@@ -121,8 +122,8 @@ func TestGoBlocks(t *testing.T) {
 				t.Fatalf("%d blocks of Go, %d are known: say in goBlocks what each does", len(blocks), len(want))
 			}
 			program := compile(t, name, given[name], blocks, want, sim)
-			// Again at once: the token is so young now that it is too soon to replace it. The program has to say so, and must
-			// neither wait nor go on.
+			// Again at once: the token is so young now that it is too soon to replace it. The
+			// program has to say so, and must neither wait nor go on.
 			for range 2 {
 				runBlocks(t, program, want, sim)
 			}
@@ -203,7 +204,8 @@ func TestFenced(t *testing.T) {
 	}
 }
 
-// compile makes one program of the blocks of a document, which says when each block is over, and stays.
+// compile makes one program of the blocks of a document, which says when each block is over, and
+// stays.
 func compile(t *testing.T, name, given string, blocks []string, want []goBlock, sim simRun) string {
 	t.Helper()
 	var body strings.Builder
@@ -218,7 +220,8 @@ func compile(t *testing.T, name, given string, blocks []string, want []goBlock, 
 	text = strings.NewReplacer("nats://127.0.0.1:4222", sim.nats, demoAccount, sim.account).Replace(text)
 	source := "package main\n" + imports(t, text) + "func main() {\n" + text + "select {}\n}\n"
 
-	// The program lies in a folder of this module that only the compiler sees, because nothing outside may import the module.
+	// The program lies in a folder of this module that only the compiler sees, because nothing
+	// outside may import the module.
 	dir := t.TempDir()
 	module, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
@@ -264,7 +267,8 @@ func imports(t *testing.T, text string) string {
 	return out.String()
 }
 
-// runBlocks runs the program until all blocks ran. Where it ends because a token is too young, it is started again.
+// runBlocks runs the program until all blocks ran. Where it ends because a token is too young, it
+// is started again.
 func runBlocks(t *testing.T, program string, want []goBlock, sim simRun) {
 	t.Helper()
 	tooYoung := false
@@ -292,7 +296,8 @@ func runBlocks(t *testing.T, program string, want []goBlock, sim simRun) {
 	})
 }
 
-// follow waits until each block ran, and looks at the world then. It reports whether the program ended because a token is too young.
+// follow waits until each block ran, and looks at the world then. It reports whether the program
+// ended because a token is too young.
 func follow(t *testing.T, ended <-chan struct{}, stderr *logtest.Buffer, want []goBlock, sim simRun) (tooYoung bool) {
 	t.Helper()
 	for i, block := range want {

@@ -142,7 +142,8 @@ func (k *kept) remove(key wxtoken.Key) {
 	}
 }
 
-// reads waits until an ordinary KV client of the services has a generation of the token, and hears of it.
+// reads waits until an ordinary KV client of the services has a generation of the token, and hears
+// of it.
 func (k *kept) reads(generation uint64) {
 	k.Helper()
 	js := k.jetstream(as(k.T, k.srv, "service"))
@@ -159,7 +160,8 @@ func (k *kept) reads(generation uint64) {
 	})
 }
 
-// state is all that an intruder might change in the keeper's account, but for messages that its user may send.
+// state is all that an intruder might change in the keeper's account, but for messages that its
+// user may send.
 func (k *kept) state() string {
 	k.Helper()
 	ctx, cancel := context.WithTimeout(k.Context(), time.Minute) // the server may have much to do yet
@@ -219,8 +221,8 @@ func targets() []string {
 	return all
 }
 
-// apiTargets are the subjects on which an answer could pass for a request about what feeds the mirrors. (What a stolen ingest handed in would,
-// there: TestMirrorFollows.)
+// apiTargets are the subjects on which an answer could pass for a request about what feeds the
+// mirrors. (What a stolen ingest handed in would, there: TestMirrorFollows.)
 func apiTargets() (all []string) {
 	for _, stream := range []string{"KV_tokens", "KV_status", "MESSAGES"} {
 		for _, subject := range []string{
@@ -233,13 +235,15 @@ func apiTargets() (all []string) {
 	return all
 }
 
-// feeder is the request for a consumer that would be taken for the one that feeds a mirror: with its name, and delivering where it delivers.
+// feeder is the request for a consumer that would be taken for the one that feeds a mirror: with
+// its name, and delivering where it delivers.
 func feeder(stream, filter string) string {
 	return fmt.Sprintf(`{"stream_name":%q,"config":{"name":"services","ack_policy":"none","deliver_policy":"all","filter_subject":%q,"deliver_subject":"mirror.services.%[1]s"}}`,
 		stream, filter)
 }
 
-// intrude does all that a user may ask the server for, and has each answer published on each target.
+// intrude does all that a user may ask the server for, and has each answer published on each
+// target.
 func (k *kept) intrude(user string) {
 	nc := as(k.T, k.srv, user)
 	asks := map[string]string{
@@ -314,9 +318,10 @@ func (k *kept) intrude(user string) {
 	_ = err // only to have everything before it done
 }
 
-// TestIntruders: a service and an ingest that are in somebody else's hands change nothing of what is kept, and nothing of
-// what other services read, by whatever route. (Both together can have a mirror stand still: TestMirrorFollows.) In a single account they can, and that is shown,
-// too, so that it is known what the attempts are worth.
+// TestIntruders: a service and an ingest that are in somebody else's hands change nothing of what
+// is kept, and nothing of what other services read, by whatever route. (Both together can have a
+// mirror stand still: TestMirrorFollows.) In a single account they can, and that is shown, too, so
+// that it is known what the attempts are worth.
 func TestIntruders(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -363,8 +368,8 @@ func TestIntruders(t *testing.T) {
 	}
 }
 
-// TestFeeder: a service can't make the consumer from which a mirror would be fed, by any of the ways in which consumers are made; without the
-// mappings of nats-server.conf it could.
+// TestFeeder: a service can't make the consumer from which a mirror would be fed, by any of the
+// ways in which consumers are made; without the mappings of nats-server.conf it could.
 func TestFeeder(t *testing.T) {
 	t.Parallel()
 	unmapped := func(text string) string {
@@ -410,8 +415,9 @@ func TestFeeder(t *testing.T) {
 	}
 }
 
-// TestServiceRefused: what a service asks for that would harm others is refused, at once where clients might ask for it, and nothing is changed; also
-// where it knows a name that it can't find out.
+// TestServiceRefused: what a service asks for that would harm others is refused, at once where
+// clients might ask for it, and nothing is changed; also where it knows a name that it can't find
+// out.
 func TestServiceRefused(t *testing.T) {
 	t.Parallel()
 	k := newKept(t, accounts)
@@ -481,7 +487,8 @@ func TestServiceRefused(t *testing.T) {
 	}
 }
 
-// TestMirrorFollows: what services read goes on after the keeper's data was lost, and nobody is told old values for good.
+// TestMirrorFollows: what services read goes on after the keeper's data was lost, and nobody is
+// told old values for good.
 func TestMirrorFollows(t *testing.T) {
 	t.Parallel()
 	k := newKept(t, accounts)
@@ -552,7 +559,8 @@ func TestMirrorFollows(t *testing.T) {
 		}
 	}
 
-	// Fed from where nothing is, as somebody with both a service and an ingest could bring about: the mirror stands still until it is fed anew.
+	// Fed from where nothing is, as somebody with both a service and an ingest could bring about:
+	// the mirror stands still until it is fed anew.
 	if _, err := as(t, k.srv, "admin").Request("$JS.API.CONSUMER.RESET.KV_tokens.services", []byte(`{"seq":1000000}`), patience); err != nil {
 		t.Fatal(err)
 	}
@@ -596,7 +604,8 @@ func TestMirrorFollows(t *testing.T) {
 	k.reads(3)
 }
 
-// TestMirrorFedAgain has a mirror that holds much be fed again and again, as by refreshers that find it behind at once, and made its consumer anew.
+// TestMirrorFedAgain has a mirror that holds much be fed again and again, as by refreshers that
+// find it behind at once, and made its consumer anew.
 func TestMirrorFedAgain(t *testing.T) {
 	t.Parallel()
 	k := newKept(t, accounts)
@@ -732,8 +741,8 @@ func TestServiceForOneAuthorizer(t *testing.T) {
 	}
 }
 
-// BenchmarkNewsAcrossAccounts measures how much later a service hears of a token, and finds it, when it is in an account of
-// its own: from the publish ack in the keeper's account on.
+// BenchmarkNewsAcrossAccounts measures how much later a service hears of a token, and finds it,
+// when it is in an account of its own: from the publish ack in the keeper's account on.
 func BenchmarkNewsAcrossAccounts(b *testing.B) {
 	srv := shipped(b, accounts, adminUser)
 	connect := func(user string) (*nats.Conn, jetstream.JetStream) {

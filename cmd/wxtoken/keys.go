@@ -29,7 +29,8 @@ const (
 // remedy ends the error of a key that is gone.
 const remedy = "put it back from where it was kept; without it, start with another --data-dir: WeChat's list brings all accounts back, and only open links and refs are lost"
 
-// readKey returns what a key file says; ok is false when there is none. It refuses one that everybody on the machine can read.
+// readKey returns what a key file says; ok is false when there is none. It refuses one that
+// everybody on the machine can read.
 func readKey(file string) (text string, ok bool, err error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -51,7 +52,8 @@ func readKey(file string) (text string, ok bool, err error) {
 	return text, true, nil
 }
 
-// natsKey returns the key of the NATS server's files, made at the first start. It refuses to make one where encrypted files lie.
+// natsKey returns the key of the NATS server's files, made at the first start. It refuses to make
+// one where encrypted files lie.
 func (s *config) natsKey() (wxtoken.Secret, error) {
 	file := filepath.Join(s.DataDir, natsKeyFile)
 	key, ok, err := readKey(file)
@@ -70,7 +72,8 @@ func (s *config) natsKey() (wxtoken.Secret, error) {
 	return wxtoken.NewSecret(key), settings.WriteSecret(file, key)
 }
 
-// sealKeys returns the seal keys, made at the first start. It refuses to make one where records are sealed already.
+// sealKeys returns the seal keys, made at the first start. It refuses to make one where records are
+// sealed already.
 func (s *config) sealKeys(ctx context.Context, js jetstream.JetStream) (*seal.Keys, error) {
 	file := filepath.Join(s.DataDir, sealKeyFile)
 	_, ok, err := readKey(file)

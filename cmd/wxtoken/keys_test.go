@@ -24,7 +24,8 @@ import (
 	"wxtoken/internal/streams/streamstest"
 )
 
-// TestDataFromBefore starts wxtoken on a directory from the time before it made keys: everything is kept, and sealed and encrypted from now on.
+// TestDataFromBefore starts wxtoken on a directory from the time before it made keys: everything is
+// kept, and sealed and encrypted from now on.
 func TestDataFromBefore(t *testing.T) {
 	t.Parallel()
 	const component, refreshToken = "wx0123456789abcdef", "refreshtoken@@@SEKRET-before"

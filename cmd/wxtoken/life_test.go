@@ -29,8 +29,8 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// life is ingest and refresher as they are deployed, each under its own user, with two components of the fake platform in a
-// directory, and what a service needs.
+// life is ingest and refresher as they are deployed, each under its own user, with two components
+// of the fake platform in a directory, and what a service needs.
 type life struct {
 	*testing.T
 	nats       *server.Server
@@ -111,7 +111,8 @@ func (l *life) ask(user, subject string, q, answer any) {
 	})
 }
 
-// accepted waits until the bucket has a token for key that WeChat takes, of that generation at least.
+// accepted waits until the bucket has a token for key that WeChat takes, of that generation at
+// least.
 func (l *life) accepted(key wxtoken.Key, generation uint64) wxtoken.Token {
 	l.Helper()
 	var token wxtoken.Token
@@ -142,8 +143,8 @@ func (l *life) refOf(key wxtoken.Key, want string) {
 	})
 }
 
-// TestWholeLife plays what happens between a merchant's first scan and the day they cancel, on real processes with
-// the rights that they are deployed with.
+// TestWholeLife plays what happens between a merchant's first scan and the day they cancel, on real
+// processes with the rights that they are deployed with.
 func TestWholeLife(t *testing.T) {
 	t.Parallel()
 	l := newLife(t)
@@ -355,7 +356,8 @@ type page struct {
 	body string
 }
 
-// byLink has a merchant authorize through a link, with a browser that keeps cookies and sends the Referer.
+// byLink has a merchant authorize through a link, with a browser that keeps cookies and sends the
+// Referer.
 func (l *life) byLink(component, account string, q events.ConnectCreate) page {
 	l.Helper()
 	var link events.ConnectCreated

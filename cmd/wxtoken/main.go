@@ -28,8 +28,8 @@ func main() {
 	}, func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
 }
 
-// together runs all parts at once. When ctx ends, or one of them fails, they end in the order given,
-// each after the one before it has ended.
+// together runs all parts at once. When ctx ends, or one of them fails, they end in the order
+// given, each after the one before it has ended.
 func together(ctx context.Context, parts ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range parts {

@@ -111,7 +111,8 @@ type process struct {
 	ended chan struct{}
 }
 
-// noSecret fails the test when a process has printed a secret: all of them hold SEKRET or are the AppSecret of the simulation.
+// noSecret fails the test when a process has printed a secret: all of them hold SEKRET or are the
+// AppSecret of the simulation.
 func noSecret(t testscript.T, name, path string) {
 	for _, end := range []string{".out", ".err"} {
 		text, err := os.ReadFile(path + end)

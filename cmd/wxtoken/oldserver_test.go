@@ -64,7 +64,8 @@ func older(t *testing.T, srv *server.Server, version string) string {
 	return l.Addr().String()
 }
 
-// TestServerTooOld: with a NATS server that is too old each process names its version and the one that it needs.
+// TestServerTooOld: with a NATS server that is too old each process names its version and the one
+// that it needs.
 func TestServerTooOld(t *testing.T) {
 	t.Parallel()
 	srv := natsWith(t, func(*server.Options) {})

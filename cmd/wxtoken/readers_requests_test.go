@@ -23,8 +23,9 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// clientRequest is a request as a KV client sends it, and what becomes of it with either file: it is answered, refused at once, or (in
-// single-account.conf alone) forbidden by a permission, which some clients hear and others wait for in vain.
+// clientRequest is a request as a KV client sends it, and what becomes of it with either file: it
+// is answered, refused at once, or (in single-account.conf alone) forbidden by a permission, which
+// some clients hear and others wait for in vain.
 type clientRequest struct {
 	Client, Call, Subject string
 	Body                  json.RawMessage
@@ -117,8 +118,9 @@ func outcome(t *testing.T, k *kept, subject, body string) (outcome, answer strin
 	}
 }
 
-// TestReadersRecord: a stream on token.updated.> stays empty, since what is announced carries the headers of the batch that it was stored with. One that
-// sources the bucket, made as docs/readers.md says, has every token.
+// TestReadersRecord: a stream on token.updated.> stays empty, since what is announced carries the
+// headers of the batch that it was stored with. One that sources the bucket, made as
+// docs/readers.md says, has every token.
 func TestReadersRecord(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/readers.md")

@@ -21,14 +21,15 @@ import (
 	"wxtoken/internal/events"
 )
 
-// unhurried is how long the clients of these tests wait for an answer, and done within what they have to be done: a request that finds no answer
-// makes its test fail, and a slow machine does not.
+// unhurried is how long the clients of these tests wait for an answer, and done within what they
+// have to be done: a request that finds no answer makes its test fail, and a slow machine does not.
 const (
 	unhurried = 4 * patience
 	done      = 2 * patience
 )
 
-// TestReaders reads the bucket with clients of other languages, as the user service of nats-server.conf and told nothing else.
+// TestReaders reads the bucket with clients of other languages, as the user service of
+// nats-server.conf and told nothing else.
 func TestReaders(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -119,8 +119,8 @@ func (s *config) Validate() error {
 	return errors.Join(append(faults, err)...)
 }
 
-// meet tells the refresher where the fake platform and ingest listen: calls and pages go to the one, and links
-// lead to the other, unless the settings say something else.
+// meet tells the refresher where the fake platform and ingest listen: calls and pages go to the
+// one, and links lead to the other, unless the settings say something else.
 func (s *config) meet(platform, pushes string) {
 	s.Refresher.WechatAPIURL = "http://" + platform
 	s.Refresher.WechatPageURL = cmp.Or(s.Refresher.WechatPageURL, s.Refresher.WechatAPIURL)

@@ -12,8 +12,9 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// walls are the accounts and users that NATS has with --sim: those of deploy/nats/nats-server.conf. What a service does here it can do in
-// production, and what it is refused there it is refused here.
+// walls are the accounts and users that NATS has with --sim: those of deploy/nats/nats-server.conf.
+// What a service does here it can do in production, and what it is refused there it is refused
+// here.
 type walls map[string]string // password by user; nil without --sim: the server knows no users
 
 // newWalls invents the passwords. A client that names no user is the user service.
@@ -44,7 +45,8 @@ func (w walls) user(role string) nats.Option {
 	}
 }
 
-// fits returns an error when the data in dir is of a server with walls and this one has none, or the other way round: it would not be found.
+// fits returns an error when the data in dir is of a server with walls and this one has none, or
+// the other way round: it would not be found.
 func (w walls) fits(dir string) error {
 	account, other := "$G", "KEEPER" // as the server names the directories
 	if w != nil {

@@ -16,7 +16,8 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// TestWalls: with --sim a client without a name is the user service of nats-server.conf, who reads what the refresher stored, and is refused what production refuses.
+// TestWalls: with --sim a client without a name is the user service of nats-server.conf, who reads
+// what the refresher stored, and is refused what production refuses.
 func TestWalls(t *testing.T) {
 	t.Parallel()
 	w := newWalls()
@@ -81,7 +82,8 @@ func TestWalls(t *testing.T) {
 	}
 }
 
-// The data of a server with walls is not found by one without, and the other way round: it is said instead.
+// The data of a server with walls is not found by one without, and the other way round: it is said
+// instead.
 func TestWallsFit(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -12,8 +12,9 @@ import (
 	"wxtoken/internal/events"
 )
 
-// Prove has the stream of the tokens store a message over the one before it: the ack proves that the stream takes a
-// write, on the disk where the server syncs always. It returns the message's sequence.
+// Prove has the stream of the tokens store a message over the one before it: the ack proves that
+// the stream takes a write, on the disk where the server syncs always. It returns the message's
+// sequence.
 func Prove(ctx context.Context, js jetstream.JetStream) (uint64, error) {
 	ack, err := js.Publish(ctx, events.ProofSubject, nil, jetstream.WithRetryAttempts(0))
 	if err != nil {
@@ -53,9 +54,10 @@ const canaryPoll = 20 * time.Millisecond
 // impossible is a last sequence that no stream has.
 const impossible = math.MaxInt64
 
-// RefusedCanary publishes to AUTH on a condition that can't hold: the stream's leader looks at it, refuses it and stores nothing. It proves
-// that a publish of this user reaches a stream that judges it; not that a disk would take it, for a user that may only publish can't find that
-// out without leaving an event behind.
+// RefusedCanary publishes to AUTH on a condition that can't hold: the stream's leader looks at it,
+// refuses it and stores nothing. It proves that a publish of this user reaches a stream that judges
+// it; not that a disk would take it, for a user that may only publish can't find that out without
+// leaving an event behind.
 func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
 	_, err := js.Publish(ctx, events.CanarySubject, nil, jetstream.WithExpectLastSequence(impossible), jetstream.WithRetryAttempts(0))
 	var api *jetstream.APIError

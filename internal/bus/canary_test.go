@@ -10,7 +10,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// A canary is told what it is told about the stream, and leaves nothing that anybody else would notice.
+// A canary is told what it is told about the stream, and leaves nothing that anybody else would
+// notice.
 func TestCanaries(t *testing.T) {
 	r := newRig(t)
 	for range 3 {

@@ -20,8 +20,9 @@ import (
 
 const (
 	// ackWait is how long a message may go without a heartbeat before the server gives it to
-	// another consumer. It bounds how long the death of a refresher delays a renewal. One that is frozen
-	// or cut off still has a pull open and may be given the message again: there pullWait adds to it.
+	// another consumer. It bounds how long the death of a refresher delays a renewal. One that is
+	// frozen or cut off still has a pull open and may be given the message again: there pullWait
+	// adds to it.
 	ackWait = 4 * time.Second
 	// heartbeat is how often a handler at work says so.
 	heartbeat = time.Second
@@ -33,7 +34,8 @@ const (
 	requestWait = 3 * time.Second
 	// plainDelay is the wait after an error that is not a verb.
 	plainDelay = time.Second
-	// troubleDelay is the wait after a pull that failed, and movedDelay when the consumer only went to another server.
+	// troubleDelay is the wait after a pull that failed, and movedDelay when the consumer only went
+	// to another server.
 	troubleDelay = 2 * time.Second
 	movedDelay   = 500 * time.Millisecond
 )
@@ -89,7 +91,8 @@ func (c Consumer) Run(ctx, work context.Context, handle events.Handler) {
 	}
 }
 
-// maxFailed is how many pulls in a row may fail before the consumer is looked up, and made anew if it is gone.
+// maxFailed is how many pulls in a row may fail before the consumer is looked up, and made anew if
+// it is gone.
 const maxFailed = 20
 
 // pull takes as many messages as there are free hands, so that none waits here while another
@@ -151,7 +154,8 @@ func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	return cons, nil
 }
 
-// moved reports whether a pull failed because the server that led the consumer stopped, was lost, or leads it no longer.
+// moved reports whether a pull failed because the server that led the consumer stopped, was lost,
+// or leads it no longer.
 func moved(err error) bool {
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
 }

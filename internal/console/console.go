@@ -42,9 +42,9 @@ type console struct {
 	loads chan struct{} // one for each page that is being loaded
 }
 
-// New returns the page, which lives at "/" and "/console.css", and answers 404 to other paths. It reads
-// the buckets tokens and status; its user of NATS needs $JS.API.STREAM.INFO and $JS.API.DIRECT.GET
-// of both streams. When NATS does not answer it says so with status 503.
+// New returns the page, which lives at "/" and "/console.css", and answers 404 to other paths. It
+// reads the buckets tokens and status; its user of NATS needs $JS.API.STREAM.INFO and
+// $JS.API.DIRECT.GET of both streams. When NATS does not answer it says so with status 503.
 func New(js jetstream.JetStream, now func() time.Time) http.Handler {
 	c := &console{js: js, now: now, loads: make(chan struct{}, maxLoads)}
 	mux := http.NewServeMux()

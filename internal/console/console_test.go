@@ -176,7 +176,8 @@ subjects that are not keys: 1
 	}
 }
 
-// TestHeldBack shows what keeps tokens from being renewed, and calls nothing active whose token has expired.
+// TestHeldBack shows what keeps tokens from being renewed, and calls nothing active whose token has
+// expired.
 func TestHeldBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

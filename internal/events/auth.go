@@ -41,8 +41,9 @@ func (a Auth) Event(id, source string) (Event, error) {
 	}, nil
 }
 
-// OpenAuth opens and reads an event on AUTH. Its error wraps seal.ErrNoKey where the event was sealed for a key that is not here; any
-// other is of an event that can't be read, now or later. It never shows the payload.
+// OpenAuth opens and reads an event on AUTH. Its error wraps seal.ErrNoKey where the event was
+// sealed for a key that is not here; any other is of an event that can't be read, now or later. It
+// never shows the payload.
 func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
 	data, err := keys.Open(m.Subject, m.Header, m.Data)
 	if err != nil {
@@ -51,8 +52,8 @@ func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
 	return ParseAuth(data)
 }
 
-// AuthAbout tells what can be said of an event on AUTH without opening it: its component and kind, and the CreateTime of the push, zero
-// where the header has none.
+// AuthAbout tells what can be said of an event on AUTH without opening it: its component and kind,
+// and the CreateTime of the push, zero where the header has none.
 func AuthAbout(m Msg) (component, kind string, created time.Time) {
 	component, kind, _ = strings.Cut(strings.TrimPrefix(m.Subject, prefixAuth), ".")
 	created, _ = time.Parse(time.RFC3339, m.Header.Get(headerTime))

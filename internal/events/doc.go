@@ -1,7 +1,8 @@
 // Package events is the contract between the processes of wxtoken, as docs/contract.md has it: the
-// subjects, streams, buckets and mirrors, the payloads of events, due messages and requests, what each
-// process must be allowed, and how a handler answers. It is data and encodings alone and talks to no
-// server: [wxtoken/internal/bus] publishes and consumes, [wxtoken/internal/streams] makes the streams.
+// subjects, streams, buckets and mirrors, the payloads of events, due messages and requests, what
+// each process must be allowed, and how a handler answers. It is data and encodings alone and talks
+// to no server: [wxtoken/internal/bus] publishes and consumes, [wxtoken/internal/streams] makes the
+// streams.
 //
 // # The streams
 //

@@ -8,8 +8,8 @@ import (
 )
 
 // In an account of services, which may only read, the buckets and MESSAGES are mirrors of ours. The
-// server copies by means of a consumer that we make for it, so that such an account needs no right to
-// make one in ours. The names stand in deploy/nats/nats-server.conf as well.
+// server copies by means of a consumer that we make for it, so that such an account needs no right
+// to make one in ours. The names stand in deploy/nats/nats-server.conf as well.
 const (
 	mirrorPrefix  = "mirror."    // mirror.<account>.<stream>: where the consumer of a mirror delivers
 	keeperAPI     = "keeper.API" // what JetStream's API in our account is called in that of the services

@@ -14,10 +14,10 @@ import (
 	"wxtoken/client"
 )
 
-// Requests of operators, services and ingest. The refresher answers them as one NATS micro service; each has a
-// subject of its own, so that each can be permitted on its own. Question and answer are JSON; a
-// question that can't be answered gets an error of the micro service, whose code is an HTTP status, and in
-// the body a Refusal, which says the same.
+// Requests of operators, services and ingest. The refresher answers them as one NATS micro service;
+// each has a subject of its own, so that each can be permitted on its own. Question and answer are
+// JSON; a question that can't be answered gets an error of the micro service, whose code is an HTTP
+// status, and in the body a Refusal, which says the same.
 const (
 	ServiceName = "wxtoken"
 
@@ -29,8 +29,8 @@ const (
 	SubjectConnectOpen   = "wxtoken.connect.open"
 )
 
-// Refusal answers a question that can't be answered. The headers of the micro service say the same to those who look at them;
-// a person at the nats command, and many a client, sees the body alone.
+// Refusal answers a question that can't be answered. The headers of the micro service say the same
+// to those who look at them; a person at the nats command, and many a client, sees the body alone.
 type Refusal struct {
 	Error RequestError `json:"error"`
 }
@@ -91,8 +91,8 @@ type Reconciling struct {
 	Outcome string `json:"outcome"` // "reconciling"
 }
 
-// QuotaRequest is the request on SubjectQuota. Clearing takes one of WeChat's ten clearings a month, so the
-// component has to be named twice.
+// QuotaRequest is the request on SubjectQuota. Clearing takes one of WeChat's ten clearings a
+// month, so the component has to be named twice.
 type QuotaRequest struct {
 	Component string `json:"component"`
 	Clear     bool   `json:"clear,omitempty"`
@@ -149,12 +149,14 @@ const (
 
 	// StepSeal is no page: ingest's --check asks whether the refreshers open what it seals.
 	StepSeal = "seal"
-	// StepHeld is none either: ingest's --check asks what keeps tokens from being renewed, since it may read no status.
+	// StepHeld is none either: ingest's --check asks what keeps tokens from being renewed, since it
+	// may read no status.
 	StepHeld = "held"
 )
 
-// ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with 404, one that
-// expired or was used with 410, a browser that never opened the landing page with 403, and one too many at once with 503.
+// ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with
+// 404, one that expired or was used with 410, a browser that never opened the landing page with
+// 403, and one too many at once with 503.
 type ConnectOpen struct {
 	ID         string `json:"id"`
 	Step       string `json:"step,omitempty"`        // StepLanding by default
@@ -198,8 +200,8 @@ type ConnectOpened struct {
 	Held map[string]wxtoken.Condition `json:"held,omitempty"` // held: the condition Renewing of each component that is held back
 }
 
-// Category is a list of permission sets. It is read from an array of numbers or from WeChat's own form, the
-// numbers with "|" between them.
+// Category is a list of permission sets. It is read from an array of numbers or from WeChat's own
+// form, the numbers with "|" between them.
 type Category []int
 
 // UnmarshalJSON reads either form.

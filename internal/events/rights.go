@@ -21,7 +21,8 @@ const (
 	RoleRefresher = "refresher"
 )
 
-// SubjectUserInfo is where a NATS server tells a user who asks what that user may do. Only --check needs it.
+// SubjectUserInfo is where a NATS server tells a user who asks what that user may do. Only --check
+// needs it.
 const SubjectUserInfo = "$SYS.REQ.USER.INFO"
 
 const (
@@ -30,8 +31,8 @@ const (
 	jsAck    = "$JS.ACK."
 )
 
-// Rights returns what the user of a role must be allowed; the refresher's include those of its console, and what it needs to make mirrors
-// behind the API prefixes of services.
+// Rights returns what the user of a role must be allowed; the refresher's include those of its
+// console, and what it needs to make mirrors behind the API prefixes of services.
 func Rights(role string, services ...string) (rights []Right) {
 	add := func(verb string, subjects ...string) {
 		for _, s := range subjects {
@@ -67,7 +68,8 @@ func Rights(role string, services ...string) (rights []Right) {
 	return rights
 }
 
-// Covers reports whether every subject that wanted stands for is one that allowed stands for too. Both may hold wildcards.
+// Covers reports whether every subject that wanted stands for is one that allowed stands for too.
+// Both may hold wildcards.
 func Covers(allowed, wanted string) bool {
 	a, w := strings.Split(allowed, "."), strings.Split(wanted, ".")
 	for i, part := range a {

@@ -93,8 +93,8 @@ func ScheduleSubject(key wxtoken.Key) string { return prefixScheduled + key.Stri
 // DueSubject returns the target of the schedule of key.
 func DueSubject(key wxtoken.Key) string { return prefixDue + key.String() }
 
-// What rests below credential. beside the credentials: none of these is a key, so no reader of credentials
-// takes them for one.
+// What rests below credential. beside the credentials: none of these is a key, so no reader of
+// credentials takes them for one.
 const (
 	prefixConnect = prefixCred + "connect."
 	prefixPreAuth = prefixCred + "preauth."
@@ -113,11 +113,13 @@ const RaisedSubject = "$KV." + BucketStatus + ".raised"
 // DeadSubject returns where a message that can't be processed is copied to.
 func DeadSubject(subject string) string { return prefixDead + subject }
 
-// SealSubject is where the canary lies: a record that tells whether the seal keys are the right ones.
+// SealSubject is where the canary lies: a record that tells whether the seal keys are the right
+// ones.
 const SealSubject = prefixCred + "seal"
 
-// ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: a client that may
-// look at the stream sees its subjects, and a client that knows an id can open the link.
+// ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: a
+// client that may look at the stream sees its subjects, and a client that knows an id can open the
+// link.
 func ConnectSubject(digest string) string { return prefixConnect + token(digest) }
 
 // PreAuthSubject returns where the link to a pre-auth code's digest lies.
@@ -126,7 +128,8 @@ func PreAuthSubject(digest string) string { return prefixPreAuth + token(digest)
 // QuotaSubject returns where the count of a component's calls lies.
 func QuotaSubject(component string) string { return prefixQuota + token(component) }
 
-// QuotaComponent returns the component whose count lies on a subject; ok is false for other subjects.
+// QuotaComponent returns the component whose count lies on a subject; ok is false for other
+// subjects.
 func QuotaComponent(subject string) (component string, ok bool) {
 	return strings.CutPrefix(subject, prefixQuota)
 }

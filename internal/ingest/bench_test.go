@@ -22,7 +22,8 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// benchPushes returns requests with pushes nobody has seen before, made in advance: making them is not ours to measure.
+// benchPushes returns requests with pushes nobody has seen before, made in advance: making them is
+// not ours to measure.
 func benchPushes(b *testing.B) []*http.Request {
 	b.Helper()
 	requests := make([]*http.Request, b.N)
@@ -61,7 +62,8 @@ func benchRig(b *testing.B, changes ...func(*natsd.Config)) *rig {
 	return r
 }
 
-// BenchmarkPushToAck is one push at a time through the handler: verified, decrypted, parsed, published, acked.
+// BenchmarkPushToAck is one push at a time through the handler: verified, decrypted, parsed,
+// published, acked.
 func BenchmarkPushToAck(b *testing.B) {
 	for _, sync := range []bool{false, true} {
 		name := "sync_interval=default"
@@ -80,8 +82,8 @@ func BenchmarkPushToAck(b *testing.B) {
 	}
 }
 
-// BenchmarkPushesAgainstBarePublishes drives the handler and JetStream itself at the same concurrency
-// and reports how many pushes there are for each bare publish of the same event.
+// BenchmarkPushesAgainstBarePublishes drives the handler and JetStream itself at the same
+// concurrency and reports how many pushes there are for each bare publish of the same event.
 func BenchmarkPushesAgainstBarePublishes(b *testing.B) {
 	for _, workers := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {

@@ -71,7 +71,8 @@ func TestSetComponents(t *testing.T) {
 	check("drained", component, token, aesKey, 404)
 }
 
-// TestRemovedWhileUnderWay removes the component of a message that waits for its reply: it is encrypted all the same.
+// TestRemovedWhileUnderWay removes the component of a message that waits for its reply: it is
+// encrypted all the same.
 func TestRemovedWhileUnderWay(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)

@@ -93,7 +93,8 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if v.page == pageLanding {
-		// WeChat looks at the Referer of the browser that follows the link: it has to name this host.
+		// WeChat looks at the Referer of the browser that follows the link: it has to name this
+		// host.
 		h.Set("Referrer-Policy", "strict-origin-when-cross-origin")
 	} else {
 		h.Set("Referrer-Policy", "no-referrer")
@@ -166,8 +167,8 @@ func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Req
 	return landingPage(opened, r.UserAgent())
 }
 
-// callback takes the code that WeChat gave to the browser. It sends the browser on to the same page without a query, so
-// that the code stays neither in the address nor in a Referer.
+// callback takes the code that WeChat gave to the browser. It sends the browser on to the same page
+// without a query, so that the code stays neither in the address nor in a Referer.
 func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAnswer {
 	code, ok := authCode(r.URL.RawQuery)
 	if !ok {
@@ -246,7 +247,8 @@ func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnsw
 	}
 }
 
-// unfinished answers while it is not known how an authorization ends. No page loads itself again for ever.
+// unfinished answers while it is not known how an authorization ends. No page loads itself again
+// for ever.
 func (i *Ingest) unfinished(v *visit, opened events.ConnectOpened) pageAnswer {
 	waited := i.now().Sub(opened.CodeAt)
 	switch {
@@ -306,7 +308,8 @@ func (i *Ingest) askRefresher(ctx context.Context, question events.ConnectOpen) 
 	return opened, "", nil
 }
 
-// session returns what the landing page gave to the browser; empty when it brings nothing that could be it.
+// session returns what the landing page gave to the browser; empty when it brings nothing that
+// could be it.
 func session(r *http.Request) string {
 	cookie, err := r.Cookie(sessionCookie)
 	if err != nil || !isVisible(cookie.Value, maxSession) {
@@ -330,8 +333,8 @@ func isVisible(s string, limit int) bool {
 	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// isWebURL reports whether s is an address that a browser may be sent to. The refresher has looked at it; a
-// second look costs nothing, and an open redirect would.
+// isWebURL reports whether s is an address that a browser may be sent to. The refresher has looked
+// at it; a second look costs nothing, and an open redirect would.
 func isWebURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && !strings.Contains(s, `\`)

@@ -226,7 +226,8 @@ func TestConnect(t *testing.T) {
 	checkLog(t, r)
 }
 
-// TestCallbackRepeats looks that a code that is being exchanged becomes one event, however often the browser brings it.
+// TestCallbackRepeats looks that a code that is being exchanged becomes one event, however often
+// the browser brings it.
 func TestCallbackRepeats(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
@@ -313,7 +314,8 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestResultWaits shows a page that loads itself again while the code is being exchanged, more slowly with time and not for ever.
+// TestResultWaits shows a page that loads itself again while the code is being exchanged, more
+// slowly with time and not for ever.
 func TestResultWaits(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -358,7 +360,8 @@ func TestResultWaits(t *testing.T) {
 	}
 }
 
-// TestConnectRefused sends what WeChat sends no browser with (A01 to A07 and more), and looks that no code is stored.
+// TestConnectRefused sends what WeChat sends no browser with (A01 to A07 and more), and looks that
+// no code is stored.
 func TestConnectRefused(t *testing.T) {
 	t.Parallel()
 	fine := codeQuery(linkCode)
@@ -562,8 +565,8 @@ func TestConnectWithoutAnswers(t *testing.T) {
 	})
 }
 
-// TestConnectFlood guesses ids faster than one address may: the refresher is not asked about all of them, and the next
-// who comes opens a link as soon as the flood ebbs.
+// TestConnectFlood guesses ids faster than one address may: the refresher is not asked about all of
+// them, and the next who comes opens a link as soon as the flood ebbs.
 func TestConnectFlood(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)

@@ -96,7 +96,8 @@ func unreadable(auth events.Auth, path string, text []byte) (events.Event, error
 	return e, nil
 }
 
-// withoutSecrets returns the document of a push without its secrets, for every reader of the stream, or nil.
+// withoutSecrets returns the document of a push without its secrets, for every reader of the
+// stream, or nil.
 func withoutSecrets(text []byte, push wechat.Push) []byte {
 	notice := wechat.Redact(text)
 	for _, secret := range []string{push.Ticket, push.Code, push.PreAuthCode} {
@@ -107,7 +108,8 @@ func withoutSecrets(text []byte, push wechat.Push) []byte {
 	return notice
 }
 
-// fromMessage reads a document of the message and event URL, in plain mode one without a signature. The error is a *wechat.Refusal.
+// fromMessage reads a document of the message and event URL, in plain mode one without a signature.
+// The error is a *wechat.Refusal.
 func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain bool) (pushed, error) {
 	m, err := wechat.ParseMessage(text)
 	if err != nil {
@@ -118,7 +120,8 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonField, Detail: "MsgType is missing, and there may be a secret: no message"}
 	}
 	if m.MsgType == "" && m.ToUserName == "" && !plain {
-		// WeChat's console has two fields for URLs, and what belongs into the one gets into the other.
+		// WeChat's console has two fields for URLs, and what belongs into the one gets into the
+		// other.
 		if push, err := wechat.ParsePush(text); err == nil && push.AppID == component && push.InfoType != "" {
 			return i.fromPush(path, component, text)
 		}

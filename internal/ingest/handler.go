@@ -47,7 +47,8 @@ type answer struct {
 	detail string // of a refusal: what was wrong and where, without a word of the request
 }
 
-// refuse returns the answer to a request that is at fault. The body says no more than the status does.
+// refuse returns the answer to a request that is at fault. The body says no more than the status
+// does.
 func refuse(status int, reason wechat.Reason) answer {
 	body := strings.ToLower(http.StatusText(status))
 	if status == http.StatusServiceUnavailable {
@@ -109,8 +110,8 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 
 func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	if len(r.TransferEncoding) > 0 {
-		// Beside its chunks the request may have had a Content-Length, which net/http drops. A proxy that went by it
-		// would see a second request in what follows: nothing may follow.
+		// Beside its chunks the request may have had a Content-Length, which net/http drops. A
+		// proxy that went by it would see a second request in what follows: nothing may follow.
 		w.Header().Set("Connection", "close")
 	}
 	if isConnect(r.URL.Path) {
@@ -123,7 +124,8 @@ func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 // push answers a push, and everything else that is no page.
 func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	// WeChat may hang up while its push is being stored. The store goes on: the repeat then finds it.
+	// WeChat may hang up while its push is being stored. The store goes on: the repeat then finds
+	// it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
 	defer cancel()
 	to, found := i.find(r)
@@ -214,7 +216,8 @@ func echo(to target, q wechat.Query, err error) answer {
 	return a
 }
 
-// readBody reads the body in readTime. The error is an *http.MaxBytesError when there is too much of it.
+// readBody reads the body in readTime. The error is an *http.MaxBytesError when there is too much
+// of it.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	conn := http.NewResponseController(w)
 	// Where a connection has no deadline of its own the server's holds.
@@ -283,7 +286,8 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 		skew := i.now().Sub(p.created)
 		i.metrics.skew.WithLabelValues(a.kind).Observe(skew.Seconds())
 		if skew > maxAge {
-			// Not refused: if it is our clock that is wrong, a refusal would make WeChat stop sending.
+			// Not refused: if it is our clock that is wrong, a refusal would make WeChat stop
+			// sending.
 			a.result, a.reason = resultStale, reasonStale
 			return a
 		}

@@ -67,7 +67,8 @@ type Ingest struct {
 	releaseCheck  bool
 	plainMessages bool
 
-	// One for each that is under way. Together they leave connections for the pushes that can't wait.
+	// One for each that is under way. Together they leave connections for the pushes that can't
+	// wait.
 	parsing chan struct{} // pushes that are being parsed
 	asking  chan struct{} // messages about which the services are being asked
 	pages   chan struct{} // pages of authorization links that are being made
@@ -116,9 +117,9 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 	return i, nil
 }
 
-// SetComponents replaces all components at once, while pushes come in: those under way end with what they began
-// with. With none, no push is taken any more. On an error, which names every fault and shows no secret, the
-// components stay as they are.
+// SetComponents replaces all components at once, while pushes come in: those under way end with
+// what they began with. With none, no push is taken any more. On an error, which names every fault
+// and shows no secret, the components stay as they are.
 func (i *Ingest) SetComponents(components []settings.Component) error {
 	crypters := make(map[string]*wechat.Crypter, len(components))
 	var faults []error

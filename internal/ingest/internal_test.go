@@ -38,7 +38,8 @@ func newTestIngest(t testing.TB) *Ingest {
 	return i
 }
 
-// TestBusy looks that no more than maxParsing pushes are parsed at once, and that all of them give their place back.
+// TestBusy looks that no more than maxParsing pushes are parsed at once, and that all of them give
+// their place back.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	i := newTestIngest(t)

@@ -13,8 +13,9 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// How many refused pushes one address may send, and how many refused visits to links make. A good push is never held back;
-// whether a visit is a good one only the refresher knows, so who has spent his visits has to wait.
+// How many refused pushes one address may send, and how many refused visits to links make. A good
+// push is never held back; whether a visit is a good one only the refresher knows, so who has spent
+// his visits has to wait.
 const (
 	failuresPerSecond = 50
 	failuresBurst     = 100
@@ -51,7 +52,8 @@ func (f *failures) limiter(remote string) *rate.Limiter {
 	limiter := f.remotes[from]
 	if limiter == nil {
 		if len(f.remotes) == maxRemotes {
-			// A client with so many addresses gets past a limit per address anyway; the bound is for memory.
+			// A client with so many addresses gets past a limit per address anyway; the bound is
+			// for memory.
 			clear(f.remotes)
 		}
 		limiter = rate.NewLimiter(failuresPerSecond, failuresBurst)

@@ -19,7 +19,8 @@ const (
 	kindOther        = "other" // an InfoType that is not in the list, or a push that could not be read
 )
 
-// kinds are the values of the label kind. The list is fixed: a label made of foreign text could grow without end.
+// kinds are the values of the label kind. The list is fixed: a label made of foreign text could
+// grow without end.
 var kinds = []string{
 	wechat.InfoTicket, wechat.InfoAuthorized, wechat.InfoUpdateAuthorized, wechat.InfoUnauthorized, wechat.InfoFastRegister,
 	"notify_third_fastregisterbetaapp", "notify_third_fastverifybetaapp", "notify_3rd_wxa_auth", "notify_3rd_wxa_wxverify",
@@ -63,7 +64,8 @@ const (
 	reasonUnlisted wechat.Reason = "unlisted" // stands for a reason that is in no list
 )
 
-// Reasons for answering a message with success though a service listens. The line in the log has them.
+// Reasons for answering a message with success though a service listens. The line in the log has
+// them.
 const (
 	reasonReplyBusy     wechat.Reason = "reply_busy"      // maxAsking messages wait for services
 	reasonReplyLate     wechat.Reason = "reply_late"      // no answer within answerTime

@@ -32,7 +32,8 @@ const (
 	onMessage = "wechat.message." + component + "." + authorizer
 )
 
-// TestCases delivers what keepers in the field stumbled over. All of it is WeChat's: it is stored as it came, and answered with success.
+// TestCases delivers what keepers in the field stumbled over. All of it is WeChat's: it is stored
+// as it came, and answered with success.
 func TestCases(t *testing.T) {
 	t.Parallel()
 	onServer := newRig(t, natsdtest.Start(t))
@@ -94,7 +95,8 @@ func TestCases(t *testing.T) {
 	}
 }
 
-// delivered sends a push, which has to be taken, and returns what it became on AUTH and on MESSAGES.
+// delivered sends a push, which has to be taken, and returns what it became on AUTH and on
+// MESSAGES.
 func (r *rig) delivered(t *testing.T, c *call) (auth, messages []*storedEvent) {
 	t.Helper()
 	before, beforeMessages := len(r.messages(t, events.StreamAuth)), len(r.messages(t, events.StreamMessages))
@@ -186,7 +188,8 @@ func TestOddEnvelopes(t *testing.T) {
 	}
 }
 
-// TestOddPushes delivers what can't be read in full: nothing of it is lost, and nothing that may be secret is shown.
+// TestOddPushes delivers what can't be read in full: nothing of it is lost, and nothing that may be
+// secret is shown.
 func TestOddPushes(t *testing.T) {
 	t.Parallel()
 	const a, c = "<AuthorizerAppid>" + authorizer + "</AuthorizerAppid>", "<AuthorizationCode>" + code + "</AuthorizationCode>"

@@ -18,8 +18,8 @@ const (
 	connectPoll  = 20 * time.Millisecond   // between two looks at a connection that is away
 )
 
-// publish stores all events and returns when NATS has acked each. duplicate is true when all of them lay
-// there already.
+// publish stores all events and returns when NATS has acked each. duplicate is true when all of
+// them lay there already.
 func (i *Ingest) publish(ctx context.Context, all []events.Event) (duplicate bool, err error) {
 	duplicate = true
 	for _, e := range all {
@@ -56,8 +56,8 @@ func (i *Ingest) publishOne(ctx context.Context, e events.Event) (duplicate bool
 func (i *Ingest) try(ctx context.Context, e events.Event) (duplicate bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTime)
 	defer cancel()
-	// Without a connection the client would keep the event and send it some time later, though WeChat was
-	// told that it is not stored.
+	// Without a connection the client would keep the event and send it some time later, though
+	// WeChat was told that it is not stored.
 	for !i.js.Conn().IsConnected() {
 		select {
 		case <-ctx.Done():

@@ -70,8 +70,8 @@ func encryptOf(body string) string {
 	return encrypt
 }
 
-// TestRefused sends what is not a push, and looks that nothing is published, that there is one clean log
-// line, and that the answer tells no more than it should.
+// TestRefused sends what is not a push, and looks that nothing is published, that there is one
+// clean log line, and that the answer tells no more than it should.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	good := ticketEvent()
@@ -416,8 +416,9 @@ func TestTaken(t *testing.T) {
 		return c
 	}
 	resplit := edited(func(c *call) {
-		// The signature runs its values together, so their border can be moved: here between timestamp and nonce.
-		// Sorted they are timestamp, nonce, token, and either may begin anywhere that keeps this order.
+		// The signature runs its values together, so their border can be moved: here between
+		// timestamp and nonce. Sorted they are timestamp, nonce, token, and either may begin
+		// anywhere that keeps this order.
 		joined := c.query.Get("timestamp") + c.query.Get("nonce")
 		c.query.Set("timestamp", joined[:10])
 		c.query.Set("nonce", joined[10:])

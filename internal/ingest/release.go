@@ -8,8 +8,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// WeChat's full-network-release check ("releases_instructions") lends the component one official account and one
-// mini program out of ten, and looks how it answers on the message and event URL:
+// WeChat's full-network-release check ("releases_instructions") lends the component one official
+// account and one mini program out of ten, and looks how it answers on the message and event URL:
 //
 //	TESTCOMPONENT_MSG_TYPE_TEXT    a text with this and _callback, at once
 //	any event                      a text with the name of the event and from_callback, at once
@@ -19,7 +19,8 @@ const (
 	releaseCodePrefix = "QUERY_AUTH_CODE:"
 )
 
-// releaseAccounts are the accounts that are lent: gh_ id and appid, five official accounts and five mini programs.
+// releaseAccounts are the accounts that are lent: gh_ id and appid, five official accounts and five
+// mini programs.
 var releaseAccounts = map[string]string{
 	"gh_3c884a361561": "wx570bc396a51b8ff8", "gh_8dad206e9538": "wxd101a85aa106f53e",
 	"gh_c0f28a78b318": "wx9252c5e0bb1836fc", "gh_905ae9d01059": "wxc39235c15087f6f3",
@@ -65,9 +66,9 @@ func (i *Ingest) releaseReply(m message.Message) []byte {
 	return m.Reply(i.now()).Text(content)
 }
 
-// withoutCode returns the document of a message without its authorization code, which is a credential: with the
-// check switched off the message is one like any other, and every reader of MESSAGES may read those. Of a document that spells the
-// code in an odd way nothing is left.
+// withoutCode returns the document of a message without its authorization code, which is a
+// credential: with the check switched off the message is one like any other, and every reader of
+// MESSAGES may read those. Of a document that spells the code in an odd way nothing is left.
 func withoutCode(text []byte, code string) []byte {
 	blanked := bytes.ReplaceAll(text, []byte(releaseCodePrefix+code), []byte(releaseCodePrefix))
 	m, err := wechat.ParseMessage(blanked)

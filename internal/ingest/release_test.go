@@ -14,7 +14,8 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// lent are the accounts of the release check, gh_ id and appid, as WeChat lists them ("releases_instructions").
+// lent are the accounts of the release check, gh_ id and appid, as WeChat lists them
+// ("releases_instructions").
 var lent = [][2]string{
 	{"gh_3c884a361561", "wx570bc396a51b8ff8"}, {"gh_8dad206e9538", "wxd101a85aa106f53e"},
 	{"gh_c0f28a78b318", "wx9252c5e0bb1836fc"}, {"gh_905ae9d01059", "wxc39235c15087f6f3"},

@@ -25,7 +25,8 @@ type reply struct {
 	way      wayBack
 }
 
-// wayBack is what an answer is encrypted with: what the push was made with. The zero wayBack is that of plain mode.
+// wayBack is what an answer is encrypted with: what the push was made with. The zero wayBack is
+// that of plain mode.
 type wayBack struct {
 	crypter *wechat.Crypter
 	opened  wechat.Opened
@@ -33,8 +34,9 @@ type wayBack struct {
 	json    bool // the envelope is JSON
 }
 
-// reply puts the passive reply to a stored push into a. Where there is none a stays as it is: "success" is better
-// than an answer that makes WeChat tell the user that the service is out of order.
+// reply puts the passive reply to a stored push into a. Where there is none a stays as it is:
+// "success" is better than an answer that makes WeChat tell the user that the service is out of
+// order.
 func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 	if p.reply.silent {
 		a.body = ""
@@ -61,7 +63,8 @@ func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 	}
 }
 
-// ask asks the services for the reply to a message. It returns nil when there is none, and has counted why.
+// ask asks the services for the reply to a message. It returns nil when there is none, and has
+// counted why.
 func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 	select {
 	case i.asking <- struct{}{}:
@@ -108,7 +111,8 @@ func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 	}
 }
 
-// isReply reports whether WeChat could read said: a document in which nothing is odd, and nothing around it.
+// isReply reports whether WeChat could read said: a document in which nothing is odd, and nothing
+// around it.
 func isReply(said []byte) bool {
 	d, err := document.Read(said, nil)
 	return err == nil && d != nil && d.Whole && !d.Outside && !d.Is(document.Markup) && !d.Is(document.Characters) && !d.Is(document.Beside) &&

@@ -342,7 +342,8 @@ func TestRepeatIsAskedAgain(t *testing.T) {
 	}
 }
 
-// TestNotStoredIsNotAsked looks that a message that can't be stored is answered 503, whatever a service would say.
+// TestNotStoredIsNotAsked looks that a message that can't be stored is answered 503, whatever a
+// service would say.
 func TestNotStoredIsNotAsked(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
@@ -367,8 +368,8 @@ func TestNotStoredIsNotAsked(t *testing.T) {
 	}
 }
 
-// TestSlowServices has more messages waiting for a service than may: the others are answered at once, and so
-// is a ticket.
+// TestSlowServices has more messages waiting for a service than may: the others are answered at
+// once, and so is a ticket.
 func TestSlowServices(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)

@@ -20,9 +20,9 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// TestAgainstPlatform takes what the fake platform sends, which encrypts with code of its own, in every form that it
-// knows, with repeats. Each push that was answered with success has to be stored, once, and no secret where it
-// does not belong.
+// TestAgainstPlatform takes what the fake platform sends, which encrypts with code of its own, in
+// every form that it knows, with repeats. Each push that was answered with success has to be
+// stored, once, and no secret where it does not belong.
 func TestAgainstPlatform(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
@@ -131,8 +131,9 @@ func TestAgainstPlatform(t *testing.T) {
 	}
 }
 
-// TestOddPlatform has all pushes of the fake platform odd, one way after the other, in WeChat's order of fields and in any other: every one is
-// answered with success, and what the refresher needs is read from each.
+// TestOddPlatform has all pushes of the fake platform odd, one way after the other, in WeChat's
+// order of fields and in any other: every one is answered with success, and what the refresher
+// needs is read from each.
 func TestOddPlatform(t *testing.T) {
 	t.Parallel()
 	for name, vary := range map[string]bool{"as printed": false, "in any order": true} {

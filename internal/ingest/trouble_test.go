@@ -66,15 +66,16 @@ func (c *gatedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// TestNATSTrouble goes through everything that NATS can do to a push, in virtual time: every answer has to
-// come in time, and nothing may stay behind.
+// TestNATSTrouble goes through everything that NATS can do to a push, in virtual time: every answer
+// has to come in time, and nothing may stay behind.
 func TestNATSTrouble(t *testing.T) {
 	natsdtest.Bubble(t, func(t *testing.T) {
 		srv := natsdtest.Start(t, natsdtest.InBubble)
 		way := newGate(srv)
 		r := newRig(t, srv, nats.InProcessServer(way))
 		number := 0
-		// check sends pushes nobody has seen before, all at once, and wants one answer for all of them, in time.
+		// check sends pushes nobody has seen before, all at once, and wants one answer for all of
+		// them, in time.
 		check := func(phase string, pushes int, status int, body string) {
 			t.Helper()
 			var all sync.WaitGroup

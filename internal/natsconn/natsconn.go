@@ -1,5 +1,5 @@
-// Package natsconn connects a process to NATS by its settings, keeps the connection, and tells what is
-// wrong with it.
+// Package natsconn connects a process to NATS by its settings, keeps the connection, and tells what
+// is wrong with it.
 package natsconn
 
 import (
@@ -44,7 +44,8 @@ type Settings struct {
 	NatsCA    string `name:"nats-ca" group:"NATS" placeholder:"file" help:"Certificates of the CA that signed those of the NATS servers, PEM. Without it the system's."`
 }
 
-// Validate returns all that is wrong with the settings, joined. It never shows the userinfo of a URL.
+// Validate returns all that is wrong with the settings, joined. It never shows the userinfo of a
+// URL.
 func (s Settings) Validate() error {
 	var faults []error
 	for server := range strings.SplitSeq(s.NatsURL, ",") {
@@ -180,8 +181,9 @@ func (s Settings) Connect(role string, log zerolog.Logger, opts ...nats.Option) 
 	return nc, nil
 }
 
-// Watch makes the connection of role, and what it hears, count for readiness, and shows it as wxtoken_nats_connected. Subscriptions that
-// NATS took away are made anew when it allows them again.
+// Watch makes the connection of role, and what it hears, count for readiness, and shows it as
+// wxtoken_nats_connected. Subscriptions that NATS took away are made anew when it allows them
+// again.
 func Watch(nc *nats.Conn, role string, h *serve.Health, m *serve.Metrics, log zerolog.Logger) {
 	subscriptions := watchSubscriptions(nc, log)
 	name := "nats"

@@ -154,8 +154,8 @@ func TestListenAddr(t *testing.T) {
 	}
 }
 
-// TestHalfOpen closes the way to the server without a word: the connection is given up within 10 s, and stands again as soon as
-// the way is open.
+// TestHalfOpen closes the way to the server without a word: the connection is given up within 10 s,
+// and stands again as soon as the way is open.
 func TestHalfOpen(t *testing.T) {
 	t.Parallel()
 	server := natsdtest.StartTCP(t)

@@ -24,10 +24,12 @@ const (
 
 // subscriptions heals a connection whose subscriptions NATS took away.
 //
-// When a user loses a right in a reload of NATS's settings, the server removes the subscriptions that it does not allow any more, and says
-// so once. The client library goes on believing in them, and when the right is back nothing arrives on them all the same: an inbox hears no
-// answer, a service no request. Only a new connection, on which everything is subscribed again, helps. It would disturb what still works
-// while the right is away, so it is made when a subscription of the same kind was tried and not refused.
+// When a user loses a right in a reload of NATS's settings, the server removes the subscriptions
+// that it does not allow any more, and says so once. The client library goes on believing in them,
+// and when the right is back nothing arrives on them all the same: an inbox hears no answer, a
+// service no request. Only a new connection, on which everything is subscribed again, helps. It
+// would disturb what still works while the right is away, so it is made when a subscription of the
+// same kind was tried and not refused.
 type subscriptions struct {
 	nc  *nats.Conn
 	log zerolog.Logger
@@ -58,7 +60,8 @@ func watchSubscriptions(nc *nats.Conn, log zerolog.Logger) *subscriptions {
 	return s
 }
 
-// note remembers the subscription that err refuses, if it is about one, and reports whether it is what a look brought about.
+// note remembers the subscription that err refuses, if it is about one, and reports whether it is
+// what a look brought about.
 func (s *subscriptions) note(err error) (told bool) {
 	found := refusedSubject.FindStringSubmatch(fmt.Sprint(err))
 	if found == nil || !errors.Is(err, nats.ErrPermissionViolation) {
@@ -91,7 +94,8 @@ func (s *subscriptions) forget() {
 	clear(s.refused)
 }
 
-// probe subscribes once more to what was refused. NATS takes it or complains of it before it answers the flush.
+// probe subscribes once more to what was refused. NATS takes it or complains of it before it
+// answers the flush.
 func (s *subscriptions) probe() {
 	s.mu.Lock()
 	subjects := slices.Collect(maps.Keys(s.refused))
@@ -114,7 +118,8 @@ func (s *subscriptions) probe() {
 	time.AfterFunc(probeSettle, func() { s.judge(began, answered) })
 }
 
-// judge has the connection made anew if NATS took one of the subscriptions that a look tried at began.
+// judge has the connection made anew if NATS took one of the subscriptions that a look tried at
+// began.
 func (s *subscriptions) judge(began time.Time, answered bool) {
 	s.mu.Lock()
 	s.quiet = false

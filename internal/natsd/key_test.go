@@ -35,8 +35,9 @@ func inFiles(t *testing.T, dir, text string) (found bool) {
 	return found
 }
 
-// TestKey takes a directory from the time before there was a key through its life: with a key everything is kept and nothing can be
-// read from the files any more; with another key, or without, the server refuses to start, and loses nothing.
+// TestKey takes a directory from the time before there was a key through its life: with a key
+// everything is kept and nothing can be read from the files any more; with another key, or without,
+// the server refuses to start, and loses nothing.
 func TestKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -123,7 +124,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestBlockWithoutKey starts on what a server leaves that is killed, or loses its power, between making a block and its key.
+// TestBlockWithoutKey starts on what a server leaves that is killed, or loses its power, between
+// making a block and its key.
 func TestBlockWithoutKey(t *testing.T) {
 	t.Parallel()
 	cfg := natsd.Config{StoreDir: filepath.Join(t.TempDir(), "no [pattern]"), Key: wxtoken.NewSecret("key")}

@@ -1,4 +1,5 @@
-// Package natsd runs a NATS server with JetStream inside this process: for cmd/wxtoken and for tests.
+// Package natsd runs a NATS server with JetStream inside this process: for cmd/wxtoken and for
+// tests.
 //
 // The server keeps its streams below one directory and holds a lock on it for as long as it runs,
 // because two servers on one directory start without a word and then write over each other.
@@ -105,7 +106,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 }
 
-// streamFiles returns the files of all streams below dir whose path in the stream's own directory is like pattern.
+// streamFiles returns the files of all streams below dir whose path in the stream's own directory
+// is like pattern.
 func streamFiles(dir, pattern string) ([]string, error) {
 	dir = filepath.Join(dir, server.JetStreamStoreDir)
 	files, err := fs.Glob(os.DirFS(dir), "*/streams/*/"+pattern) // dir itself is no pattern
@@ -121,8 +123,9 @@ func Encrypted(dir string) (bool, error) {
 	return len(keys) > 0, err
 }
 
-// dropKeyless removes the empty blocks of encrypted streams below dir that have no key. A server that dies while it begins a block leaves
-// one, since it makes the block before its key. It can't read such a block when it starts again (2.15.2), and removes the whole stream.
+// dropKeyless removes the empty blocks of encrypted streams below dir that have no key. A server
+// that dies while it begins a block leaves one, since it makes the block before its key. It can't
+// read such a block when it starts again (2.15.2), and removes the whole stream.
 func dropKeyless(dir string) error {
 	blocks, err := streamFiles(dir, "msgs/*.blk")
 	if err != nil {
@@ -149,8 +152,8 @@ func dropKeyless(dir string) error {
 // whoever makes the streams that are missing would write over it.
 var ErrUnreadable = errors.New("unreadable stream")
 
-// complete returns an error that wraps ErrUnreadable unless the server has every stream whose file lay in dir before it started: what it
-// can't read it may remove.
+// complete returns an error that wraps ErrUnreadable unless the server has every stream whose file
+// lay in dir before it started: what it can't read it may remove.
 func (s *Server) complete(dir string, lying []string) error {
 	if len(lying) == 0 {
 		return nil
@@ -212,8 +215,8 @@ func options(cfg Config) (*server.Options, error) {
 	return opts, nil
 }
 
-// A lock outlives its owner for a moment where a process is being started at that time: the child has the descriptor
-// until it runs its own program.
+// A lock outlives its owner for a moment where a process is being started at that time: the child
+// has the descriptor until it runs its own program.
 const (
 	lockWait = 500 * time.Millisecond
 	lockPoll = 20 * time.Millisecond
@@ -245,7 +248,8 @@ func lockDir(dir string) (*os.File, error) {
 // InProcessConn makes a Server a nats.InProcessConnProvider.
 func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
 
-// ClientURL returns the URL that clients elsewhere connect to, or "" when the server does not listen.
+// ClientURL returns the URL that clients elsewhere connect to, or "" when the server does not
+// listen.
 func (s *Server) ClientURL() string {
 	if s.nats.Addr() == nil {
 		return ""

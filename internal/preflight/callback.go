@@ -13,7 +13,8 @@ import (
 // certificateSoon is when the end of a certificate is worth a warning.
 const certificateSoon = 14 * 24 * time.Hour
 
-// callback looks at the push URL of each component from outside, as far as this machine is outside: ingest answers a GET there with 405.
+// callback looks at the push URL of each component from outside, as far as this machine is outside:
+// ingest answers a GET there with 405.
 func (c *Checker) callback(ctx context.Context) (lines []Line) {
 	if c.WechatURL == "" { // ingest does not know its address
 		return nil
@@ -76,7 +77,8 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 	return line
 }
 
-// ours reports whether an answer looks like one of ingest to a request that is no push: its status in words, with the header that it sets always.
+// ours reports whether an answer looks like one of ingest to a request that is no push: its status
+// in words, with the header that it sets always.
 func ours(a answer) bool {
 	return string(a.body) == strings.ToLower(http.StatusText(a.status)) && a.header.Get("X-Content-Type-Options") == "nosniff"
 }

@@ -12,7 +12,8 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// TestCipher looks at stores as nats-server makes them, with a key and with an empty one, which it takes for none.
+// TestCipher looks at stores as nats-server makes them, with a key and with an empty one, which it
+// takes for none.
 func TestCipher(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string]Mark{"secret-of-the-disk": OK, "": Warn} {

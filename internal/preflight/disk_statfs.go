@@ -4,7 +4,8 @@ package preflight
 
 import "golang.org/x/sys/unix"
 
-// diskSize returns how many bytes the file system under dir holds; found is false where that can't be said.
+// diskSize returns how many bytes the file system under dir holds; found is false where that can't
+// be said.
 func diskSize(dir string) (size uint64, found bool) {
 	var s unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &s) != nil {

@@ -15,9 +15,10 @@ import (
 // reportLasts is how long a report is shown again instead of being made anew.
 const reportLasts = 5 * time.Second
 
-// Handler answers GET /check with the report: as text, or as JSON where the request accepts that; in the language of
-// Accept-Language, or that of the target. However many requests come, the checks are made by one at a time and every
-// few seconds; WeChat is asked less often still. Other paths are for next, which may be nil.
+// Handler answers GET /check with the report: as text, or as JSON where the request accepts that;
+// in the language of Accept-Language, or that of the target. However many requests come, the checks
+// are made by one at a time and every few seconds; WeChat is asked less often still. Other paths
+// are for next, which may be nil.
 func (c *Checker) Handler(next http.Handler) http.Handler {
 	var mu sync.Mutex
 	var last Report

@@ -99,7 +99,8 @@ func (p Probe) line(ctx context.Context) Line {
 
 func refusedUser(err error) bool { return errors.Is(err, nats.ErrAuthorization) }
 
-// because returns the words of an error for the end of a sentence. A *url.Error is made without its URL.
+// because returns the words of an error for the end of a sentence. A *url.Error is made without its
+// URL.
 func because(err error) lang.Text {
 	if err == nil {
 		return lang.Text{}
@@ -281,7 +282,8 @@ func (c *Checker) server(ctx context.Context) []Line {
 	return []Line{sync, storeLine(s), cipherLine(s, cipher)}
 }
 
-// cipherLine looks whether what lies on the disk is encrypted, where it can be seen: each stream that is has a key of its own.
+// cipherLine looks whether what lies on the disk is encrypted, where it can be seen: each stream
+// that is has a key of its own.
 func cipherLine(s *Server, unseen Line) Line {
 	var open []string
 	streams, _ := filepath.Glob(filepath.Join(strings.TrimSuffix(s.StoreDir, "jetstream"), "jetstream", "*", "streams", "*", "meta.inf"))

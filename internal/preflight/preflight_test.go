@@ -13,7 +13,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// However often somebody looks, WeChat is asked once in a while: less often when all is well, and at once when the secret is another one.
+// However often somebody looks, WeChat is asked once in a while: less often when all is well, and
+// at once when the secret is another one.
 func TestCallsAreRemembered(t *testing.T) {
 	t.Parallel()
 	k := calls{known: map[string]called{}}

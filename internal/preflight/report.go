@@ -11,8 +11,8 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// Mark is the outcome of one check. It is the same in all languages, as the names of the checks are:
-// scripts look for them, and the runbook names them.
+// Mark is the outcome of one check. It is the same in all languages, as the names of the checks
+// are: scripts look for them, and the runbook names them.
 type Mark string
 
 // The marks.
@@ -101,8 +101,8 @@ func (r Report) Print(w io.Writer, l lang.Language) error {
 	return errors.Join(r.WriteText(w, l), r.Err(l))
 }
 
-// Print makes all checks of a target and writes the report, with more lines at its end. It returns an error when a
-// check failed.
+// Print makes all checks of a target and writes the report, with more lines at its end. It returns
+// an error when a check failed.
 func Print(ctx context.Context, t Target, w io.Writer, more ...Line) error {
 	c, err := New(t)
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// wrongUser looks whether the user may hear answers at all, nil if so. Without that each further look would end in a timeout that says nothing.
+// wrongUser looks whether the user may hear answers at all, nil if so. Without that each further
+// look would end in a timeout that says nothing.
 func (c *Checker) wrongUser() []Line {
 	if c.Role == "" {
 		return nil

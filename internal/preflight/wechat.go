@@ -15,13 +15,15 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// How far a clock may be off. A token is renewed when a third of its life is left, 40 minutes: an error of that size costs all of it.
+// How far a clock may be off. A token is renewed when a third of its life is left, 40 minutes: an
+// error of that size costs all of it.
 const (
 	clockOff = 30 * time.Second
 	clockBad = 5 * time.Minute
 )
 
-// clock judges a difference between our clock and another one. effect says what goes by that other clock.
+// clock judges a difference between our clock and another one. effect says what goes by that other
+// clock.
 func clock(name string, off time.Duration, effect lang.Text) Line {
 	saw := lang.T("%s ahead", "快 %s", off.Round(time.Millisecond))
 	if off < 0 {
@@ -78,7 +80,8 @@ func (c *Checker) get(ctx context.Context, target string) (a answer, err error) 
 	return a, err
 }
 
-// wechat looks whether WeChat can be reached and what it thinks of each component's secret and of our address.
+// wechat looks whether WeChat can be reached and what it thinks of each component's secret and of
+// our address.
 func (c *Checker) wechat(ctx context.Context) []Line {
 	const name = "wechat"
 	if c.WechatURL == "" {
@@ -129,8 +132,9 @@ const callWithin = 5 * time.Second
 // tries is how often a call is made that WeChat was too busy for.
 const tries = 3
 
-// secret has WeChat look at the secret and at the address from which we come. The call for it is api_start_push_ticket: it takes appid and
-// secret, needs no token, makes none, and what it switches on has to be on.
+// secret has WeChat look at the secret and at the address from which we come. The call for it is
+// api_start_push_ticket: it takes appid and secret, needs no token, makes none, and what it
+// switches on has to be on.
 func (c *Checker) secret(ctx context.Context, client *wechat.Client, component settings.Component) []Line {
 	name, address := "secret "+component.AppID, "whitelist "+component.AppID
 	on, ago, err := c.calls.once(component, c.Now(), func() (on bool, err error) {
@@ -179,8 +183,8 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component s
 			"微信接受 AppSecret 之后才能确定"))}
 }
 
-// How long WeChat's word about a component counts. It wants the call a few times an hour at most; whoever mends something
-// wants to see it.
+// How long WeChat's word about a component counts. It wants the call a few times an hour at most;
+// whoever mends something wants to see it.
 const (
 	goodLasts = 15 * time.Minute
 	badLasts  = time.Minute

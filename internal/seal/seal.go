@@ -1,9 +1,11 @@
-// Package seal keeps stored values from readers of NATS that have no business with them: an administrator,
-// the finder of a disk or a backup. A sealed value is one of nkeys' curve keys (X25519, XSalsa20, Poly1305), and begins with [Prefix].
+// Package seal keeps stored values from readers of NATS that have no business with them: an
+// administrator, the finder of a disk or a backup. A sealed value is one of nkeys' curve keys
+// (X25519, XSalsa20, Poly1305), and begins with [Prefix].
 //
-// ingest has the public key of the recipient and can seal. Refreshers have the seeds: the first one seals, all of them open, so that
-// a key can be changed without a gap. The subject of a message is sealed with its text: a value that was moved to another subject
-// does not open there. Who may write is for NATS's permissions to say: every holder of the public key can seal.
+// ingest has the public key of the recipient and can seal. Refreshers have the seeds: the first one
+// seals, all of them open, so that a key can be changed without a gap. The subject of a message is
+// sealed with its text: a value that was moved to another subject does not open there. Who may
+// write is for NATS's permissions to say: every holder of the public key can seal.
 package seal
 
 import (
@@ -28,10 +30,12 @@ const (
 	HeaderBy  = "Wxtoken-Sealed-By"  // who sealed it; missing when that is the same
 )
 
-// ErrNoKey is returned for a value that is sealed for a key whose seed is not here. With that seed it can be opened.
+// ErrNoKey is returned for a value that is sealed for a key whose seed is not here. With that seed
+// it can be opened.
 var ErrNoKey = errors.New("sealed for a key whose seed is not here")
 
-// ErrBroken is returned for a value that is damaged, or was moved from another subject: its key is here and does not open it.
+// ErrBroken is returned for a value that is damaged, or was moved from another subject: its key is
+// here and does not open it.
 var ErrBroken = errors.New("sealed, and damaged or moved")
 
 const (
@@ -39,11 +43,11 @@ const (
 	nonceLen = 24
 )
 
-// Keys seals, and opens where it has seeds. A nil *Keys seals nothing and opens nothing: what is in the clear passes
-// through it. Its methods may be called from several goroutines.
+// Keys seals, and opens where it has seeds. A nil *Keys seals nothing and opens nothing: what is in
+// the clear passes through it. Its methods may be called from several goroutines.
 //
-// nkeys' own Seal and Open agree on a secret with the other side each time, which takes a hundred times as long as the rest. Keys
-// does that once for each pair of keys; the values are the same.
+// nkeys' own Seal and Open agree on a secret with the other side each time, which takes a hundred
+// times as long as the rest. Keys does that once for each pair of keys; the values are the same.
 type Keys struct {
 	to     string // public key of the recipient
 	by     string // public key that seals
@@ -79,8 +83,8 @@ func Make() (seed, public string, err error) {
 	return string(text), public, err
 }
 
-// FromPublic returns Keys that seal for the owner of a public key, from a key made for this process alone, and open nothing. The error
-// never shows the text: it might be a seed.
+// FromPublic returns Keys that seal for the owner of a public key, from a key made for this process
+// alone, and open nothing. The error never shows the text: it might be a seed.
 func FromPublic(text string) (*Keys, error) {
 	text = strings.TrimSpace(text)
 	if strings.HasPrefix(text, "SX") {
@@ -103,8 +107,9 @@ func FromPublic(text string) (*Keys, error) {
 	return k, nil
 }
 
-// FromSeeds returns Keys that open with every seed of a text, one a line, and seal with the first. Empty lines and those that begin
-// with # count for nothing. The error names the line and never shows it.
+// FromSeeds returns Keys that open with every seed of a text, one a line, and seal with the first.
+// Empty lines and those that begin with # count for nothing. The error names the line and never
+// shows it.
 func FromSeeds(text string) (*Keys, error) {
 	k := &Keys{senders: map[pair]*[keyLen]byte{}}
 	n := 0
@@ -193,7 +198,8 @@ func (k *Keys) known(public string) *seed {
 // Sealed reports whether data is a sealed value.
 func Sealed(data []byte) bool { return bytes.HasPrefix(data, []byte(Prefix)) }
 
-// Seal seals the data of a message for its subject, and sets the headers. It leaves a message alone that is sealed already.
+// Seal seals the data of a message for its subject, and sets the headers. It leaves a message alone
+// that is sealed already.
 func (k *Keys) Seal(m *nats.Msg) { k.SealFor(m.Subject, m) }
 
 // SealFor is Seal for another subject than the message's own: that of its original.
@@ -216,18 +222,20 @@ func (k *Keys) seal(subject string, data []byte) []byte {
 	return box.SealAfterPrecomputation(out, bound(subject, data), &nonce, k.shared)
 }
 
-// bound is what is really sealed: the subject, a line feed, the data. No subject has a line feed in it.
+// bound is what is really sealed: the subject, a line feed, the data. No subject has a line feed in
+// it.
 func bound(subject string, data []byte) []byte {
 	return append(append(append(make([]byte, 0, len(subject)+1+len(data)), subject...), '\n'), data...)
 }
 
-// Open returns what the message on a subject says; data as it is when it is not sealed. It returns ErrNoKey or ErrBroken for
-// what can't be opened.
+// Open returns what the message on a subject says; data as it is when it is not sealed. It returns
+// ErrNoKey or ErrBroken for what can't be opened.
 func (k *Keys) Open(subject string, h nats.Header, data []byte) ([]byte, error) {
 	return k.open(subject, h.Get(HeaderFor), h.Get(HeaderBy), data)
 }
 
-// OpenOwn is Open for what a refresher sealed for itself: a value sealed without the seed does not open.
+// OpenOwn is Open for what a refresher sealed for itself: a value sealed without the seed does not
+// open.
 func (k *Keys) OpenOwn(subject string, h nats.Header, data []byte) ([]byte, error) {
 	return k.open(subject, h.Get(HeaderFor), "", data)
 }

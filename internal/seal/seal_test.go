@@ -152,7 +152,8 @@ func TestNkeys(t *testing.T) {
 	}
 }
 
-// TestChangeOfKeys goes through a change of the key: at each step everything that lies there can be opened.
+// TestChangeOfKeys goes through a change of the key: at each step everything that lies there can be
+// opened.
 func TestChangeOfKeys(t *testing.T) {
 	t.Parallel()
 	oldSeed, oldIngest, first := made(t)
@@ -214,7 +215,8 @@ func TestKeysRefused(t *testing.T) {
 	}
 }
 
-// BenchmarkSeal seals and opens a record of the usual size, as a refresher does it, and as nkeys does it by itself.
+// BenchmarkSeal seals and opens a record of the usual size, as a refresher does it, and as nkeys
+// does it by itself.
 func BenchmarkSeal(b *testing.B) {
 	seed, _, refresher := made(b)
 	pair, err := nkeys.FromCurveSeed([]byte(seed))

@@ -15,8 +15,8 @@ const (
 	canaryBad   = 500 * time.Millisecond // how long a bad one does
 )
 
-// Canary proves again and again that NATS does for a process what the process needs of it. A connection that stands proves
-// nothing of the kind.
+// Canary proves again and again that NATS does for a process what the process needs of it. A
+// connection that stands proves nothing of the kind.
 type Canary struct {
 	probe   func(context.Context) error
 	seconds prometheus.Histogram
@@ -28,8 +28,9 @@ type Canary struct {
 	err     error         // of the last one
 }
 
-// WatchCanary makes probe count for the readiness of role, and shows it as wxtoken_nats_canary_last_success_timestamp_seconds and
-// wxtoken_nats_canary_seconds. However many ask, it is called every half second at most, every two seconds while all is well, and one at a
+// WatchCanary makes probe count for the readiness of role, and shows it as
+// wxtoken_nats_canary_last_success_timestamp_seconds and wxtoken_nats_canary_seconds. However many
+// ask, it is called every half second at most, every two seconds while all is well, and one at a
 // time. Run keeps the metrics fresh when no request comes.
 func WatchCanary(role string, h *Health, m *Metrics, probe func(context.Context) error) *Canary {
 	labels := prometheus.Labels{"role": role}

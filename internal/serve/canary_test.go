@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// TestCanary looks that however many ask NATS is asked seldom, that the answer is heard soon, and that the metrics say when it last did well.
+// TestCanary looks that however many ask NATS is asked seldom, that the answer is heard soon, and
+// that the metrics say when it last did well.
 func TestCanary(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

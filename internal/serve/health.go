@@ -26,23 +26,26 @@ type check struct {
 	run  func(context.Context) error
 }
 
-// Check adds a condition of readiness: run is called for each question, at the same time as the other checks, with a
-// second to answer. Its error is shown to every client of /readyz, so it must hold no secret.
+// Check adds a condition of readiness: run is called for each question, at the same time as the
+// other checks, with a second to answer. Its error is shown to every client of /readyz, so it must
+// hold no secret.
 func (h *Health) Check(name string, run func(ctx context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.checks = append(h.checks, check{name, run})
 }
 
-// SetDraining makes the process not ready for the rest of its life, so that the load balancer sends it no new work.
+// SetDraining makes the process not ready for the rest of its life, so that the load balancer sends
+// it no new work.
 func (h *Health) SetDraining() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining = true
 }
 
-// Drain returns a context for a server that strangers use. As soon as ctx ends the process says that
-// it is not ready; the context returned ends pause later, when the load balancer has understood.
+// Drain returns a context for a server that strangers use. As soon as ctx ends the process says
+// that it is not ready; the context returned ends pause later, when the load balancer has
+// understood.
 func (h *Health) Drain(ctx context.Context, pause time.Duration) (context.Context, context.CancelFunc) {
 	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {

@@ -44,8 +44,8 @@ type PushSettings struct {
 	ComponentAesKeyPreviousFile string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey before, while it is being changed. (Or WXTOKEN_COMPONENT_AES_KEY_PREVIOUS.)"`
 }
 
-// Component is one third-party platform, with the secrets that the process needs of it: a refresher the
-// AppSecret, ingest the others.
+// Component is one third-party platform, with the secrets that the process needs of it: a refresher
+// the AppSecret, ingest the others.
 type Component struct {
 	AppID     string // component_appid
 	AppSecret wxtoken.Secret
@@ -151,7 +151,8 @@ func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSett
 	l.add(c, before)
 }
 
-// directory reads the components of a directory, as a secret mount of Docker or Kubernetes lays it out.
+// directory reads the components of a directory, as a secret mount of Docker or Kubernetes lays it
+// out.
 func (l *loader) directory(dir string, secret, push bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

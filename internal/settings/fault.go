@@ -70,7 +70,8 @@ func Fault(flag, format string, args ...any) error {
 	return fmt.Errorf("%s: %w", Name(flag), fmt.Errorf(format, args...))
 }
 
-// Name returns both names of a setting, as errors and remedies show them: "--nats-url (WXTOKEN_NATS_URL)".
+// Name returns both names of a setting, as errors and remedies show them: "--nats-url
+// (WXTOKEN_NATS_URL)".
 func Name(flag string) string { return "--" + flag + " (" + Variable(flag) + ")" }
 
 // Variable returns the name of the environment variable that does what flag does.

@@ -14,8 +14,8 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// healthcheckFlag asks a process that runs already whether it is ready, on the ops-addr that the same
-// settings name: an image without a shell has nothing else to ask with.
+// healthcheckFlag asks a process that runs already whether it is ready, on the ops-addr that the
+// same settings name: an image without a shell has nothing else to ask with.
 const healthcheckFlag = "--healthcheck"
 
 const (

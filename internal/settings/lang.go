@@ -10,8 +10,8 @@ import (
 // langAuto has the environment say the language.
 const langAuto = "auto"
 
-// Language returns the language that --lang chooses. With auto it is that of the first of LC_ALL, LC_MESSAGES
-// and LANG that is set, as POSIX has it (XBD 8.2).
+// Language returns the language that --lang chooses. With auto it is that of the first of LC_ALL,
+// LC_MESSAGES and LANG that is set, as POSIX has it (XBD 8.2).
 func (s Operations) Language() lang.Language {
 	if s.Lang != langAuto && s.Lang != "" {
 		return lang.Language(s.Lang)

@@ -63,7 +63,8 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// What the linker set comes before what the build knows of itself. No other test reads the two while this one runs.
+// What the linker set comes before what the build knows of itself. No other test reads the two
+// while this one runs.
 func TestLinkedVersion(t *testing.T) {
 	linkedVersion, linkedCommit = "v1.2.3", "0123abc"
 	defer func() { linkedVersion, linkedCommit = "", "" }()

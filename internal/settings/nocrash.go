@@ -2,5 +2,6 @@
 
 package settings
 
-// CrashAt returns nil: only a program that is built with the tag "crash", for tests, kills itself at a step.
+// CrashAt returns nil: only a program that is built with the tag "crash", for tests, kills itself
+// at a step.
 func CrashAt() func(step string) { return nil }

@@ -70,8 +70,8 @@ func (p Program) Parse(cfg any, args []string) error {
 	return NewError(faults...)
 }
 
-// blank reports whether a variable is set to nothing. It counts as not set: a line of a file of settings whose value is left out means
-// the default.
+// blank reports whether a variable is set to nothing. It counts as not set: a line of a file of
+// settings whose value is left out means the default.
 func blank(name string) bool {
 	value, set := os.LookupEnv(name)
 	return set && strings.TrimSpace(value) == ""
@@ -106,8 +106,9 @@ func decodeSecret(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// decodeList reads a list with commas between its parts. Space around a part is dropped, and so is a
-// part that is empty: a flag that is set to nothing is an empty list. A flag that is repeated adds to it.
+// decodeList reads a list with commas between its parts. Space around a part is dropped, and so is
+// a part that is empty: a flag that is set to nothing is an empty list. A flag that is repeated
+// adds to it.
 func decodeList(ctx *kong.DecodeContext, target reflect.Value) error {
 	var value string
 	if err := ctx.Scan.PopValueInto("list", &value); err != nil {
@@ -254,7 +255,8 @@ func example(flag *kong.Flag) string {
 	return "=<" + flag.Target.Kind().String() + ">"
 }
 
-// LogSettings writes one line with every setting in force. Of a secret it says only whether it is set.
+// LogSettings writes one line with every setting in force. Of a secret it says only whether it is
+// set.
 func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
 	k, err := p.model(cfg)
 	if err != nil {
@@ -278,11 +280,11 @@ func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
 // checkFlag asks for check instead of run.
 const checkFlag = "--check"
 
-// Main is the whole of a main function but its settings: it parses the command line into cfg,
-// calls run with a context that ends on SIGINT or SIGTERM, and returns the exit code: 0 when run
-// ended well, 1 when it failed, 2 when settings are refused (by Parse or by run, with a
-// Error). A second signal ends the process at once. With --check it calls check instead, which writes
-// what it finds to out and returns an error when something stands in the way of run.
+// Main is the whole of a main function but its settings: it parses the command line into cfg, calls
+// run with a context that ends on SIGINT or SIGTERM, and returns the exit code: 0 when run ended
+// well, 1 when it failed, 2 when settings are refused (by Parse or by run, with a Error). A second
+// signal ends the process at once. With --check it calls check instead, which writes what it finds
+// to out and returns an error when something stands in the way of run.
 func (p Program) Main(cfg any, run func(ctx context.Context) error, check func(ctx context.Context, out io.Writer) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

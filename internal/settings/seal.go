@@ -10,7 +10,8 @@ import (
 	"wxtoken/internal/seal"
 )
 
-// SealSettings is the public key that ingest seals with. It is no secret, but the seed might be put there by mistake.
+// SealSettings is the public key that ingest seals with. It is no secret, but the seed might be put
+// there by mistake.
 type SealSettings struct {
 	SealKey     wxtoken.Secret `group:"Sealing" placeholder:"X..." help:"Public key for which the events on AUTH are sealed: the refreshers have its seed. Without it they are in the clear. (refresher --make-seal-key makes a key.)"`
 	SealKeyFile string         `group:"Sealing" placeholder:"file" help:"File with it."`
@@ -64,7 +65,8 @@ func MakeSealKey(file string) (public string, err error) {
 	return public, WriteSecret(file, seed)
 }
 
-// WriteSecret writes a secret to a new file that only its owner can read, and returns when it is on the disk.
+// WriteSecret writes a secret to a new file that only its owner can read, and returns when it is on
+// the disk.
 func WriteSecret(file, secret string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// settled is more than it takes until a change is in force: one reading finds it, the next one agrees.
+// settled is more than it takes until a change is in force: one reading finds it, the next one
+// agrees.
 const settled = 7 * time.Second
 
 // follower is a ComponentWatch at work on files, in a bubble of synctest.
@@ -30,7 +31,8 @@ type follower struct {
 	fail  error    // what Changed returns
 }
 
-// follow starts a watch. What named returns names files below a directory with the given ones in it.
+// follow starts a watch. What named returns names files below a directory with the given ones in
+// it.
 func follow(t *testing.T, files map[string]string, named func(in func(string) string) (settings.ComponentSettings, *settings.AppsecretSettings, *settings.PushSettings)) *follower {
 	t.Helper()
 	f := &follower{t: t, dir: tree(t, files)}
@@ -293,7 +295,8 @@ func TestComponentsRefused(t *testing.T) {
 	})
 }
 
-// A Kubernetes mount: all that is seen are links into ..data, which is swapped, and after that links come and go.
+// A Kubernetes mount: all that is seen are links into ..data, which is swapped, and after that
+// links come and go.
 func TestComponentsOfAMountFollowed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

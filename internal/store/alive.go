@@ -14,13 +14,16 @@ import (
 	"wxtoken/internal/events"
 )
 
-// ErrGone is returned by Same when what rested in the stream is gone: it was deleted, emptied, made anew, or replaced by an older copy.
+// ErrGone is returned by Same when what rested in the stream is gone: it was deleted, emptied, made
+// anew, or replaced by an older copy.
 var ErrGone = errors.New("what rested in the stream is gone")
 
-// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds what v saw in it or what this program stored.
+// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds
+// what v saw in it or what this program stored.
 //
-// With several servers a leader that was elected a moment ago, or the replica that v is read from, may be behind. So what seems to be gone is gone
-// only if they lack it once they have a message that is stored now.
+// With several servers a leader that was elected a moment ago, or the replica that v is read from,
+// may be behind. So what seems to be gone is gone only if they lack it once they have a message
+// that is stored now.
 func (s *Store) Same(ctx context.Context, v *View) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -39,7 +42,8 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	return s.same(ctx, v, stored)
 }
 
-// leaderless reports whether a stream was looked at where no leader is known: any server answers then, and may be behind.
+// leaderless reports whether a stream was looked at where no leader is known: any server answers
+// then, and may be behind.
 func leaderless(info *jetstream.StreamInfo) bool {
 	return info.Cluster != nil && info.Cluster.Leader == ""
 }
@@ -84,8 +88,9 @@ type proof struct {
 	at     time.Time
 }
 
-// Proof returns an error unless NATS stored something within the last 5 s, or stores something now. A connection that stands
-// proves nothing: the disk may be full, the leader away, the stream gone. Many who ask at once cost one message.
+// Proof returns an error unless NATS stored something within the last 5 s, or stores something now.
+// A connection that stands proves nothing: the disk may be full, the leader away, the stream gone.
+// Many who ask at once cost one message.
 func (s *Store) Proof(ctx context.Context) error {
 	_, err, _ := s.proof.asking.Do("", func() (any, error) {
 		s.proof.mu.Lock()

@@ -15,8 +15,9 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// TestReadFromAReplicaThatIsBehind gives a view what a replica has that is behind: first an older record than was known, and what was stored since a moment later. That is
-// no loss. Where the newer one never comes, it is.
+// TestReadFromAReplicaThatIsBehind gives a view what a replica has that is behind: first an older
+// record than was known, and what was stored since a moment later. That is no loss. Where the newer
+// one never comes, it is.
 func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []bool{false, true} {

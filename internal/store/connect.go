@@ -14,8 +14,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// Connect is one authorization by link. It is kept for a while after its end, so that a late visitor is told
-// that the link was used or has expired.
+// Connect is one authorization by link. It is kept for a while after its end, so that a late
+// visitor is told that the link was used or has expired.
 type Connect struct {
 	Version   int    `json:"v"`
 	ID        string `json:"id"`
@@ -51,7 +51,8 @@ type Connect struct {
 
 func (c *Connect) version() int { return c.Version }
 
-// connectLinger is how long a link that has expired is still known, so that it is not called unknown.
+// connectLinger is how long a link that has expired is still known, so that it is not called
+// unknown.
 const connectLinger = 24 * time.Hour
 
 // Connect returns a link; ok is false when it does not exist.
@@ -76,8 +77,8 @@ func (s *Store) ConnectOf(ctx context.Context, preAuthCode string) (c Connect, o
 	return s.Connect(ctx, string(id))
 }
 
-// SaveConnect stores a link by compare-and-set and returns it with its new revision; ErrLost as Save does. The server
-// removes it some time after it has expired.
+// SaveConnect stores a link by compare-and-set and returns it with its new revision; ErrLost as
+// Save does. The server removes it some time after it has expired.
 func (s *Store) SaveConnect(ctx context.Context, c Connect, now time.Time) (Connect, error) {
 	c.Version = recordVersion
 	life := max(c.ExpiresAt.Sub(now), c.PreAuthExpiresAt.Sub(now), 0) + connectLinger
@@ -101,8 +102,8 @@ func (s *Store) IndexConnect(ctx context.Context, c Connect, now time.Time) erro
 	return nil
 }
 
-// UpdateConnect changes a link by compare-and-set. change may be called several times; it reports whether
-// there is anything to store. A link that is gone is left alone.
+// UpdateConnect changes a link by compare-and-set. change may be called several times; it reports
+// whether there is anything to store. A link that is gone is left alone.
 func (s *Store) UpdateConnect(ctx context.Context, id string, now time.Time, change func(*Connect) bool) error {
 	return update(ctx, func() error {
 		c, ok, err := s.Connect(ctx, id)

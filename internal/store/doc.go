@@ -4,6 +4,6 @@
 // that it was made from, and a save that comes late is refused with [ErrLost]. A renewal is one
 // atomic batch of credential, token and schedule: all of it is stored, or nothing is.
 //
-// A claim on a credential says who is about to change it. It keeps two refreshers from asking WeChat
-// at once; that a late one can't store anything is what the revision is for.
+// A claim on a credential says who is about to change it. It keeps two refreshers from asking
+// WeChat at once; that a late one can't store anything is what the revision is for.
 package store

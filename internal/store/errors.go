@@ -12,8 +12,8 @@ var ErrUnreadable = errors.New("unreadable record")
 // ErrNewer is returned for a record that a newer program wrote. It must be left alone.
 var ErrNewer = errors.New("record of a newer program")
 
-// ErrSealed is returned for a record that is sealed for a key whose seed is not here. It must be left alone just as one of
-// a newer program, and so it is an ErrNewer too.
+// ErrSealed is returned for a record that is sealed for a key whose seed is not here. It must be
+// left alone just as one of a newer program, and so it is an ErrNewer too.
 var ErrSealed error = sealedError{}
 
 type sealedError struct{}

@@ -14,7 +14,8 @@ type Quota struct {
 	Version int            `json:"v"`
 	Day     string         `json:"day"`             // the day in China that Calls counts, such as "2026-11-22"
 	Calls   map[string]int `json:"calls,omitempty"` // by API
-	// Paused says until when no call of an API may be made, because WeChat said that the day's quota is gone.
+	// Paused says until when no call of an API may be made, because WeChat said that the day's
+	// quota is gone.
 	Paused map[string]time.Time `json:"paused,omitempty"`
 	// QuotaError is what WeChat said when it last refused a call for that.
 	QuotaError *wxtoken.LastError `json:"quota_error,omitempty"`
@@ -22,7 +23,8 @@ type Quota struct {
 	PushAskedAt time.Time `json:"push_asked_at,omitzero"`
 	// ListedAt is when WeChat's list of authorizers was last read whole.
 	ListedAt time.Time `json:"listed_at,omitzero"`
-	// Held says what holds back calls of which refresher; the keys are theirs. A day's quota stands in Paused alone.
+	// Held says what holds back calls of which refresher; the keys are theirs. A day's quota stands
+	// in Paused alone.
 	Held map[string]Hold `json:"held,omitempty"`
 }
 

@@ -36,7 +36,8 @@ func (s *Store) read(ctx context.Context, subject string, record sideRecord) (re
 	return m.Sequence, nil
 }
 
-// write stores a record over that of the given revision and returns its own. It returns ErrLost when that is no longer there.
+// write stores a record over that of the given revision and returns its own. It returns ErrLost
+// when that is no longer there.
 func (s *Store) write(ctx context.Context, subject string, record sideRecord, revision uint64, opts ...jetstream.PublishOpt) (uint64, error) {
 	data, err := json.Marshal(record)
 	if err != nil {
@@ -58,7 +59,8 @@ func (s *Store) write(ctx context.Context, subject string, record sideRecord, re
 // tries bounds how often a change is repeated because another process changed the record meanwhile.
 const tries = 10
 
-// update tries again while another process is faster, or while it reads from a server that is a moment behind.
+// update tries again while another process is faster, or while it reads from a server that is a
+// moment behind.
 func update(ctx context.Context, try func() error) (err error) {
 	for n := range tries {
 		if err = try(); !errors.Is(err, ErrLost) {

@@ -32,7 +32,8 @@ func openRecord(keys *seal.Keys, subject string, h nats.Header, data []byte) ([]
 	return text, nil
 }
 
-// shown is a public key as it may stand in a line: the header's writer may have put anything into it.
+// shown is a public key as it may stand in a line: the header's writer may have put anything into
+// it.
 func shown(public string) string {
 	if len(public) != 56 || !wxtoken.ValidAppID(public) {
 		return "an unknown key"
@@ -59,14 +60,16 @@ func sealedFor(h nats.Header, data []byte) string {
 	return shown(h.Get(seal.HeaderFor))
 }
 
-// CheckSeal returns ErrSealed unless keys open what the store holds, told by the canary: a record that is sealed with the first start that
-// had keys. It returns ErrUnreadable for a canary that is damaged, and nil when there is none. It writes nothing.
+// CheckSeal returns ErrSealed unless keys open what the store holds, told by the canary: a record
+// that is sealed with the first start that had keys. It returns ErrUnreadable for a canary that is
+// damaged, and nil when there is none. It writes nothing.
 func CheckSeal(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) error {
 	_, _, err := readCanary(ctx, js, keys)
 	return err
 }
 
-// readCanary returns the revision of the canary, 0 when there is none, and the public key for which it is sealed.
+// readCanary returns the revision of the canary, 0 when there is none, and the public key for which
+// it is sealed.
 func readCanary(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (revision uint64, public string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -88,7 +91,8 @@ func readCanary(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (r
 	return m.Sequence, sealedFor(m.Header, m.Data), err
 }
 
-// canary refuses keys that are not those of the store, and with keys sees to it that there is a canary.
+// canary refuses keys that are not those of the store, and with keys sees to it that there is a
+// canary.
 func (s *Store) canary(ctx context.Context) error {
 	return update(ctx, func() error {
 		revision, _, err := readCanary(ctx, s.js, s.keys)
@@ -111,7 +115,8 @@ func (s *Store) writeCanary(ctx context.Context, revision uint64) error {
 	return s.rewrite(ctx, events.SealSubject, data, revision, "")
 }
 
-// rewrite stores what a record says over that of the given revision, sealed with the keys of now; ErrLost as write does.
+// rewrite stores what a record says over that of the given revision, sealed with the keys of now;
+// ErrLost as write does.
 func (s *Store) rewrite(ctx context.Context, subject string, data []byte, revision uint64, ttl string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -127,8 +132,9 @@ func (s *Store) rewrite(ctx context.Context, subject string, data []byte, revisi
 	return nil
 }
 
-// Reseal seals every record anew that is not sealed for the first of the keys, one after the other and by compare-and-set, and then the
-// canary. It skips records under a claim and records it can't open, and returns their number as left. Without keys it does nothing.
+// Reseal seals every record anew that is not sealed for the first of the keys, one after the other
+// and by compare-and-set, and then the canary. It skips records under a claim and records it can't
+// open, and returns their number as left. Without keys it does nothing.
 func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, left int, err error) {
 	if s.keys == nil {
 		return 0, 0, nil
@@ -163,7 +169,8 @@ func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, lef
 	return resealed, 0, err
 }
 
-// otherwiseSealed returns the subjects of the records that are in the clear or sealed for another key than the first.
+// otherwiseSealed returns the subjects of the records that are in the clear or sealed for another
+// key than the first.
 func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err error) {
 	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: true,

@@ -60,7 +60,8 @@ func (r *rig) sequence() uint64 {
 	return info.State.LastSeq
 }
 
-// records returns for whom each record below credential. is sealed. It fails the test for one that holds a secret.
+// records returns for whom each record below credential. is sealed. It fails the test for one that
+// holds a secret.
 func (r *rig) records() map[string]string {
 	r.Helper()
 	stream, err := r.js.Stream(r.Context(), events.StreamTokens)
@@ -165,7 +166,8 @@ func TestWrongSeed(t *testing.T) {
 	r.readable(r.sealed(wrong, right))
 }
 
-// TestReseal turns sealing on, and then changes the key. Each record is written once for each, and only if nobody holds it.
+// TestReseal turns sealing on, and then changes the key. Each record is written once for each, and
+// only if nobody holds it.
 func TestReseal(t *testing.T) {
 	r := newRig(t)
 	r.committer(r.store)
@@ -237,7 +239,8 @@ func TestReseal(t *testing.T) {
 	}
 }
 
-// TestSealedAndDamaged: one record that can't be opened though its key is here does not stop the others.
+// TestSealedAndDamaged: one record that can't be opened though its key is here does not stop the
+// others.
 func TestSealedAndDamaged(t *testing.T) {
 	r := newRig(t)
 	s := r.sealed(seed(t))

@@ -33,9 +33,10 @@ type Store struct {
 	acked   atomic.Uint64 // sequence of the newest message of KV_tokens whose ack came
 }
 
-// Open returns the store in the streams that streams.Setup made. With keys all that it writes is sealed, but the tokens;
-// without, the stored records must be in the clear. It returns ErrSealed for keys that are not those of the store.
-// step, if not nil, is called with a name after each message of a batch: tests end the process there.
+// Open returns the store in the streams that streams.Setup made. With keys all that it writes is
+// sealed, but the tokens; without, the stored records must be in the clear. It returns ErrSealed
+// for keys that are not those of the store. step, if not nil, is called with a name after each
+// message of a batch: tests end the process there.
 func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal.Keys, step func(string)) (*Store, error) {
 	tokens, err := js.Stream(ctx, events.StreamTokens)
 	if err != nil {
@@ -72,9 +73,10 @@ func (s *Store) last(ctx context.Context, subject string) (*jetstream.RawStreamM
 // hedgeAfter is how long a read goes without an answer before it is asked once more.
 const hedgeAfter = 500 * time.Millisecond
 
-// hedged reads something from NATS within requestTimeout. Any of three servers may be the one that answers, and a server that is frozen
-// or cut off is asked as often as the others until they notice: so a read that is not answered is made again beside the first, and
-// the first answer counts.
+// hedged reads something from NATS within requestTimeout. Any of three servers may be the one that
+// answers, and a server that is frozen or cut off is asked as often as the others until they
+// notice: so a read that is not answered is made again beside the first, and the first answer
+// counts.
 func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -101,7 +103,8 @@ func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (
 	}
 }
 
-// Holds reports whether the stream has a credential of key, as its leader sees it: a read may be answered by a replica that is behind.
+// Holds reports whether the stream has a credential of key, as its leader sees it: a read may be
+// answered by a replica that is behind.
 func (s *Store) Holds(ctx context.Context, key wxtoken.Key) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -164,7 +167,8 @@ func (s *Store) Save(ctx context.Context, c account.Credential) (account.Credent
 	return c, nil
 }
 
-// stored notes that NATS has the message of that sequence. The view hears of it later, or not at all while it is away.
+// stored notes that NATS has the message of that sequence. The view hears of it later, or not at
+// all while it is away.
 func (s *Store) stored(sequence uint64) {
 	for newest := s.acked.Load(); newest < sequence && !s.acked.CompareAndSwap(newest, sequence); newest = s.acked.Load() {
 	}
@@ -261,8 +265,8 @@ func (s *Store) ScheduleReconcile(ctx context.Context, component string, every t
 	return s.MakeReconcileDue(ctx, component, "")
 }
 
-// MakeReconcileDue has component compared with WeChat's list now. Of several with the same id within two minutes one counts;
-// an empty id makes each count.
+// MakeReconcileDue has component compared with WeChat's list now. Of several with the same id
+// within two minutes one counts; an empty id makes each count.
 func (s *Store) MakeReconcileDue(ctx context.Context, component, id string) error {
 	m := nats.NewMsg(events.ReconcileDueSubject(component))
 	if id != "" {

@@ -33,8 +33,9 @@ type View struct {
 	seen    uint64           // sequence of the newest message
 	read    uint64           // sequence of the newest message since all was read from the beginning
 
-	// From the beginning of a reading on, the revisions of the credentials that were known and were not read again, or only older than they were.
-	// Once all is read, what is left in it is lost; but a replica may be a moment behind.
+	// From the beginning of a reading on, the revisions of the credentials that were known and were
+	// not read again, or only older than they were. Once all is read, what is left in it is lost;
+	// but a replica may be a moment behind.
 	unread  map[wxtoken.Key]uint64
 	reading bool
 }
@@ -60,8 +61,8 @@ func (v *View) end() bool {
 	return was
 }
 
-// lost returns how many credentials are missing, or older than they were; reading tells that it is not known yet, since not everything
-// is read up to a sequence.
+// lost returns how many credentials are missing, or older than they were; reading tells that it is
+// not known yet, since not everything is read up to a sequence.
 func (v *View) lost(upTo uint64) (n int, reading bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -104,7 +105,8 @@ func (v *View) Len() int {
 	return len(v.entries)
 }
 
-// records returns how many messages the stream has at the least: none of these goes but for another in its place.
+// records returns how many messages the stream has at the least: none of these goes but for another
+// in its place.
 func (v *View) records() (n uint64) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -146,7 +148,8 @@ func (v *View) Find(wanted func(wxtoken.Key, Entry) bool) (key wxtoken.Key, ok b
 }
 
 // Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
-// the returned function for its goroutine to end. read, if not nil, is called whenever everything was read from the beginning.
+// the returned function for its goroutine to end. read, if not nil, is called whenever everything
+// was read from the beginning.
 func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *View, wait func(), err error) {
 	v = &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}, unread: map[wxtoken.Key]uint64{}}
 	ready := make(chan struct{})
@@ -206,7 +209,8 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
-	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats that can't come.
+	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats
+	// that can't come.
 	again := s.nc.StatusChanged(nats.CONNECTED)
 	defer s.nc.RemoveStatusListener(again)
 	ended := make(chan struct{})
@@ -238,7 +242,8 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 }
 
 const (
-	// watchHeartbeat is how often the server says that a quiet watch stands; after two that did not come the watch ends.
+	// watchHeartbeat is how often the server says that a quiet watch stands; after two that did not
+	// come the watch ends.
 	watchHeartbeat = 2 * time.Second
 	// watchExpiry is how long one pull of the watch waits.
 	watchExpiry = 30 * time.Second

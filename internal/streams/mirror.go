@@ -31,7 +31,8 @@ type MirrorOf struct {
 	Stream  string // of both
 }
 
-// HasServices reports whether JetStream answers behind an API prefix. Without an account for services it does not.
+// HasServices reports whether JetStream answers behind an API prefix. Without an account for
+// services it does not.
 func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
 	ctx, cancel := context.WithTimeout(ctx, servicesWait)
 	defer cancel()
@@ -39,7 +40,8 @@ func HasServices(ctx context.Context, nc *nats.Conn, api string) bool {
 	return err == nil
 }
 
-// MaxConsumers returns how many consumers each mirror behind an API prefix may have, 0 for any number.
+// MaxConsumers returns how many consumers each mirror behind an API prefix may have, 0 for any
+// number.
 func MaxConsumers(ctx context.Context, nc *nats.Conn, api string) (int, error) {
 	there, err := jetstream.NewWithAPIPrefix(nc, api)
 	if err != nil {
@@ -57,8 +59,9 @@ func MaxConsumers(ctx context.Context, nc *nats.Conn, api string) (int, error) {
 // servicesWait is how long the API behind a prefix may take to answer.
 const servicesWait = 2 * time.Second
 
-// SetupMirrors makes what services read in the account behind an API prefix, and tells how each mirror is doing. The
-// streams themselves have to be there. It may be run at any time, by several at once.
+// SetupMirrors makes what services read in the account behind an API prefix, and tells how each
+// mirror is doing. The streams themselves have to be there. It may be run at any time, by several
+// at once.
 func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, api string, cfg events.SetupConfig) (all []Mirror) {
 	for _, m := range events.Mirrors(cfg) {
 		there, err := jetstream.NewWithAPIPrefix(nc, api)
@@ -74,11 +77,14 @@ func SetupMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, ap
 	return all
 }
 
-// FeedAnew has the consumer of a mirror begin behind the message that the mirror has already; 0 for an empty one.
+// FeedAnew has the consumer of a mirror begin behind the message that the mirror has already; 0 for
+// an empty one.
 //
-// An empty mirror has to be fed from sequence 1, also where the first messages are gone: a sequence of 1 or more that its consumer calls
-// delivered, its leader leaves out for itself alone (nats-server 2.15.2), and the followers stop for good at the first message. One that has
-// messages must not be: it acks what it has, the consumer counts those acks for nothing, and stands still when all that may be pending is.
+// An empty mirror has to be fed from sequence 1, also where the first messages are gone: a sequence
+// of 1 or more that its consumer calls delivered, its leader leaves out for itself alone
+// (nats-server 2.15.2), and the followers stop for good at the first message. One that has messages
+// must not be: it acks what it has, the consumer counts those acks for nothing, and stands still
+// when all that may be pending is.
 func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf, has uint64) error {
 	if _, err := js.ResetConsumerToSequence(ctx, m.Stream, m.Account, has+1); err != nil {
 		return fmt.Errorf("reset consumer %s of %s: %w", m.Account, m.Stream, err)
@@ -86,7 +92,8 @@ func FeedAnew(ctx context.Context, js jetstream.JetStream, m MirrorOf, has uint6
 	return nil
 }
 
-// CheckMirrors returns what is wrong with the mirrors behind the API prefixes of cfg, and changes nothing.
+// CheckMirrors returns what is wrong with the mirrors behind the API prefixes of cfg, and changes
+// nothing.
 func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) error {
 	var faults []error
 	for _, api := range cfg.ServicesAPI {
@@ -157,7 +164,8 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 		return state, fmt.Errorf("look up or make its consumer: %w", err)
 	}
 	if state.Created && feeds.CachedInfo().AckFloor.Stream > 0 {
-		// It stands where a mirror before left it, or where another refresher's new mirror is by now.
+		// It stands where a mirror before left it, or where another refresher's new mirror is by
+		// now.
 		if state, err = look(ctx, js, there, account, m); err != nil {
 			return state, err
 		}
@@ -174,7 +182,8 @@ func setupMirror(ctx context.Context, js, there jetstream.JetStream, account str
 	return state, err
 }
 
-// newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if there is none, and that of its newest message at all.
+// newest returns the sequence of the newest message of a stream that a mirror is to have, 0 if
+// there is none, and that of its newest message at all.
 func newest(ctx context.Context, js jetstream.JetStream, m events.Mirrored) (wanted, last uint64, err error) {
 	stream, err := js.Stream(ctx, m.Name)
 	if err != nil {

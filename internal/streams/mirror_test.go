@@ -31,7 +31,8 @@ func TestMirrorsWithoutAnAccount(t *testing.T) {
 			t.Errorf("nobody has that prefix: %+v", m)
 		}
 	}
-	// A stream that is lost is not made anew before it is known what the mirrors have: they would not follow it.
+	// A stream that is lost is not made anew before it is known what the mirrors have: they would
+	// not follow it.
 	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
 	if created, err := streams.Setup(t.Context(), r.nc, r.js, cfg); err == nil || len(created) > 0 {
 		t.Errorf("created %v, %v", created, err)

@@ -11,16 +11,19 @@ import (
 	"wxtoken/internal/events"
 )
 
-// ErrRaising is returned by Raise for a stream that has not come above its mirrors yet: it goes on where it was when it is called again.
+// ErrRaising is returned by Raise for a stream that has not come above its mirrors yet: it goes on
+// where it was when it is called again.
 var ErrRaising = errors.New("the stream was put back from a backup, and is being raised above its mirrors")
 
 // raised is how many messages are under way at once.
 const raised = 1000
 
-// Raise has the two buckets go on above their mirrors. One that was put back from a backup ends below: what is stored in it then is taken by no mirror, which
-// believes to have it, and heard by no watch that stands at what was there before. To make the mirrors anew would end such watches, and
-// NATS moves the last sequence of a stream by messages alone. So there is one after the other, each in the place of the one before: in the
-// credentials on a subject that only refreshers see, in the statuses as the deletion of a key that never was.
+// Raise has the two buckets go on above their mirrors. One that was put back from a backup ends
+// below: what is stored in it then is taken by no mirror, which believes to have it, and heard by
+// no watch that stands at what was there before. To make the mirrors anew would end such watches,
+// and NATS moves the last sequence of a stream by messages alone. So there is one after the other,
+// each in the place of the one before: in the credentials on a subject that only refreshers see, in
+// the statuses as the deletion of a key that never was.
 func Raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) error {
 	fillers := map[string]*nats.Msg{
 		events.StreamTokens: nats.NewMsg(events.ProofSubject),

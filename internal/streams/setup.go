@@ -38,7 +38,8 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg event
 	return created, nil
 }
 
-// setupWait bounds the making of one stream. In a cluster the answer gets lost when two ask for the same stream at once.
+// setupWait bounds the making of one stream. In a cluster the answer gets lost when two ask for the
+// same stream at once.
 const setupWait = 3 * time.Second
 
 // setUp creates one stream if it is missing, or updates it.
@@ -47,7 +48,8 @@ func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstr
 	defer cancel()
 	_, err = js.Stream(ctx, sc.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		// A mirror that outlived the stream has to be overtaken: it takes no message that it believes to have.
+		// A mirror that outlived the stream has to be overtaken: it takes no message that it
+		// believes to have.
 		last, err := lastMirrored(ctx, nc, cfg, sc.Name)
 		if err != nil {
 			return true, err
@@ -87,7 +89,8 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// CheckServer returns an error that wraps ErrServerTooOld for a version that lacks what wxtoken is built on.
+// CheckServer returns an error that wraps ErrServerTooOld for a version that lacks what wxtoken is
+// built on.
 func CheckServer(version string) error {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
@@ -99,8 +102,9 @@ func CheckServer(version string) error {
 	return nil
 }
 
-// Drift returns in which settings a stream differs from the table, as "max_age 1h0m0s, want 0s"; nothing when it is as it should be. missing
-// tells that there is no such stream. A refresher that starts sets right what NATS lets it change.
+// Drift returns in which settings a stream differs from the table, as "max_age 1h0m0s, want 0s";
+// nothing when it is as it should be. missing tells that there is no such stream. A refresher that
+// starts sets right what NATS lets it change.
 func Drift(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, name string) (drift []string, missing bool, err error) {
 	i := slices.IndexFunc(events.Streams(cfg), func(sc jetstream.StreamConfig) bool { return sc.Name == name })
 	if i < 0 {
@@ -128,9 +132,9 @@ func differences(have, want jetstream.StreamConfig, without ...string) (all []st
 	return all
 }
 
-// Intact returns an error that names each stream that is not there, or is another than Setup makes: it was deleted, and
-// may have made it anew without what wxtoken is built on. What an operator may choose (replicas, ages and sizes) is not looked at. With names, no
-// other streams are.
+// Intact returns an error that names each stream that is not there, or is another than Setup makes:
+// it was deleted, and may have made it anew without what wxtoken is built on. What an operator may
+// choose (replicas, ages and sizes) is not looked at. With names, no other streams are.
 func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, names ...string) error {
 	var faults []error
 	for _, want := range events.Streams(cfg) {
@@ -153,7 +157,8 @@ func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig,
 	return errors.Join(faults...)
 }
 
-// plain returns the settings of a stream that the table decides, by NATS's own names, with NATS's own defaults filled in.
+// plain returns the settings of a stream that the table decides, by NATS's own names, with NATS's
+// own defaults filled in.
 func plain(sc jetstream.StreamConfig) map[string]any {
 	for _, limit := range []*int64{&sc.MaxMsgs, &sc.MaxBytes, &sc.MaxMsgsPerSubject} {
 		if *limit == 0 {

@@ -1,4 +1,5 @@
-// Package transfer moves authorizations in from another keeper, and out to one: files of JSON Lines, one authorization each.
+// Package transfer moves authorizations in from another keeper, and out to one: files of JSON
+// Lines, one authorization each.
 package transfer
 
 import (
@@ -27,7 +28,8 @@ const claimedDelay = 500 * time.Millisecond
 // maxLine bounds one line of a file of authorizations, in bytes.
 const maxLine = 64 << 10
 
-// authorization is one line of a file of authorizations, JSON Lines. auth_time is WeChat's: seconds since 1970, or RFC 3339.
+// authorization is one line of a file of authorizations, JSON Lines. auth_time is WeChat's: seconds
+// since 1970, or RFC 3339.
 type authorization struct {
 	Component    string `json:"component_appid"`
 	Authorizer   string `json:"authorizer_appid"`
@@ -61,7 +63,8 @@ func (m *moment) UnmarshalJSON(text []byte) error {
 
 func (l authorization) key() wxtoken.Key { return wxtoken.AuthorizerKey(l.Component, l.Authorizer) }
 
-// readAuthorizations reads a file whole. The error names every line that is at fault, and shows none of it.
+// readAuthorizations reads a file whole. The error names every line that is at fault, and shows
+// none of it.
 func readAuthorizations(in io.Reader, components []string, now time.Time) (all []authorization, err error) {
 	var faults []error
 	seen := map[wxtoken.Key]int{}
@@ -97,7 +100,8 @@ func readAuthorizations(in io.Reader, components []string, now time.Time) (all [
 
 var errLongLine = fmt.Errorf("longer than %d bytes", maxLine)
 
-// readLine returns the next line, io.EOF after the last. Of one that is too long it returns errLongLine, once it has been passed.
+// readLine returns the next line, io.EOF after the last. Of one that is too long it returns
+// errLongLine, once it has been passed.
 func readLine(lines *bufio.Reader) (text []byte, err error) {
 	text, err = lines.ReadSlice('\n')
 	long := errors.Is(err, bufio.ErrBufferFull)
@@ -169,13 +173,14 @@ type ImportReport struct {
 	Applied bool           `json:"applied"`
 	Lines   int            `json:"lines"`
 	Fates   map[string]int `json:"fates"`
-	// LeftAlone has the numbers of the first lines that were not taken over because something newer, or another ref, is stored.
+	// LeftAlone has the numbers of the first lines that were not taken over because something
+	// newer, or another ref, is stored.
 	LeftAlone []int `json:"left_alone,omitempty"`
 }
 
-// Import takes over authorizations from JSON Lines, and nothing over one that is as new or newer. Without apply it only
-// says what it would do. A file with a faulty line is not taken over at all; the error names every one.
-// The refreshers at work renew what was taken over at once.
+// Import takes over authorizations from JSON Lines, and nothing over one that is as new or newer.
+// Without apply it only says what it would do. A file with a faulty line is not taken over at all;
+// the error names every one. The refreshers at work renew what was taken over at once.
 func Import(ctx context.Context, s *store.Store, now func() time.Time, in io.Reader, components []string, apply bool) (ImportReport, error) {
 	report := ImportReport{Applied: apply, Fates: map[string]int{}}
 	lines, err := readAuthorizations(in, components, now())
@@ -259,8 +264,8 @@ func importStore(ctx context.Context, s *store.Store, cred account.Credential, l
 	return s.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonImported}, "")
 }
 
-// Export writes all authorizations that are in force as JSON Lines, as Import reads them, and returns how many. What it writes
-// are the keys to all accounts.
+// Export writes all authorizations that are in force as JSON Lines, as Import reads them, and
+// returns how many. What it writes are the keys to all accounts.
 func Export(ctx context.Context, view *store.View, out io.Writer) (n int, err error) {
 	all := view.All()
 	encoder := json.NewEncoder(out)

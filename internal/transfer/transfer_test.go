@@ -41,7 +41,8 @@ func TestReadAuthorizations(t *testing.T) {
 	}
 }
 
-// TestReadAuthorizationsFaults has many lines at fault at once: each is named, and nothing of it is shown.
+// TestReadAuthorizationsFaults has many lines at fault at once: each is named, and nothing of it is
+// shown.
 func TestReadAuthorizationsFaults(t *testing.T) {
 	t.Parallel()
 	line := func(component, authorizer, refreshToken, rest string) string {

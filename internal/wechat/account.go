@@ -22,8 +22,8 @@ type Ticket struct {
 	ExpiresIn time.Duration // WeChat says the full life at every call, however old the ticket is
 }
 
-// Ticket gets the ticket of an account with the account's access token ("api_getticket"). Within its life
-// WeChat answers the same one again.
+// Ticket gets the ticket of an account with the account's access token ("api_getticket"). Within
+// its life WeChat answers the same one again.
 func (c *Client) Ticket(ctx context.Context, accessToken string, kind TicketType) (Ticket, error) {
 	k := call{api: APIGetTicket, token: accessToken, get: true, inQuery: url.Values{"type": {string(kind)}}}
 	var answer struct {
@@ -37,8 +37,8 @@ func (c *Client) Ticket(ctx context.Context, accessToken string, kind TicketType
 	return Ticket{Value: grant.AccessToken, ExpiresIn: grant.ExpiresIn}, err
 }
 
-// SendText sends a text to a user who wrote to the account within the last 48 hours, with the account's access
-// token ("custom_message").
+// SendText sends a text to a user who wrote to the account within the last 48 hours, with the
+// account's access token ("custom_message").
 func (c *Client) SendText(ctx context.Context, accessToken, openID, text string) error {
 	var request struct {
 		ToUser  string `json:"touser"`
@@ -80,8 +80,9 @@ func (c *Client) Quota(ctx context.Context, componentToken string, api API) (Quo
 	return Quota{DailyLimit: int(q.DailyLimit), Used: int(q.Used), Remain: int(q.Remain)}, nil
 }
 
-// ClearQuota sets the component's counters of today to zero, ten times a month at most ("clearComponentQuotaByAppSecret").
-// It takes no token, so it helps when api_component_token itself is used up.
+// ClearQuota sets the component's counters of today to zero, ten times a month at most
+// ("clearComponentQuotaByAppSecret"). It takes no token, so it helps when api_component_token
+// itself is used up.
 func (c *Client) ClearQuota(ctx context.Context, component, appsecret string) error {
 	request := struct {
 		AppID     string `json:"appid"`

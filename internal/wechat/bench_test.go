@@ -45,8 +45,8 @@ func BenchmarkTicketPush(b *testing.B) {
 	}
 }
 
-// BenchmarkTicketPushStandardLibrary is the same work in the most direct way, without any of the checks that
-// make it safe: the floor to measure against.
+// BenchmarkTicketPushStandardLibrary is the same work in the most direct way, without any of the
+// checks that make it safe: the floor to measure against.
 func BenchmarkTicketPushStandardLibrary(b *testing.B) {
 	v := vectorNamed(b, "self-ticket")
 	raw := "signature=" + v.Signature + "&timestamp=" + v.Timestamp + "&nonce=" + v.Nonce + "&encrypt_type=aes&msg_signature=" + v.MsgSignature

@@ -37,15 +37,16 @@ type ClientConfig struct {
 	Timeout   time.Duration     // of one call from dialling to the last byte of the answer; default 10 s
 }
 
-// Client calls the platform's token APIs, each once: it never retries, follows no redirect, and keeps nothing.
-// Every error is an *Error. It is safe for concurrent use.
+// Client calls the platform's token APIs, each once: it never retries, follows no redirect, and
+// keeps nothing. Every error is an *Error. It is safe for concurrent use.
 type Client struct {
 	base    *url.URL
 	http    *http.Client
 	timeout time.Duration
 }
 
-// NewClient returns a Client. It fails when BaseURL is not an http or https address without user, query or fragment.
+// NewClient returns a Client. It fails when BaseURL is not an http or https address without user,
+// query or fragment.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.BaseURL == "" {
 		cfg.BaseURL = DefaultBaseURL
@@ -88,8 +89,8 @@ type Grant struct {
 	RefreshToken string        // often the one that was sent; empty when WeChat sent none: keep the old one then
 }
 
-// ComponentToken gets a new component_access_token for a ticket ("api_getcomponentaccesstoken"). The one before
-// lives five minutes more.
+// ComponentToken gets a new component_access_token for a ticket ("api_getcomponentaccesstoken").
+// The one before lives five minutes more.
 func (c *Client) ComponentToken(ctx context.Context, component, appsecret, ticket string) (Grant, error) {
 	request := struct {
 		Component string `json:"component_appid"`
@@ -107,7 +108,8 @@ func (c *Client) ComponentToken(ctx context.Context, component, appsecret, ticke
 	return k.grant(answer.Token, answer.ExpiresIn, "")
 }
 
-// Authorization is what an authorization code is exchanged for. An account without any API permission has no tokens.
+// Authorization is what an authorization code is exchanged for. An account without any API
+// permission has no tokens.
 type Authorization struct {
 	hidden
 	AuthorizerAppID string
@@ -155,7 +157,8 @@ func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code 
 	}, nil
 }
 
-// AuthorizerToken gets a new authorizer_access_token for a refresh token ("api_getauthorizeraccesstoken").
+// AuthorizerToken gets a new authorizer_access_token for a refresh token
+// ("api_getauthorizeraccesstoken").
 func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component, authorizer, refreshToken string) (Grant, error) {
 	request := struct {
 		Component    string `json:"component_appid"`
@@ -182,7 +185,8 @@ type AuthorizerInfo struct {
 	RefreshToken string                     // the current one; may be empty
 }
 
-// AuthorizerInfo asks for an account's profile, permission sets and refresh token ("api_getauthorizerinfo").
+// AuthorizerInfo asks for an account's profile, permission sets and refresh token
+// ("api_getauthorizerinfo").
 func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, authorizer string) (AuthorizerInfo, error) {
 	request := struct {
 		Component  string `json:"component_appid"`
@@ -226,8 +230,9 @@ type ListedAuthorizer struct {
 	AuthTime     time.Time // of the last authorization, UTC, to the second; zero when WeChat gave none
 }
 
-// AuthorizerList asks for a page of accounts, at most 500, from offset 0 on ("api_getauthorizerlist"). WeChat
-// promises no order: a page may repeat an account, and one that no page lists need not be gone.
+// AuthorizerList asks for a page of accounts, at most 500, from offset 0 on
+// ("api_getauthorizerlist"). WeChat promises no order: a page may repeat an account, and one that
+// no page lists need not be gone.
 func (c *Client) AuthorizerList(ctx context.Context, componentToken, component string, offset, count int) (AuthorizerPage, error) {
 	request := struct {
 		Component string `json:"component_appid"`
@@ -259,7 +264,8 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 	return page, nil
 }
 
-// readListed reads one entry of a list, so that an odd one costs no other account its healing. What is no refresh token, and no time, is left out.
+// readListed reads one entry of a list, so that an odd one costs no other account its healing. What
+// is no refresh token, and no time, is left out.
 func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
 	var entry struct {
 		AppID        string          `json:"authorizer_appid"`
@@ -280,8 +286,8 @@ func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
 	return listed, true
 }
 
-// StartPushTicket asks WeChat to push tickets to the component ("api_startpushticket"). alreadyOn tells
-// that it was doing so before.
+// StartPushTicket asks WeChat to push tickets to the component ("api_startpushticket"). alreadyOn
+// tells that it was doing so before.
 func (c *Client) StartPushTicket(ctx context.Context, component, appsecret string) (alreadyOn bool, err error) {
 	request := struct {
 		Component string `json:"component_appid"`
@@ -406,8 +412,8 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 	return k.read(response.StatusCode, text, limit, answer)
 }
 
-// noAnswer is fail for a call that got no whole answer. Of err, which may be a url.Error with the token in it, it keeps
-// a scrubbed text and the context's error.
+// noAnswer is fail for a call that got no whole answer. Of err, which may be a url.Error with the
+// token in it, it keeps a scrubbed text and the context's error.
 func (k *call) noAnswer(ctx context.Context, err error) error {
 	if withURL, ok := errors.AsType[*url.Error](err); ok {
 		err = withURL.Err
@@ -484,8 +490,8 @@ func (n *number) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// funcInfo is a list of permission sets, of which only the ids matter. It is nice to know and must never cost a token,
-// so what can't be read is left out.
+// funcInfo is a list of permission sets, of which only the ids matter. It is nice to know and must
+// never cost a token, so what can't be read is left out.
 type funcInfo []int
 
 func (f *funcInfo) UnmarshalJSON(text []byte) error {

@@ -295,7 +295,8 @@ func show(t *testing.T, v any) string {
 	return string(text)
 }
 
-// Answers that are no answers: every call has to fail, without an errcode, worth another try, and with nothing of the answer in the error.
+// Answers that are no answers: every call has to fail, without an errcode, worth another try, and
+// with nothing of the answer in the error.
 func TestFaultyAnswers(t *testing.T) {
 	t.Parallel()
 	info := func(fields string) string {

@@ -87,8 +87,9 @@ func (r errcode) codes() []int {
 
 // table is all that is known of errcodes: what each means to a keeper of tokens
 // ("Return_code_descriptions_new", and the pages of the calls), whom it concerns, and what to do.
-// Codes of other parts of the platform (end-user OAuth, quick registration) are here as well: our calls
-// never give them, so if one does, a person has to look. A code that is not here is worth another try.
+// Codes of other parts of the platform (end-user OAuth, quick registration) are here as well: our
+// calls never give them, so if one does, a person has to look. A code that is not here is worth
+// another try.
 var table = []errcode{
 	{code: -1, verdict: Retry, remedy: waitMinute},    // system busy
 	{code: -1000, verdict: Retry, remedy: waitMinute}, // system error
@@ -203,8 +204,8 @@ var errcodes = func() map[int]errcode {
 // ofOneAccount are the calls for an account that are made with the component's token.
 var ofOneAccount = map[API]bool{APIAuthorizerToken: true, APIAuthorizerInfo: true, APIQueryAuth: true}
 
-// Concerns tells whom err, an error of Client, is about. What the table does not lay at the component's
-// door, or the address's, is the account's if the call was made for one.
+// Concerns tells whom err, an error of Client, is about. What the table does not lay at the
+// component's door, or the address's, is the account's if the call was made for one.
 func Concerns(err error) Concern {
 	var e *Error
 	if !errors.As(err, &e) {

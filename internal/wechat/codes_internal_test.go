@@ -13,8 +13,8 @@ import (
 	"wxtoken/internal/runbook"
 )
 
-// TestTable writes the table out once more, as it was when verdicts, concerns and remedies were three
-// tables: a code that changes its row changes what is done about it, and whom it stops.
+// TestTable writes the table out once more, as it was when verdicts, concerns and remedies were
+// three tables: a code that changes its row changes what is done about it, and whom it stops.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	seen := map[int]bool{}
@@ -163,7 +163,8 @@ var concernWords = map[Concern]lang.Text{
 	ConcernAddress:   lang.T("the address", "出口地址"),
 }
 
-// TestRunbook compares the runbook's table with ours. Where they differ it prints the one that belongs there.
+// TestRunbook compares the runbook's table with ours. Where they differ it prints the one that
+// belongs there.
 func TestRunbook(t *testing.T) {
 	t.Parallel()
 	for page, language := range map[string]lang.Language{"operations.md": lang.English, "operations.zh-CN.md": lang.Chinese} {
@@ -177,7 +178,8 @@ func TestRunbook(t *testing.T) {
 	}
 }
 
-// runbookTable returns the table in the form of the runbook: a line for all codes that have the rest in common.
+// runbookTable returns the table in the form of the runbook: a line for all codes that have the
+// rest in common.
 func runbookTable(l lang.Language) string {
 	type rest struct {
 		verdict Verdict

@@ -27,8 +27,8 @@ const (
 )
 
 // Keys is what the component's page on the platform's console shows under message encryption.
-// Tokens and AESKeys hold the current one first, then earlier ones: while a changed setting is being
-// released, WeChat uses both.
+// Tokens and AESKeys hold the current one first, then earlier ones: while a changed setting is
+// being released, WeChat uses both.
 type Keys struct {
 	hidden
 	AppID   string   // component_appid
@@ -117,8 +117,9 @@ type Opened struct {
 var strictBase64 = base64.StdEncoding.Strict()
 
 // Open verifies q.MsgSignature over encrypt, the base64 of an envelope, and only then decrypts it.
-// Every fault found after the signature is a fault of a sender that knows our token, or of our settings.
-// The error is a *Refusal: ReasonSignatureSyntax, ReasonNoEncrypt, ReasonSignature, ReasonDecrypt or ReasonAppID.
+// Every fault found after the signature is a fault of a sender that knows our token, or of our
+// settings. The error is a *Refusal: ReasonSignatureSyntax, ReasonNoEncrypt, ReasonSignature,
+// ReasonDecrypt or ReasonAppID.
 func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if !isSignature(q.MsgSignature) {
 		return Opened{}, refuse(ReasonSignatureSyntax, "msg_signature is missing or not 40 lower-case hex digits")
@@ -230,9 +231,9 @@ type Reply struct {
 	Encrypt, MsgSignature, Timestamp, Nonce string
 }
 
-// Answer seals text as the answer to a push that Open opened, with the key and the token
-// that the push was made with: while a changed setting is being released, WeChat may not know the new ones yet.
-// timestamp is ten digits of epoch seconds, nonce 1 to 32 letters and digits.
+// Answer seals text as the answer to a push that Open opened, with the key and the token that the
+// push was made with: while a changed setting is being released, WeChat may not know the new ones
+// yet. timestamp is ten digits of epoch seconds, nonce 1 to 32 letters and digits.
 func (c *Crypter) Answer(to Opened, timestamp, nonce string, text []byte) (Reply, error) {
 	switch {
 	case to.Key < 0 || to.Key >= len(c.keys):

@@ -194,7 +194,8 @@ func signed(token, encrypt string) wechat.Query {
 	return wechat.Query{Timestamp: testTime, Nonce: testNonce, MsgSignature: hex.EncodeToString(sum[:])}
 }
 
-// layout puts a plaintext together: prefix, length field, text with appid, and padding that ends in last.
+// layout puts a plaintext together: prefix, length field, text with appid, and padding that ends in
+// last.
 func layout(length uint32, rest string, pad int, last byte) []byte {
 	plain := append([]byte("aaaabbbbccccdddd"), 0, 0, 0, 0)
 	binary.BigEndian.PutUint32(plain[16:], length)
@@ -276,7 +277,8 @@ func upper(q wechat.Query) wechat.Query {
 	return q
 }
 
-// spareBits spells the same bytes in another way: the last character before == carries four bits that do not count.
+// spareBits spells the same bytes in another way: the last character before == carries four bits
+// that do not count.
 func spareBits(sealed string) string {
 	i := strings.IndexByte(sealed, '=') - 1
 	return sealed[:i] + string(sealed[i]+1) + sealed[i+1:]

@@ -17,8 +17,8 @@ func nextDay(now time.Time) time.Time {
 // dayTurns is how long after midnight in China WeChat may still count the day before.
 const dayTurns = 10 * time.Minute
 
-// QuotaBack returns when a call whose daily quota is gone may be made again: when the day turns. A refusal right after that
-// is still about the day before: no two clocks turn at once.
+// QuotaBack returns when a call whose daily quota is gone may be made again: when the day turns. A
+// refusal right after that is still about the day before: no two clocks turn at once.
 func QuotaBack(now time.Time) time.Time {
 	next := nextDay(now)
 	if now.Sub(next.Add(-24*time.Hour)) < dayTurns {

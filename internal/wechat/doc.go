@@ -1,7 +1,8 @@
 // Package wechat speaks the protocol of the WeChat Open Platform as a third-party platform
 // (a component) meets it, with the standard library alone. It keeps no state and decides nothing.
 //
-// A push goes through four steps. The first three can only refuse; the last one reads what there is (package document):
+// A push goes through four steps. The first three can only refuse; the last one reads what there is
+// (package document):
 //
 //	query    := ParseQuery(raw query)       // timestamp, nonce, msg_signature
 //	envelope := ParseEnvelope(body)         // the one Encrypt in it

@@ -12,9 +12,9 @@ type Envelope struct {
 	JSON    bool   // the body is JSON, so the answer has to be
 }
 
-// ParseEnvelope reads the body of a push in XML or JSON ("Message_encryption_and_decryption"). It wants
-// exactly one Encrypt; fields in the clear beside it, as in compatibility mode, are not looked at.
-// The error is a *Refusal.
+// ParseEnvelope reads the body of a push in XML or JSON ("Message_encryption_and_decryption"). It
+// wants exactly one Encrypt; fields in the clear beside it, as in compatibility mode, are not
+// looked at. The error is a *Refusal.
 func ParseEnvelope(body []byte) (Envelope, error) {
 	nested := false
 	d, err := document.Read(body, func(at document.Element) {

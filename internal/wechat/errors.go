@@ -11,8 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// API names one of the platform's calls: those of the component by the last part of their path, the others
-// by what follows /cgi-bin/.
+// API names one of the platform's calls: those of the component by the last part of their path, the
+// others by what follows /cgi-bin/.
 type API string
 
 // The calls of Client.
@@ -44,11 +44,12 @@ func (a API) Path() string {
 	return "/cgi-bin/component/" + string(a)
 }
 
-// OfAccount reports whether the call is made with an account's own access token and charged to the account.
+// OfAccount reports whether the call is made with an account's own access token and charged to the
+// account.
 func (a API) OfAccount() bool { return a == APIGetTicket || a == APICustomSend }
 
-// Error is the error of every call of Client: WeChat's refusal, no answer, or an answer that makes no sense.
-// It holds no secret and may be logged.
+// Error is the error of every call of Client: WeChat's refusal, no answer, or an answer that makes
+// no sense. It holds no secret and may be logged.
 type Error struct {
 	API     API
 	Code    int    // WeChat's errcode; 0 when it gave none
@@ -85,8 +86,8 @@ var (
 	secretPattern = regexp.MustCompile(`(?i)\b(` + strings.Join(secretMarks, "|") + `)[^\s"'&,;]*|[0-9a-z_+=-]{40,}`)
 )
 
-// scrub takes out of a foreign text the secrets given and whatever else looks like one of WeChat's, and
-// makes it one short line. It returns WeChat's request id apart.
+// scrub takes out of a foreign text the secrets given and whatever else looks like one of WeChat's,
+// and makes it one short line. It returns WeChat's request id apart.
 func scrub(text string, secrets []string) (message, rid string) {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -149,7 +150,8 @@ func (v Verdict) String() string {
 }
 
 // asksFor lists the calls on which a verdict can mean what it says. A wrong credential on a call
-// without a component token, for instance, is a wrong appsecret; a revoked account on a call that names no account is a fault of ours.
+// without a component token, for instance, is a wrong appsecret; a revoked account on a call that
+// names no account is a fault of ours.
 var asksFor = map[Verdict][]API{
 	RenewComponentToken: {APICreatePreAuthCode, APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo, APIAuthorizerList, APIQuotaGet},
 	WaitForTicket:       {APIComponentToken},
@@ -158,8 +160,8 @@ var asksFor = map[Verdict][]API{
 	CodeSpent:           {APIQueryAuth},
 }
 
-// Judge tells what to do about err, an error of Client. Whatever WeChat did not say, and an errcode that
-// is not in the table, is worth another try: contexts, networks, pages that are not JSON.
+// Judge tells what to do about err, an error of Client. Whatever WeChat did not say, and an errcode
+// that is not in the table, is worth another try: contexts, networks, pages that are not JSON.
 func Judge(err error) Verdict {
 	var e *Error
 	if !errors.As(err, &e) {

@@ -10,8 +10,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// TestJudge is the list of errcodes of the public pages "Return_code_descriptions_new" and of the calls
-// themselves, with what each asks of a keeper of tokens, on every call.
+// TestJudge is the list of errcodes of the public pages "Return_code_descriptions_new" and of the
+// calls themselves, with what each asks of a keeper of tokens, on every call.
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	const (

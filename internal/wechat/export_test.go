@@ -1,6 +1,7 @@
 package wechat
 
-// SetPrefix replaces the 16 random bytes before a text, so that published ciphertexts can be had again.
+// SetPrefix replaces the 16 random bytes before a text, so that published ciphertexts can be had
+// again.
 func (c *Crypter) SetPrefix(prefix string) { c.prefix = func() string { return prefix } }
 
 // CloseIdle ends the connections that c keeps open between calls: none is to outlive a test.

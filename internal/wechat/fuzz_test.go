@@ -86,8 +86,8 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-// FuzzOpen signs and encrypts whatever it is given, because nothing else gets behind the signature, and compares with a
-// plain reading of the page "Technical_Plan".
+// FuzzOpen signs and encrypts whatever it is given, because nothing else gets behind the signature,
+// and compares with a plain reading of the page "Technical_Plan".
 func FuzzOpen(f *testing.F) {
 	for _, v := range vectors(f) {
 		if v.AESKey == testAESKey {

@@ -5,7 +5,8 @@ import (
 	"net/url"
 )
 
-// LinkParams is what an authorization link is made of ("Authorization_Process_Technical_Description").
+// LinkParams is what an authorization link is made of
+// ("Authorization_Process_Technical_Description").
 type LinkParams struct {
 	Component   string // component_appid
 	PreAuthCode string // fresh: it serves one authorization
@@ -35,8 +36,9 @@ func (p LinkParams) values() url.Values {
 	return v
 }
 
-// PC returns the address of the page with a QR code that an administrator scans. WeChat looks at the Referer: it has to
-// be followed from a page on the host of RedirectURI. base replaces WeChat's host where it is not empty.
+// PC returns the address of the page with a QR code that an administrator scans. WeChat looks at
+// the Referer: it has to be followed from a page on the host of RedirectURI. base replaces WeChat's
+// host where it is not empty.
 func (p LinkParams) PC(base string) string {
 	return orDefault(base, pcHost) + "/cgi-bin/componentloginpage?" + p.values().Encode()
 }

@@ -10,8 +10,8 @@ import (
 	"wxtoken/client/document"
 )
 
-// The InfoTypes that a keeper of tokens acts on ("component_verify_ticket", "authorize_event"). There are more,
-// and new ones come: they are parsed all the same.
+// The InfoTypes that a keeper of tokens acts on ("component_verify_ticket", "authorize_event").
+// There are more, and new ones come: they are parsed all the same.
 const (
 	InfoTicket           = "component_verify_ticket"
 	InfoAuthorized       = "authorized"
@@ -20,7 +20,8 @@ const (
 	InfoFastRegister     = "notify_third_fasteregister" // quick registration of a mini program; the e is WeChat's
 )
 
-// Push is what WeChat says on the authorization event URL. Fields that are not there, or can't be told without doubt, are empty.
+// Push is what WeChat says on the authorization event URL. Fields that are not there, or can't be
+// told without doubt, are empty.
 type Push struct {
 	hidden
 	AppID           string    // component_appid
@@ -37,14 +38,16 @@ type Push struct {
 	text [sha256.Size]byte // digest of the document, where the fields don't tell all of it
 }
 
-// Bounds of what a push carries, in bytes. The public pages give none but advise to leave room; a real ticket has about 100.
+// Bounds of what a push carries, in bytes. The public pages give none but advise to leave room; a
+// real ticket has about 100.
 const (
 	maxTicket = 2048
 	maxCode   = 2048
 )
 
-// ParsePush reads a decrypted document of the authorization event URL, XML or JSON with the same names, as far as it can be read. Fields
-// that it does not know are ignored. The error is a *Refusal, of a document with a document type alone.
+// ParsePush reads a decrypted document of the authorization event URL, XML or JSON with the same
+// names, as far as it can be read. Fields that it does not know are ignored. The error is a
+// *Refusal, of a document with a document type alone.
 func ParsePush(text []byte) (Push, error) {
 	d, err := document.Read(text, nil)
 	if err != nil {
@@ -83,7 +86,8 @@ func (p *Push) readTime(d *document.Document) {
 	}
 }
 
-// readFields reads what a keeper of tokens needs. A line end in one of these values would travel far: what can't be one is left out.
+// readFields reads what a keeper of tokens needs. A line end in one of these values would travel
+// far: what can't be one is left out.
 func (p *Push) readFields(d *document.Document) {
 	field, appID, code := d.Field, "AuthorizerAppid", "AuthorizationCode"
 	switch p.InfoType {
@@ -154,15 +158,17 @@ func seconds(text string) int64 {
 	return n
 }
 
-// ID returns a digest of what the push says: WeChat's repeats of one push have the same ID though they are
-// encrypted anew, and no other push has it. The ticket and the code can't be had back from it.
+// ID returns a digest of what the push says: WeChat's repeats of one push have the same ID though
+// they are encrypted anew, and no other push has it. The ticket and the code can't be had back from
+// it.
 func (p Push) ID() string {
 	ticket := sha256.Sum256([]byte(p.Ticket))
 	return digest([]byte("push"), []byte(p.InfoType), []byte(p.AppID), strconv.AppendInt(nil, p.CreateTime.Unix(), 10),
 		[]byte(p.AuthorizerAppID), []byte(p.Code), ticket[:], p.text[:])
 }
 
-// DocumentID returns a digest of a document that could not be read, or not blanked, for one component.
+// DocumentID returns a digest of a document that could not be read, or not blanked, for one
+// component.
 func DocumentID(component string, text []byte) string {
 	return digest([]byte("unreadable"), []byte(component), text)
 }

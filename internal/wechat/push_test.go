@@ -252,7 +252,8 @@ func TestPushID(t *testing.T) {
 	}
 }
 
-// Of an InfoType whose fields are not all known, the whole document counts: two verifications that end in the same second are two events.
+// Of an InfoType whose fields are not all known, the whole document counts: two verifications that
+// end in the same second are two events.
 func TestPushIDOfOtherInfoTypes(t *testing.T) {
 	t.Parallel()
 	id := func(doc string) string {

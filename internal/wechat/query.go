@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Query holds what a push says in its query string ("message_push"). ParseQuery checks
-// the syntax of Timestamp, Nonce and MsgSignature; nothing is verified before Open or CheckSignature.
+// Query holds what a push says in its query string ("message_push"). ParseQuery checks the syntax
+// of Timestamp, Nonce and MsgSignature; nothing is verified before Open or CheckSignature.
 type Query struct {
 	Timestamp    string // epoch seconds, ten digits, as received
 	Nonce        string // 1 to 32 letters and digits
@@ -87,7 +87,8 @@ func ParseQuery(raw string) (Query, error) {
 	return q, nil
 }
 
-// isTimestamp reports whether s is epoch seconds as WeChat writes them. Ten digits last until the year 2286.
+// isTimestamp reports whether s is epoch seconds as WeChat writes them. Ten digits last until the
+// year 2286.
 func isTimestamp(s string) bool { return len(s) == 10 && isDigits(s) }
 
 func isDigits(s string) bool {

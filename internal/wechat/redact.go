@@ -15,10 +15,11 @@ var secretNames = [][]byte{
 // secretMarks begin WeChat's secrets, wherever they stand: in a document, and in an error text (scrub).
 var secretMarks = []string{"ticket@@@", "queryauthcode@@@", "preauthcode@@@", "refreshtoken@@@"}
 
-// Redact returns a copy of the document in which ComponentVerifyTicket, AuthorizationCode, PreAuthCode and
-// auth_code are empty, at any depth; every other byte is as it was. It returns nothing of a text in which something may be secret
-// but can't be told from the rest: one that can't be walked through, unless it has none of these names at all, and one in which
-// WeChat's secrets stand elsewhere.
+// Redact returns a copy of the document in which ComponentVerifyTicket, AuthorizationCode,
+// PreAuthCode and auth_code are empty, at any depth; every other byte is as it was. It returns
+// nothing of a text in which something may be secret but can't be told from the rest: one that
+// can't be walked through, unless it has none of these names at all, and one in which WeChat's
+// secrets stand elsewhere.
 func Redact(text []byte) []byte {
 	type span struct{ start, end int }
 	var secrets []span

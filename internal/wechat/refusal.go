@@ -2,7 +2,8 @@ package wechat
 
 import "fmt"
 
-// Reason says in one word why a push was refused. Reasons label a counter, so there are few of them.
+// Reason says in one word why a push was refused. Reasons label a counter, so there are few of
+// them.
 type Reason string
 
 // The reasons for refusing a push, in the order in which the steps look.

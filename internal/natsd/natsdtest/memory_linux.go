@@ -5,7 +5,8 @@ import "syscall"
 // memoryDir is a file system in memory, as Linux has it.
 const memoryDir = "/dev/shm"
 
-// roomy reports whether there is room for the data of many servers. A container may have 64 MB there.
+// roomy reports whether there is room for the data of many servers. A container may have 64 MB
+// there.
 func roomy(dir string) bool {
 	const enough = 1 << 30 // bytes
 	var s syscall.Statfs_t

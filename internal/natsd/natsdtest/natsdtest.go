@@ -28,8 +28,9 @@ const readyWithin = time.Minute
 // bubble: the server's clock goroutine, started inside one, would keep virtual time from moving.
 func Register() { ats.Register() }
 
-// bubbleStart is when virtual time begins. It lies in the future because one clock of the server (Register)
-// goes on showing the real time: messages older than that by MaxAge would be removed too early.
+// bubbleStart is when virtual time begins. It lies in the future because one clock of the server
+// (Register) goes on showing the real time: messages older than that by MaxAge would be removed too
+// early.
 var bubbleStart = time.Date(2060, 3, 1, 0, 0, 0, 0, time.UTC)
 
 // Bubble runs f in a synctest bubble, from the year 2060 on, and afterwards gives the goroutines of
@@ -45,9 +46,9 @@ func Bubble(t *testing.T, f func(t *testing.T)) {
 	})
 }
 
-// emptyPools makes the process forget the timers that nats.go keeps in a sync.Pool: one that was made in a
-// bubble ends the process when it is used outside of it, and one from outside tells the real time within.
-// A sync.Pool drops what was not taken during two garbage collections.
+// emptyPools makes the process forget the timers that nats.go keeps in a sync.Pool: one that was
+// made in a bubble ends the process when it is used outside of it, and one from outside tells the
+// real time within. A sync.Pool drops what was not taken during two garbage collections.
 func emptyPools() {
 	runtime.GC()
 	runtime.GC()
@@ -62,8 +63,8 @@ type Server struct {
 	srv *natsd.Server // nil while stopped
 }
 
-// Start starts a server without a listener on a directory of its own, and stops it when the test ends.
-// Each change is applied to its settings first.
+// Start starts a server without a listener on a directory of its own, and stops it when the test
+// ends. Each change is applied to its settings first.
 func Start(t testing.TB, changes ...func(*natsd.Config)) *Server {
 	t.Helper()
 	s := &Server{t: t, cfg: natsd.Config{StoreDir: storeDir(t)}}
@@ -75,8 +76,8 @@ func Start(t testing.TB, changes ...func(*natsd.Config)) *Server {
 	return s
 }
 
-// storeDir returns a directory for a server's data: in memory where there is room, which halves the time that tests
-// take. A benchmark measures the disk as well.
+// storeDir returns a directory for a server's data: in memory where there is room, which halves the
+// time that tests take. A benchmark measures the disk as well.
 func storeDir(t testing.TB) string {
 	if _, bench := t.(*testing.B); bench || !roomy(memoryDir) {
 		return t.TempDir()
@@ -92,7 +93,8 @@ func storeDir(t testing.TB) string {
 // InBubble is a change for Start: the server runs inside a synctest bubble.
 func InBubble(cfg *natsd.Config) { cfg.Bubble = true }
 
-// StartTCP is Start with a listener on a free port of 127.0.0.1, which stays the same over restarts.
+// StartTCP is Start with a listener on a free port of 127.0.0.1, which stays the same over
+// restarts.
 func StartTCP(t testing.TB, changes ...func(*natsd.Config)) *Server {
 	t.Helper()
 	listen := func(cfg *natsd.Config) { cfg.Addr = "127.0.0.1:0" }
@@ -105,7 +107,8 @@ func (s *Server) Stop() {
 	srv := s.srv
 	s.srv = nil
 	s.mu.Unlock()
-	// Not with the lock held: a server sleeps while it closes, and in a bubble no time passes while a client that comes back waits for a lock.
+	// Not with the lock held: a server sleeps while it closes, and in a bubble no time passes while
+	// a client that comes back waits for a lock.
 	if srv != nil {
 		srv.Close()
 	}

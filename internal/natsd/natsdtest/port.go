@@ -11,8 +11,9 @@ import (
 // lastPort counts the ports that were given away.
 var lastPort atomic.Uint32
 
-// FreePort returns a TCP port for a server that is to come back on the same one: below those that the kernel takes by itself, so that
-// no other process gets it while the server does not run. A host that is not 127.0.0.1 need not be there yet.
+// FreePort returns a TCP port for a server that is to come back on the same one: below those that
+// the kernel takes by itself, so that no other process gets it while the server does not run. A
+// host that is not 127.0.0.1 need not be there yet.
 func FreePort(t testing.TB, host string) int {
 	t.Helper()
 	if host != "127.0.0.1" {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Way is a way over TCP to a server that can be closed without either end being told, and made slow: what a broken network, a
-// frozen server or a long line is to a client.
+// Way is a way over TCP to a server that can be closed without either end being told, and made
+// slow: what a broken network, a frozen server or a long line is to a client.
 type Way struct {
 	dial     func() (net.Conn, error)
 	listener net.Listener
@@ -41,13 +41,15 @@ func NewWay(t testing.TB, dial func() (net.Conn, error)) *Way {
 // URL returns the way's address for a NATS client.
 func (w *Way) URL() string { return "nats://" + w.listener.Addr().String() }
 
-// Close lets nothing more pass. Connections stay, and new ones are taken; neither end hears anything.
+// Close lets nothing more pass. Connections stay, and new ones are taken; neither end hears
+// anything.
 func (w *Way) Close() { w.set(func() { w.closed = true }) }
 
 // Open lets everything pass again; what waited comes first.
 func (w *Way) Open() { w.set(func() { w.closed, w.apart = false, nil }) }
 
-// CloseFor lets nothing more pass, in either direction, of those connections that which chooses by the first kilobyte that who connected said.
+// CloseFor lets nothing more pass, in either direction, of those connections that which chooses by
+// the first kilobyte that who connected said.
 func (w *Way) CloseFor(which func(said string) bool) { w.set(func() { w.apart = which }) }
 
 // Delay has everything that passes from now on take so long, in each direction.

@@ -17,8 +17,8 @@ import (
 // within bounds the making of the streams. It is long, because a machine may be slow.
 const within = time.Minute
 
-// Setup makes the streams, and ends the test if that fails. streams.Setup waits for three seconds; on a busy machine that may be too
-// short, and the programs begin anew then, too.
+// Setup makes the streams, and ends the test if that fails. streams.Setup waits for three seconds;
+// on a busy machine that may be too short, and the programs begin anew then, too.
 func Setup(t testing.TB, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) {
 	t.Helper()
 	for began := time.Now(); ; {
