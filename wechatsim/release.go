@@ -160,7 +160,7 @@ func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer 
 		report.OK = false
 		return report, fmt.Errorf("check release: %w", ctx.Err())
 	case cancelled == nil:
-		add("unauthorized", errors.New("somebody else cancelled the authorization"))
+		add("unauthorized", errors.New("the authorization was cancelled during the check"))
 	default:
 		add("unauthorized", p.wantAnswer(ctx, cancelled, ""))
 	}

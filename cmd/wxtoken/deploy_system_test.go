@@ -223,7 +223,7 @@ func deployed(t *testing.T, name string, srv *server.Server, args ...string) run
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, never := range []string{"ermissions", "nats complained", "SEKRET", "secret-of-"} {
+		for _, never := range []string{"ermissions", "nats client error", "SEKRET", "secret-of-"} {
 			if strings.Contains(string(text), never) {
 				t.Errorf("%q in the output of %s:\n%s", never, name, text)
 			}

@@ -179,7 +179,7 @@ func (c Consumer) trouble(ctx context.Context, err error, wait time.Duration) {
 func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle events.Handler) {
 	meta, err := m.Metadata()
 	if err != nil {
-		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message not understood")
+		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("failed to read message")
 		return
 	}
 	done := make(chan struct{})
@@ -263,7 +263,7 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 		err = m.NakWithDelay(plainDelay)
 	}
 	if err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-		c.Log.Warn().Err(err).Str("subject", m.Subject()).Msg("message not answered")
+		c.Log.Warn().Err(err).Str("subject", m.Subject()).Msg("failed to answer message to nats")
 	}
 }
 

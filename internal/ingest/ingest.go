@@ -112,7 +112,7 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		log.Info().Str("seal_key", d.Seal.Public()).Msg("events on AUTH are sealed")
 	}
 	if cfg.PlainMessages {
-		log.Warn().Msg("messages in plain mode taken, NOT FOR PRODUCTION: anybody who saw one URL can send them")
+		log.Warn().Msg("accepting messages in plain mode, NOT FOR PRODUCTION: anyone who saw one URL can forge them")
 	}
 	return i, nil
 }

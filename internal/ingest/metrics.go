@@ -133,7 +133,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "wxtoken_push_skewed_total", Help: "Pushes whose CreateTime is more than 5 minutes from our clock. They are taken all the same.",
 		}),
 		odd: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "wxtoken_push_odd_total", Help: "Pushes that were stored though something about them was odd, by kind of oddity.",
+			Name: "wxtoken_push_odd_total", Help: "Odd pushes that were stored all the same, by kind of oddity.",
 		}, []string{"kind"}),
 		keys: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "wxtoken_push_key_total", Help: "Pushes that were decrypted, by the EncodingAESKey that did it. A key that is no longer used may be removed.",
@@ -142,7 +142,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "wxtoken_push_log_suppressed_total", Help: "Log lines about pushes that were left out because many like them came in the same second.",
 		}),
 		replies: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "wxtoken_reply_total", Help: "Messages and events about which the services were asked, by what they answered.",
+			Name: "wxtoken_reply_total", Help: "Messages and events sent to services for a reply, by result.",
 		}, []string{"result"}),
 		replyDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "wxtoken_reply_duration_seconds", Help: "Time that a service took for a reply that WeChat got.",

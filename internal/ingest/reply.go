@@ -126,7 +126,7 @@ func (i *Ingest) noReply(p pushed, result string, reason wechat.Reason, err erro
 		return
 	}
 	log := i.lines.about(reason)
-	log.Warn().Err(err).Str("subject", p.reply.subject).Str("event_id", p.events[0].ID).Msg("message not replied to")
+	log.Warn().Err(err).Str("subject", p.reply.subject).Str("event_id", p.events[0].ID).Msg("failed to reply to message")
 }
 
 // wrap returns the body of an answer that carries document, and its Content-Type.

@@ -150,7 +150,7 @@ func (s Settings) Connect(role string, log zerolog.Logger, opts ...nats.Option) 
 			if sub != nil {
 				e = e.Str("subject", sub.Subject)
 			}
-			e.Msg("nats complained")
+			e.Msg("nats client error")
 		}),
 	}
 	if s.NatsCreds != "" {
@@ -200,7 +200,7 @@ func Watch(nc *nats.Conn, role string, h *serve.Health, m *serve.Metrics, log ze
 		return subscriptions.err()
 	})
 	m.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "wxtoken_nats_connected", Help: "Whether the connection to NATS stands (1) or not (0).",
+		Name: "wxtoken_nats_connected", Help: "1 while connected to NATS, else 0.",
 		ConstLabels: prometheus.Labels{"role": role},
 	}, func() float64 {
 		if nc.IsConnected() {

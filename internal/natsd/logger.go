@@ -35,5 +35,5 @@ func (l *logger) Fatalf(format string, v ...any) {
 }
 
 func say(e *zerolog.Event, format string, v []any) {
-	e.Str("text", fmt.Sprintf(format, v...)).Msg("nats server spoke")
+	e.Str("text", fmt.Sprintf(format, v...)).Msg("nats server log")
 }

@@ -167,7 +167,7 @@ func TestServerSpeaksThroughOurLogger(t *testing.T) {
 	s := natsdtest.Start(t, func(c *natsd.Config) { c.Log = zerolog.New(zerolog.SyncWriter(&out)) })
 	s.Stop()
 	for line := range strings.Lines(out.String()) {
-		if !strings.Contains(line, `"role":"nats"`) || !strings.Contains(line, `"message":"nats server spoke"`) {
+		if !strings.Contains(line, `"role":"nats"`) || !strings.Contains(line, `"message":"nats server log"`) {
 			t.Errorf("line of another shape: %s", line)
 		}
 	}

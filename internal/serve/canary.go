@@ -35,11 +35,11 @@ type Canary struct {
 func WatchCanary(role string, h *Health, m *Metrics, probe func(context.Context) error) *Canary {
 	labels := prometheus.Labels{"role": role}
 	c := &Canary{probe: probe, probing: make(chan struct{}, 1), seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "wxtoken_nats_canary_seconds", Help: "Time that NATS took to prove itself.", ConstLabels: labels,
+		Name: "wxtoken_nats_canary_seconds", Help: "Duration of the readiness probe through NATS, in seconds.", ConstLabels: labels,
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
 	})}
 	m.Registry.MustRegister(c.seconds, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "wxtoken_nats_canary_last_success_timestamp_seconds", Help: "When NATS last proved itself; 0: not yet.", ConstLabels: labels,
+		Name: "wxtoken_nats_canary_last_success_timestamp_seconds", Help: "Unix time of the last successful readiness probe through NATS; 0 before the first.", ConstLabels: labels,
 	}, func() float64 { return float64(c.passed.Load()) / 1e3 }))
 	h.Check("nats canary "+role, func(ctx context.Context) error {
 		return c.check(context.WithoutCancel(ctx)) // who asks may hang up: the others hear what came of it

@@ -99,7 +99,7 @@ func CheckMirrors(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cf
 	for _, api := range cfg.ServicesAPI {
 		if !HasServices(ctx, nc, api) {
 			if api != events.DefaultServicesAPI { // a setting asks for it
-				faults = append(faults, fmt.Errorf("nobody answers behind %s", api))
+				faults = append(faults, fmt.Errorf("JetStream does not answer behind %s", api))
 			}
 			continue
 		}

@@ -151,7 +151,7 @@ func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig,
 			chosen = append(chosen, "max_age", "max_bytes")
 		}
 		if lacks := differences(stream.CachedInfo().Config, want, chosen...); lacks != nil {
-			faults = append(faults, fmt.Errorf("stream was made by somebody else, with other settings: %s: %s", want.Name, strings.Join(lacks, ", ")))
+			faults = append(faults, fmt.Errorf("stream has unexpected settings: %s: %s", want.Name, strings.Join(lacks, ", ")))
 		}
 	}
 	return errors.Join(faults...)
