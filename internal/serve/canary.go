@@ -23,7 +23,7 @@ type Canary struct {
 
 	passed atomic.Int64 // when the last good probe ended, in milliseconds since 1970
 
-	probing chan struct{} // a lock on what follows, which a waiting check can leave when its context ends
+	probing chan struct{} // holds one while a probe is under way: one at a time
 	tried   time.Time     // when the last probe ended
 	err     error         // of the last one
 }
