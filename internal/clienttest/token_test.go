@@ -62,8 +62,8 @@ func TestTokenRecord(t *testing.T) {
 		Key: wxtoken.AuthorizerKey("wxc", "wxa"), Value: wxtoken.NewSecret("new"), Generation: 4, Revision: 9,
 		ObtainedAt: at, ExpiresAt: at.Add(2 * time.Hour), RenewAt: at.Add(80 * time.Minute),
 	}
-	const want = `{"key":"authorizer.wxc.wxa","generation":4,` +
-		`"obtained_at":"2026-11-22T10:00:00Z","expires_at":"2026-11-22T12:00:00Z","renew_at":"2026-11-22T11:20:00Z","value":"new"`
+	const want = `{"key":"authorizer.wxc.wxa","value":"new","generation":4,` +
+		`"obtained_at":"2026-11-22T10:00:00Z","expires_at":"2026-11-22T12:00:00Z","renew_at":"2026-11-22T11:20:00Z"`
 	if got, err := store.TokenRecord(token); err != nil || string(got) != want+"}" {
 		t.Errorf("TokenRecord = %s, %v", got, err)
 	}
