@@ -3,6 +3,7 @@ package refresher_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -322,6 +323,7 @@ func TestDoubtEndsAndAnotherReasonStays(t *testing.T) {
 		r.pokeOnce(key)
 	}
 	r.until("nobody doubts", func() bool { return conditionOf(r.status(componentKey), "RefusalsBelieved").Status == "False" })
+	r.until("the quota is not told", func() bool { return strings.Contains(conditionOf(r.status(componentKey), "Renewing").Message, "quota") })
 	r.clock.forward(6 * time.Minute)
 	r.until("it is never believed again", func() bool { return conditionOf(r.status(componentKey), "RefusalsBelieved").Status == "True" })
 	if s := r.status(componentKey); s.State != wxtoken.StateOperator || s.LastError == nil || s.LastError.Code != 45009 {
