@@ -29,8 +29,8 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 		}
 		// The state made below is that of now, and so this has to be, too: the sweep, which says so otherwise, comes later.
 		doubted := slices.ContainsFunc(holds, func(h store.Hold) bool { return h.Reason == wxtoken.HeldDoubted })
-		if !doubted && account.RefusalsAreDoubted(*s) {
-			account.RefusalsDoubted(now, false)(s)
+		if doubted != account.RefusalsAreDoubted(*s) {
+			account.RefusalsDoubted(now, doubted)(s)
 		}
 		if account.IsFalse(*s, wxtoken.ConditionEventsOpened) {
 			return // its tickets can't even be read
