@@ -1,27 +1,18 @@
 package bus_test
 
 import (
-	"flag"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams/streamstest"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // they wait for the clock more than they work
-		panic(err)
-	}
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 8) }
 
 // within bounds everything that a test waits for. It is long, because a machine may be slow.
 const within = time.Minute

@@ -18,7 +18,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
@@ -30,10 +29,7 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 0) }
 
 // The component of the tests. Whatever must not be seen anywhere has SEKRET in it.
 const (

@@ -6,7 +6,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
@@ -18,10 +17,7 @@ import (
 	"wxtoken/internal/streams/streamstest"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 0) }
 
 const (
 	component = "wxc0mp0nent000000"

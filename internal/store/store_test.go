@@ -15,7 +15,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
@@ -25,10 +24,7 @@ import (
 	"wxtoken/internal/streams/streamstest"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 0) }
 
 // within bounds everything that a test waits for. It is long, because a machine may be slow.
 const within = time.Minute

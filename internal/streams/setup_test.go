@@ -2,7 +2,6 @@ package streams_test
 
 import (
 	"errors"
-	"flag"
 	"slices"
 	"strings"
 	"sync"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/bus"
@@ -21,14 +19,7 @@ import (
 	"wxtoken/internal/streams/streamstest"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // they wait for the clock more than they work
-		panic(err)
-	}
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 8) }
 
 // rig is a NATS server with our streams.
 type rig struct {

@@ -1,15 +1,17 @@
 // Package natsdtest gives a test a real NATS server of its own in one call.
 //
-// In a testing/synctest bubble: call Register in TestMain, wrap the test in Bubble, and do not run
+// In a testing/synctest bubble: call Main or Register in TestMain, wrap the test in Bubble, and do not run
 // it in parallel with others: see emptyPools.
 package natsdtest
 
 import (
 	"context"
+	"flag"
 	"net"
 	"net/url"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
 
 	"wxtoken/internal/natsd"
 )
@@ -27,6 +30,20 @@ const readyWithin = time.Minute
 // Register prepares the process for servers inside bubbles. Call it in TestMain, before any
 // bubble: the server's clock goroutine, started inside one, would keep virtual time from moving.
 func Register() { ats.Register() }
+
+// Main is the TestMain of a package whose tests start servers: it calls Register, and fails where goroutines are left at the end.
+// parallel is how many tests run at once, more than there are processors where they wait for the clock more than they work; 0: as many
+// as go test says.
+func Main(m *testing.M, parallel int) {
+	Register()
+	flag.Parse()
+	if parallel > 0 {
+		if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
 
 // bubbleStart is when virtual time begins. It lies in the future because one clock of the server
 // (Register) goes on showing the real time: messages older than that by MaxAge would be removed too

@@ -6,15 +6,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 0) }
 
 // TestTimersFireInABubble shows that the server itself lives on virtual time: a message scheduled
 // for two hours later arrives two hours later, and so it does when the server was away meanwhile.
