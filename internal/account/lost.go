@@ -51,7 +51,7 @@ func (c Credential) Asked(p Profile) (Credential, Next) {
 		return c, Next{Do: DoCancel}
 	case p.Err != nil:
 		next.Wait = max(c.retryDelay(p.Failure), p.Held)
-		if ofAccount(p.Err) && wechat.Judge(p.Err) == wechat.Operator {
+		if wechat.OfAccount(p.Err) && wechat.Judge(p.Err) == wechat.Operator {
 			next.Wait = askAgain(c.Failures)
 		}
 	case p.RefreshToken != "" && p.RefreshToken != c.RefreshToken:
@@ -78,8 +78,8 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 	}
 	next.Wait = askAgain(c.Refusals)
 	if c.Refusals > len(askAgainAfter) && p.Believed && (listed || c.Refusals > len(askAgainAfter)+1) {
-		c.AuthorizationNeeded = true
-		next = Next{Wait: giveUpDelay, Merchant: "RefreshTokenInvalid"}
+		c, next = c.GaveUp(p.Now)
+		next.Merchant = wxtoken.ReasonRefreshTokenInvalid
 	}
 	return c.retried(p.Now, next), next
 }
@@ -96,8 +96,8 @@ func (c Credential) unconfirmed(p Profile, next Next) (Credential, Next) {
 		next.Wait = askAgainAfter[1]
 	}
 	if waited >= confirmedAfter && p.Believed && (listed || waited >= confirmedAfter+seekLongest) {
-		c.AuthorizationNeeded = true
-		next = Next{Wait: giveUpDelay, Merchant: "RefreshTokenInvalid"}
+		c, next = c.GaveUp(p.Now)
+		next.Merchant = wxtoken.ReasonRefreshTokenInvalid
 	}
 	return c.retried(p.Now, next), next
 }

@@ -12,10 +12,10 @@ const (
 	// ClaimFor is how long a claim holds when its owner is never heard of again and its message
 	// isn't delivered again either. A call to WeChat must end before.
 	ClaimFor = 15 * time.Second
+	// ClaimedDelay is the wait for another refresher that holds a claim.
+	ClaimedDelay = 500 * time.Millisecond
 	// MaxForced is how many renewals of a key a day may be asked for, by a report or by hand.
 	MaxForced = 24
-	// slowDown is the wait after 45011, a limit per minute.
-	slowDown = time.Minute
 	// gateDelay is the wait of a renewal that the component's quota stopped: the gate knows how long, and may open any time.
 	gateDelay = 5 * time.Second
 )
@@ -121,7 +121,7 @@ type Failure struct {
 	Err    error
 	Now    time.Time
 	Dies   time.Time     // when the stored token does; zero if there is none
-	Away   time.Duration // above zero: WeChat answers nobody, and one call for all keys is made so often
+	Away   time.Duration // above zero: WeChat does not answer, and one call for all keys is made so often
 	Jitter float64       // 0 to 1, by chance: failures that happen together are not to be tried again together
 }
 
@@ -138,7 +138,7 @@ func (c Credential) Failed(f Failure) (Credential, Next) {
 	next := Next{Wait: c.retryDelay(f), Status: c.stillFailing(f.Now, f.Err)}
 	switch wechat.Judge(f.Err) {
 	case wechat.SlowDown:
-		next.Wait = slowDown + time.Duration(f.Jitter*float64(slowDown)/2)
+		next.Wait = wechat.MinuteLimit + time.Duration(f.Jitter*float64(wechat.MinuteLimit)/2)
 	case wechat.QuotaGone:
 		// It is the component that is in trouble, and its status says so, unless it is the account's own quota.
 		next.Wait, next.Status = gateDelay, nil
@@ -161,10 +161,10 @@ func (c Credential) Failed(f Failure) (Credential, Next) {
 func (c Credential) needsOperator(f Failure) Next {
 	next := Next{Wait: longest()}
 	if c.Key.Kind == wxtoken.KindComponent {
-		next.Status = Troubled(wxtoken.StateOperator, "OperatorNeeded", f.Now, c.Failures, f.Err)
+		next.Status = Troubled(wxtoken.StateOperator, wxtoken.ReasonOperatorNeeded, f.Now, c.Failures, f.Err)
 	}
 	derived := Derived(c.Key)
-	if ofAccount(f.Err) || derived { // what a ticket's call meets does not stand in the component's status
+	if wechat.OfAccount(f.Err) || derived { // what a ticket's call meets does not stand in the component's status
 		next.Wait, next.Status = askAgain(c.Failures), Operator(f.Now, f.Err)
 		if derived && c.Failures > len(askAgainAfter) {
 			next.Wait = giveUpDelay // not every account may have such a ticket
@@ -197,9 +197,6 @@ func unanswered(err error) bool {
 	var e *wechat.Error
 	return errors.As(err, &e) && e.Code == 0
 }
-
-// ofAccount reports whether err concerns one account, and not all calls of its component.
-func ofAccount(err error) bool { return wechat.Concerns(err) == wechat.ConcernAccount }
 
 // ofAccountAPI reports whether err is of a call that is charged to the account.
 func ofAccountAPI(err error) bool {

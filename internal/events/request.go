@@ -61,7 +61,13 @@ func UnknownComponent(appid string) error {
 // Clip keeps a foreign text short enough for an error text.
 func Clip(s string) string { return s[:min(len(s), 64)] }
 
-// IsDigest reports whether s is a SHA-256 in hex, as questions name a token or a code; the digits may be capitals.
+// Digest returns the SHA-256 of a token or a code in hex, as questions name one without showing it.
+func Digest(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+// IsDigest reports whether s is what Digest returns; the digits of others may be capitals.
 func IsDigest(s string) bool {
 	sum, err := hex.DecodeString(s)
 	return err == nil && len(sum) == sha256.Size

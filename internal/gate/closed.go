@@ -18,8 +18,6 @@ const (
 	awayFrom  = 3
 	// ProbeEvery is how often one call is made then, to see whether it is back.
 	ProbeEvery = 10 * time.Second
-	// slowDown is the wait after a limit per minute (45011).
-	slowDown = time.Minute
 	// slowFor is how long calls are made half as often after that.
 	slowFor = 10 * time.Minute
 	// refusedFor is how long no call is made after a refusal that all would meet: it is tried again once a minute.

@@ -41,16 +41,16 @@ func (g *Gate) close(ctx context.Context, api wechat.API, err error, now time.Ti
 	hold := store.Hold{Message: err.Error(), Error: account.LastError(now, err), SeenAt: now}
 	switch wechat.Judge(err) {
 	case wechat.SlowDown:
-		g.pause(api, now.Add(slowDown))
+		g.pause(api, now.Add(wechat.MinuteLimit))
 		g.halve(now)
-		hold.Reason, hold.Until = wxtoken.HeldMinuteLimit, now.Add(slowDown)
+		hold.Reason, hold.Until = wxtoken.HeldMinuteLimit, now.Add(wechat.MinuteLimit)
 	case wechat.QuotaGone:
 		g.closeForTheDay(ctx, api, err, now)
 		return
 	case wechat.WaitForTicket:
 		hold.Reason = wxtoken.HeldNoTicket
 	case wechat.Operator:
-		if ofAccount(err) || kinds[api].aside && !ofComponent(err) {
+		if wechat.OfAccount(err) || kinds[api].aside && !wechat.OfComponent(err) {
 			return // the others must not wait for it
 		}
 		hold.Reason, hold.Until = wxtoken.HeldRefused, now.Add(refusedFor)
@@ -81,7 +81,7 @@ func (g *Gate) reopen(api wechat.API, err error, now time.Time) {
 	case wechat.SlowDown, wechat.QuotaGone:
 		return // they tell nothing of the rest: WeChat may count before it looks at secret and address
 	case wechat.Operator:
-		if !ofAccount(err) {
+		if !wechat.OfAccount(err) {
 			return
 		}
 	}
@@ -130,7 +130,7 @@ func refusedAPI(api wechat.API, err error) wechat.API {
 		return everyAPI
 	case kinds[api].with == withSecret:
 		return wechat.APIComponentToken
-	case ofComponent(err):
+	case wechat.OfComponent(err):
 		return everyAPI
 	}
 	return api
@@ -141,9 +141,3 @@ func silent(err error) bool {
 	var e *wechat.Error
 	return err != nil && (!errors.As(err, &e) || e.Code == 0 || e.Code == -1 || e.Code == -1000)
 }
-
-// ofComponent reports whether every call of the component would meet err.
-func ofComponent(err error) bool { return wechat.Concerns(err) >= wechat.ConcernComponent }
-
-// ofAccount reports whether err concerns one account, and not all calls of its component.
-func ofAccount(err error) bool { return wechat.Concerns(err) == wechat.ConcernAccount }

@@ -174,9 +174,8 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 	if !ok {
 		return v.says(saidRejected)
 	}
-	sum := sha256.Sum256([]byte(code))
 	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{
-		ID: v.id, Step: events.StepCallback, Session: session(r), CodeSHA256: hex.EncodeToString(sum[:]),
+		ID: v.id, Step: events.StepCallback, Session: session(r), CodeSHA256: events.Digest(code),
 	})
 	if said != "" {
 		v.err = err

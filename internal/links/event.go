@@ -4,18 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
-)
-
-const (
-	// claimedDelay is the wait for the other code of a link, which is being exchanged.
-	claimedDelay = 500 * time.Millisecond
-	// lostDelay is the wait before a record is loaded again that changed under our hands.
-	lostDelay = 50 * time.Millisecond
 )
 
 // Of returns the link through which an event came, nil if through none.
@@ -65,12 +57,12 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 	}
 	now, purpose := l.Now(), fmt.Sprintf("auth/%d", m.Sequence)
 	if held := link.Claim; held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purpose) {
-		return events.Later(claimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
+		return events.Later(account.ClaimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
 	}
 	link.Claim = &account.Claim{By: l.ID, For: purpose, Until: now.Add(account.ClaimFor).UTC()}
 	saved, err := l.Store().SaveConnect(ctx, *link, now)
 	if errors.Is(err, store.ErrLost) {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	if err != nil {
 		return err

@@ -2,8 +2,6 @@ package refresher
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -99,7 +97,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	}
 	// That of a link whose end is not known yet is WeChat's to judge when only the list told of the account: its ref must
 	// not get lost because the list came first. An older code exchanged over a newer one would end the newer authorization.
-	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || cred.Brought(digest(a.Code)))
+	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || cred.Brought(events.Digest(a.Code)))
 	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && !listed {
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
 		return r.links.Fail(ctx, link, "", wechat.Revoked.String())
@@ -110,7 +108,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	}
 	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(account.MaxAhead))
-	if cred.Brought(digest(a.Code)) || redirected && cred.RefreshToken != "" {
+	if cred.Brought(events.Digest(a.Code)) || redirected && cred.RefreshToken != "" {
 		return r.repeatAuthorization(ctx, c, cred, created, link, m)
 	}
 	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APIQueryAuth})
@@ -145,7 +143,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	err = r.establish(ctx, c, cred, granted, a, created, asked, link)
 	if errors.Is(err, store.ErrLost) {
 		// An older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	return err
 }
@@ -179,12 +177,12 @@ func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credenti
 		return cred, nil
 	}
 	if cred.ClaimedAt(r.now()) {
-		return cred, events.Later(claimedDelay, fmt.Errorf("note authorization: %s is being renewed", cred.Key))
+		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("note authorization: %s is being renewed", cred.Key))
 	}
 	cred = cred.Dated(created, ref)
 	saved, err := r.store.Save(ctx, cred)
 	if err != nil {
-		return cred, events.Later(lostDelay, err)
+		return cred, events.Later(store.LostDelay, err)
 	}
 	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)))
 	return saved, nil
@@ -209,7 +207,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 		r.log.Error().Stringer("key", key).Str("ref", cred.Ref).Str("other_ref", link.Ref).Msg("account belongs to another ref, left there")
 	}
 	cred = cred.Authorized(account.Authorization{
-		At: at, CodeDigest: digest(a.Code), RefreshToken: granted.RefreshToken, Token: granted.AccessToken != "", Ref: ref, Now: r.now(),
+		At: at, CodeDigest: events.Digest(a.Code), RefreshToken: granted.RefreshToken, Token: granted.AccessToken != "", Ref: ref, Now: r.now(),
 	})
 	if granted.AccessToken == "" {
 		if _, err := r.store.Revoke(ctx, cred); err != nil { // of its token, should there be one
@@ -284,7 +282,7 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 		return r.storeTold(ctx, cred, info, a.CreateTime.UTC(), a.Kind, link)
 	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
-		if ofAccount(cause) {
+		if wechat.OfAccount(cause) {
 			r.setStatus(ctx, key, account.Operator(now, cause))
 		}
 		return r.giveBack(ctx, cred, eventDelay(m, cause), cause)
@@ -292,7 +290,7 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 		return r.giveBack(ctx, cred, eventDelay(m, cause), cause)
 	}
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
 	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())
@@ -305,7 +303,7 @@ func (r *Refresher) storeTold(ctx context.Context, cred account.Credential, info
 	ref, _ := links.Ref(cred, link)
 	cred, err := r.store.Save(ctx, cred.Told(info.RefreshToken, ref, at))
 	if err != nil {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	if err := r.links.Finish(ctx, link, cred); err != nil {
 		return err
@@ -325,7 +323,7 @@ func eventDelay(m events.Msg, err error) time.Duration {
 	case wechat.QuotaGone:
 		return jittered(gate.MaxPause)
 	case wechat.SlowDown, wechat.Operator:
-		return jittered(slowDown)
+		return jittered(wechat.MinuteLimit)
 	}
 	return account.Backoff(m.Deliveries, 0, rand.Float64())
 }
@@ -349,10 +347,4 @@ func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.
 	}
 	r.setStatus(ctx, key, account.ProfileOf(info))
 	return info
-}
-
-// digest returns the SHA-256 of a code, in hex.
-func digest(code string) string {
-	sum := sha256.Sum256([]byte(code))
-	return hex.EncodeToString(sum[:])
 }

@@ -54,7 +54,7 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause error) error {
 	if _, err := r.store.Revoke(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
-			return events.Later(lostDelay, err)
+			return events.Later(store.LostDelay, err)
 		}
 		return err
 	}

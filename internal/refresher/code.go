@@ -27,7 +27,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if link != nil && link.Authorizer != "" {
 		return nil // the push came first, and one link is one authorization
 	}
-	sum := digest(a.Code)
+	sum := events.Digest(a.Code)
 	if link != nil && link.CodeDigest != "" && link.CodeDigest != sum {
 		return nil // it came to nothing, and another was taken since
 	}
@@ -126,7 +126,7 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 		return false, err
 	}
 	if cred.ClaimedAt(r.now()) {
-		return false, events.Later(claimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
+		return false, events.Later(account.ClaimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
 	}
 	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-account.MaxAhead)) { // the list has told
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
@@ -155,7 +155,7 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	for {
 		err := r.tryKeepCode(ctx, c, key, granted, a, asked, link)
-		wait := lostDelay
+		wait := store.LostDelay
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
@@ -179,7 +179,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return err
 	}
-	if cred.Brought(digest(a.Code)) { // it was stored, and that answer was lost
+	if cred.Brought(events.Digest(a.Code)) { // it was stored, and that answer was lost
 		changes := []account.Change{r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref))}
 		if cred.Renewable() {
 			changes = append(changes, account.Active(r.now()))

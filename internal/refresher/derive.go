@@ -117,7 +117,7 @@ func (d *derived) drop(ctx context.Context, key wxtoken.Key) error {
 	}
 	if _, err := d.store.Revoke(ctx, cred.Dropped(d.now())); err != nil {
 		if errors.Is(err, store.ErrLost) {
-			return events.Later(lostDelay, err)
+			return events.Later(store.LostDelay, err)
 		}
 		return err
 	}

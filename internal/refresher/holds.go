@@ -11,14 +11,14 @@ import (
 	"wxtoken/internal/store"
 )
 
-// renewing sets the condition that says what holds a component back, and the state because of it. When nothing does any more,
-// the state is again that of its own token.
+// renewing sets the conditions that say what holds a component back, RefusalsBelieved among them, and the state because of it: all
+// from one look, so that they agree. When nothing holds it back any more, the state is again that of its own token.
 func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 	return func(s *wxtoken.Status) {
 		now := clock()
 		holds := g.Holds()
 		if len(holds) == 0 {
-			account.SetCondition(s, wxtoken.ConditionRenewing, now, true, "Unhindered", "")
+			account.SetCondition(s, wxtoken.ConditionRenewing, now, true, wxtoken.ReasonUnhindered, "")
 		} else {
 			account.SetCondition(s, wxtoken.ConditionRenewing, now, false, holds[0].Reason, gate.Message(holds, now))
 			for i := range s.Conditions {
@@ -27,7 +27,6 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 				}
 			}
 		}
-		// The state made below is that of now, and so this has to be, too: the sweep, which says so otherwise, comes later.
 		doubted := slices.ContainsFunc(holds, func(h store.Hold) bool { return h.Reason == wxtoken.HeldDoubted })
 		if doubted != account.RefusalsAreDoubted(*s) {
 			account.RefusalsDoubted(now, doubted)(s)

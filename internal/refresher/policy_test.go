@@ -32,7 +32,7 @@ func TestOfAccount(t *testing.T) {
 		{refusal(wechat.APIQueryAuth, 40029), true}, // whatever it means, the others need not wait for it
 		{errors.New("no answer"), false},
 	} {
-		if got := ofAccount(row.err); got != row.want {
+		if got := wechat.OfAccount(row.err); got != row.want {
 			t.Errorf("%v: %t", row.err, got)
 		}
 	}

@@ -107,13 +107,16 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.step == nil {
 		r.step = func(string) {}
 	}
-	r.statuses = &statuses{log: r.log, now: r.now, store: func() *store.Store { return r.store }, gate: func(component string) *gate.Gate {
-		if c, ok := r.component(component); ok {
-			return c.gate
+	opened := func() *store.Store { return r.store } // asked for each time: there is another one after the data was gone
+	gateOf := func(appid string) (*gate.Gate, bool) {
+		if c, ok := r.component(appid); ok {
+			return c.gate, true
 		}
-		return nil
-	}}
-	r.gates, r.links = r.newGates(), r.newLinks()
+		return nil, false
+	}
+	r.statuses = &statuses{log: r.log, now: r.now, store: opened, gate: gateOf}
+	r.links = &links.Links{Settings: cfg.Settings, ID: r.id, WeChat: wx, Log: r.log, Now: r.now, Store: opened, Gate: gateOf}
+	r.gates = r.newGates(opened)
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -124,29 +127,14 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 }
 
 // newGates returns what the gates of this process have in common.
-func (r *Refresher) newGates() gate.Process {
+func (r *Refresher) newGates(opened func() *store.Store) gate.Process {
 	return gate.Process{
 		ID: r.id, Rate: r.cfg.APIRate, ListGood: 2 * r.cfg.ReconcileEvery, WeChat: r.wx, Log: r.log, Now: r.now,
-		Store: func() *store.Store { return r.store }, View: r.knownView,
+		Store: opened, View: r.knownView,
 		Counted: func(component string, api wechat.API) { r.metrics.calls.WithLabelValues(component, string(api)).Inc() },
 		Changed: func(ctx context.Context, component string) { r.setStatus(ctx, wxtoken.ComponentKey(component)) },
 		Refused: func(ctx context.Context, t wxtoken.Token) error { return r.early.refused(ctx, t) },
 		Opened:  r.lookNow,
-	}
-}
-
-// newLinks returns the authorization links of this process.
-func (r *Refresher) newLinks() *links.Links {
-	return &links.Links{
-		Settings: r.cfg.Settings, ID: r.id, WeChat: r.wx, Log: r.log, Now: r.now,
-		Store: func() *store.Store { return r.store },
-		Gate: func(component string) (*gate.Gate, bool) {
-			c, ok := r.component(component)
-			if !ok {
-				return nil, false
-			}
-			return c.gate, true
-		},
 	}
 }
 
@@ -246,7 +234,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
-	r.log.Info().Int("keys", len(view.All())).Strs("components", appids(r.all())).Msg("refresher started")
+	r.log.Info().Int("keys", view.Len()).Strs("components", appids(r.all())).Msg("refresher started")
 
 	background.Go(func() {
 		if err := r.data.watch(work, r.store, view); err != nil {
@@ -328,7 +316,7 @@ func (r *Refresher) knownView() *store.View {
 	return r.view
 }
 
-// ended returns why ctx ended, nil if somebody wanted it to.
+// ended returns why ctx ended, nil if it was cancelled.
 func ended(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
@@ -360,7 +348,7 @@ func (r *Refresher) greet(ctx context.Context, c *component) bool {
 	if err == nil {
 		var s wxtoken.Status
 		s, _, err = r.store.Status(ctx, key)
-		c.doubted = account.RefusalsAreDoubted(s) // by somebody who has stopped since: it is for us to say that this has ended
+		c.doubted = account.RefusalsAreDoubted(s) // by a refresher that has stopped since: it is for this one to say that it has ended
 	}
 	if err != nil {
 		r.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")

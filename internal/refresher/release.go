@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
 	"wxtoken/internal/wechat"
@@ -22,7 +23,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if err != nil {
 		return err
 	}
-	if _, err := c.gate.AccountToken(key.Authorizer); !cred.Brought(digest(a.Code)) && (err != nil || !m.Redelivered) {
+	if _, err := c.gate.AccountToken(key.Authorizer); !cred.Brought(events.Digest(a.Code)) && (err != nil || !m.Redelivered) {
 		if err := r.code(ctx, c, a, m); err != nil {
 			return err
 		}
@@ -32,7 +33,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))
 		}
-		return events.Later(claimedDelay, err)
+		return events.Later(account.ClaimedDelay, err)
 	}
 	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APICustomSend, Account: key.Authorizer})
 	if err != nil {
@@ -43,7 +44,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))
 		}
-		return events.Later(claimedDelay, fmt.Errorf("answer the release check: %w", err))
+		return events.Later(account.ClaimedDelay, fmt.Errorf("answer the release check: %w", err))
 	}
 	r.log.Info().Stringer("key", key).Msg("release check answered")
 	return nil

@@ -28,7 +28,7 @@ func (r *Refresher) due(ctx context.Context, m events.Msg) error {
 	}
 	err = r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
 	if errors.Is(err, store.ErrSealed) && m.Deliveries <= seedTries {
-		return events.Later(jittered(claimedDelay), err) // another refresher has the seed
+		return events.Later(jittered(account.ClaimedDelay), err) // another refresher has the seed
 	}
 	return err
 }
@@ -43,7 +43,7 @@ type hands struct{ atWork sync.Map } // wxtoken.Key -> struct{}
 // alone runs f unless another handler of this process is at the same key.
 func (h *hands) alone(key wxtoken.Key, f func() error) error {
 	if _, busy := h.atWork.LoadOrStore(key, struct{}{}); busy {
-		return events.Later(claimedDelay, fmt.Errorf("%s is being worked at here", key))
+		return events.Later(account.ClaimedDelay, fmt.Errorf("%s is being worked at here", key))
 	}
 	defer h.atWork.Delete(key)
 	return f()
@@ -113,7 +113,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("asked")
 	if wait, ok := events.After(err); ok { // the call was not made after all
 		if _, err := r.store.Save(ctx, cred.GivenBack()); err != nil {
-			return events.Later(lostDelay, err)
+			return events.Later(store.LostDelay, err)
 		}
 		return events.Later(wait, err)
 	}
@@ -145,13 +145,13 @@ func (r *Refresher) settle(ctx context.Context, c *component, cred account.Crede
 	key := due.Key
 	switch cred.Wish(due.Generation, m.Deliveries) {
 	case account.WishTooEarly:
-		wait := claimedDelay
+		wait := account.ClaimedDelay
 		if m.Deliveries > 10 {
 			wait = heldDelay
 		}
 		return true, events.Later(wait, fmt.Errorf("renew %s: the record read is of generation %d, the due message of %d", key, cred.Generation, due.Generation))
 	case account.WishUncertain:
-		return true, events.Later(claimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
+		return true, events.Later(account.ClaimedDelay, fmt.Errorf("renew %s: nothing to renew with, looking again", key))
 	case account.WishCancelled:
 		// The refresher that stored that may have died before the status was written.
 		return true, r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, account.Revoked(r.now(), nil)))
@@ -182,7 +182,7 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
 	key := cred.Key
 	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
-		return events.Later(claimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
+		return events.Later(account.ClaimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
 	}
 	r.log.Error().Stringer("key", key).Msg("credential gone: it was removed from the stream")
 	gone := fmt.Errorf("renew %s: its credential is gone", key)
@@ -208,7 +208,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
 	if cred, err = r.store.Save(ctx, cred.Restored(info.RefreshToken)); errors.Is(err, store.ErrLost) {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	} else if err != nil {
 		return err
 	}
@@ -247,11 +247,11 @@ func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (account.Credenti
 func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events.Msg, stream string) (account.Credential, error) {
 	purpose := fmt.Sprintf("%s/%d", stream, m.Sequence)
 	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
-		return cred, events.Later(claimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
+		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
 	cred, err := r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
 	if errors.Is(err, store.ErrLost) {
-		return cred, events.Later(lostDelay, err)
+		return cred, events.Later(store.LostDelay, err)
 	}
 	return cred, err
 }
@@ -264,7 +264,7 @@ func (r *Refresher) fulfill(ctx context.Context, cred account.Credential) error 
 		return err
 	}
 	if token.Generation < cred.Generation { // they are stored together: it was read from a server that is a moment behind
-		return events.Later(claimedDelay, fmt.Errorf("renew %s: the token read is of generation %d, the record of %d", cred.Key, token.Generation, cred.Generation))
+		return events.Later(account.ClaimedDelay, fmt.Errorf("renew %s: the token read is of generation %d, the record of %d", cred.Key, token.Generation, cred.Generation))
 	}
 	if err := r.store.Reschedule(ctx, token); err != nil {
 		return err
@@ -411,7 +411,7 @@ func (r *Refresher) failure(c *component, key wxtoken.Key, err error) account.Fa
 func (r *Refresher) tryAgain(ctx context.Context, cred account.Credential, next account.Next, cause error) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
-			return events.Later(lostDelay, err)
+			return events.Later(store.LostDelay, err)
 		}
 		return err
 	}

@@ -318,7 +318,7 @@ func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verd
 		}
 		current := q.Revision == t.Revision
 		if q.TokenSHA256 != "" {
-			current = strings.EqualFold(q.TokenSHA256, digest(t.Value.Reveal()))
+			current = strings.EqualFold(q.TokenSHA256, events.Digest(t.Value.Reveal()))
 		}
 		if !current {
 			return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: t.Revision}, nil

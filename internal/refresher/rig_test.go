@@ -3,7 +3,6 @@ package refresher_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,7 +19,6 @@ import (
 	"github.com/nats-io/nuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
@@ -38,14 +36,7 @@ import (
 	"wxtoken/wechatsim"
 )
 
-func TestMain(m *testing.M) {
-	natsdtest.Register()
-	flag.Parse()
-	if err := flag.Set("test.parallel", "12"); err != nil { // they wait for the clock more than they work
-		panic(err)
-	}
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
-}
+func TestMain(m *testing.M) { natsdtest.Main(m, 12) }
 
 // The component of the tests. Whatever must not be seen anywhere has SEKRET in it.
 const (

@@ -22,7 +22,7 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 		return events.Later(wait, fmt.Errorf("renew %s: %w", key, account.ErrNoRefreshToken))
 	}
 	if cred.ClaimedAt(now) {
-		return events.Later(claimedDelay, fmt.Errorf("%s is claimed by another refresher", key))
+		return events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", key))
 	}
 	e, _ := r.view.Get(key)
 	dying := account.DiesSoon(e.Token, now)
@@ -55,7 +55,7 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 // giveUp stores that only the merchant can help. The sweep has it looked for again after a while.
 func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change account.Change) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	if change == nil {
 		return nil
@@ -67,11 +67,11 @@ func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change 
 func (r *Refresher) take(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) error {
 	cred, err := r.keepTold(ctx, cred, info)
 	if err != nil {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	t, ok, err := r.store.Token(ctx, cred.Key)
 	if err != nil || !ok || !r.now().Before(t.RenewAt) {
-		return events.Later(lostDelay, errors.Join(fmt.Errorf("renew %s: its refresh token is there now", cred.Key), err))
+		return events.Later(store.LostDelay, errors.Join(fmt.Errorf("renew %s: its refresh token is there now", cred.Key), err))
 	}
 	return nil
 }
@@ -143,7 +143,7 @@ func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Cr
 	if created := a.CreateTime.UTC(); cred.Same(created) {
 		cred, err := r.store.Save(ctx, cred) // the list has brought it
 		if err != nil {
-			return events.Later(lostDelay, err)
+			return events.Later(store.LostDelay, err)
 		}
 		return r.repeatAuthorization(ctx, c, cred, created, link, m)
 	}
@@ -153,7 +153,7 @@ func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Cr
 		return r.giveBack(ctx, cred, account.Backoff(m.Deliveries, 0, 0), errors.Join(cause, account.ErrNoRefreshToken))
 	}
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(lostDelay, err)
+		return events.Later(store.LostDelay, err)
 	}
 	r.setStatus(ctx, key, account.AuthorizedAt(a.CreateTime, cred.Ref), r.changeFor(ctx, cred, next, cause))
 	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())

@@ -17,8 +17,8 @@ import (
 type statuses struct {
 	log   zerolog.Logger
 	now   func() time.Time
-	store func() *store.Store               // asked for each time: after the data was gone there is another one
-	gate  func(component string) *gate.Gate // nil for a component that is not in the settings
+	store func() *store.Store                            // asked for each time: after the data was gone there is another one
+	gate  func(component string) (g *gate.Gate, ok bool) // of a component of the settings
 }
 
 // setStatus changes the status of key. Where it can't be written that is only logged: the next renewal
@@ -31,7 +31,7 @@ func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...ac
 
 // writeStatus changes the status of key. That of a component says each time what holds it back, whatever else is said.
 func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
-	if g := t.gate(key.Component); g != nil && key.Kind == wxtoken.KindComponent {
+	if g, ok := t.gate(key.Component); ok && key.Kind == wxtoken.KindComponent {
 		changes = append(slices.Clip(changes), renewing(g, t.now))
 	}
 	return t.store().UpdateStatus(ctx, key, func(s *wxtoken.Status) {

@@ -152,7 +152,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 		}
 	}
 	for _, c := range r.all() {
-		r.watchRefusals(ctx, c) // first: each write of the status makes the state anew, from what the guard says by then
+		r.watchRefusals(ctx, c)
 		r.pushes.watch(ctx, c)
 		c.gate.Sweep(ctx)
 	}

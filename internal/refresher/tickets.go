@@ -47,19 +47,19 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 		return nil
 	}
 	if cred.ClaimedAt(r.now()) {
-		return events.Later(claimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
+		return events.Later(account.ClaimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
 	}
 	token, ok, err := r.store.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return err
 	}
 	if ok && token.Generation < cred.Generation {
-		return events.Later(lostDelay, fmt.Errorf("store ticket: the token of %s was read from a server that is a moment behind", key))
+		return events.Later(store.LostDelay, fmt.Errorf("store ticket: the token of %s was read from a server that is a moment behind", key))
 	}
 	cred, needed := cred.TicketReceived(a.Ticket, created, a.ReceivedAt, token, r.now())
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		if errors.Is(err, store.ErrLost) {
-			return events.Later(lostDelay, err)
+			return events.Later(store.LostDelay, err)
 		}
 		return err
 	}

@@ -22,9 +22,6 @@ import (
 	"wxtoken/internal/store"
 )
 
-// claimedDelay is the wait for a refresher that is at an account.
-const claimedDelay = 500 * time.Millisecond
-
 // maxLine bounds one line of a file of authorizations, in bytes.
 const maxLine = 64 << 10
 
@@ -222,7 +219,7 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 		select { // a refresher is at it
 		case <-ctx.Done():
 			return "", ctx.Err()
-		case <-time.After(claimedDelay):
+		case <-time.After(account.ClaimedDelay):
 		}
 	}
 }

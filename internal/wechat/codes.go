@@ -220,6 +220,13 @@ func Concerns(err error) Concern {
 	return ConcernCall
 }
 
+// OfAccount reports whether err concerns one account, and not all calls of its component.
+func OfAccount(err error) bool { return Concerns(err) == ConcernAccount }
+
+// OfComponent reports whether every call of the component would meet err: its secret, its state, or the address that it calls
+// from.
+func OfComponent(err error) bool { return Concerns(err) >= ConcernComponent }
+
 // Remedy tells an operator what to do about the refusal, and which entry of the runbook tells more.
 // It is empty where WeChat gave no errcode.
 func (e *Error) Remedy() lang.Text {

@@ -2,6 +2,9 @@ package wechat
 
 import "time"
 
+// MinuteLimit is how long a call rests after 45011, too many in a minute.
+const MinuteLimit = time.Minute
+
 // beijing is the time zone of WeChat's days.
 var beijing = time.FixedZone("UTC+8", 8*60*60)
 
