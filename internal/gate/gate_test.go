@@ -325,12 +325,16 @@ func TestTokenRefused(t *testing.T) {
 	r := newRig(t)
 	g := r.process("one")
 	first := r.commit(componentKey, "component-token")
-	var calling sync.WaitGroup
+	var turns []gate.Turn // all before the first call: its refusal closes the gate
 	for range 20 {
 		turn, err := g.Admit(t.Context(), renewal)
 		if err != nil {
 			t.Fatal(err)
 		}
+		turns = append(turns, turn)
+	}
+	var calling sync.WaitGroup
+	for _, turn := range turns {
 		calling.Go(func() {
 			err := turn.Make(t.Context(), func(string) error { return refusal(renewal, 40001) })
 			if _, later := events.After(err); err == nil || later && !strings.Contains(err.Error(), "refused") {
