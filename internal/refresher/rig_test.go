@@ -459,6 +459,10 @@ func (r *rig) componentLives() error {
 	if !r.sim.AcceptsComponent(appid, t.Value.Reveal()) {
 		return errors.New("the component token is not accepted")
 	}
+	// Its refresher knows of it a moment after the store does, and calls nothing before.
+	if r.log.count(`"message":"token renewed"`, componentKey.String(), fmt.Sprintf(`"generation":%d,`, t.Generation)) == 0 {
+		return errors.New("no refresher knows of the component token")
+	}
 	return nil
 }
 
