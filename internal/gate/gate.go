@@ -72,6 +72,7 @@ type Gate struct {
 	taken   time.Time     // when WeChat took the component's token last, after it had refused it in another call
 	ticket  time.Time     // when the newest ticket was created that this process stored
 	waiting time.Time     // since when accounts wait for WeChat's list; zero while none does
+	unread  time.Time     // when the list was read before they began to wait
 }
 
 // everyAPI stands for all calls of a component.

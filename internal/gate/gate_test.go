@@ -412,6 +412,11 @@ func TestListFirst(t *testing.T) {
 	if !g.Unlisted(call) {
 		t.Error("a reading counts for ever")
 	}
+	r.commit(componentKey, "component-token")
+	if open(t.Context(), g, call) { // although no sweep has noted that the wait is over
+		t.Error("who waited for one reading doesn't wait for the next")
+	}
+	r.eventually("the next list is not asked for", func() bool { n, _, err := asked.Pending(); return err == nil && n >= 3 })
 }
 
 // TestDoubted has many accounts refused at once: that is not believed, and closes no call.

@@ -33,39 +33,35 @@ func (g *Gate) Unlisted(call Call) bool {
 }
 
 // listFirst reports whether a call has to wait for WeChat's list, and has that read if it does. Should the list fail
-// while other calls work, none waits for it for ever.
+// while other calls work, none waits for it for ever. A mark that has changed since they wait and is no good either, out of
+// a backup say, is a new reason to read it.
 func (g *Gate) listFirst(ctx context.Context, call Call) bool {
 	if !g.Unlisted(call) {
 		return false
 	}
-	now := g.p.Now()
+	now, read := g.p.Now(), g.Shared().ListedAt
 	g.mu.Lock()
-	since := g.waiting
-	g.mu.Unlock()
-	if !since.IsZero() && now.Sub(since) >= listPatience+g.ListTakes() {
-		return false
+	since, first := g.waiting, g.waiting.IsZero() || !g.unread.Equal(read)
+	if first {
+		g.waiting, g.unread = now, read
 	}
-	g.wantList(ctx, now)
-	return true
+	g.mu.Unlock()
+	if first {
+		g.wantList(ctx, read)
+		return true
+	}
+	return now.Sub(since) < listPatience+g.ListTakes()
 }
 
 // ListTakes returns how long the accounts of the list are compared with the store, at the longest.
 func (g *Gate) ListTakes() time.Duration { return time.Duration(g.keys()) * time.Second / listRate }
 
-// wantList asks for WeChat's list: once for all accounts of a component that wait for it, by the mark that it takes under
-// the lock; and once for all refreshers, by the id of the message, which is the same until the list was read.
-func (g *Gate) wantList(ctx context.Context, now time.Time) {
-	g.mu.Lock()
-	first := g.waiting.IsZero()
-	if first {
-		g.waiting = now
-	}
-	g.mu.Unlock()
-	if !first {
-		return
-	}
+// wantList asks for WeChat's list, which was read last at the given time: once for all accounts of a component that wait for
+// it, by the mark that listFirst takes under the lock; and once for all refreshers, by the id of the message, which is the same
+// until the list was read.
+func (g *Gate) wantList(ctx context.Context, read time.Time) {
 	g.p.Log.Warn().Str("component", g.appid).Msg("tokens long dead, reading WeChat's list before any renewal")
-	id := fmt.Sprintf("%s/%d/list", g.appid, g.Shared().ListedAt.UnixNano())
+	id := fmt.Sprintf("%s/%d/list", g.appid, read.UnixNano())
 	if err := g.p.Store().MakeReconcileDue(ctx, g.appid, id); err != nil {
 		g.WantNoList() // the next one asks again
 		g.p.Log.Warn().Err(err).Str("component", g.appid).Msg("failed to ask for WeChat's list")
