@@ -41,6 +41,10 @@ type Config struct {
 	// one with several filters; where not, each key has its own. Default: every token, with one consumer.
 	Keys []Key
 
+	// Accounts has the client keep the bucket "status" in memory too, whole: who the accounts are, what state they are in. It is
+	// what [Client.Find], [Client.Accounts] and [Client.StatusUpdates] read. It takes a second consumer.
+	Accounts bool
+
 	// Now is the clock that decides whether a token has expired. Default: time.Now.
 	Now func() time.Time
 }
@@ -59,10 +63,14 @@ type Client struct {
 	wg    sync.WaitGroup
 
 	mu      sync.RWMutex
-	entries map[Key]*entry // an entry is replaced, never changed; nil after Close
-	feeds   map[*feed]struct{}
-	watches int // how many there should be
-	live    int // how many have delivered what the bucket held and go on
+	entries map[Key]*entry      // an entry is replaced, never changed; nil after Close
+	feeds   feeds               // of tokens
+	own     map[string]struct{} // components that the buckets name
+	known   map[Key]Status      // what the bucket "status" holds; nil without Config.Accounts and after Close. What a Status points to is never changed
+	refs    map[string]map[Key]struct{}
+	told    feeds // of statuses
+	watches int   // how many there should be
+	live    int   // how many have delivered what the bucket held and go on
 	stats   Stats
 }
 
@@ -101,7 +109,9 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 		nc: nc, js: js, now: cfg.Now,
 		declared: make(map[Key]bool, len(cfg.Keys)),
 		entries:  make(map[Key]*entry),
-		feeds:    make(map[*feed]struct{}),
+		feeds:    make(feeds),
+		told:     make(feeds),
+		own:      make(map[string]struct{}),
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -122,10 +132,17 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 	}
 	shared := slices.Collect(slices.Chunk(filters, maxFilters))
 	c.watches = len(shared)
+	if cfg.Accounts {
+		c.known, c.refs = map[Key]Status{}, map[string]map[Key]struct{}{}
+		c.watches++
+	}
 	wait := c.subscribe(cfg.Keys) // before the watches start, so that it misses nothing
 	defer c.unsubscribe(wait)
 	for _, filters := range shared {
-		c.wg.Go(func() { c.follow(filters) })
+		c.wg.Go(func() { c.follow(tokens, filters) })
+	}
+	if cfg.Accounts {
+		c.wg.Go(func() { c.follow(statuses, []string{">"}) })
 	}
 	if err := c.await(ctx, wait); err != nil {
 		c.Close()
@@ -168,7 +185,7 @@ func (c *Client) complete() bool {
 // incomplete is the error of a NewClient that had to give up.
 func (c *Client) incomplete(cause error) error {
 	if stats := c.Stats(); !stats.Live {
-		cause = explain(c.nc, cause, createSubject)
+		cause = explain(c.nc, cause, tokens.creates())
 		switch {
 		case stats.Err == nil:
 			return fmt.Errorf("read the tokens from NATS (connection %s): %w", c.nc.Status(), cause)
@@ -226,7 +243,7 @@ func (c *Client) refuse(key Key, e *entry, now time.Time) error {
 		return fmt.Errorf("%s: %w: the token was removed; ask the merchant to authorize again: Client.Status may have the link", key, ErrRevoked)
 	}
 	ago := now.Sub(e.token.ExpiresAt).Round(time.Second)
-	if !c.following() {
+	if !c.Live() {
 		return fmt.Errorf("%s: %w %s ago, and this view is cut off from NATS: check the connection, then the clock of this machine", key, ErrExpired, ago)
 	}
 	return fmt.Errorf("%s: %w %s ago and was not renewed: Client.Status tells why; check that the refresher runs, and the clock of this machine", key, ErrExpired, ago)
@@ -329,6 +346,7 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 	if err := json.Unmarshal(record.Value(), &status); err != nil {
 		return Status{}, fmt.Errorf("%w: revision %d: %w", ErrBadStatus, record.Revision(), err)
 	}
+	status.Revision = record.Revision()
 	c.mu.RLock()
 	e := c.entries[key]
 	c.mu.RUnlock()
@@ -336,6 +354,13 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 		status.State = status.StateAt(c.now(), e.token.ExpiresAt)
 	}
 	return status, nil
+}
+
+// Components returns the appids of the components whose tokens or accounts the view has, in order.
+func (c *Client) Components() []string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Sorted(maps.Keys(c.own))
 }
 
 // Stats returns how the view is doing.
@@ -352,8 +377,8 @@ func (c *Client) Stats() Stats {
 	return stats
 }
 
-// following reports whether every watch goes on.
-func (c *Client) following() bool {
+// Live reports whether the view follows the buckets; false while NATS is away.
+func (c *Client) Live() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.live == c.watches
@@ -365,7 +390,7 @@ func (c *Client) Close() {
 	c.wg.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries = nil // a view that no longer follows must not look as if it did
+	c.entries, c.known, c.refs = nil, nil, nil // a view that no longer follows must not look as if it did
 }
 
 // withTimeout gives ctx a deadline if it has none.

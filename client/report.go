@@ -4,12 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 )
 
 const reportSubject = "wxtoken.reject"
@@ -49,34 +44,18 @@ func (c *Client) Report(ctx context.Context, token Token) (Outcome, error) {
 }
 
 func (c *Client) report(ctx context.Context, token Token) (Outcome, error) {
-	if c.ctx.Err() != nil {
-		return "", ErrClosed
-	}
 	request := Report{Key: token.Key, Revision: token.Revision}
 	if token.Revision == 0 {
 		sum := sha256.Sum256([]byte(token.Value.Reveal()))
 		request.TokenSHA256 = hex.EncodeToString(sum[:])
 	}
-	data, err := json.Marshal(request)
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	msg, err := c.nc.RequestWithContext(ctx, reportSubject, data)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return "", fmt.Errorf("%w: no refresher is listening on %s: start it, or check that this connection is to its NATS account", err, reportSubject)
-	case err != nil:
-		return "", explain(c.nc, err, reportSubject)
-	}
-	if text := msg.Header.Get(micro.ErrorHeader); text != "" {
-		return "", fmt.Errorf("the refresher answered %s %q", msg.Header.Get(micro.ErrorCodeHeader), text)
-	}
 	var answer struct {
 		Outcome Outcome `json:"outcome"`
 	}
-	if err := json.Unmarshal(msg.Data, &answer); err != nil || answer.Outcome == "" {
+	if err := c.request(ctx, reportSubject, request, &answer); err != nil {
+		return "", err
+	}
+	if answer.Outcome == "" {
 		return "", fmt.Errorf("the answer on %s is not an outcome: does something else listen there?", reportSubject)
 	}
 	return answer.Outcome, nil

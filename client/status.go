@@ -30,6 +30,7 @@ type Status struct {
 	LastError        *LastError  `json:"last_error,omitempty"`
 	Failures         int         `json:"failures"` // renewals that failed since the last good one
 	ReauthorizeURL   string      `json:"reauthorize_url,omitempty"`
+	Revision         uint64      `json:"-"` // revision of the bucket's entry
 }
 
 // Condition is one aspect of a key and since when it holds.

@@ -15,12 +15,28 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// bucket is one of the buckets that a Client follows.
+type bucket struct {
+	name string
+
+	// apply brings a message into the view. Its error never shows the message.
+	apply func(w *watch, key Key, msg *nats.Msg, revision uint64) error
+}
+
+var (
+	tokens   = &bucket{tokensBucket, (*watch).applyToken}
+	statuses = &bucket{statusBucket, (*watch).applyStatus}
+)
+
+func (b *bucket) stream() string { return "KV_" + b.name }
+
+// subject is followed by the key.
+func (b *bucket) subject() string { return "$KV." + b.name + "." }
+
+// creates is followed by the consumer's name and the filter.
+func (b *bucket) creates() string { return "$JS.API.CONSUMER.CREATE." + b.stream() }
+
 const (
-	tokensStream  = "KV_" + tokensBucket
-	tokensSubject = "$KV." + tokensBucket + "." // followed by the key
-
-	createSubject = "$JS.API.CONSUMER.CREATE." + tokensStream // followed by the consumer's name and the filter
-
 	// heartbeat is how often the server says that a quiet watch still stands.
 	heartbeat = 2 * time.Second
 
@@ -54,6 +70,7 @@ var (
 // It needs fewer permissions as well.
 type watch struct {
 	c         *Client
+	of        *bucket
 	delivered uint64      // consumer sequence of the last entry; touched by receive alone
 	heard     atomic.Bool // something came since the supervisor last looked
 	fault     chan error  // the first fault; capacity 1
@@ -62,9 +79,9 @@ type watch struct {
 	over bool // nothing that still arrives counts; guarded by Client.mu
 }
 
-// follow keeps a watch on some keys going until the client is closed, or the connection. Where this user may not make a
-// consumer with several filters, each key gets a watch of its own.
-func (c *Client) follow(filters []string) {
+// follow keeps a watch on some keys of a bucket going until the client is closed, or the connection. Where this user may not make
+// a consumer with several filters, each key gets a watch of its own.
+func (c *Client) follow(b *bucket, filters []string) {
 	status := c.nc.StatusChanged()
 	defer c.nc.RemoveStatusListener(status)
 	delay := retryMin
@@ -77,15 +94,15 @@ func (c *Client) follow(filters []string) {
 			return
 		}
 		if c.nc.IsConnected() {
-			made, err := c.watch(filters, status)
+			made, err := c.watch(b, filters, status)
 			if c.ctx.Err() != nil {
 				return
 			}
 			if errors.Is(err, errShared) {
-				c.split(filters)
+				c.split(b, filters)
 				return
 			}
-			c.fail(fmt.Errorf("watch %s: %w", c.named(filters), err))
+			c.fail(fmt.Errorf("watch %s: %w", b.named(filters), err))
 			if made {
 				delay = retryMin
 			} else if errors.Is(err, context.DeadlineExceeded) {
@@ -124,27 +141,27 @@ func (c *Client) hearAgain() {
 }
 
 // split follows each filter by itself.
-func (c *Client) split(filters []string) {
+func (c *Client) split(b *bucket, filters []string) {
 	c.mu.Lock()
 	c.watches += len(filters) - 1
 	c.mu.Unlock()
 	for _, filter := range filters {
-		c.wg.Go(func() { c.follow([]string{filter}) })
+		c.wg.Go(func() { c.follow(b, []string{filter}) })
 	}
 }
 
 // named says what a watch is on.
-func (c *Client) named(filters []string) string {
+func (b *bucket) named(filters []string) string {
 	if len(filters) > 1 {
-		return fmt.Sprintf("%s%s and %d more", tokensSubject, filters[0], len(filters)-1)
+		return fmt.Sprintf("%s%s and %d more", b.subject(), filters[0], len(filters)-1)
 	}
-	return tokensSubject + filters[0]
+	return b.subject() + filters[0]
 }
 
 // watch reads what the filters cover, then follows it until the first fault, which it returns. It
 // reports whether the consumer could be made at all.
-func (c *Client) watch(filters []string, status <-chan nats.Status) (made bool, err error) {
-	w := &watch{c: c, fault: make(chan error, 1)}
+func (c *Client) watch(b *bucket, filters []string, status <-chan nats.Status) (made bool, err error) {
+	w := &watch{c: c, of: b, fault: make(chan error, 1)}
 	sub, err := c.nc.Subscribe(c.nc.NewInbox(), w.receive)
 	if err != nil {
 		return false, err
@@ -198,21 +215,21 @@ func (w *watch) consume(ctx context.Context, filters []string, deliver string) e
 		IdleHeartbeat:  heartbeat,
 	}
 	if len(filters) == 1 {
-		config.FilterSubject = tokensSubject + filters[0] // alone, it stands in the request's subject, where permissions can see it
+		config.FilterSubject = w.of.subject() + filters[0] // alone, it stands in the request's subject, where permissions can see it
 	} else {
 		for _, filter := range filters {
-			config.FilterSubjects = append(config.FilterSubjects, tokensSubject+filter)
+			config.FilterSubjects = append(config.FilterSubjects, w.of.subject()+filter)
 		}
 		var done context.CancelFunc
-		ctx, done = w.untilRefused(ctx, createSubject+"."+config.Name)
+		ctx, done = w.untilRefused(ctx, w.of.creates()+"."+config.Name)
 		defer done()
 	}
-	consumer, err := w.c.js.CreatePushConsumer(ctx, tokensStream, config)
+	consumer, err := w.c.js.CreatePushConsumer(ctx, w.of.stream(), config)
 	if errors.Is(context.Cause(ctx), errShared) {
 		return errShared
 	}
 	if err != nil {
-		return explain(w.c.nc, err, createSubject)
+		return explain(w.c.nc, err, w.of.creates())
 	}
 	if info := consumer.CachedInfo(); info.NumPending == 0 && info.Delivered.Consumer == 0 {
 		w.loaded() // an empty bucket sends nothing that could say so
@@ -307,57 +324,72 @@ func (w *watch) loaded() {
 	}
 	w.live = true
 	w.c.live++
-	w.c.wake()
+	w.c.feeds.wake()
 }
 
 // apply brings one message of the bucket into the view. A message that can't be read changes nothing: what
 // the view has is better than nothing. Nor is anything removed but by a message that says so: a bucket that
 // was lost is filled again, and until then WeChat still accepts the tokens that it held.
 func (w *watch) apply(msg *nats.Msg, revision uint64) {
-	e, err := readEntry(msg, revision)
-	c := w.c
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if w.over {
-		return
+	key, err := ParseKey(strings.TrimPrefix(msg.Subject, w.of.subject()))
+	if err == nil {
+		err = w.of.apply(w, key, msg, revision)
 	}
 	if err != nil {
-		c.stats.Unreadable++
-		c.stats.Err = err
-		return
-	}
-	key := e.token.Key
-	if old := c.entries[key]; old != nil && old.revoked == e.revoked &&
-		old.token.Revision == e.token.Revision && old.token.Value == e.token.Value {
-		return // read again by a new watch
-	}
-	c.entries[key] = e
-	c.stats.Updates++
-	for f := range c.feeds {
-		f.add(key)
+		w.change(func(c *Client) {
+			c.stats.Unreadable++
+			c.stats.Err = fmt.Errorf("read the bucket %s at revision %d: %w", w.of.name, revision, err)
+		})
 	}
 }
 
-// readEntry reads a message of the bucket. Its error never shows the message.
-func readEntry(msg *nats.Msg, revision uint64) (*entry, error) {
-	name := strings.TrimPrefix(msg.Subject, tokensSubject)
-	key, err := ParseKey(name)
-	if err != nil {
-		return nil, fmt.Errorf("read the bucket at revision %d: %w", revision, err)
+// change changes the view under its lock, unless the watch is over.
+func (w *watch) change(f func(c *Client)) {
+	w.c.mu.Lock()
+	defer w.c.mu.Unlock()
+	if !w.over {
+		f(w.c)
 	}
-	if msg.Header.Get("KV-Operation") != "" || msg.Header.Get("Nats-Marker-Reason") != "" {
+}
+
+func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
+	e, err := readEntry(key, msg, revision)
+	if err != nil {
+		return err
+	}
+	w.change(func(c *Client) {
+		if old := c.entries[key]; old != nil && old.revoked == e.revoked &&
+			old.token.Revision == e.token.Revision && old.token.Value == e.token.Value {
+			return // read again by a new watch
+		}
+		c.entries[key] = e
+		c.own[key.Component] = struct{}{}
+		c.stats.Updates++
+		c.feeds.add(key)
+	})
+	return nil
+}
+
+// readEntry reads a message of the bucket of tokens.
+func readEntry(key Key, msg *nats.Msg, revision uint64) (*entry, error) {
+	if isDeletion(msg) {
 		return &entry{token: Token{Key: key, Revision: revision}, revoked: true}, nil
 	}
 	var token Token
-	err = token.UnmarshalJSON(msg.Data) // by itself: json.Unmarshal's own errors show a character
+	err := token.UnmarshalJSON(msg.Data) // by itself: json.Unmarshal's own errors show a character
 	if err == nil && token.Key != key {
 		err = fmt.Errorf("%w: it is for %s", ErrBadToken, token.Key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s at revision %d: %w", key, revision, err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	token.Revision = revision
 	return &entry{token: token}, nil
+}
+
+// isDeletion reports whether a message of a bucket removes its key.
+func isDeletion(msg *nats.Msg) bool {
+	return msg.Header.Get("KV-Operation") != "" || msg.Header.Get("Nats-Marker-Reason") != ""
 }
 
 // fail notes why a watch ended or could not be made.
@@ -366,12 +398,22 @@ func (c *Client) fail(err error) {
 	defer c.mu.Unlock()
 	c.stats.Err = err
 	c.stats.Faults++
-	c.wake()
+	c.feeds.wake()
 }
 
-// wake lets all receivers look again. The lock is held.
-func (c *Client) wake() {
-	for f := range c.feeds {
+// feeds are the receivers of changes. The Client's lock guards them.
+type feeds map[*feed]struct{}
+
+// add notes for all that key changed.
+func (all feeds) add(key Key) {
+	for f := range all {
+		f.add(key)
+	}
+}
+
+// wake lets all look again.
+func (all feeds) wake() {
+	for f := range all {
 		f.signal()
 	}
 }
@@ -383,8 +425,8 @@ type feed struct {
 	wake    chan struct{}    // capacity 1: there is something to look at
 }
 
-// subscribe returns a feed that begins with what the view has now.
-func (c *Client) subscribe(keys []Key) *feed {
+// newFeed returns a feed for some keys; for all without any.
+func newFeed(keys []Key) *feed {
 	f := &feed{pending: make(map[Key]struct{}), wake: make(chan struct{}, 1)}
 	for _, key := range keys {
 		if f.keys == nil {
@@ -392,6 +434,12 @@ func (c *Client) subscribe(keys []Key) *feed {
 		}
 		f.keys[key] = true
 	}
+	return f
+}
+
+// subscribe returns a feed that begins with what the view has now.
+func (c *Client) subscribe(keys []Key) *feed {
+	f := newFeed(keys)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key := range c.entries {
@@ -405,6 +453,7 @@ func (c *Client) unsubscribe(f *feed) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.feeds, f)
+	delete(c.told, f)
 }
 
 // take returns the keys that changed since it was last called.

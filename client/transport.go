@@ -1,0 +1,264 @@
+package wxtoken
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"wxtoken/client/document"
+)
+
+const (
+	// defaultRetryBody is how large a request body is kept for a second try, in bytes.
+	defaultRetryBody = 1 << 20
+	// maxRefusal is how long an answer may be that is looked at: a refusal of WeChat's is far shorter.
+	maxRefusal = 2 << 10
+)
+
+// TokenParameters are the parameters of a query in which WeChat takes a token.
+var TokenParameters = []string{"access_token", "component_access_token"}
+
+// refusedCodes are the errcodes by which WeChat says that it does not take a token ("Global return codes").
+var refusedCodes = []int{40001, 40014, 42001}
+
+// Transport is an http.RoundTripper for calls to WeChat's API: it puts the current token of a key into the query, and when WeChat
+// refuses the token it has that replaced ([Client.Replace]) and makes the call once more, if the request's body can be sent again.
+// Nothing else is ever repeated: a call may have worked although its answer was lost. A refusal that can't be mended so is
+// handed on as it came, and the token reported.
+//
+// The token takes the place of access_token or component_access_token, whichever the query has; without one it is added under the
+// name that the kind of the key wants. The URL in an error of net/http holds the token, so RoundTrip's errors are stripped of it.
+type Transport struct {
+	Client *Client
+	Key    Key
+
+	// Base makes the calls. Default: http.DefaultTransport. Its answers must not be compressed, which is so unless the request has a
+	// header Accept-Encoding.
+	Base http.RoundTripper
+
+	// RetryBody is how large a body of a request without GetBody is kept for a second try, in bytes. Default: 1 MiB; less than 0: none.
+	RetryBody int64
+
+	// Answered, if not nil, is told of each answer before RoundTrip returns it.
+	Answered func(Answer)
+}
+
+// Answer is what Transport saw of an answer of WeChat's.
+type Answer struct {
+	Errcode int    // WeChat's; 0 where it gave none
+	RID     string // WeChat's request id, of an answer with an errcode
+	Refused bool   // WeChat refused the first token
+	Again   bool   // the call was made once more, and this is the second answer
+	Err     error  // why the token was not replaced, where Refused and not Again
+}
+
+// RoundTrip makes the call. It returns the errors of [Client.Token], those of Base without URLs, and the request body's own.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	token, err := t.Client.Token(t.Key)
+	if err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	body, err := t.body(req)
+	if err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	res, answer, err := t.send(req, token, body.first, body.length)
+	if err != nil || !slices.Contains(refusedCodes, answer.Errcode) {
+		return t.told(res, answer, err)
+	}
+	answer.Refused = true
+	next, err := t.replace(req.Context(), token, body.again != nil)
+	if err == nil && body.again != nil {
+		if again, openErr := body.again(); openErr == nil {
+			closeResponse(res)
+			res, answer, err = t.send(req, next, again, body.length)
+			answer.Refused, answer.Again = true, true
+			return t.told(res, answer, err)
+		}
+	}
+	answer.Err = err
+	return t.told(res, answer, nil)
+}
+
+func (t *Transport) told(res *http.Response, answer Answer, err error) (*http.Response, error) {
+	if err != nil {
+		return nil, err
+	}
+	if t.Answered != nil {
+		t.Answered(answer)
+	}
+	return res, nil
+}
+
+// replace reports a token, and waits for the next one where that is of use.
+func (t *Transport) replace(ctx context.Context, token Token, wait bool) (Token, error) {
+	if wait {
+		return t.Client.Replace(ctx, token)
+	}
+	_, err := t.Client.Report(ctx, token)
+	return Token{}, err
+}
+
+// outgoing is a request's body.
+type outgoing struct {
+	first  io.ReadCloser
+	length int64
+	again  func() (io.ReadCloser, error) // nil: it can't be sent twice
+}
+
+// body makes a request's body ready to be sent, twice if it is small enough.
+func (t *Transport) body(req *http.Request) (outgoing, error) {
+	limit := t.RetryBody
+	if limit == 0 {
+		limit = defaultRetryBody
+	}
+	none := func() (io.ReadCloser, error) { return http.NoBody, nil }
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+		return outgoing{first: http.NoBody, again: none}, nil
+	case req.GetBody != nil:
+		return outgoing{first: req.Body, length: req.ContentLength, again: req.GetBody}, nil
+	case limit < 0 || req.ContentLength > limit:
+		return outgoing{first: req.Body, length: req.ContentLength}, nil
+	}
+	var kept bytes.Buffer
+	kept.Grow(int(max(req.ContentLength, 0)) + bytes.MinRead)
+	if _, err := io.Copy(&kept, io.LimitReader(req.Body, limit+1)); err != nil {
+		return outgoing{}, err
+	}
+	if int64(kept.Len()) > limit { // of a length that was not said
+		return outgoing{first: body{io.MultiReader(&kept, req.Body), req.Body}, length: req.ContentLength}, nil
+	}
+	if err := req.Body.Close(); err != nil {
+		return outgoing{}, err
+	}
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept.Bytes())), nil }
+	first, _ := open()
+	return outgoing{first: first, length: int64(kept.Len()), again: open}, nil
+}
+
+// body reads from one place and closes another.
+type body struct {
+	io.Reader
+	io.Closer
+}
+
+// send makes the call with a token, and looks at the answer.
+func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, length int64) (*http.Response, Answer, error) {
+	out := *req // shallow: a RoundTripper changes no request
+	address := *req.URL
+	address.RawQuery = withToken(address.RawQuery, token)
+	out.URL, out.Body, out.ContentLength, out.GetBody = &address, payload, length, nil
+	base := t.Base
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	res, err := base.RoundTrip(&out)
+	if err != nil {
+		return nil, Answer{}, withoutURL(err)
+	}
+	answer, err := look(res)
+	if err != nil {
+		closeResponse(res)
+		return nil, Answer{}, withoutURL(err)
+	}
+	return res, answer, nil
+}
+
+// withoutURL strips an error of the URL that it may hold, in which the token is.
+func withoutURL(err error) error {
+	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
+}
+
+// withToken returns a query with the value of a token in its place.
+func withToken(query string, token Token) string {
+	value := url.QueryEscape(token.Value.Reveal())
+	parts := strings.Split(query, "&")
+	for i, part := range parts {
+		name, _, _ := strings.Cut(part, "=")
+		if slices.Contains(TokenParameters, name) {
+			parts[i] = name + "=" + value
+			return strings.Join(parts, "&")
+		}
+	}
+	name := TokenParameters[0]
+	if token.Key.Kind == KindComponent {
+		name = TokenParameters[1]
+	}
+	if query != "" {
+		query += "&"
+	}
+	return query + name + "=" + value
+}
+
+// look reads the beginning of an answer, as far as a refusal of WeChat's may be long, and puts it back.
+func look(res *http.Response) (Answer, error) {
+	if res.ContentLength > maxRefusal || res.ContentLength == 0 || res.Body == nil || media(res.Header.Get("Content-Type")) {
+		return Answer{}, nil
+	}
+	head, err := io.ReadAll(io.LimitReader(res.Body, maxRefusal+1))
+	if err != nil {
+		return Answer{}, err
+	}
+	res.Body = body{io.MultiReader(bytes.NewReader(head), res.Body), res.Body}
+	if len(head) > maxRefusal {
+		return Answer{}, nil
+	}
+	return readAnswer(head), nil
+}
+
+// media reports whether that is the type of what no refusal is.
+func media(kind string) bool {
+	return strings.HasPrefix(kind, "image/") || strings.HasPrefix(kind, "video/") || strings.HasPrefix(kind, "audio/")
+}
+
+// ridPattern is WeChat's request id at the end of an errmsg ("rid").
+var ridPattern = regexp.MustCompile(`rid: ?([0-9A-Za-z-]{8,64})`)
+
+// readAnswer reads what an answer says of itself. It takes the errcode as a number and as a text.
+func readAnswer(text []byte) Answer {
+	if !bytes.Contains(text, []byte(`"errcode"`)) {
+		return Answer{}
+	}
+	var read struct {
+		Errcode json.RawMessage `json:"errcode"`
+		Errmsg  json.RawMessage `json:"errmsg"`
+	}
+	if json.Unmarshal(text, &read) != nil && json.Unmarshal(document.Plain(text), &read) != nil {
+		return Answer{}
+	}
+	code, err := strconv.Atoi(strings.Trim(string(read.Errcode), `"`))
+	if err != nil || code == 0 {
+		return Answer{}
+	}
+	answer := Answer{Errcode: code}
+	if found := ridPattern.FindSubmatch(read.Errmsg); found != nil {
+		answer.RID = string(found[1])
+	}
+	return answer
+}
+
+// closeResponse lets go of an answer that nobody reads, so that its connection is used again.
+func closeResponse(res *http.Response) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxRefusal))
+	_ = res.Body.Close()
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+}

@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"bufio"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"wxtoken/client"
+)
+
+const (
+	// TokenLife is how long a token of the gateway's is good: as long as WeChat's ("Get_access_token"), so that an SDK caches it as
+	// it always did.
+	TokenLife = 7200 * time.Second
+	// tokenPrefix begins each of them. WeChat's own begin with a number and "_".
+	tokenPrefix = "wxg1_"
+	// tokenKeyLen is the length of a key that signs, in bytes.
+	tokenKeyLen = 32
+)
+
+// Why a token is not taken.
+var (
+	ErrForged  = errors.New("no token of this gateway")
+	ErrExpired = errors.New("expired token")
+)
+
+// Claims are what a token of the gateway's says.
+type Claims struct {
+	Service string
+	Key     wxtoken.Key // the account, or the component itself
+	Ends    time.Time   // whole seconds
+}
+
+// Signer makes and reads tokens of the gateway's.
+type Signer struct{ keys [][]byte }
+
+// signed is the text that is signed.
+type signed struct {
+	Service string `json:"s"`
+	Key     string `json:"k"`
+	Ends    int64  `json:"e"` // seconds since 1970
+	Nonce   string `json:"n"` // so that no two are the same: SDKs tell by that whether a token was replaced
+}
+
+// ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error shows none of them.
+func ReadSigner(in io.Reader) (*Signer, error) {
+	s := &Signer{}
+	lines := bufio.NewScanner(in)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		key, err := base64.StdEncoding.DecodeString(line)
+		if err != nil || len(key) != tokenKeyLen {
+			return nil, fmt.Errorf("token keys: line %d: want the base64 of %d bytes (gateway --make-token-key prints one)", n, tokenKeyLen)
+		}
+		s.keys = append(s.keys, key)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("token keys: %w", err)
+	}
+	if len(s.keys) == 0 {
+		return nil, errors.New("token keys: none (gateway --make-token-key prints one)")
+	}
+	return s, nil
+}
+
+// MakeTokenKey returns a new line for the file of keys that sign.
+func MakeTokenKey() string {
+	key := make([]byte, tokenKeyLen)
+	_, _ = rand.Read(key) // never fails (crypto/rand)
+	return base64.StdEncoding.EncodeToString(key)
+}
+
+// Sign returns the token that says claims.
+func (s *Signer) Sign(c Claims) wxtoken.Secret {
+	nonce := make([]byte, 6)
+	_, _ = rand.Read(nonce)
+	text, _ := json.Marshal(signed{c.Service, c.Key.String(), c.Ends.Unix(), base64.RawURLEncoding.EncodeToString(nonce)}) // strings and a number
+	return wxtoken.NewSecret(tokenPrefix + base64.RawURLEncoding.EncodeToString(append(mac(s.keys[0], text), text...)))
+}
+
+// Open returns what a token says. It returns ErrForged for what no key of ours signed, and ErrExpired, with the claims, for a token
+// that has ended.
+func (s *Signer) Open(token string, now time.Time) (Claims, error) {
+	encoded, ok := strings.CutPrefix(token, tokenPrefix)
+	raw, err := base64.RawURLEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(raw) <= sha256.Size {
+		return Claims{}, ErrForged
+	}
+	sum, text := raw[:sha256.Size], raw[sha256.Size:]
+	good := false
+	for _, key := range s.keys {
+		good = hmac.Equal(sum, mac(key, text)) || good
+	}
+	var said signed
+	if !good || json.Unmarshal(text, &said) != nil {
+		return Claims{}, ErrForged
+	}
+	key, err := wxtoken.ParseKey(said.Key)
+	if err != nil {
+		return Claims{}, ErrForged
+	}
+	c := Claims{Service: said.Service, Key: key, Ends: time.Unix(said.Ends, 0).UTC()}
+	if !now.Before(c.Ends) {
+		return c, ErrExpired
+	}
+	return c, nil
+}
+
+// mac is the HMAC-SHA256 of a token's text.
+func mac(key, text []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(tokenPrefix))
+	h.Write(text)
+	return h.Sum(nil)
+}
+
+// IsOurs reports whether a token looks like one of the gateway's.
+func IsOurs(token string) bool { return strings.HasPrefix(token, tokenPrefix) }

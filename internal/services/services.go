@@ -1,0 +1,322 @@
+package services
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"wxtoken/client"
+)
+
+// A Right is something that a service may do.
+type Right string
+
+// The rights. RightRelay includes RightToken.
+const (
+	RightToken     Right = "token"     // get tokens, report refused ones
+	RightRelay     Right = "relay"     // have calls handed on to WeChat
+	RightReal      Right = "real"      // get WeChat's own tokens in their place
+	RightComponent Right = "component" // the component's token and calls
+	RightLinks     Right = "links"     // make authorization links
+	RightAccounts  Right = "accounts"  // list accounts and their profiles
+	RightEvents    Right = "events"    // follow events
+)
+
+var rights = []Right{RightToken, RightRelay, RightReal, RightComponent, RightLinks, RightAccounts, RightEvents}
+
+// Service is a program that the gateway serves.
+type Service struct {
+	Name     string
+	accounts []scope
+	may      map[Right]bool
+	apis     []string // prefixes of paths; nil = all
+	Webhooks []Webhook
+}
+
+// Webhook is a URL that gets messages of accounts.
+type Webhook struct {
+	URL      string
+	Messages []string // <component>/<appid or *>/<msgtype or *>[/<event>]
+	Reply    bool     // its answer is the passive reply
+	Secret   []byte   // signs what it gets, as Standard Webhooks say
+}
+
+// scope is one entry of a service's accounts.
+type scope struct {
+	component, appid string // appid "*": every authorizer
+	ref              string // prefix of refs; the others are empty then
+}
+
+// Services are all that the services file names. They don't change.
+type Services struct {
+	all     []*Service
+	digests [][sha256.Size]byte
+	of      []*Service // by the index of the digest
+}
+
+// file is the services file.
+type file struct {
+	Services []entry `json:"services"`
+}
+
+// entry is one service in it.
+type entry struct {
+	Name     string    `json:"name"`
+	Keys     []string  `json:"keys"`
+	Accounts []string  `json:"accounts"`
+	May      []Right   `json:"may"`
+	APIs     *[]string `json:"apis"`
+	Webhooks []hook    `json:"webhooks"`
+}
+
+// hook is one of its webhooks.
+type hook struct {
+	URL      string   `json:"url"`
+	Messages []string `json:"messages"`
+	Reply    bool     `json:"reply"`
+	Secret   string   `json:"secret"`
+}
+
+const (
+	digestPrefix = "sha256:"
+	secretPrefix = "whsec_"
+	// minSecret is how many bytes a webhook's secret has at least ("Standard Webhooks": 24 to 64).
+	minSecret, maxSecret = 24, 64
+)
+
+var (
+	namePattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+	messagePattern = regexp.MustCompile(`^[A-Za-z0-9_]+/(\*|[A-Za-z0-9_]+)/(\*|[A-Za-z0-9_]+)(/[A-Za-z0-9_]+)?$`)
+)
+
+// Parse reads a services file. The error names every fault with its place, and shows no key.
+func Parse(data []byte) (*Services, error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	var f file
+	if err := decoder.Decode(&f); err != nil {
+		return nil, fmt.Errorf("services file: %w", readable(err))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("services file: something follows its end")
+	}
+	s := &Services{}
+	var faults []error
+	for i, entry := range f.Services {
+		service, errs := s.read(entry)
+		for _, err := range errs {
+			faults = append(faults, fmt.Errorf("services[%d] %s: %w", i, entry.Name, err))
+		}
+		s.all = append(s.all, service)
+	}
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("services file: %w", errors.Join(faults...))
+	}
+	return s, nil
+}
+
+// read reads one entry. Its errors name places within it.
+func (s *Services) read(e entry) (*Service, []error) {
+	service := &Service{Name: e.Name, may: map[Right]bool{}}
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if !namePattern.MatchString(e.Name) {
+		fault("name: want lower-case letters, digits, - and _, 64 at most")
+	}
+	if _, taken := s.ByName(e.Name); taken {
+		fault("name: it stands there twice")
+	}
+	if len(e.Keys) == 0 {
+		fault("keys: none (gateway --make-key=%s makes one)", e.Name)
+	}
+	for j, text := range e.Keys {
+		digest, err := parseDigest(text)
+		if err == nil && slices.Contains(s.digests, digest) {
+			err = errors.New("it stands there twice")
+		}
+		if err != nil {
+			fault("keys[%d]: %w", j, err)
+			continue
+		}
+		s.digests, s.of = append(s.digests, digest), append(s.of, service)
+	}
+	for j, text := range e.Accounts {
+		where, err := parseScope(text)
+		if err != nil {
+			fault("accounts[%d]: %w", j, err)
+		}
+		service.accounts = append(service.accounts, where)
+	}
+	for j, right := range e.May {
+		if !slices.Contains(rights, right) {
+			fault("may[%d]: want one of %s", j, join(rights))
+		}
+		service.may[right] = true
+	}
+	service.may[RightToken] = service.may[RightToken] || service.may[RightRelay]
+	if e.APIs != nil {
+		service.apis = []string{}
+		for j, prefix := range *e.APIs {
+			if !strings.HasPrefix(prefix, "/") || strings.Contains(prefix, "..") {
+				fault("apis[%d]: want the beginning of a path, such as /cgi-bin/", j)
+			}
+			service.apis = append(service.apis, prefix)
+		}
+	}
+	for j, w := range e.Webhooks {
+		hook, err := parseWebhook(w)
+		if err != nil {
+			fault("webhooks[%d]: %w", j, err)
+		}
+		service.Webhooks = append(service.Webhooks, hook)
+	}
+	return service, faults
+}
+
+// readable takes Go's names out of an error of encoding/json.
+func readable(err error) error {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &kind):
+		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, kind.Value)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return errors.New("it ends too early")
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+}
+
+func join[T ~string](words []T) string {
+	var out []string
+	for _, w := range words {
+		out = append(out, string(w))
+	}
+	return strings.Join(out, ", ")
+}
+
+func parseDigest(text string) (digest [sha256.Size]byte, err error) {
+	hexed, ok := strings.CutPrefix(text, digestPrefix)
+	raw, err := hex.DecodeString(hexed)
+	if !ok || err != nil || len(raw) != sha256.Size {
+		return digest, fmt.Errorf("want %s and 64 hex digits: the SHA-256 of the key's text", digestPrefix)
+	}
+	return [sha256.Size]byte(raw), nil
+}
+
+func parseScope(text string) (scope, error) {
+	if ref, ok := strings.CutPrefix(text, "ref:"); ok {
+		prefix, ok := strings.CutSuffix(ref, "*")
+		if !ok || strings.Contains(prefix, "*") {
+			return scope{}, errors.New("want ref:<prefix>*")
+		}
+		return scope{ref: prefix, component: "*"}, nil
+	}
+	component, appid, ok := strings.Cut(text, "/")
+	if !ok || !wxtoken.ValidAppID(component) || appid != "*" && !wxtoken.ValidAppID(appid) {
+		return scope{}, errors.New("want <component>/<appid>, <component>/* or ref:<prefix>*")
+	}
+	return scope{component: component, appid: appid}, nil
+}
+
+func parseWebhook(h hook) (Webhook, error) {
+	u, err := url.Parse(h.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return Webhook{}, errors.New("url: want http://... or https://... without a password")
+	}
+	if len(h.Messages) == 0 {
+		return Webhook{}, errors.New("messages: none")
+	}
+	for i, m := range h.Messages {
+		if !messagePattern.MatchString(m) {
+			return Webhook{}, fmt.Errorf("messages[%d]: want <component>/<appid or *>/<msgtype or *>[/<event>]", i)
+		}
+	}
+	encoded, ok := strings.CutPrefix(h.Secret, secretPrefix)
+	raw, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(raw) < minSecret || len(raw) > maxSecret {
+		return Webhook{}, fmt.Errorf("secret: want %s and the base64 of %d to %d bytes", secretPrefix, minSecret, maxSecret)
+	}
+	return Webhook{URL: h.URL, Messages: h.Messages, Reply: h.Reply, Secret: raw}, nil
+}
+
+// ByKey returns the service whose key that is. It takes the same time whichever key it is.
+func (s *Services) ByKey(key string) (found *Service, ok bool) {
+	digest := sha256.Sum256([]byte(key))
+	index := -1
+	for i := range s.digests {
+		index = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], s.digests[i][:]), i, index)
+	}
+	if index < 0 {
+		return nil, false
+	}
+	return s.of[index], true
+}
+
+// ByName returns the service of that name.
+func (s *Services) ByName(name string) (*Service, bool) {
+	i := slices.IndexFunc(s.all, func(one *Service) bool { return one.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return s.all[i], true
+}
+
+// All returns the services in the order of the file.
+func (s *Services) All() []*Service { return slices.Clone(s.all) }
+
+// May reports whether the service has a right.
+func (s *Service) May(right Right) bool { return s.may[right] }
+
+// Knows reports whether an account, whose ref is given, is one of the service's. A component's own key is where one of the
+// component's accounts is, and the service has RightComponent.
+func (s *Service) Knows(key wxtoken.Key, ref string) bool {
+	own := key.Kind == wxtoken.KindComponent
+	if own && !s.may[RightComponent] {
+		return false
+	}
+	return slices.ContainsFunc(s.accounts, func(a scope) bool {
+		switch {
+		case a.component == "*": // by ref
+			return !own && ref != "" && strings.HasPrefix(ref, a.ref)
+		case a.component != key.Component:
+			return false
+		}
+		return own || a.appid == "*" || a.appid == key.Authorizer
+	})
+}
+
+// Calls reports whether the service may call an API, by its path.
+func (s *Service) Calls(path string) bool {
+	return s.apis == nil || slices.ContainsFunc(s.apis, func(prefix string) bool { return strings.HasPrefix(path, prefix) })
+}
+
+// MayLink reports whether the service may make a link: for any account of one of its components, for its own refs, or for one account
+// of its own. One that takes accounts away from other refs (move) is for those who have the whole component.
+func (s *Service) MayLink(link wxtoken.LinkRequest) bool {
+	if !s.may[RightLinks] {
+		return false
+	}
+	return slices.ContainsFunc(s.accounts, func(a scope) bool {
+		switch {
+		case a.component == "*":
+			return !link.Move && link.Ref != "" && strings.HasPrefix(link.Ref, a.ref)
+		case a.component != link.Component:
+			return false
+		}
+		return a.appid == "*" || !link.Move && link.BizAppID == a.appid
+	})
+}
+
+// Wants reports whether the service has accounts of a component, or could have some by their refs.
+func (s *Service) Wants(component string) bool {
+	return slices.ContainsFunc(s.accounts, func(a scope) bool { return a.component == "*" || a.component == component })
+}
