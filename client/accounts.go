@@ -74,7 +74,7 @@ func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status
 		c.mu.Lock()
 		follows := c.followsAccounts() == nil
 		for key := range c.known {
-			f.add(key)
+			f.add(key, statusChanged)
 		}
 		c.told[f] = struct{}{}
 		c.mu.Unlock()
@@ -98,6 +98,67 @@ func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status
 			}
 		}
 	}
+}
+
+// Changes are keys of which something changed.
+type Changes struct {
+	Tokens   []Key // whose token changed, or went
+	Accounts []Key // of which something else is known now
+
+	// Revisions of the buckets tokens and status up to which nothing is missing, once these changes have been looked at.
+	TokensRevision, StatusRevision uint64
+}
+
+// Changes tells of all changes of the view, batch by batch: first everything that it has, then what has changed since. Of several
+// changes to one key that come while the loop is busy it tells once. It is what to build a feed for others on, with the revisions as
+// the mark from which one goes on. It ends when ctx ends, when the client is closed or when the loop is left.
+func (c *Client) Changes(ctx context.Context) iter.Seq[Changes] {
+	return func(yield func(Changes) bool) {
+		f := newFeed(nil)
+		c.mu.Lock()
+		for key := range c.entries {
+			f.add(key, tokenChanged)
+		}
+		for key := range c.known {
+			f.add(key, statusChanged)
+		}
+		c.feeds[f], c.told[f] = struct{}{}, struct{}{}
+		c.mu.Unlock()
+		defer c.unsubscribe(f)
+		for first := true; ; first = false {
+			batch := c.changes(f)
+			if ctx.Err() != nil || c.ctx.Err() != nil {
+				return
+			}
+			if (first || len(batch.Tokens)+len(batch.Accounts) > 0) && !yield(batch) {
+				return
+			}
+			select {
+			case <-f.wake:
+			case <-ctx.Done():
+				return
+			case <-c.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// changes takes what changed since it was last called, with the revisions of that moment.
+func (c *Client) changes(f *feed) Changes {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := Changes{TokensRevision: c.tokensAt, StatusRevision: c.statusAt}
+	for key, what := range f.pending {
+		if what&tokenChanged != 0 {
+			batch.Tokens = append(batch.Tokens, key)
+		}
+		if what&statusChanged != 0 {
+			batch.Accounts = append(batch.Accounts, key)
+		}
+	}
+	clear(f.pending)
+	return batch
 }
 
 // followsAccounts says why there are no accounts. The lock is held.
@@ -126,7 +187,8 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 		w.change(func(c *Client) {
 			c.refer(key, c.known[key], Status{})
 			delete(c.known, key)
-			c.told.add(key)
+			c.statusAt = max(c.statusAt, revision)
+			c.told.add(key, statusChanged)
 		})
 		return nil
 	}
@@ -143,7 +205,8 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 		c.refer(key, old, status)
 		c.known[key] = status
 		c.own[key.Component] = struct{}{}
-		c.told.add(key)
+		c.statusAt = max(c.statusAt, revision)
+		c.told.add(key, statusChanged)
 	})
 	return nil
 }

@@ -62,16 +62,17 @@ type Client struct {
 	close context.CancelFunc
 	wg    sync.WaitGroup
 
-	mu      sync.RWMutex
-	entries map[Key]*entry      // an entry is replaced, never changed; nil after Close
-	feeds   feeds               // of tokens
-	own     map[string]struct{} // components that the buckets name
-	known   map[Key]Status      // what the bucket "status" holds; nil without Config.Accounts and after Close. What a Status points to is never changed
-	refs    map[string]map[Key]struct{}
-	told    feeds // of statuses
-	watches int   // how many there should be
-	live    int   // how many have delivered what the bucket held and go on
-	stats   Stats
+	mu                 sync.RWMutex
+	entries            map[Key]*entry      // an entry is replaced, never changed; nil after Close
+	feeds              feeds               // of tokens
+	own                map[string]struct{} // components that the buckets name
+	known              map[Key]Status      // what the bucket "status" holds; nil without Config.Accounts and after Close. What a Status points to is never changed
+	refs               map[string]map[Key]struct{}
+	told               feeds  // of statuses
+	tokensAt, statusAt uint64 // newest revisions of the two buckets in the view
+	watches            int    // how many there should be
+	live               int    // how many have delivered what the bucket held and go on
+	stats              Stats
 }
 
 // entry is what the bucket holds for one key.

@@ -365,7 +365,8 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 		c.entries[key] = e
 		c.own[key.Component] = struct{}{}
 		c.stats.Updates++
-		c.feeds.add(key)
+		c.tokensAt = max(c.tokensAt, revision)
+		c.feeds.add(key, tokenChanged)
 	})
 	return nil
 }
@@ -405,9 +406,9 @@ func (c *Client) fail(err error) {
 type feeds map[*feed]struct{}
 
 // add notes for all that key changed.
-func (all feeds) add(key Key) {
+func (all feeds) add(key Key, what change) {
 	for f := range all {
-		f.add(key)
+		f.add(key, what)
 	}
 }
 
@@ -420,14 +421,22 @@ func (all feeds) wake() {
 
 // feed collects the keys that changed for one receiver, who may be slow.
 type feed struct {
-	keys    map[Key]bool     // nil: all
-	pending map[Key]struct{} // changed since take; guarded by Client.mu
-	wake    chan struct{}    // capacity 1: there is something to look at
+	keys    map[Key]bool   // nil: all
+	pending map[Key]change // changed since take; guarded by Client.mu
+	wake    chan struct{}  // capacity 1: there is something to look at
 }
+
+// change says what of a key changed.
+type change uint8
+
+const (
+	tokenChanged change = 1 << iota
+	statusChanged
+)
 
 // newFeed returns a feed for some keys; for all without any.
 func newFeed(keys []Key) *feed {
-	f := &feed{pending: make(map[Key]struct{}), wake: make(chan struct{}, 1)}
+	f := &feed{pending: make(map[Key]change), wake: make(chan struct{}, 1)}
 	for _, key := range keys {
 		if f.keys == nil {
 			f.keys = make(map[Key]bool, len(keys))
@@ -443,7 +452,7 @@ func (c *Client) subscribe(keys []Key) *feed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key := range c.entries {
-		f.add(key)
+		f.add(key, tokenChanged)
 	}
 	c.feeds[f] = struct{}{}
 	return f
@@ -457,7 +466,7 @@ func (c *Client) unsubscribe(f *feed) {
 }
 
 // take returns the keys that changed since it was last called.
-func (c *Client) take(f *feed) map[Key]struct{} {
+func (c *Client) take(f *feed) map[Key]change {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changed := maps.Clone(f.pending)
@@ -466,11 +475,11 @@ func (c *Client) take(f *feed) map[Key]struct{} {
 }
 
 // add notes that key changed. The Client's lock is held.
-func (f *feed) add(key Key) {
+func (f *feed) add(key Key, what change) {
 	if f.keys != nil && !f.keys[key] {
 		return
 	}
-	f.pending[key] = struct{}{}
+	f.pending[key] |= what
 	f.signal()
 }
 

@@ -29,7 +29,7 @@ var floors = []struct {
 	{rooms: []string{"internal/account", "internal/events", "internal/settings"}},
 	{rooms: []string{"internal/bus", "internal/streams", "internal/natsd", "internal/logger"}},
 	{rooms: []string{"internal/store", "internal/serve"}},
-	{rooms: []string{"internal/gate"}},  // may this call to WeChat be made now
+	{rooms: []string{"internal/gate"}},                       // may this call to WeChat be made now
 	{rooms: []string{"internal/links", "internal/services"}}, // authorization links; the gateway's services
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/natsconn", "internal/console", "internal/preflight", "internal/gateway", "internal/webhooks", "internal/redis"}},
 	{rooms: []string{"cmd/*", "wxtokentest"}}, // wxtokentest: all of it within the test of a service

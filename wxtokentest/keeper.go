@@ -180,7 +180,7 @@ func (k *Keeper) connect(user string, opts ...nats.Option) (*nats.Conn, error) {
 
 // passwords are those of the users of nats-server.conf. Nothing outside of the process reaches the server.
 var passwords = map[string]string{
-	"service": "service", "operator": "operator", "ingest": "ingest", "refresher": "refresher", "console": "console", "backup": "backup",
+	"service": "service", "operator": "operator", "ingest": "ingest", "refresher": "refresher", "gateway": "gateway", "console": "console", "backup": "backup",
 }
 
 // components are what ingest and refresher are told of the platform's one component.

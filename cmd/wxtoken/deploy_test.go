@@ -20,7 +20,7 @@ import (
 
 // users are those of deploy/nats/nats-server.conf, but for repair, whom somebody has to let in
 // first.
-var users = []string{"ingest", "refresher", "service", "console", "operator", "backup"}
+var users = []string{"ingest", "refresher", "service", "gateway", "console", "operator", "backup"}
 
 // deployEnv sets the variables that the files of deploy/nats want, for all tests of the process.
 func deployEnv() error {

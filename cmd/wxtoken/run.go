@@ -124,12 +124,18 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
-	parts := []func(context.Context) error{pushes.Run, r.Run, watch.Run}
+	gatewayAddr, doors, end, err := h.gateway(cfg.Refresher.WechatAPIURL)
+	defer end()
+	if err != nil {
+		return err
+	}
+	parts := append([]func(context.Context) error{pushes.Run}, doors...)
+	parts = append(parts, r.Run, watch.Run)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)
 	}
 	if sim != nil {
-		sim.hint(person, srv.ClientURL(), watch.Addr())
+		sim.hint(person, srv.ClientURL(), watch.Addr(), gatewayAddr)
 		return together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)
 	}
 	components := settings.ComponentWatch{
@@ -189,8 +195,8 @@ func (h *house) connect(role string) (*nats.Conn, error) {
 }
 
 // listen is serve.Listen, with the flag in its error.
-func (h *house) listen(flag, name, addr string, handler http.Handler) (*serve.Server, error) {
-	s, err := serve.Listen(name, addr, handler, subdued(h.log, h.cfg.Sim), h.metrics)
+func (h *house) listen(flag, name, addr string, handler http.Handler, options ...serve.Option) (*serve.Server, error) {
+	s, err := serve.Listen(name, addr, handler, subdued(h.log, h.cfg.Sim), h.metrics, options...)
 	if err != nil {
 		return nil, fmt.Errorf("%w (--%s chooses another)", err, flag)
 	}
@@ -239,7 +245,7 @@ func (s *simulation) run(ctx context.Context) error {
 }
 
 // hint tells a person where to look. It goes to stderr: stdout is for log lines.
-func (s *simulation) hint(w io.Writer, natsURL, opsAddr string) {
+func (s *simulation) hint(w io.Writer, natsURL, opsAddr, gatewayAddr string) {
 	key := "authorizer." + wechatsim.DemoAppID + ".wxa000000000000001"
 	_, _ = fmt.Fprintf(w, `
 wxtoken with a fake WeChat platform. NOT FOR PRODUCTION. Ctrl-C ends it.
@@ -250,8 +256,13 @@ wxtoken with a fake WeChat platform. NOT FOR PRODUCTION. Ctrl-C ends it.
   a link        nats --server %[2]s req wxtoken.connect.create '{"component":"%[5]s","ref":"tenant-17"}'
   the platform  curl http://%[4]s/    authorize, cancel, fail and more
 
+The gateway is WeChat to any SDK: API host http://%[6]s, appid wxa000000000000001, secret %[7]s.
+
+  as WeChat     curl 'http://%[6]s/cgi-bin/token?grant_type=client_credential&appid=wxa000000000000001&secret=%[7]s'
+  as itself     curl -H 'Authorization: Bearer %[7]s' http://%[6]s/v1/tokens/%[3]s
+
 NATS has the accounts and users of deploy/nats/nats-server.conf. Without a name you are service, who reads; to look
 behind the wall:  nats --server %[2]s --user operator --password operator --inbox-prefix=_INBOX_operator stream ls
 
-`, opsAddr, natsURL, key, s.control.Addr(), wechatsim.DemoAppID)
+`, opsAddr, natsURL, key, s.control.Addr(), wechatsim.DemoAppID, gatewayAddr, demoKey)
 }

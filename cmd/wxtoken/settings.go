@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/gateway"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/refresher"
@@ -25,7 +26,7 @@ var program = settings.Program{
 // within the seconds that a token lives.
 var simulated = settings.Program{
 	Name: program.Name, Description: program.Description,
-	Defaults: map[string]string{"http-addr": "127.0.0.1:8080", "sweep-every": "2s"},
+	Defaults: map[string]string{"http-addr": "127.0.0.1:8080", "sweep-every": "2s", "gateway-addr": "127.0.0.1:8092"},
 }
 
 // choose returns the program with the defaults that args and the environment ask for. What is wrong
@@ -49,6 +50,8 @@ type config struct {
 	settings.ComponentSettings
 	settings.AppsecretSettings
 	settings.PushSettings
+	GatewayAddr string         `name:"gateway-addr" group:"Gateway" placeholder:"host:port" help:"Address of the gateway, for programs that speak HTTP; port 0 takes any free one. Without it there is none, but with --sim, where it is 127.0.0.1:8092."`
+	Gateway     gateway.Config `embed:"" group:"Gateway"`
 	SimSettings
 	settings.Operations
 

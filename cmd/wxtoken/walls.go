@@ -20,7 +20,7 @@ type walls map[string]string // password by user; nil without --sim: the server 
 // newWalls invents the passwords. A client that names no user is the user service.
 func newWalls() walls {
 	w := walls{"service": "service", "operator": "operator"}
-	for _, user := range []string{"ingest", "refresher", "console", "backup"} {
+	for _, user := range []string{"ingest", "refresher", "gateway", "console", "backup"} {
 		w[user] = "p" + rand.Text()
 	}
 	return w

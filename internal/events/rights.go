@@ -19,6 +19,7 @@ type Right struct {
 const (
 	RoleIngest    = "ingest"
 	RoleRefresher = "refresher"
+	RoleGateway   = "gateway"
 )
 
 // SubjectUserInfo is where a NATS server tells a user who asks what that user may do. Only --check
@@ -43,6 +44,11 @@ func Rights(role string, services ...string) (rights []Right) {
 	switch role {
 	case RoleIngest:
 		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">")
+	case RoleGateway:
+		for _, name := range []string{StreamTokens, StreamStatus} {
+			add(MayPublish, jsInfo+name, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.FC."+name+".>")
+		}
+		add(MayPublish, SubjectReject, SubjectConnectCreate)
 	case RoleRefresher:
 		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">")
 		for _, sc := range Streams(SetupConfig{}) {

@@ -37,6 +37,9 @@ type Claims struct {
 	Service string
 	Key     wxtoken.Key // the account, or the component itself
 	Ends    time.Time   // whole seconds
+
+	// Generation is that of WeChat's token when this one was made. The relay takes the newest, whatever it is.
+	Generation uint64
 }
 
 // Signer makes and reads tokens of the gateway's.
@@ -44,10 +47,11 @@ type Signer struct{ keys [][]byte }
 
 // signed is the text that is signed.
 type signed struct {
-	Service string `json:"s"`
-	Key     string `json:"k"`
-	Ends    int64  `json:"e"` // seconds since 1970
-	Nonce   string `json:"n"` // so that no two are the same: SDKs tell by that whether a token was replaced
+	Service    string `json:"s"`
+	Key        string `json:"k"`
+	Ends       int64  `json:"e"` // seconds since 1970
+	Generation uint64 `json:"g"`
+	Nonce      string `json:"n"` // so that no two are the same: SDKs tell by that whether a token was replaced
 }
 
 // ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error shows none of them.
@@ -85,7 +89,7 @@ func MakeTokenKey() string {
 func (s *Signer) Sign(c Claims) wxtoken.Secret {
 	nonce := make([]byte, 6)
 	_, _ = rand.Read(nonce)
-	text, _ := json.Marshal(signed{c.Service, c.Key.String(), c.Ends.Unix(), base64.RawURLEncoding.EncodeToString(nonce)}) // strings and a number
+	text, _ := json.Marshal(signed{c.Service, c.Key.String(), c.Ends.Unix(), c.Generation, base64.RawURLEncoding.EncodeToString(nonce)}) // strings and a number
 	return wxtoken.NewSecret(tokenPrefix + base64.RawURLEncoding.EncodeToString(append(mac(s.keys[0], text), text...)))
 }
 
@@ -110,7 +114,7 @@ func (s *Signer) Open(token string, now time.Time) (Claims, error) {
 	if err != nil {
 		return Claims{}, ErrForged
 	}
-	c := Claims{Service: said.Service, Key: key, Ends: time.Unix(said.Ends, 0).UTC()}
+	c := Claims{Service: said.Service, Key: key, Ends: time.Unix(said.Ends, 0).UTC(), Generation: said.Generation}
 	if !now.Before(c.Ends) {
 		return c, ErrExpired
 	}

@@ -252,7 +252,7 @@ const (
 
 // server looks at the settings of the server that the data needs.
 func (c *Checker) server(ctx context.Context) []Line {
-	if c.Role == events.RoleIngest {
+	if c.Role == events.RoleIngest || c.Role == events.RoleGateway { // they are in the account of others
 		return nil
 	}
 	cipher := skip(nameCipher, lang.T("NATS tells it nobody: look for jetstream.cipher in its configuration, or see that its disk is encrypted",

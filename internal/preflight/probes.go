@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -141,6 +142,23 @@ func Mirrors(nc *nats.Conn, setup events.SetupConfig) Probe {
 			"镜像由 refresher 建立；建不了的原因在它的日志里")),
 		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error {
 			return streams.CheckMirrors(ctx, nc, js, setup)
+		}),
+	}
+}
+
+// BucketsOfGateway tells whether the gateway finds the buckets that it follows.
+func BucketsOfGateway(nc *nats.Conn) Probe {
+	return Probe{
+		Name: "buckets", Works: lang.T("tokens and statuses are there to be followed", "令牌和状态的 bucket 都在，可以跟随"),
+		Remedy: runbook.DataLost.See(lang.T("start a refresher, which makes them; with the accounts of nats-server.conf, the user has to be in that of the services",
+			"启动 refresher，由它建立；使用 nats-server.conf 的账户时，这个用户要在业务服务的账户里")),
+		Run: with(nc, func(ctx context.Context, js jetstream.JetStream) error {
+			for _, name := range []string{events.StreamTokens, events.StreamStatus} {
+				if _, err := js.Stream(ctx, name); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+			return nil
 		}),
 	}
 }

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -36,10 +37,39 @@ type Server struct {
 	name     string
 }
 
+// Option changes what a server does.
+type Option func(*door)
+
+// door is what options change.
+type door struct {
+	conns int
+	tls   *tls.Config
+}
+
+// MaxConns has a server hold more connections, or fewer, than the 512 that others do.
+func MaxConns(n int) Option { return func(d *door) { d.conns = n } }
+
+// TLS has a server speak TLS, with a certificate and its key in files (PEM). They are read again when they have changed.
+func TLS(certFile, keyFile string) Option {
+	files := &certificate{cert: certFile, key: keyFile}
+	return func(d *door) {
+		d.tls = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: files.get}
+	}
+}
+
 // Listen binds addr (port 0: any free one) and returns a server for handler with tight limits on
 // time, headers and connections, on which a panic costs one answer and no more. The name stands in
-// the log and in wxtoken_panics_total. It returns an error when the address can't be bound.
-func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metrics) (*Server, error) {
+// the log and in wxtoken_panics_total. It returns an error when the address can't be bound, or a certificate can't be read.
+func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metrics, options ...Option) (*Server, error) {
+	d := door{conns: maxConns}
+	for _, change := range options {
+		change(&d)
+	}
+	if d.tls != nil {
+		if _, err := d.tls.GetCertificate(nil); err != nil {
+			return nil, fmt.Errorf("listen for %s: %w", name, err)
+		}
+	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", name, err)
@@ -54,8 +84,9 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnState:         (&connLimit{max: maxConns}).state,
+		ConnState:         (&connLimit{max: d.conns}).state,
 		ErrorLog:          logger.Std(log),
+		TLSConfig:         d.tls,
 	}
 	log.Info().Str("addr", s.Addr()).Msg("server listening")
 	return s, nil
@@ -68,7 +99,13 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 // rest. It returns nil after an orderly end.
 func (s *Server) Run(ctx context.Context) error {
 	ended := make(chan error, 1)
-	go func() { ended <- s.http.Serve(s.listener) }()
+	go func() {
+		if s.http.TLSConfig != nil {
+			ended <- s.http.ServeTLS(s.listener, "", "")
+			return
+		}
+		ended <- s.http.Serve(s.listener)
+	}()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve %s: %w", s.name, err)

@@ -50,6 +50,13 @@ func Open(path string, log zerolog.Logger) (*Watch, error) {
 	return w, nil
 }
 
+// Fixed returns services that don't change.
+func Fixed(s *Services) *Watch {
+	w := &Watch{changed: make(chan struct{})}
+	w.now.Store(s)
+	return w
+}
+
 // Now returns the services in force.
 func (w *Watch) Now() *Services { return w.now.Load() }
 
@@ -123,6 +130,11 @@ func (w *Watch) read() (*Services, []byte, error) {
 // MakeKey returns a new key for a service, and the digest of it that stands in the services file.
 func MakeKey() (key, digest string) {
 	key = "wxk_" + rand.Text()
+	return key, Digest(key)
+}
+
+// Digest is what stands in the services file for a key.
+func Digest(key string) string {
 	sum := sha256.Sum256([]byte(key))
-	return key, digestPrefix + hex.EncodeToString(sum[:])
+	return digestPrefix + hex.EncodeToString(sum[:])
 }

@@ -43,7 +43,7 @@ type natsServer struct {
 }
 
 // users are those of the settings.
-var users = []string{"ingest", "refresher", "service", "console", "operator", "backup"}
+var users = []string{"ingest", "refresher", "service", "gateway", "console", "operator", "backup"}
 
 // The files of deploy/nats that say who may do what.
 const (

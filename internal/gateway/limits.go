@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"maps"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// wrongKeys is how many wrong keys a second one address may try, and maxAddresses how many addresses are remembered.
+	wrongKeys    = 20
+	maxAddresses = 10_000
+
+	// serviceCalls and accountCalls are how many calls of one service, and for one account, are under way at once.
+	serviceCalls = 512
+	accountCalls = 128
+
+	// failuresToOpen is after how many calls in a row without an answer WeChat counts as away, and openFor how long calls are
+	// refused then, before one tries again.
+	failuresToOpen = 10
+	openFor        = 2 * time.Second
+)
+
+// tries limits the wrong keys of each address.
+type tries struct {
+	mu sync.Mutex
+	of map[string]*rate.Limiter
+}
+
+// spent returns how long an address has to wait before it may try a key.
+func (t *tries) spent(remote string, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l := t.of[hostOf(remote)]
+	if l == nil || l.TokensAt(now) >= 1 {
+		return 0
+	}
+	return time.Second
+}
+
+// wrong notes a wrong key.
+func (t *tries) wrong(remote string, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.of == nil {
+		t.of = map[string]*rate.Limiter{}
+	}
+	host := hostOf(remote)
+	l := t.of[host]
+	if l == nil {
+		if len(t.of) >= maxAddresses { // those that have waited long enough are forgotten
+			maps.DeleteFunc(t.of, func(_ string, l *rate.Limiter) bool { return l.TokensAt(now) >= wrongKeys })
+		}
+		if len(t.of) >= maxAddresses {
+			clear(t.of) // so many addresses get past a limit per address anyway
+		}
+		l = rate.NewLimiter(wrongKeys, wrongKeys)
+		t.of[host] = l
+	}
+	l.AllowN(now, 1)
+}
+
+// hostOf is an address without its port. It is that of the connection: a client can write what it likes into X-Forwarded-For.
+func hostOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
+}
+
+// slots counts calls that are under way, by name.
+type slots struct {
+	mu  sync.Mutex
+	of  map[string]int
+	max int
+}
+
+// take takes a slot, unless all are taken.
+func (s *slots) take(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[name] >= s.max {
+		return false
+	}
+	if s.of == nil {
+		s.of = map[string]int{}
+	}
+	s.of[name]++
+	return true
+}
+
+// give gives one back.
+func (s *slots) give(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[name]--; s.of[name] <= 0 {
+		delete(s.of, name)
+	}
+}
+
+// breaker keeps calls from a WeChat that does not answer.
+type breaker struct {
+	mu       sync.Mutex
+	failures int
+	until    time.Time // no call before that, but the one that tries
+}
+
+// allow reports whether a call may be made. While WeChat is away that is one in openFor.
+func (b *breaker) allow(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failures < failuresToOpen {
+		return true
+	}
+	if now.Before(b.until) {
+		return false
+	}
+	b.until = now.Add(openFor)
+	return true
+}
+
+// note notes how a call ended.
+func (b *breaker) note(now time.Time, answered bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if answered {
+		b.failures = 0
+		return
+	}
+	if b.failures++; b.failures >= failuresToOpen {
+		b.until = now.Add(openFor)
+	}
+}

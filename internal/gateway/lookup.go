@@ -1,0 +1,97 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"wxtoken/client"
+	"wxtoken/internal/services"
+)
+
+// errUnknown is the error for an account that does not exist, and for one of another service: the two can't be told apart.
+var errUnknown = errors.New("no account of this service")
+
+// service returns the service whose key that is. It answers itself and returns nil where there is none, or the address has tried too
+// many wrong ones.
+func (g *Gateway) service(w http.ResponseWriter, r *http.Request, key string, refuse func(status int, why string)) *services.Service {
+	if wait := g.tries.spent(r.RemoteAddr, g.d.Now()); wait > 0 {
+		w.Header().Set("Retry-After", "1")
+		refuse(http.StatusTooManyRequests, "too many wrong keys from this address")
+		return nil
+	}
+	s, ok := g.d.Services.Now().ByKey(key)
+	if !ok {
+		g.tries.wrong(r.RemoteAddr, g.d.Now())
+		g.metrics.refused.WithLabelValues("key").Inc()
+		g.d.Log.Warn().Str("address", address(r)).Str("path", shortPath(r)).Msg("key refused")
+		refuse(http.StatusUnauthorized, "no service has this key")
+		return nil
+	}
+	return s
+}
+
+// knows reports whether an account is one of a service's.
+func (g *Gateway) knows(client *wxtoken.Client, s *services.Service, key wxtoken.Key) bool {
+	ref := ""
+	if status, err := client.Account(accountOf(key)); err == nil && status.Authorizer != nil {
+		ref = status.Authorizer.Ref
+	}
+	return s.Knows(key, ref)
+}
+
+// accountOf returns the key of the account that a ticket belongs to, and any other key as it is.
+func accountOf(key wxtoken.Key) wxtoken.Key {
+	if key.Kind == wxtoken.KindComponent {
+		return key
+	}
+	return wxtoken.AuthorizerKey(key.Component, key.Authorizer)
+}
+
+// exists reports whether anything is known about a key.
+func exists(client *wxtoken.Client, key wxtoken.Key) bool {
+	if _, err := client.Account(key); err == nil {
+		return true
+	}
+	_, err := client.Token(key)
+	return err == nil || errors.Is(err, wxtoken.ErrExpired)
+}
+
+// find returns the account that a service means by an appid: <appid>, or <component>/<appid> where one account belongs to several
+// components. A component's own appid means the component.
+func (g *Gateway) find(client *wxtoken.Client, s *services.Service, text string) (wxtoken.Key, error) {
+	component, appid, both := strings.Cut(text, "/")
+	var found []wxtoken.Key
+	for _, own := range client.Components() {
+		key := wxtoken.AuthorizerKey(own, text)
+		switch {
+		case both && own != component:
+			continue
+		case both:
+			key.Authorizer = appid
+		case own == text:
+			key = wxtoken.ComponentKey(own)
+		}
+		if exists(client, key) && g.knows(client, s, key) {
+			found = append(found, key)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return wxtoken.Key{}, errUnknown
+	case 1:
+		return found[0], nil
+	}
+	return wxtoken.Key{}, fmt.Errorf("this account belongs to %d components of this service: ask for <component>/<appid>", len(found))
+}
+
+// address is where a request comes from, without the port.
+func address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

@@ -1,0 +1,343 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/logger"
+	"wxtoken/internal/services"
+)
+
+const (
+	// How long the parts of a call may take. A body has no bound but that it must go on: paceLimit between two pieces.
+	dialWithin   = 5 * time.Second
+	answerWithin = 30 * time.Second // from the end of the request to the head of the answer
+	paceLimit    = 15 * time.Second
+
+	maxIdle    = 128              // connections to WeChat that are kept
+	copyBuffer = 32 << 10         // bytes
+	maxScrub   = 16 << 20         // bytes of an answer that is read whole
+	idleFor    = 90 * time.Second // how long one is kept
+)
+
+// secretive are the calls whose answers hold refresh tokens. Those stay here: who gets one can become a second keeper.
+var secretive = map[string]bool{
+	"/cgi-bin/component/api_get_authorizer_info": true,
+	"/cgi-bin/component/api_get_authorizer_list": true,
+}
+
+// keptRefreshToken stands where WeChat's refresh token stood. api_authorizer_token takes it, and any other.
+const keptRefreshToken = "refreshtoken@@@kept-by-wxtoken"
+
+// relay hands calls on to WeChat.
+type relay struct {
+	g        *Gateway
+	proxy    *httputil.ReverseProxy
+	base     *http.Transport
+	breaker  breaker
+	services slots
+	accounts slots
+}
+
+// passage is one call on its way through.
+type passage struct {
+	client  *wxtoken.Client
+	service *services.Service
+	key     wxtoken.Key
+	path    string
+}
+
+type passageKey struct{}
+
+func newRelay(g *Gateway, target *url.URL) *relay {
+	rl := &relay{g: g, services: slots{max: serviceCalls}, accounts: slots{max: accountCalls}}
+	rl.base = &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: dialWithin}).DialContext,
+		TLSHandshakeTimeout: dialWithin, ResponseHeaderTimeout: answerWithin, ExpectContinueTimeout: time.Second,
+		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleFor,
+		DisableCompression: true, // so that what WeChat says of the token can be read, and bodies stay as they are
+		ForceAttemptHTTP2:  true,
+	}
+	rl.proxy = &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(target)
+			p.Out.URL.RawQuery = p.In.URL.RawQuery // tokenIn has looked at it
+			for _, name := range []string{"Authorization", "Cookie", "Accept-Encoding", "X-Real-Ip", "Via"} {
+				p.Out.Header.Del(name)
+			}
+		},
+		Transport:      rl,
+		ModifyResponse: rl.guard,
+		ErrorHandler:   rl.failed,
+		BufferPool:     &buffers{},
+		ErrorLog:       logger.Std(g.d.Log),
+	}
+	return rl
+}
+
+func (rl *relay) close() { rl.base.CloseIdleConnections() }
+
+// ServeHTTP hands a call on.
+func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g := rl.g
+	client, s, claims, ok := g.bearer(w, r)
+	if !ok {
+		return
+	}
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	own := claims.Key.Kind == wxtoken.KindComponent
+	switch {
+	case !s.May(services.RightRelay):
+		g.refuse(w, http.StatusOK, codeNotAllowed, `api unauthorized: this service has no right "relay"`)
+		return
+	case !s.Calls(path):
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service may not call %s", path)
+		return
+	case compatible[path] != nil, own && path == "/cgi-bin/clear_quota":
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not through the gateway, wxtoken does it: docs/gateway.md")
+		return
+	case r.ContentLength > g.cfg.MaxBody:
+		g.refuse(w, http.StatusRequestEntityTooLarge, codeTooLargeToPass, "the body is larger than %d bytes (--max-body)", g.cfg.MaxBody)
+		return
+	case !rl.services.take(s.Name):
+		g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls of this service are under way", serviceCalls)
+		return
+	}
+	defer rl.services.give(s.Name)
+	account := claims.Key.String()
+	if !rl.accounts.take(account) {
+		g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls for this account are under way", accountCalls)
+		return
+	}
+	defer rl.accounts.give(account)
+	if !rl.breaker.allow(g.d.Now()) {
+		g.metrics.unanswered.WithLabelValues(s.Name).Inc()
+		w.Header().Set("Retry-After", strconv.Itoa(int(openFor/time.Second)))
+		g.refuse(w, http.StatusBadGateway, codeBusy, "system error: WeChat does not answer, it is tried again in a moment")
+		return
+	}
+	paced := newPaced(w, r.Body)
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)
+	}
+	p := &passage{client: client, service: s, key: claims.Key, path: path}
+	rl.proxy.ServeHTTP(paced, r.WithContext(context.WithValue(r.Context(), passageKey{}, p)))
+}
+
+// RoundTrip makes a call to WeChat, with the current token.
+func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
+	p := req.Context().Value(passageKey{}).(*passage)
+	t := wxtoken.Transport{Client: p.client, Key: p.key, Base: rl, RetryBody: rl.g.cfg.RetryBody, Answered: func(a wxtoken.Answer) { rl.answered(p, a) }}
+	if rl.g.cfg.RetryBody == 0 {
+		t.RetryBody = -1
+	}
+	t.Base = watched{rl}
+	return t.RoundTrip(req)
+}
+
+// watched tells the breaker how calls end.
+type watched struct{ rl *relay }
+
+// RoundTrip makes one call.
+func (w watched) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := w.rl.base.RoundTrip(req)
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		w.rl.breaker.note(w.rl.g.d.Now(), true)
+	case req.Context().Err() == nil && !errors.As(err, &large) && !errors.Is(err, errBody):
+		w.rl.breaker.note(w.rl.g.d.Now(), false)
+	}
+	return res, err
+}
+
+// answered counts what WeChat said, and logs what went wrong, with the id by which WeChat finds it again.
+func (rl *relay) answered(p *passage, a wxtoken.Answer) {
+	m := rl.g.metrics
+	m.calls.WithLabelValues(p.service.Name, m.api(p.path), strconv.Itoa(a.Errcode)).Inc()
+	if a.Refused {
+		outcome := "handed_on"
+		if a.Again {
+			outcome = "again"
+		}
+		m.replaced.WithLabelValues(p.service.Name, outcome).Inc()
+		rl.g.d.Log.Warn().Str("service", p.service.Name).Stringer("key", p.key).Str("api", p.path).Bool("again", a.Again).
+			AnErr("error", a.Err).Msg("token refused by WeChat")
+	}
+	if a.Errcode != 0 {
+		rl.g.d.Log.Info().Str("service", p.service.Name).Stringer("key", p.key).Str("api", p.path).Int("errcode", a.Errcode).Str("rid", a.RID).Msg("WeChat refused a call")
+	}
+}
+
+// guard looks at an answer before it is handed on: no refresh token leaves, and no redirect that would carry the token.
+func (rl *relay) guard(res *http.Response) error {
+	p := res.Request.Context().Value(passageKey{}).(*passage)
+	if location := res.Header.Get("Location"); location != "" {
+		if token, err := p.client.Token(p.key); err != nil || strings.Contains(location, url.QueryEscape(token.Value.Reveal())) || strings.Contains(location, "access_token=") {
+			return errRedirect
+		}
+	}
+	if secretive[p.path] {
+		return scrub(res)
+	}
+	return nil
+}
+
+// scrub puts a stand-in where refresh tokens are. An answer that can't be read does not leave.
+func scrub(res *http.Response) error {
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxScrub+1))
+	_ = res.Body.Close()
+	if err != nil || len(text) > maxScrub {
+		return errUnreadable
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var answer any
+	if decoder.Decode(&answer) != nil {
+		return errUnreadable
+	}
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(blank(answer)); err != nil {
+		return errUnreadable
+	}
+	res.Body = io.NopCloser(&out)
+	res.ContentLength = int64(out.Len())
+	res.Header.Set("Content-Length", strconv.Itoa(out.Len()))
+	return nil
+}
+
+// blank puts the stand-in where a refresh token is, at any depth.
+func blank(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, inner := range v {
+			if text, is := inner.(string); is && strings.Contains(name, "refresh_token") && text != "" {
+				v[name] = keptRefreshToken
+				continue
+			}
+			v[name] = blank(inner)
+		}
+	case []any:
+		for i := range v {
+			v[i] = blank(v[i])
+		}
+	}
+	return value
+}
+
+// Why a call failed here.
+var (
+	errRedirect   = errors.New("WeChat redirected the call")
+	errUnreadable = errors.New("WeChat's answer can't be read")
+	errBody       = errors.New("the body did not come to its end")
+)
+
+// failed answers for a call that WeChat did not.
+func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
+	p := r.Context().Value(passageKey{}).(*passage)
+	g := rl.g
+	g.metrics.unanswered.WithLabelValues(p.service.Name).Inc()
+	var (
+		large   *http.MaxBytesError
+		network net.Error
+	)
+	status, why := http.StatusBadGateway, "WeChat does not answer"
+	switch {
+	case errors.As(err, &large):
+		g.refuse(w, http.StatusRequestEntityTooLarge, codeTooLargeToPass, "the body is larger than %d bytes (--max-body)", g.cfg.MaxBody)
+		return
+	case errors.Is(err, errBody):
+		g.refuse(w, http.StatusBadRequest, codeBadBody, "data format error: %v", errBody)
+		return
+	case errors.Is(err, wxtoken.ErrRevoked):
+		g.refuse(w, http.StatusOK, codeForged, "invalid credential: the account has cancelled its authorization")
+		return
+	case errors.Is(err, wxtoken.ErrNoToken), errors.Is(err, wxtoken.ErrExpired), errors.Is(err, wxtoken.ErrClosed):
+		status, why = http.StatusServiceUnavailable, "there is no valid token of this account: the operator's page tells why"
+	case errors.Is(err, context.Canceled): // the caller has gone
+		status, why = 499, "cancelled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		status, why = http.StatusGatewayTimeout, "WeChat does not answer in time"
+	case errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
+		why = err.Error()
+	}
+	g.d.Log.Warn().Str("service", p.service.Name).Stringer("key", p.key).Str("api", p.path).Str("error", plainError(err)).Msg("call not answered")
+	g.refuse(w, status, codeBusy, "system error: %s", why)
+}
+
+// plainError is the text of an error without a query, in which a token could be.
+func plainError(err error) string {
+	text := err.Error()
+	if i := strings.IndexByte(text, '?'); i >= 0 {
+		text = text[:i] + "?..."
+	}
+	return text
+}
+
+// shortPath is a path for the log.
+func shortPath(r *http.Request) string { return fmt.Sprintf("%.64s", r.URL.Path) }
+
+// paced is a request's body and the answer to it, of which each piece has to come, and to go, within paceLimit.
+type paced struct {
+	http.ResponseWriter
+	body    io.ReadCloser
+	control *http.ResponseController
+}
+
+func newPaced(w http.ResponseWriter, body io.ReadCloser) *paced {
+	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w)}
+	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + answerWithin + paceLimit)) // a server without deadlines has none to move
+	return p
+}
+
+// Unwrap lets http.ResponseController through.
+func (p *paced) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+// Write writes a piece of the answer.
+func (p *paced) Write(data []byte) (int, error) {
+	_ = p.control.SetWriteDeadline(time.Now().Add(paceLimit))
+	return p.ResponseWriter.Write(data)
+}
+
+// Read reads a piece of the body.
+func (p *paced) Read(into []byte) (int, error) {
+	_ = p.control.SetReadDeadline(time.Now().Add(paceLimit))
+	n, err := p.body.Read(into)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = errBody
+	}
+	return n, err
+}
+
+// Close closes the body.
+func (p *paced) Close() error { return p.body.Close() }
+
+// buffers are those through which answers are copied.
+type buffers struct{ pool sync.Pool }
+
+// Get returns a buffer.
+func (b *buffers) Get() []byte {
+	if buffer, ok := b.pool.Get().(*[]byte); ok {
+		return *buffer
+	}
+	return make([]byte, copyBuffer)
+}
+
+// Put takes one back.
+func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }

@@ -1,0 +1,52 @@
+package serve
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// certificate is a certificate and its key in files, which others replace.
+type certificate struct {
+	cert, key string
+
+	mu   sync.Mutex
+	read time.Time // the newer change of the two files, as they were read
+	now  *tls.Certificate
+}
+
+// get is a tls.Config's GetCertificate. Files that can't be read any more change nothing.
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed, err := newest(c.cert, c.key)
+	if err == nil && c.now != nil && changed.Equal(c.read) {
+		return c.now, nil
+	}
+	if err == nil {
+		var pair tls.Certificate
+		if pair, err = tls.LoadX509KeyPair(c.cert, c.key); err == nil {
+			c.now, c.read = &pair, changed
+		}
+	}
+	if c.now == nil {
+		return nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	return c.now, nil
+}
+
+// newest returns when the last of some files was changed.
+func newest(files ...string) (at time.Time, err error) {
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if info.ModTime().After(at) {
+			at = info.ModTime()
+		}
+	}
+	return at, nil
+}
