@@ -69,15 +69,12 @@ func (g *Gateway) refuse(w http.ResponseWriter, status, code int, format string,
 
 // writeJSON answers with a value that can always be written.
 func writeJSON(w http.ResponseWriter, status int, value any) {
-	text, err := json.Marshal(value)
-	if err != nil {
-		panic(err) // a fault of ours
-	}
+	text := mustJSON(value)
 	if w.Header().Get("Content-Type") == "" {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(append(text, '\n')) // a client that has gone is no concern of ours
+	_, _ = w.Write(text) // a client that has gone is no concern of ours
 }
 
 // compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret ("Get_access_token").

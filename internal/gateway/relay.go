@@ -141,11 +141,13 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // RoundTrip makes a call to WeChat, with the current token.
 func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	p := req.Context().Value(passageKey{}).(*passage)
-	t := wxtoken.Transport{Client: p.client, Key: p.key, Base: rl, RetryBody: rl.g.cfg.RetryBody, Answered: func(a wxtoken.Answer) { rl.answered(p, a) }}
-	if rl.g.cfg.RetryBody == 0 {
+	t := wxtoken.Transport{
+		Client: p.client, Key: p.key, Base: watched{rl}, RetryBody: rl.g.cfg.RetryBody,
+		Answered: func(a wxtoken.Answer) { rl.answered(p, a) },
+	}
+	if t.RetryBody == 0 {
 		t.RetryBody = -1
 	}
-	t.Base = watched{rl}
 	return t.RoundTrip(req)
 }
 
@@ -302,9 +304,15 @@ type paced struct {
 
 func newPaced(w http.ResponseWriter, body io.ReadCloser) *paced {
 	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w)}
-	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + answerWithin + paceLimit)) // a server without deadlines has none to move
+	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + 2*answerWithin + paceLimit)) // a server without deadlines has none to move
+	if body == nil || body == http.NoBody {
+		p.read()
+	}
 	return p
 }
+
+// read notes that the body has come. A deadline for reading that is still set would end the call: net/http takes it for a caller that has gone.
+func (p *paced) read() { _ = p.control.SetReadDeadline(time.Time{}) }
 
 // Unwrap lets http.ResponseController through.
 func (p *paced) Unwrap() http.ResponseWriter { return p.ResponseWriter }
@@ -319,7 +327,10 @@ func (p *paced) Write(data []byte) (int, error) {
 func (p *paced) Read(into []byte) (int, error) {
 	_ = p.control.SetReadDeadline(time.Now().Add(paceLimit))
 	n, err := p.body.Read(into)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
+		p.read()
+	case err != nil:
 		err = errBody
 	}
 	return n, err

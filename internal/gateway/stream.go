@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -270,7 +271,7 @@ func (s stream) write(b batch) error {
 		if n == len(seen)-1 {
 			id = b.to
 		}
-		fmt.Fprintf(&text, "id: %s\nevent: %s\ndata: %s\n\n", id, i.event, i.data)
+		fmt.Fprintf(&text, "id: %s\nevent: %s\ndata: %s\n", id, i.event, i.data)
 	}
 	if text.Len() == 0 {
 		fmt.Fprintf(&text, "id: %s\n\n", b.to) // is no event, and moves the mark on
@@ -289,10 +290,13 @@ func (s stream) send(text string) error {
 	return s.control.Flush()
 }
 
+// mustJSON writes a value that can always be written, with a line feed at its end.
 func mustJSON(value any) []byte {
-	text, err := json.Marshal(value)
-	if err != nil {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
 		panic(err) // a fault of ours
 	}
-	return text
+	return text.Bytes()
 }
