@@ -31,6 +31,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// nop is a log that nobody reads.
+var nop = zerolog.Nop()
+
 // patience bounds what a test waits for. It is long, because a machine may be slow.
 const patience = time.Minute
 

@@ -9,8 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"wxtoken/client"
@@ -43,7 +47,18 @@ type Claims struct {
 }
 
 // Signer makes and reads tokens of the gateway's.
-type Signer struct{ keys [][]byte }
+type Signer struct {
+	keys  []*macKey
+	start string        // of the nonces of this process
+	count atomic.Uint64 // and their end
+}
+
+// macKey is a key that signs.
+type macKey struct{ hashes sync.Pool }
+
+func newMACKey(key []byte) *macKey {
+	return &macKey{hashes: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
 
 // signed is the text that is signed.
 type signed struct {
@@ -56,7 +71,7 @@ type signed struct {
 
 // ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error shows none of them.
 func ReadSigner(in io.Reader) (*Signer, error) {
-	s := &Signer{}
+	s := &Signer{start: rand.Text()[:8]}
 	lines := bufio.NewScanner(in)
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
@@ -67,7 +82,7 @@ func ReadSigner(in io.Reader) (*Signer, error) {
 		if err != nil || len(key) != tokenKeyLen {
 			return nil, fmt.Errorf("token keys: line %d: want the base64 of %d bytes (gateway --make-token-key prints one)", n, tokenKeyLen)
 		}
-		s.keys = append(s.keys, key)
+		s.keys = append(s.keys, newMACKey(key))
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("token keys: %w", err)
@@ -87,10 +102,9 @@ func MakeTokenKey() string {
 
 // Sign returns the token that says claims.
 func (s *Signer) Sign(c Claims) wxtoken.Secret {
-	nonce := make([]byte, 6)
-	_, _ = rand.Read(nonce)
-	text, _ := json.Marshal(signed{c.Service, c.Key.String(), c.Ends.Unix(), c.Generation, base64.RawURLEncoding.EncodeToString(nonce)}) // strings and a number
-	return wxtoken.NewSecret(tokenPrefix + base64.RawURLEncoding.EncodeToString(append(mac(s.keys[0], text), text...)))
+	nonce := s.start + strconv.FormatUint(s.count.Add(1), 36)
+	text, _ := json.Marshal(signed{c.Service, c.Key.String(), c.Ends.Unix(), c.Generation, nonce}) // strings and numbers
+	return wxtoken.NewSecret(tokenPrefix + base64.RawURLEncoding.EncodeToString(append(s.keys[0].mac(text), text...)))
 }
 
 // Open returns what a token says. It returns ErrForged for what no key of ours signed, and ErrExpired, with the claims, for a token
@@ -104,7 +118,7 @@ func (s *Signer) Open(token string, now time.Time) (Claims, error) {
 	sum, text := raw[:sha256.Size], raw[sha256.Size:]
 	good := false
 	for _, key := range s.keys {
-		good = hmac.Equal(sum, mac(key, text)) || good
+		good = hmac.Equal(sum, key.mac(text)) || good
 	}
 	var said signed
 	if !good || json.Unmarshal(text, &said) != nil {
@@ -122,8 +136,10 @@ func (s *Signer) Open(token string, now time.Time) (Claims, error) {
 }
 
 // mac is the HMAC-SHA256 of a token's text.
-func mac(key, text []byte) []byte {
-	h := hmac.New(sha256.New, key)
+func (k *macKey) mac(text []byte) []byte {
+	h := k.hashes.Get().(hash.Hash)
+	defer k.hashes.Put(h)
+	h.Reset()
 	h.Write([]byte(tokenPrefix))
 	h.Write(text)
 	return h.Sum(nil)

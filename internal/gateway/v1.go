@@ -45,32 +45,37 @@ func problem(w http.ResponseWriter, status int, detail string) {
 type asked func(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service)
 
 func (g *Gateway) newV1() http.Handler {
-	mux := http.NewServeMux()
-	handle := func(pattern string, right services.Right, answer asked) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { g.authorized(w, r, right, answer) })
+	known, mux := http.NewServeMux(), http.NewServeMux()
+	handle := func(pattern string, answer http.HandlerFunc) {
+		known.HandleFunc(pattern, answer)
+		mux.HandleFunc(pattern, answer)
 	}
-	handle("GET /v1/tokens/{key}", services.RightToken, g.token)
-	handle("POST /v1/tokens/{key}/refused", services.RightToken, g.refusedToken)
-	handle("GET /v1/accounts", services.RightAccounts, g.accounts)
-	handle("GET /v1/accounts/{key}", services.RightAccounts, g.account)
-	handle("POST /v1/links", services.RightLinks, g.link)
-	handle("GET /v1/events", services.RightEvents, g.events)
-	mux.HandleFunc("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+	for pattern, route := range map[string]struct {
+		right  services.Right
+		answer asked
+	}{
+		"GET /v1/tokens/{key}":          {services.RightToken, g.token},
+		"POST /v1/tokens/{key}/refused": {services.RightToken, g.refusedToken},
+		"GET /v1/accounts":              {services.RightAccounts, g.accounts},
+		"GET /v1/accounts/{key}":        {services.RightAccounts, g.account},
+		"POST /v1/links":                {services.RightLinks, g.link},
+		"GET /v1/events":                {services.RightEvents, g.events},
+	} {
+		handle(pattern, func(w http.ResponseWriter, r *http.Request) { g.authorized(w, r, route.right, route.answer) })
+	}
+	handle("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = w.Write(openAPI)
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, pattern := mux.Handler(r); pattern == "" {
-			missing := &kept{header: http.Header{}}
-			mux.ServeHTTP(missing, r)
-			if allow := missing.header.Get("Allow"); allow != "" {
-				w.Header().Set("Allow", allow)
-			}
-			problem(w, missing.status, "GET /v1/openapi.json lists what there is")
-			return
+	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
+		missing := &kept{header: http.Header{}} // 404, or 405 with the methods that there are
+		known.ServeHTTP(missing, r)
+		if allow := missing.header.Get("Allow"); allow != "" {
+			w.Header().Set("Allow", allow)
 		}
-		mux.ServeHTTP(w, r)
+		problem(w, missing.status, "GET /v1/openapi.json lists what there is")
 	})
+	return mux
 }
 
 // kept is an answer that nobody gets.

@@ -181,7 +181,7 @@ func TestV1Accounts(t *testing.T) {
 		t.Helper()
 		a := r.v1(allKey, "GET", "accounts?"+query, "")
 		var page struct {
-			Accounts []struct{ Key, Appid, Nick_name string }
+			Accounts []struct{ Appid string }
 			Next     string
 		}
 		if err := json.Unmarshal(a.body, &page); err != nil || a.status != 200 {

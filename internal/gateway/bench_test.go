@@ -1,0 +1,233 @@
+package gateway_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"wxtoken/internal/serve"
+	"wxtoken/wxtokentest"
+)
+
+// atOnce is how many connections the benchmarks have.
+const atOnce = 64
+
+// BenchmarkRelay compares the relay with a bare httputil.ReverseProxy before the same WeChat, by turns in one run. It reports requests a
+// second of both and their ratio, and what the relay adds to the 99th percentile at half of its load.
+func BenchmarkRelay(b *testing.B) {
+	r := newRig(b)
+	r.wechat.answer(func(w http.ResponseWriter, req *http.Request) bool {
+		_, _ = io.Copy(io.Discard, req.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"errcode":0,"errmsg":"ok","openid":"o1","subscribe":1}`)
+		return true
+	})
+	target, err := url.Parse(r.wechat.url)
+	r.must(err)
+	bare := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:   func(p *httputil.ProxyRequest) { p.SetURL(target) },
+		Transport: &http.Transport{MaxIdleConnsPerHost: atOnce},
+	})
+	defer bare.Close()
+	path := "/cgi-bin/user/info?openid=o1&access_token=" + r.token(wxtokentest.Merchant.Authorizer, shopKey)
+	compare(b, bare.URL+path, r.url+path, "")
+}
+
+// BenchmarkV1Token compares GET /v1/tokens/{key} with a bare handler that writes the same bytes, by turns in one run.
+func BenchmarkV1Token(b *testing.B) {
+	r := newRig(b)
+	path := "/v1/tokens/" + wxtokentest.Merchant.String()
+	body := r.v1(realKey, "GET", path[len("/v1/"):], "").body
+	door, err := serve.Listen("bare", "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		_, _ = w.Write(body)
+	}), nop, serve.NewMetrics())
+	r.must(err)
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = door.Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	compare(b, "http://"+door.Addr()+path, r.url+path, "Bearer "+allKey)
+}
+
+// compare asks two servers by turns, and reports what they do a second.
+func compare(b *testing.B, bare, ours, authorization string) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: atOnce, DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	ask := func(address string) error {
+		req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, address, nil)
+		if err != nil {
+			return err
+		}
+		if authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = res.Body.Close() }()
+		if res.StatusCode != 200 {
+			return fmt.Errorf("status %d", res.StatusCode)
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		return err
+	}
+	rate := func(address string, n int) float64 {
+		began := time.Now()
+		var working sync.WaitGroup
+		for range atOnce {
+			working.Go(func() {
+				for range n / atOnce {
+					if err := ask(address); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		working.Wait()
+		return float64(n/atOnce*atOnce) / time.Since(began).Seconds()
+	}
+	rate(bare, 10*atOnce)
+	rate(ours, 10*atOnce)
+	n := max(b.N, 100*atOnce)
+	var ofBare, ofOurs []float64
+	for b.Loop() {
+		if len(ofBare) >= 5 {
+			continue
+		}
+		ofBare, ofOurs = append(ofBare, rate(bare, n/5)), append(ofOurs, rate(ours, n/5))
+	}
+	slices.Sort(ofBare)
+	slices.Sort(ofOurs)
+	a, o := ofBare[len(ofBare)/2], ofOurs[len(ofOurs)/2]
+	b.ReportMetric(a, "bare/s")
+	b.ReportMetric(o, "gateway/s")
+	b.ReportMetric(o/a, "ratio")
+	if len(ofBare) < 5 {
+		return // run once, to see that it works
+	}
+	before, after := paced(b, ask, bare, o/2), paced(b, ask, ours, o/2)
+	b.ReportMetric(float64(after-before)/1e6, "p99-added-ms")
+}
+
+// paced makes calls at a rate, and returns the 99th percentile of what they took.
+func paced(b *testing.B, ask func(string) error, address string, rate float64) time.Duration {
+	const n = 10_000
+	took := make([]time.Duration, n)
+	var working sync.WaitGroup
+	began := time.Now()
+	var next atomic.Int64
+	for range atOnce {
+		working.Go(func() {
+			for i := next.Add(1) - 1; i < n; i = next.Add(1) - 1 {
+				due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+				time.Sleep(time.Until(due))
+				if err := ask(address); err != nil {
+					b.Error(err)
+					return
+				}
+				took[i] = time.Since(due) // what it waited for a connection counts
+			}
+		})
+	}
+	working.Wait()
+	slices.Sort(took)
+	return took[n*99/100]
+}
+
+// BenchmarkUpload sends 10 MB through the relay, and reports by how many bytes the heap grows at the most.
+func BenchmarkUpload(b *testing.B) {
+	r := newRig(b)
+	var most uint64
+	r.wechat.answer(func(w http.ResponseWriter, req *http.Request) bool {
+		buffer := make([]byte, 64<<10)
+		for n := 0; ; n++ {
+			_, err := req.Body.Read(buffer)
+			if n%64 == 0 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				most = max(most, m.HeapAlloc)
+			}
+			if err != nil {
+				break
+			}
+		}
+		_, _ = io.WriteString(w, `{"errcode":0}`)
+		return true
+	})
+	path := r.url + "/cgi-bin/media/upload?access_token=" + r.token(wxtokentest.Merchant.Authorizer, shopKey)
+	chunk := bytes.Repeat([]byte("x"), 10<<10)
+	for b.Loop() {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		most = 0
+		req, err := http.NewRequestWithContext(b.Context(), "POST", path, io.LimitReader(&repeated{chunk}, 10_000_000))
+		r.must(err)
+		req.ContentLength = 10_000_000
+		if a := r.do(req); a.get("errcode") != "0" {
+			b.Fatalf("%d %s", a.status, a.body)
+		}
+		b.ReportMetric((float64(most)-float64(m.HeapAlloc))/1e6, "MB-more")
+	}
+}
+
+// repeated gives the same bytes for ever.
+type repeated struct{ chunk []byte }
+
+// Read fills into.
+func (r *repeated) Read(into []byte) (int, error) { return copy(into, r.chunk), nil }
+
+// BenchmarkStreams opens b.N streams of events, 100 at least, and reports what each takes and how long a token is under way until 99 % of
+// them have it.
+func BenchmarkStreams(b *testing.B) {
+	r := newRig(b)
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	before := m.HeapInuse + m.StackInuse
+	n := max(b.N, 100)
+	got := make(chan time.Time, n)
+	ctx, stop := context.WithCancel(b.Context())
+	defer stop()
+	var open sync.WaitGroup
+	for range n {
+		events := r.follow(ctx, allKey, "")
+		open.Go(func() {
+			for e := range events {
+				if e.name == "token" && strings.Contains(e.data, wxtokentest.Merchant.String()) {
+					got <- time.Now()
+				}
+			}
+		})
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	each := float64(m.HeapInuse+m.StackInuse-before) / float64(n) / 1024 // the reader's side, which is in this process too, included
+	began := time.Now()
+	r.k.Renew(wxtokentest.Merchant)
+	var last time.Time
+	for range n * 99 / 100 {
+		last = <-got
+	}
+	b.ReportMetric(last.Sub(began).Seconds()*1000, "ms-to-99%")
+	b.ReportMetric(each, "KiB/stream")
+	stop()
+	open.Wait()
+}
