@@ -162,8 +162,8 @@ func (g *Gateway) compatAuthorizerToken(w http.ResponseWriter, r *http.Request) 
 	}
 	key := wxtoken.AuthorizerKey(claims.Key.Component, question.AppID)
 	switch {
-	case claims.Key.Kind != wxtoken.KindComponent:
-		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: want the component's token")
+	case claims.Key.Kind != wxtoken.KindComponent, !s.May(services.RightToken):
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: want the component's token, and the right \"token\"")
 	case question.Component != claims.Key.Component, !exists(client, key), !g.knows(client, s, key):
 		g.refuse(w, http.StatusOK, codeInvalidAppID, "invalid appid: %v", errUnknown)
 	default:
@@ -227,7 +227,7 @@ func (g *Gateway) hand(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 // audit notes that a token was handed out.
 func (g *Gateway) audit(r *http.Request, s *services.Service, key wxtoken.Key, door string, real bool) {
 	g.metrics.tokens.WithLabelValues(s.Name, door).Inc()
-	g.d.Log.Info().Str("service", s.Name).Stringer("key", key).Str("door", door).Bool("real", real).Str("address", address(r)).Msg("token handed out")
+	g.d.Log.Info().Str("service", s.Name).Stringer("key", key).Str("door", door).Bool("real", real).Str("address", hostOf(r.RemoteAddr)).Msg("token handed out")
 }
 
 // realLife is for how long a program may cache WeChat's own token: until it was replaced and WeChat takes it no more, and never beyond

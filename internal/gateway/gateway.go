@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -184,4 +183,4 @@ func plainPath(u *url.URL) error {
 }
 
 // errAway is the error of everything that needs the view while there is none.
-var errAway = fmt.Errorf("tokens have not been read from NATS yet")
+var errAway = errors.New("tokens have not been read from NATS yet")

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 
@@ -26,7 +25,7 @@ func (g *Gateway) service(w http.ResponseWriter, r *http.Request, key string, re
 	if !ok {
 		g.tries.wrong(r.RemoteAddr, g.d.Now())
 		g.metrics.refused.WithLabelValues("key").Inc()
-		g.d.Log.Warn().Str("address", address(r)).Str("path", shortPath(r)).Msg("key refused")
+		g.d.Log.Warn().Str("address", hostOf(r.RemoteAddr)).Str("path", shortPath(r)).Msg("key refused")
 		refuse(http.StatusUnauthorized, "no service has this key")
 		return nil
 	}
@@ -87,11 +86,3 @@ func (g *Gateway) find(client *wxtoken.Client, s *services.Service, text string)
 	return wxtoken.Key{}, fmt.Errorf("this account belongs to %d components of this service: ask for <component>/<appid>", len(found))
 }
 
-// address is where a request comes from, without the port.
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
