@@ -15,6 +15,7 @@ import (
 	"wxtoken/internal/logger"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/preflight"
+	"wxtoken/internal/redis"
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
@@ -80,6 +81,9 @@ func run(ctx context.Context, cfg *config) (err error) {
 	group.Go(func() error { return watch.Run(ctx) })
 	group.Go(func() error { return g.Run(serving) })
 	group.Go(func() error { return door.Run(serving) })
+	group.Go(func() error {
+		return redis.Fill(serving, cfg.Redis, g.Client, watch, log, metrics.Registry, time.Now)
+	})
 	group.Go(func() error { return ops.Run(serving) })
 	return group.Wait()
 }

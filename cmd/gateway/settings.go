@@ -9,6 +9,7 @@ import (
 
 	"wxtoken/internal/gateway"
 	"wxtoken/internal/natsconn"
+	"wxtoken/internal/redis"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
 )
@@ -27,6 +28,7 @@ type config struct {
 	TLSKey       string `name:"tls-key" group:"Gateway" placeholder:"file" help:"Its key, PEM."`
 	WechatAPIURL string `name:"wechat-api-url" group:"Gateway" default:"https://api.weixin.qq.com" help:"WeChat's API, to which calls are handed on. This machine's address belongs on the IP whitelist."`
 	gateway.Config
+	Redis        redis.Config  `embed:""`
 	MakeKey      string        `group:"Gateway" placeholder:"service" help:"Print a new key for a service, and its entry for the services file; then end."`
 	MakeTokenKey bool          `group:"Gateway" help:"Print a line for --token-key-file; then end."`
 	Drain        time.Duration `group:"Operations" default:"1s" help:"How long requests are still taken after SIGTERM, while the load balancer learns from /readyz to send them elsewhere."`

@@ -85,6 +85,7 @@ type Gateway struct {
 	relay   *relay
 	v1      http.Handler
 	news    *news
+	read    chan struct{} // closed when the view has been read
 }
 
 // New returns a gateway. The error says what is wrong with the settings.
@@ -93,7 +94,7 @@ func New(cfg Config, d Deps) (*Gateway, error) {
 	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Host == "" {
 		return nil, settings.NewError(settings.Fault("wechat-api-url", "want the URL of WeChat's API, such as https://api.weixin.qq.com"))
 	}
-	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews()}
+	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), read: make(chan struct{})}
 	g.relay = newRelay(g, target)
 	g.v1 = g.newV1()
 	return g, nil
@@ -116,7 +117,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		g.view.Store(client)
+		if g.view.Swap(client) == nil {
+			close(g.read)
+		}
 		g.d.Log.Info().Int("tokens", client.Stats().Tokens).Msg("tokens read")
 		g.news.follow(ctx, client)
 		client.Close()
@@ -124,8 +127,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return nil
 }
 
-// Client returns the view of tokens and accounts, nil until it has been read.
-func (g *Gateway) Client() *wxtoken.Client { return g.view.Load() }
+// Client returns the view of tokens and accounts once it has been read, for other doors of the process; nil if ctx ends before.
+func (g *Gateway) Client(ctx context.Context) *wxtoken.Client {
+	select {
+	case <-g.read:
+		return g.view.Load()
+	case <-ctx.Done():
+		return nil
+	}
+}
 
 // Ready returns an error until tokens and accounts have been read, and while NATS is away.
 func (g *Gateway) Ready(context.Context) error {

@@ -85,4 +85,3 @@ func (g *Gateway) find(client *wxtoken.Client, s *services.Service, text string)
 	}
 	return wxtoken.Key{}, fmt.Errorf("this account belongs to %d components of this service: ask for <component>/<appid>", len(found))
 }
-

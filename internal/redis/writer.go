@@ -86,6 +86,23 @@ func New(cfg Config, client *wxtoken.Client, watch *services.Watch, log zerolog.
 	}, nil
 }
 
+// Fill runs a writer on the client that it waits for, until ctx ends. Without a URL it does nothing.
+func Fill(ctx context.Context, cfg Config, client func(context.Context) *wxtoken.Client, watch *services.Watch, log zerolog.Logger, registry prometheus.Registerer, now func() time.Time) error {
+	if cfg.RedisURL.IsZero() {
+		<-ctx.Done()
+		return nil
+	}
+	read := client(ctx)
+	if read == nil {
+		return nil
+	}
+	w, err := New(cfg, read, watch, log, registry, now)
+	if err != nil {
+		return err
+	}
+	return w.Run(ctx)
+}
+
 // Run keeps Redis filled until ctx ends, and returns nil then. What lies in Redis stays there until it expires. While Redis is away it is
 // tried again and again, and filled when it is back.
 func (w *Writer) Run(ctx context.Context) error {
