@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wxtoken/internal/gateway"
+	"wxtoken/internal/redis"
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
@@ -83,5 +84,8 @@ func (h *house) gateway(wechat string) (addr string, parts []func(context.Contex
 	if err != nil {
 		return "", nil, nc.Close, err
 	}
-	return door.Addr(), []func(context.Context) error{door.Run, g.Run, served.Run}, nc.Close, nil
+	fill := func(ctx context.Context) error {
+		return redis.Fill(ctx, h.cfg.Redis, g.Client, served, h.log.With().Str("role", "gateway").Logger(), h.metrics.Registry, time.Now)
+	}
+	return door.Addr(), []func(context.Context) error{door.Run, fill, g.Run, served.Run}, nc.Close, nil
 }

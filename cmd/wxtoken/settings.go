@@ -11,6 +11,7 @@ import (
 	"wxtoken/internal/gateway"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsconn"
+	"wxtoken/internal/redis"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
@@ -52,6 +53,7 @@ type config struct {
 	settings.PushSettings
 	GatewayAddr string         `name:"gateway-addr" group:"Gateway" placeholder:"host:port" help:"Address of the gateway, for programs that speak HTTP; port 0 takes any free one. Without it there is none, but with --sim, where it is 127.0.0.1:8092."`
 	Gateway     gateway.Config `embed:"" group:"Gateway"`
+	Redis       redis.Config   `embed:""`
 	SimSettings
 	settings.Operations
 
@@ -102,6 +104,9 @@ func (s *config) Validate() error {
 		if u, urlErr := url.Parse(s.NatsURL); err == nil && urlErr == nil && (u.User != nil || u.Scheme != "nats") {
 			faults = append(faults, settings.Fault("nats-url", "want nats://host:port alone: the server in this process knows no users and no TLS"))
 		}
+	}
+	if s.GatewayAddr == "" && !s.Redis.RedisURL.IsZero() {
+		faults = append(faults, settings.Fault("redis-url", "the gateway fills it: want --gateway-addr as well"))
 	}
 	if s.DataDir == "" {
 		faults = append(faults, settings.Fault("data-dir", "empty: want a directory, for instance ./wxtoken-data"))

@@ -85,7 +85,7 @@ type Gateway struct {
 	relay   *relay
 	v1      http.Handler
 	news    *news
-	read    chan struct{} // closed when the view has been read
+	there   chan struct{} // closed when the view has been read
 }
 
 // New returns a gateway. The error says what is wrong with the settings.
@@ -94,7 +94,7 @@ func New(cfg Config, d Deps) (*Gateway, error) {
 	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Host == "" {
 		return nil, settings.NewError(settings.Fault("wechat-api-url", "want the URL of WeChat's API, such as https://api.weixin.qq.com"))
 	}
-	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), read: make(chan struct{})}
+	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), there: make(chan struct{})}
 	g.relay = newRelay(g, target)
 	g.v1 = g.newV1()
 	return g, nil
@@ -118,7 +118,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			continue
 		}
 		if g.view.Swap(client) == nil {
-			close(g.read)
+			close(g.there)
 		}
 		g.d.Log.Info().Int("tokens", client.Stats().Tokens).Msg("tokens read")
 		g.news.follow(ctx, client)
@@ -130,7 +130,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 // Client returns the view of tokens and accounts once it has been read, for other doors of the process; nil if ctx ends before.
 func (g *Gateway) Client(ctx context.Context) *wxtoken.Client {
 	select {
-	case <-g.read:
+	case <-g.there:
 		return g.view.Load()
 	case <-ctx.Done():
 		return nil
