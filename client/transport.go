@@ -35,7 +35,8 @@ var refusedCodes = []int{40001, 40014, 42001}
 // handed on as it came, and the token reported.
 //
 // The token takes the place of access_token or component_access_token, whichever the query has; without one it is added under the
-// name that the kind of the key wants. The URL in an error of net/http holds the token, so RoundTrip's errors are stripped of it.
+// name that the kind of the key wants. Neither RoundTrip's errors nor the Request of an answer hold the token. Where WeChat redirects, an
+// http.Client follows without it: the token is for the address that was called.
 type Transport struct {
 	Client *Client
 	Key    Key
@@ -57,11 +58,14 @@ type Answer struct {
 	RID     string // WeChat's request id, of an answer with an errcode
 	Refused bool   // WeChat refused the first token
 	Again   bool   // the call was made once more, and this is the second answer
-	Err     error  // why the token was not replaced, where Refused and not Again
+	Err     error  // why the call was not made once more, where Refused and not Again; nil where its body can't be sent twice
 }
 
 // RoundTrip makes the call. It returns the errors of [Client.Token], those of Base without URLs, and the request body's own.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Response != nil {
+		return t.redirected(req)
+	}
 	token, err := t.Client.Token(t.Key)
 	if err != nil {
 		closeBody(req)
@@ -79,7 +83,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	answer.Refused = true
 	next, err := t.replace(req.Context(), token, body.again != nil)
 	if err == nil && body.again != nil {
-		if again, openErr := body.again(); openErr == nil {
+		var again io.ReadCloser
+		if again, err = body.again(); err == nil {
 			closeResponse(res)
 			res, answer, err = t.send(req, next, again, body.length)
 			answer.Refused, answer.Again = true, true
@@ -98,6 +103,12 @@ func (t *Transport) told(res *http.Response, answer Answer, err error) (*http.Re
 		t.Answered(answer)
 	}
 	return res, nil
+}
+
+// redirected follows a redirection as it is: it may lead to a host that is not to have the token.
+func (t *Transport) redirected(req *http.Request) (*http.Response, error) {
+	res, err := t.base().RoundTrip(req)
+	return res, withoutURL(err)
 }
 
 // replace reports a token, and waits for the next one where that is of use.
@@ -144,7 +155,11 @@ func (t *Transport) body(req *http.Request) (outgoing, error) {
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept.Bytes())), nil }
 	first, _ := open()
-	return outgoing{first: first, length: int64(kept.Len()), again: open}, nil
+	length := int64(kept.Len())
+	if req.ContentLength > 0 {
+		length = req.ContentLength // net/http refuses a body of another length: so much of it is missing
+	}
+	return outgoing{first: first, length: length, again: open}, nil
 }
 
 // body reads from one place and closes another.
@@ -159,11 +174,7 @@ func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, 
 	address := *req.URL
 	address.RawQuery = withToken(address.RawQuery, token)
 	out.URL, out.Body, out.ContentLength, out.GetBody = &address, payload, length, nil
-	base := t.Base
-	if base == nil {
-		base = http.DefaultTransport
-	}
-	res, err := base.RoundTrip(&out)
+	res, err := t.base().RoundTrip(&out)
 	if err != nil {
 		return nil, Answer{}, withoutURL(err)
 	}
@@ -172,7 +183,15 @@ func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, 
 		closeResponse(res)
 		return nil, Answer{}, withoutURL(err)
 	}
+	res.Request = req // the other one has the token in it, and lands in logs
 	return res, answer, nil
+}
+
+func (t *Transport) base() http.RoundTripper {
+	if t.Base == nil {
+		return http.DefaultTransport
+	}
+	return t.Base
 }
 
 // withoutURL strips an error of the URL that it may hold, in which the token is.
