@@ -12,8 +12,8 @@ import (
 )
 
 // serverWithUsers starts a server with an admin and a user "service" that may do what doc.go lists under
-// "Permissions needed" for what, and nothing else. It returns how to connect as each.
-func serverWithUsers(t *testing.T, what string, reject bool) (admin *nats.Conn, service func() *nats.Conn) {
+// "Permissions needed" for what, more, and nothing else. It returns how to connect as each.
+func serverWithUsers(t *testing.T, what string, reject bool, more ...string) (admin *nats.Conn, service func() *nats.Conn) {
 	t.Helper()
 	may := []string{
 		"$JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens." + what,
@@ -24,6 +24,7 @@ func serverWithUsers(t *testing.T, what string, reject bool) (admin *nats.Conn, 
 	if reject {
 		may = append(may, "wxtoken.reject")
 	}
+	may = append(may, more...)
 	srv, err := server.NewServer(&server.Options{
 		JetStream: true, StoreDir: t.TempDir(), DontListen: true, NoSigs: true, NoLog: true,
 		Users: []*server.User{
