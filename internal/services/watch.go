@@ -29,6 +29,7 @@ type Watch struct {
 	path  string
 	every time.Duration
 	log   zerolog.Logger
+	text  []byte // of the file that was last in order; of Open, then of Run
 	now   atomic.Pointer[Services]
 
 	mu      sync.Mutex
@@ -42,10 +43,11 @@ func Open(path string, log zerolog.Logger) (*Watch, error) {
 	if path == "" {
 		return w, nil
 	}
-	s, _, err := w.read()
+	s, text, err := w.read()
 	if err != nil {
 		return nil, err
 	}
+	w.text = text
 	w.now.Store(s)
 	return w, nil
 }
@@ -73,10 +75,6 @@ func (w *Watch) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	var last []byte
-	if _, text, err := w.read(); err == nil {
-		last = text
-	}
 	told := ""
 	for {
 		select {
@@ -92,10 +90,11 @@ func (w *Watch) Run(ctx context.Context) error {
 				w.log.Warn().Str("error", told).Str("hint", "the services that were in force stay so").Msg("services file refused")
 			}
 			continue
-		case bytes.Equal(text, last):
+		case bytes.Equal(text, w.text):
+			told = ""
 			continue
 		}
-		last, told = text, ""
+		w.text, told = text, ""
 		w.set(s)
 		w.log.Info().Int("services", len(s.all)).Msg("services read")
 	}
