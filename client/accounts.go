@@ -67,7 +67,7 @@ func (c *Client) Accounts() iter.Seq[Status] {
 
 // StatusUpdates tells of changes of what Account returns, as Updates does for tokens: first what there is, then each change, of several
 // to one key the newest. It needs Config.Accounts, and ends at once without. It ends when ctx ends, when the client is closed or when
-// the loop is left. That a token expires is not a change.
+// the loop is left. That a token expires is not a change, and a status that is removed is not told: Changes does that.
 func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		f := newFeed(keys)

@@ -31,6 +31,11 @@
 // the first token of a merchant who is just authorizing. [Client.Status] tells why a
 // token is not there, and has the profile of the account.
 //
+// With [Config].Accounts the client knows the accounts as well: [Client.Find] leads from your own id to an account, [Client.Account]
+// and [Client.Accounts] have profiles and states from memory, [Client.StatusUpdates] tells of changes, and [Client.Changes] of those of
+// tokens too, with the revisions to go on from. [Client.CreateLink] makes a link with which a merchant authorizes. [Transport] makes
+// calls to WeChat for an http.Client: it puts the token in, and does what the next section says.
+//
 // # When a token is refused
 //
 // A token can die before its time: somebody else asked WeChat for one, or the merchant changed
@@ -81,6 +86,9 @@
 //	publish    wxtoken.reject                                  for Report
 //	           $JS.API.STREAM.INFO.KV_status                   for Status
 //	           $JS.API.DIRECT.GET.KV_status.$KV.status.>       for Status
+//	           $JS.API.CONSUMER.CREATE.KV_status.*.$KV.status.>    for Config.Accounts
+//	           $JS.FC.KV_status.>                              for Config.Accounts
+//	           wxtoken.connect.create                          for CreateLink
 //	subscribe  _INBOX_shop.>                                   and nats.CustomInboxPrefix("_INBOX_shop")
 //
 // The inbox must be the service's own, or others hear what it is told. To give a
@@ -89,7 +97,7 @@
 // and name the key in [Config].Keys, since the client asks for everything otherwise. "authorizer.wx1234567890abcdef.*" in
 // that place gives all authorizers of one component, each of which is to be named in Keys.
 //
-// A Client takes one consumer on the server. With several Keys that is one with several filters, which takes the right to
+// A Client takes one consumer on the server, and one more with [Config].Accounts, which is always for all accounts. With several Keys that is one with several filters, which takes the right to
 // publish $JS.API.CONSUMER.CREATE.KV_tokens.*; a user who may not gets one for each key, and a
 // server whose max_consumers is reached gives none.
 //

@@ -50,7 +50,14 @@ var (
 		log.Fatalf("the token of generation %d was replaced by that of %d", before.Generation, token.Generation)
 	}
 	` + goodToken}
+	finds     = goBlock{prints: []string{`\[.*\]`}}
+	makesLink = goBlock{prints: []string{`http://\S+/connect/\S+`}}
+	calls     = goBlock{prints: []string{"200 OK"}}
 )
+
+// answered has the one call of a document answered in the place of WeChat, whatever its token is.
+const answered = "local := &http.Transport{}\nlocal.RegisterProtocol(\"https\", http.NewFileTransportFS(fstest.MapFS{\"cgi-bin/user/get\": {Data: []byte(\"{}\")}}))\n" +
+	"http.DefaultTransport = local\n"
 
 // goBlocks are the documents with Go in them, and what each block does. The blocks of a document
 // are one program, in their order. A document or a block that is not here fails the test.
@@ -61,12 +68,15 @@ var goBlocks = map[string][]goBlock{
 
 	"client/message/message.go": {answers("you said: hello")},
 
-	"docs/services.md":       {answers("you said: hello")},
-	"docs/services.zh-CN.md": {answers("你说的是：hello")},
+	"docs/services.md":       {answers("you said: hello"), finds, makesLink, calls},
+	"docs/services.zh-CN.md": {answers("你说的是：hello"), finds, makesLink, calls},
 }
 
 // given are the names that the blocks of a document take for granted.
 var given = map[string]string{
+	"docs/services.md":       answered,
+	"docs/services.zh-CN.md": answered,
+
 	"client/doc.go": "ctx := context.Background()\nurl := \"nats://127.0.0.1:4222\"\n",
 	"client/message/message.go": "component := \"wxc0ffee0000000001\"\nnc, err := nats.Connect(\"nats://127.0.0.1:4222\", nats.CustomInboxPrefix(\"_INBOX_service\"))\n" +
 		"if err != nil {\n\tlog.Fatal(err)\n}\n",
@@ -74,7 +84,7 @@ var given = map[string]string{
 
 // imported are the packages that a block may name.
 var imported = map[string]string{
-	"context": "context", "errors": "errors", "fmt": "fmt", "log": "log", "time": "time",
+	"context": "context", "errors": "errors", "fmt": "fmt", "log": "log", "time": "time", "http": "net/http", "fstest": "testing/fstest",
 	"nats": "github.com/nats-io/nats.go", "jetstream": "github.com/nats-io/nats.go/jetstream", "wxtoken": "wxtoken/client", "message": "wxtoken/client/message",
 }
 
