@@ -31,7 +31,8 @@ var refusedCodes = []int{40001, 40014, 42001}
 
 // Transport is an http.RoundTripper for calls to WeChat's API: it puts the current token of a key into the query, and when WeChat
 // refuses the token it has that replaced ([Client.Replace]) and makes the call once more, if the request's body can be sent again.
-// Nothing else is ever repeated: a call may have worked although its answer was lost. A refusal that can't be mended so is
+// Nothing else is repeated here: a call may have worked although its answer was lost. (net/http itself may make a GET once more where a
+// connection that it had kept breaks.) A refusal that can't be mended so is
 // handed on as it came, and the token reported.
 //
 // The token takes the place of access_token or component_access_token, whichever the query has; without one it is added under the

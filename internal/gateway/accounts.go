@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +45,7 @@ func accountOfStatus(status wxtoken.Status) accountJSON {
 }
 
 // account answers GET /v1/accounts/{key}.
-func (g *Gateway) account(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) {
+func (g *Gateway) account(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
 	key, ok := g.named(w, r, client, s)
 	if !ok {
 		return
@@ -63,14 +64,10 @@ func (g *Gateway) account(w http.ResponseWriter, r *http.Request, client *wxtoke
 }
 
 // accounts answers GET /v1/accounts?ref=|q=|state=|component=&limit&after.
-func (g *Gateway) accounts(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) {
-	q, err := query(r.URL, "ref", "q", "state", "component", "limit", "after")
-	if err != nil {
-		problem(w, http.StatusUnprocessableEntity, err.Error())
-		return
-	}
+func (g *Gateway) accounts(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values) {
 	limit := defaultAccounts
 	if text := q.Get("limit"); text != "" {
+		var err error
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxAccounts {
 			problem(w, http.StatusUnprocessableEntity, "limit: want 1 to "+strconv.Itoa(maxAccounts))
 			return

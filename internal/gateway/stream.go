@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -182,7 +183,7 @@ func since(client *wxtoken.Client, from mark) (items []item) {
 }
 
 // events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID on, or from now.
-func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) {
+func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
 	number, from, ready := g.news.now()
 	if !ready {
 		problem(w, http.StatusServiceUnavailable, errAway.Error())

@@ -42,7 +42,14 @@ func problem(w http.ResponseWriter, status int, detail string) {
 }
 
 // asked is what a request to /v1 is answered with.
-type asked func(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service)
+type asked func(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values)
+
+// route is one thing that can be asked.
+type route struct {
+	right      services.Right
+	answer     asked
+	parameters []string // of the query; others are refused
+}
 
 func (g *Gateway) newV1() http.Handler {
 	known, mux := http.NewServeMux(), http.NewServeMux()
@@ -50,18 +57,15 @@ func (g *Gateway) newV1() http.Handler {
 		known.HandleFunc(pattern, answer)
 		mux.HandleFunc(pattern, answer)
 	}
-	for pattern, route := range map[string]struct {
-		right  services.Right
-		answer asked
-	}{
-		"GET /v1/tokens/{key}":          {services.RightToken, g.token},
-		"POST /v1/tokens/{key}/refused": {services.RightToken, g.refusedToken},
-		"GET /v1/accounts":              {services.RightAccounts, g.accounts},
-		"GET /v1/accounts/{key}":        {services.RightAccounts, g.account},
-		"POST /v1/links":                {services.RightLinks, g.link},
-		"GET /v1/events":                {services.RightEvents, g.events},
+	for pattern, route := range map[string]route{
+		"GET /v1/tokens/{key}":          {services.RightToken, g.token, []string{"wait"}},
+		"POST /v1/tokens/{key}/refused": {services.RightToken, g.refusedToken, nil},
+		"GET /v1/accounts":              {services.RightAccounts, g.accounts, []string{"ref", "q", "state", "component", "limit", "after"}},
+		"GET /v1/accounts/{key}":        {services.RightAccounts, g.account, nil},
+		"POST /v1/links":                {services.RightLinks, g.link, nil},
+		"GET /v1/events":                {services.RightEvents, g.events, nil},
 	} {
-		handle(pattern, func(w http.ResponseWriter, r *http.Request) { g.authorized(w, r, route.right, route.answer) })
+		handle(pattern, func(w http.ResponseWriter, r *http.Request) { g.authorized(w, r, route) })
 	}
 	handle("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -94,7 +98,7 @@ func (k *kept) WriteHeader(status int) { k.status = status }
 func (k *kept) Write(data []byte) (int, error) { return len(data), nil }
 
 // authorized answers a request of a service that has the right to make it.
-func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, right services.Right, answer asked) {
+func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
 	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -110,9 +114,14 @@ func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, right servi
 	if s == nil {
 		return
 	}
-	if !s.May(right) {
+	if !s.May(to.right) {
 		g.metrics.refused.WithLabelValues("right").Inc()
-		problem(w, http.StatusForbidden, fmt.Sprintf("this service has no right %q", right))
+		problem(w, http.StatusForbidden, fmt.Sprintf("this service has no right %q", to.right))
+		return
+	}
+	q, err := query(r.URL, to.parameters...)
+	if err != nil {
+		problem(w, http.StatusUnprocessableEntity, err.Error())
 		return
 	}
 	client := g.view.Load()
@@ -120,7 +129,7 @@ func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, right servi
 		problem(w, http.StatusServiceUnavailable, errAway.Error())
 		return
 	}
-	answer(w, r, client, s)
+	to.answer(w, r, client, s, q)
 }
 
 // named reads the key in the path, which has to be one of the service's. It answers itself and returns false otherwise.
@@ -138,12 +147,12 @@ func (g *Gateway) named(w http.ResponseWriter, r *http.Request, client *wxtoken.
 }
 
 // token answers GET /v1/tokens/{key}.
-func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) {
+func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values) {
 	key, ok := g.named(w, r, client, s)
 	if !ok {
 		return
 	}
-	wait, err := waiting(r.URL)
+	wait, err := waiting(q)
 	if err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error())
 		return
@@ -166,12 +175,11 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 	g.give(w, r, s, token)
 }
 
-// waiting reads ?wait=, the only parameter that there is: seconds, or a duration such as 30s.
-func waiting(u *url.URL) (time.Duration, error) {
-	q, err := query(u, "wait")
+// waiting reads ?wait=: seconds, or a duration such as 30s.
+func waiting(q url.Values) (time.Duration, error) {
 	text := q.Get("wait")
-	if err != nil || text == "" {
-		return 0, err
+	if text == "" {
+		return 0, nil
 	}
 	if seconds, err := strconv.Atoi(text); err == nil {
 		text = strconv.Itoa(seconds) + "s"
@@ -195,6 +203,9 @@ next:
 			if name == known && len(values) == 1 {
 				continue next
 			}
+		}
+		if len(names) == 0 {
+			return nil, fmt.Errorf("parameter %.64q: there are none here", name)
 		}
 		return nil, fmt.Errorf("parameter %.64q: want each of %s once at most", name, strings.Join(names, ", "))
 	}
@@ -264,7 +275,7 @@ func (g *Gateway) noToken(w http.ResponseWriter, client *wxtoken.Client, key wxt
 }
 
 // refusedToken answers POST /v1/tokens/{key}/refused: the next token, or why there is none.
-func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) {
+func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
 	key, ok := g.named(w, r, client, s)
 	if !ok {
 		return
@@ -356,7 +367,7 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, into any, names s
 }
 
 // link answers POST /v1/links.
-func (g *Gateway) link(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) {
+func (g *Gateway) link(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
 	var request wxtoken.LinkRequest
 	if !g.read(w, r, &request, "component, ref, return, auth_type, biz_appid, category_id_list, expires_in, move") {
 		return
