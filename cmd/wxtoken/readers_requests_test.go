@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,7 @@ type clientRequest struct {
 // TestReadersRequests asks as the KV clients ask that are not run here.
 func TestReadersRequests(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(clientProgram(t, "requests.json"))
+	text, err := os.ReadFile(filepath.Join("testdata", "clients", "requests.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

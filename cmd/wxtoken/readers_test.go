@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -86,52 +85,17 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// clientProgram is a program of testdata/clients.
-func clientProgram(t *testing.T, name string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join("testdata", "clients", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
+// clients is where the programs lie.
+const clients = "cmd/wxtoken/testdata/clients/"
 
-// natsJS installs the KV client of nats.js from the npm registry.
-func natsJS(t *testing.T) []string {
-	dir := t.TempDir()
-	text, err := os.ReadFile(clientProgram(t, "kv.mjs"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "kv.mjs"), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	install := exec.CommandContext(t.Context(), "npm", "install", "--no-audit", "--no-fund", "--prefer-offline", "--prefix", dir,
-		"@nats-io/kv@3.4.0", "@nats-io/transport-node@3.4.0")
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Skipf("no nats.js here: npm, with node 20 and its registry, installs it: %v %s", err, out)
-	}
-	return []string{"node", filepath.Join(dir, "kv.mjs")}
-}
+func natsJS(t *testing.T) []string { return nodeProgram(t, clients+"kv.mjs") }
 
-// libnats builds the program for the C client that is installed.
+func natsPy(t *testing.T) []string { return pythonProgram(t, clients+"kv.py") }
+
 func libnats(t *testing.T) []string {
-	bin := filepath.Join(t.TempDir(), "kv")
-	if out, err := exec.CommandContext(t.Context(), "cc", "-o", bin, clientProgram(t, "kv.c"), "-lnats").CombinedOutput(); err != nil {
-		if strings.Contains(string(out), "nats/nats.h: No such file") || errors.Is(err, exec.ErrNotFound) {
-			t.Skip("no libnats here: a C compiler and the package libnats-dev make it")
-		}
-		t.Fatalf("%v %s", err, out)
-	}
-	return []string{bin}
-}
-
-// natsPy takes nats.py as Python finds it.
-func natsPy(t *testing.T) []string {
-	if err := exec.CommandContext(t.Context(), "python3", "-c", "import nats").Run(); err != nil {
-		t.Skip("no nats.py here: install it where python3 looks")
-	}
-	return []string{"python3", clientProgram(t, "kv.py")}
+	dir := copied(t, clients+"kv.c")
+	build(t, "libnats", "libnats-dev", "cc", "-o", filepath.Join(dir, "kv"), filepath.Join(dir, "kv.c"), "-lnats")
+	return []string{filepath.Join(dir, "kv")}
 }
 
 // TestReadersGo reads the bucket with both KV clients of nats.go and with the nats command.

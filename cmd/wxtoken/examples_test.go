@@ -1,0 +1,349 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/logtest"
+	"wxtoken/wechatsim"
+)
+
+// examples are the programs of the folder examples that speak NATS, and how each is made ready. They
+// take the same commands.
+var examples = []struct {
+	name    string // of the folder
+	command func(t *testing.T) []string
+}{
+	{"node", func(t *testing.T) []string { return nodeProgram(t, "examples/node/wxtoken.mjs") }},
+	{"python", func(t *testing.T) []string { return pythonProgram(t, "examples/python/wxtoken.py") }},
+	{"c", func(t *testing.T) []string {
+		dir := copied(t, "examples/c/wxtoken.c", "examples/c/Makefile")
+		build(t, "libnats, cJSON and OpenSSL", "libnats-dev, libcjson-dev and libssl-dev", "make", "-C", dir)
+		return []string{filepath.Join(dir, "wxtoken")}
+	}},
+	{"nats", func(t *testing.T) []string {
+		for _, program := range []string{"bash", "nats", "jq", "xmllint"} {
+			if _, err := exec.LookPath(program); err != nil {
+				t.Skipf("no %s here: it takes bash, the nats command, jq and xmllint (libxml2-utils)", program)
+			}
+		}
+		return []string{filepath.Join(copied(t, "examples/nats/wxtoken"), "wxtoken")}
+	}},
+}
+
+// TestExamples runs each example as a reader of its page would, as the user service of
+// nats-server.conf: a token is read and followed, a refused one reported, a message consumed, and a
+// message replied to.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	l := newLife(t)
+	var keys []wxtoken.Key // one for each: none renews another's token or answers another's message
+	for _, c := range l.components[:2] {
+		for _, a := range c.Authorizers {
+			keys = append(keys, wxtoken.AuthorizerKey(c.AppID, a))
+		}
+	}
+	if len(keys) < len(examples) {
+		t.Fatalf("%d accounts for %d examples", len(keys), len(examples))
+	}
+	for i, e := range examples {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			x := exampleRun{life: l.in(t), name: e.name, key: keys[i], command: e.command(t)}
+			x.accepted(x.key, 1)
+			t.Run("token", func(t *testing.T) { x.in(t).reads() })
+			t.Run("follow", func(t *testing.T) { x.in(t).follows() })
+			t.Run("report", func(t *testing.T) { x.in(t).reports() })
+			t.Run("messages", func(t *testing.T) { x.in(t).consumes() })
+			t.Run("reply", func(t *testing.T) { x.in(t).replies() })
+		})
+	}
+}
+
+// exampleRun is an example that is being run.
+type exampleRun struct {
+	*life
+	name    string
+	key     wxtoken.Key
+	command []string
+}
+
+// in is x for a part of a test.
+func (x exampleRun) in(t *testing.T) exampleRun {
+	x.life = x.life.in(t)
+	return x
+}
+
+// reads: the token is printed once.
+func (x exampleRun) reads() {
+	out, err := x.once("token")
+	if len(x.shown(out)) != 1 || err != nil {
+		x.Errorf("it ended with %v:\n%s", err, out)
+	}
+}
+
+// follows: the token is there, and so is the next one after its renewal.
+func (x exampleRun) follows() {
+	out := x.start("follow")
+	eventually(x.T, "two tokens", func() error {
+		if n := len(x.shown(out.String())); n < 2 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+}
+
+// reports: a token that the platform refuses is reported, and the next one comes, which it takes.
+func (x exampleRun) reports() {
+	eventually(x.T, "a report to be taken", func() error { // a token that is younger than a second is too young
+		if err := x.sim.Invalidate(x.key.Component, x.key.Authorizer); err != nil {
+			x.Fatal(err)
+		}
+		out, err := x.once("report")
+		if !strings.Contains(out, "outcome: renewing\n") || err != nil {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		next := x.shown(out)
+		if len(next) != 1 {
+			x.Fatalf("no other token:\n%s", out)
+		}
+		x.accepted(x.key, next[0])
+		return nil
+	})
+}
+
+// consumes: a message that was there before comes, and is acked.
+func (x exampleRun) consumes() {
+	x.push("news")
+	out := x.start("messages")
+	subject := "wechat.message." + x.key.Component + "." + x.key.Authorizer + ".text"
+	eventually(x.T, "a message", func() error {
+		if !strings.Contains(out.String(), subject) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	js, err := jetstream.New(x.service)
+	if err != nil {
+		x.Fatal(err)
+	}
+	eventually(x.T, "an ack", func() error {
+		c, err := js.Consumer(x.Context(), events.StreamMessages, "example-"+x.name+"-"+x.key.Authorizer)
+		if err != nil {
+			return err
+		}
+		info := c.CachedInfo()
+		if info.AckFloor.Consumer == 0 {
+			return errors.New("not yet")
+		}
+		if week := 7 * 24 * time.Hour; info.Config.InactiveThreshold != week {
+			x.Errorf("the consumer goes after %s, want %s: a service can't remove it", info.Config.InactiveThreshold, week)
+		}
+		return nil
+	})
+}
+
+// replies: the platform gets the reply to a text, in which tags are text.
+func (x exampleRun) replies() {
+	out := x.start("reply")
+	eventually(x.T, "it to listen", func() error {
+		if !strings.Contains(strings.ToLower(out.String()), "listening on") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	const said = "<ToUserName>me</ToUserName> & so on"
+	var pushed time.Time
+	eventually(x.T, "the passive reply", func() error {
+		if time.Since(pushed) > patience/10 { // what comes before the server knows of the listener gets no reply
+			pushed = time.Now()
+			x.push(said)
+		}
+		for _, e := range x.sim.History() {
+			if x.ours(e) && e.Kind == wechatsim.EntryPushAnswer && e.Content == "you said: "+said {
+				return nil
+			}
+		}
+		return errors.New("not yet")
+	})
+}
+
+// ours reports whether an entry of the platform's history is about the account.
+func (x exampleRun) ours(e wechatsim.Entry) bool {
+	return e.Component == x.key.Component && e.Authorizer == x.key.Authorizer
+}
+
+// push has a user write to the account.
+func (x exampleRun) push(content string) {
+	x.Helper()
+	if err := x.sim.PushMessage(x.key.Component, x.key.Authorizer, wechatsim.Message{Content: content}); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// program is the example with one of its commands, not started yet, and where its output goes.
+func (x exampleRun) program(ctx context.Context, command string) (*exec.Cmd, *logtest.Buffer) {
+	cmd := exec.CommandContext(ctx, x.command[0], append(slices.Clone(x.command[1:]), command)...)
+	cmd.Env = append(os.Environ(), "NATS_URL=nats://"+x.nats.Addr().String(), "NATS_USER=service",
+		"NATS_PASSWORD=secret-of-service", "WXTOKEN_KEY="+x.key.String())
+	out := &logtest.Buffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the script has processes of its own
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = patience
+	return cmd, out
+}
+
+// once runs a command to its end, and returns what it printed.
+func (x exampleRun) once(command string) (string, error) {
+	x.Helper()
+	ctx, cancel := context.WithTimeout(x.Context(), done)
+	defer cancel()
+	cmd, out := x.program(ctx, command)
+	err := cmd.Run()
+	x.clean(out)
+	return out.String(), err
+}
+
+// start runs a command until the test is over.
+func (x exampleRun) start(command string) *logtest.Buffer {
+	x.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd, out := x.program(ctx, command)
+	if err := cmd.Start(); err != nil {
+		cancel()
+		x.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	x.Cleanup(func() {
+		select {
+		case err := <-ended:
+			x.Errorf("%s ended by itself: %v", command, err)
+			ended <- err
+		default:
+		}
+		cancel()
+		<-ended
+		x.clean(out)
+		if x.Failed() {
+			x.Logf("output of %s:\n%s", command, out)
+		}
+	})
+	return out
+}
+
+// clean looks for what an example must not print: a secret, and a refusal by a permission.
+func (x exampleRun) clean(out *logtest.Buffer) {
+	x.Helper()
+	for _, never := range []string{"SEKRET", "secret-of-", "iolation"} {
+		if strings.Contains(out.String(), never) {
+			x.Errorf("%q in the output:\n%s", never, out)
+		}
+	}
+}
+
+var shownToken = regexp.MustCompile(`(?m)^(\S+) generation=(\d+) expires_at=(\S+) sha256=([0-9a-f]{16})$`)
+
+// shown returns the generations of the tokens that an example printed. Each is one that the platform
+// issued for the account.
+func (x exampleRun) shown(out string) (generations []uint64) {
+	x.Helper()
+	for _, m := range shownToken.FindAllStringSubmatch(out, -1) {
+		generation, err := strconv.ParseUint(m[2], 10, 64)
+		if err != nil {
+			x.Fatal(err)
+		}
+		issued := slices.ContainsFunc(x.sim.History(), func(e wechatsim.Entry) bool {
+			return x.ours(e) && e.Kind == wechatsim.EntryIssue && e.What == "authorizer_access_token" && e.Secret == m[4]
+		})
+		if m[1] != x.key.String() || !issued {
+			x.Errorf("a token that is not of %s: %s", x.key, m[0])
+		}
+		if _, err := time.Parse(time.RFC3339Nano, m[3]); err != nil {
+			x.Error(err)
+		}
+		if n := len(generations); n > 0 && generation <= generations[n-1] {
+			x.Errorf("generation %d after %d", generation, generations[n-1])
+		}
+		generations = append(generations, generation)
+	}
+	return generations
+}
+
+// copied copies files of the repository into a directory of the test.
+func copied(t *testing.T, names ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range names {
+		from := filepath.Join("..", "..", filepath.FromSlash(name))
+		info, err := os.Stat(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(from)), text, info.Mode()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// nodeProgram makes a program of the repository ready that wants nats.js: with what examples/node
+// pins, from the npm registry.
+func nodeProgram(t *testing.T, name string) []string {
+	t.Helper()
+	dir := copied(t, name, "examples/node/package.json", "examples/node/package-lock.json")
+	install := exec.CommandContext(t.Context(), "npm", "ci", "--no-audit", "--no-fund", "--prefer-offline", "--prefix", dir)
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Skipf("no nats.js here: npm, with node 20 and its registry, installs it: %v %s", err, out)
+	}
+	return []string{"node", filepath.Join(dir, filepath.Base(name))}
+}
+
+// pythonProgram takes nats.py as Python finds it.
+func pythonProgram(t *testing.T, name string) []string {
+	t.Helper()
+	if err := exec.CommandContext(t.Context(), "python3", "-c", "import nats").Run(); err != nil {
+		t.Skip("no nats.py here: install it where python3 looks")
+	}
+	return []string{"python3", filepath.Join(copied(t, name), filepath.Base(name))}
+}
+
+// build runs what builds a program in C, and skips the test where compiler or libraries are missing.
+func build(t *testing.T, libraries, packages string, command ...string) {
+	t.Helper()
+	for _, program := range []string{"cc", command[0]} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("no %s here: it builds a program in C", program)
+		}
+	}
+	out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput()
+	switch {
+	case bytes.Contains(out, []byte(".h: No such file")):
+		t.Skipf("no %s here: apt-get install %s", libraries, packages)
+	case err != nil:
+		t.Fatalf("%v %s", err, out)
+	}
+}
