@@ -50,8 +50,8 @@ var examples = []struct {
 }
 
 // TestExamples runs each example as a reader of its page would, as the user service of
-// nats-server.conf: a token is read and followed, a refused one reported, a message consumed, and a
-// message replied to.
+// nats-server.conf: a token is read and followed, a refused one reported, a message consumed, a
+// message replied to, and an authorization cancelled.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	l := newLife(t)
@@ -74,6 +74,7 @@ func TestExamples(t *testing.T) {
 			t.Run("report", func(t *testing.T) { x.in(t).reports() })
 			t.Run("messages", func(t *testing.T) { x.in(t).consumes() })
 			t.Run("reply", func(t *testing.T) { x.in(t).replies() })
+			t.Run("cancelled", func(t *testing.T) { x.in(t).cancels() })
 		})
 	}
 }
@@ -183,6 +184,33 @@ func (x exampleRun) replies() {
 			}
 		}
 		return errors.New("not yet")
+	})
+}
+
+// cancels: who follows the token hears of its end, and there is none to be read then.
+func (x exampleRun) cancels() {
+	out := x.start("follow")
+	eventually(x.T, "the token", func() error {
+		if len(x.shown(out.String())) == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err := x.sim.Cancel(x.key.Component, x.key.Authorizer); err != nil {
+		x.Fatal(err)
+	}
+	eventually(x.T, "word of the cancellation", func() error {
+		if !strings.Contains(out.String(), x.key.String()+" was cancelled\n") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	eventually(x.T, "no token", func() error { // the mirror that it reads may be a moment behind
+		read, err := x.once("token")
+		if err == nil || len(x.shown(read)) > 0 {
+			return fmt.Errorf("%v: %s", err, read)
+		}
+		return nil
 	})
 }
 
