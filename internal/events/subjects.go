@@ -183,3 +183,84 @@ func token(s string) string {
 	}
 	return string(b)
 }
+
+// MsgTypeNotice stands for notices where kinds of messages are named: the Event of such a Kind is the InfoType.
+const MsgTypeNotice = "notice"
+
+// Kind is what the subject of a message, a notice or a question for a reply says. Notices have no AppID: their header ce-subject has it.
+type Kind struct{ Component, AppID, MsgType, Event string }
+
+// ParseKind reads a subject below wechat.message., wechat.notice. or wechat.reply.; ok is false for others.
+func ParseKind(subject string) (k Kind, ok bool) {
+	if tail, found := strings.CutPrefix(subject, prefixNotice); found {
+		component, infoType, ok := strings.Cut(tail, ".")
+		return Kind{Component: component, MsgType: MsgTypeNotice, Event: infoType}, ok
+	}
+	tail, found := strings.CutPrefix(subject, prefixMessage)
+	if !found {
+		tail, found = strings.CutPrefix(subject, prefixReply)
+	}
+	parts := strings.Split(tail, ".")
+	if !found || len(parts) < 3 || len(parts) > 4 {
+		return Kind{}, false
+	}
+	k = Kind{Component: parts[0], AppID: parts[1], MsgType: parts[2]}
+	if len(parts) == 4 {
+		k.Event = parts[3]
+	}
+	return k, true
+}
+
+// Filters returns the filters for the messages or notices of a kind: "*" as AppID or MsgType stands for all, an empty Event too.
+func (k Kind) Filters() []string {
+	switch {
+	case k.MsgType == MsgTypeNotice && k.Event == "":
+		return []string{prefixNotice + k.Component + ".*"}
+	case k.MsgType == MsgTypeNotice:
+		return []string{prefixNotice + k.Component + "." + k.Event}
+	}
+	account := prefixMessage + k.Component + "." + k.AppID + "."
+	switch {
+	case k.MsgType == "*":
+		return []string{account + ">"}
+	case k.Event != "":
+		return []string{account + k.MsgType + "." + k.Event}
+	case k.MsgType == "event":
+		return []string{account + "event", account + "event.*"}
+	}
+	return []string{account + k.MsgType}
+}
+
+// ReplyFilters returns where the services are asked for replies to messages of a kind; none to notices.
+func (k Kind) ReplyFilters() (filters []string) {
+	for _, f := range k.Filters() {
+		if tail, ok := strings.CutPrefix(f, prefixMessage); ok {
+			filters = append(filters, prefixReply+tail)
+		}
+	}
+	return filters
+}
+
+// Includes reports whether one is of the kind k, which may have "*" and an empty Event.
+func (k Kind) Includes(one Kind) bool {
+	notice := one.MsgType == MsgTypeNotice
+	return k.Component == one.Component && (k.AppID == "*" || k.AppID == one.AppID) && (k.MsgType == one.MsgType || k.MsgType == "*" && !notice) &&
+		(k.Event == "" || k.Event == one.Event)
+}
+
+// DeadWebhookSubject returns where a message lies that a service's webhook did not take.
+func DeadWebhookSubject(service, subject string) string {
+	return prefixDead + "webhook." + service + "." + subject
+}
+
+// AnsweredSubject is where gateways tell one another how a receiver took a message that it was asked to reply to.
+func AnsweredSubject(subscription string) string { return "webhook.answered." + subscription }
+
+// TypeOf returns the ce-type of a message of a kind.
+func TypeOf(k Kind) string {
+	t := prefixMessage + k.MsgType
+	if k.Event != "" {
+		t += "." + k.Event
+	}
+	return t
+}

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"wxtoken/client"
+	"wxtoken/internal/events"
 )
 
 // A Right is something that a service may do.
@@ -46,9 +47,9 @@ type Service struct {
 // Webhook is a URL that gets messages of accounts.
 type Webhook struct {
 	URL      string
-	Messages []string // <component>/<appid or *>/<msgtype or *>[/<event>]
-	Reply    bool     // its answer is the passive reply
-	Secret   []byte   // signs what it gets, as Standard Webhooks say
+	Messages []events.Kind // <component>/<appid or *>/<msgtype or *>[/<event>]; of notices <component>/<appid or *>/notice[/<infotype>]
+	Reply    bool          // its answer is the passive reply
+	Secret   []byte        // signs what it gets, as Standard Webhooks say
 }
 
 // scope is one entry of a service's accounts.
@@ -96,7 +97,7 @@ const (
 
 var (
 	namePattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
-	messagePattern = regexp.MustCompile(`^[A-Za-z0-9_]+/(\*|[A-Za-z0-9_]+)/(\*|[A-Za-z0-9_]+)(/[A-Za-z0-9_]+)?$`)
+	messagePattern = regexp.MustCompile(`^([A-Za-z0-9_-]+)/(\*|[A-Za-z0-9_-]+)/(\*|[A-Za-z0-9_-]+)(?:/([A-Za-z0-9_-]+))?$`)
 )
 
 // Parse reads a services file. The error names every fault with its place, and shows no key.
@@ -178,6 +179,9 @@ func (s *Services) read(e entry) (*Service, []error) {
 		if err != nil {
 			fault("webhooks[%d]: %w", j, err)
 		}
+		if slices.ContainsFunc(service.Webhooks, func(other Webhook) bool { return other.URL == hook.URL && other.Reply == hook.Reply }) {
+			fault("webhooks[%d]: url: it stands there twice (one webhook can name several messages)", j)
+		}
 		service.Webhooks = append(service.Webhooks, hook)
 	}
 	return service, faults
@@ -235,9 +239,10 @@ func parseWebhook(h hook) (Webhook, error) {
 	if len(h.Messages) == 0 {
 		return Webhook{}, errors.New("messages: none")
 	}
+	kinds := make([]events.Kind, len(h.Messages))
 	for i, m := range h.Messages {
-		if !messagePattern.MatchString(m) {
-			return Webhook{}, fmt.Errorf("messages[%d]: want <component>/<appid or *>/<msgtype or *>[/<event>]", i)
+		if kinds[i], err = parseKind(m); err != nil {
+			return Webhook{}, fmt.Errorf("messages[%d]: %w", i, err)
 		}
 	}
 	encoded, ok := strings.CutPrefix(h.Secret, secretPrefix)
@@ -245,7 +250,19 @@ func parseWebhook(h hook) (Webhook, error) {
 	if !ok || err != nil || len(raw) < minSecret || len(raw) > maxSecret {
 		return Webhook{}, fmt.Errorf("secret: want %s and the base64 of %d to %d bytes", secretPrefix, minSecret, maxSecret)
 	}
-	return Webhook{URL: h.URL, Messages: h.Messages, Reply: h.Reply, Secret: raw}, nil
+	return Webhook{URL: h.URL, Messages: kinds, Reply: h.Reply, Secret: raw}, nil
+}
+
+func parseKind(text string) (events.Kind, error) {
+	parts := messagePattern.FindStringSubmatch(text)
+	if parts == nil {
+		return events.Kind{}, errors.New("want <component>/<appid or *>/<msgtype or *>[/<event>], or <component>/<appid or *>/notice[/<infotype>]")
+	}
+	kind := events.Kind{Component: parts[1], AppID: parts[2], MsgType: parts[3], Event: parts[4]}
+	if kind.Event != "" && kind.MsgType != "event" && kind.MsgType != events.MsgTypeNotice {
+		return events.Kind{}, errors.New("only event and notice are followed by a fourth part")
+	}
+	return kind, nil
 }
 
 // ByKey returns the service whose key that is. It takes the same time whichever key it is.
@@ -319,4 +336,18 @@ func (s *Service) MayLink(link wxtoken.LinkRequest) bool {
 // Wants reports whether the service has accounts of a component, or could have some by their refs.
 func (s *Service) Wants(component string) bool {
 	return slices.ContainsFunc(s.accounts, func(a scope) bool { return a.component == "*" || a.component == component })
+}
+
+// Reach returns the accounts of a component that the service names one by one; all is true where it may have others too, by a whole
+// component or by their refs.
+func (s *Service) Reach(component string) (appids []string, all bool) {
+	for _, a := range s.accounts {
+		switch {
+		case a.component == "*", a.component == component && a.appid == "*":
+			return nil, true
+		case a.component == component:
+			appids = append(appids, a.appid)
+		}
+	}
+	return appids, false
 }

@@ -1,0 +1,171 @@
+package webhooks
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"wxtoken/client/document"
+	"wxtoken/internal/events"
+)
+
+const (
+	// postWithin bounds one delivery.
+	postWithin = 10 * time.Second
+	// replyWithin bounds one whose answer is the passive reply: ingest waits for 4 s.
+	replyWithin = 3700 * time.Millisecond
+	// maxAnswer is how much of an answer is read, in bytes: as much as a passive reply may have.
+	maxAnswer = 64 << 10
+	maxHeader = 64 << 10
+	// maxRetryAfter is the longest wait that a receiver can ask for.
+	maxRetryAfter = 10 * time.Minute
+)
+
+// backoff is how long a message waits after a try that failed, less up to a fifth by chance.
+var backoff = []time.Duration{
+	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+}
+
+// Outcomes of a delivery, as the metrics have them.
+const (
+	outcomeOK          = "ok"
+	outcomeReplied     = "replied"     // with a passive reply
+	outcomeGarbage     = "garbage"     // taken, but its answer is no passive reply
+	outcomeRedirect    = "redirect"    // not followed
+	outcomeRefused     = "refused"     // 4xx
+	outcomeFailed      = "failed"      // 5xx, or no status of HTTP
+	outcomeTimeout     = "timeout"     // no answer in time
+	outcomeUnreachable = "unreachable" // no connection, or it broke
+)
+
+// delivery is one POST.
+type delivery struct {
+	id     string
+	kind   events.Kind
+	header nats.Header // of the message: ce-* and Content-Type are handed on
+	body   []byte
+	reply  bool // the answer is wanted as the passive reply
+}
+
+// result is what came of it.
+type result struct {
+	outcome string
+	why     string        // for the log and DEAD: no address, nothing of the answer
+	answer  []byte        // the passive reply
+	after   time.Duration // how long the receiver wants to be left alone
+}
+
+// taken reports whether the receiver has the message.
+func (r result) taken() bool {
+	return r.outcome == outcomeOK || r.outcome == outcomeReplied || r.outcome == outcomeGarbage
+}
+
+// post makes one delivery.
+func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Time) result {
+	within := postWithin
+	if d.reply {
+		within = replyWithin
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.hook.URL, bytes.NewReader(d.body))
+	if err != nil {
+		return result{outcome: outcomeUnreachable, why: "a URL that can't be used"}
+	}
+	for name, values := range d.header {
+		if strings.HasPrefix(name, "ce-") || name == "Content-Type" {
+			req.Header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	timestamp := strconv.FormatInt(now.Unix(), 10)
+	req.Header.Set("User-Agent", "wxtoken")
+	req.Header.Set("webhook-id", d.id)
+	req.Header.Set("webhook-timestamp", timestamp)
+	req.Header.Set("webhook-signature", sign(t.hook.Secret, d.id, timestamp, d.body))
+	req.Header.Set("Wxtoken-Component", d.kind.Component)
+	req.Header.Set("Wxtoken-Msgtype", d.kind.MsgType)
+	for name, value := range map[string]string{"Wxtoken-Appid": d.kind.AppID, "Wxtoken-Event": d.kind.Event} {
+		if value != "" {
+			req.Header.Set(name, value)
+		}
+	}
+	if d.reply {
+		req.Header.Set("Wxtoken-Reply", "wanted")
+	}
+	res, err := w.http.Do(req)
+	if err != nil {
+		return unanswered(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if res.StatusCode/100 == 2 && !d.reply {
+		return result{outcome: outcomeOK} // it says so, whatever becomes of the rest
+	}
+	if err != nil {
+		return unanswered(err)
+	}
+	return judge(res, body)
+}
+
+// judge tells what an answer means.
+func judge(res *http.Response, body []byte) result {
+	r := result{outcome: outcomeFailed, why: "status " + strconv.Itoa(res.StatusCode)}
+	if seconds, err := strconv.ParseUint(res.Header.Get("Retry-After"), 10, 32); err == nil {
+		r.after = min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	switch said := bytes.TrimSpace(body); {
+	case res.StatusCode/100 == 3:
+		r.outcome = outcomeRedirect
+	case res.StatusCode/100 == 4:
+		r.outcome = outcomeRefused
+	case res.StatusCode/100 != 2:
+	case res.StatusCode != http.StatusOK || len(said) == 0 || string(said) == "success":
+		return result{outcome: outcomeOK}
+	case len(body) > maxAnswer || !isDocument(said):
+		return result{outcome: outcomeGarbage, why: "an answer that is no passive reply"}
+	default:
+		return result{outcome: outcomeReplied, answer: said}
+	}
+	return r
+}
+
+// isDocument reports whether said may be a reply. ingest looks at it more closely.
+func isDocument(said []byte) bool {
+	d, err := document.Read(said, nil)
+	return err == nil && d != nil && d.Field("MsgType") != ""
+}
+
+// unanswered says why there is no answer, without the address: a URL may have a secret in it.
+func unanswered(err error) result {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return result{outcome: outcomeTimeout, why: "no answer in time"}
+	}
+	return result{outcome: outcomeUnreachable, why: "no connection, or it broke"}
+}
+
+// sign returns the signature of a delivery ("Standard Webhooks", symmetric).
+func sign(secret []byte, id, timestamp string, body []byte) string {
+	mac := hmac.New(sha256.New, secret)
+	_, _ = mac.Write([]byte(id + "." + timestamp + "."))
+	_, _ = mac.Write(body)
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// pause returns how long to wait after so many tries.
+func pause(tries int, after time.Duration) time.Duration {
+	d := max(backoff[min(tries, len(backoff))-1], after)
+	return d - rand.N(d/5+1)
+}

@@ -1,0 +1,243 @@
+package webhooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"wxtoken/internal/events"
+)
+
+const (
+	// group is the one priority group of the consumer: the server pins it to one client.
+	group = "gateway"
+	// pinTTL is how long a gateway keeps the pin that asks for nothing; it asks every pullExpiry at least.
+	pinTTL     = 10 * time.Second
+	pullExpiry = 4 * time.Second
+	pullBeat   = time.Second
+	// batch is how many messages are asked for at once.
+	batch = 512
+	// ackWait is how long a message may go without a sign of life before it comes again, and beatEvery the time between two signs.
+	ackWait   = 30 * time.Second
+	beatEvery = 10 * time.Second
+	// window is how many messages of one webhook are under way or wait for their next try. Beyond it nothing more is taken.
+	window = 20_000
+	// unusedFor is how long the server keeps the consumer of a webhook that no gateway serves: as long as MESSAGES keeps a message by default.
+	unusedFor = 7 * 24 * time.Hour
+	// requestWait bounds other requests.
+	requestWait = 3 * time.Second
+	// lookEvery is the time between two looks at the consumer, and lookSoon while a turn begins.
+	lookEvery = 2 * time.Second
+	lookSoon  = 100 * time.Millisecond
+	// clocksApart is how much the clocks of gateway and server may differ.
+	clocksApart = time.Minute
+	// troubleDelay is the wait after a fault of NATS.
+	troubleDelay = 2 * time.Second
+	// finishWithin bounds the wait for deliveries that are under way at the end.
+	finishWithin = 5 * time.Second
+)
+
+// subscription is one webhook that runs.
+type subscription struct {
+	*Webhooks
+	name       string // of the durable consumer
+	target     atomic.Pointer[target]
+	answered   *answered
+	slots      chan struct{} // holds one for each delivery under way
+	complaints *rate.Limiter
+	log        zerolog.Logger
+
+	since    time.Time // what was stored before has been taken: where a consumer goes on that was lost
+	pending  float64   // as the metric has it
+	posts    context.Context
+	working  sync.WaitGroup
+	taken    atomic.Int64 // when the receiver took something last, Unix nanoseconds
+	deadTold atomic.Bool
+}
+
+// run delivers until ctx ends.
+func (s *subscription) run(ctx context.Context) {
+	var cancel context.CancelFunc
+	s.posts, cancel = context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer s.working.Wait()
+	context.AfterFunc(ctx, func() { time.AfterFunc(finishWithin, cancel) })
+	var replies sync.WaitGroup
+	replies.Go(func() {
+		if err := s.answerReplies(ctx); err != nil {
+			s.log.Error().Err(err).Msg("failed to listen for replies")
+		}
+	})
+	defer replies.Wait()
+	defer s.setPending(0)
+	for ctx.Err() == nil {
+		if err := s.follow(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn().Err(err).Dur("delay", troubleDelay).Msg("failed to read messages")
+			sleep(ctx, troubleDelay)
+		}
+	}
+}
+
+// consumer returns the durable consumer, and makes it where it isn't there. What stands in one that is there stays so, but for the filters.
+func (s *subscription) consumer(ctx context.Context) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestWait)
+	defer cancel()
+	cfg := jetstream.ConsumerConfig{
+		Durable: s.name, Description: "webhook of " + s.target.Load().service.Name,
+		DeliverPolicy: jetstream.DeliverNewPolicy, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: window,
+		InactiveThreshold: unusedFor, PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{group}, PinnedTTL: pinTTL,
+	}
+	switch there, err := s.js.Consumer(ctx, events.StreamMessages, s.name); {
+	case err == nil:
+		cfg.DeliverPolicy, cfg.OptStartTime = there.CachedInfo().Config.DeliverPolicy, there.CachedInfo().Config.OptStartTime
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return nil, fmt.Errorf("look for consumer %s: %w", s.name, err)
+	case !s.since.IsZero(): // it was there
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &s.since
+	}
+	if cfg.FilterSubjects = s.target.Load().filters; len(cfg.FilterSubjects) == 1 {
+		cfg.FilterSubject, cfg.FilterSubjects = cfg.FilterSubjects[0], nil
+	}
+	cons, err := s.js.CreateOrUpdateConsumer(ctx, events.StreamMessages, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("create or update consumer %s: %w", s.name, err)
+	}
+	if s.since.IsZero() {
+		s.since = cons.CachedInfo().Created
+	}
+	return cons, nil
+}
+
+// follow takes messages, in the turns in which the server pins this gateway, until ctx ends or something is wrong.
+func (s *subscription) follow(ctx context.Context) error {
+	cons, err := s.consumer(ctx)
+	if err != nil {
+		return err
+	}
+	iter, err := cons.Messages(jetstream.PullPriorityGroup(group), jetstream.PullMaxMessages(batch), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullBeat))
+	if err != nil {
+		return fmt.Errorf("pull from %s: %w", s.name, err)
+	}
+	msgs, ended := make(chan jetstream.Msg), make(chan error, 1)
+	go func() {
+		defer close(msgs)
+		for {
+			m, err := iter.Next()
+			if err != nil {
+				ended <- err
+				return
+			}
+			msgs <- m
+		}
+	}()
+	var t *turn
+	defer func() {
+		iter.Stop()
+		for m := range msgs {
+			_ = m.Nak() // the next to have the pin gets it
+		}
+		t.end()
+	}()
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m, ok := <-msgs:
+			if !ok {
+				return fmt.Errorf("pull from %s: %w", s.name, <-ended)
+			}
+			if pin := m.Headers().Get("Nats-Pin-Id"); t == nil || t.pin != pin {
+				t.end()
+				t = s.newTurn(pin)
+				look.Reset(0)
+			}
+			t.add(m)
+		case <-look.C:
+			next, mine := s.look(ctx, cons, t)
+			if t != nil && !mine {
+				t.end()
+				t = nil
+			}
+			look.Reset(next)
+		}
+	}
+}
+
+// look asks the server how the consumer is. It returns when to look again, and whether the pin may still be this turn's.
+func (s *subscription) look(ctx context.Context, cons jetstream.Consumer, t *turn) (next time.Duration, mine bool) {
+	ctx, cancel := context.WithTimeout(ctx, requestWait)
+	defer cancel()
+	asked := time.Now()
+	info, err := cons.Info(ctx)
+	if err != nil {
+		return lookEvery, true // nothing is delivered without a proof that is fresh
+	}
+	pinned := ""
+	for _, g := range info.PriorityGroups {
+		pinned = g.PinnedClientID
+	}
+	if info.NumPending == 0 && info.NumAckPending == 0 {
+		s.since = asked.Add(-clocksApart)
+	}
+	if t == nil || pinned != t.pin {
+		s.setPending(0)
+		return lookEvery, false
+	}
+	if stored, ok := t.oldest(); ok && stored.After(s.since) {
+		s.since = stored
+	}
+	s.setPending(float64(info.NumPending) + float64(info.NumAckPending))
+	if !t.look(info, asked) {
+		return lookSoon, true
+	}
+	return lookEvery, true
+}
+
+func (s *subscription) setPending(n float64) {
+	s.metrics.pending.WithLabelValues(s.target.Load().service.Name).Add(n - s.pending)
+	s.pending = n
+}
+
+// complain logs a delivery that failed, now and then.
+func (s *subscription) complain(kind events.Kind, id, why string) {
+	if s.complaints.Allow() {
+		s.log.Warn().Str("component", kind.Component).Str("appid", kind.AppID).Str("msgtype", kind.MsgType).Str("event_id", id).Str("reason", why).
+			Msg("failed to deliver to webhook")
+	}
+}
+
+// bury copies a message to DEAD. Until that is stored the message is not given up.
+func (s *subscription) bury(i *item, why string) error {
+	t := s.target.Load()
+	dead := nats.NewMsg(events.DeadWebhookSubject(t.service.Name, i.msg.Subject()))
+	for name, values := range i.msg.Headers() {
+		if carried(name) {
+			dead.Header[name] = values
+		}
+	}
+	dead.Header.Set(events.HeaderReason, "webhook at "+t.host+": "+why)
+	dead.Header.Set(jetstream.MsgIDHeader, s.name+" "+i.id)
+	dead.Data = i.msg.Data()
+	ctx, cancel := context.WithTimeout(s.posts, requestWait)
+	defer cancel()
+	if _, err := s.js.PublishMsg(ctx, dead); err != nil {
+		if s.deadTold.CompareAndSwap(false, true) {
+			s.log.Error().Err(err).Str("subject", dead.Subject).Str("hint", "may this user publish to dead.webhook.>? The message is tried on").Msg("failed to put message on DEAD")
+		}
+		return err
+	}
+	s.deadTold.Store(false)
+	s.metrics.dead.WithLabelValues(t.service.Name).Inc()
+	s.log.Error().Str("subject", i.msg.Subject()).Str("event_id", i.id).Str("reason", why).Time("stored", i.stored).Msg("message given up, it is on DEAD")
+	return nil
+}

@@ -1,0 +1,120 @@
+package webhooks
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/services"
+)
+
+// target is one webhook as the services file has it. It doesn't change.
+type target struct {
+	service *services.Service
+	hook    services.Webhook
+	host    string        // of the URL: what may be shown of it
+	kinds   []events.Kind // narrowed to the service's accounts
+	filters []string      // of the durable consumer: they don't overlap, and may stand for more than kinds
+	replies []string      // where questions for replies come, exactly
+}
+
+func newTarget(service *services.Service, hook services.Webhook) *target {
+	t := &target{service: service, hook: hook}
+	if u, err := url.Parse(hook.URL); err == nil {
+		t.host = u.Host
+	}
+	for _, kind := range hook.Messages {
+		t.kinds = append(t.kinds, narrow(service, kind)...)
+	}
+	for _, kind := range t.kinds {
+		t.filters = append(t.filters, kind.Filters()...)
+		if hook.Reply {
+			t.replies = append(t.replies, kind.ReplyFilters()...)
+		}
+	}
+	t.filters, t.replies = apart(t.filters), distinct(t.replies)
+	return t
+}
+
+// narrow makes of "all accounts" those that a service names one by one, so that nothing of others comes.
+func narrow(service *services.Service, kind events.Kind) []events.Kind {
+	appids, all := service.Reach(kind.Component)
+	if all || kind.AppID != "*" && slices.Contains(appids, kind.AppID) {
+		return []events.Kind{kind}
+	}
+	if kind.AppID != "*" {
+		return nil
+	}
+	var kinds []events.Kind
+	for _, appid := range appids {
+		kind.AppID = appid
+		kinds = append(kinds, kind)
+	}
+	return kinds
+}
+
+// wants reports whether a message is for the webhook; known is false while that can't be told yet.
+func (t *target) wants(kind events.Kind, ref func(wxtoken.Key) (string, bool)) (wanted, known bool) {
+	if !slices.ContainsFunc(t.kinds, func(k events.Kind) bool { return k.Includes(kind) }) {
+		return false, true
+	}
+	key := wxtoken.AuthorizerKey(kind.Component, kind.AppID)
+	if kind.AppID == "" { // a notice about no account
+		key = wxtoken.ComponentKey(kind.Component)
+	}
+	if t.service.Knows(key, "") {
+		return true, true
+	}
+	if ref == nil || kind.AppID == "" {
+		return false, true
+	}
+	text, known := ref(key)
+	return t.service.Knows(key, text), known
+}
+
+// apart returns filters for all that these stand for, and more where two overlap: one consumer can't have filters that do.
+func apart(filters []string) []string {
+	out := distinct(filters)
+	for again := true; again; {
+		again = false
+		for i := range out {
+			for j := i + 1; j < len(out) && !again; j++ {
+				if both, overlap := union(out[i], out[j]); overlap {
+					out = distinct(append(slices.Delete(slices.Delete(out, j, j+1), i, i+1), both))
+					again = true
+				}
+			}
+			if again {
+				break
+			}
+		}
+	}
+	return out
+}
+
+// union returns the narrowest filter for all that a and b stand for, if there is something that both stand for.
+func union(a, b string) (both string, overlap bool) {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	var out []string
+	for i := 0; i < len(x) && i < len(y); i++ {
+		switch {
+		case x[i] == ">" || y[i] == ">":
+			return strings.Join(append(out, ">"), "."), true
+		case x[i] == y[i]:
+			out = append(out, x[i])
+		case x[i] == "*" || y[i] == "*":
+			out = append(out, "*")
+		default:
+			return "", false
+		}
+	}
+	return strings.Join(out, "."), len(x) == len(y)
+}
+
+func distinct(in []string) []string {
+	out := slices.Clone(in)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
