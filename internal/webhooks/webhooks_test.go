@@ -1,0 +1,297 @@
+package webhooks
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+)
+
+// TestDelivered looks at what a receiver gets, and that it gets what it asked for alone.
+func TestDelivered(t *testing.T) {
+	t.Parallel()
+	r, in := newRig(t, natsdtest.Start(t)), newReceiver(t, nil)
+	r.serve([]hook{{URL: in.URL + "/SEKRET", Messages: []string{
+		component + "/*/text", component + "/wxa/*", component + "/*/event/subscribe", component + "/*/notice/unauthorized",
+	}}})
+	g := r.gateway()
+	r.ready(1)
+	r.message("wxa", "<xml>1</xml>")
+	r.publish(events.MessageSubject(component, "wxb", "image", ""), "wxb", "an image that is not asked for")
+	r.publish(events.MessageSubject("wxother", "wxb", "text", ""), "wxb", "another component")
+	r.publish(events.MessageSubject(component, "wxa", "image", ""), "wxa", "<xml>2</xml>")
+	r.publish(events.MessageSubject(component, "wxb", "event", "subscribe"), "wxb", "<xml>3</xml>")
+	r.publish(events.MessageSubject(component, "wxb", "event", "CLICK"), "wxb", "another event")
+	r.publish(events.NoticeSubject(component, "authorized"), "wxb", "another notice")
+	r.publish(events.NoticeSubject(component, "unauthorized"), "wxb", "<xml>4</xml>")
+	eventually(t, "four deliveries", func() bool { return len(in.taken()) == 4 })
+	r.message("wxa", "<xml>5</xml>")
+	eventually(t, "the fifth", func() bool { return len(in.taken()) == 5 })
+	for _, g := range in.all {
+		h := g.header
+		mac := hmac.New(sha256.New, secret)
+		fmt.Fprintf(mac, "%s.%s.%s", h.Get("webhook-id"), h.Get("webhook-timestamp"), g.body)
+		if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); h.Get("webhook-signature") != want {
+			t.Errorf("%s: signature %q, want %q", g.body, h.Get("webhook-signature"), want)
+		}
+		if at, err := strconv.ParseInt(h.Get("webhook-timestamp"), 10, 64); err != nil || time.Since(time.Unix(at, 0)) > 10*time.Minute {
+			t.Errorf("%s: timestamp %q", g.body, h.Get("webhook-timestamp"))
+		}
+		if h.Get("webhook-id") == "" || h.Get("webhook-id") != h.Get("ce-id") || h.Get("Wxtoken-Component") != component || h.Get("Content-Type") != "application/xml" || h.Get("Nats-Pin-Id") != "" || h.Get("Nats-Msg-Id") != "" {
+			t.Errorf("%s: headers %v", g.body, h)
+		}
+	}
+	of := func(body string) string {
+		i := slices.IndexFunc(in.all, func(g got) bool { return g.body == body })
+		h := in.all[i].header
+		return strings.Join([]string{h.Get("Wxtoken-Appid"), h.Get("Wxtoken-Msgtype"), h.Get("Wxtoken-Event"), h.Get("ce-subject")}, " ")
+	}
+	for body, want := range map[string]string{"<xml>3</xml>": "wxb event subscribe wxb", "<xml>4</xml>": "wxb notice unauthorized wxb", "<xml>2</xml>": "wxa image  wxa"} {
+		if of(body) != want {
+			t.Errorf("%s: %q, want %q", body, of(body), want)
+		}
+	}
+	if n := g.value(t, "wxtoken_webhook_deliveries_total", "service", "shop", "outcome", "ok"); n != 5 {
+		t.Errorf("%v deliveries counted, want 5", n)
+	}
+	if strings.Contains(g.log.String(), "SEKRET") {
+		t.Errorf("the URL is in the log:\n%s", g.log)
+	}
+}
+
+// TestScope gives a service that has one account that account's messages, and one that has refs those whose ref is known to be its own.
+func TestScope(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		accounts string
+		want     []string
+	}{
+		{component + "/wxa", []string{"a1", "a2"}},
+		{"ref:a-*", []string{"a1", "a2"}},
+		{component + "/*", []string{"a1", "a2", "b1", "c1"}},
+	} {
+		t.Run(row.accounts, func(t *testing.T) {
+			t.Parallel()
+			r, in := newRig(t, natsdtest.Start(t)), newReceiver(t, nil)
+			r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}}, row.accounts)
+			var told atomic.Bool
+			r.gateway(func(w *Webhooks) {
+				w.d.Ref = func(key wxtoken.Key) (string, bool) {
+					return strings.TrimPrefix(key.Authorizer, "wx") + "-1", told.Load()
+				}
+			})
+			r.ready(1)
+			r.message("wxb", "b1")
+			r.message("wxa", "a1")
+			r.message("wxc", "c1")
+			time.Sleep(100 * time.Millisecond)
+			told.Store(true)
+			r.message("wxa", "a2")
+			eventually(t, "deliveries", func() bool { return len(in.taken()) >= len(row.want) })
+			if got := slices.Sorted(slices.Values(in.taken())); !slices.Equal(got, row.want) {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+// checkOrder looks that nothing is lost, and that each account's messages were first taken in their order.
+func checkOrder(t testing.TB, taken []string, accounts, each int) {
+	t.Helper()
+	if len(taken) != accounts*each {
+		t.Errorf("%d taken, want %d", len(taken), accounts*each)
+	}
+	last := map[string]int{}
+	for _, body := range taken {
+		account, text, _ := strings.Cut(body, " ")
+		n, err := strconv.Atoi(text)
+		if err != nil || n != last[account]+1 {
+			t.Errorf("account %s: %s comes after %d", account, text, last[account])
+		}
+		last[account] = n
+	}
+}
+
+// TestOrder has two gateways deliver to a receiver that fails now and then. One gateway ends in the middle, and the NATS server
+// restarts.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	const accounts, each = 10, 40
+	r := newRig(t, natsdtest.Start(t))
+	in := newReceiver(t, func(string, http.Header) (int, string) {
+		switch n := rand.IntN(100); {
+		case n < 2:
+			return 500, "broken"
+		case n < 3:
+			return 0, ""
+		}
+		return 204, ""
+	})
+	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	first := r.gateway()
+	r.ready(1)
+	r.gateway()
+	for n := 1; n <= each; n++ {
+		for a := range accounts {
+			r.message(fmt.Sprintf("wx%d", a), fmt.Sprintf("wx%d %d", a, n))
+		}
+		switch n {
+		case each / 4:
+			eventually(t, "the first deliveries", func() bool { return len(in.taken()) > accounts })
+			first.stop()
+		case each / 2:
+			eventually(t, "deliveries by the other", func() bool { return len(in.taken()) >= accounts*each/4 })
+			r.srv.Restart()
+		}
+	}
+	eventually(t, "all of them", func() bool { return len(in.taken()) >= accounts*each })
+	checkOrder(t, in.taken(), accounts, each)
+}
+
+// TestFailingAccountHoldsUpNoOther has the receiver refuse one account: the others go on, and it comes in order afterwards.
+func TestFailingAccountHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	var mended atomic.Bool
+	in := newReceiver(t, func(body string, _ http.Header) (int, string) {
+		if strings.HasPrefix(body, "wx0 ") && !mended.Load() {
+			return 503, "no"
+		}
+		return 200, ""
+	})
+	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	g := r.gateway()
+	r.ready(1)
+	for n := 1; n <= 200; n++ {
+		r.message("wx0", fmt.Sprintf("wx0 %d", n))
+		r.message("wx1", fmt.Sprintf("wx1 %d", n))
+	}
+	eventually(t, "the other account", func() bool { return len(in.taken()) == 200 })
+	eventually(t, "the rest to be pending", func() bool { return g.value(t, "wxtoken_webhook_pending", "service", "shop") == 200 })
+	mended.Store(true)
+	eventually(t, "all of them", func() bool { return len(in.taken()) >= 400 })
+	checkOrder(t, in.taken(), 2, 200)
+	eventually(t, "nothing to be pending", func() bool { return g.value(t, "wxtoken_webhook_pending", "service", "shop") == 0 })
+}
+
+// TestBadReceivers has receivers that do wrong once: it is counted, and the message comes again.
+func TestBadReceivers(t *testing.T) {
+	t.Parallel()
+	var elsewhere atomic.Int64
+	other := newReceiver(t, func(string, http.Header) (int, string) { elsewhere.Add(1); return 200, "" })
+	for outcome, wrong := range map[string]http.HandlerFunc{
+		outcomeTimeout: func(_ http.ResponseWriter, req *http.Request) {
+			_, _ = io.Copy(io.Discard, req.Body)
+			<-req.Context().Done()
+		},
+		outcomeFailed:  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
+		outcomeRefused: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) },
+		outcomeRedirect: func(w http.ResponseWriter, req *http.Request) {
+			http.Redirect(w, req, other.URL, http.StatusTemporaryRedirect)
+		},
+		outcomeUnreachable: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, natsdtest.Start(t))
+			in := newReceiver(t, nil)
+			var tries atomic.Int64
+			good := in.Config.Handler
+			in.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if tries.Add(1) == 1 {
+					wrong(w, req)
+					return
+				}
+				good.ServeHTTP(w, req)
+			})
+			r.serve([]hook{{URL: in.URL + "/SEKRET", Messages: []string{component + "/*/*"}}})
+			g := r.gateway()
+			r.ready(1)
+			r.message("wxa", "hello")
+			eventually(t, "the second try", func() bool { return len(in.taken()) == 1 })
+			if n := g.value(t, "wxtoken_webhook_deliveries_total", "outcome", outcome); n != 1 {
+				t.Errorf("%v counted as %s, want 1\n%s", n, outcome, g.log)
+			}
+			if !strings.Contains(g.log.String(), "failed to deliver to webhook") || strings.Contains(g.log.String(), "SEKRET") {
+				t.Errorf("log:\n%s", g.log)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if elsewhere.Load() > 0 {
+			t.Error("a redirect was followed")
+		}
+	})
+}
+
+// TestComeAndGo changes the services file under a gateway that runs.
+func TestComeAndGo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	one, two := newReceiver(t, nil), newReceiver(t, nil)
+	r.serve([]hook{{URL: one.URL, Messages: []string{component + "/*/text"}}})
+	g := r.gateway()
+	names := r.ready(1)
+	r.message("wxa", "1")
+	eventually(t, "the first", func() bool { return len(one.taken()) == 1 })
+
+	r.serve([]hook{{URL: two.URL, Messages: []string{component + "/*/text"}}})
+	r.ready(2) // that of the first stays for a while
+	r.message("wxa", "2")
+	eventually(t, "the second", func() bool { return len(two.taken()) == 1 })
+	if len(one.taken()) != 1 {
+		t.Errorf("the first got %q after it was removed", one.taken())
+	}
+
+	// It comes back with other messages, and goes on where it left off.
+	r.publish(events.MessageSubject(component, "wxa", "image", ""), "wxa", "3")
+	r.serve([]hook{{URL: one.URL, Messages: []string{component + "/*/text", component + "/*/image"}}, {URL: two.URL, Messages: []string{component + "/*/text"}}})
+	eventually(t, "what came meanwhile", func() bool { return slices.Contains(one.taken(), "2") && slices.Contains(one.taken(), "3") })
+	cons, err := r.js.Consumer(t.Context(), events.StreamMessages, names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := cons.CachedInfo().Config; c.InactiveThreshold != unusedFor || c.Durable != names[0] {
+		t.Errorf("consumer %+v", c)
+	}
+	g.stop()
+}
+
+// TestConsumerLost has the consumer deleted while messages wait.
+func TestConsumerLost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	var mended atomic.Bool
+	in := newReceiver(t, func(string, http.Header) (int, string) {
+		if mended.Load() {
+			return 200, ""
+		}
+		return 500, ""
+	})
+	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	r.gateway()
+	names := r.ready(1)
+	for n := 1; n <= 10; n++ {
+		r.message("wxa", fmt.Sprintf("wxa %d", n))
+	}
+	eventually(t, "a try", func() bool { return in.times("wxa 1") > 0 })
+	if err := r.js.DeleteConsumer(t.Context(), events.StreamMessages, names[0]); err != nil {
+		t.Fatal(err)
+	}
+	mended.Store(true)
+	eventually(t, "all of them", func() bool { return len(in.taken()) == 10 })
+	checkOrder(t, in.taken(), 1, 10)
+}
