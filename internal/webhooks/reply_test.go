@@ -1,0 +1,78 @@
+package webhooks
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"wxtoken/internal/natsd/natsdtest"
+)
+
+const replyDocument = "<xml><ToUserName>u</ToUserName><FromUserName>a</FromUserName><CreateTime>1</CreateTime><MsgType>text</MsgType><Content>hi</Content></xml>"
+
+// TestReply asks two gateways for replies, as ingest does after it stored a message. What the receiver took comes once, the rest
+// again from the durable consumer.
+func TestReply(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	var late atomic.Int64
+	in := newReceiver(t, func(body string, h http.Header) (int, string) {
+		asked := h.Get("Wxtoken-Reply") == "wanted"
+		switch {
+		case body == "answered":
+			return 200, replyDocument
+		case body == "garbage":
+			return 200, "<html>welcome"
+		case body == "long":
+			return 200, replyDocument + strings.Repeat(" ", maxAnswer)
+		case body == "success":
+			return 200, "success"
+		case body == "no content":
+			return 204, ""
+		case body == "broken" && asked:
+			return 500, replyDocument
+		case body == "late" && asked:
+			late.Add(1)
+			time.Sleep(replyWithin + 200*time.Millisecond)
+			return 500, replyDocument
+		}
+		return 200, ""
+	})
+	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/text"}, Reply: true}})
+	g, other := r.gateway(), r.gateway()
+	r.ready(1)
+	nc := r.srv.Connect()
+	eventually(t, "somebody who answers", func() bool { _, err := r.ask(nc, "wxz", "first"); return err == nil })
+	for i, row := range []struct {
+		body, want string
+		times      int
+	}{
+		{"answered", replyDocument, 1}, {"garbage", "", 1}, {"long", "", 1}, {"success", "", 1}, {"no content", "", 1}, {"broken", "", 2}, {"late", "", 2},
+	} {
+		r.message(fmt.Sprintf("wx%d", i), row.body)
+		got, err := r.ask(nc, fmt.Sprintf("wx%d", i), row.body)
+		if err != nil || got != row.want {
+			t.Errorf("%s: answered %q, %v, want %q", row.body, got, err, row.want)
+		}
+	}
+	// One that is stored, and never asked about.
+	r.message("wx99", "not asked")
+	eventually(t, "what was not taken to come again", func() bool { return in.times("broken") == 2 && in.times("late") == 2 && in.times("not asked") == 1 })
+	eventually(t, "nothing to be pending", func() bool {
+		return g.value(t, "wxtoken_webhook_pending")+other.value(t, "wxtoken_webhook_pending") == 0
+	})
+	for _, once := range []string{"answered", "garbage", "long", "success", "no content"} {
+		if n := in.times(once); n != 1 {
+			t.Errorf("%s came %d times, want 1", once, n)
+		}
+	}
+	count := func(outcome string) float64 {
+		return g.value(t, "wxtoken_webhook_deliveries_total", "outcome", outcome) + other.value(t, "wxtoken_webhook_deliveries_total", "outcome", outcome)
+	}
+	if count(outcomeReplied) != 1 || count(outcomeGarbage) != 2 || count(outcomeTimeout) != 1 || count(outcomeFailed) != 1 {
+		t.Errorf("replied %v, garbage %v, timeout %v, failed %v", count(outcomeReplied), count(outcomeGarbage), count(outcomeTimeout), count(outcomeFailed))
+	}
+}
