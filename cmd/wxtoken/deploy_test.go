@@ -143,6 +143,8 @@ func testPermissions(t *testing.T, file string) {
 		"renewal.scheduled." + key:                {publish: []string{"refresher"}},
 		"renewal.due." + key:                      {publish: []string{"refresher"}},
 		"dead.wx1":                                {publish: []string{"refresher"}},
+		"dead.webhook.shop.x":                     {publish: []string{"refresher", "gateway"}},
+		"webhook.answered.x":                      {publish: []string{"gateway"}, subscribe: []string{"gateway"}},
 		"token.updated." + key:                    {subscribe: []string{"service"}},
 		"status.updated." + key:                   {subscribe: []string{"service", "operator"}},
 		"status.updated.>":                        {subscribe: []string{"service", "operator"}},

@@ -49,6 +49,11 @@ func Rights(role string, services ...string) (rights []Right) {
 			add(MayPublish, jsInfo+name, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.FC."+name+".>")
 		}
 		add(MayPublish, SubjectReject, SubjectConnectCreate)
+		// for webhooks
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamMessages+".>", "$JS.API.CONSUMER.INFO."+StreamMessages+".*",
+			"$JS.API.CONSUMER.MSG.NEXT."+StreamMessages+".*", jsAck+StreamMessages+".>", prefixDead+"webhook.>", AnsweredSubject("*"))
+		add(MaySubscribe, prefixReply+">", AnsweredSubject("*"))
+		add(MayAnswer, "")
 	case RoleRefresher:
 		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">")
 		for _, sc := range Streams(SetupConfig{}) {

@@ -88,8 +88,9 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 	ours := func() time.Duration {
 		r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
-		r.gateway().stop() // makes the consumer
+		first := r.gateway() // makes the consumer
 		names := r.ready(1)
+		first.stop()
 		fill()
 		arrived.Store(0)
 		began := time.Now()
