@@ -19,7 +19,7 @@ import (
 // BenchmarkDeliver compares webhooks with a bare consumer that POSTs what it gets, both on a stream that is full, with 200 accounts,
 // one after the other in turns: the ratio is the metric.
 func BenchmarkDeliver(b *testing.B) {
-	const messages, accounts, turns = 5000, 200, 4
+	const messages, accounts, turns = 15_000, 200, 2
 	srv := natsdtest.StartTCP(b)
 	r := newRig(b, srv)
 	var arrived atomic.Int64

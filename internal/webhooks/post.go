@@ -84,39 +84,48 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	if err != nil {
 		return result{outcome: outcomeUnreachable, why: "a URL that can't be used"}
 	}
-	for name, values := range d.header {
-		if strings.HasPrefix(name, "ce-") || name == "Content-Type" {
-			req.Header[http.CanonicalHeaderKey(name)] = values
-		}
-	}
-	timestamp := strconv.FormatInt(now.Unix(), 10)
-	req.Header.Set("User-Agent", "wxtoken")
-	req.Header.Set("webhook-id", d.id)
-	req.Header.Set("webhook-timestamp", timestamp)
-	req.Header.Set("webhook-signature", sign(t.hook.Secret, d.id, timestamp, d.body))
-	req.Header.Set("Wxtoken-Component", d.kind.Component)
-	req.Header.Set("Wxtoken-Msgtype", d.kind.MsgType)
-	for name, value := range map[string]string{"Wxtoken-Appid": d.kind.AppID, "Wxtoken-Event": d.kind.Event} {
-		if value != "" {
-			req.Header.Set(name, value)
-		}
-	}
-	if d.reply {
-		req.Header.Set("Wxtoken-Reply", "wanted")
-	}
+	d.sign(req.Header, t.hook.Secret, strconv.FormatInt(now.Unix(), 10))
 	res, err := w.http.Do(req)
 	if err != nil {
 		return unanswered(err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if res.StatusCode/100 == 2 && !d.reply {
-		return result{outcome: outcomeOK} // it says so, whatever becomes of the rest
+		_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be used again
+		return result{outcome: outcomeOK}                // it says so, whatever becomes of the rest
 	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
 		return unanswered(err)
 	}
 	return judge(res, body)
+}
+
+// sign puts all that goes with the document into h, which is empty. The names are spelled as net/http has them.
+func (d delivery) sign(h http.Header, secret []byte, timestamp string) {
+	for name, values := range d.header {
+		switch {
+		case name == "Content-Type":
+			h[name] = values
+		case strings.HasPrefix(name, "ce-"):
+			h[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	h["User-Agent"] = []string{"wxtoken"}
+	h["Webhook-Id"] = []string{d.id}
+	h["Webhook-Timestamp"] = []string{timestamp}
+	h["Webhook-Signature"] = []string{sign(secret, d.id, timestamp, d.body)}
+	h["Wxtoken-Component"] = []string{d.kind.Component}
+	h["Wxtoken-Msgtype"] = []string{d.kind.MsgType}
+	if d.kind.AppID != "" {
+		h["Wxtoken-Appid"] = []string{d.kind.AppID}
+	}
+	if d.kind.Event != "" {
+		h["Wxtoken-Event"] = []string{d.kind.Event}
+	}
+	if d.reply {
+		h["Wxtoken-Reply"] = []string{"wanted"}
+	}
 }
 
 // judge tells what an answer means.

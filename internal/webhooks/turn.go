@@ -39,7 +39,9 @@ type turn struct {
 
 	mu       sync.Mutex
 	ended    bool
-	settled  bool // what others left behind is here: accounts can go on in order
+	settled  bool   // what others left behind is here: accounts can go on in order
+	until    uint64 // what the server had handed out at the last look, by the sequence in the stream
+	awaited  int    // how many of these had no ack and were not here
 	beaten   time.Time
 	held     map[uint64]*item
 	accounts map[string]*account
@@ -113,6 +115,10 @@ func (t *turn) add(m jetstream.Msg) {
 		return
 	}
 	t.held[i.seq] = i
+	if i.seq <= t.until && !t.settled {
+		t.awaited--
+		t.settle()
+	}
 	name := kind.Component + "/" + kind.AppID
 	a := t.accounts[name]
 	if a == nil {
@@ -188,18 +194,25 @@ func (t *turn) look(info *jetstream.ConsumerInfo, asked time.Time) (settled bool
 	if t.settled {
 		return true
 	}
-	here := 0
+	t.until, t.awaited = info.Delivered.Stream, info.NumAckPending
 	for seq := range t.held {
-		if seq <= info.Delivered.Stream {
-			here++
+		if seq <= t.until {
+			t.awaited--
 		}
 	}
-	if t.settled = here >= info.NumAckPending; t.settled {
-		for _, a := range t.accounts {
-			t.start(a)
-		}
-	}
+	t.settle()
 	return t.settled
+}
+
+// settle begins the deliveries once nothing is awaited. The lock is held.
+func (t *turn) settle() {
+	if t.awaited > 0 {
+		return
+	}
+	t.settled = true
+	for _, a := range t.accounts {
+		t.start(a)
+	}
 }
 
 // work delivers the messages of one account, one after the other.
