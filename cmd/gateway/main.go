@@ -19,6 +19,7 @@ import (
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
+	"wxtoken/internal/webhooks"
 )
 
 func main() {
@@ -59,6 +60,12 @@ func run(ctx context.Context, cfg *config) (err error) {
 		return err
 	}
 	health.Check("tokens read", g.Ready)
+	hooks, err := webhooks.New(webhooks.Deps{
+		NATS: nc, Services: watch, Ref: g.Ref, Log: log.With().Str("role", events.RoleGateway).Logger(), Metrics: metrics.Registry,
+	})
+	if err != nil {
+		return err
+	}
 	doors := []serve.Option{serve.MaxConns(gateway.MaxConns)}
 	if cfg.TLSCert != "" {
 		doors = append(doors, serve.TLS(cfg.TLSCert, cfg.TLSKey))
@@ -81,6 +88,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	group.Go(func() error { return watch.Run(ctx) })
 	group.Go(func() error { return g.Run(serving) })
 	group.Go(func() error { return door.Run(serving) })
+	group.Go(func() error { return hooks.Run(serving) })
 	group.Go(func() error {
 		return redis.Fill(serving, cfg.Redis, g.Client, watch, log, metrics.Registry, time.Now)
 	})

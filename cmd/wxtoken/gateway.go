@@ -12,6 +12,7 @@ import (
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
+	"wxtoken/internal/webhooks"
 	"wxtoken/wechatsim"
 )
 
@@ -80,6 +81,12 @@ func (h *house) gateway(wechat string) (addr string, parts []func(context.Contex
 		return "", nil, nc.Close, err
 	}
 	h.health.Check("gateway", g.Ready)
+	hooks, err := webhooks.New(webhooks.Deps{
+		NATS: nc, Services: served, Ref: g.Ref, Log: h.log.With().Str("role", "gateway").Logger(), Metrics: h.metrics.Registry,
+	})
+	if err != nil {
+		return "", nil, nc.Close, err
+	}
 	door, err := h.listen("gateway-addr", "gateway", h.cfg.GatewayAddr, g.Handler(), serve.MaxConns(gateway.MaxConns))
 	if err != nil {
 		return "", nil, nc.Close, err
@@ -87,5 +94,5 @@ func (h *house) gateway(wechat string) (addr string, parts []func(context.Contex
 	fill := func(ctx context.Context) error {
 		return redis.Fill(ctx, h.cfg.Redis, g.Client, served, h.log.With().Str("role", "gateway").Logger(), h.metrics.Registry, time.Now)
 	}
-	return door.Addr(), []func(context.Context) error{door.Run, fill, g.Run, served.Run}, nc.Close, nil
+	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.Run, served.Run}, nc.Close, nil
 }

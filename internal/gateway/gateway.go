@@ -137,6 +137,19 @@ func (g *Gateway) Client(ctx context.Context) *wxtoken.Client {
 	}
 }
 
+// Ref returns the ref of an account; ok is false while that can't be told.
+func (g *Gateway) Ref(key wxtoken.Key) (ref string, ok bool) {
+	client := g.view.Load()
+	if client == nil {
+		return "", false
+	}
+	status, err := client.Account(key)
+	if err != nil || status.Authorizer == nil {
+		return "", err == nil || errors.Is(err, wxtoken.ErrNoStatus)
+	}
+	return status.Authorizer.Ref, true
+}
+
 // Ready returns an error until tokens and accounts have been read, and while NATS is away.
 func (g *Gateway) Ready(context.Context) error {
 	switch client := g.view.Load(); {
