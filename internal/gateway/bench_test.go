@@ -49,7 +49,7 @@ func BenchmarkRelay(b *testing.B) {
 func BenchmarkV1Token(b *testing.B) {
 	r := newRig(b)
 	path := "/v1/tokens/" + wxtokentest.Merchant.String()
-	body := r.v1(realKey, "GET", path[len("/v1/"):], "").body
+	body := r.v1(allKey, "GET", path[len("/v1/"):], "").body
 	door, err := serve.Listen("bare", "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = w.Write(body)

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -60,14 +59,9 @@ func newMACKey(key []byte) *macKey {
 	return &macKey{hashes: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
 }
 
-// signed is the text that is signed.
-type signed struct {
-	Service    string `json:"s"`
-	Key        string `json:"k"`
-	Ends       int64  `json:"e"` // seconds since 1970
-	Generation uint64 `json:"g"`
-	Nonce      string `json:"n"` // so that no two are the same: SDKs tell by that whether a token was replaced
-}
+// What is signed is one line: service, key, end in seconds since 1970, generation and a nonce, so that no two are the same: SDKs tell by
+// that whether a token was replaced.
+const signedFields = 5
 
 // ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error shows none of them.
 func ReadSigner(in io.Reader) (*Signer, error) {
@@ -102,8 +96,12 @@ func MakeTokenKey() string {
 
 // Sign returns the token that says claims.
 func (s *Signer) Sign(c Claims) wxtoken.Secret {
-	nonce := s.start + strconv.FormatUint(s.count.Add(1), 36)
-	text, _ := json.Marshal(signed{c.Service, c.Key.String(), c.Ends.Unix(), c.Generation, nonce}) // strings and numbers
+	text := make([]byte, 0, 128)
+	text = append(append(text, c.Service...), ' ')
+	text = append(append(text, c.Key.String()...), ' ')
+	text = append(strconv.AppendInt(text, c.Ends.Unix(), 10), ' ')
+	text = append(strconv.AppendUint(text, c.Generation, 10), ' ')
+	text = strconv.AppendUint(append(text, s.start...), s.count.Add(1), 36)
 	return wxtoken.NewSecret(tokenPrefix + base64.RawURLEncoding.EncodeToString(append(s.keys[0].mac(text), text...)))
 }
 
@@ -120,15 +118,17 @@ func (s *Signer) Open(token string, now time.Time) (Claims, error) {
 	for _, key := range s.keys {
 		good = hmac.Equal(sum, key.mac(text)) || good
 	}
-	var said signed
-	if !good || json.Unmarshal(text, &said) != nil {
+	fields := strings.Split(string(text), " ")
+	if !good || len(fields) != signedFields {
 		return Claims{}, ErrForged
 	}
-	key, err := wxtoken.ParseKey(said.Key)
-	if err != nil {
+	key, keyErr := wxtoken.ParseKey(fields[1])
+	ends, endErr := strconv.ParseInt(fields[2], 10, 64)
+	generation, err := strconv.ParseUint(fields[3], 10, 64)
+	if errors.Join(keyErr, endErr, err) != nil {
 		return Claims{}, ErrForged
 	}
-	c := Claims{Service: said.Service, Key: key, Ends: time.Unix(said.Ends, 0).UTC(), Generation: said.Generation}
+	c := Claims{Service: fields[0], Key: key, Ends: time.Unix(ends, 0).UTC(), Generation: generation}
 	if !now.Before(c.Ends) {
 		return c, ErrExpired
 	}

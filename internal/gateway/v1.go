@@ -193,6 +193,9 @@ func waiting(q url.Values) (time.Duration, error) {
 
 // query reads the parameters of a request, each of which has a name that is known and stands there once.
 func query(u *url.URL, names ...string) (url.Values, error) {
+	if u.RawQuery == "" {
+		return nil, nil
+	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return nil, errors.New("the query can't be read")
