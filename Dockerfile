@@ -1,4 +1,4 @@
-# One image with all four executables and nothing else: no shell, no package manager, a user that is not root.
+# One image with all five executables and nothing else: no shell, no package manager, a user that is not root.
 #
 #   docker build -t wxtoken . && docker run --rm wxtoken /refresher --help
 #

@@ -13,6 +13,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"wxtoken/client"
+	"wxtoken/internal/gateway"
+	"wxtoken/internal/services"
+	"wxtoken/wechatsim"
 )
 
 // TestDeployedSettings: a variable that no program knows is ignored without a word, so those in the
@@ -116,5 +121,86 @@ func TestDeployStartsNATS(t *testing.T) {
 		if err != nil || !strings.Contains(string(out), "-c deploy/nats/nats-server.conf") {
 			t.Errorf("%s: %v\n%s\n%s", name, err, commands, out)
 		}
+	}
+}
+
+// TestBuildContext: .dockerignore lets the image's build see every package that the executables are made of, and every file in them that
+// is embedded.
+func TestBuildContext(t *testing.T) {
+	t.Parallel()
+	ignore, err := os.ReadFile("../../.dockerignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	for line := range strings.Lines(string(ignore)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "!"); ok {
+			seen = append(seen, path)
+		}
+	}
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", `{{$dir := .Dir}}{{with .Module}}{{if not .Version}}{{$dir}}{{end}}{{end}}
+{{with .Module}}{{if .Replace}}{{$dir}}{{end}}{{end}}{{range .EmbedFiles}}
+{{$dir}}/{{.}}{{end}}`, "./cmd/...")
+	list.Dir = "../.."
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, path := range slices.Compact(strings.Fields(string(out))) {
+		within, ok := strings.CutPrefix(path, root+"/")
+		if !ok {
+			continue
+		}
+		found++
+		if !slices.ContainsFunc(seen, func(s string) bool { return within == s || strings.HasPrefix(within, s+"/") || within == filepath.Dir(s) }) {
+			t.Errorf(".dockerignore keeps %s from the build", within)
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d packages and files of ours were found", found)
+	}
+}
+
+// TestDeployedServices: the services files of deploy are taken. That of the simulation has the key of wxtoken --sim, and the one to be
+// copied has none that opens anything: as it stands it lets nobody in.
+func TestDeployedServices(t *testing.T) {
+	t.Parallel()
+	parsed := func(name string) (string, *services.Services) {
+		text, err := os.ReadFile("../../deploy/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := services.Parse(text)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return string(text), s
+	}
+	_, sim := parsed("sim/gateway/services.json")
+	if s, ok := sim.ByKey(demoKey); !ok || !s.May(services.RightRelay) || !s.Knows(wxtoken.AuthorizerKey(wechatsim.DemoAppID, "wxa000000000000001"), "") {
+		t.Errorf("the simulation's services file does not know %s: %v", demoKey, s)
+	}
+	text, example := parsed("gateway/services.json")
+	digests := regexp.MustCompile(`sha256:([0-9a-f]{64})`).FindAllStringSubmatch(text, -1)
+	if len(digests) != len(example.All()) {
+		t.Errorf("%d digests of %d services", len(digests), len(example.All()))
+	}
+	for _, d := range digests {
+		if d[1] != strings.Repeat(d[1][:1], 64) {
+			t.Errorf("%s could be that of a key", d[0])
+		}
+	}
+	f, err := os.Open("../../deploy/sim/gateway_token_key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := gateway.ReadSigner(f); err != nil {
+		t.Error(err)
 	}
 }

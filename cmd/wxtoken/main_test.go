@@ -27,7 +27,7 @@ import (
 )
 
 // programs are the executables, in the order of docs/config.md.
-var programs = []string{"ingest", "refresher", "wechatsim", "wxtoken"}
+var programs = []string{"gateway", "ingest", "refresher", "wechatsim", "wxtoken"}
 
 // bin is where they lie, as go build makes them.
 var bin string

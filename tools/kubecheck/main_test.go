@@ -21,6 +21,31 @@ func TestManifests(t *testing.T) {
 	}
 }
 
+// TestGateway: what kustomization.yaml has as a comment can be taken in.
+func TestGateway(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(manifests)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "kustomization.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), "# - gateway.yaml", "- gateway.yaml", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := check(dir)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"Deployment gateway", "Service gateway", "PodDisruptionBudget gateway", "NetworkPolicy gateway", "Secret wxtoken-gateway"} {
+		if !strings.Contains(strings.Join(objects, "\n"), want) {
+			t.Errorf("%s was not looked at: %q", want, objects)
+		}
+	}
+}
+
 // TestFaults breaks the manifests in one place each.
 func TestFaults(t *testing.T) {
 	for _, row := range []struct{ file, old, new, want string }{
