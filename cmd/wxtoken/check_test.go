@@ -410,7 +410,7 @@ func TestShippedRights(t *testing.T) {
 }
 
 func testRights(t *testing.T, srv *server.Server) {
-	for _, role := range []string{events.RoleIngest, events.RoleRefresher} {
+	for _, role := range []string{events.RoleIngest, events.RoleRefresher, events.RoleGateway} {
 		for _, right := range events.Rights(role) {
 			nc := as(t, srv, role)
 			switch right.Verb {

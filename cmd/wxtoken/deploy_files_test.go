@@ -157,7 +157,9 @@ func TestBuildContext(t *testing.T) {
 			continue
 		}
 		found++
-		if !slices.ContainsFunc(seen, func(s string) bool { return within == s || strings.HasPrefix(within, s+"/") || within == filepath.Dir(s) }) {
+		if !slices.ContainsFunc(seen, func(s string) bool {
+			return within == s || strings.HasPrefix(within, s+"/") || within == filepath.Dir(s)
+		}) {
 			t.Errorf(".dockerignore keeps %s from the build", within)
 		}
 	}

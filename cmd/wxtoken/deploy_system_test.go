@@ -200,14 +200,20 @@ func (r running) find(t *testing.T, pattern string) (group string) {
 	return group
 }
 
-// deployed starts a program, and ends it with the test. It may not complain of a permission.
+// deployed starts a program that has a component, and ends it with the test. It may not complain of a permission.
 func deployed(t *testing.T, name string, srv *server.Server, args ...string) running {
+	t.Helper()
+	return deployedAs(t, name, srv, append([]string{"--component-appid=" + wechatsim.DemoAppID}, args...)...)
+}
+
+// deployedAs is deployed for any program.
+func deployedAs(t *testing.T, name string, srv *server.Server, args ...string) running {
 	t.Helper()
 	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(bin, name), append([]string{"--ops-addr=127.0.0.1:0", "--log-level=debug", "--component-appid=" + wechatsim.DemoAppID}, args...)...)
+	cmd := exec.Command(filepath.Join(bin, name), append([]string{"--ops-addr=127.0.0.1:0", "--log-level=debug"}, args...)...)
 	cmd.Env = []string{"WXTOKEN_NATS_URL=" + urlOf(srv, name)}
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {

@@ -318,7 +318,7 @@ func (k *kept) intrude(user string) {
 	_ = err // only to have everything before it done
 }
 
-// TestIntruders: a service and an ingest that are in somebody else's hands change nothing of what
+// TestIntruders: a service, a gateway and an ingest that are in somebody else's hands change nothing of what
 // is kept, and nothing of what other services read, by whatever route. (Both together can have a
 // mirror stand still: TestMirrorFollows.) In a single account they can, and that is shown, too, so
 // that it is known what the attempts are worth.
@@ -330,8 +330,10 @@ func TestIntruders(t *testing.T) {
 		harmful bool
 	}{
 		{accounts, "service", false},
+		{accounts, "gateway", false},
 		{accounts, "ingest", false},
 		{single, "service", true},
+		{single, "gateway", true},
 		{single, "ingest", true},
 	} {
 		t.Run(row.file+" "+row.user, func(t *testing.T) {
@@ -368,7 +370,7 @@ func TestIntruders(t *testing.T) {
 	}
 }
 
-// TestFeeder: a service can't make the consumer from which a mirror would be fed, by any of the
+// TestFeeder: neither a service nor a gateway can make the consumer from which a mirror would be fed, by any of the
 // ways in which consumers are made; without the mappings of nats-server.conf it could.
 func TestFeeder(t *testing.T) {
 	t.Parallel()
@@ -379,14 +381,18 @@ func TestFeeder(t *testing.T) {
 		return strings.Replace(before+after, import1, import1+"\"}}\n"+import1, 1)
 	}
 	for _, row := range []struct {
-		name    string
-		change  func(string) string
-		harmful bool
-	}{{"as shipped", func(text string) string { return text }, false}, {"without mappings", unmapped, true}} {
-		t.Run(row.name, func(t *testing.T) {
+		name, user string
+		change     func(string) string
+		harmful    bool
+	}{
+		{"as shipped", "service", func(text string) string { return text }, false},
+		{"as shipped", "gateway", func(text string) string { return text }, false},
+		{"without mappings", "service", unmapped, true},
+	} {
+		t.Run(row.name+" "+row.user, func(t *testing.T) {
 			t.Parallel()
 			k := newKept(t, accounts, row.change)
-			nc := as(t, k.srv, "service")
+			nc := as(t, k.srv, row.user)
 			body := feeder(events.StreamTokens, "$KV.tokens.>")
 			for _, how := range []struct{ subject, body string }{
 				{"$JS.API.CONSUMER.CREATE.KV_tokens", body},
@@ -484,6 +490,79 @@ func TestServiceRefused(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("the other service hears nothing")
+	}
+}
+
+// TestGatewayRefused: with the gateway's password nothing is read but what services read, and nothing is changed.
+func TestGatewayRefused(t *testing.T) {
+	t.Parallel()
+	k := newKept(t, accounts)
+	before := k.state()
+	js := k.jetstream(as(t, k.srv, "gateway"))
+	kv, err := js.KeyValue(t.Context(), events.BucketTokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, err := kv.Watch(t.Context(), hotel.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := <-watch.Updates(); string(e.Value()) != k.token(hotel, 1) {
+		t.Errorf("the gateway reads %s", e.Value())
+	}
+	if err := watch.Stop(); err != nil {
+		t.Error(err)
+	}
+	ask := func(subject string) (*nats.Msg, error) {
+		nc := as(t, k.srv, "gateway")
+		defer nc.Close()
+		if err := nc.PublishRequest(subject, "_INBOX_gateway.nobody", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil || errors.Is(nc.LastError(), nats.ErrPermissionViolation) {
+			return nil, errors.Join(err, nc.LastError())
+		}
+		return nc.Request(subject, nil, patience)
+	}
+	for _, subject := range []string{ // it may not say that
+		"$KV.tokens." + hotel.String(), "$KV.status." + hotel.String(), "keeper.API.$KV.tokens." + hotel.String(), events.CredentialSubject(hotel),
+		events.ScheduleSubject(hotel), "wechat.auth.wx1.callback", "wechat.message.wx1.wx2.text", "mirror.services.KV_tokens", "_INBOX_service.x",
+		events.SubjectRenew, events.SubjectReconcile, events.SubjectQuota, events.SubjectConnectOpen, "$SRV.PING",
+		"$JS.API.CONSUMER.RESET.KV_tokens.services", "$JS.API.CONSUMER.CREATE.KV_tokens.services", "$JS.FC.KV_tokens.services.x",
+	} {
+		if _, err := ask(subject); !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Errorf("%s: %v, want a violation", subject, err)
+		}
+	}
+	for _, stream := range []string{"KV_tokens", "KV_status", "MESSAGES", "AUTH", "DEAD"} { // nothing is there that would hear it
+		for _, verb := range []string{"DELETE", "PURGE", "UPDATE", "CREATE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"} {
+			if _, err := ask("$JS.API.STREAM." + verb + "." + stream); !errors.Is(err, nats.ErrNoResponders) {
+				t.Errorf("%s %s: %v, want no responders", verb, stream, err)
+			}
+		}
+	}
+	for _, subject := range []string{"$JS.API.STREAM.INFO.AUTH", "$JS.API.DIRECT.GET.AUTH", "$JS.API.STREAM.MSG.GET.AUTH", "$JS.API.ACCOUNT.PURGE.SERVICES", "$JS.API.META.LEADER.STEPDOWN"} {
+		if _, err := ask(subject); !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("%s: %v, want no responders", subject, err)
+		}
+	}
+	for _, subject := range []string{events.CredentialSubject(hotel), "credential.seal"} { // it is not in the mirror
+		if m, err := ask("$JS.API.DIRECT.GET.KV_tokens." + subject); err != nil || m.Header.Get("Status") != "404" || len(m.Data) > 0 {
+			t.Errorf("%s: %v, %v, want 404", subject, m, err)
+		}
+	}
+	for _, subject := range []string{"_INBOX_service.>", "_INBOX_refresher.>", "_INBOX.>", "_INBOX_>", ">", "$JS.API.>", "wxtoken.>", "mirror.>"} {
+		nc := as(t, k.srv, "gateway")
+		if _, err := nc.SubscribeSync(subject); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil || !errors.Is(nc.LastError(), nats.ErrPermissionViolation) {
+			t.Errorf("hears %s: %v, %v", subject, err, nc.LastError())
+		}
+		nc.Close()
+	}
+	if after := k.state(); after != before {
+		t.Errorf("harm done\nbefore: %s\nafter: %s", before, after)
 	}
 }
 

@@ -45,8 +45,9 @@ func Rights(role string, services ...string) (rights []Right) {
 	case RoleIngest:
 		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">")
 	case RoleGateway:
-		for _, name := range []string{StreamTokens, StreamStatus} {
-			add(MayPublish, jsInfo+name, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.FC."+name+".>")
+		for _, bucket := range []string{BucketTokens, BucketStatus} { // watched by a consumer that has any name but those of others: x
+			stream := "KV_" + bucket
+			add(MayPublish, jsInfo+stream, "$JS.API.CONSUMER.CREATE."+stream+".x.$KV."+bucket+".>", "$JS.API.CONSUMER.DELETE."+stream+".x", "$JS.FC."+stream+".x.y")
 		}
 		add(MayPublish, SubjectReject, SubjectConnectCreate)
 		// for webhooks

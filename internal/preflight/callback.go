@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/runbook"
 )
@@ -16,7 +17,7 @@ const certificateSoon = 14 * 24 * time.Hour
 // callback looks at the push URL of each component from outside, as far as this machine is outside:
 // ingest answers a GET there with 405.
 func (c *Checker) callback(ctx context.Context) (lines []Line) {
-	if c.WechatURL == "" { // ingest does not know its address
+	if c.WechatURL == "" || c.Role == events.RoleGateway { // ingest does not know its address, and a gateway has none
 		return nil
 	}
 	const name = "callback"
