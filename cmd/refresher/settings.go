@@ -13,7 +13,7 @@ import (
 // program is this executable.
 var program = settings.Program{
 	Name:        "refresher",
-	Description: "Keeps every token fresh: takes tickets and codes from NATS, renews on scheduled messages, and is the only process that calls WeChat's API.",
+	Description: "Keeps every token fresh: takes tickets and codes from NATS, renews on scheduled messages, and is the only process that asks WeChat for tokens.",
 }
 
 // config is all that an operator can set.
