@@ -23,7 +23,8 @@ func withPartner(b *book, text string) string {
 	end := strings.LastIndex(services, "\n}")
 	services, after := services[:end], services[end:]
 	partner := strings.NewReplacer("SERVICES", "PARTNER", "mirror.services", "mirror.partner", ".services", ".partner", "user: service\n", "user: partner\n",
-		"$SERVICE_PASSWORD", "secret-of-partner", "user: console\n", "user: partner-console\n", "_INBOX_service", "_INBOX_partner", "_INBOX_console", "_INBOX_partner_console").Replace(services)
+		"$SERVICE_PASSWORD", "secret-of-partner", "user: console\n", "user: partner-console\n", "user: gateway\n", "user: partner-gateway\n",
+		"_INBOX_service", "_INBOX_partner", "_INBOX_console", "_INBOX_partner_console", "_INBOX_gateway", "_INBOX_partner_gateway").Replace(services)
 	// What the keepers' account and the server's give to the one they give to the other.
 	var lines []string
 	for line := range strings.SplitSeq(before, "\n") {
