@@ -51,7 +51,7 @@ func Rights(role string, services ...string) (rights []Right) {
 		}
 		add(MayPublish, SubjectReject, SubjectConnectCreate)
 		// for webhooks
-		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamMessages+".>", "$JS.API.CONSUMER.INFO."+StreamMessages+".*",
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamMessages+".x.wechat.message.>", "$JS.API.CONSUMER.INFO."+StreamMessages+".*",
 			"$JS.API.CONSUMER.MSG.NEXT."+StreamMessages+".*", jsAck+StreamMessages+".>", prefixDead+"webhook.>", AnsweredSubject("*"))
 		add(MaySubscribe, prefixReply+">", AnsweredSubject("*"))
 		add(MayAnswer, "")
