@@ -95,7 +95,10 @@ func New(t Target) (*Checker, error) {
 func (c *Checker) Run(ctx context.Context) Report {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	groups := []func(context.Context) []Line{c.nats, c.wechat, c.callback, c.statuses}
+	onNATS := func(ctx context.Context) []Line { // one after the other: what NATS refuses is told to the connection, not to who asked
+		return append(c.nats(ctx), c.statuses(ctx)...)
+	}
+	groups := []func(context.Context) []Line{onNATS, c.wechat, c.callback}
 	lines := make([][]Line, len(groups))
 	var working sync.WaitGroup
 	for i, group := range groups {
