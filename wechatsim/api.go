@@ -29,22 +29,33 @@ const (
 
 // The errcodes that the platform answers by itself.
 const (
-	codeOK                  = 0
 	codeBusy                = -1
+	codeOK                  = 0
 	codeInvalidCredential   = 40001
+	codeInvalidOpenID       = 40003
+	codeMediaType           = 40004
+	codeMediaSize           = 40006
+	codeMediaID             = 40007
 	codeInvalidAppID        = 40013
+	codeInvalidButtons      = 40016
+	codeInvalidTemplate     = 40037
 	codeInvalidURL          = 40066
 	codeInvalidArgs         = 40097
 	codeInvalidSecret       = 40125
+	codeLogInUsed           = 40163
 	codeTooManyArgs         = 40170
 	codeTokenMissing        = 41001
 	codeAppIDMissing        = 41002
 	codeSecretMissing       = 41004
+	codeMediaMissing        = 41005
+	codeLogInMissing        = 41008
 	codeComponentMissing    = 41018
 	codeTokenExpired        = 42001
 	codePostRequired        = 43002
 	codeEmptyBody           = 44002
+	codeMediaTooLarge       = 45001
 	codeDailyLimit          = 45009
+	codeNoMenu              = 46003
 	codeBadJSON             = 47001
 	codeClearsUsedUp        = 48006
 	codeNotAuthorized       = 61003
@@ -63,19 +74,30 @@ const (
 var errmsgs = map[int]string{
 	codeBusy:                "system error",
 	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
+	codeInvalidOpenID:       "invalid openid",
+	codeMediaType:           "invalid media type",
+	codeMediaSize:           "invalid media size",
+	codeMediaID:             "invalid media_id",
 	codeInvalidAppID:        "invalid appid",
+	codeInvalidButtons:      "invalid button size",
+	codeInvalidTemplate:     "invalid template_id",
 	codeInvalidURL:          "invalid url",
 	codeInvalidArgs:         "invalid args",
 	codeInvalidSecret:       "invalid appsecret",
+	codeLogInUsed:           "code been used",
 	codeTooManyArgs:         "args count exceed count limit",
 	codeTokenMissing:        "access_token missing",
 	codeAppIDMissing:        "appid missing",
 	codeSecretMissing:       "appsecret missing",
+	codeMediaMissing:        "media data missing",
+	codeLogInMissing:        "missing code",
 	codeComponentMissing:    "component_appid missing",
 	codeTokenExpired:        "access_token expired",
 	codePostRequired:        "require POST method",
 	codeEmptyBody:           "empty post data",
+	codeMediaTooLarge:       "media size out of limit",
 	codeDailyLimit:          "reach max api daily quota limit",
+	codeNoMenu:              "menu no exist",
 	codeBadJSON:             "data format error",
 	codeClearsUsedUp:        "forbid to clear quota because of reaching the limit",
 	codeNotAuthorized:       "component is not authorized by this account",
@@ -101,30 +123,29 @@ const (
 )
 
 type api struct {
-	name  string
-	path  string
-	token tokenKind
-	get   bool // may also be called with GET
-	run   func(*Platform, *call) (object, int)
+	name   string
+	path   string
+	token  tokenKind
+	get    bool // may also be called with GET
+	run    func(*Platform, *call) (object, int)
+	upload bool // its body is a form with a file
 }
 
 // apis is every API of the platform. The paths are WeChat's.
-var apis = []*api{
-	{"api_component_token", "/cgi-bin/component/api_component_token", noToken, false, (*Platform).apiComponentToken},
-	{"api_start_push_ticket", "/cgi-bin/component/api_start_push_ticket", noToken, false, (*Platform).apiStartPushTicket},
-	{"api_create_preauthcode", "/cgi-bin/component/api_create_preauthcode", componentToken, false, (*Platform).apiCreatePreAuthCode},
-	{"api_query_auth", "/cgi-bin/component/api_query_auth", componentToken, false, (*Platform).apiQueryAuth},
-	{"api_authorizer_token", "/cgi-bin/component/api_authorizer_token", componentToken, false, (*Platform).apiAuthorizerToken},
-	{"api_get_authorizer_info", "/cgi-bin/component/api_get_authorizer_info", componentToken, false, (*Platform).apiGetAuthorizerInfo},
-	{listAPI, "/cgi-bin/component/api_get_authorizer_list", componentToken, false, (*Platform).apiGetAuthorizerList},
-	{"openapi/quota/get", "/cgi-bin/openapi/quota/get", eitherToken, false, (*Platform).apiQuotaGet},
-	{"clear_quota", "/cgi-bin/clear_quota", eitherToken, false, (*Platform).apiClearQuota},
-	{"component/clear_quota/v2", "/cgi-bin/component/clear_quota/v2", noToken, false, (*Platform).apiClearQuotaV2},
-	{"getcallbackip", "/cgi-bin/getcallbackip", eitherToken, true, (*Platform).apiGetCallbackIP},
-	{"ticket/getticket", "/cgi-bin/ticket/getticket", accountToken, true, (*Platform).apiGetTicket},
-	{"user/info", "/cgi-bin/user/info", accountToken, true, (*Platform).apiUserInfo},
-	{"message/custom/send", "/cgi-bin/message/custom/send", accountToken, false, (*Platform).apiCustomSend},
-}
+var apis = append([]*api{
+	{name: "api_component_token", path: "/cgi-bin/component/api_component_token", run: (*Platform).apiComponentToken},
+	{name: "api_start_push_ticket", path: "/cgi-bin/component/api_start_push_ticket", run: (*Platform).apiStartPushTicket},
+	{name: "api_create_preauthcode", path: "/cgi-bin/component/api_create_preauthcode", token: componentToken, run: (*Platform).apiCreatePreAuthCode},
+	{name: "api_query_auth", path: "/cgi-bin/component/api_query_auth", token: componentToken, run: (*Platform).apiQueryAuth},
+	{name: "api_authorizer_token", path: "/cgi-bin/component/api_authorizer_token", token: componentToken, run: (*Platform).apiAuthorizerToken},
+	{name: "api_get_authorizer_info", path: "/cgi-bin/component/api_get_authorizer_info", token: componentToken, run: (*Platform).apiGetAuthorizerInfo},
+	{name: listAPI, path: "/cgi-bin/component/api_get_authorizer_list", token: componentToken, run: (*Platform).apiGetAuthorizerList},
+	{name: "openapi/quota/get", path: "/cgi-bin/openapi/quota/get", token: eitherToken, run: (*Platform).apiQuotaGet},
+	{name: "clear_quota", path: "/cgi-bin/clear_quota", token: eitherToken, run: (*Platform).apiClearQuota},
+	{name: "component/clear_quota/v2", path: "/cgi-bin/component/clear_quota/v2", run: (*Platform).apiClearQuotaV2},
+	{name: "getcallbackip", path: "/cgi-bin/getcallbackip", token: eitherToken, get: true, run: (*Platform).apiGetCallbackIP},
+	{name: "ticket/getticket", path: "/cgi-bin/ticket/getticket", token: accountToken, get: true, run: (*Platform).apiGetTicket},
+}, business...)
 
 // findAPI returns an API by its name or path, or nil.
 func findAPI(name string) *api {
@@ -155,6 +176,8 @@ type request struct {
 	Text                  struct {
 		Content string `json:"content"`
 	} `json:"text"`
+	TemplateID string          `json:"template_id"`
+	Button     json.RawMessage `json:"button"` // of a menu
 }
 
 // call is one call of the API on its way through.
@@ -165,6 +188,7 @@ type call struct {
 	body    []byte
 	bodyErr error
 	request request
+	media   *media // uploaded, or to be answered with
 
 	componentAppID    string // what the call is about, for faults and history; not yet checked
 	authorizer        string
@@ -195,13 +219,14 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 		writeAnswer(w, http.StatusOK, answer)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
+	if len(r.TransferEncoding) > 0 {
+		// WeChat's front takes no body without a Content-Length: callers of the real platform found out.
+		w.WriteHeader(http.StatusPreconditionFailed)
+		return
+	}
+	c, err := p.receive(a, w, r)
 	if err != nil {
 		panic(http.ErrAbortHandler)
-	}
-	c := &call{api: a, method: r.Method, query: r.URL.Query(), body: body}
-	if len(body) > 0 {
-		c.bodyErr = json.Unmarshal(body, &c.request)
 	}
 
 	p.mu.Lock()
@@ -218,7 +243,29 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 	if !p.wait(r.Context().Done(), f.after) || status == 0 {
 		panic(http.ErrAbortHandler) // cuts the connection without an answer
 	}
+	if f.execute && answer == "" {
+		serveMedia(w, c.media)
+		return
+	}
 	writeAnswer(w, status, answer)
+}
+
+// receive reads a call to its end. The error is one of the connection, or a body that is too long.
+func (p *Platform) receive(a *api, w http.ResponseWriter, r *http.Request) (c *call, err error) {
+	c = &call{api: a, method: r.Method, query: r.URL.Query()}
+	if a.upload {
+		r.Body = http.MaxBytesReader(w, r.Body, maxUploadBody)
+		c.media, err = readUpload(r, p.config.KeepMedia)
+		return c, err
+	}
+	if c.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody)); err != nil {
+		return nil, err
+	}
+	c.readQuery()
+	if len(c.body) > 0 {
+		c.bodyErr = json.Unmarshal(c.body, &c.request)
+	}
+	return c, nil
 }
 
 func writeAnswer(w http.ResponseWriter, status int, answer string) {
@@ -324,13 +371,14 @@ func (p *Platform) settle(c *call, f fate) (status int, answer string) {
 	if f.execute {
 		var success object
 		success, errcode = p.execute(c)
-		if errcode == codeOK {
+		switch {
+		case errcode != codeOK:
+			answer = p.refusal(errcode, "")
+		case success != nil: // otherwise it is a file
 			answer = renderJSON(f.oddAnswer(success), p.vary())
 			if f.odd == FaultRaw {
 				answer = rawAnswer(answer)
 			}
-		} else {
-			answer = p.refusal(errcode, "")
 		}
 		if f.outcome != OutcomeLost {
 			status = http.StatusOK
@@ -338,10 +386,14 @@ func (p *Platform) settle(c *call, f fate) (status int, answer string) {
 	} else {
 		errcode = f.errcode
 	}
-	p.record(Entry{
+	e := Entry{
 		Kind: EntryCall, Component: c.componentAppID, Authorizer: c.authorizer, API: c.api.name,
 		Errcode: errcode, Outcome: f.outcome, RefreshGeneration: c.refreshGeneration, Text: c.text,
-	})
+	}
+	if c.media != nil {
+		e.Digest, e.Size = c.media.digest, c.media.size
+	}
+	p.record(e)
 	about(p.config.Log.Debug(), c.componentAppID, c.authorizer).
 		Str("api", c.api.name).Int("errcode", errcode).Str("outcome", f.outcome).Msg("call handled")
 	return status, answer
@@ -369,7 +421,7 @@ func (p *Platform) execute(c *call) (object, int) {
 	switch {
 	case c.method != http.MethodPost && !(c.api.get && c.method == http.MethodGet):
 		return nil, codePostRequired
-	case !c.api.get && len(c.body) == 0:
+	case !c.api.get && !c.api.upload && len(c.body) == 0:
 		return nil, codeEmptyBody
 	case c.bodyErr != nil:
 		return nil, codeBadJSON

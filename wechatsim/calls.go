@@ -1,7 +1,6 @@
 package wechatsim
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
@@ -185,23 +184,10 @@ func (p *Platform) apiGetTicket(c *call) (object, int) {
 	if !known {
 		return nil, codeInvalidArgs
 	}
-	t := p.accountTicket(c.component, c.component.authorizers[c.token.authorizer], what)
+	t := p.accountTicket(c.component, c.account(), what)
 	return object{
 		{"errcode", codeOK}, {"errmsg", "ok"}, {"ticket", t.value}, {"expires_in", int(p.config.AccountTicketLife / time.Second)},
 	}, codeOK
-}
-
-func (p *Platform) apiUserInfo(c *call) (object, int) {
-	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), defaultOpenID)}, {"language", "zh_CN"}}, codeOK
-}
-
-func (p *Platform) apiCustomSend(c *call) (object, int) {
-	c.text = withoutSecret(c.request.Text.Content)
-	select {
-	case c.component.authorizers[c.token.authorizer].sent <- customMessage{c.request.ToUser, c.request.MsgType, c.request.Text.Content}:
-	default: // no release check waits for it
-	}
-	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
 }
 
 // withoutSecret returns a text for the history.

@@ -69,6 +69,7 @@ type Config struct {
 	Latency       time.Duration // time an API answer takes: half of it before the call is executed, half after
 	LatencyJitter time.Duration // up to this much more, at random
 
+	KeepMedia  int64          // media/get brings back what came in uploads of so many bytes; of longer ones only length and digest are kept. 0 means 1 MiB
 	DailyLimit map[string]int // calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009
 
 	Seed      uint64            // seeds all randomness
@@ -179,6 +180,7 @@ func (c Config) withDefaults() Config {
 	if c.PushRetry.Times == 0 {
 		c.PushRetry.Times = 3
 	}
+	c.KeepMedia = cmp.Or(c.KeepMedia, defaultKeep)
 	if c.Rotation == "" {
 		c.Rotation = RotateNever
 	}
@@ -211,6 +213,9 @@ func (c Config) validate() error {
 	}
 	if c.Latency < 0 || c.LatencyJitter < 0 || c.ShuffleWithin < 0 {
 		fault("Latency, LatencyJitter and ShuffleWithin: want 0 or a positive time")
+	}
+	if c.KeepMedia < 0 {
+		fault("KeepMedia %d: want 0 or more bytes", c.KeepMedia)
 	}
 	if c.PushRetry.Times < 1 {
 		fault("PushRetry.Times %d: want at least 1", c.PushRetry.Times)

@@ -42,3 +42,6 @@ func (p *Platform) Shortcut(appid string) (token, refresh string, err error) {
 	}
 	return p.issueToken(c, nil).value, p.grant(c, appid).refresh, nil
 }
+
+// MaxKept is how many uploaded files are kept.
+const MaxKept = maxKept

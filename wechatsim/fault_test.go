@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -51,7 +52,13 @@ func TestFaults(t *testing.T) {
 				}
 				began := time.Now()
 				// The body can't be sent again, so the transport doesn't by itself try once more.
-				response, err := w.client.Post("http://api"+apiPath+"api_authorizer_token?component_access_token="+token, "application/json", struct{ *bytes.Reader }{bytes.NewReader(text)})
+				request, err := http.NewRequestWithContext(t.Context(), http.MethodPost,
+					"http://api"+apiPath+"api_authorizer_token?component_access_token="+token, struct{ *bytes.Reader }{bytes.NewReader(text)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				request.ContentLength = int64(len(text))
+				response, err := w.client.Do(request)
 				if (err != nil) != (row.want == cut) {
 					t.Fatalf("error %v", err)
 				}

@@ -50,7 +50,8 @@ type Entry struct {
 	Push       int    `json:"push,omitempty"`        // the same for every try of one push
 	Attempt    int    `json:"attempt,omitempty"`     // try of that push, from 1
 	CreateTime int64  `json:"create_time,omitempty"` // of a push, Unix seconds
-	Digest     string `json:"digest,omitempty"`      // Fingerprint of the decrypted push
+	Digest     string `json:"digest,omitempty"`      // Fingerprint of the decrypted push, or of the file that a call brought
+	Size       int64  `json:"size,omitempty"`        // of that file, in bytes
 	Status     int    `json:"status,omitempty"`      // HTTP status of a push answer
 
 	What              string    `json:"what,omitempty"`               // issue, invalidate, page, consent: ticket, component_access_token, authorizer_access_token, refresh_token, auth_code, pre_auth_code, jsapi_ticket, wx_card_ticket

@@ -3,6 +3,7 @@ package wechatsim
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -53,6 +54,10 @@ type Platform struct {
 	codes      map[string]*authCode // by value
 	quotas     map[string]*quota    // by appid: what components call for an account is the account's
 	limits     map[string]int       // daily, by API name
+	media      map[string]*media    // uploaded files, by media_id
+	kept       []*media             // those that have their bytes, oldest first
+	logIns     map[string]bool      // codes of users' log-ins that were used
+	templates  int                  // counts the template messages
 	secrets    []string
 	issued     int // counts the secrets made
 	history    []Entry
@@ -101,6 +106,7 @@ type authorizer struct {
 	generation int
 	live       []*token
 	tickets    map[string]*token    // of getticket: the newest by what it is
+	menu       json.RawMessage      // its buttons; nil if it has none
 	sent       chan<- customMessage // while a ReleaseCheck looks at what the account sends; else nil
 }
 
@@ -160,6 +166,8 @@ func New(config Config) (*Platform, error) {
 		codes:      map[string]*authCode{},
 		quotas:     map[string]*quota{},
 		limits:     map[string]int{},
+		media:      map[string]*media{},
+		logIns:     map[string]bool{},
 		lanes:      map[string]<-chan struct{}{},
 		drops:      map[string]int{},
 		odd:        map[string]int{},

@@ -103,5 +103,5 @@ func (p *Platform) clearQuota(appid string) (object, int) {
 	}
 	q.cleared++
 	clear(q.used)
-	return object{{"errcode", codeOK}, {"errmsg", "ok"}}, codeOK
+	return done(), codeOK
 }
