@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,15 +68,17 @@ func (g *Gateway) refuse(w http.ResponseWriter, status, code int, format string,
 	}{code, fmt.Sprintf(format, args...) + " (wxtoken gateway)"})
 }
 
-// writeJSON answers with a value that can always be written.
+// writeJSON answers with a value that can always be written, without a line break at its end: co-wechat-api 3.11.0 can't parse that.
 func writeJSON(w http.ResponseWriter, status int, value any) {
-	text := mustJSON(value)
 	if w.Header().Get("Content-Type") == "" {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(text) // a client that has gone is no concern of ours
+	_, _ = w.Write(plainJSON(value)) // a client that has gone is no concern of ours
 }
+
+// plainJSON writes a value that can always be written as WeChat does, on one line without an end.
+func plainJSON(value any) []byte { return bytes.TrimSuffix(mustJSON(value), []byte("\n")) }
 
 // compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret ("Get_access_token").
 func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {
@@ -134,7 +137,7 @@ func (g *Gateway) compatComponentToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.May(services.RightComponent) {
-		g.refuse(w, http.StatusOK, codeNotAllowed, `api unauthorized: this service has no right "component"`)
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service has no right component")
 		return
 	}
 	key := wxtoken.ComponentKey(question.Component)
@@ -188,7 +191,7 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, key string) (*wx
 		return nil, nil
 	}
 	if !s.May(services.RightToken) {
-		g.refuse(w, http.StatusOK, codeNotAllowed, `api unauthorized: this service has no right "token"`)
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service has no right token")
 		return nil, nil
 	}
 	return client, s

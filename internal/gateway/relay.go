@@ -102,7 +102,7 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	own := claims.Key.Kind == wxtoken.KindComponent
 	switch {
 	case !s.May(services.RightRelay):
-		g.refuse(w, http.StatusOK, codeNotAllowed, `api unauthorized: this service has no right "relay"`)
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service has no right relay")
 		return
 	case !s.Calls(path):
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service may not call %s", path)
@@ -212,15 +212,10 @@ func scrub(res *http.Response) error {
 	if decoder.Decode(&answer) != nil {
 		return errUnreadable
 	}
-	var out bytes.Buffer
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(blank(answer)); err != nil {
-		return errUnreadable
-	}
-	res.Body = io.NopCloser(&out)
-	res.ContentLength = int64(out.Len())
-	res.Header.Set("Content-Length", strconv.Itoa(out.Len()))
+	out := plainJSON(blank(answer))
+	res.Body = io.NopCloser(bytes.NewReader(out))
+	res.ContentLength = int64(len(out))
+	res.Header.Set("Content-Length", strconv.Itoa(len(out)))
 	return nil
 }
 
