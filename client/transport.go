@@ -2,7 +2,6 @@ package wxtoken
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -33,7 +32,7 @@ var refusedCodes = []int{40001, 40014, 42001}
 // refuses the token it has that replaced ([Client.Replace]) and makes the call once more, if the request's body can be sent again.
 // Nothing else is repeated here: a call may have worked although its answer was lost. (net/http itself may make a GET once more where a
 // connection that it had kept breaks.) A refusal that can't be mended so is
-// handed on as it came, and the token reported.
+// handed on as it came, when the next token is there.
 //
 // The token takes the place of access_token or component_access_token, whichever the query has; without one it is added under the
 // name that the kind of the key wants. Neither RoundTrip's errors nor the Request of an answer hold the token. Where WeChat redirects, an
@@ -82,7 +81,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.told(res, answer, err)
 	}
 	answer.Refused = true
-	next, err := t.replace(req.Context(), token, body.again != nil)
+	// Also where the body can't be sent again: a program that repeats the call by itself, as many SDKs do, does so at once.
+	next, err := t.Client.Replace(req.Context(), token)
 	if err == nil && body.again != nil {
 		var again io.ReadCloser
 		if again, err = body.again(); err == nil {
@@ -110,15 +110,6 @@ func (t *Transport) told(res *http.Response, answer Answer, err error) (*http.Re
 func (t *Transport) redirected(req *http.Request) (*http.Response, error) {
 	res, err := t.base().RoundTrip(req)
 	return res, withoutURL(err)
-}
-
-// replace reports a token, and waits for the next one where that is of use.
-func (t *Transport) replace(ctx context.Context, token Token, wait bool) (Token, error) {
-	if wait {
-		return t.Client.Replace(ctx, token)
-	}
-	_, err := t.Client.Report(ctx, token)
-	return Token{}, err
 }
 
 // outgoing is a request's body.
