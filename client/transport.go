@@ -166,6 +166,9 @@ func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, 
 	address := *req.URL
 	address.RawQuery = withToken(address.RawQuery, token)
 	out.URL, out.Body, out.ContentLength, out.GetBody = &address, payload, length, nil
+	if length >= 0 {
+		out.TransferEncoding = nil // with its length: WeChat answers HTTP 412 to a body in chunks
+	}
 	res, err := t.base().RoundTrip(&out)
 	if err != nil {
 		return nil, Answer{}, withoutURL(err)
