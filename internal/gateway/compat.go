@@ -219,7 +219,7 @@ func (g *Gateway) hand(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 	if real {
 		out[field], out["expires_in"] = token.Value.Reveal(), int(realLife(token, now)/time.Second)
 	} else {
-		ours := g.d.Signer.Sign(Claims{Service: s.Name, Key: key, Ends: now.Add(TokenLife), Generation: token.Generation})
+		ours := g.d.Signer.Sign(Claims{Service: s.Name, Key: key, Ends: now.Add(TokenLife + tokenGrace), Generation: token.Generation})
 		out[field], out["expires_in"] = ours.Reveal(), int(TokenLife/time.Second)
 	}
 	g.audit(r, s, key, door, real)

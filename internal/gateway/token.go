@@ -23,6 +23,8 @@ const (
 	// TokenLife is how long a token of the gateway's is good: as long as WeChat's ("Get_access_token"), so that an SDK caches it as
 	// it always did.
 	TokenLife = 7200 * time.Second
+	// tokenGrace is how much longer it is taken: some SDKs use a token to its last second, and ask for no other when that was one too late.
+	tokenGrace = time.Minute
 	// tokenPrefix begins each of them. WeChat's own begin with a number and "_".
 	tokenPrefix = "wxg1_"
 	// tokenKeyLen is the length of a key that signs, in bytes.
