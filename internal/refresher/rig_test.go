@@ -360,11 +360,14 @@ func (r *rig) next(kind string) (a events.Auth) {
 func (r *rig) eventually(f func() error) {
 	r.Helper()
 	began := time.Now()
-	deadline := began.Add(within)
+	deadline, before := began.Add(within), ""
 	for {
 		err := f()
 		if err == nil {
 			return
+		}
+		if moved, is := errors.AsType[onTheWay](err); is && string(moved) != before {
+			deadline, before = time.Now().Add(within), string(moved)
 		}
 		if now := time.Now(); now.After(deadline) || r.Failed() && now.After(began.Add(within/10)) { // the test has failed already
 			r.Fatalf("not within %s: %v", now.Sub(began).Round(time.Second), err)
@@ -372,6 +375,12 @@ func (r *rig) eventually(f func() error) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// onTheWay says how far something is that takes its time: a wait for it ends when it does not get on.
+type onTheWay string
+
+// Error returns how far it is.
+func (o onTheWay) Error() string { return string(o) }
 
 // until is eventually for a yes or no.
 func (r *rig) until(what string, f func() bool) {
@@ -509,14 +518,14 @@ func (r *rig) drained() {
 			return err
 		}
 		if n := auth.CachedInfo().State.Msgs; n > 0 {
-			return fmt.Errorf("%d events wait", n)
+			return onTheWay(fmt.Sprintf("%d events wait", n))
 		}
 		due, err := r.js.Consumer(r.Context(), events.StreamTokens, events.DurableDue)
 		if err != nil {
 			return err
 		}
 		if i := due.CachedInfo(); i.NumPending > 0 || i.NumAckPending > 0 {
-			return fmt.Errorf("%d due messages wait, %d are being handled", i.NumPending, i.NumAckPending)
+			return onTheWay(fmt.Sprintf("%d due messages wait, %d are being handled", i.NumPending, i.NumAckPending))
 		}
 		return nil
 	})
