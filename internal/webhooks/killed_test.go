@@ -11,8 +11,8 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// TestKilled ends processes that deliver with SIGKILL, again and again: nothing is lost, and each account's messages come in order.
-func TestKilled(t *testing.T) {
+// TestGatewayKilled ends processes that deliver with SIGKILL, again and again: nothing is lost, and each account's messages come in order.
+func TestGatewayKilled(t *testing.T) {
 	t.Parallel()
 	const accounts, each, kills = 5, 60, 3
 	r := newRig(t, natsdtest.StartTCP(t))
