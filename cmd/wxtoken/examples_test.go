@@ -5,8 +5,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,38 +26,54 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/services"
 	"wxtoken/wechatsim"
 )
 
-// examples are the programs of the folder examples that speak NATS, and how each is made ready. They
-// take the same commands.
+// examples are the programs of the folder examples, and how each is made ready. Those that speak the
+// same take the same commands.
 var examples = []struct {
 	name    string // of the folder
+	http    bool   // it speaks HTTP with the gateway; otherwise NATS
 	command func(t *testing.T) []string
 }{
-	{"node", func(t *testing.T) []string { return nodeProgram(t, "examples/node/wxtoken.mjs") }},
-	{"python", func(t *testing.T) []string { return pythonProgram(t, "examples/python/wxtoken.py") }},
-	{"c", func(t *testing.T) []string {
+	{"node", false, func(t *testing.T) []string { return nodeProgram(t, "examples/node/wxtoken.mjs") }},
+	{"python", false, func(t *testing.T) []string { return pythonProgram(t, "examples/python/wxtoken.py") }},
+	{"c", false, func(t *testing.T) []string {
 		dir := copied(t, "examples/c/wxtoken.c", "examples/c/Makefile")
 		build(t, "libnats, cJSON and OpenSSL", "libnats-dev, libcjson-dev and libssl-dev", "make", "-C", dir)
 		return []string{filepath.Join(dir, "wxtoken")}
 	}},
-	{"nats", func(t *testing.T) []string {
-		for _, program := range []string{"bash", "nats", "jq", "xmllint"} {
-			if _, err := exec.LookPath(program); err != nil {
-				t.Skipf("no %s here: it takes bash, the nats command, jq and xmllint (libxml2-utils)", program)
-			}
+	{"nats", false, func(t *testing.T) []string {
+		for _, program := range []string{"bash", "nats", "jq", "xmllint"} { // xmllint is in libxml2-utils
+			present(t, program)
 		}
-		return []string{filepath.Join(copied(t, "examples/nats/wxtoken"), "wxtoken")}
+		return []string{copiedFile(t, "examples/nats/wxtoken")}
+	}},
+	{"php", true, func(t *testing.T) []string {
+		return []string{present(t, "php"), copiedFile(t, "examples/php/wxtoken.php")}
+	}},
+	{"java", true, func(t *testing.T) []string {
+		present(t, "javac") // java compiles the file with it
+		return []string{present(t, "java"), copiedFile(t, "examples/java/Wxtoken.java")}
+	}},
+	{curlExample, true, func(t *testing.T) []string {
+		for _, program := range []string{"bash", "curl", "jq"} {
+			present(t, program)
+		}
+		return []string{copiedFile(t, "examples/curl/wxtoken")}
 	}},
 }
 
+// curlExample is the example that receives no webhook.
+const curlExample = "curl"
+
 // TestExamples runs each example as a reader of its page would, as the user service of
-// nats-server.conf: a token is read and followed, a refused one reported, a message consumed, a
-// message replied to, and an authorization cancelled.
+// nats-server.conf, or with a gateway: a token is read and followed, a refused one reported, WeChat called,
+// a message consumed, a message replied to, and an authorization cancelled.
 func TestExamples(t *testing.T) {
 	t.Parallel()
-	l := newLife(t)
+	l := newLifeOf(t, (len(examples)+1)/2)
 	var keys []wxtoken.Key // one for each: none renews another's token or answers another's message
 	for _, c := range l.components[:2] {
 		for _, a := range c.Authorizers {
@@ -64,16 +83,35 @@ func TestExamples(t *testing.T) {
 	if len(keys) < len(examples) {
 		t.Fatalf("%d accounts for %d examples", len(keys), len(examples))
 	}
+	receivers := freeAddresses(t, len(examples))
+	gateway := exampleGateway(l, keys, receivers)
 	for i, e := range examples {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			x := exampleRun{life: l.in(t), name: e.name, key: keys[i], command: e.command(t)}
+			x.env = []string{"NATS_URL=nats://" + x.nats.Addr().String(), "NATS_USER=service", "NATS_PASSWORD=secret-of-service"}
 			x.accepted(x.key, 1)
+			if e.http {
+				x.receiver = receivers[i]
+				x.env = []string{"GATEWAY_URL=" + gateway, "GATEWAY_KEY=" + realKey, "WEBHOOK_SECRET=" + webhookSecret, "WEBHOOK_LISTEN=" + x.receiver}
+				eventually(t, "the gateway to know the account", func() error {
+					_, err := x.once("token")
+					return err
+				})
+			}
 			t.Run("token", func(t *testing.T) { x.in(t).reads() })
 			t.Run("follow", func(t *testing.T) { x.in(t).follows() })
 			t.Run("report", func(t *testing.T) { x.in(t).reports() })
-			t.Run("messages", func(t *testing.T) { x.in(t).consumes() })
-			t.Run("reply", func(t *testing.T) { x.in(t).replies() })
+			switch {
+			case !e.http:
+				t.Run("messages", func(t *testing.T) { x.in(t).consumes() })
+				t.Run("reply", func(t *testing.T) { x.in(t).replies("reply") })
+			default:
+				t.Run("call", func(t *testing.T) { x.in(t).calls() })
+				if e.name != curlExample {
+					t.Run("messages", func(t *testing.T) { x.in(t).receives() })
+				}
+			}
 			t.Run("cancelled", func(t *testing.T) { x.in(t).cancels() })
 		})
 	}
@@ -85,6 +123,9 @@ type exampleRun struct {
 	name    string
 	key     wxtoken.Key
 	command []string
+	env     []string // where and as what it asks
+	// receiver is where it listens for webhooks; "": it speaks NATS.
+	receiver string
 }
 
 // in is x for a part of a test.
@@ -119,7 +160,7 @@ func (x exampleRun) reports() {
 			x.Fatal(err)
 		}
 		out, err := x.once("report")
-		if !strings.Contains(out, "outcome: renewing\n") || err != nil {
+		if x.receiver == "" && !strings.Contains(out, "outcome: renewing\n") || err != nil {
 			return fmt.Errorf("%v: %s", err, out)
 		}
 		next := x.shown(out)
@@ -162,9 +203,53 @@ func (x exampleRun) consumes() {
 	})
 }
 
+// calls: WeChat takes a call through the gateway, also after its token died.
+func (x exampleRun) calls() {
+	x.env = append(slices.Clone(x.env), "GATEWAY_KEY="+sdkKey) // this service has no token of WeChat's
+	for _, dies := range []bool{false, true} {
+		if dies {
+			if err := x.sim.Invalidate(x.key.Component, x.key.Authorizer); err != nil {
+				x.Fatal(err)
+			}
+		}
+		eventually(x.T, "a call that WeChat takes", func() error { // a token that is younger than a second is not replaced
+			out, err := x.once("call")
+			if err != nil || out != "user oSimUser subscribe=1\n" {
+				return fmt.Errorf("%v: %s", err, out)
+			}
+			return nil
+		})
+	}
+}
+
+// receives: messages come as a webhook, texts are replied to, and what is not signed is refused.
+func (x exampleRun) receives() {
+	out := x.replies("messages")
+	line := x.key.Component + "." + x.key.Authorizer + ".text "
+	if !strings.Contains(out.String(), line) {
+		x.Errorf("no line for a message:\n%s", out)
+	}
+	req, err := http.NewRequestWithContext(x.Context(), http.MethodPost, "http://"+x.receiver, strings.NewReader("<xml/>"))
+	if err != nil {
+		x.Fatal(err)
+	}
+	stamp := strconv.FormatInt(time.Now().Unix(), 10)
+	for name, value := range map[string]string{"webhook-id": "1", "webhook-timestamp": stamp, "webhook-signature": "v1,AAAA v1," + strings.Repeat("A", 43) + "="} {
+		req.Header.Set(name, value)
+	}
+	resp, err := (&http.Client{Timeout: patience}).Do(req)
+	if err != nil {
+		x.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized {
+		x.Errorf("status %d for a message that is not signed, want 401", resp.StatusCode)
+	}
+}
+
 // replies: the platform gets the reply to each text, in which tags are text.
-func (x exampleRun) replies() {
-	out := x.start("reply")
+func (x exampleRun) replies(command string) *logtest.Buffer {
+	out := x.start(command)
 	eventually(x.T, "it to listen", func() error {
 		if !strings.Contains(strings.ToLower(out.String()), "listening on") {
 			return errors.New("not yet")
@@ -205,6 +290,7 @@ func (x exampleRun) replies() {
 		}
 		return fmt.Errorf("%d of %d are missing", len(missing), texts)
 	})
+	return out
 }
 
 // cancels: who follows the token hears of its end, and there is none to be read then.
@@ -250,8 +336,7 @@ func (x exampleRun) push(content string) {
 // program is the example with one of its commands, not started yet, and where its output goes.
 func (x exampleRun) program(ctx context.Context, command string) (*exec.Cmd, *logtest.Buffer) {
 	cmd := exec.CommandContext(ctx, x.command[0], append(slices.Clone(x.command[1:]), command)...)
-	cmd.Env = append(os.Environ(), "NATS_URL=nats://"+x.nats.Addr().String(), "NATS_USER=service",
-		"NATS_PASSWORD=secret-of-service", "WXTOKEN_KEY="+x.key.String())
+	cmd.Env = append(append(os.Environ(), x.env...), "WXTOKEN_KEY="+x.key.String())
 	out := &logtest.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the script has processes of its own
@@ -302,7 +387,7 @@ func (x exampleRun) start(command string) *logtest.Buffer {
 // clean looks for what an example must not print: a secret, and a refusal by a permission.
 func (x exampleRun) clean(out *logtest.Buffer) {
 	x.Helper()
-	for _, never := range []string{"SEKRET", "secret-of-", "iolation"} {
+	for _, never := range []string{"SEKRET", "secret-of-", "iolation", "wxg1_", sdkKey, realKey, webhookSecret} {
 		if strings.Contains(out.String(), never) {
 			x.Errorf("%q in the output:\n%s", never, out)
 		}
@@ -335,6 +420,62 @@ func (x exampleRun) shown(out string) (generations []uint64) {
 		generations = append(generations, generation)
 	}
 	return generations
+}
+
+// realKey is the key of a service that gets WeChat's own tokens, and webhookSecret signs what the examples are sent.
+const realKey, webhookSecret = "key-of-the-keeper", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+// exampleGateway runs a gateway, and returns its address: it serves one service that calls, and sends the texts of each
+// account to a receiver, and one that has to report tokens.
+func exampleGateway(l *life, keys []wxtoken.Key, receivers []string) string {
+	l.Helper()
+	type object = map[string]any
+	var hooks []object
+	for i, e := range examples {
+		if e.http {
+			hooks = append(hooks, object{"url": "http://" + receivers[i] + "/", "reply": true, "secret": webhookSecret,
+				"messages": []string{keys[i].Component + "/" + keys[i].Authorizer + "/text"}})
+		}
+	}
+	all := []string{l.components[0].AppID + "/*", l.components[1].AppID + "/*"}
+	text, err := json.Marshal(object{"services": []object{
+		{"name": "shop", "keys": []string{services.Digest(sdkKey)}, "accounts": all, "may": []string{"relay"}, "webhooks": hooks},
+		{"name": "keeper", "keys": []string{services.Digest(realKey)}, "accounts": all, "may": []string{"token", "real"}},
+	}})
+	if err != nil {
+		l.Fatal(err)
+	}
+	_, address := gatewayFor(l.T, l.nats, l.simURL, string(text))
+	return address
+}
+
+// freeAddresses returns addresses that nobody listens on.
+func freeAddresses(t *testing.T, n int) (addresses []string) {
+	t.Helper()
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = listener.Close() }() // not before all are found: they differ
+		addresses = append(addresses, listener.Addr().String())
+	}
+	return addresses
+}
+
+// present skips the test where a program is missing, and returns its name.
+func present(t *testing.T, program string) string {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skipf("no %s here: the example takes it", program)
+	}
+	return program
+}
+
+// copiedFile is a copy of one file of the repository.
+func copiedFile(t *testing.T, name string) string {
+	t.Helper()
+	return filepath.Join(copied(t, name), filepath.Base(name))
 }
 
 // copied copies files of the repository into a directory of the test.

@@ -43,9 +43,12 @@ type life struct {
 	client     *wxtoken.Client
 }
 
-func newLife(t *testing.T) *life {
+func newLife(t *testing.T) *life { return newLifeOf(t, 2) }
+
+// newLifeOf is newLife with so many accounts in each component.
+func newLifeOf(t *testing.T, accountsEach int) *life {
 	l := &life{T: t, nats: shipped(t, accounts), dir: filepath.Join(t.TempDir(), "components")}
-	l.components = wechatsim.DemoOf(3, 10*time.Second, 2, "http://unused").Components
+	l.components = wechatsim.DemoOf(3, 10*time.Second, accountsEach, "http://unused").Components
 	l.add(l.components[0])
 	l.add(l.components[1])
 	l.seeds = filepath.Join(t.TempDir(), "seal.key")
@@ -56,7 +59,7 @@ func newLife(t *testing.T) *life {
 	in := deployed(t, "ingest", l.nats, "--seal-key="+public, "--component-appid=", "--components-dir="+l.dir, "--http-addr=127.0.0.1:0")
 	l.publicURL = "http://" + in.find(t, `"server":"pushes","addr":"([^"]+)"`)
 
-	config := wechatsim.DemoOf(len(l.components), 10*time.Second, 2, l.publicURL)
+	config := wechatsim.DemoOf(len(l.components), 10*time.Second, accountsEach, l.publicURL)
 	l.components = config.Components
 	if l.sim, err = wechatsim.New(config); err != nil {
 		t.Fatal(err)

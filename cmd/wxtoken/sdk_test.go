@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"wxtoken/client"
 	"wxtoken/internal/services"
 	"wxtoken/wechatsim"
@@ -84,21 +86,25 @@ func newSDKSystem(t *testing.T, accounts int) *sdkSystem {
 	t.Cleanup(api.Close)
 	deployed(t, "refresher", srv, "--component-appsecret-file="+filepath.Join(files, "appsecret"), "--sweep-every=1s", "--wechat-api-url="+api.URL)
 
+	s := &sdkSystem{sim: sim, accounts: config.Components[0].Authorizers}
+	s.gateway, s.address = gatewayFor(t, srv, api.URL, fmt.Sprintf(`{"services":[{"name":"shop","keys":[%q],"accounts":["%s/*"],"may":["relay","component"]}]}`,
+		services.Digest(sdkKey), wechatsim.DemoAppID))
+	begin(t, sim)
+	return s
+}
+
+// gatewayFor runs a gateway for the services of a services file, and returns its address too.
+func gatewayFor(t *testing.T, srv *server.Server, wechat, servicesFile string) (gateway running, address string) {
+	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"services.json": fmt.Sprintf(`{"services":[{"name":"shop","keys":[%q],"accounts":["%s/*"],"may":["relay","component"]}]}`, services.Digest(sdkKey), wechatsim.DemoAppID),
-		"token.key":     strings.Repeat("A", 43) + "=\n",
-	} {
+	for name, text := range map[string]string{"services.json": servicesFile, "token.key": strings.Repeat("A", 43) + "=\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := &sdkSystem{sim: sim, accounts: config.Components[0].Authorizers}
-	s.gateway = deployedAs(t, "gateway", srv, "--http-addr=127.0.0.1:0", "--wechat-api-url="+api.URL,
+	gateway = deployedAs(t, "gateway", srv, "--http-addr=127.0.0.1:0", "--wechat-api-url="+wechat,
 		"--services-file="+filepath.Join(dir, "services.json"), "--token-key-file="+filepath.Join(dir, "token.key"))
-	s.address = "http://" + s.gateway.find(t, `"server":"gateway","addr":"([^"]+)"`)
-	begin(t, sim)
-	return s
+	return gateway, "http://" + gateway.find(t, `"server":"gateway","addr":"([^"]+)"`)
 }
 
 // prove has an SDK get a token, call, upload and download, and kills WeChat's token again and again.
