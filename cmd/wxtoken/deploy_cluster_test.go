@@ -176,10 +176,11 @@ func TestMirrorsOfACluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := everything.Next(jetstream.FetchContext(t.Context()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var first jetstream.Msg
+	eventually(t, "the first message", func() (err error) { // a consumer that has no leader yet does not respond
+		first, err = everything.Next(jetstream.FetchMaxWait(time.Second))
+		return err
+	})
 	if _, err := keeper.PublishMsg(t.Context(), &nats.Msg{Subject: first.Subject(), Header: first.Headers(), Data: first.Data()}); err != nil {
 		t.Fatal(err)
 	}
