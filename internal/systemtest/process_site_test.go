@@ -29,7 +29,7 @@ import (
 
 const (
 	// patience is how long a test waits for what is to come. It is long, because a machine may be slow.
-	patience = 90 * time.Second
+	patience = 3 * time.Minute
 	// pollEvery is the time between two looks.
 	pollEvery = 25 * time.Millisecond
 )
