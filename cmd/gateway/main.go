@@ -66,7 +66,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	doors := []serve.Option{serve.MaxConns(gateway.MaxConns)}
+	doors := []serve.Option{serve.MaxConns(gateway.MaxConns), serve.OnShutdown(g.EndStreams)}
 	if cfg.TLSCert != "" {
 		doors = append(doors, serve.TLS(cfg.TLSCert, cfg.TLSKey))
 	}
@@ -86,8 +86,12 @@ func run(ctx context.Context, cfg *config) (err error) {
 	serving, stop := health.Drain(ctx, cfg.Drain)
 	defer stop()
 	group.Go(func() error { return watch.Run(ctx) })
-	group.Go(func() error { return g.Run(serving) })
-	group.Go(func() error { return door.Run(serving) })
+	served, end := context.WithCancel(context.WithoutCancel(ctx)) // the last requests still want tokens
+	group.Go(func() error { return g.Run(served) })
+	group.Go(func() error {
+		defer end()
+		return door.Run(serving)
+	})
 	group.Go(func() error { return hooks.Run(serving) })
 	group.Go(func() error {
 		return redis.Fill(serving, cfg.Redis, g.Client, watch, log, metrics.Registry, time.Now)

@@ -87,7 +87,7 @@ func (h *house) gateway(wechat string) (addr string, parts []func(context.Contex
 	if err != nil {
 		return "", nil, nc.Close, err
 	}
-	door, err := h.listen("gateway-addr", "gateway", h.cfg.GatewayAddr, g.Handler(), serve.MaxConns(gateway.MaxConns))
+	door, err := h.listen("gateway-addr", "gateway", h.cfg.GatewayAddr, g.Handler(), serve.MaxConns(gateway.MaxConns), serve.OnShutdown(g.EndStreams))
 	if err != nil {
 		return "", nil, nc.Close, err
 	}

@@ -86,6 +86,9 @@ type Gateway struct {
 	v1      http.Handler
 	news    *news
 	there   chan struct{} // closed when the view has been read
+
+	serving    context.Context // ends when the server begins to end
+	endStreams context.CancelFunc
 }
 
 // New returns a gateway. The error says what is wrong with the settings.
@@ -95,12 +98,14 @@ func New(cfg Config, d Deps) (*Gateway, error) {
 		return nil, settings.NewError(settings.Fault("wechat-api-url", "want the URL of WeChat's API, such as https://api.weixin.qq.com"))
 	}
 	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), there: make(chan struct{})}
+	g.serving, g.endStreams = context.WithCancel(context.Background())
 	g.relay = newRelay(g, target)
 	g.v1 = g.newV1()
 	return g, nil
 }
 
-// Run reads tokens and accounts, and follows them, until ctx ends. It always returns nil.
+// Run reads tokens and accounts, and follows them, until ctx ends: after the server, whose last requests still want them. It always
+// returns nil.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.relay.close()
 	for ctx.Err() == nil {
@@ -126,6 +131,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// EndStreams ends streams of events, and waits for tokens: for serve.OnShutdown.
+func (g *Gateway) EndStreams() { g.endStreams() }
 
 // Client returns the view of tokens and accounts once it has been read, for other doors of the process; nil if ctx ends before.
 func (g *Gateway) Client(ctx context.Context) *wxtoken.Client {

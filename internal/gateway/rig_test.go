@@ -74,6 +74,7 @@ type rig struct {
 	metrics *prometheus.Registry
 	wechat  *wechat
 	http    *http.Client
+	stop    func() // ends the gateway, as SIGTERM does, and fails the test where that is not in order
 }
 
 // newRig starts all. change may set up the gateway in another way.
@@ -106,23 +107,31 @@ func newRig(t testing.TB, change ...func(*gateway.Config)) *rig {
 		NATS: r.nc, Services: watch, Signer: signer, WeChat: far.URL, Log: log, Metrics: r.metrics, Now: time.Now,
 	})
 	r.must(err)
-	door, err := serve.Listen("gateway", "127.0.0.1:0", r.g.Handler(), log, serve.NewMetrics(), serve.MaxConns(gateway.MaxConns))
+	door, err := serve.Listen("gateway", "127.0.0.1:0", r.g.Handler(), log, serve.NewMetrics(), serve.MaxConns(gateway.MaxConns), serve.OnShutdown(r.g.EndStreams))
 	r.must(err)
 	r.url = "http://" + door.Addr()
 	r.http = &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	ctx, stop := context.WithCancel(context.Background())
+	served, end := context.WithCancel(context.Background())
+	run := func(ctx context.Context, part func(context.Context) error) {
+		if err := part(ctx); err != nil {
+			t.Error(err)
+		}
+	}
 	var running sync.WaitGroup
-	for _, part := range []func(context.Context) error{r.g.Run, door.Run, watch.Run} {
-		running.Go(func() {
-			if err := part(ctx); err != nil {
-				t.Error(err)
-			}
-		})
+	running.Go(func() { run(served, r.g.Run) })
+	running.Go(func() { run(ctx, watch.Run) })
+	running.Go(func() {
+		defer end()
+		run(ctx, door.Run)
+	})
+	r.stop = func() {
+		stop()
+		running.Wait()
 	}
 	t.Cleanup(func() {
 		r.http.CloseIdleConnections()
-		stop()
-		running.Wait()
+		r.stop()
 		if text := r.log.String(); strings.Contains(text, "SEKRET") {
 			t.Errorf("a secret is in the log: %s", text)
 		}

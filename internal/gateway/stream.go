@@ -223,6 +223,8 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 			select {
 			case <-r.Context().Done():
 				return
+			case <-g.serving.Done():
+				return
 			case <-wait:
 				continue
 			case <-beat.C:

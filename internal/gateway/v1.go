@@ -222,6 +222,7 @@ func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.
 	_ = control.SetWriteDeadline(time.Now().Add(wait + paceLimit))
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
+	defer context.AfterFunc(g.serving, cancel)()
 	for token, err = range client.Updates(ctx, key) {
 		if errors.Is(err, wxtoken.ErrRevoked) || err == nil && known != etag(token) {
 			return token, err

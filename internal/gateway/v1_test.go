@@ -325,3 +325,24 @@ func TestEvents(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestEndsWithStreams ends a gateway with a stream and a wait open: both end with it, and it ends in order.
+func TestEndsWithStreams(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	stream := r.follow(t.Context(), allKey, "")
+	path := "/v1/tokens/" + wxtokentest.Merchant.String()
+	etag := r.call("GET", path, nil, "Authorization", "Bearer "+allKey).header.Get("ETag")
+	waited := make(chan answer, 1)
+	go func() {
+		waited <- r.call("GET", path+"?wait=60", nil, "Authorization", "Bearer "+allKey, "If-None-Match", etag)
+	}()
+	<-stream                // its first mark
+	time.Sleep(time.Second) // the wait is under way
+	r.stop()
+	for range stream {
+	}
+	if a := <-waited; a.status != http.StatusNotModified {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

@@ -44,7 +44,11 @@ type Option func(*door)
 type door struct {
 	conns int
 	tls   *tls.Config
+	ends  func()
 }
+
+// OnShutdown has f called when a server begins to end: for answers that have no end of their own, which it would wait for in vain.
+func OnShutdown(f func()) Option { return func(d *door) { d.ends = f } }
 
 // MaxConns has a server hold more connections, or fewer, than the 512 that others do.
 func MaxConns(n int) Option { return func(d *door) { d.conns = n } }
@@ -87,6 +91,9 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 		ConnState:         (&connLimit{max: d.conns}).state,
 		ErrorLog:          logger.Std(log),
 		TLSConfig:         d.tls,
+	}
+	if d.ends != nil {
+		s.http.RegisterOnShutdown(d.ends)
 	}
 	log.Info().Str("addr", s.Addr()).Msg("server listening")
 	return s, nil
