@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,11 +73,8 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(plainJSON(value)) // a client that has gone is no concern of ours
+	_, _ = w.Write(mustJSON(value)) // a client that has gone is no concern of ours
 }
-
-// plainJSON writes a value that can always be written as WeChat does, on one line without an end.
-func plainJSON(value any) []byte { return bytes.TrimSuffix(mustJSON(value), []byte("\n")) }
 
 // compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret ("Get_access_token").
 func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {

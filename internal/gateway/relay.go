@@ -212,7 +212,7 @@ func scrub(res *http.Response) error {
 	if decoder.Decode(&answer) != nil {
 		return errUnreadable
 	}
-	out := plainJSON(blank(answer))
+	out := mustJSON(blank(answer))
 	res.Body = io.NopCloser(bytes.NewReader(out))
 	res.ContentLength = int64(len(out))
 	res.Header.Set("Content-Length", strconv.Itoa(len(out)))

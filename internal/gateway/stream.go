@@ -274,7 +274,7 @@ func (s stream) write(b batch) error {
 		if n == len(seen)-1 {
 			id = b.to
 		}
-		fmt.Fprintf(&text, "id: %s\nevent: %s\ndata: %s\n", id, i.event, i.data)
+		fmt.Fprintf(&text, "id: %s\nevent: %s\ndata: %s\n\n", id, i.event, i.data)
 	}
 	if text.Len() == 0 {
 		fmt.Fprintf(&text, "id: %s\n\n", b.to) // is no event, and moves the mark on
@@ -293,7 +293,7 @@ func (s stream) send(text string) error {
 	return s.control.Flush()
 }
 
-// mustJSON writes a value that can always be written, with a line feed at its end.
+// mustJSON writes a value that can always be written as WeChat does, on one line without an end.
 func mustJSON(value any) []byte {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -301,5 +301,5 @@ func mustJSON(value any) []byte {
 	if err := encoder.Encode(value); err != nil {
 		panic(err) // a fault of ours
 	}
-	return text.Bytes()
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n"))
 }
