@@ -326,9 +326,13 @@ func runBlocks(t *testing.T, program string, want []goBlock, sim simRun) {
 		for _, block := range want {
 			lines = append(lines, block.prints...)
 		}
-		if !regexp.MustCompile(`^` + strings.Join(append(lines, ""), "\n") + `$`).MatchString(stdout.String()) {
-			t.Fatalf("prints\n%swant\n%s", stdout.String(), strings.Join(lines, "\n"))
-		}
+		printed := regexp.MustCompile(`^` + strings.Join(append(lines, ""), "\n") + `$`)
+		eventually(t, "what the blocks print", func() error { // on a pipe of its own, so perhaps after "ran"
+			if !printed.MatchString(stdout.String()) {
+				return fmt.Errorf("printed\n%swant\n%s", stdout.String(), strings.Join(lines, "\n"))
+			}
+			return nil
+		})
 		return nil
 	})
 }

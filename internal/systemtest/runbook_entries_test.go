@@ -294,13 +294,14 @@ func manyRefused(b *book) {
 
 func quotaGone(b *book) {
 	b.open(2)
-	b.tell("/daily-limit", "api=api_authorizer_token&limit=1")
+	b.tell("/daily-limit", "api=api_authorizer_token&limit=0") // none: the entry renews an account, and one that was renewed a moment ago is too young
 	b.until("Sign", 0, `(?s)`+isOperator+`.*"code":45009.*wxtoken_api_paused_until_timestamp_seconds{api="api_authorizer_token"`)
 	b.run("Look", 0, `"used":`)
 	b.on("Renewals are held back")
 	b.until("Sign", 0, `"type":"Renewing","status":"False","reason":"QuotaGone"`)
 	b.run("Look", 0, `(?s)wxtoken_held_back{[^}]*reason="QuotaGone"[^}]*} 1.*not before [-0-9]+T16:00:00Z`)
 	b.on("The day's quota is gone")
+	b.tell("/daily-limit", "api=api_authorizer_token&limit=-1") // the cause is removed, as the entry says
 	b.run("Do", 0, `"cleared":true`)
 	b.until("Verify", 0, isActive)
 	b.on("Renewals are held back")
