@@ -132,7 +132,10 @@ func testPermissions(t *testing.T, file string) {
 	srv := shipped(t, file, withRepair)
 	const key = "authorizer.wx1.wx2"
 	rows := map[string]may{
-		"wechat.auth.wx1.component_verify_ticket": {publish: []string{"ingest"}},
+		"wechat.auth.wx1.component_verify_ticket": {publish: []string{"ingest", "refresher"}}, // the refresher: again, from DEAD
+		"journal.audit.wx1.renew":                 {publish: []string{"refresher"}},
+		"journal.push.wx1.refused":                {publish: []string{"ingest", "refresher"}},
+		"journal.count.ingest.a":                  {publish: []string{"ingest", "refresher"}},
 		"wechat.message.wx1.wx2.text":             {publish: []string{"ingest"}},
 		"wechat.notice.wx1.authorized":            {publish: []string{"ingest"}},
 		"wechat.reply.wx1.wx2.text":               {publish: []string{"ingest"}, subscribe: []string{"service", "gateway"}},

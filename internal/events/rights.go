@@ -43,7 +43,7 @@ func Rights(role string, services ...string) (rights []Right) {
 	add(MaySubscribe, "_INBOX_"+role+".>")
 	switch role {
 	case RoleIngest:
-		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">")
+		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">", JournalFilter(JournalPush), JournalFilter(JournalCount))
 	case RoleGateway:
 		for _, bucket := range []string{BucketTokens, BucketStatus} { // watched by a consumer that has any name but those of others: x
 			stream := "KV_" + bucket
@@ -56,12 +56,13 @@ func Rights(role string, services ...string) (rights []Right) {
 		add(MaySubscribe, prefixReply+">", AnsweredSubject("*"))
 		add(MayAnswer, "")
 	case RoleRefresher:
-		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">")
+		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">", AllJournal, AllAuth)
 		for _, sc := range Streams(SetupConfig{}) {
 			add(MayPublish, jsInfo+sc.Name, "$JS.API.STREAM.CREATE."+sc.Name, "$JS.API.STREAM.UPDATE."+sc.Name)
 		}
 		add(MayPublish, jsDirect+StreamTokens+".>", jsDirect+StreamStatus+".>")
-		for _, name := range []string{StreamAuth, StreamTokens} {
+		add(MayPublish, jsDirect+StreamDead, jsDirect+StreamDead+".>", jsDirect+StreamJournal, jsDirect+StreamJournal+".>", "$JS.API.STREAM.MSG.DELETE."+StreamDead)
+		for _, name := range []string{StreamAuth, StreamTokens, StreamJournal} {
 			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}

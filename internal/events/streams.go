@@ -16,6 +16,11 @@ type SetupConfig struct {
 
 const day = 24 * time.Hour
 
+const (
+	journalBytes  = 256 << 20 // of JOURNAL
+	journalRecord = 16 << 10  // bytes, of one record
+)
+
 // Streams is the table of everything that rests in NATS (docs/contract.md).
 func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 	maxBytes := cfg.MessagesMaxBytes
@@ -80,6 +85,20 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Description: "events that can't be processed, with the reason; private",
 			Subjects:    []string{prefixDead + ">"},
 			MaxAge:      30 * day,
+			AllowDirect: true,
+			Replicas:    replicas,
+		},
+		{
+			// What operators read: records with a life of their own each, the longest for who did what. It may lose the
+			// oldest, never hold anything up.
+			Name:        StreamJournal,
+			Description: "what operators read: audit, notices, counts, refused pushes; private, never a secret",
+			Subjects:    []string{AllJournal},
+			MaxAge:      400 * day,
+			MaxBytes:    journalBytes,
+			MaxMsgSize:  journalRecord,
+			AllowDirect: true,
+			AllowMsgTTL: true,
 			Replicas:    replicas,
 		},
 	}

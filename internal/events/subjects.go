@@ -13,6 +13,7 @@ const (
 	StreamTokens   = "KV_tokens"
 	StreamStatus   = "KV_" + BucketStatus
 	StreamDead     = "DEAD"
+	StreamJournal  = "JOURNAL"
 	BucketTokens   = "tokens"
 	BucketStatus   = "status"
 )
@@ -42,6 +43,7 @@ const (
 	prefixMessage   = "wechat.message."
 	prefixReply     = "wechat.reply."
 	prefixDead      = "dead."
+	prefixJournal   = "journal."
 	prefixTokens    = "$KV.tokens."
 	prefixCred      = "credential."
 	prefixScheduled = "renewal.scheduled."
@@ -54,7 +56,27 @@ const (
 	AllDue         = prefixDue + ">"
 	AllTokens      = prefixTokens + ">"
 	AllCredentials = prefixCred + ">"
+	AllJournal     = prefixJournal + ">"
 )
+
+// Sorts of records on JOURNAL: the second token of journal.<sort>.<whose>.<what>.
+const (
+	JournalAudit  = "audit"  // who had what done: <component>.<action>
+	JournalNotice = "notice" // what needs a person, and that it is over: <component>.<type>
+	JournalCount  = "count"  // what a process did in ten minutes: <role>.<instance>
+	JournalPush   = "push"   // a push that was refused, or odd: <component>.<result>
+)
+
+// JournalSubject returns where a record of a sort lies; an empty whose is "_". In the place of what, "*" makes a filter.
+func JournalSubject(sort, whose, what string) string {
+	if what != "*" {
+		what = token(what)
+	}
+	return prefixJournal + sort + "." + token(whose) + "." + what
+}
+
+// JournalFilter returns the filter for all records of a sort.
+func JournalFilter(sort string) string { return prefixJournal + sort + ".>" }
 
 // AuthSubject returns the subject of an event that only the refresher may read.
 func AuthSubject(component, kind string) string {
