@@ -499,8 +499,14 @@ func deadEvent(b *book) {
 func restoredBackup(b *book) {
 	b.open(4, "--life=10s", "--rotation=each-old-dead")
 	b.set("BACKUP", filepath.Join(b.TempDir(), "backup"))
+	written := messages{b}
+	written.write("before-backup")
 	b.run("Do", 0, "")
 	b.run("Verify", 0, `(?s)OK:.*OK:`)
+	written.backUp()
+	for n := range 3 {
+		written.write(fmt.Sprint("after-backup-", n))
+	}
 	services := b.watch(true) // which nobody restarts
 	made := time.Now()
 	for range 20 { // what a day brings
@@ -532,6 +538,7 @@ func restoredBackup(b *book) {
 	for n := range 2 { // delete and restore
 		b.run("Do", n, "")
 	}
+	written.restore()
 	restored := time.Now()
 	if len(services.behind(b.keys(), made)) > 0 {
 		b.Error("the services had not heard of what came after the backup: this shows nothing")
@@ -581,6 +588,7 @@ func restoredBackup(b *book) {
 			b.Errorf("nobody said %q", msg)
 		}
 	}
+	written.followed()
 }
 
 func moreProcesses(b *book) {
