@@ -420,7 +420,9 @@ func TestReconcileFromNothing(t *testing.T) {
 	for i := range listed {
 		account := fmt.Sprintf("wxmany%011d", i)
 		if !exchanged[account] { // a due message that was not stored is made by the next sweep
-			r.until("not asked about", func() bool { return r.calls(apiInfo, account) > 0 && r.status(wxtoken.AuthorizerKey(appid, account)).State != "" })
+			r.until("not asked about", func() bool {
+				return r.calls(apiInfo, account) > 0 && r.status(wxtoken.AuthorizerKey(appid, account)).State != ""
+			})
 		}
 		key := wxtoken.AuthorizerKey(appid, account)
 		if exchanged[account] {
