@@ -17,8 +17,8 @@ type SetupConfig struct {
 const day = 24 * time.Hour
 
 const (
-	journalBytes  = 256 << 20 // of JOURNAL
-	journalRecord = 16 << 10  // bytes, of one record
+	journalRecords = 500_000  // on JOURNAL, some hundred bytes each
+	journalRecord  = 16 << 10 // bytes, of one record
 )
 
 // Streams is the table of everything that rests in NATS (docs/contract.md).
@@ -95,7 +95,7 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Description: "what operators read: audit, notices, counts, refused pushes; private, never a secret",
 			Subjects:    []string{AllJournal},
 			MaxAge:      400 * day,
-			MaxBytes:    journalBytes,
+			MaxMsgs:     journalRecords, // and no size: that would be set aside at once, and a small disk be full
 			MaxMsgSize:  journalRecord,
 			AllowDirect: true,
 			AllowMsgTTL: true,
