@@ -115,10 +115,6 @@ func (t *turn) add(m jetstream.Msg) {
 		return
 	}
 	t.held[i.seq] = i
-	if i.seq <= t.until && !t.settled {
-		t.awaited--
-		t.settle()
-	}
 	name := kind.Component + "/" + kind.AppID
 	a := t.accounts[name]
 	if a == nil {
@@ -130,6 +126,10 @@ func (t *turn) add(m jetstream.Msg) {
 		at = 1 // the first is under way
 	}
 	a.waiting = slices.Insert(a.waiting, at, i)
+	if i.seq <= t.until && !t.settled { // not before it has its place: it may be the one that was awaited, and the first of its account
+		t.awaited--
+		t.settle()
+	}
 	t.start(a)
 	if len(t.held) > crowded {
 		t.makeRoom()
