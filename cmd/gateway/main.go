@@ -3,23 +3,17 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
-	"time"
 
-	"golang.org/x/sync/errgroup"
-
+	"wxtoken/internal/doors"
 	"wxtoken/internal/events"
-	"wxtoken/internal/gateway"
 	"wxtoken/internal/logger"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/preflight"
-	"wxtoken/internal/redis"
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
-	"wxtoken/internal/webhooks"
 )
 
 func main() {
@@ -52,27 +46,16 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer nc.Close()
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, events.RoleGateway, health, metrics, log)
-	g, err := gateway.New(cfg.Config, gateway.Deps{
-		NATS: nc, Services: watch, Signer: cfg.signer, WeChat: cfg.WechatAPIURL,
-		Log: log.With().Str("role", events.RoleGateway).Logger(), Metrics: metrics.Registry, Now: time.Now,
-	})
-	if err != nil {
-		return err
-	}
-	health.Check("tokens read", g.Ready)
-	hooks, err := webhooks.New(webhooks.Deps{
-		NATS: nc, Services: watch, Ref: g.Ref, Log: log.With().Str("role", events.RoleGateway).Logger(), Metrics: metrics.Registry,
-	})
-	if err != nil {
-		return err
-	}
-	doors := []serve.Option{serve.MaxConns(gateway.MaxConns), serve.OnShutdown(g.EndStreams)}
+	var tls []serve.Option
 	if cfg.TLSCert != "" {
-		doors = append(doors, serve.TLS(cfg.TLSCert, cfg.TLSKey))
+		tls = append(tls, serve.TLS(cfg.TLSCert, cfg.TLSKey))
 	}
-	door, err := serve.Listen("gateway", cfg.HTTPAddr, g.Handler(), log, metrics, doors...)
+	_, parts, err := doors.Open(cfg.Config, cfg.Redis, doors.Deps{
+		NATS: nc, Services: watch, Signer: cfg.signer, WeChat: cfg.WechatAPIURL, Log: log, Health: health, Metrics: metrics,
+		Flag: "http-addr", Addr: cfg.HTTPAddr, TLS: tls,
+	})
 	if err != nil {
-		return fmt.Errorf("%w (--http-addr chooses another)", err)
+		return err
 	}
 	checks, err := preflight.New(cfg.target(nc))
 	if err != nil {
@@ -82,20 +65,11 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	serving, stop := health.Drain(ctx, cfg.Drain)
-	defer stop()
-	group.Go(func() error { return watch.Run(ctx) })
-	served, end := context.WithCancel(context.WithoutCancel(ctx)) // the last requests still want tokens
-	group.Go(func() error { return g.Run(served) })
-	group.Go(func() error {
-		defer end()
-		return door.Run(serving)
-	})
-	group.Go(func() error { return hooks.Run(serving) })
-	group.Go(func() error {
-		return redis.Fill(serving, cfg.Redis, g.Client, watch, log, metrics.Registry, time.Now)
-	})
-	group.Go(func() error { return ops.Run(serving) })
-	return group.Wait()
+	drain := func(ctx context.Context) error {
+		serving, stop := health.Drain(ctx, cfg.Drain)
+		defer stop()
+		<-serving.Done()
+		return nil
+	}
+	return serve.Together(ctx, append(append([]func(context.Context) error{drain}, parts...), ops.Run)...)
 }

@@ -5,14 +5,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"time"
 
+	"wxtoken/internal/doors"
 	"wxtoken/internal/gateway"
-	"wxtoken/internal/redis"
-	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
-	"wxtoken/internal/webhooks"
 	"wxtoken/wechatsim"
 )
 
@@ -73,26 +70,9 @@ func (h *house) gateway(wechat string) (addr string, parts []func(context.Contex
 	if err != nil {
 		return "", nil, end, err
 	}
-	g, err := gateway.New(h.cfg.Gateway, gateway.Deps{
-		NATS: nc, Services: served, Signer: signer, WeChat: wechat,
-		Log: subdued(h.log, h.cfg.Sim).With().Str("role", "gateway").Logger(), Metrics: h.metrics.Registry, Now: time.Now,
+	addr, parts, err = doors.Open(h.cfg.Gateway, h.cfg.Redis, doors.Deps{
+		NATS: nc, Services: served, Signer: signer, WeChat: wechat, Log: subdued(h.log, h.cfg.Sim), Health: h.health, Metrics: h.metrics,
+		Flag: "gateway-addr", Addr: h.cfg.GatewayAddr,
 	})
-	if err != nil {
-		return "", nil, nc.Close, err
-	}
-	h.health.Check("gateway", g.Ready)
-	hooks, err := webhooks.New(webhooks.Deps{
-		NATS: nc, Services: served, Ref: g.Ref, Log: h.log.With().Str("role", "gateway").Logger(), Metrics: h.metrics.Registry,
-	})
-	if err != nil {
-		return "", nil, nc.Close, err
-	}
-	door, err := h.listen("gateway-addr", "gateway", h.cfg.GatewayAddr, g.Handler(), serve.MaxConns(gateway.MaxConns), serve.OnShutdown(g.EndStreams))
-	if err != nil {
-		return "", nil, nc.Close, err
-	}
-	fill := func(ctx context.Context) error {
-		return redis.Fill(ctx, h.cfg.Redis, g.Client, served, h.log.With().Str("role", "gateway").Logger(), h.metrics.Registry, time.Now)
-	}
-	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.Run, served.Run}, nc.Close, nil
+	return addr, parts, nc.Close, err
 }

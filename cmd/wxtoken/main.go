@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sync/errgroup"
-
 	"wxtoken/internal/logger"
 )
 
@@ -26,20 +24,4 @@ func main() {
 		defer func() { logger.End(ctx, log, err) }()
 		return run(ctx, &cfg, log, os.Stderr)
 	}, func(ctx context.Context, out io.Writer) error { return check(ctx, &cfg, out) }))
-}
-
-// together runs all parts at once. When ctx ends, or one of them fails, they end in the order
-// given, each after the one before it has ended.
-func together(ctx context.Context, parts ...func(context.Context) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range parts {
-		mine := ctx
-		next, ended := context.WithCancel(context.WithoutCancel(ctx))
-		group.Go(func() error {
-			defer ended()
-			return part(mine)
-		})
-		ctx = next
-	}
-	return group.Wait()
 }

@@ -136,7 +136,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	if sim != nil {
 		sim.hint(person, srv.ClientURL(), watch.Addr(), gatewayAddr)
-		return together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)
+		return serve.Together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)
 	}
 	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
@@ -148,7 +148,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 			return nil
 		},
 	}
-	return together(ctx, append([]func(context.Context) error{components.Run}, parts...)...)
+	return serve.Together(ctx, append([]func(context.Context) error{components.Run}, parts...)...)
 }
 
 // startNATS starts the NATS server.

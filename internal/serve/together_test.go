@@ -1,10 +1,12 @@
-package main
+package serve_test
 
 import (
 	"context"
 	"errors"
 	"slices"
 	"testing"
+
+	"wxtoken/internal/serve"
 )
 
 // The parts end in order: each is still at work when the one before it ends.
@@ -39,7 +41,7 @@ func TestTogether(t *testing.T) {
 				}
 			}
 			result := make(chan error, 1)
-			go func() { result <- together(ctx, part(0), part(1), part(2)) }()
+			go func() { result <- serve.Together(ctx, part(0), part(1), part(2)) }()
 			for range 3 {
 				<-began
 			}
