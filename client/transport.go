@@ -173,7 +173,7 @@ func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, 
 	if err != nil {
 		return nil, Answer{}, withoutURL(err)
 	}
-	answer, err := look(res)
+	answer, err := ReadAnswer(res)
 	if err != nil {
 		closeResponse(res)
 		return nil, Answer{}, withoutURL(err)
@@ -218,8 +218,8 @@ func withToken(query string, token Token) string {
 	return query + name + "=" + value
 }
 
-// look reads the beginning of an answer, as far as a refusal of WeChat's may be long, and puts it back.
-func look(res *http.Response) (Answer, error) {
+// ReadAnswer reads the beginning of an answer of WeChat's, as far as a refusal may be long, and puts it back.
+func ReadAnswer(res *http.Response) (Answer, error) {
 	if res.ContentLength > maxRefusal || res.ContentLength == 0 || res.Body == nil || media(res.Header.Get("Content-Type")) {
 		return Answer{}, nil
 	}
@@ -231,7 +231,7 @@ func look(res *http.Response) (Answer, error) {
 	if len(head) > maxRefusal {
 		return Answer{}, nil
 	}
-	return readAnswer(head), nil
+	return parseAnswer(head), nil
 }
 
 // media reports whether that is the type of what no refusal is.
@@ -242,8 +242,8 @@ func media(kind string) bool {
 // ridPattern is WeChat's request id at the end of an errmsg ("rid").
 var ridPattern = regexp.MustCompile(`rid: ?([0-9A-Za-z-]{8,64})`)
 
-// readAnswer reads what an answer says of itself. It takes the errcode as a number and as a text.
-func readAnswer(text []byte) Answer {
+// parseAnswer reads what an answer says of itself. It takes the errcode as a number and as a text.
+func parseAnswer(text []byte) Answer {
 	if !bytes.Contains(text, []byte(`"errcode"`)) {
 		return Answer{}
 	}

@@ -32,12 +32,14 @@ const (
 	codeBusy                = -1
 	codeOK                  = 0
 	codeInvalidCredential   = 40001
+	codeInvalidGrant        = 40002
 	codeInvalidOpenID       = 40003
 	codeMediaType           = 40004
 	codeMediaSize           = 40006
 	codeMediaID             = 40007
 	codeInvalidAppID        = 40013
 	codeInvalidButtons      = 40016
+	codeUserRefreshInvalid  = 40030
 	codeInvalidTemplate     = 40037
 	codeInvalidURL          = 40066
 	codeInvalidArgs         = 40097
@@ -46,6 +48,7 @@ const (
 	codeTooManyArgs         = 40170
 	codeTokenMissing        = 41001
 	codeAppIDMissing        = 41002
+	codeUserRefreshMissing  = 41003
 	codeSecretMissing       = 41004
 	codeMediaMissing        = 41005
 	codeLogInMissing        = 41008
@@ -57,6 +60,7 @@ const (
 	codeDailyLimit          = 45009
 	codeNoMenu              = 46003
 	codeBadJSON             = 47001
+	codeNotGranted          = 48001
 	codeClearsUsedUp        = 48006
 	codeNotAuthorized       = 61003
 	codeTicketExpired       = 61005
@@ -74,7 +78,11 @@ const (
 var errmsgs = map[int]string{
 	codeBusy:                "system error",
 	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
+	codeInvalidGrant:        "invalid grant_type",
 	codeInvalidOpenID:       "invalid openid",
+	codeUserRefreshInvalid:  "invalid refresh_token",
+	codeUserRefreshMissing:  "refresh_token missing",
+	codeNotGranted:          "api unauthorized",
 	codeMediaType:           "invalid media type",
 	codeMediaSize:           "invalid media size",
 	codeMediaID:             "invalid media_id",
@@ -120,6 +128,7 @@ const (
 	componentToken
 	accountToken
 	eitherToken
+	userToken // of a user of an account
 )
 
 type api struct {
@@ -189,6 +198,7 @@ type call struct {
 	bodyErr error
 	request request
 	media   *media // uploaded, or to be answered with
+	user    *user  // of a call with a token of a user's
 
 	componentAppID    string // what the call is about, for faults and history; not yet checked
 	authorizer        string
@@ -445,6 +455,9 @@ func (p *Platform) checkToken(c *call) int {
 			return codeInvalidAppID
 		}
 		return codeOK
+	}
+	if c.api.token == userToken {
+		return p.checkUser(c)
 	}
 	if c.query.Get("access_token") == "" && c.query.Get("component_access_token") == "" {
 		return codeTokenMissing

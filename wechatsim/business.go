@@ -10,7 +10,7 @@ import (
 const maxButtons = 3
 
 // business are the APIs that services call with the token of an account, or, to let its users log
-// in, with that of the component.
+// in, with that of the component, and then with those of users.
 var business = []*api{
 	{name: "user/info", path: "/cgi-bin/user/info", token: accountToken, get: true, run: (*Platform).apiUserInfo},
 	{name: "user/get", path: "/cgi-bin/user/get", token: accountToken, get: true, run: (*Platform).apiUserGet},
@@ -24,6 +24,9 @@ var business = []*api{
 	{name: "get_api_domain_ip", path: "/cgi-bin/get_api_domain_ip", token: eitherToken, get: true, run: (*Platform).apiGetCallbackIP},
 	{name: "sns/component/jscode2session", path: "/sns/component/jscode2session", token: componentToken, get: true, run: (*Platform).apiJSCode2Session},
 	{name: "sns/oauth2/component/access_token", path: "/sns/oauth2/component/access_token", token: componentToken, get: true, run: (*Platform).apiUserToken},
+	{name: "sns/oauth2/component/refresh_token", path: "/sns/oauth2/component/refresh_token", token: componentToken, get: true, run: (*Platform).apiUserRefresh},
+	{name: "sns/userinfo", path: "/sns/userinfo", token: userToken, get: true, run: (*Platform).apiSNSUserInfo},
+	{name: "sns/auth", path: "/sns/auth", token: userToken, get: true, run: (*Platform).apiSNSAuth},
 }
 
 // readQuery fills in what APIs that are called with GET have in the query instead of the body.
@@ -92,40 +95,4 @@ func (p *Platform) apiMenuGet(c *call) (object, int) {
 func (p *Platform) apiMenuDelete(c *call) (object, int) {
 	c.account().menu = nil
 	return done(), codeOK
-}
-
-// logIn checks what a user's log-in to an account needs, and uses its code up. There is no page that gives
-// codes: each serves, once.
-func (p *Platform) logIn(c *call, code string) int {
-	a := c.component.authorizers[c.request.AuthorizerAppID]
-	switch {
-	case c.request.AuthorizerAppID == "":
-		return codeAppIDMissing
-	case a == nil || !a.authorized:
-		return codeNotAuthorized
-	case code == "":
-		return codeLogInMissing
-	case p.logIns[code]:
-		return codeLogInUsed
-	}
-	p.logIns[code] = true
-	return codeOK
-}
-
-func (p *Platform) apiJSCode2Session(c *call) (object, int) {
-	if errcode := p.logIn(c, c.query.Get("js_code")); errcode != codeOK {
-		return nil, errcode
-	}
-	return object{{"openid", defaultOpenID}, {"session_key", p.makeSecret("session_key")}}, codeOK
-}
-
-// apiUserToken gives the tokens of a user who logged in to a page of an official account. No API here takes them.
-func (p *Platform) apiUserToken(c *call) (object, int) {
-	if errcode := p.logIn(c, c.query.Get("code")); errcode != codeOK {
-		return nil, errcode
-	}
-	return object{
-		{"access_token", p.makeSecret("user_access_token")}, {"expires_in", p.expiresIn()},
-		{"refresh_token", p.makeSecret("user_refresh_token")}, {"openid", defaultOpenID}, {"scope", "snsapi_base"},
-	}, codeOK
 }

@@ -87,6 +87,7 @@ func TestBusiness(t *testing.T) {
 			{"/sns/component/jscode2session?js_code=", accountA, "c2", "x", `"errcode":40001`},
 			{"/sns/oauth2/component/access_token?code=", accountA, "c3", token, `"scope":"snsapi_base"`},
 			{"/sns/oauth2/component/access_token?code=", accountA, "c3", token, `"errcode":40163`},
+			{"/sns/oauth2/component/refresh_token?refresh_token=", accountA, "x", token, `"errcode":40002`},
 		} {
 			call := "GET " + row.path + row.code + "&" + logIn + row.appid + "&component_access_token=" + row.token
 			if got := w.text(call, "", ""); !strings.Contains(got, row.want) {
@@ -96,6 +97,59 @@ func TestBusiness(t *testing.T) {
 		if got := w.text("GET /sns/component/jscode2session?js_code=c9&appid="+accountA+"&component_access_token="+token, "", ""); !strings.Contains(got, "41018") {
 			t.Errorf("without a component: %s", got)
 		}
+	})
+}
+
+// TestUsers logs users in, and calls with the tokens that they have then.
+func TestUsers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, kind())
+		token := w.componentToken()
+		access, _ := w.account(token, accountA)
+		w.account(token, accountB)
+		oauth := func(verb, grant, appid, more string) string {
+			t.Helper()
+			return w.text("GET /sns/oauth2/component/"+verb+"?grant_type="+grant+"&appid="+appid+"&component_appid="+compID+"&component_access_token="+token+"&"+more, "", "")
+		}
+		var base, full struct {
+			Access  string `json:"access_token"`
+			Refresh string `json:"refresh_token"`
+		}
+		if err := json.Unmarshal([]byte(oauth("access_token", "authorization_code", accountA, "code=a")), &base); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal([]byte(oauth("access_token", "authorization_code", accountA, "code=userinfo-a")), &full); err != nil {
+			t.Fatal(err)
+		}
+		check := func(what, got, want string) {
+			t.Helper()
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %s, want %s", what, got, want)
+			}
+		}
+		as := func(path, token, openid string) string {
+			t.Helper()
+			return w.text("GET "+path+"?openid="+openid+"&access_token="+token, "", "")
+		}
+		check("another grant", oauth("access_token", "client_credential", accountA, "code=b"), `"errcode":40002`)
+		check("auth", as("/sns/auth", base.Access, "oSimUser"), `"errcode":0`)
+		check("another user", as("/sns/auth", base.Access, "oElse"), `"errcode":40003`)
+		check("the token of the account", as("/sns/auth", access, "oSimUser"), `"errcode":40001`)
+		check("no token", as("/sns/auth", "", "oSimUser"), `"errcode":41001`)
+		check("userinfo", as("/sns/userinfo", full.Access, "oSimUser"), `"openid":"oSimUser"`)
+		check("userinfo without the scope", as("/sns/userinfo", base.Access, "oSimUser"), `"errcode":48001`)
+		check("a user's token for the account", as("/cgi-bin/user/info", base.Access, "oSimUser"), `"errcode":40001`)
+		check("refresh", oauth("refresh_token", "refresh_token", accountA, "refresh_token="+base.Refresh), `"refresh_token":"`+base.Refresh)
+		check("no refresh token", oauth("refresh_token", "refresh_token", accountA, ""), `"errcode":41003`)
+		check("an unknown one", oauth("refresh_token", "refresh_token", accountA, "refresh_token=x"), `"errcode":40030`)
+		check("one of another account", oauth("refresh_token", "refresh_token", accountB, "refresh_token="+base.Refresh), `"errcode":40030`)
+		time.Sleep(2 * time.Hour)
+		check("two hours later", as("/sns/auth", base.Access, "oSimUser"), `"errcode":42001`)
+		token = w.componentToken()
+		check("refresh two hours later", oauth("refresh_token", "refresh_token", accountA, "refresh_token="+base.Refresh), `"access_token":"`)
+		time.Sleep(30 * 24 * time.Hour)
+		token = w.componentToken()
+		check("refresh a month later", oauth("refresh_token", "refresh_token", accountA, "refresh_token="+base.Refresh), `"errcode":40030`)
 	})
 }
 

@@ -46,31 +46,33 @@ type Platform struct {
 	closed  chan struct{}   // closed when Run ends: all waits end with it
 	wake    chan struct{}   // tells Run that queue is not empty
 
-	mu         sync.Mutex // guards what follows
-	rng        *rand.Rand
-	components map[string]*component
-	tokens     map[string]*token    // access tokens ever issued, by value
-	tickets    map[string]*token    // tickets of getticket ever issued, by value
-	codes      map[string]*authCode // by value
-	quotas     map[string]*quota    // by appid: what components call for an account is the account's
-	limits     map[string]int       // daily, by API name
-	media      map[string]*media    // uploaded files, by media_id
-	kept       []*media             // those that have their bytes, oldest first
-	logIns     map[string]bool      // codes of users' log-ins that were used
-	templates  int                  // counts the template messages
-	secrets    []string
-	issued     int // counts the secrets made
-	history    []Entry
-	seq        int
-	faults     []*Fault
-	down       bool
-	queue      []*push
-	pushes     int                        // counts the pushes
-	lanes      map[string]<-chan struct{} // by account: closed when its last push was tried once
-	drops      map[string]int             // pushes still to be lost, by InfoType
-	odd        map[string]int             // pushes still to be odd, by InfoType
-	oddAs      Oddity                     // how; "" means one after the other
-	oddTurn    int
+	mu            sync.Mutex // guards what follows
+	rng           *rand.Rand
+	components    map[string]*component
+	tokens        map[string]*token    // access tokens ever issued, by value
+	tickets       map[string]*token    // tickets of getticket ever issued, by value
+	codes         map[string]*authCode // by value
+	quotas        map[string]*quota    // by appid: what components call for an account is the account's
+	limits        map[string]int       // daily, by API name
+	media         map[string]*media    // uploaded files, by media_id
+	kept          []*media             // those that have their bytes, oldest first
+	logIns        map[string]bool      // codes of users' log-ins that were used
+	users         map[string]*user     // by access token
+	userRefreshes map[string]*user     // by refresh token
+	templates     int                  // counts the template messages
+	secrets       []string
+	issued        int // counts the secrets made
+	history       []Entry
+	seq           int
+	faults        []*Fault
+	down          bool
+	queue         []*push
+	pushes        int                        // counts the pushes
+	lanes         map[string]<-chan struct{} // by account: closed when its last push was tried once
+	drops         map[string]int             // pushes still to be lost, by InfoType
+	odd           map[string]int             // pushes still to be odd, by InfoType
+	oddAs         Oddity                     // how; "" means one after the other
+	oddTurn       int
 }
 
 type component struct {
@@ -156,21 +158,23 @@ func New(config Config) (*Platform, error) {
 			// A redirect is an answer other than success.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		apis:       map[string]*api{},
-		closed:     make(chan struct{}),
-		wake:       make(chan struct{}, 1),
-		rng:        rand.New(rand.NewPCG(config.Seed, 0)),
-		components: map[string]*component{},
-		tokens:     map[string]*token{},
-		tickets:    map[string]*token{},
-		codes:      map[string]*authCode{},
-		quotas:     map[string]*quota{},
-		limits:     map[string]int{},
-		media:      map[string]*media{},
-		logIns:     map[string]bool{},
-		lanes:      map[string]<-chan struct{}{},
-		drops:      map[string]int{},
-		odd:        map[string]int{},
+		apis:          map[string]*api{},
+		closed:        make(chan struct{}),
+		wake:          make(chan struct{}, 1),
+		rng:           rand.New(rand.NewPCG(config.Seed, 0)),
+		components:    map[string]*component{},
+		tokens:        map[string]*token{},
+		tickets:       map[string]*token{},
+		codes:         map[string]*authCode{},
+		quotas:        map[string]*quota{},
+		limits:        map[string]int{},
+		media:         map[string]*media{},
+		logIns:        map[string]bool{},
+		users:         map[string]*user{},
+		userRefreshes: map[string]*user{},
+		lanes:         map[string]<-chan struct{}{},
+		drops:         map[string]int{},
+		odd:           map[string]int{},
 	}
 	for _, a := range apis {
 		p.apis[a.path] = a

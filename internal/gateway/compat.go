@@ -25,6 +25,10 @@ const (
 	codeExpired        = 42001
 	codeTooFast        = 45011
 	codeBadBody        = 47001
+	codeAppIDMissing   = 41002
+	codeSecretMissing  = 41004
+	codeGetWanted      = 43001
+	codePostWanted     = 43002
 	codeNotAllowed     = 48001
 	codeInvalidGrant   = 40002
 	codeTooLargeToPass = 45001
@@ -39,7 +43,7 @@ const (
 	leastLife = time.Minute
 )
 
-// compatible are the calls that issue or renew tokens. They are answered, or refused, as WeChat would: none of them reaches it.
+// compatible are the calls that issue or renew tokens. They are answered, or refused, as WeChat would: none of them reaches it as it is.
 var compatible = map[string]func(*Gateway, http.ResponseWriter, *http.Request){
 	"/cgi-bin/token":                           (*Gateway).compatToken,
 	"/cgi-bin/stable_token":                    (*Gateway).compatStableToken,
@@ -49,6 +53,9 @@ var compatible = map[string]func(*Gateway, http.ResponseWriter, *http.Request){
 	"/cgi-bin/component/api_start_push_ticket": notHere("the refreshers ask for tickets"),
 	"/cgi-bin/component/clear_quota/v2":        notHere("the operator clears it: wxtoken.quota"),
 	"/cgi-bin/clear_quota/v2":                  notHere("the operator clears it: wxtoken.quota"),
+	"/sns/jscode2session":                      (*Gateway).compatLogIn,
+	"/sns/oauth2/access_token":                 (*Gateway).compatLogIn,
+	"/sns/oauth2/refresh_token":                (*Gateway).compatLogIn,
 }
 
 // notHere refuses what others of wxtoken do.
@@ -239,7 +246,7 @@ func realLife(token wxtoken.Token, now time.Time) time.Duration {
 // question reads the JSON of a call that is answered here. It answers itself and returns false for what is none.
 func (g *Gateway) question(w http.ResponseWriter, r *http.Request, into any) bool {
 	if r.Method != http.MethodPost {
-		g.refuse(w, http.StatusOK, 43002, "require POST method")
+		g.refuse(w, http.StatusOK, codePostWanted, "require POST method")
 		return false
 	}
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
+	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
 )
@@ -81,7 +82,8 @@ type Gateway struct {
 	d       Deps
 	view    atomic.Pointer[wxtoken.Client]
 	metrics *metrics
-	tries   tries
+	tries   *serve.Tries // wrong keys
+	users   *serve.Tries // calls of users with a token that WeChat does not know
 	relay   *relay
 	v1      http.Handler
 	news    *news
@@ -97,7 +99,7 @@ func New(cfg Config, d Deps) (*Gateway, error) {
 	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Host == "" {
 		return nil, settings.NewError(settings.Fault("wechat-api-url", "want the URL of WeChat's API, such as https://api.weixin.qq.com"))
 	}
-	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), there: make(chan struct{})}
+	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), tries: serve.NewTries(wrongKeys, wrongKeys), users: serve.NewTries(wrongKeys, wrongKeys), there: make(chan struct{})}
 	g.serving, g.endStreams = context.WithCancel(context.Background())
 	g.relay = newRelay(g, target)
 	g.v1 = g.newV1()

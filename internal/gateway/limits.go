@@ -1,18 +1,14 @@
 package gateway
 
 import (
-	"maps"
 	"net"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 const (
-	// wrongKeys is how many wrong keys a second one address may try, and maxAddresses how many addresses are remembered.
-	wrongKeys    = 20
-	maxAddresses = 10_000
+	// wrongKeys is how many wrong keys a second one address may try, and how many wrong tokens of users.
+	wrongKeys = 20
 
 	// serviceCalls and accountCalls are how many calls of one service, and for one account, are under way at once.
 	serviceCalls = 512
@@ -23,45 +19,6 @@ const (
 	failuresToOpen = 10
 	openFor        = 2 * time.Second
 )
-
-// tries limits the wrong keys of each address.
-type tries struct {
-	mu sync.Mutex
-	of map[string]*rate.Limiter
-}
-
-// spent returns how long an address has to wait before it may try a key.
-func (t *tries) spent(remote string, now time.Time) time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	l := t.of[hostOf(remote)]
-	if l == nil || l.TokensAt(now) >= 1 {
-		return 0
-	}
-	return time.Second
-}
-
-// wrong notes a wrong key.
-func (t *tries) wrong(remote string, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.of == nil {
-		t.of = map[string]*rate.Limiter{}
-	}
-	host := hostOf(remote)
-	l := t.of[host]
-	if l == nil {
-		if len(t.of) >= maxAddresses { // those that have waited long enough are forgotten
-			maps.DeleteFunc(t.of, func(_ string, l *rate.Limiter) bool { return l.TokensAt(now) >= wrongKeys })
-		}
-		if len(t.of) >= maxAddresses {
-			clear(t.of) // so many addresses get past a limit per address anyway
-		}
-		l = rate.NewLimiter(wrongKeys, wrongKeys)
-		t.of[host] = l
-	}
-	l.AllowN(now, 1)
-}
 
 // hostOf is an address without its port. It is that of the connection: a client can write what it likes into X-Forwarded-For.
 func hostOf(remote string) string {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
 
@@ -16,14 +15,14 @@ var errUnknown = errors.New("no account of this service")
 // service returns the service whose key that is. It answers itself and returns nil where there is none, or the address has tried too
 // many wrong ones.
 func (g *Gateway) service(w http.ResponseWriter, r *http.Request, key string, refuse func(status int, why string)) *services.Service {
-	if wait := g.tries.spent(r.RemoteAddr, g.d.Now()); wait > 0 {
+	if g.tries.Spent(r.RemoteAddr, g.d.Now()) {
 		w.Header().Set("Retry-After", "1")
 		refuse(http.StatusTooManyRequests, "too many wrong keys from this address")
 		return nil
 	}
 	s, ok := g.d.Services.Now().ByKey(key)
 	if !ok {
-		g.tries.wrong(r.RemoteAddr, g.d.Now())
+		g.tries.Count(r.RemoteAddr, g.d.Now())
 		g.metrics.refused.WithLabelValues("key").Inc()
 		g.d.Log.Warn().Str("address", hostOf(r.RemoteAddr)).Str("path", shortPath(r)).Msg("key refused")
 		refuse(http.StatusUnauthorized, "no service has this key")
@@ -83,5 +82,5 @@ func (g *Gateway) find(client *wxtoken.Client, s *services.Service, text string)
 	case 1:
 		return found[0], nil
 	}
-	return wxtoken.Key{}, fmt.Errorf("this account belongs to %d components of this service: ask for <component>/<appid>", len(found))
+	return wxtoken.Key{}, errSeveral
 }

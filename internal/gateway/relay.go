@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,9 +56,21 @@ type relay struct {
 // passage is one call on its way through.
 type passage struct {
 	client  *wxtoken.Client
-	service *services.Service
-	key     wxtoken.Key
-	path    string
+	service string      // "" for a stranger
+	account wxtoken.Key // that it is for; the zero Key where only WeChat knows that
+	key     wxtoken.Key // whose token is put in
+	path    string      // as it was called
+
+	untouched bool   // its token is a user's, and stays
+	stranger  string // the address of a caller that has shown no key and no token of ours
+}
+
+// whose names the account that a call is for.
+func (p *passage) whose() string {
+	if p.untouched {
+		return "users" // of which account, only WeChat knows
+	}
+	return p.account.String()
 }
 
 type passageKey struct{}
@@ -94,11 +107,15 @@ func (rl *relay) close() { rl.base.CloseIdleConnections() }
 // ServeHTTP hands a call on.
 func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g := rl.g
+	path := strings.TrimSuffix(r.URL.Path, "/")
+	if ofUser(r.URL) {
+		rl.serveUser(w, r, path)
+		return
+	}
 	client, s, claims, ok := g.bearer(w, r)
 	if !ok {
 		return
 	}
-	path := strings.TrimSuffix(r.URL.Path, "/")
 	own := claims.Key.Kind == wxtoken.KindComponent
 	switch {
 	case !s.May(services.RightRelay):
@@ -110,22 +127,30 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case compatible[path] != nil, own && path == "/cgi-bin/clear_quota":
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not through the gateway, wxtoken does it: docs/gateway.md")
 		return
+	}
+	rl.pass(w, r, &passage{client: client, service: s.Name, account: claims.Key, key: claims.Key, path: path})
+}
+
+// pass hands a call on that may be made, within the bounds for all of them.
+func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
+	g := rl.g
+	switch {
 	case r.ContentLength > g.cfg.MaxBody:
 		g.refuse(w, http.StatusRequestEntityTooLarge, codeTooLargeToPass, "the body is larger than %d bytes (--max-body)", g.cfg.MaxBody)
 		return
-	case !rl.services.take(s.Name):
+	case !rl.services.take(p.service):
 		g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls of this service are under way", serviceCalls)
 		return
 	}
-	defer rl.services.give(s.Name)
-	account := claims.Key.String()
+	defer rl.services.give(p.service)
+	account := p.whose()
 	if !rl.accounts.take(account) {
 		g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls for this account are under way", accountCalls)
 		return
 	}
 	defer rl.accounts.give(account)
 	if !rl.breaker.allow(g.d.Now()) {
-		g.metrics.unanswered.WithLabelValues(s.Name).Inc()
+		g.metrics.unanswered.WithLabelValues(p.service).Inc()
 		w.Header().Set("Retry-After", strconv.Itoa(int(openFor/time.Second)))
 		g.refuse(w, http.StatusBadGateway, codeBusy, "system error: WeChat does not answer, it is tried again in a moment")
 		return
@@ -134,13 +159,15 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)
 	}
-	p := &passage{client: client, service: s, key: claims.Key, path: path}
 	rl.proxy.ServeHTTP(paced, r.WithContext(context.WithValue(r.Context(), passageKey{}, p)))
 }
 
 // RoundTrip makes a call to WeChat, with the current token.
 func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	p := req.Context().Value(passageKey{}).(*passage)
+	if p.untouched {
+		return rl.untouched(req, p)
+	}
 	t := wxtoken.Transport{
 		Client: p.client, Key: p.key, Base: watched{rl}, RetryBody: rl.g.cfg.RetryBody,
 		Answered: func(a wxtoken.Answer) { rl.answered(p, a) },
@@ -149,6 +176,21 @@ func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.RetryBody = -1
 	}
 	return t.RoundTrip(req)
+}
+
+// untouched makes a call as it is. Its token is a user's: where WeChat refuses that, no other is to be had here.
+func (rl *relay) untouched(req *http.Request, p *passage) (*http.Response, error) {
+	res, err := watched{rl}.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := wxtoken.ReadAnswer(res)
+	if err != nil {
+		_ = res.Body.Close()
+		return nil, err
+	}
+	rl.answered(p, answer)
+	return res, nil
 }
 
 // watched tells the breaker how calls end.
@@ -170,18 +212,21 @@ func (w watched) RoundTrip(req *http.Request) (*http.Response, error) {
 // answered counts what WeChat said, and logs what went wrong, with the id by which WeChat finds it again.
 func (rl *relay) answered(p *passage, a wxtoken.Answer) {
 	m := rl.g.metrics
-	m.calls.WithLabelValues(p.service.Name, m.api(p.path), strconv.Itoa(a.Errcode)).Inc()
+	m.calls.WithLabelValues(p.service, m.api(p.path), strconv.Itoa(a.Errcode)).Inc()
 	if a.Refused {
 		outcome := "handed_on"
 		if a.Again {
 			outcome = "again"
 		}
-		m.replaced.WithLabelValues(p.service.Name, outcome).Inc()
-		rl.g.d.Log.Warn().Str("service", p.service.Name).Stringer("key", p.key).Str("api", p.path).Bool("again", a.Again).
+		m.replaced.WithLabelValues(p.service, outcome).Inc()
+		rl.g.d.Log.Warn().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Bool("again", a.Again).
 			AnErr("error", a.Err).Msg("token refused by WeChat")
 	}
+	if p.stranger != "" && slices.Contains(wrongUser, a.Errcode) {
+		rl.g.users.Count(p.stranger, rl.g.d.Now())
+	}
 	if a.Errcode != 0 {
-		rl.g.d.Log.Info().Str("service", p.service.Name).Stringer("key", p.key).Str("api", p.path).Int("errcode", a.Errcode).Str("rid", a.RID).Msg("WeChat refused a call")
+		rl.g.d.Log.Info().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Int("errcode", a.Errcode).Str("rid", a.RID).Msg("WeChat refused a call")
 	}
 }
 
@@ -189,7 +234,7 @@ func (rl *relay) answered(p *passage, a wxtoken.Answer) {
 func (rl *relay) guard(res *http.Response) error {
 	p := res.Request.Context().Value(passageKey{}).(*passage)
 	if location := res.Header.Get("Location"); location != "" {
-		if token, err := p.client.Token(p.key); err != nil || strings.Contains(location, url.QueryEscape(token.Value.Reveal())) || strings.Contains(location, "access_token=") {
+		if token, err := p.client.Token(p.key); p.untouched || err != nil || strings.Contains(location, url.QueryEscape(token.Value.Reveal())) || strings.Contains(location, "access_token=") {
 			return errRedirect
 		}
 	}
@@ -249,7 +294,7 @@ var (
 func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 	p := r.Context().Value(passageKey{}).(*passage)
 	g := rl.g
-	g.metrics.unanswered.WithLabelValues(p.service.Name).Inc()
+	g.metrics.unanswered.WithLabelValues(p.service).Inc()
 	var (
 		large   *http.MaxBytesError
 		network net.Error
@@ -274,7 +319,7 @@ func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
 		why = err.Error()
 	}
-	g.d.Log.Warn().Str("service", p.service.Name).Stringer("key", p.key).Str("api", p.path).Str("error", plainError(err)).Msg("call not answered")
+	g.d.Log.Warn().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Str("error", plainError(err)).Msg("call not answered")
 	g.refuse(w, status, codeBusy, "system error: %s", why)
 }
 

@@ -100,10 +100,10 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 		h.Set("Referrer-Policy", "no-referrer")
 	}
 	var a pageAnswer
-	if i.visits.spent(r.RemoteAddr) { // a client that guesses ids costs the refresher no more requests
+	if i.visits.Spent(r.RemoteAddr, start) { // a client that guesses ids costs the refresher no more requests
 		v.said = saidRejected
 		a = notice(saidLimited)
-	} else if a = i.visit(w, r, &v); a.refused && !i.visits.allow(r.RemoteAddr) {
+	} else if a = i.visit(w, r, &v); a.refused && !i.visits.Count(r.RemoteAddr, start) {
 		a = notice(saidLimited)
 	}
 	i.recordVisit(r, v, a.status, time.Since(start))

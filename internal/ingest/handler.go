@@ -133,7 +133,7 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	if a.kind == "" {
 		a.kind = listed(to.kind)
 	}
-	if a.result == resultRejected && a.status < 500 && !i.failures.allow(r.RemoteAddr) {
+	if a.result == resultRejected && a.status < 500 && !i.failures.Count(r.RemoteAddr, start) {
 		a.status, a.body = http.StatusTooManyRequests, "too many refused requests"
 	}
 	i.record(r, to, a, time.Since(start))

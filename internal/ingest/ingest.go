@@ -18,6 +18,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/bus"
 	"wxtoken/internal/seal"
+	"wxtoken/internal/serve"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/streams"
 	"wxtoken/internal/wechat"
@@ -60,8 +61,8 @@ type Ingest struct {
 	now        func() time.Time
 	step       func(name string)
 	metrics    *metrics
-	failures   *failures // of pushes
-	visits     *failures // of visits to links
+	failures   *serve.Tries // of pushes
+	visits     *serve.Tries // of visits to links
 	lines      *lines
 
 	releaseCheck  bool
@@ -85,8 +86,8 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		seal:          d.Seal,
 		now:           d.Now,
 		step:          d.Step,
-		failures:      newFailures(),
-		visits:        newFailures(),
+		failures:      serve.NewTries(failuresPerSecond, failuresBurst),
+		visits:        serve.NewTries(failuresPerSecond, failuresBurst),
 		releaseCheck:  cfg.ReleaseCheck,
 		plainMessages: cfg.PlainMessages,
 		parsing:       make(chan struct{}, maxParsing),

@@ -1,9 +1,7 @@
 package ingest
 
 import (
-	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,48 +17,7 @@ import (
 const (
 	failuresPerSecond = 50
 	failuresBurst     = 100
-	maxRemotes        = 4096 // addresses that are remembered
 )
-
-// failures counts what was refused for each remote address.
-type failures struct {
-	mu      sync.Mutex
-	remotes map[netip.Prefix]*rate.Limiter
-}
-
-func newFailures() *failures { return &failures{remotes: map[netip.Prefix]*rate.Limiter{}} }
-
-// allow counts one more failure of remote, "address:port", and reports whether it is within bounds.
-func (f *failures) allow(remote string) bool { return f.limiter(remote).Allow() }
-
-// spent reports whether one more failure of remote would be out of bounds.
-func (f *failures) spent(remote string) bool { return f.limiter(remote).Tokens() < 1 }
-
-// limiter looks at the connection alone: any client can write what it likes into X-Forwarded-For.
-func (f *failures) limiter(remote string) *rate.Limiter {
-	var from netip.Prefix // the zero Prefix stands for all whose address can't be read
-	if ap, err := netip.ParseAddrPort(remote); err == nil {
-		addr := ap.Addr().Unmap()
-		bits := addr.BitLen()
-		if addr.Is6() {
-			bits = 64 // one host has that many addresses to send from
-		}
-		from, _ = addr.WithZone("").Prefix(bits) // these bits always fit
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	limiter := f.remotes[from]
-	if limiter == nil {
-		if len(f.remotes) == maxRemotes {
-			// A client with so many addresses gets past a limit per address anyway; the bound is
-			// for memory.
-			clear(f.remotes)
-		}
-		limiter = rate.NewLimiter(failuresPerSecond, failuresBurst)
-		f.remotes[from] = limiter
-	}
-	return limiter
-}
 
 // linesPerSecond is how many lines with the same reason are logged.
 const linesPerSecond = 10
