@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -145,6 +146,8 @@ func (s *sdkSystem) prove(t *testing.T, command []string, appid string, repeats 
 		}
 	}
 
+	s.logIn(p, appid)
+
 	if handed := s.handed(t, key); handed != 1 {
 		t.Errorf("it asked for %d tokens, want 1", handed)
 	}
@@ -171,6 +174,19 @@ func (s *sdkSystem) prove(t *testing.T, command []string, appid string, repeats 
 		return nil
 	})
 	p.end()
+}
+
+// logIn has users log in through the SDKs that can do so at another address than WeChat's.
+func (s *sdkSystem) logIn(p *sdkProgram, appid string) {
+	p.Helper()
+	steps := map[string][]string{
+		"silenceper": {"session", "login"}, "wechatpy": {"session", "login"}, "node-easywechat": {"session"}, "EasyWeChat": {"session"}, "WxJava": {"login"},
+	}
+	for _, step := range steps[path.Base(p.Name())] {
+		if user := p.must(step + " userinfo-" + step + "-" + appid); user != "oSimUser" {
+			p.Errorf("%s: %s", step, user)
+		}
+	}
 }
 
 // kill lets WeChat's token of an account die, as soon as it is old enough to be replaced before its time.

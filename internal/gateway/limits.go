@@ -13,6 +13,8 @@ const (
 	// serviceCalls and accountCalls are how many calls of one service, and for one account, are under way at once.
 	serviceCalls = 512
 	accountCalls = 128
+	// serviceSpools is how many of a service's have a body without a length, which may lie on disk.
+	serviceSpools = 16
 
 	// failuresToOpen is after how many calls in a row without an answer WeChat counts as away, and openFor how long calls are
 	// refused then, before one tries again.

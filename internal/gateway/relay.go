@@ -51,6 +51,7 @@ type relay struct {
 	breaker  breaker
 	services slots
 	accounts slots
+	spools   slots
 }
 
 // passage is one call on its way through.
@@ -76,7 +77,7 @@ func (p *passage) whose() string {
 type passageKey struct{}
 
 func newRelay(g *Gateway, target *url.URL) *relay {
-	rl := &relay{g: g, services: slots{max: serviceCalls}, accounts: slots{max: accountCalls}}
+	rl := &relay{g: g, services: slots{max: serviceCalls}, accounts: slots{max: accountCalls}, spools: slots{max: serviceSpools}}
 	rl.base = &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: dialWithin}).DialContext,
@@ -149,17 +150,33 @@ func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
 		return
 	}
 	defer rl.accounts.give(account)
+	r = r.WithContext(context.WithValue(r.Context(), passageKey{}, p))
+	paced := newPaced(w, r.Body)
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)
+	}
+	if r.ContentLength < 0 {
+		if !rl.spools.take(p.service) {
+			g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls of this service with a body without a length are under way", serviceSpools)
+			return
+		}
+		defer rl.spools.give(p.service)
+		kept, err := newSpool(r.Body, g.cfg.RetryBody, g.cfg.SpoolDir)
+		if err != nil {
+			rl.failed(w, r, err)
+			return
+		}
+		defer kept.close()
+		r.Body, _ = kept.open()
+		r.ContentLength, r.GetBody = kept.length, kept.open
+	}
 	if !rl.breaker.allow(g.d.Now()) {
 		g.metrics.unanswered.WithLabelValues(p.service).Inc()
 		w.Header().Set("Retry-After", strconv.Itoa(int(openFor/time.Second)))
 		g.refuse(w, http.StatusBadGateway, codeBusy, "system error: WeChat does not answer, it is tried again in a moment")
 		return
 	}
-	paced := newPaced(w, r.Body)
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)
-	}
-	rl.proxy.ServeHTTP(paced, r.WithContext(context.WithValue(r.Context(), passageKey{}, p)))
+	rl.proxy.ServeHTTP(paced, r)
 }
 
 // RoundTrip makes a call to WeChat, with the current token.
@@ -303,6 +320,10 @@ func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &large):
 		g.refuse(w, http.StatusRequestEntityTooLarge, codeTooLargeToPass, "the body is larger than %d bytes (--max-body)", g.cfg.MaxBody)
+		return
+	case errors.Is(err, errSpool):
+		g.d.Log.Error().Err(err).Str("service", p.service).Str("api", p.path).Str("hint", "--spool-dir").Msg("failed to keep a body")
+		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %v", errSpool)
 		return
 	case errors.Is(err, errBody):
 		g.refuse(w, http.StatusBadRequest, codeBadBody, "data format error: %v", errBody)

@@ -197,7 +197,8 @@ func TestRefusedByWeChat(t *testing.T) {
 	}
 }
 
-// TestRefusedAndTooLarge kills the token under a body that is too large to be kept: the refusal is handed on, and the token replaced.
+// TestRefusedAndTooLarge kills the token under a body that is too large to be kept: the refusal is handed on, and the token replaced. A
+// body without a length is kept in any case.
 func TestRefusedAndTooLarge(t *testing.T) {
 	t.Parallel()
 	for name, unknown := range map[string]bool{"length known": false, "length unknown": true} {
@@ -212,7 +213,14 @@ func TestRefusedAndTooLarge(t *testing.T) {
 			}
 			req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+"/cgi-bin/media/upload?access_token="+token, body)
 			r.must(err)
-			if a := r.do(req); a.get("errcode") != "40001" {
+			a := r.do(req)
+			if unknown { // kept in a file all the same
+				if calls := r.wechat.take(); a.get("errcode") != "0" || len(calls) != 2 || calls[1].body != "more than ten bytes" {
+					t.Errorf("%s after %+v", a.body, calls)
+				}
+				return
+			}
+			if a.get("errcode") != "40001" {
 				t.Errorf("%d %s", a.status, a.body)
 			}
 			if calls := r.wechat.take(); len(calls) != 1 || calls[0].body != "more than ten bytes" {

@@ -17,6 +17,7 @@ import (
 
 	wechat "github.com/silenceper/wechat/v2"
 	"github.com/silenceper/wechat/v2/cache"
+	miniconfig "github.com/silenceper/wechat/v2/miniprogram/config"
 	"github.com/silenceper/wechat/v2/officialaccount"
 	"github.com/silenceper/wechat/v2/officialaccount/config"
 	"github.com/silenceper/wechat/v2/officialaccount/material"
@@ -67,6 +68,10 @@ func step(wc *wechat.Wechat, account *officialaccount.OfficialAccount, client *h
 	case "upload":
 		file, err := account.GetMaterial().MediaUpload(material.MediaTypeImage, arg)
 		return file.MediaID, err
+	case "session":
+		return session(wc, account, arg)
+	case "login":
+		return logIn(account, arg)
 	case "component":
 		return component(wc, account, arg)
 	case "download":
@@ -81,6 +86,31 @@ func users(account *officialaccount.OfficialAccount) (string, error) {
 		return "", err
 	}
 	return list.Data.OpenIDs[0], nil
+}
+
+// session is what a mini program's server does with the code of a user.
+func session(wc *wechat.Wechat, account *officialaccount.OfficialAccount, code string) (string, error) {
+	own := account.GetContext().Config
+	program := wc.GetMiniProgram(&miniconfig.Config{AppID: own.AppID, AppSecret: own.AppSecret, Cache: cache.NewMemory()})
+	user, err := program.GetAuth().Code2Session(code)
+	return user.OpenID, err
+}
+
+// logIn is what a web page does with the code of a user: it has his tokens, looks whether they are good, renews them, and asks who he is.
+func logIn(account *officialaccount.OfficialAccount, code string) (string, error) {
+	oauth := account.GetOauth()
+	user, err := oauth.GetUserAccessToken(code)
+	if err != nil {
+		return "", err
+	}
+	if good, err := oauth.CheckAccessToken(user.AccessToken, user.OpenID); err != nil || !good {
+		return "", fmt.Errorf("the token is not good: %w", err)
+	}
+	if user, err = oauth.RefreshAccessToken(user.RefreshToken); err != nil {
+		return "", err
+	}
+	info, err := oauth.GetUserInfo(user.AccessToken, user.OpenID, "")
+	return info.OpenID, err
 }
 
 // component is what a third-party platform does: it has the component's token, renews an account's and calls with it. Ticket and

@@ -8,6 +8,7 @@ import java.util.List;
 
 import me.chanjar.weixin.common.bean.menu.WxMenu;
 import me.chanjar.weixin.common.bean.menu.WxMenuButton;
+import me.chanjar.weixin.common.bean.oauth2.WxOAuth2AccessToken;
 import me.chanjar.weixin.mp.api.WxMpService;
 import me.chanjar.weixin.mp.api.impl.WxMpServiceHttpClientImpl;
 import me.chanjar.weixin.mp.config.WxMpHostConfig;
@@ -51,6 +52,13 @@ class WithWxJava {
                 menu.setButtons(List.of(button));
                 service.getMenuService().menuCreate(menu);
                 return "ok";
+            case "login":
+                WxOAuth2AccessToken user = service.getOAuth2Service().getAccessToken(step[1]);
+                if (!service.getOAuth2Service().validateAccessToken(user)) {
+                    throw new IllegalStateException("the token is not good");
+                }
+                user = service.getOAuth2Service().refreshAccessToken(user.getRefreshToken());
+                return service.getOAuth2Service().getUserInfo(user, null).getOpenid();
             case "upload":
                 return service.getMaterialService().mediaUpload("image", new File(step[1])).getMediaId();
             case "download":

@@ -5,6 +5,7 @@ import FormData from 'form-data'
 import { appid, host, menu, obey, secret, sha256 } from './steps.mjs'
 
 const app = new easywechat.OfficialAccount({ app_id: appid, secret, http: { baseURL: host } })
+const program = new easywechat.MiniApp({ app_id: appid, secret, http: { baseURL: host } })
 const client = app.getClient()
 
 await obey({
@@ -16,6 +17,7 @@ await obey({
     form.append('media', createReadStream(path))
     return (await client.post('/cgi-bin/media/upload', { params: { type: 'image' }, formData: form })).toObject().media_id
   },
+  session: async (code) => (await program.getUtils().codeToSession(code)).openid,
   download: async (id) => {
     const response = await client.get('/cgi-bin/media/get', { params: { media_id: id }, responseType: 'arraybuffer' })
     return sha256(response.getContent())

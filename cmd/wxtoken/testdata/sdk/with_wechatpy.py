@@ -3,6 +3,8 @@ import hashlib
 import sys
 
 from wechatpy import WeChatClient
+from wechatpy.client.api import WeChatWxa
+from wechatpy.oauth import WeChatOAuth
 
 host, appid, secret = sys.argv[1:]
 
@@ -17,6 +19,7 @@ class Client(WeChatClient):
 
 
 client = Client(appid, secret)
+WeChatWxa.API_BASE_URL = WeChatOAuth.API_BASE_URL = host + "/"
 
 
 def upload(path):
@@ -24,11 +27,22 @@ def upload(path):
         return client.media.upload("image", file)["media_id"]
 
 
+def log_in(code):
+    oauth = WeChatOAuth(appid, secret, "")
+    user = oauth.fetch_access_token(code)
+    if not oauth.check_access_token():
+        raise RuntimeError("the token is not good")
+    oauth.refresh_access_token(user["refresh_token"])
+    return oauth.get_user_info()["openid"]
+
+
 steps = {
     "token": lambda: client.access_token,
     "users": lambda: client.user.get_followers()["data"]["openid"][0],
     "menu": lambda: client.menu.create({"button": [{"type": "click", "name": "今日歌曲", "key": "V1001"}]})["errmsg"],
     "upload": upload,
+    "session": lambda code: client.wxa.code_to_session(code)["openid"],
+    "login": log_in,
     "download": lambda media_id: hashlib.sha256(client.media.download(media_id).content).hexdigest(),
 }
 
