@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
+	"wxtoken/internal/doors"
 	"wxtoken/internal/events"
 	"wxtoken/internal/preflight"
 )
@@ -15,7 +16,7 @@ import (
 func (s *config) target(nc *nats.Conn) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleGateway, WechatURL: s.WechatAPIURL, Language: s.Language(),
-		Probes: []preflight.Probe{preflight.BucketsOfGateway(nc)},
+		Probes: []preflight.Probe{preflight.BucketsOfGateway(nc)}, Apart: doors.Probes(s.Config, s.Redis),
 	}
 }
 

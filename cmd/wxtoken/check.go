@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"wxtoken/internal/doors"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/natsd"
@@ -27,6 +28,9 @@ func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal
 		NATS: keeper, NATSURL: s.NatsURL, Streams: events.StreamNames(), Setup: s.Refresher.Setup(),
 		WechatURL: s.Refresher.WechatAPIURL, PublicURL: s.Refresher.PublicURL, Statuses: true, Language: s.Language(),
 		Components: components,
+	}
+	if s.GatewayAddr != "" {
+		t.Apart = doors.Probes(s.Gateway, s.Redis)
 	}
 	if keeper != nil {
 		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(ingest), preflight.CanaryOfRefresher(keeper), preflight.SealKey(keeper, keys)}

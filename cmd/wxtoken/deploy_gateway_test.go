@@ -63,7 +63,7 @@ func testGateway(t *testing.T, file string) {
 		}
 		return nil
 	})
-	for _, name := range []string{"settings", "nats", "nats rights", "buckets", "wechat"} {
+	for _, name := range []string{"settings", "nats", "nats rights", "buckets", "wechat", "spool"} {
 		if !says(out, "ok", name, "", "") {
 			t.Errorf("%s is not ok:\n%s", name, out)
 		}
@@ -81,6 +81,10 @@ func testGateway(t *testing.T, file string) {
 		{"in Chinese", urlOf(srv, "gateway"), []string{wechat, "--lang=zh"}, 0, "ok", "buckets", "令牌和状态的 bucket 都在", ""},
 		{"no WeChat", urlOf(srv, "gateway"), []string{"--wechat-api-url=http://127.0.0.1:1"}, 1, "FAIL", "wechat", "no answer from http://127.0.0.1:1", "HTTPS_PROXY.*--wechat-api-url"},
 		{"no WeChat, in Chinese", urlOf(srv, "gateway"), []string{"--wechat-api-url=http://127.0.0.1:1", "--lang=zh"}, 1, "FAIL", "wechat", ".*http://127.0.0.1:1.*没有应答", "--wechat-api-url"},
+		{"no folder", urlOf(srv, "gateway"), []string{wechat, "--spool-dir=/nowhere"}, 1, "FAIL", "spool", "no room for a body.*", `--spool-dir \(WXTOKEN_SPOOL_DIR\)`},
+		{"no folder, in Chinese", urlOf(srv, "gateway"), []string{wechat, "--spool-dir=/nowhere", "--lang=zh"}, 1, "FAIL", "spool", ".*", "目录.*"},
+		{"no Redis", urlOf(srv, "gateway"), []string{wechat, "--redis-url=redis://u:SEKRET@127.0.0.1:1/0", "--redis-format=wxjava"}, 1, "FAIL", "redis", "connect to 127.0.0.1:1/0.*refused", `--redis-url \(WXTOKEN_REDIS_URL\)`},
+		{"no Redis, in Chinese", urlOf(srv, "gateway"), []string{wechat, "--redis-url=redis://127.0.0.1:1/0", "--redis-format=wxjava", "--lang=zh"}, 1, "FAIL", "redis", ".*refused", "权限"},
 		{"a wrong password", "nats://gateway:SEKRET@" + srv.Addr().String(), []string{wechat}, 1, "FAIL", "nats", ".*(?i:authorization violation)", `check user and password in --nats-url \(WXTOKEN_NATS_URL\)`},
 		{"no NATS", "nats://127.0.0.1:1", []string{wechat}, 1, "FAIL", "nats", "no connection to nats://127.0.0.1:1", "start nats-server"},
 		{"another program's user", urlOf(srv, "ingest"), []string{wechat}, 1, "FAIL", "nats rights", `user "ingest" may not subscribe _INBOX_gateway\.>`, "Give gateway its own"},

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 )
@@ -30,18 +31,28 @@ func newSpool(body io.Reader, inMemory int64, dir string) (*spool, error) {
 	}
 	file, err := os.CreateTemp(dir, "wxtoken-gateway-")
 	if err != nil {
-		return nil, errors.Join(errSpool, err)
+		return nil, fmt.Errorf("%w: %w", errSpool, err)
 	}
 	s := &spool{file: file}
 	if err := os.Remove(file.Name()); err != nil {
 		s.close()
-		return nil, errors.Join(errSpool, err)
+		return nil, fmt.Errorf("%w: %w", errSpool, err)
 	}
 	if s.length, err = io.Copy(onDisk{file}, io.MultiReader(&head, body)); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// CheckSpool tells whether a file can be made for a long body.
+func (c Config) CheckSpool() error {
+	s, err := newSpool(bytes.NewReader([]byte{0}), 0, c.SpoolDir)
+	if err != nil {
+		return err
+	}
+	s.close()
+	return nil
 }
 
 // onDisk tells a disk's errors from those of a body.
@@ -51,7 +62,7 @@ type onDisk struct{ file *os.File }
 func (d onDisk) Write(data []byte) (int, error) {
 	n, err := d.file.Write(data)
 	if err != nil {
-		err = errors.Join(errSpool, err)
+		err = fmt.Errorf("%w: %w", errSpool, err)
 	}
 	return n, err
 }

@@ -38,6 +38,7 @@ type Target struct {
 	Streams    []string   // those that the process may look at
 	Setup      events.SetupConfig
 	Probes     []Probe // what else must work once the streams are there
+	Apart      []Probe // what must work beside NATS
 	Server     *Server // of a process that runs its own
 	MonitorURL string
 
@@ -98,7 +99,13 @@ func (c *Checker) Run(ctx context.Context) Report {
 	onNATS := func(ctx context.Context) []Line { // one after the other: what NATS refuses is told to the connection, not to who asked
 		return append(c.nats(ctx), c.statuses(ctx)...)
 	}
-	groups := []func(context.Context) []Line{onNATS, c.wechat, c.callback}
+	apart := func(ctx context.Context) (lines []Line) {
+		for _, p := range c.Apart {
+			lines = append(lines, p.line(ctx))
+		}
+		return lines
+	}
+	groups := []func(context.Context) []Line{onNATS, c.wechat, c.callback, apart}
 	lines := make([][]Line, len(groups))
 	var working sync.WaitGroup
 	for i, group := range groups {

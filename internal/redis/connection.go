@@ -101,5 +101,5 @@ func readable(err error) error {
 	if len(text) > maxText {
 		text = text[:maxText]
 	}
-	return errors.New("redis: " + text)
+	return explained(text)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,7 +88,11 @@ func (s *redisServer) start() bool {
 	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	s.cmd = exec.Command("redis-server", file)
+	args := []string{file}
+	if slices.ContainsFunc(s.conf, func(line string) bool { return strings.HasPrefix(line, "sentinel ") }) {
+		args = append(args, "--sentinel")
+	}
+	s.cmd = exec.Command("redis-server", args...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

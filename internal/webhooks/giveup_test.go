@@ -3,10 +3,13 @@ package webhooks
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	dto "github.com/prometheus/client_model/go"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
@@ -45,6 +48,10 @@ func TestGivenUp(t *testing.T) {
 		}
 		if n := tries.Load(); n < 23*12 || n > 23*12*2 {
 			t.Errorf("%d tries in 23 hours", n)
+		}
+		families, err := g.reg.Gather()
+		if err != nil || !slices.ContainsFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == "wxtoken_webhook_dead_total" }) {
+			t.Errorf("no counter before the first one: an alert would not see it rise (%v)", err)
 		}
 		if n := g.value(t, "wxtoken_webhook_dead_total"); n != 0 {
 			t.Errorf("%v given up within a day", n)

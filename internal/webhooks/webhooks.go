@@ -116,6 +116,7 @@ func (w *Webhooks) start(ctx context.Context, name string, t *target) *running {
 		complaints: rate.NewLimiter(rate.Every(complaintEvery), 1), log: w.d.Log.With().Str("service", t.service.Name).Str("host", t.host).Logger(),
 	}
 	s.target.Store(t)
+	w.metrics.dead.WithLabelValues(t.service.Name) // from zero: an alert sees the first one
 	r := &running{of: s, cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(r.ended)
