@@ -180,7 +180,10 @@ func testSystem(t *testing.T, file string) {
 }
 
 // running is a program that runs under its user.
-type running struct{ output string }
+type running struct {
+	output string
+	kill   func() // with SIGKILL, before the test ends
+}
 
 // find waits for a text in the output and returns its first group.
 func (r running) find(t *testing.T, pattern string) (group string) {
@@ -219,10 +222,18 @@ func deployedAs(t *testing.T, name string, srv *server.Server, args ...string) r
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	killed := false
+	kill := func() {
+		killed = true
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v", name, err)
+		if !killed {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 		_ = output.Close()
 		text, err := os.ReadFile(output.Name())
@@ -238,7 +249,7 @@ func deployedAs(t *testing.T, name string, srv *server.Server, args ...string) r
 			t.Logf("output of %s:\n%s", name, text)
 		}
 	})
-	return running{output.Name()}
+	return running{output.Name(), kill}
 }
 
 // The secrets in deploy/sim are those of the component that the fake platform knows.
