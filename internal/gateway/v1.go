@@ -158,11 +158,11 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 		return
 	}
 	token, err := client.Token(key)
-	if known := r.Header.Get("If-None-Match"); err != nil || known == etag(token) {
+	if known := r.Header.Get("If-None-Match"); err != nil || known != "" && known == etag(token) {
 		if wait > 0 {
 			token, err = g.await(w, r, client, key, known, wait)
 		}
-		if err == nil && known == etag(token) {
+		if err == nil && known != "" && known == etag(token) {
 			w.Header().Set("ETag", known)
 			w.WriteHeader(http.StatusNotModified)
 			return
