@@ -97,7 +97,9 @@ func MakeTokenKey() string {
 }
 
 // Sign returns the token that says claims.
-func (s *Signer) Sign(c Claims) wxtoken.Secret { return wxtoken.NewSecret(string(s.appendToken(nil, c))) }
+func (s *Signer) Sign(c Claims) wxtoken.Secret {
+	return wxtoken.NewSecret(string(s.appendToken(nil, c)))
+}
 
 // appendToken appends the token that says claims, which goes out at once: a Secret costs more than all the rest of it.
 func (s *Signer) appendToken(to []byte, c Claims) []byte {

@@ -3,10 +3,9 @@ package webhooks
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -29,6 +28,8 @@ const (
 	// maxAnswer is how much of an answer is read, in bytes: as much as a passive reply may have.
 	maxAnswer = 64 << 10
 	maxHeader = 64 << 10
+	// maxHeaders is about how many headers a delivery has.
+	maxHeaders = 16
 	// maxRetryAfter is the longest wait that a receiver can ask for.
 	maxRetryAfter = 10 * time.Minute
 )
@@ -80,12 +81,17 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.hook.URL, bytes.NewReader(d.body))
-	if err != nil {
-		return result{outcome: outcomeUnreachable, why: "a URL that can't be used"}
+	// Made without net/http's NewRequest and Client, which read the URL and copy the headers for each: no redirect is followed anyway.
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.body)), nil }
+	body, _ := open()
+	req := (&http.Request{
+		Method: http.MethodPost, URL: t.url, Header: make(http.Header, maxHeaders), Body: body, GetBody: open, ContentLength: int64(len(d.body)),
+	}).WithContext(ctx)
+	if len(d.body) == 0 {
+		req.Body, req.GetBody = http.NoBody, nil
 	}
-	d.sign(req.Header, t.hook.Secret, strconv.FormatInt(now.Unix(), 10))
-	res, err := w.http.Do(req)
+	d.sign(req.Header, t, strconv.FormatInt(now.Unix(), 10))
+	res, err := w.http.Transport.RoundTrip(req)
 	if err != nil {
 		return unanswered(err)
 	}
@@ -94,15 +100,15 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 		_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be used again
 		return result{outcome: outcomeOK}                // it says so, whatever becomes of the rest
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
 		return unanswered(err)
 	}
-	return judge(res, body)
+	return judge(res, answer)
 }
 
-// sign puts all that goes with the document into h, which is empty. The names are spelled as net/http has them.
-func (d delivery) sign(h http.Header, secret []byte, timestamp string) {
+// sign puts all that goes with the document into h. The names are spelled as net/http has them.
+func (d delivery) sign(h http.Header, t *target, timestamp string) {
 	for name, values := range d.header {
 		switch {
 		case name == "Content-Type":
@@ -114,7 +120,7 @@ func (d delivery) sign(h http.Header, secret []byte, timestamp string) {
 	h["User-Agent"] = []string{"wxtoken"}
 	h["Webhook-Id"] = []string{d.id}
 	h["Webhook-Timestamp"] = []string{timestamp}
-	h["Webhook-Signature"] = []string{sign(secret, d.id, timestamp, d.body)}
+	h["Webhook-Signature"] = []string{t.sign(d.id, timestamp, d.body)}
 	h["Wxtoken-Component"] = []string{d.kind.Component}
 	h["Wxtoken-Msgtype"] = []string{d.kind.MsgType}
 	if d.kind.AppID != "" {
@@ -166,11 +172,14 @@ func unanswered(err error) result {
 }
 
 // sign returns the signature of a delivery ("Standard Webhooks", symmetric).
-func sign(secret []byte, id, timestamp string, body []byte) string {
-	mac := hmac.New(sha256.New, secret)
-	_, _ = mac.Write([]byte(id + "." + timestamp + "."))
+func (t *target) sign(id, timestamp string, body []byte) string {
+	mac := t.macs.Get().(hash.Hash)
+	defer t.macs.Put(mac)
+	mac.Reset()
+	head := append(append(append(append(make([]byte, 0, 128), id...), '.'), timestamp...), '.')
+	_, _ = mac.Write(head)
 	_, _ = mac.Write(body)
-	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	return string(base64.StdEncoding.AppendEncode(append(head[:0], "v1,"...), mac.Sum(nil)))
 }
 
 // pause returns how long to wait after so many tries.

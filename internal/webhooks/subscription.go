@@ -126,7 +126,7 @@ func (s *subscription) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pull from %s: %w", s.name, err)
 	}
-	msgs, ended := make(chan jetstream.Msg), make(chan error, 1)
+	msgs, ended := make(chan jetstream.Msg, batch), make(chan error, 1)
 	go func() {
 		defer close(msgs)
 		for {
