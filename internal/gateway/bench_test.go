@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -209,41 +208,3 @@ type repeated struct{ chunk []byte }
 
 // Read fills into.
 func (r *repeated) Read(into []byte) (int, error) { return copy(into, r.chunk), nil }
-
-// BenchmarkStreams opens b.N streams of events, 100 at least, and reports what each takes and how long a token is under way until 99 % of
-// them have it.
-func BenchmarkStreams(b *testing.B) {
-	r := newRig(b)
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	before := m.HeapInuse + m.StackInuse
-	n := max(b.N, 100)
-	got := make(chan time.Time, n)
-	ctx, stop := context.WithCancel(b.Context())
-	defer stop()
-	var open sync.WaitGroup
-	for range n {
-		events := r.follow(ctx, allKey, "")
-		open.Go(func() {
-			for e := range events {
-				if e.name == "token" && strings.Contains(e.data, wxtokentest.Merchant.String()) {
-					got <- time.Now()
-				}
-			}
-		})
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	each := float64(m.HeapInuse+m.StackInuse-before) / float64(n) / 1024 // the reader's side, which is in this process too, included
-	began := time.Now()
-	r.k.Renew(wxtokentest.Merchant)
-	var last time.Time
-	for range n * 99 / 100 {
-		last = <-got
-	}
-	b.ReportMetric(last.Sub(began).Seconds()*1000, "ms-to-99%")
-	b.ReportMetric(each, "KiB/stream")
-	stop()
-	open.Wait()
-}

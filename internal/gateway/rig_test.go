@@ -29,7 +29,14 @@ import (
 	"wxtoken/wxtokentest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain is also a process with many streams of events open, for the benchmark.
+func TestMain(m *testing.M) {
+	if address := os.Getenv("FOLLOW"); address != "" {
+		followMany(address)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // nop is a log that nobody reads.
 var nop = zerolog.Nop()
