@@ -162,13 +162,14 @@ const (
 
 // ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with
 // 404, one that expired or was used with 410, a browser that never opened the landing page with
-// 403, and one too many at once with 503.
+// 403, and one too many at once with 503. With Over the answer tells in the place of a 410 why the link is over.
 type ConnectOpen struct {
 	ID         string `json:"id"`
 	Step       string `json:"step,omitempty"`        // StepLanding by default
 	Session    string `json:"session,omitempty"`     // callback and result: what the landing page gave to the browser
 	CodeSHA256 string `json:"code_sha256,omitempty"` // callback: hex digest of the code
 	SealKey    string `json:"seal_key,omitempty"`    // seal: the public key that ingest seals for; empty: it does not seal
+	Over       bool   `json:"over,omitempty"`        // ingest knows ConnectOpened.Over; one of an earlier version does not
 }
 
 // States of an authorization by link.
@@ -178,6 +179,13 @@ const (
 	ConnectAuthorized = "authorized"
 	ConnectConflict   = "conflict" // authorized, but the account belongs to another ref, and kept it
 	ConnectFailed     = "failed"   // the code came to nothing
+)
+
+// Why a link is over, or is for this browser.
+const (
+	OverExpired = "expired" // no code came in time
+	OverEnded   = "ended"   // the state tells how, and about whom
+	OverBusy    = "busy"    // the code of another browser is being exchanged
 )
 
 // What StepSeal is answered as the state.
@@ -198,10 +206,21 @@ type ConnectOpened struct {
 	MobileLink string    `json:"mobile_link,omitempty"` // landing: WeChat's page inside WeChat
 	CodeAt     time.Time `json:"code_at,omitzero"`      // when the browser came back
 	Authorizer string    `json:"authorizer,omitempty"`  // once authorized
-	NickName   string    `json:"nick_name,omitempty"`   // of the account, once known
+	NickName   string    `json:"nick_name,omitempty"`   // of the account, once known; on the landing page, of BizAppID
 	ReturnTo   string    `json:"return_to,omitempty"`   // once authorized: return with authorizer_appid and ref in its query
 	Reason     string    `json:"reason,omitempty"`      // why it failed
+	Over       string    `json:"over,omitempty"`        // where the question asks for it: why the link is over
+	EndedAt    time.Time `json:"ended_at,omitzero"`     // when the state became final
 	SealKeys   []string  `json:"seal_keys,omitempty"`   // seal: the public keys whose seeds the refresher has
+
+	// AccountState is that of the account once it is authorized, as far as it is known: it may have cancelled since.
+	AccountState wxtoken.State `json:"account_state,omitempty"`
+
+	// landing: what the link was made with, for the merchant to read
+	AuthType    int       `json:"auth_type,omitempty"`
+	BizAppID    string    `json:"biz_appid,omitempty"`
+	CategoryIDs Category  `json:"category_id_list,omitempty"`
+	ExpiresAt   time.Time `json:"expires_at,omitzero"` // of the link
 
 	Held map[string]wxtoken.Condition `json:"held,omitempty"` // held: the condition Renewing of each component that is held back
 }
@@ -219,20 +238,31 @@ func (c *Category) UnmarshalJSON(text []byte) error {
 	}
 	var joined string
 	if err := json.Unmarshal(text, &joined); err != nil {
-		return errors.New("category_id_list: want an array of numbers, or numbers with | between them")
+		return errCategory
 	}
-	*c = nil
+	ids, err := ParseCategory(joined)
+	if err != nil {
+		return err
+	}
+	*c = ids
+	return nil
+}
+
+var errCategory = errors.New("category_id_list: want an array of numbers, or numbers with | between them")
+
+// ParseCategory reads WeChat's form.
+func ParseCategory(joined string) (c Category, err error) {
 	for part := range strings.SplitSeq(joined, "|") {
 		if part == "" {
 			continue
 		}
 		id, err := strconv.Atoi(part)
 		if err != nil {
-			return errors.New("category_id_list: want an array of numbers, or numbers with | between them")
+			return nil, errCategory
 		}
-		*c = append(*c, id)
+		c = append(c, id)
 	}
-	return nil
+	return c, nil
 }
 
 // String returns WeChat's form.

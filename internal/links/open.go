@@ -35,7 +35,7 @@ func (l *Links) Open(ctx context.Context, q events.ConnectOpen) (events.ConnectO
 		return events.ConnectOpened{}, events.Refused(http.StatusNotFound, "no such link")
 	}
 	if q.Step == "" || q.Step == events.StepLanding {
-		return l.landing(ctx, q.ID)
+		return l.landing(ctx, q)
 	}
 	for {
 		c, err := l.load(ctx, q.ID)
@@ -64,16 +64,47 @@ func (l *Links) opened(c store.Connect) events.ConnectOpened {
 	return events.ConnectOpened{State: c.State, Component: c.Component, URL: l.url(c)}
 }
 
+// over answers for a link that this browser can do nothing with any more. An ingest that does not ask why is of an earlier
+// version, and would take the answer for a link that is good.
+func (l *Links) over(ctx context.Context, c store.Connect, q events.ConnectOpen, why string) (events.ConnectOpened, error) {
+	if !q.Over {
+		return l.opened(c), errLinkOver
+	}
+	opened := l.ended(ctx, c)
+	opened.Over, opened.ExpiresAt = why, c.ExpiresAt
+	return opened, nil
+}
+
+// ended tells how far a link has come, and about whose account.
+func (l *Links) ended(ctx context.Context, c store.Connect) events.ConnectOpened {
+	opened := l.opened(c)
+	opened.CodeAt, opened.EndedAt, opened.Authorizer, opened.Reason = c.CodeAt, c.EndedAt, c.Authorizer, c.Reason
+	if c.Authorizer != "" {
+		opened.NickName, opened.AccountState = l.account(ctx, wxtoken.AuthorizerKey(c.Component, c.Authorizer))
+	}
+	return opened
+}
+
+// whyOver returns why a link's landing page leads to WeChat no more, "" while it does.
+func whyOver(c store.Connect, now time.Time) string {
+	switch {
+	case c.State == events.ConnectExchanging:
+		return events.OverBusy
+	case c.State != events.ConnectPending:
+		return events.OverEnded
+	case now.After(c.ExpiresAt):
+		return events.OverExpired
+	}
+	return ""
+}
+
 // landing answers for the page that leads to WeChat. All who open a link while WeChat is asked share its answer: the page
 // can be loaded again and again, and by many.
-func (l *Links) landing(ctx context.Context, id string) (events.ConnectOpened, error) {
-	shared, err, _ := l.landings.Do(id, func() (any, error) {
+func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
+	shared, err, _ := l.landings.Do(q.ID, func() (any, error) {
 		for {
-			c, err := l.load(ctx, id)
-			if err == nil && (c.State != events.ConnectPending || l.Now().After(c.ExpiresAt)) {
-				err = errLinkOver
-			}
-			if err == nil {
+			c, err := l.load(ctx, q.ID)
+			if err == nil && whyOver(c, l.Now()) == "" {
 				c, err = l.preAuth(ctx, c)
 			}
 			if !errors.Is(err, store.ErrLost) || ctx.Err() != nil { // lost: another refresher was faster
@@ -85,12 +116,20 @@ func (l *Links) landing(ctx context.Context, id string) (events.ConnectOpened, e
 		return events.ConnectOpened{}, err
 	}
 	c := shared.(store.Connect)
+	if why := whyOver(c, l.Now()); why != "" {
+		return l.over(ctx, c, q, why)
+	}
 	opened := l.opened(c)
 	link := wechat.LinkParams{
 		Component: c.Component, PreAuthCode: c.PreAuthCode, RedirectURI: opened.URL + "/callback",
 		AuthType: c.AuthType, BizAppID: c.BizAppID, Categories: c.Categories,
 	}
 	opened.Session, opened.PCLink, opened.MobileLink = newSession(c), link.PC(l.WechatPageURL), link.Mobile(l.WechatPageURL)
+	opened.AuthType, opened.BizAppID, opened.ExpiresAt = c.AuthType, c.BizAppID, c.ExpiresAt
+	opened.CategoryIDs, _ = events.ParseCategory(c.Categories) // made by String
+	if c.BizAppID != "" {
+		opened.NickName, _ = l.account(ctx, wxtoken.AuthorizerKey(c.Component, c.BizAppID))
+	}
 	return opened, nil
 }
 
@@ -126,9 +165,13 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 			return opened, events.BadRequest("code_sha256: want the hex SHA-256 of the code")
 		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // again: the back button, or a reload
 		case c.CodeDigest != "" && !cameToNothing(c):
-			return opened, errLinkOver
+			why := events.OverBusy
+			if c.State != events.ConnectExchanging {
+				why = events.OverEnded
+			}
+			return l.over(ctx, c, q, why)
 		case expired:
-			return opened, errLinkOver
+			return l.over(ctx, c, q, events.OverExpired)
 		default:
 			c.CodeDigest, c.CodeAt = strings.ToLower(q.CodeSHA256), now.UTC()
 			if c.Authorizer == "" { // otherwise the push came first
@@ -140,15 +183,12 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 		}
 	case events.StepResult:
 		if c.State == events.ConnectPending && expired {
-			return opened, errLinkOver
+			return l.over(ctx, c, q, events.OverExpired)
 		}
 	default:
 		return opened, events.BadRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
 	}
-	opened.State, opened.CodeAt, opened.Authorizer, opened.Reason = c.State, c.CodeAt, c.Authorizer, c.Reason
-	if c.Authorizer != "" {
-		opened.NickName = l.nickName(ctx, wxtoken.AuthorizerKey(c.Component, c.Authorizer))
-	}
+	opened = l.ended(ctx, c)
 	if c.State == events.ConnectAuthorized && c.Return != "" {
 		opened.ReturnTo = returnTo(c)
 	}
@@ -203,14 +243,17 @@ func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, er
 	return l.Store().SaveConnect(ctx, c, now)
 }
 
-func (l *Links) nickName(ctx context.Context, key wxtoken.Key) string {
+// account returns what the status tells of an account: its name, where WeChat has told it, and its state. A status that
+// can't be read keeps no page from being shown.
+func (l *Links) account(ctx context.Context, key wxtoken.Key) (nickName string, state wxtoken.State) {
 	s, _, err := l.Store().Status(ctx, key)
-	if err != nil || s.Authorizer == nil {
-		return ""
+	if err != nil {
+		return "", ""
 	}
-	var name string
-	_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &name) // WeChat's; no name is no fault
-	return name
+	if s.Authorizer != nil {
+		_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &nickName) // WeChat's; no name is no fault
+	}
+	return nickName, s.State
 }
 
 // returnTo is the caller's address with what it has to know.

@@ -23,7 +23,7 @@ const maxWord = 128
 // ComponentSettings says which components a process serves.
 type ComponentSettings struct {
 	ComponentAppid string `group:"Component" placeholder:"appid" help:"AppID of the third-party platform."`
-	ComponentsDir  string `group:"Component" placeholder:"dir" help:"Several components: one folder for each, named by its AppID, with the files appsecret, token, aes_key, and where there are any token_previous and aes_key_previous."`
+	ComponentsDir  string `group:"Component" placeholder:"dir" help:"Several components: one folder for each, named by its AppID, with the files appsecret, token, aes_key, and where there are any token_previous, aes_key_previous and page.json with its logo."`
 }
 
 // AppsecretSettings is the secret of the component named by flag. Only the refresher needs it.
@@ -42,6 +42,7 @@ type PushSettings struct {
 	ComponentAesKeyFile         string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey, 43 characters. (Or WXTOKEN_COMPONENT_AES_KEY.)"`
 	ComponentAesKeyPrevious     wxtoken.Secret `hidden:""`
 	ComponentAesKeyPreviousFile string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey before, while it is being changed. (Or WXTOKEN_COMPONENT_AES_KEY_PREVIOUS.)"`
+	ComponentPageFile           string         `group:"Component" placeholder:"file" help:"File with what merchants read on the pages of authorization links: JSON with name, name_en, contact, contact_en, color, category_id_list, and logo, the name of a picture beside it."`
 }
 
 // Component is one third-party platform, with the secrets that the process needs of it: a refresher
@@ -51,6 +52,7 @@ type Component struct {
 	AppSecret wxtoken.Secret
 	Tokens    []wxtoken.Secret // sign pushes: the current one, then the previous one if there is any
 	AESKeys   []wxtoken.Secret // EncodingAESKeys, in the same order
+	Page      Page             // of its authorization links
 }
 
 // LoadComponents reads the components and their secrets, sorted by appid: the one named by flag and
@@ -147,6 +149,9 @@ func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSett
 		c.AESKeys = present(
 			from("component-aes-key", push.ComponentAesKey, push.ComponentAesKeyFile, true, checkAESKey),
 			from("component-aes-key-previous", push.ComponentAesKeyPrevious, push.ComponentAesKeyPreviousFile, false, checkAESKey))
+		if push.ComponentPageFile != "" {
+			c.Page = l.page("component-page-file", push.ComponentPageFile)
+		}
 	}
 	l.add(c, before)
 }
@@ -182,7 +187,7 @@ func (l *loader) directory(dir string, secret, push bool) {
 		}
 		from := func(name string, needed bool, check func(string) error) wxtoken.Secret {
 			file := filepath.Join(path, name)
-			if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			if !exists(file) {
 				if needed {
 					l.fault(Fault("components-dir", "%s is missing", file))
 				}
@@ -197,12 +202,30 @@ func (l *loader) directory(dir string, secret, push bool) {
 		if push {
 			c.Tokens = present(from("token", true, checkWord), from("token_previous", false, checkWord))
 			c.AESKeys = present(from("aes_key", true, checkAESKey), from("aes_key_previous", false, checkAESKey))
+			if file := filepath.Join(path, "page.json"); exists(file) {
+				c.Page = l.page("components-dir", file)
+			}
 		}
 		l.add(c, before)
 	}
 	if empty {
 		l.fault(Fault("components-dir", "%s holds no folder: want one for each component, named by its appid", dir))
 	}
+}
+
+// exists reports whether there is something of that name, be it that it can't be read.
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// page reads what merchants are told.
+func (l *loader) page(flag, file string) Page {
+	p, err := ReadPage(file)
+	for _, fault := range leaves(err) {
+		l.fault(Fault(flag, "%w", fault))
+	}
+	return p
 }
 
 // read returns one secret, without the space around it.

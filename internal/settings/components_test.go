@@ -77,20 +77,20 @@ func TestLoadComponents(t *testing.T) {
 	}{
 		{"values", flags, &settings.AppsecretSettings{ComponentAppsecret: wxtoken.NewSecret("s")},
 			&settings.PushSettings{ComponentToken: wxtoken.NewSecret("t"), ComponentTokenPrevious: wxtoken.NewSecret("tp"), ComponentAesKey: wxtoken.NewSecret(aesKey)},
-			[]settings.Component{{appid, wxtoken.NewSecret("s"), secrets("t", "tp"), secrets(aesKey)}}},
+			[]settings.Component{{appid, wxtoken.NewSecret("s"), secrets("t", "tp"), secrets(aesKey), settings.Page{}}}},
 		{"files", flags, &settings.AppsecretSettings{ComponentAppsecretFile: in("appsecret")}, &push,
-			[]settings.Component{{appid, wxtoken.NewSecret("SEKRETsecret"), secrets("SEKRETtoken"), secrets(aesKey, aesKeyOld)}}},
+			[]settings.Component{{appid, wxtoken.NewSecret("SEKRETsecret"), secrets("SEKRETtoken"), secrets(aesKey, aesKeyOld), settings.Page{}}}},
 		{"ingest needs no appsecret", flags, nil, &push,
-			[]settings.Component{{appid, wxtoken.Secret{}, secrets("SEKRETtoken"), secrets(aesKey, aesKeyOld)}}},
+			[]settings.Component{{appid, wxtoken.Secret{}, secrets("SEKRETtoken"), secrets(aesKey, aesKeyOld), settings.Page{}}}},
 		{"refresher needs nothing of the push", flags, &settings.AppsecretSettings{ComponentAppsecretFile: in("appsecret")}, nil,
-			[]settings.Component{{appid, wxtoken.NewSecret("SEKRETsecret"), nil, nil}}},
+			[]settings.Component{{appid, wxtoken.NewSecret("SEKRETsecret"), nil, nil, settings.Page{}}}},
 		{"folders", dir, &settings.AppsecretSettings{}, &settings.PushSettings{}, []settings.Component{
-			{"wxaaaa", wxtoken.NewSecret("SEKRETa"), secrets("SEKRETta", "SEKRETtp"), secrets(aesKey, aesKeyOld)},
-			{"wxbbbb", wxtoken.NewSecret("SEKRETb"), secrets("SEKRETtb"), secrets(aesKey)},
+			{"wxaaaa", wxtoken.NewSecret("SEKRETa"), secrets("SEKRETta", "SEKRETtp"), secrets(aesKey, aesKeyOld), settings.Page{}},
+			{"wxbbbb", wxtoken.NewSecret("SEKRETb"), secrets("SEKRETtb"), secrets(aesKey), settings.Page{}},
 		}},
 		{"folders beside flags, sorted", settings.ComponentSettings{ComponentAppid: "wxaabb", ComponentsDir: in("components")},
 			&settings.AppsecretSettings{ComponentAppsecretFile: in("appsecret")}, nil, []settings.Component{
-				{"wxaaaa", wxtoken.NewSecret("SEKRETa"), nil, nil}, {"wxaabb", wxtoken.NewSecret("SEKRETsecret"), nil, nil}, {"wxbbbb", wxtoken.NewSecret("SEKRETb"), nil, nil},
+				{"wxaaaa", wxtoken.NewSecret("SEKRETa"), nil, nil, settings.Page{}}, {"wxaabb", wxtoken.NewSecret("SEKRETsecret"), nil, nil, settings.Page{}}, {"wxbbbb", wxtoken.NewSecret("SEKRETb"), nil, nil, settings.Page{}},
 			}},
 	} {
 		t.Run(row.name, func(t *testing.T) {

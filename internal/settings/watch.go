@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -23,7 +24,7 @@ type ComponentWatch struct {
 	Known      []Component        // what the process began with
 
 	// Changed is called with all components that are to be in force from now on, sorted by appid,
-	// whenever one was added or removed, or has other secrets. After an error the ones before count
+	// whenever one was added or removed, or has other secrets or another page. After an error the ones before count
 	// as being in force, and it is called again.
 	Changed func([]Component) error
 
@@ -91,6 +92,9 @@ func (f *following) look() (again bool) {
 		next[appid], said[appid] = c, "component added"
 		if had {
 			said[appid] = "component's secrets changed"
+			if before.Page = c.Page; before.Equal(c) {
+				said[appid] = "component's page changed"
+			}
 		}
 	}
 	for appid := range f.known {
@@ -144,5 +148,5 @@ func (l *loader) holds(appid string) bool {
 // Equal reports whether two components are the same in everything.
 func (c Component) Equal(other Component) bool {
 	return c.AppID == other.AppID && c.AppSecret == other.AppSecret &&
-		slices.Equal(c.Tokens, other.Tokens) && slices.Equal(c.AESKeys, other.AESKeys)
+		slices.Equal(c.Tokens, other.Tokens) && slices.Equal(c.AESKeys, other.AESKeys) && reflect.DeepEqual(c.Page, other.Page)
 }

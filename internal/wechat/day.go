@@ -8,6 +8,9 @@ const MinuteLimit = time.Minute
 // beijing is the time zone of WeChat's days.
 var beijing = time.FixedZone("UTC+8", 8*60*60)
 
+// InChina returns the same moment by the clocks in China.
+func InChina(t time.Time) time.Time { return t.In(beijing) }
+
 // Day returns the day in China, which WeChat's daily limits go by.
 func Day(now time.Time) string { return now.In(beijing).Format(time.DateOnly) }
 
