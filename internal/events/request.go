@@ -211,10 +211,8 @@ type ConnectOpened struct {
 	Reason     string    `json:"reason,omitempty"`      // why it failed
 	Over       string    `json:"over,omitempty"`        // where the question asks for it: why the link is over
 	EndedAt    time.Time `json:"ended_at,omitzero"`     // when the state became final
+	Lapsed     bool      `json:"lapsed,omitempty"`      // authorized, and cancelled or ended since
 	SealKeys   []string  `json:"seal_keys,omitempty"`   // seal: the public keys whose seeds the refresher has
-
-	// AccountState is that of the account once it is authorized, as far as it is known: it may have cancelled since.
-	AccountState wxtoken.State `json:"account_state,omitempty"`
 
 	// landing: what the link was made with, for the merchant to read
 	AuthType    int       `json:"auth_type,omitempty"`

@@ -44,6 +44,7 @@ const (
 	retryAfter    = 2                      // seconds, in Retry-After and of a page that loads itself again
 	slowAfter     = time.Minute            // since the browser came back: what takes so long takes longer
 	slowRefresh   = 30                     // seconds, then
+	busyRefresh   = 5                      // seconds, of a page that waits for another browser
 	giveUpAfter   = time.Hour              // no code lives so long
 )
 
@@ -92,6 +93,9 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if i.serveAsset(w, r) {
+		return
+	}
 	if v.page == pageLanding {
 		// WeChat looks at the Referer of the browser that follows the link: it has to name this
 		// host.
@@ -107,7 +111,7 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 		a = notice(saidLimited)
 	}
 	i.recordVisit(r, v, a.status, time.Since(start))
-	a.write(w, r)
+	a.write(w, r, i.looks.Load())
 }
 
 // visit finds out what to answer, from the cheapest check to the dearest.
@@ -145,14 +149,17 @@ func (i *Ingest) visit(w http.ResponseWriter, r *http.Request, v *visit) pageAns
 func (v *visit) says(said string) pageAnswer {
 	v.said = said
 	a := notice(said)
-	a.page.Landing = v.path()
+	a.id = v.id
 	return a
 }
 
 // landing shows the page that leads to WeChat.
 func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Request, v *visit) pageAnswer {
-	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{ID: v.id, Step: events.StepLanding})
-	if err == nil && said == "" && (!isVisible(opened.Session, maxSession) || !isWebURL(opened.PCLink) || !isWebURL(opened.MobileLink)) {
+	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{ID: v.id, Step: events.StepLanding, Over: true})
+	if said == "" && opened.Over != "" {
+		return v.over(opened)
+	}
+	if said == "" && (!isVisible(opened.Session, maxSession) || !isWebURL(opened.PCLink) || !isWebURL(opened.MobileLink)) {
 		said, err = saidUnavailable, errors.New("the answer lacks the session or a link")
 	}
 	if said != "" {
@@ -164,7 +171,24 @@ func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Req
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: strings.HasPrefix(opened.URL, "https://"),
 	})
 	v.said = saidShown
-	return landingPage(opened, r.UserAgent())
+	return pageAnswer{status: http.StatusOK, id: v.id, component: opened.Component, opened: opened, userAgent: r.UserAgent()}
+}
+
+// over tells why a link leads to WeChat no more.
+func (v *visit) over(opened events.ConnectOpened) pageAnswer {
+	switch {
+	case opened.Over == events.OverBusy:
+		return v.ended(saidBusy, opened)
+	case opened.Over != events.OverEnded:
+		return v.ended(saidExpired, opened)
+	case opened.State == events.ConnectConflict:
+		return v.ended(saidConflict, opened)
+	case opened.State != events.ConnectAuthorized:
+		return v.ended(saidFailed, opened)
+	case opened.Lapsed:
+		return v.ended(saidCancelled, opened)
+	}
+	return v.ended(saidAlready, opened)
 }
 
 // callback takes the code that WeChat gave to the browser. It sends the browser on to the same page
@@ -175,11 +199,14 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 		return v.says(saidRejected)
 	}
 	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{
-		ID: v.id, Step: events.StepCallback, Session: session(r), CodeSHA256: events.Digest(code),
+		ID: v.id, Step: events.StepCallback, Session: session(r), CodeSHA256: events.Digest(code), Over: true,
 	})
 	if said != "" {
 		v.err = err
 		return v.says(said)
+	}
+	if opened.Over != "" {
+		return v.overAgain(opened)
 	}
 	switch opened.State {
 	case events.ConnectAuthorized, events.ConnectConflict, events.ConnectFailed:
@@ -195,6 +222,16 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 	}
 	v.said = saidAccepted
 	return redirect(v.path() + "/" + pageCallback)
+}
+
+// overAgain answers a browser that comes back with a code to a link that has taken another one. What WeChat was told by this
+// browser stands, without the link; it is not said to have been taken.
+func (v *visit) overAgain(opened events.ConnectOpened) pageAnswer {
+	a := v.over(opened)
+	if v.said == saidAlready || v.said == saidCancelled {
+		a = v.ended(saidUsed, opened)
+	}
+	return a
 }
 
 // publishCallback stores the event callback.
@@ -214,7 +251,7 @@ func (i *Ingest) publishCallback(ctx context.Context, component, id, code string
 
 // result tells how the authorization ended, and waits for that until ctx ends.
 func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnswer {
-	question := events.ConnectOpen{ID: v.id, Step: events.StepResult, Session: session(r)}
+	question := events.ConnectOpen{ID: v.id, Step: events.StepResult, Session: session(r), Over: true}
 	var before events.ConnectOpened
 	for waited := false; ; waited = true {
 		opened, said, err := i.askRefresher(ctx, question)
@@ -226,8 +263,14 @@ func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnsw
 			return v.says(said)
 		}
 		before = opened
+		if opened.Over != "" {
+			return v.over(opened)
+		}
 		switch opened.State {
 		case events.ConnectAuthorized:
+			if opened.Lapsed {
+				return v.ended(saidCancelled, opened)
+			}
 			if isWebURL(opened.ReturnTo) {
 				v.said = saidAuthorized
 				return redirect(opened.ReturnTo)
@@ -259,8 +302,9 @@ func (i *Ingest) unfinished(v *visit, opened events.ConnectOpened) pageAnswer {
 		return v.says(saidUnavailable)
 	}
 	a := v.says(saidWaiting)
+	a.component = opened.Component
 	if waited > slowAfter {
-		a.page.Refresh = slowRefresh
+		a.refresh = slowRefresh
 	}
 	return a
 }
@@ -268,8 +312,10 @@ func (i *Ingest) unfinished(v *visit, opened events.ConnectOpened) pageAnswer {
 // ended is the notice for how an authorization ended.
 func (v *visit) ended(said string, opened events.ConnectOpened) pageAnswer {
 	a := v.says(said)
-	a.page.Authorizer, a.page.NickName = opened.Authorizer, opened.NickName
-	a.page.Reason = opened.Reason
+	a.component, a.opened = opened.Component, opened
+	if said == saidFailed {
+		v.err = fmt.Errorf("the authorization came to nothing: %s", opened.Reason) // a word of the refresher's
+	}
 	return a
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,12 +106,19 @@ func (f *refresher) open(t testing.TB, data []byte) (events.ConnectOpened, int) 
 		return events.ConnectOpened{}, l.code
 	case q.Step == events.StepLanding:
 		opened := l.ConnectOpened
-		opened.Session = linkSession
+		if opened.Over == "" {
+			opened.Session = linkSession
+		}
 		return opened, 0
 	case q.Session != linkSession:
 		return events.ConnectOpened{}, http.StatusForbidden
 	case q.Step == events.StepCallback && l.used != "" && l.used != q.CodeSHA256:
-		return events.ConnectOpened{}, http.StatusGone
+		if !q.Over {
+			return events.ConnectOpened{}, http.StatusGone
+		}
+		opened := l.ConnectOpened
+		opened.Over = events.OverEnded
+		return opened, 0
 	case q.Step == events.StepCallback && l.used == "":
 		l.used, l.State = q.CodeSHA256, events.ConnectExchanging
 	case q.Step == events.StepResult && l.then != nil:
@@ -211,16 +219,16 @@ func checkPage(t testing.TB, header http.Header, body, language, referrer string
 			t.Errorf("header %s is %q, want %q", name, got, want)
 		}
 	}
-	styles := find(all, "style")
-	if len(styles) != 1 || len(styles[0].attr["nonce"]) < 20 {
-		t.Fatalf("%d style sheets", len(styles))
+	styles := find(all, "link")
+	if len(styles) != 1 || styles[0].attr["rel"] != "stylesheet" || !regexp.MustCompile(`^/connect/-/\w+/[0-9a-f]{16}\.css$`).MatchString(styles[0].attr["href"]) {
+		t.Fatalf("style sheets %v", styles)
 	}
-	want := "default-src 'none'; style-src 'nonce-" + styles[0].attr["nonce"] + "'; img-src data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+	const want = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
 	if got := header.Get("Content-Security-Policy"); got != want {
 		t.Errorf("Content-Security-Policy is %q, want %q", got, want)
 	}
 	for _, e := range all {
-		if e.name == "script" || e.name == "base" || e.name == "form" || e.name == "iframe" {
+		if e.name == "script" || e.name == "style" || e.name == "base" || e.name == "form" || e.name == "iframe" {
 			t.Errorf("the page has an element %s", e.name)
 		}
 		for name := range e.attr {

@@ -1,13 +1,15 @@
 package ingest_test
 
 import (
+	"bytes"
+	"encoding/base64"
 	"fmt"
 	"html"
+	"image/png"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,8 +61,9 @@ func TestLanding(t *testing.T) {
 				first, second = mobileLink, pcLink
 			}
 			links := find(all, "a")
-			if len(links) != 2 || links[0].attr["class"] != "button" || links[0].attr["href"] != first || links[1].attr["href"] != second {
-				t.Errorf("links %v, want %s first", links, first)
+			button := links[0].attr["class"] == "button"
+			if len(links) != 2 || button == row.hint || links[0].attr["href"] != first || links[1].attr["href"] != second {
+				t.Errorf("links %v, want %s first, and a button where it leads on: %v", links, first, !row.hint)
 			}
 			for _, l := range links { // each of these keeps the Referer away, or the window
 				if l.attr["rel"] != "" || l.attr["target"] != "" || l.attr["referrerpolicy"] != "" {
@@ -70,12 +73,16 @@ func TestLanding(t *testing.T) {
 			if hint := strings.Contains(body, "请在微信中打开本页面"); hint != row.hint {
 				t.Errorf("hint to open the page in WeChat: %v, want %v", hint, row.hint)
 			}
-			paths := find(all, "path")
-			if row.phone != (len(paths) == 0) {
-				t.Errorf("%d QR codes", len(paths))
+			const address = "https://shop.example" + linkPath
+			if shown := slices.ContainsFunc(find(all, "bdi"), func(e element) bool { return e.text == address }); shown != row.hint {
+				t.Errorf("the address to copy is shown: %v, want %v", shown, row.hint)
 			}
-			if len(paths) == 1 {
-				checkQRCode(t, paths[0].attr["d"], "https://shop.example"+linkPath)
+			pictures := find(all, "img")
+			if wants := !row.phone || row.hint; wants != (len(pictures) == 1) {
+				t.Errorf("%d QR codes", len(pictures))
+			}
+			if len(pictures) == 1 {
+				checkQRCode(t, pictures[0].attr["src"], address)
 			}
 
 			cookies := (&http.Response{Header: header}).Cookies()
@@ -86,7 +93,7 @@ func TestLanding(t *testing.T) {
 			if c.Name != "wxtoken_connect" || c.Value != linkSession || c.Path != linkPath || !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteLaxMode || c.Domain != "" {
 				t.Errorf("cookie %s", c.Raw)
 			}
-			if asked := f.questions(); len(asked) != 1 || asked[0] != (events.ConnectOpen{ID: linkID, Step: events.StepLanding}) {
+			if asked := f.questions(); len(asked) != 1 || asked[0] != (events.ConnectOpen{ID: linkID, Step: events.StepLanding, Over: true}) {
 				t.Errorf("asked %+v", asked)
 			}
 			if r.pages(t, "landing", "shown") != 1 || len(r.log.lines(t)) != 0 {
@@ -97,33 +104,30 @@ func TestLanding(t *testing.T) {
 	}
 }
 
-// checkQRCode looks that the path of an SVG draws the code for text inside a quiet zone.
-func checkQRCode(t *testing.T, path, text string) {
+// checkQRCode looks that a picture within a page is the code for text inside a quiet zone.
+func checkQRCode(t *testing.T, source, text string) {
 	t.Helper()
+	content, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(source, "data:image/png;base64,"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture, err := png.Decode(bytes.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
 	want, err := qr.Encode(text, qr.M)
 	if err != nil {
 		t.Fatal(err)
 	}
-	black := map[[2]int]bool{}
-	for _, run := range regexp.MustCompile(`M(\d+) (\d+)h(\d+)v1h-(\d+)z`).FindAllStringSubmatch(path, -1) {
-		var n [4]int
-		for i := range n {
-			n[i], _ = strconv.Atoi(run[i+1])
-		}
-		for x := range n[2] {
-			black[[2]int{n[0] + x - 4, n[1] - 4}] = true
-		}
-	}
-	for y := range want.Size {
-		for x := range want.Size {
-			if black[[2]int{x, y}] != want.Black(x, y) {
+	const zone = 4 // modules
+	scale := picture.Bounds().Dx() / (want.Size + 2*zone)
+	for y := -zone; y < want.Size+zone; y++ {
+		for x := -zone; x < want.Size+zone; x++ {
+			grey, _, _, _ := picture.At((x+zone)*scale+scale/2, (y+zone)*scale+scale/2).RGBA()
+			if (grey == 0) != want.Black(x, y) {
 				t.Fatalf("module %d,%d is wrong", x, y)
 			}
-			delete(black, [2]int{x, y})
 		}
-	}
-	if len(black) > 0 {
-		t.Errorf("%d modules outside the code", len(black))
 	}
 }
 
@@ -184,8 +188,8 @@ func TestConnect(t *testing.T) {
 	if status != http.StatusOK || !strings.Contains(html.UnescapeString(body), `小店 <script>alert("x")</script> & "co"`) || strings.Contains(body, "<script") {
 		t.Errorf("answer %d %s", status, body)
 	}
-	if dd := find(all, "dd"); len(dd) != 2 || dd[1].text != authorizer {
-		t.Errorf("details %v", dd)
+	if names := find(all, "bdi"); len(names) != 2 || names[1].text != authorizer {
+		t.Errorf("details %v", names)
 	}
 
 	// The back button: the same code again, and no second event.
@@ -201,7 +205,7 @@ func TestConnect(t *testing.T) {
 		t.Errorf("%d events, want 1", got)
 	}
 	for _, q := range f.questions() {
-		want := events.ConnectOpen{ID: linkID, Step: q.Step}
+		want := events.ConnectOpen{ID: linkID, Step: q.Step, Over: true}
 		if q.Step != events.StepLanding {
 			want.Session = linkSession
 		}
@@ -218,7 +222,7 @@ func TestConnect(t *testing.T) {
 	for _, want := range []struct {
 		page, result string
 		n            float64
-	}{{"landing", "shown", 1}, {"callback", "accepted", 3}, {"result", "authorized", 1}, {"callback", "gone", 1}} {
+	}{{"landing", "shown", 1}, {"callback", "accepted", 3}, {"result", "authorized", 1}, {"callback", "used", 1}} {
 		if got := r.pages(t, want.page, want.result); got != want.n {
 			t.Errorf("counted %v %s %s, want %v", got, want.page, want.result, want.n)
 		}
@@ -264,7 +268,10 @@ func TestResults(t *testing.T) {
 		}, 303, "https://shop.example/done?ref=7&authorizer_appid=wxa", "", "authorized"},
 		{"conflict", func(l *link) { l.State, l.NickName = events.ConnectConflict, "小店" }, 409, "", "归属没有改变", "conflict"},
 		{"conflict does not return", func(l *link) { l.State, l.ReturnTo = events.ConnectConflict, "https://shop.example/" }, 409, "", "归属没有改变", "conflict"},
-		{"failed", func(l *link) { l.State, l.Reason = events.ConnectFailed, "the code <has> expired" }, 422, "", "the code &lt;has&gt; expired", "failed"},
+		{"failed", func(l *link) { l.State, l.Reason = events.ConnectFailed, "code_spent" }, 422, "", "已经用过，或者已经过期", "failed"},
+		{"failed for a reason of a later version", func(l *link) { l.State, l.Reason = events.ConnectFailed, "a <b>reason</b>" }, 422, "", "我们这边出了问题", "failed"},
+		{"cancelled since", func(l *link) { l.State, l.Lapsed, l.ReturnTo = events.ConnectAuthorized, true, "https://shop.example/" }, 200, "", "授权已经失效", "cancelled"},
+		{"expired", func(l *link) { l.Over = events.OverExpired }, 410, "", "链接已过期", "expired"},
 		{"used", func(l *link) { l.code = 410 }, 410, "", "已失效", "gone"},
 		{"unknown", func(l *link) { l.code = 404 }, 404, "", "不存在", "unknown"},
 		{"another browser", func(l *link) { l.code = 403 }, 403, "", "同一浏览器", "forbidden"},
@@ -306,7 +313,7 @@ func TestResults(t *testing.T) {
 			if got := r.pages(t, "result", row.result); got != 1 {
 				t.Errorf("counted %v results %s, want 1", got, row.result)
 			}
-			if quiet := row.result == "authorized"; quiet != (len(r.log.lines(t)) == 0) {
+			if quiet := row.result == "authorized" || row.result == "cancelled"; quiet != (len(r.log.lines(t)) == 0) {
 				t.Errorf("logged %s", r.log)
 			}
 			checkLog(t, r)
@@ -384,7 +391,8 @@ func TestConnectRefused(t *testing.T) {
 		{"callback without an id", same, returning("/connect//callback", fine), 404, "unknown"},
 		{"callback of an unknown link", same, returning(other+"/callback", fine), 404, "unknown"},
 		{"callback of an expired link", gone, returning(backPath, fine), 410, "gone"},
-		{"callback of a link that was used with another code", func(l *link) { l.used = "x" }, returning(backPath, fine), 410, "gone"},
+		{"callback of a link that was used with another code", func(l *link) { l.used, l.State = "x", events.ConnectAuthorized }, returning(backPath, fine), 410, "used"},
+		{"callback of a link that another browser is using", func(l *link) { l.Over = events.OverBusy }, returning(backPath, fine), 410, "busy"},
 		{"landing page of an unknown link", same, get(other, ""), 404, "unknown"},
 		{"landing page of a used link", gone, get(linkPath, ""), 410, "gone"},
 		{"result of an unknown link", same, returning(other+"/callback", ""), 404, "unknown"},

@@ -56,6 +56,7 @@ type Deps struct {
 // Ingest takes WeChat's pushes. It is safe for concurrent use.
 type Ingest struct {
 	components atomic.Pointer[map[string]*wechat.Crypter] // by component_appid; the map is replaced, never changed
+	looks      atomic.Pointer[looks]                      // of their pages; replaced with them
 	js         jetstream.JetStream
 	seal       *seal.Keys
 	now        func() time.Time
@@ -140,6 +141,7 @@ func (i *Ingest) SetComponents(components []settings.Component) error {
 		return fmt.Errorf("set components: %w", errors.Join(faults...))
 	}
 	i.components.Store(&crypters)
+	i.looks.Store(newLooks(components))
 	return nil
 }
 

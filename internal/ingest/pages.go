@@ -2,133 +2,85 @@ package ingest
 
 import (
 	"bytes"
-	"crypto/rand"
 	"embed"
+	"encoding/base64"
 	"fmt"
 	"html/template"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
+	"unicode"
 
 	"golang.org/x/text/language"
 	"rsc.io/qr"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/wechat"
 )
 
-//go:embed page_*.html
+//go:embed page.html
 var pageFiles embed.FS
 
-var pageTemplates = template.Must(template.ParseFS(pageFiles, "page_*.html"))
+var pageTemplates = template.Must(template.ParseFS(pageFiles, "page.html"))
 
-// What a page says. All but the last two are values of the label result.
+// The templates.
 const (
-	saidShown       = "shown"       // the landing page, with its links
-	saidAccepted    = "accepted"    // the code is stored
-	saidAuthorized  = "authorized"  // it is done
-	saidConflict    = "conflict"    // the account belongs to another tenant
-	saidFailed      = "failed"      // the code came to nothing
-	saidWaiting     = "waiting"     // not done yet
-	saidUnknown     = "unknown"     // no such link
-	saidGone        = "gone"        // used or expired
-	saidForbidden   = "forbidden"   // another browser
-	saidRejected    = "rejected"    // not a request that WeChat sends a browser with
-	saidUnavailable = "unavailable" // no answer from the refresher, or no publish ack
-	saidMethod      = "method"      // counted as rejected
-	saidLimited     = "limited"     // counted as what it would have been
+	templateLanding = "landing"
+	templateNotice  = "notice"
 )
 
-var connectPages = []string{pageLanding, pageCallback, pageResult}
-
-var connectResults = []string{
-	saidShown, saidAccepted, saidAuthorized, saidConflict, saidFailed, saidWaiting,
-	saidUnknown, saidGone, saidForbidden, saidRejected, saidUnavailable,
-}
-
-// isTrouble reports whether an operator may want to look into it.
-func isTrouble(said string) bool {
-	switch said {
-	case saidShown, saidAccepted, saidAuthorized, saidWaiting:
-		return false
-	}
-	return true
-}
-
-// phrase is one text in both languages.
-type phrase struct{ zh, en string }
-
-// notices are the pages that tell one thing.
-var notices = map[string]struct {
-	status      int
-	title, text phrase
-}{
-	saidAuthorized: {http.StatusOK, phrase{"授权成功", "Authorization completed"},
-		phrase{"您的账号已经接入，可以关闭本页面。", "Your account is connected. You may close this page."}},
-	saidConflict: {http.StatusConflict, phrase{"该账号已属于其他租户", "The account belongs to another tenant"},
-		phrase{"该账号此前已由另一个租户接入，归属没有改变。如需转移，请联系服务商。", "The account was connected by another tenant before and was left where it was. To move it, ask your service provider."}},
-	saidFailed: {http.StatusUnprocessableEntity, phrase{"授权没有完成", "The authorization was not completed"},
-		phrase{"微信没有接受这次授权。请向服务商索取新的授权链接，重新授权一次。", "WeChat did not accept this authorization. Ask your service provider for a new link and authorize once more."}},
-	saidWaiting: {http.StatusOK, phrase{"正在完成授权", "Completing the authorization"},
-		phrase{"请稍候，本页面会自动刷新。", "One moment please: this page refreshes by itself."}},
-	saidUnknown: {http.StatusNotFound, phrase{"链接不存在", "No such link"},
-		phrase{"请检查链接是否完整，或向服务商索取新的授权链接。", "Check that the link is complete, or ask your service provider for a new one."}},
-	saidGone: {http.StatusGone, phrase{"链接已失效", "The link is no longer valid"},
-		phrase{"该链接已使用或已过期。请向服务商索取新的授权链接。", "It was used already or has expired. Ask your service provider for a new one."}},
-	saidForbidden: {http.StatusForbidden, phrase{"请在同一浏览器中完成授权", "Please use the browser in which you began"},
-		phrase{"授权必须在打开授权页面的浏览器中完成。请从头再试一次。", "An authorization has to end in the browser that opened its page. Please begin again."}},
-	saidRejected: {http.StatusBadRequest, phrase{"请求无效", "The request is not valid"},
-		phrase{"请从授权链接重新开始。", "Please begin again with the authorization link."}},
-	saidUnavailable: {http.StatusServiceUnavailable, phrase{"服务暂时不可用", "The service is not available right now"},
-		phrase{"请稍后重试，授权不会丢失。", "Please try again in a moment. Nothing is lost."}},
-	saidMethod: {http.StatusMethodNotAllowed, phrase{"请求无效", "The request is not valid"},
-		phrase{"请用浏览器打开授权链接。", "Please open the authorization link in a browser."}},
-	saidLimited: {http.StatusTooManyRequests, phrase{"请求过于频繁", "Too many requests"},
-		phrase{"请稍后再试。", "Please try again later."}},
-}
-
-// phrases are the other texts.
-var phrases = map[string]phrase{
-	"landing":    {"授权您的账号", "Authorize your account"},
-	"lead":       {"请由公众号或小程序的管理员在微信的页面上确认授权。", "The administrator of the official account or mini program confirms on a page of WeChat's."},
-	"here":       {"前往微信授权", "Continue to WeChat"},
-	"by_pc":      {"在电脑上扫码授权", "Authorize on a computer instead"},
-	"by_mobile":  {"在手机微信中直接授权", "Authorize inside WeChat on a phone instead"},
-	"in_wechat":  {"请在微信中打开本页面，再点击上面的按钮。", "Open this page inside WeChat before you press the button."},
-	"scan":       {"或用手机微信扫描二维码，在手机上授权：", "Or scan this code with WeChat to authorize on your phone:"},
-	"qr":         {"本页面的二维码", "QR code of this page"},
-	"account":    {"账号", "Account"},
-	"reason":     {"原因", "Reason"},
-	"again":      {"重试", "Try again"},
-	"from_start": {"返回授权页面", "Back to the beginning"},
-}
-
-// page is what the templates are made of.
+// page is what the templates are made of: texts of one language.
 type page struct {
-	Language string
-	Nonce    string // of the style sheet
+	language lang.Language
 
-	Title, Text          string
-	NickName, Authorizer string
-	Reason               string
-	Refresh              int    // seconds until the page loads itself again; 0: never
-	Again                bool   // loading it again may help
-	Landing              string // path of the landing page, where one should begin again
-	FromStart            bool   // show Landing
+	Style, Logo string // paths
+	Named       bool   // there is a name for who asks
+	Who         string
+	Contact     string
+	Reference   string // under which the log knows the link
 
-	Phone, InWeChat    bool
+	Mark, Title, Text, Do string
+	Account               account
+	Since, SinceLabel     string
+	Refresh               int    // seconds until the page loads itself again; 0: never
+	Again                 bool   // loading it again may help
+	Landing               string // path of the landing page, where one should begin again
+	FromStart             bool   // show Landing
+
+	// of the landing page
+	ActionTitle        string
+	Phone, Outside     bool // Outside: on a phone, and not in WeChat, where the way leads on
 	PCLink, MobileLink string
-	QR                 qrCode
+	URL                string       // of this very page
+	QR                 template.URL // the same as a picture
+	Only               account      // the one that the link is for
+	Sets               []setGroup
+	SetsNote           string
+	Steps              []string
+	Until, Cancel      string
 }
 
-// T returns the phrase of that name in the page's language.
-func (p page) T(name string) string { return phrases[name].in(p.Language) }
+// account is who was authorized, or who shall be.
+type account struct{ Name, AppID string }
 
-func (p phrase) in(language string) string {
-	if language == "en" {
-		return p.en
+// setGroup is the permission sets of one kind of account.
+type setGroup struct {
+	Of    string // empty where there is one group
+	Names []string
+}
+
+// T returns the word of that name in the page's language.
+func (p page) T(name string) string { return words[name].In(p.language) }
+
+// HTMLLang is the language in the form of HTML and HTTP.
+func (p page) HTMLLang() string {
+	if p.language == lang.English {
+		return "en"
 	}
-	return p.zh
+	return "zh-CN"
 }
 
 // pageAnswer is the answer to one visit.
@@ -136,65 +88,61 @@ type pageAnswer struct {
 	status   int
 	refused  bool   // counts against the address that it came from
 	location string // of a redirect
-	template string
-	said     string // names the notice
-	page     page
+	said     string // names the notice; empty for the landing page
+
+	component string // of the link, where it is known
+	id        string // of the link, where there is one
+	opened    events.ConnectOpened
+	userAgent string
+	refresh   int // seconds
 }
 
 // redirect sends the browser on with GET.
 func redirect(to string) pageAnswer { return pageAnswer{status: http.StatusSeeOther, location: to} }
 
-// notice is the page that says what notices has.
+// notice is the page that says what noticeOf has.
 func notice(said string) pageAnswer {
-	a := pageAnswer{status: notices[said].status, template: "page_notice.html", said: said}
+	a := pageAnswer{status: noticeOf(said, "", lang.Text{}).status, said: said}
 	switch said {
-	case saidUnknown, saidGone, saidForbidden, saidRejected, saidMethod, saidLimited:
+	case saidUnknown, saidExpired, saidUsed, saidGone, saidForbidden, saidRejected, saidMethod, saidLimited:
 		a.refused = true
-	}
-	switch said {
 	case saidWaiting:
-		a.page.Refresh = retryAfter
-	case saidUnavailable:
-		a.page.Again = true
-	case saidForbidden:
-		a.page.FromStart = true
+		a.refresh = retryAfter
+	case saidBusy:
+		a.refresh = busyRefresh
 	}
 	return a
 }
 
-// landingPage is the page that leads to WeChat.
-func landingPage(opened events.ConnectOpened, userAgent string) pageAnswer {
-	p := page{PCLink: opened.PCLink, MobileLink: opened.MobileLink}
-	p.Phone, p.InWeChat = device(userAgent)
-	if !p.Phone {
-		p.QR = newQRCode(opened.URL)
-	}
-	return pageAnswer{status: http.StatusOK, template: "page_landing.html", page: p}
-}
-
 // write sends the answer.
-func (a pageAnswer) write(w http.ResponseWriter, r *http.Request) {
+func (a pageAnswer) write(w http.ResponseWriter, r *http.Request, looks *looks) {
 	h := w.Header()
 	if a.location != "" {
 		h.Set("Location", a.location)
 		w.WriteHeader(a.status)
 		return
 	}
-	p := a.page
-	p.Language = preferred(r.Header.Get("Accept-Language"))
-	p.Nonce = rand.Text()
-	if n, ok := notices[a.said]; ok {
-		p.Title, p.Text = n.title.in(p.Language), n.text.in(p.Language)
+	its := looks.lookOf(a.component)
+	language := preferred(r.Header.Get("Accept-Language"))
+	p := page{
+		language: language, Style: its.style.path, Logo: its.logo.path,
+		Named: its.named, Who: its.who.In(language), Contact: its.contact.In(language),
+		Reference: a.id[:min(len(a.id), shownID)], Refresh: a.refresh,
+	}
+	name := templateNotice
+	if a.said == "" {
+		name = templateLanding
+		p.land(a, its)
 	} else {
-		p.Title, p.Text = p.T("landing"), p.T("lead")
+		p.tell(a, its)
 	}
 	var body bytes.Buffer
-	if err := pageTemplates.ExecuteTemplate(&body, a.template, p); err != nil {
-		panic(fmt.Errorf("make page %s: %w", a.template, err)) // our own template with our own fields
+	if err := pageTemplates.ExecuteTemplate(&body, name, p); err != nil {
+		panic(fmt.Errorf("make page %s: %w", name, err)) // our own template with our own fields
 	}
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Language", map[string]string{"zh": "zh-CN", "en": "en"}[p.Language])
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+p.Nonce+"'; img-src data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'")
+	h.Set("Content-Language", p.HTMLLang())
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'")
 	if a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests {
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
@@ -202,14 +150,170 @@ func (a pageAnswer) write(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, &body) // a browser that has gone is no concern of ours
 }
 
+// tell fills in a notice.
+func (p *page) tell(a pageAnswer, its *look) {
+	n, in := noticeOf(a.said, a.opened.Reason, its.who), p.language
+	p.Mark, p.Title, p.Text, p.Do = n.mark, n.title.In(in), n.text.In(in), n.do.In(in)
+	p.Account = account{plain(a.opened.NickName), plain(a.opened.Authorizer)}
+	switch a.said {
+	case saidAuthorized, saidAlready, saidCancelled, saidUsed, saidConflict, saidFailed:
+		p.Since = moment(a.opened.EndedAt).In(in)
+		p.SinceLabel = lang.T("Authorized", "授权时间").In(in)
+		if a.said == saidFailed {
+			p.SinceLabel = lang.T("When", "时间").In(in)
+		}
+	case saidExpired:
+		p.Since, p.SinceLabel = moment(a.opened.ExpiresAt).In(in), lang.T("Expired", "过期时间").In(in)
+	case saidForbidden:
+		p.Landing, p.FromStart = prefixConnect+a.id, true
+	case saidUnavailable:
+		p.Again = true
+	}
+	if n.mark == markGood { // all is well: nothing to ask about
+		p.Contact, p.Reference = "", ""
+	}
+}
+
+// land fills in the page that leads to WeChat.
+func (p *page) land(a pageAnswer, its *look) {
+	in, opened := p.language, a.opened
+	text := func(t lang.Text) string { return t.In(in) }
+	var inWeChat bool
+	p.Phone, inWeChat = device(a.userAgent)
+	p.Outside = p.Phone && !inWeChat
+	p.PCLink, p.MobileLink, p.URL = opened.PCLink, opened.MobileLink, opened.URL
+	if !p.Phone || p.Outside {
+		p.QR = qrCode(opened.URL)
+	}
+	p.Title = text(lang.T("Authorize your account", "授权您的账号"))
+	if its.named {
+		p.Title = text(lang.T("Authorize %s", "授权给%s", its.who))
+	}
+	p.Text = text(lang.T("%s asks to act for your %s on WeChat. Its administrator confirms that on a page of WeChat's; your password is not asked for here.",
+		"%s申请代您的%s调用微信接口。请由账号的管理员在微信的页面上确认，这里不会要求您的密码。", capital(its.who), kindOf(opened.AuthType)))
+	if opened.BizAppID != "" {
+		p.Only = account{plain(opened.NickName), plain(opened.BizAppID)}
+	}
+	switch {
+	case p.Outside:
+		p.ActionTitle = text(lang.T("Open this page in WeChat", "请在微信中打开本页面"))
+	default:
+		p.ActionTitle = text(lang.T("Confirm with WeChat", "到微信确认"))
+	}
+	p.Sets, p.SetsNote = permissions(opened, its, in)
+	p.Steps = steps(*p, its, text)
+	if !opened.ExpiresAt.IsZero() {
+		p.Until = text(lang.T("This link is valid until %s.", "链接有效期至 %s。", moment(opened.ExpiresAt)))
+	}
+	p.Cancel = text(lang.T("You can cancel the authorization at any time on mp.weixin.qq.com.", "授权之后，您可以随时登录微信公众平台（mp.weixin.qq.com）取消。"))
+}
+
+// steps says what happens next, by device.
+func steps(p page, its *look, text func(lang.Text) string) []string {
+	first := lang.T("WeChat shows a code: the administrator scans it with WeChat on a phone.", "微信显示二维码，由管理员用手机微信扫描。")
+	if p.Phone {
+		first = lang.T("WeChat asks which account it is about.", "微信请您选择账号。")
+	}
+	return []string{
+		text(first),
+		text(lang.T("The administrator looks at the permissions and confirms.", "管理员查看权限并确认。")),
+		text(lang.T("WeChat leads back here, and this page says that %s is connected.", "微信返回这里，页面显示已经接入%s。", its.who)),
+	}
+}
+
+// permissions returns the names of what is asked for, and a sentence about them.
+func permissions(opened events.ConnectOpened, its *look, in lang.Language) (groups []setGroup, note string) {
+	ids := []int(opened.CategoryIDs)
+	fitting := map[wechat.AccountKind]bool{}
+	if len(ids) == 0 {
+		ids = its.sets
+		switch {
+		case opened.BizAppID != "": // which kind that is, WeChat knows
+		case opened.AuthType == 1:
+			fitting = map[wechat.AccountKind]bool{wechat.OfficialAccount: true, 0: true}
+		case opened.AuthType == 2:
+			fitting = map[wechat.AccountKind]bool{wechat.MiniProgram: true, 0: true}
+		}
+	}
+	names := map[wechat.AccountKind][]string{}
+	for _, id := range ids {
+		if set := wechat.NamePermissionSet(id); len(fitting) == 0 || fitting[set.Kind] {
+			names[set.Kind] = append(names[set.Kind], set.Name.In(in))
+		}
+	}
+	for _, kind := range []wechat.AccountKind{wechat.OfficialAccount, wechat.MiniProgram, wechat.Channels, 0} {
+		if len(names[kind]) > 0 {
+			groups = append(groups, setGroup{kindName(kind).In(in), names[kind]})
+		}
+	}
+	if len(groups) == 1 {
+		groups[0].Of = ""
+	}
+	note = lang.T("WeChat's page lists all of it once more, before you confirm.", "确认之前，微信的页面会再次列出全部权限。").In(in)
+	if len(groups) == 0 {
+		note = lang.T("WeChat's page lists the permissions before you confirm.", "确认之前，微信的页面会列出申请的全部权限。").In(in)
+	}
+	return groups, note
+}
+
+func kindName(kind wechat.AccountKind) lang.Text {
+	switch kind {
+	case wechat.OfficialAccount:
+		return lang.T("Official account", "公众号")
+	case wechat.MiniProgram:
+		return lang.T("Mini program", "小程序")
+	case wechat.Channels:
+		return lang.T("Channels", "视频号")
+	}
+	return lang.T("Others", "其他")
+}
+
+// capital is a text that begins a sentence.
+func capital(t lang.Text) lang.Text {
+	if rest, ok := strings.CutPrefix(t.EN, "the "); ok {
+		t.EN = "The " + rest
+	}
+	return t
+}
+
+// moment is a time as people in China read it; nothing for none.
+func moment(at time.Time) lang.Text {
+	if at.IsZero() {
+		return lang.Text{}
+	}
+	at = wechat.InChina(at)
+	return lang.T("%s (Beijing time)", "%s（北京时间）", lang.Text{EN: at.Format("2 January 2006, 15:04"), ZH: at.Format("2006年1月2日 15:04")})
+}
+
+// maxShown bounds a foreign text on a page, in characters.
+const maxShown = 80
+
+// plain takes out of a foreign text what is not seen, and what turns a line around. Of the characters that are not seen
+// one stays: it joins emoji.
+func plain(foreign string) string {
+	const joiner = '\u200d'
+	seen := []rune(strings.Map(func(r rune) rune {
+		if r == joiner || unicode.IsPrint(r) && r != unicode.ReplacementChar {
+			return r
+		}
+		return -1
+	}, foreign))
+	if len(seen) > maxShown {
+		seen = append(seen[:maxShown], '…')
+	}
+	return string(seen)
+}
+
 // matcher chooses among the languages of the pages; the first is for those who want another.
 var matcher = language.NewMatcher([]language.Tag{language.Chinese, language.TraditionalChinese, language.English})
 
-// preferred returns "en" for a browser that prefers English, and "zh" for any other.
-func preferred(header string) string {
+// preferred returns English for a browser that prefers it, and Chinese for any other.
+func preferred(header string) lang.Language {
 	tag, _ := language.MatchStrings(matcher, header)
-	base, _ := tag.Base()
-	return base.String()
+	if base, _ := tag.Base(); base.String() == "en" {
+		return lang.English
+	}
+	return lang.Chinese
 }
 
 // device tells from a User-Agent whether the browser is on a phone, and whether it is WeChat's own.
@@ -228,31 +332,12 @@ func device(userAgent string) (phone, inWeChat bool) {
 	return !computer && (inWeChat || has("Mobile", "Android", "iPhone", "iPad", "HarmonyOS")), inWeChat
 }
 
-// qrCode is a QR code as the path of an SVG, one unit for each module. The zero qrCode is none.
-type qrCode struct {
-	Size int // with the quiet zone
-	Path string
-}
-
-// quietZone is the white edge that a scanner needs, in modules.
-const quietZone = 4
-
-func newQRCode(text string) qrCode {
+// qrCode returns a QR code as a picture within the page: one that can be pressed and saved on a phone. Empty where the text
+// does not fit: the links are there all the same.
+func qrCode(text string) template.URL {
 	code, err := qr.Encode(text, qr.M)
 	if err != nil || text == "" {
-		return qrCode{} // the links are there all the same
+		return ""
 	}
-	var path strings.Builder
-	for y := range code.Size {
-		for x := 0; x < code.Size; x++ {
-			from := x
-			for x < code.Size && code.Black(x, y) {
-				x++
-			}
-			if x > from {
-				fmt.Fprintf(&path, "M%d %dh%dv1h-%dz", from+quietZone, y+quietZone, x-from, x-from)
-			}
-		}
-	}
-	return qrCode{Size: code.Size + 2*quietZone, Path: path.String()}
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(code.PNG())) //nolint:gosec // our own picture
 }

@@ -80,7 +80,10 @@ func (l *Links) ended(ctx context.Context, c store.Connect) events.ConnectOpened
 	opened := l.opened(c)
 	opened.CodeAt, opened.EndedAt, opened.Authorizer, opened.Reason = c.CodeAt, c.EndedAt, c.Authorizer, c.Reason
 	if c.Authorizer != "" {
-		opened.NickName, opened.AccountState = l.account(ctx, wxtoken.AuthorizerKey(c.Component, c.Authorizer))
+		key := wxtoken.AuthorizerKey(c.Component, c.Authorizer)
+		opened.NickName = l.nickName(ctx, key)
+		cred, err := l.Store().Credential(ctx, key) // what can't be read keeps no page from being shown
+		opened.Lapsed = err == nil && c.State == events.ConnectAuthorized && (!cred.RevokedAt.IsZero() || cred.AuthorizationNeeded)
 	}
 	return opened
 }
@@ -128,7 +131,7 @@ func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.Conne
 	opened.AuthType, opened.BizAppID, opened.ExpiresAt = c.AuthType, c.BizAppID, c.ExpiresAt
 	opened.CategoryIDs, _ = events.ParseCategory(c.Categories) // made by String
 	if c.BizAppID != "" {
-		opened.NickName, _ = l.account(ctx, wxtoken.AuthorizerKey(c.Component, c.BizAppID))
+		opened.NickName = l.nickName(ctx, wxtoken.AuthorizerKey(c.Component, c.BizAppID))
 	}
 	return opened, nil
 }
@@ -243,17 +246,14 @@ func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, er
 	return l.Store().SaveConnect(ctx, c, now)
 }
 
-// account returns what the status tells of an account: its name, where WeChat has told it, and its state. A status that
-// can't be read keeps no page from being shown.
-func (l *Links) account(ctx context.Context, key wxtoken.Key) (nickName string, state wxtoken.State) {
+func (l *Links) nickName(ctx context.Context, key wxtoken.Key) string {
 	s, _, err := l.Store().Status(ctx, key)
-	if err != nil {
-		return "", ""
+	if err != nil || s.Authorizer == nil {
+		return ""
 	}
-	if s.Authorizer != nil {
-		_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &nickName) // WeChat's; no name is no fault
-	}
-	return nickName, s.State
+	var name string
+	_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &name) // WeChat's; no name is no fault
+	return name
 }
 
 // returnTo is the caller's address with what it has to know.
