@@ -148,34 +148,40 @@ func (i *Ingest) serveAsset(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// The cards on which everything stands; page.css has the same.
+// The grounds on which links stand where they are hardest to read; in page.css they are called soft.
 var (
-	lightCard = color.RGBA{0xff, 0xff, 0xff, 0xff}
-	darkCard  = color.RGBA{0x1b, 0x1f, 0x1d, 0xff}
-	black     = color.RGBA{0x10, 0x12, 0x11, 0xff}
+	lightGround = color.RGBA{0xf4, 0xf6, 0xf5, 0xff}
+	darkGround  = color.RGBA{0x23, 0x28, 0x26, 0xff}
+	white       = color.RGBA{0xff, 0xff, 0xff, 0xff}
+	black       = color.RGBA{0x00, 0x00, 0x00, 0xff}
 )
 
 // defaultColour is that of buttons where no other is set.
 const defaultColour = "#07773f"
 
-// readable is the contrast that text needs (WCAG 2, level AA).
-const readable = 4.5
+// The contrast that text needs, and what is no text (WCAG 2, level AA).
+const (
+	readable = 4.5
+	visible  = 3
+)
 
-// colours returns the part of a style sheet that a component's colour makes. A button has that very colour; its text and
-// its edge are chosen so that both can be seen, whatever the colour is.
+// colours returns the part of a style sheet that a component's colour makes. A button has that colour, or one so near that
+// white can be read on it; where that is far, its text is black. Its edge, and links, have the next colour that can be read
+// on the card.
 func colours(hex string) string {
 	if hex == "" {
 		hex = defaultColour
 	}
-	button := parseColour(hex)
-	on := lightCard
-	if contrast(on, button) < contrast(black, button) {
+	button, on := parseColour(hex), white
+	if contrast(white, button) >= visible {
+		button = shift(button, black, white)
+	} else {
 		on = black
 	}
-	scheme := func(card, towards color.RGBA) string {
-		return fmt.Sprintf("--button: %s; --on-button: %s; --edge: %s;", css(button), css(on), css(shift(button, towards, card)))
+	scheme := func(ground, towards color.RGBA) string {
+		return fmt.Sprintf("--button: %s; --on-button: %s; --edge: %s;", css(button), css(on), css(shift(button, towards, ground)))
 	}
-	return "\n:root { " + scheme(lightCard, black) + " }\n@media (prefers-color-scheme: dark) { :root { " + scheme(darkCard, lightCard) + " } }\n"
+	return "\n:root { " + scheme(lightGround, black) + " }\n@media (prefers-color-scheme: dark) { :root { " + scheme(darkGround, white) + " } }\n"
 }
 
 func parseColour(hex string) color.RGBA {

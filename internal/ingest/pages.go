@@ -189,8 +189,8 @@ func (p *page) land(a pageAnswer, its *look) {
 	if its.named {
 		p.Title = text(lang.T("Authorize %s", "授权给%s", its.who))
 	}
-	p.Text = text(lang.T("%s asks to act for your %s on WeChat. Its administrator confirms that on a page of WeChat's; your password is not asked for here.",
-		"%s申请代您的%s调用微信接口。请由账号的管理员在微信的页面上确认，这里不会要求您的密码。", capital(its.who), kindOf(opened.AuthType)))
+	p.Text = text(lang.T("%s asks to act for your %s on WeChat. The account's administrator confirms that on WeChat's own page; no password is asked for here.",
+		"%s申请代您的%s调用微信接口。请由账号的管理员在微信的页面上确认，这里不会要求输入密码。", capital(its.who), kindOf(opened.AuthType)))
 	if opened.BizAppID != "" {
 		p.Only = account{plain(opened.NickName), plain(opened.BizAppID)}
 	}
@@ -211,7 +211,10 @@ func (p *page) land(a pageAnswer, its *look) {
 // steps says what happens next, by device.
 func steps(p page, its *look, text func(lang.Text) string) []string {
 	first := lang.T("WeChat shows a code: the administrator scans it with WeChat on a phone.", "微信显示二维码，由管理员用手机微信扫描。")
-	if p.Phone {
+	switch {
+	case p.Outside:
+		first = lang.T("This page, opened in WeChat, leads on to WeChat's own.", "在微信中打开本页面，再前往微信的授权页面。")
+	case p.Phone:
 		first = lang.T("WeChat asks which account it is about.", "微信请您选择账号。")
 	}
 	return []string{
@@ -233,6 +236,8 @@ func permissions(opened events.ConnectOpened, its *look, in lang.Language) (grou
 			fitting = map[wechat.AccountKind]bool{wechat.OfficialAccount: true, 0: true}
 		case opened.AuthType == 2:
 			fitting = map[wechat.AccountKind]bool{wechat.MiniProgram: true, 0: true}
+		case opened.AuthType == 3:
+			fitting = map[wechat.AccountKind]bool{wechat.OfficialAccount: true, wechat.MiniProgram: true, 0: true}
 		}
 	}
 	names := map[wechat.AccountKind][]string{}

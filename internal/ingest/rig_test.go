@@ -87,16 +87,22 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...change) {
 		change(&cfg)
 	}
 	var err error
-	r.ingest, err = ingest.New(cfg, []settings.Component{{
-		AppID:   component,
-		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
-		AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey), wxtoken.NewSecret(aesBefore)},
-	}}, ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }})
+	r.ingest, err = ingest.New(cfg, []settings.Component{branded(settings.Page{})}, ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if text := r.log.Take(); cfg.PlainMessages && !strings.Contains(text, "NOT FOR PRODUCTION") {
 		t.Errorf("plain mode is switched on without a warning: %q", text)
+	}
+}
+
+// branded is the component of the tests, with that page.
+func branded(page settings.Page) settings.Component {
+	return settings.Component{
+		AppID:   component,
+		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
+		AESKeys: []wxtoken.Secret{wxtoken.NewSecret(aesKey), wxtoken.NewSecret(aesBefore)},
+		Page:    page,
 	}
 }
 
