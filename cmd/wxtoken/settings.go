@@ -91,6 +91,15 @@ func (s SimSettings) Validate() error {
 	return errors.Join(faults...)
 }
 
+// demoPage is what the pages of authorization links tell about the fake platform's component.
+var demoPage = settings.Page{
+	Name: "演示云店", NameEN: "Demo Cloud Shop", Contact: "客服微信 demo-shop", ContactEN: "support@shop.example", Color: "#0f6bd7",
+	CategoryIDs: []int{1, 2, 18}, // those that its accounts grant
+	Logo: `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 44 44"><rect width="44" height="44" rx="10" fill="#0f6bd7"/>` +
+		`<path d="M13 19v13h18V19M10 19l3-8h18l3 8a4 4 0 0 1-8 0 4 4 0 0 1-8 0 4 4 0 0 1-8 0z" fill="none" stroke="#fff" stroke-width="2.5" stroke-linejoin="round"/></svg>`,
+	LogoType: "image/svg+xml",
+}
+
 // nats returns the settings of the connections.
 func (s *config) nats() natsconn.Settings { return natsconn.Settings{NatsURL: s.NatsURL} }
 
@@ -120,6 +129,7 @@ func (s *config) Validate() error {
 		s.PushSettings = settings.PushSettings{
 			ComponentToken:  wxtoken.NewSecret(wechatsim.DemoToken),
 			ComponentAesKey: wxtoken.NewSecret(wechatsim.DemoEncodingAESKey),
+			ComponentPage:   demoPage, ComponentPageFile: s.ComponentPageFile,
 		}
 	}
 	var err error

@@ -159,14 +159,19 @@ func command[P, R any](b *browser, what cdp.Command[P, R], params P) {
 	}
 }
 
-// eval returns the value of an expression on the page.
+// eval returns the value of an expression on the page. A page that loads itself again meanwhile is asked again.
 func eval[R any](b *browser, expression string) R {
 	b.Helper()
-	value, err := chromedp.Run(b.Context, chromedp.Evaluate[R](expression, chromedp.EvalAwaitPromise))
-	if err != nil {
-		b.Fatalf("%s: %v", expression[:min(len(expression), 200)], err)
+	for began := time.Now(); ; {
+		value, err := chromedp.Run(b.Context, chromedp.Evaluate[R](expression, chromedp.EvalAwaitPromise))
+		if err == nil {
+			return value
+		}
+		if time.Since(began) > time.Minute || b.Context.Err() != nil {
+			b.Fatalf("%s: %v", expression[max(0, len(expression)-200):], err)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	return value
 }
 
 // width changes the size of the window.
@@ -234,8 +239,7 @@ func (b *browser) audit(where string) {
 	if b.axe == "" {
 		return
 	}
-	eval[any](b, b.axe+"; null")
-	found := eval[[]string](b, `axe.run().then(r => r.violations.filter(v => v.impact == "serious" || v.impact == "critical").filter(v => v.id != "meta-refresh").map(v => v.id + ": " + v.nodes.map(n => n.html + " " + n.failureSummary).join(" | ")))`)
+	found := eval[[]string](b, b.axe+`; axe.run().then(r => r.violations.filter(v => v.impact == "serious" || v.impact == "critical").filter(v => v.id != "meta-refresh").map(v => v.id + ": " + v.nodes.map(n => n.html + " " + n.failureSummary).join(" | ")))`)
 	for _, fault := range found {
 		b.Errorf("%s: %s", where, fault)
 	}

@@ -43,6 +43,7 @@ type PushSettings struct {
 	ComponentAesKeyPrevious     wxtoken.Secret `hidden:""`
 	ComponentAesKeyPreviousFile string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey before, while it is being changed. (Or WXTOKEN_COMPONENT_AES_KEY_PREVIOUS.)"`
 	ComponentPageFile           string         `group:"Component" placeholder:"file" help:"File with what merchants read on the pages of authorization links: JSON with name, name_en, contact, contact_en, color, category_id_list, and logo, the name of a picture beside it."`
+	ComponentPage               Page           `kong:"-"` // where there is no such file
 }
 
 // Component is one third-party platform, with the secrets that the process needs of it: a refresher
@@ -149,6 +150,7 @@ func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSett
 		c.AESKeys = present(
 			from("component-aes-key", push.ComponentAesKey, push.ComponentAesKeyFile, true, checkAESKey),
 			from("component-aes-key-previous", push.ComponentAesKeyPrevious, push.ComponentAesKeyPreviousFile, false, checkAESKey))
+		c.Page = push.ComponentPage
 		if push.ComponentPageFile != "" {
 			c.Page = l.page("component-page-file", push.ComponentPageFile)
 		}
