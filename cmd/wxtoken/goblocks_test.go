@@ -366,7 +366,7 @@ func follow(t *testing.T, ended <-chan struct{}, stderr *logtest.Buffer, want []
 }
 
 // simRun is a wxtoken --sim that runs.
-type simRun struct{ nats, control, account string }
+type simRun struct{ nats, ops, control, account string }
 
 func simulate(t *testing.T) simRun {
 	t.Helper()
@@ -394,6 +394,9 @@ func simulate(t *testing.T) simRun {
 			return errors.New("not up yet")
 		}
 		sim = simRun{nats: m[1], control: m[2]}
+		if m := regexp.MustCompile(`(?m)curl (http://[^/]+)/$`).FindStringSubmatch(stderr.String()); m != nil {
+			sim.ops = m[1]
+		}
 		return nil
 	})
 	return sim

@@ -8,6 +8,7 @@
 //	GET  /wechat/{component_appid}/message/{appid}   answers echostr when the signature is right
 //	GET  /connect/{id}                               the page of an authorization link, which leads to WeChat
 //	GET  /connect/{id}/callback                      where WeChat sends the browser with a code, and how it ended
+//	GET  /connect/-/{component_appid}/{digest}.css   style sheet of the pages; .logo is the logo
 //
 // A push is answered with exactly "success", or with a passive reply, and only after NATS has acked
 // every event that it becomes. Without an ack the answer is 503 and WeChat sends the push again:
@@ -56,7 +57,11 @@
 // landing page gives the browser a cookie, without which no code is taken: only who has the link
 // can bring a code to it. The callback stores the code as an event and sends the browser to the
 // same page without a query, which waits up to 4 seconds for the result, and loads itself again
-// where that is not enough.
+// where that is not enough. A link that is over tells how it ended, with the account's name.
+//
+// The pages have no scripts, forms or inline styles. What differs between components is a look: the
+// texts, and a style sheet and a logo, each with a digest in its path (look.go). What the pages say
+// stands in texts.go, in both languages.
 //
 // # What is refused, and what is odd
 //

@@ -1,4 +1,4 @@
-// Package lang holds what operators read in both of their languages. The two texts stand beside each
+// Package lang holds what operators and merchants read in both of their languages. The two texts stand beside each
 // other where they are used; there are no catalogues.
 package lang
 

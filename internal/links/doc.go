@@ -11,6 +11,8 @@
 //	conflict    Finish: the tokens are stored, and the account kept another ref
 //	failed      Fail: it came to nothing, and says why; another code may still be brought, until the link ends
 //
+// Whoever opens a link that is over is told why, how it ended and about which account; nothing of that leads on.
+//
 // Two events tell of one authorization, the redirect and the push, each perhaps with a code of its own, in any order, and
 // either may be missing. [Links.Of] finds the link of an event: the redirect names it, and the push names the pre-auth code.
 // [Links.Claim] has one of the two codes exchanged. So an account that is authorized before the browser is back makes the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"image"
 	"image/png"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -108,5 +109,22 @@ func TestReadPage(t *testing.T) {
 				t.Errorf("%v, want %q", err, row.want)
 			}
 		})
+	}
+}
+
+// TestPageOfTheDocs reads the example of the docs.
+func TestPageOfTheDocs(t *testing.T) {
+	t.Parallel()
+	for _, doc := range []string{"services.md", "services.zh-CN.md"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "docs", doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, example, _ := strings.Cut(string(text), "```json\n{\n  \"name\"")
+		example, _, _ = strings.Cut(example, "```")
+		files := tree(t, map[string]string{"page.json": `{"name"` + example, "logo.png": pngOf(t, 128, 128)})
+		if got, err := settings.ReadPage(filepath.Join(files, "page.json")); err != nil || got.NameEN != "Example Shop" {
+			t.Errorf("%s: %+v, %v", doc, got, err)
+		}
 	}
 }
