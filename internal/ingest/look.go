@@ -57,7 +57,7 @@ func inBoth(zh, en string) lang.Text {
 	if en == "" {
 		en = zh
 	}
-	return lang.Text{EN: en, ZH: zh}
+	return lang.Given(en, zh)
 }
 
 func newAsset(component, suffix, contentType, content string) asset {

@@ -287,7 +287,7 @@ func moment(at time.Time) lang.Text {
 		return lang.Text{}
 	}
 	at = wechat.InChina(at)
-	return lang.T("%s (Beijing time)", "%s（北京时间）", lang.Text{EN: at.Format("2 January 2006, 15:04"), ZH: at.Format("2006年1月2日 15:04")})
+	return lang.T("%s (Beijing time)", "%s（北京时间）", lang.Given(at.Format("2 January 2006, 15:04"), at.Format("2006年1月2日 15:04")))
 }
 
 // maxShown bounds a foreign text on a page, in characters.

@@ -28,6 +28,9 @@ func T(en, zh string, args ...any) Text {
 // Same returns what is the same in both: names, numbers, another program's words.
 func Same(text string) Text { return Text{text, text} }
 
+// Given returns a text that is not ours in both languages, as the settings have it for instance.
+func Given(en, zh string) Text { return Text{en, zh} }
+
 // Join joins texts, as strings.Join does.
 func Join(texts []Text, separator Text) (joined Text) {
 	en, zh := make([]string, len(texts)), make([]string, len(texts))
