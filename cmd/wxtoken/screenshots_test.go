@@ -66,7 +66,7 @@ func aLink(t *testing.T, _ context.Context, sim simRun) string {
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(answer.Data, &link); err == nil && link.URL == "" {
+		if err = json.Unmarshal(answer.Data, &link); err == nil && link.URL == "" {
 			err = errors.New(string(answer.Data))
 		}
 		return err
