@@ -75,7 +75,7 @@ var shownPages = []shownPage{
 	{"cancelled since", func(l *link) { overWith(events.ConnectAuthorized)(l); l.Lapsed = true }, onPhone, "", "授权已经失效", "no longer in force"},
 	{"conflict", overWith(events.ConnectConflict), onPhone, "", "归属没有改变", "another customer of Example Cloud"},
 	{"used by another browser", overWith(events.ConnectAuthorized), onPhone, "/callback?auth_code=x", "这个链接已经用过", "This link was used before"},
-	{"busy", func(l *link) { l.State, l.Over = events.ConnectExchanging, events.OverBusy }, onPhone, "", "正在使用中", "in use right now"},
+	{"busy", func(l *link) { l.State, l.Over, l.CodeAt = events.ConnectExchanging, events.OverBusy, now }, onPhone, "", "正在使用中", "in use right now"},
 	{"expired", func(l *link) { l.Over, l.ExpiresAt = events.OverExpired, authorizedAt }, onPhone, "", "请向示例云服务索取新的链接", "Ask Example Cloud for a new link"},
 	{"used or expired", func(l *link) { l.code = 410 }, onPC, "", "链接已失效", "no longer valid"},
 	{"failed: code_spent", failedOf("code_spent"), onPhone, "/callback", "已经用过，或者已经过期", "was used before"},
@@ -316,6 +316,9 @@ func TestPages(t *testing.T) {
 					if inner != "" && strings.Contains(strings.ReplaceAll(text, l.URL, ""), inner) && inner != "expired" && inner != "ended" {
 						t.Errorf("the page says %q: %s", inner, text)
 					}
+				}
+				if source := eval[string](b, "document.documentElement.outerHTML"); strings.Contains(source, linkSession) || strings.Contains(source, "queryauthcode") {
+					t.Errorf("the page holds a secret: %s", source)
 				}
 				if eval[int](b, `document.querySelectorAll("b, script, [onclick]").length`) != 0 {
 					t.Error("a foreign name became markup")

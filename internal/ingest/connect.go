@@ -157,7 +157,7 @@ func (v *visit) says(said string) pageAnswer {
 func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Request, v *visit) pageAnswer {
 	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{ID: v.id, Step: events.StepLanding, Over: true})
 	if said == "" && opened.Over != "" {
-		return v.over(opened)
+		return v.over(opened, i.now())
 	}
 	if said == "" && (!isVisible(opened.Session, maxSession) || !isWebURL(opened.PCLink) || !isWebURL(opened.MobileLink)) {
 		said, err = saidUnavailable, errors.New("the answer lacks the session or a link")
@@ -175,10 +175,10 @@ func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Req
 }
 
 // over tells why a link leads to WeChat no more.
-func (v *visit) over(opened events.ConnectOpened) pageAnswer {
+func (v *visit) over(opened events.ConnectOpened, now time.Time) pageAnswer {
 	switch {
 	case opened.Over == events.OverBusy:
-		return v.ended(saidBusy, opened)
+		return v.waiting(saidBusy, opened, now, busyRefresh)
 	case opened.Over != events.OverEnded:
 		return v.ended(saidExpired, opened)
 	case opened.State == events.ConnectConflict:
@@ -206,7 +206,7 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 		return v.says(said)
 	}
 	if opened.Over != "" {
-		return v.overAgain(opened)
+		return v.overAgain(opened, i.now())
 	}
 	switch opened.State {
 	case events.ConnectAuthorized, events.ConnectConflict, events.ConnectFailed:
@@ -226,8 +226,8 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 
 // overAgain answers a browser that comes back with a code to a link that has taken another one. What WeChat was told by this
 // browser stands, without the link; it is not said to have been taken.
-func (v *visit) overAgain(opened events.ConnectOpened) pageAnswer {
-	a := v.over(opened)
+func (v *visit) overAgain(opened events.ConnectOpened, now time.Time) pageAnswer {
+	a := v.over(opened, now)
 	if v.said == saidAlready || v.said == saidCancelled {
 		a = v.ended(saidUsed, opened)
 	}
@@ -264,7 +264,7 @@ func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnsw
 		}
 		before = opened
 		if opened.Over != "" {
-			return v.over(opened)
+			return v.over(opened, i.now())
 		}
 		switch opened.State {
 		case events.ConnectAuthorized:
@@ -292,18 +292,22 @@ func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnsw
 // unfinished answers while it is not known how an authorization ends. No page loads itself again
 // for ever.
 func (i *Ingest) unfinished(v *visit, opened events.ConnectOpened) pageAnswer {
-	waited := i.now().Sub(opened.CodeAt)
-	switch {
-	case opened.State == events.ConnectPending: // no code came
+	if opened.State == events.ConnectPending { // no code came
 		v.said = saidWaiting
 		return redirect(v.path())
-	case waited > giveUpAfter:
+	}
+	return v.waiting(saidWaiting, opened, i.now(), retryAfter)
+}
+
+// waiting is a page that loads itself again after so many seconds, later more slowly.
+func (v *visit) waiting(said string, opened events.ConnectOpened, now time.Time, seconds int) pageAnswer {
+	waited := now.Sub(opened.CodeAt)
+	if waited > giveUpAfter {
 		v.err = errors.New("the code was not exchanged")
 		return v.says(saidUnavailable)
 	}
-	a := v.says(saidWaiting)
-	a.component = opened.Component
-	if waited > slowAfter {
+	a := v.ended(said, opened)
+	if a.refresh = seconds; waited > slowAfter {
 		a.refresh = slowRefresh
 	}
 	return a

@@ -367,6 +367,38 @@ func TestResultWaits(t *testing.T) {
 	}
 }
 
+// TestBusy shows a page that loads itself again while another browser's code is being exchanged, more slowly with time and
+// not for ever.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	srv := natsdtest.Start(t)
+	r := newRig(t, srv)
+	f := newRefresher(t, srv)
+	at := r.serve(t)
+	for since, want := range map[time.Duration]string{time.Second: "5", 5 * time.Minute: "30", 5 * time.Hour: ""} {
+		f.set(func(l *link) { l.State, l.Over, l.CodeAt = events.ConnectExchanging, events.OverBusy, now.Add(-since) })
+		for _, c := range []*call{get(linkPath, ""), returning(backPath, codeQuery(linkCode))} {
+			status, header, body := c.to(t, at)
+			refresh := ""
+			for _, e := range find(checkPage(t, header, body, "zh-CN", header.Get("Referrer-Policy")), "meta") {
+				if e.attr["http-equiv"] == "refresh" {
+					refresh = e.attr["content"]
+				}
+			}
+			wantStatus, says := http.StatusGone, "正在使用中"
+			if want == "" {
+				wantStatus, says = http.StatusServiceUnavailable, "稍后重试"
+			}
+			if status != wantStatus || refresh != want || !strings.Contains(body, says) {
+				t.Errorf("%s after %s: answer %d, refresh %q, want %d and %q", c.path, since, status, refresh, wantStatus, want)
+			}
+		}
+	}
+	if r.stored(t) != 0 {
+		t.Error("a code was stored")
+	}
+}
+
 // TestConnectRefused sends what WeChat sends no browser with (A01 to A07 and more), and looks that
 // no code is stored.
 func TestConnectRefused(t *testing.T) {

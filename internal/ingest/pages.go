@@ -106,10 +106,6 @@ func notice(said string) pageAnswer {
 	switch said {
 	case saidUnknown, saidExpired, saidUsed, saidGone, saidForbidden, saidRejected, saidMethod, saidLimited:
 		a.refused = true
-	case saidWaiting:
-		a.refresh = retryAfter
-	case saidBusy:
-		a.refresh = busyRefresh
 	}
 	return a
 }
