@@ -319,3 +319,26 @@ func TestComponentsOfAMountFollowed(t *testing.T) {
 		f.after(settled, "wxa(SEKRET3)")
 	})
 }
+
+// TestPageFollowed changes what merchants are told, and its logo alone; a page that can't be read leaves the one before.
+func TestPageFollowed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		dir := func(in func(string) string) (settings.ComponentSettings, *settings.AppsecretSettings, *settings.PushSettings) {
+			return settings.ComponentSettings{ComponentsDir: in("all")}, nil, &settings.PushSettings{}
+		}
+		f := follow(t, map[string]string{"all/wxa/token": "t", "all/wxa/aes_key": aesKey}, dir)
+		f.after(time.Minute)
+		f.write("all/wxa/page.json", `{"name": "n", "logo": "l.svg"}`)
+		f.write("all/wxa/l.svg", svg)
+		f.after(settled, "wxa(t "+aesKey+")")
+		f.logged(`"level":"info","component":"wxa","msg":"component's page changed"`, 1)
+		f.write("all/wxa/l.svg", svg+"\n")
+		f.after(settled, "wxa(t "+aesKey+")")
+		f.logged("component's page changed", 2)
+		f.write("all/wxa/page.json", `{"name": ""}`)
+		f.after(settled)
+		f.logged("page.json: name: empty", 1)
+		f.logged("component's secrets changed", 0)
+	})
+}
