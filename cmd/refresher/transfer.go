@@ -78,19 +78,11 @@ func move(ctx context.Context, cfg *config, nc *nats.Conn, log zerolog.Logger) e
 }
 
 func export(ctx context.Context, name string, s *store.Store, log zerolog.Logger) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	view, wait, err := s.Watch(ctx, log, nil)
-	if err != nil {
-		return err
-	}
-	defer wait()
-	defer cancel()
 	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	n, err := transfer.Export(ctx, view, file)
+	n, err := transfer.Export(ctx, s, file)
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}

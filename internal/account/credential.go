@@ -110,40 +110,6 @@ func (c Credential) Brought(codeDigest string) bool {
 	return c.RevokedAt.IsZero() && (c.Generation > 0 || c.AuthorizationNeeded) && c.CodeDigest == codeDigest
 }
 
-// State returns the state of an account by its record, its token and the clock: metrics count by it, and what the status
-// says agrees with it.
-func (c Credential) State(t wxtoken.Token, now time.Time) wxtoken.State {
-	switch {
-	case !c.RevokedAt.IsZero():
-		return wxtoken.StateRevoked
-	case c.AuthorizationNeeded:
-		return wxtoken.StateNeedsAuthorization
-	case !c.Renewable() && !c.Unrenewable(): // an older program gave it up
-		return wxtoken.StateNeedsAuthorization
-	case !c.Renewable() || c.Failures > 0 || !now.Before(t.ExpiresAt):
-		return wxtoken.StateRenewingFailed
-	}
-	return wxtoken.StateActive
-}
-
-// Overdue reports whether a key should have been renewed longer than grace ago. t is its token, the zero Token if none.
-func (c Credential) Overdue(t wxtoken.Token, now time.Time, grace time.Duration) bool {
-	if !c.Renewable() && !c.Unrenewable() || c.ClaimedAt(now) {
-		return false
-	}
-	latest := t.RenewAt
-	if c.Refused != nil && c.Refused.Generation >= t.Generation {
-		latest = c.Refused.At // it is no good any more
-	}
-	if c.Anew {
-		latest = time.Time{}
-	}
-	if c.RetryAt.After(latest) {
-		latest = c.RetryAt
-	}
-	return now.After(latest.Add(grace))
-}
-
 // Wish is what a due message asks of a credential.
 type Wish int
 

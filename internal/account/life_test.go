@@ -379,7 +379,7 @@ func lawful(t *testing.T, s state, e event, after Credential, next Next) {
 	case next.Do == DoWait && next.Wait == 0 && next.Merchant == "" && after.RefreshRefused && !before.RefreshRefused && after.RetryAt.Equal(before.RetryAt):
 		fault("it goes on at once with a refused refresh token")
 	}
-	if r := after; r.State(wxtoken.Token{}, noon) == wxtoken.StateActive {
+	if r := after; OutlineOf(r).State(Life{}, noon) == wxtoken.StateActive {
 		fault("active without a token that lives")
 	}
 }

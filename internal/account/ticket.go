@@ -43,16 +43,6 @@ func (c Credential) Dropped(now time.Time) Credential {
 	return c
 }
 
-// Follows reports whether a ticket is as its account is: kept for its authorization, or ended with it. owned is the account's token:
-// without one that lives no ticket can be got.
-func (c Credential) Follows(owner Credential, owned wxtoken.Token, now time.Time) bool {
-	if !owner.Renewable() {
-		return !c.Renewable()
-	}
-	kept := c.Renewable() || now.Sub(c.RevokedAt) < DroppedFor
-	return kept && c.Authorizations == owner.Authorizations || !now.Before(owned.ExpiresAt)
-}
-
 // TicketReceived is a component with a newer component_verify_ticket. It waits for the next renewal there, because each new component
 // access token ends the one before, unless needed: the component has no valid token, or its last renewal failed, for want of a good
 // ticket perhaps. t is the token that is stored, the zero Token if none.

@@ -150,18 +150,3 @@ func ticketStep(left, before time.Duration) time.Duration {
 	}
 	return max(time.Second, min(-left, 2*before))
 }
-
-// LongDead reports whether a token has been dead for longer than it lived. A refresher that was there would have replaced it:
-// the data is that of a backup, or nothing could be renewed for hours. Either way the refresh token beside it may be an old one.
-func LongDead(t wxtoken.Token, now time.Time) bool {
-	return !t.Value.IsZero() && now.Sub(t.ExpiresAt) > t.ExpiresAt.Sub(t.ObtainedAt)
-}
-
-// DiesSoon reports whether a token lives, and so short that another try may come too late for it.
-func DiesSoon(t wxtoken.Token, now time.Time) bool {
-	life := t.ExpiresAt.Sub(now)
-	return life > 0 && life < min(seekBefore, t.ExpiresAt.Sub(t.ObtainedAt)/3)
-}
-
-// seekBefore is how long before a token dies the merchant is asked, whatever was not asked yet.
-const seekBefore = 2 * time.Minute

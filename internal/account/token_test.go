@@ -150,10 +150,10 @@ func TestOverdue(t *testing.T) {
 	key := wxtoken.AuthorizerKey("wxc", "wxa")
 	type pair struct {
 		Credential Credential
-		Token      wxtoken.Token
+		RenewAt    time.Time
 	}
 	entry := func(change func(e *pair)) pair {
-		e := pair{Credential: Credential{Key: key, RefreshToken: "r"}, Token: wxtoken.Token{RenewAt: noon.Add(-grace - time.Second)}}
+		e := pair{Credential: Credential{Key: key, RefreshToken: "r"}, RenewAt: noon.Add(-grace - time.Second)}
 		change(&e)
 		return e
 	}
@@ -163,8 +163,8 @@ func TestOverdue(t *testing.T) {
 		want   bool
 	}{
 		{"past its time", func(*pair) {}, true},
-		{"past its time, within the grace", func(e *pair) { e.Token.RenewAt = noon.Add(-grace) }, false},
-		{"without a token", func(e *pair) { e.Token = wxtoken.Token{} }, true},
+		{"past its time, within the grace", func(e *pair) { e.RenewAt = noon.Add(-grace) }, false},
+		{"without a token", func(e *pair) { e.RenewAt = time.Time{} }, true},
 		{"nothing to renew with", func(e *pair) { e.Credential.RefreshToken = "" }, false},
 		{"revoked", func(e *pair) { e.Credential.RevokedAt = noon }, false},
 		{"claimed", func(e *pair) { e.Credential.Claim = &Claim{Until: noon.Add(time.Second)} }, false},
@@ -177,7 +177,7 @@ func TestOverdue(t *testing.T) {
 		}, true},
 	} {
 		e := entry(row.change)
-		if got := e.Credential.Overdue(e.Token, noon, grace); got != row.want {
+		if got := OutlineOf(e.Credential).Overdue(NewLife(0, 0, noon, noon, e.RenewAt), noon, grace); got != row.want {
 			t.Errorf("%s: %t", row.name, got)
 		}
 	}

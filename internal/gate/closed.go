@@ -70,7 +70,7 @@ func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Tim
 	if patience > 0 && until.Sub(now) < patience {
 		return time.Time{}, ""
 	}
-	_, err := g.meansFor(Call{API: wechat.APIAuthorizerToken}) // which each account's next token takes, and its tickets
+	_, err := g.componentMeans() // which each account's next token takes, and its tickets
 	if err != nil && !until.After(now) && api != wechat.APIComponentToken {
 		until, why = now.Add(tokenDelay), err.Error()
 		if holds := g.Holds(); len(holds) > 0 {

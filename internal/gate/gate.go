@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -92,9 +93,9 @@ func (p *Process) New(appid string, secret wxtoken.Secret) *Gate {
 type Call struct {
 	API     wechat.API
 	Account string // appid of the authorizer that it is about; "" if it is about none
-	// Last is the token that a renewal replaces, zero for any other call. Where it is long dead the data is old, and the
-	// renewal waits for WeChat's list.
-	Last wxtoken.Token
+	// Last is the life of the token that a renewal replaces, zero for any other call. Where it is long dead the data is old,
+	// and the renewal waits for WeChat's list.
+	Last account.Life
 }
 
 // Turn is an admitted call. It is good for one call, made soon.
@@ -106,7 +107,7 @@ type Turn struct {
 // Admit waits for the turn of a call. While the call may not be made it answers at once with an error of events.Later,
 // which says for how long and why. A turn need not be used: another refresher may have been faster.
 func (g *Gate) Admit(ctx context.Context, call Call) (Turn, error) {
-	if _, err := g.meansFor(call); err != nil {
+	if _, err := g.meansFor(ctx, call); err != nil {
 		return Turn{}, err
 	}
 	if g.listFirst(ctx, call) {
@@ -123,7 +124,7 @@ func (g *Gate) Admit(ctx context.Context, call Call) (Turn, error) {
 // renewed. The error is ask's; or one of events.Later, and ask was not called: the token died while the turn was waited
 // for.
 func (t Turn) Make(ctx context.Context, ask func(secret string) error) error {
-	with, err := t.g.meansFor(t.call)
+	with, err := t.g.meansFor(ctx, t.call)
 	if err != nil {
 		return err
 	}

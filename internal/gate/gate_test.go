@@ -373,7 +373,7 @@ func TestListFirst(t *testing.T) {
 	r.forward(5 * time.Hour)
 	r.commit(componentKey, "component-token")
 	call := renewal
-	call.Last = dead
+	call.Last = account.LifeOf(dead)
 	asked, err := r.nc.SubscribeSync(events.ReconcileDueSubject(component))
 	if err != nil {
 		t.Fatal(err)

@@ -175,13 +175,13 @@ func (g *Gate) known(now time.Time) (out []store.Hold) {
 
 // tokenHold returns what is wrong with the component's ticket, or with its token.
 func (g *Gate) tokenHold(view *store.View, now time.Time) (h store.Hold, ok bool) {
-	own, _ := view.Get(wxtoken.ComponentKey(g.appid))
+	own, _ := view.Component(g.appid)
 	token, refused := g.componentToken()
 	g.mu.Lock()
 	created := g.ticket // the view may be behind what this process stored
 	g.mu.Unlock()
-	if own.Credential.TicketCreatedAt.After(created) {
-		created = own.Credential.TicketCreatedAt
+	if own.TicketCreatedAt.After(created) {
+		created = own.TicketCreatedAt
 	}
 	switch {
 	case created.IsZero():
@@ -190,16 +190,16 @@ func (g *Gate) tokenHold(view *store.View, now time.Time) (h store.Hold, ok bool
 		return store.Hold{Reason: wxtoken.HeldNoTicket, API: string(wechat.APIComponentToken),
 			Message: fmt.Sprintf("the last component_verify_ticket is of %s and works for 12 hours", created.UTC().Format(time.RFC3339))}, true
 	case refused:
-		h = anotherKeeper(store.Hold{Reason: wxtoken.HeldTokenRefused, Message: "WeChat refused the component's token, a new one is asked for"}, own.Credential.Refused)
-	case fought(own.Credential.Refused, token, now):
-		return anotherKeeper(store.Hold{Reason: wxtoken.HeldTokenRefused}, own.Credential.Refused), true
+		h = anotherKeeper(store.Hold{Reason: wxtoken.HeldTokenRefused, Message: "WeChat refused the component's token, a new one is asked for"}, own.Refused)
+	case fought(own.Refused, token, now):
+		return anotherKeeper(store.Hold{Reason: wxtoken.HeldTokenRefused}, own.Refused), true
 	case !now.Before(token.ExpiresAt):
 		h = store.Hold{Reason: wxtoken.HeldTokenDead, Message: "the component has no token that lives: no account is renewed without"}
 	default:
 		return h, false
 	}
-	if own.Credential.RetryAt.After(now) {
-		h.Until = own.Credential.RetryAt
+	if own.RetryAt.After(now) {
+		h.Until = own.RetryAt
 	}
 	return h, true
 }

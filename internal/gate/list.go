@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"wxtoken/internal/account"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -25,11 +24,11 @@ const (
 // was not read since. A mark that is old itself may have come out of the same backup.
 func (g *Gate) Unlisted(call Call) bool {
 	now := g.p.Now()
-	if call.API != wechat.APIAuthorizerToken || !account.LongDead(call.Last, now) {
+	if call.API != wechat.APIAuthorizerToken || !call.Last.LongDead(now) {
 		return false
 	}
 	read := g.Shared().ListedAt
-	return read.Before(call.Last.ExpiresAt) || now.Sub(read) > g.p.ListGood || read.Sub(now) > clockSlack
+	return read.Before(call.Last.ExpiresAt()) || now.Sub(read) > g.p.ListGood || read.Sub(now) > clockSlack
 }
 
 // listFirst reports whether a call has to wait for WeChat's list, and has that read if it does. Should the list fail

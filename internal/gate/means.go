@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
@@ -49,14 +50,19 @@ type means struct {
 const tokenDelay = time.Second
 
 // meansFor returns what a call is made with. Without a token that is good for it the error is one of events.Later.
-func (g *Gate) meansFor(call Call) (means, error) {
+func (g *Gate) meansFor(ctx context.Context, call Call) (means, error) {
 	switch kinds[call.API].with {
 	case withSecret:
 		return means{secret: g.Secret().Reveal()}, nil
 	case withAccountToken:
-		t, err := g.AccountToken(call.Account)
+		t, err := g.AccountToken(ctx, call.Account)
 		return means{t.Value.Reveal(), t}, err
 	}
+	return g.componentMeans()
+}
+
+// componentMeans is meansFor for a call that is made with the component's token.
+func (g *Gate) componentMeans() (means, error) {
 	t, refused := g.componentToken()
 	switch {
 	case t.Value.IsZero() || !g.p.Now().Before(t.ExpiresAt):
@@ -73,7 +79,7 @@ func (g *Gate) lacks(call Call) string {
 	switch kinds[call.API].with {
 	case withSecret:
 	case withAccountToken:
-		if t := g.accountToken(call.Account); !g.p.Now().Before(t.ExpiresAt) {
+		if !g.accountLife(call.Account).Lives(g.p.Now()) {
 			return "the account has no valid token"
 		}
 	default:
@@ -84,20 +90,28 @@ func (g *Gate) lacks(call Call) string {
 	return ""
 }
 
-func (g *Gate) accountToken(appid string) wxtoken.Token {
+func (g *Gate) accountLife(appid string) account.Life {
 	view := g.p.View()
 	if view == nil {
-		return wxtoken.Token{}
+		return account.Life{}
 	}
 	e, _ := view.Get(wxtoken.AuthorizerKey(g.appid, appid))
 	return e.Token
 }
 
-// AccountToken returns an account's token that is good for a call. Without one the error is one of events.Later.
-func (g *Gate) AccountToken(appid string) (wxtoken.Token, error) {
-	t := g.accountToken(appid)
-	if t.Value.IsZero() || !g.p.Now().Before(t.ExpiresAt) {
-		return wxtoken.Token{}, events.Later(Jittered(heldDelay), fmt.Errorf("%s has no valid token", wxtoken.AuthorizerKey(g.appid, appid)))
+// AccountToken returns an account's token that is good for a call. Without one the error is one of events.Later. The view
+// says whether there is one; it is read from NATS, because the view holds none.
+func (g *Gate) AccountToken(ctx context.Context, appid string) (wxtoken.Token, error) {
+	key, life, now := wxtoken.AuthorizerKey(g.appid, appid), g.accountLife(appid), g.p.Now()
+	if !life.Lives(now) {
+		return wxtoken.Token{}, events.Later(Jittered(heldDelay), fmt.Errorf("%s has no valid token", key))
+	}
+	t, ok, err := g.p.Store().Token(ctx, key)
+	switch {
+	case err != nil:
+		return wxtoken.Token{}, events.Later(Jittered(tokenDelay), fmt.Errorf("read the token of %s: %w", key, err))
+	case !ok, !now.Before(t.ExpiresAt), t.Revision < life.Revision: // it went just now, or a server that is behind was asked
+		return wxtoken.Token{}, events.Later(Jittered(tokenDelay), fmt.Errorf("%s has no valid token", key))
 	}
 	return t, nil
 }
@@ -112,15 +126,15 @@ func (g *Gate) componentToken() (t wxtoken.Token, refused bool) {
 		return t, false
 	}
 	seen := view.Seen() // before the look: what comes in between makes the view newer than it seems, never older
-	e, _ := view.Get(wxtoken.ComponentKey(g.appid))
+	own, t := view.Component(g.appid)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t = e.Token; seen <= g.newest.Revision {
+	if seen <= g.newest.Revision {
 		t = g.newest
 	}
 	known := g.refused
-	if e.Credential.Refused != nil {
-		known = max(known, e.Credential.Refused.Generation)
+	if own.Refused != nil {
+		known = max(known, own.Refused.Generation)
 	}
 	return t, known > 0 && known >= t.Generation
 }
@@ -181,8 +195,8 @@ func (g *Gate) tokenRefused(ctx context.Context, t wxtoken.Token) {
 // is called with it while WeChat is asked.
 func (g *Gate) takenElsewhere(ctx context.Context, t wxtoken.Token) bool {
 	now := g.p.Now()
-	own, _ := g.p.View().Get(t.Key)
-	if last := own.Credential.Refused; last == nil || now.Sub(last.At) > t.ExpiresAt.Sub(t.ObtainedAt) {
+	own, _ := g.p.View().Component(g.appid)
+	if last := own.Refused; last == nil || now.Sub(last.At) > t.ExpiresAt.Sub(t.ObtainedAt) {
 		return false
 	}
 	g.mu.Lock()

@@ -31,8 +31,8 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if link != nil && link.CodeDigest != "" && link.CodeDigest != sum {
 		return nil // it came to nothing, and another was taken since
 	}
-	if key, ok := r.view.Find(func(key wxtoken.Key, e store.Entry) bool {
-		return key.Component == c.appid && e.Credential.CodeDigest == sum
+	if key, ok := r.view.Find(func(key wxtoken.Key, e *store.Entry) bool {
+		return e.Credential.CameFrom(sum) && key.Component == c.appid
 	}); ok { // so did it here, or a refresher died before the link was written
 		cred, err := r.load(ctx, key)
 		if err != nil {

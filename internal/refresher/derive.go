@@ -36,7 +36,7 @@ type derived struct {
 
 // of returns the keys of the tickets that the settings ask for beside an account's token.
 func (d *derived) of(owner wxtoken.Key) (keys []wxtoken.Key) {
-	if owner.Kind != wxtoken.KindAuthorizer || len(d.cfg.Derive) == 0 {
+	if !d.looksAfter(owner) {
 		return nil
 	}
 	for kind := range account.TicketTypes {
@@ -45,6 +45,11 @@ func (d *derived) of(owner wxtoken.Key) (keys []wxtoken.Key) {
 		}
 	}
 	return keys
+}
+
+// looksAfter reports whether the settings ask for tickets beside the token of a key.
+func (d *derived) looksAfter(owner wxtoken.Key) bool {
+	return len(d.cfg.Derive) > 0 && owner.Kind == wxtoken.KindAuthorizer
 }
 
 // begin has the tickets of an account kept, which has a token now. It costs a look into the view for those that are kept.
@@ -92,9 +97,11 @@ func (d *derived) end(ctx context.Context, owner wxtoken.Key) {
 }
 
 // sweep has the tickets of an account follow it: whoever stored its authorization, or the end of it, may have died before that.
-func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, all map[wxtoken.Key]store.Entry, now time.Time) {
-	e := all[owner]
-	follows := func(key wxtoken.Key) bool { return all[key].Credential.Follows(e.Credential, e.Token, now) }
+func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, e store.Entry, now time.Time) {
+	follows := func(key wxtoken.Key) bool {
+		ticket, _ := d.view.Get(key)
+		return ticket.Credential.Follows(e.Credential, e.Token, now)
+	}
 	if !slices.ContainsFunc(d.of(owner), func(key wxtoken.Key) bool { return !follows(key) }) {
 		return
 	}

@@ -16,5 +16,5 @@ func (r *Refresher) longUnrenewed(ctx context.Context, key wxtoken.Key) (bool, e
 	if errors.Is(err, wxtoken.ErrBadToken) {
 		return false, nil
 	}
-	return account.LongDead(t, r.now()), err
+	return account.LifeOf(t).LongDead(r.now()), err
 }

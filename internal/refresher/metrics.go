@@ -7,8 +7,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -189,44 +191,25 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	if view == nil {
 		return
 	}
-	type sums struct {
-		active, retrying, revoked, needy, invalid int
-		first                                     time.Time
-	}
-	now, all := f.r.now(), view.All()
-	components := map[string]*sums{}
-	sealed := map[string]int{short(f.r.seal.Public()): 0}
+	now := f.r.now()
+	components := map[string]*fleetSums{}
 	for _, id := range appids(f.r.all()) {
-		components[id] = &sums{}
+		components[id] = &fleetSums{}
 	}
-	for key, e := range all {
-		if e.Credential.Revision > 0 {
-			sealed[short(e.SealedFor)]++
+	var appid string
+	var s *fleetSums
+	view.Each(func(key wxtoken.Key, e *store.Entry) bool {
+		if key.Component != appid {
+			appid, s = key.Component, components[key.Component]
 		}
-		s := components[key.Component]
-		if s == nil || key.Kind != wxtoken.KindAuthorizer {
-			continue
+		if s != nil && key.Kind == wxtoken.KindAuthorizer {
+			s.add(e, now)
 		}
-		switch e.Credential.State(e.Token, now) {
-		case wxtoken.StateRevoked:
-			s.revoked++
-			continue
-		case wxtoken.StateNeedsAuthorization:
-			s.needy++
-		case wxtoken.StateActive:
-			s.active++
-		default:
-			s.retrying++
-		}
-		if e.Token.Value.IsZero() && e.Credential.Unrenewable() {
-			continue // it never had one
-		}
-		if !now.Before(e.Token.ExpiresAt) {
-			s.invalid++
-		}
-		if !e.Token.ExpiresAt.IsZero() && (s.first.IsZero() || e.Token.ExpiresAt.Before(s.first)) {
-			s.first = e.Token.ExpiresAt
-		}
+		return false
+	}, nil)
+	sealed := map[string]int{short(f.r.seal.Public()): 0}
+	for public, n := range view.Sealed() {
+		sealed[short(public)] += n
 	}
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
@@ -240,12 +223,12 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		gauge(descAuthorizers, float64(s.revoked), id, string(wxtoken.StateRevoked))
 		gauge(descAuthorizers, float64(s.needy), id, string(wxtoken.StateNeedsAuthorization))
 		gauge(descInvalid, float64(s.invalid), id)
-		gauge(descMinExpiry, seconds(s.first), id)
-		own := all[wxtoken.ComponentKey(id)]
-		gauge(descCompExpiry, seconds(own.Token.ExpiresAt), id)
-		gauge(descCompRenewal, seconds(own.Token.RenewAt), id)
-		gauge(descTicketMade, seconds(own.Credential.TicketCreatedAt), id)
-		gauge(descTicketGot, seconds(own.Credential.TicketReceivedAt), id)
+		gauge(descMinExpiry, seconds(s.first.ExpiresAt()), id)
+		own, token := view.Component(id)
+		gauge(descCompExpiry, seconds(token.ExpiresAt), id)
+		gauge(descCompRenewal, seconds(token.RenewAt), id)
+		gauge(descTicketMade, seconds(own.TicketCreatedAt), id)
+		gauge(descTicketGot, seconds(own.TicketReceivedAt), id)
 		for api, until := range view.Quota(id).Paused {
 			if until.After(now) {
 				gauge(descPaused, seconds(until), id, api)
@@ -257,6 +240,35 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(descDoubted, doubted, id)
 		f.held(gauge, id)
+	}
+}
+
+// fleetSums are how many accounts of a component are in which state, and when the first token of those in force dies.
+type fleetSums struct {
+	active, retrying, revoked, needy, invalid int
+	first                                     account.Life
+}
+
+func (s *fleetSums) add(e *store.Entry, now time.Time) {
+	switch e.Credential.State(e.Token, now) {
+	case wxtoken.StateRevoked:
+		s.revoked++
+		return
+	case wxtoken.StateNeedsAuthorization:
+		s.needy++
+	case wxtoken.StateActive:
+		s.active++
+	default:
+		s.retrying++
+	}
+	if !e.Token.Exists() && e.Credential.Unrenewable() {
+		return // it never had one
+	}
+	if !e.Token.Lives(now) {
+		s.invalid++
+	}
+	if e.Token.Exists() && (!s.first.Exists() || e.Token.EndsBefore(s.first)) {
+		s.first = e.Token
 	}
 }
 

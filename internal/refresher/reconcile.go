@@ -86,8 +86,7 @@ func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.Li
 			continue
 		}
 		key := wxtoken.AuthorizerKey(c.appid, listed.AppID)
-		if e, ok := r.view.Get(key); ok && e.Credential.RefreshToken == listed.RefreshToken && e.Credential.RevokedAt.IsZero() && e.Credential.Generation > 0 &&
-			!listed.AuthTime.After(e.Credential.AuthorizedAt) {
+		if e, ok := r.view.Get(key); ok && e.Credential.Has(listed.RefreshToken) && !listed.AuthTime.After(e.Credential.AuthorizedAt()) {
 			continue // nothing new; the view may lag, but not by six hours
 		} else if listed.RefreshToken == "" && e.Credential.Renewable() {
 			continue // it knows less than we do

@@ -67,14 +67,14 @@ type Refresher struct {
 	data    *data
 	store   *store.Store // set by Run, before anything uses it
 	view    *store.View
-	derived *derived // these four, too
+	derived *derived // these five, too
+	tell    *teller
 	early   *early
 	answers *answers
 	pushes  *pushes
 
-	dead     map[wxtoken.Key]uint64 // generations whose expiry the status tells; the sweep's own
-	dies     time.Time              // when the first token dies, as the last sweep saw it; the sweep's own
-	stopping atomic.Bool            // nothing long is to be begun
+	dies     time.Time   // when the first token dies, as the last sweep saw it; the sweep's own
+	stopping atomic.Bool // nothing long is to be begun
 	began    time.Time
 	unopened rate.Sometimes // says that something can't be opened
 
@@ -99,7 +99,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
-		dead: map[wxtoken.Key]uint64{}, changed: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
+		changed: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -187,7 +187,6 @@ func (r *Refresher) work(ctx context.Context) error {
 		c.greeted = false
 		c.gate.Forget()
 	}
-	clear(r.dead)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { r.stopping.Store(true) })()
 	defer stop(nil)
@@ -226,6 +225,9 @@ func (r *Refresher) work(ctx context.Context) error {
 	}
 	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, load: r.load, setStatus: r.setStatus}
 	r.pushes = &pushes{statuses: r.statuses, wx: r.wx, view: view, began: r.began}
+	r.tell = &teller{
+		statuses: r.statuses, view: view, store: r.store, log: r.log, now: r.now, again: r.lookNow, batches: make(chan []deadToken),
+	}
 	r.early = &early{store: r.store, log: r.log, now: r.now}
 	r.answers = &answers{
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
@@ -243,6 +245,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		}
 	})
 	working.Go(func() { r.sweeper(ctx) })
+	working.Go(func() { r.tell.run(ctx) })
 	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
 	requests := door{nc: r.nc, log: r.log, metrics: r.metrics, endpoints: r.endpoints()}
 	working.Go(func() { requests.serve(ctx, work) })

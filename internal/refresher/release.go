@@ -23,12 +23,12 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 	if err != nil {
 		return err
 	}
-	if _, err := c.gate.AccountToken(key.Authorizer); !cred.Brought(events.Digest(a.Code)) && (err != nil || !m.Redelivered) {
+	if _, err := c.gate.AccountToken(ctx, key.Authorizer); !cred.Brought(events.Digest(a.Code)) && (err != nil || !m.Redelivered) {
 		if err := r.code(ctx, c, a, m); err != nil {
 			return err
 		}
 	}
-	if _, err := c.gate.AccountToken(key.Authorizer); err != nil {
+	if _, err := c.gate.AccountToken(ctx, key.Authorizer); err != nil {
 		// The view sees the token in a moment; if the code was spent, the push brings it.
 		if m.Deliveries > releaseTries {
 			return events.Never(fmt.Errorf("answer the release check: %w", err))

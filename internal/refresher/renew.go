@@ -66,7 +66,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	e, _ := r.view.Get(key)
 	call := renewal(key, e)
 	if due.Reason == events.ReasonListed {
-		call.Last = wxtoken.Token{} // the list was read: it says so
+		call.Last = account.Life{} // the list was read: it says so
 	}
 	if wait, why := r.held(ctx, c, key, call); wait > 0 {
 		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s: %s", key, wait.Round(time.Second), why))
@@ -400,7 +400,7 @@ func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credent
 // failure tells what is known about an answer of WeChat's that is no token.
 func (r *Refresher) failure(c *component, key wxtoken.Key, err error) account.Failure {
 	e, _ := r.view.Get(key)
-	f := account.Failure{Err: err, Now: r.now(), Dies: e.Token.ExpiresAt, Jitter: rand.Float64()}
+	f := account.Failure{Err: err, Now: r.now(), Dies: e.Token.ExpiresAt(), Jitter: rand.Float64()}
 	if c.gate.Away() {
 		f.Away = gate.ProbeEvery
 	}

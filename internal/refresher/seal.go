@@ -32,8 +32,8 @@ const (
 func (r *Refresher) notOpened(ctx context.Context, m events.Msg, err error) error {
 	component, kind, created := events.AuthAbout(m)
 	key := wxtoken.ComponentKey(component)
-	own, _ := r.view.Get(key)
-	over := !created.IsZero() && !created.After(own.Credential.TicketCreatedAt)
+	own, _ := r.view.Component(component)
+	over := !created.IsZero() && !created.After(own.TicketCreatedAt)
 	if over && kind == events.KindTicket {
 		r.metrics.staleTickets.Inc()
 		return nil

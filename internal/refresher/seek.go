@@ -25,7 +25,7 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 		return events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", key))
 	}
 	e, _ := r.view.Get(key)
-	dying := account.DiesSoon(e.Token, now)
+	dying := e.Token.DiesSoon(now)
 	if cred.AwaitsList(c.gate.Shared().ListedAt, now) && !dying {
 		r.askList(ctx, cred)
 		return events.Later(jittered(c.gate.Delay()), fmt.Errorf("renew %s: WeChat's list is being read: %w", key, account.ErrNoRefreshToken))

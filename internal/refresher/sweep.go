@@ -1,10 +1,8 @@
 package refresher
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -71,6 +69,8 @@ const (
 	returnedLooks = int(account.ClaimFor/returnedGrace) + 2
 	// sweptAgain is after how many times the grace a key that the sweep made due, and that is still overdue, is made due once more.
 	sweptAgain = 5
+	// lookAtOnce is how many keys are looked up in NATS at the same time.
+	lookAtOnce = 16
 )
 
 // sweep makes every key due that should have been renewed longer than grace ago and that no handler is at, the one that dies first
@@ -81,76 +81,21 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	for _, c := range r.all() {
 		c.gate.NoteProof(ctx, proof)
 	}
-	all := r.view.All()
-	var missed []wxtoken.Key
-	unlisted := map[*component]bool{}
-	for key, e := range all {
-		c, ok := r.component(key.Component)
-		if !ok {
-			continue
-		}
-		call := renewal(key, e)
-		unlisted[c] = unlisted[c] || c.gate.Unlisted(call)
-		if !e.Credential.Overdue(e.Token, now, grace) {
-			continue
-		}
-		if wait, _ := r.held(ctx, c, key, call); wait > 0 {
-			continue
-		}
-		if grace == r.cfg.SweepEvery || !r.working(key) { // else it waits for its turn
-			missed = append(missed, key)
-		}
-	}
+	found := r.survey(ctx, now, grace)
 	for _, c := range r.all() {
-		if !unlisted[c] {
+		if !found.unlisted[c] {
 			c.gate.WantNoList()
 		}
 	}
-	slices.SortFunc(missed, func(a, b wxtoken.Key) int {
-		x, y := all[a], all[b]
-		return cmp.Or(x.Token.ExpiresAt.Compare(y.Token.ExpiresAt), x.Credential.AuthorizedAt.Compare(y.Credential.AuthorizedAt))
-	})
-	made := 0 // those really made due
-	for _, key := range missed {
-		if ctx.Err() != nil {
-			return
-		}
-		e := all[key]
-		if e.Token.Generation != e.Credential.Generation {
-			// The view may have been between the two messages of a commit: the token is there.
-			if t, ok, err := r.store.Token(ctx, key); err == nil && ok && t.Generation >= e.Credential.Generation {
-				continue
-			}
-		}
-		due := events.Due{Key: key, Generation: e.Credential.Generation, Reason: events.ReasonSwept}
-		// Many sweepers make one due message, or two where a period begins. After it there is another: the first may have been lost, too.
-		id := fmt.Sprintf("%s/%d/sweep/%d", key, due.Generation, now.UnixNano()/int64(sweptAgain*grace))
-		if err := r.store.MakeDue(ctx, due, id); err != nil {
-			r.log.Warn().Err(err).Stringer("key", key).Msg("sweep failed")
-			return
-		}
-		if e.Credential.Renewable() { // else it was only looked for again
-			made++
-		}
-	}
-	if made > 0 {
-		r.metrics.missed.Add(float64(made))
-		r.log.Warn().Int("keys", made).Msg("missed renewals found")
+	if !r.makeMissedDue(ctx, found.missed, now, grace) {
+		return
 	}
 	r.metrics.swept.SetToCurrentTime()
 	r.mu.Lock()
 	r.swept = now
 	r.mu.Unlock()
-	r.tellExpired(ctx, all, now)
-	r.dies = time.Time{}
-	for key, e := range all {
-		if end := e.Token.ExpiresAt; end.After(now) && (r.dies.IsZero() || end.Before(r.dies)) {
-			r.dies = end
-		}
-		if _, ok := r.component(key.Component); ok && ctx.Err() == nil {
-			r.derived.sweep(ctx, key, all, now)
-		}
-	}
+	r.tell.hand(found.dead)
+	r.dies = found.dies
 	for _, c := range r.all() {
 		r.watchRefusals(ctx, c)
 		r.pushes.watch(ctx, c)
@@ -158,52 +103,122 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// tellAtOnce is how many statuses are written at the same time: where all tokens die together, what is due next is not to wait for them.
-const tellAtOnce = 16
+// survey is what a look at all keys found.
+type survey struct {
+	missed   map[*component]*firsts
+	unlisted map[*component]bool // accounts wait for WeChat's list
+	dead     []deadToken         // whose status does not say so yet
+	dies     time.Time           // when the next token does
+}
 
-// tellExpired has the status say of each dead token that it is dead, once: whatever kept the next
-// one away, the key is not active.
-func (r *Refresher) tellExpired(ctx context.Context, all map[wxtoken.Key]store.Entry, now time.Time) {
-	var dead []wxtoken.Key
-	for key, e := range all {
-		if e.Token.Value.IsZero() || now.Before(e.Token.ExpiresAt) || !e.Credential.Renewable() || r.dead[key] == e.Token.Generation {
-			continue
+// survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines first, and asks of what
+// is of interest only.
+func (r *Refresher) survey(ctx context.Context, now time.Time, grace time.Duration) survey {
+	known := map[string]*component{}
+	for _, c := range r.all() {
+		known[c.appid] = c
+	}
+	found := survey{missed: map[*component]*firsts{}, unlisted: map[*component]bool{}}
+	var first account.Life // of those that live, the one that dies first
+	var appid string
+	var c *component
+	look := func(key wxtoken.Key, e *store.Entry) bool {
+		if key.Component != appid {
+			appid, c = key.Component, known[key.Component]
 		}
-		if _, ok := r.component(key.Component); ok {
-			dead = append(dead, key)
+		lives := e.Token.Lives(now)
+		if lives && (!first.Exists() || e.Token.EndsBefore(first)) {
+			first = e.Token
+		}
+		return c != nil && (e.Credential.Overdue(e.Token, now, grace) || !lives && e.Token.Exists() || r.derived.looksAfter(key))
+	}
+	r.view.Each(look, func(key wxtoken.Key, e store.Entry) { r.examine(ctx, known[key.Component], key, e, now, grace, &found) })
+	found.dies = first.ExpiresAt()
+	return found
+}
+
+// examine asks whether anything is to be done about a key.
+func (r *Refresher) examine(ctx context.Context, c *component, key wxtoken.Key, e store.Entry, now time.Time, grace time.Duration, found *survey) {
+	if ctx.Err() != nil {
+		return
+	}
+	call := renewal(key, e)
+	if !found.unlisted[c] && c.gate.Unlisted(call) {
+		found.unlisted[c] = true
+	}
+	if e.Token.Exists() && !e.Token.Lives(now) && e.Credential.Renewable() && !e.Told && len(found.dead) < tellGathered {
+		found.dead = append(found.dead, deadToken{key, e.Token.Revision})
+	}
+	if e.Credential.Overdue(e.Token, now, grace) {
+		wait, _ := r.held(ctx, c, key, call)
+		if wait == 0 && (grace == r.cfg.SweepEvery || !r.working(key)) { // else it waits for its turn
+			if found.missed[c] == nil {
+				found.missed[c] = &firsts{most: r.cfg.sweptAtMost()}
+			}
+			found.missed[c].add(missed{key, e})
 		}
 	}
-	told := make([]bool, len(dead))
-	var group errgroup.Group
-	group.SetLimit(tellAtOnce)
-	for i, key := range dead {
-		if ctx.Err() != nil {
-			break
+	r.derived.sweep(ctx, key, e, now)
+}
+
+// makeMissedDue makes keys due. It reports false where NATS did not take that, or ctx ended.
+func (r *Refresher) makeMissedDue(ctx context.Context, of map[*component]*firsts, now time.Time, grace time.Duration) bool {
+	made := 0 // those really made due
+	for _, those := range of {
+		all := r.reallyMissed(ctx, those.inOrder())
+		var wishes []store.Wish
+		for _, m := range all {
+			due := events.Due{Key: m.key, Generation: m.entry.Credential.Generation, Reason: events.ReasonSwept}
+			// Many sweepers make one due message, or two where a period begins. After it there is another: the first may have been lost, too.
+			wishes = append(wishes, store.Wish{Due: due, ID: fmt.Sprintf("%s/%d/sweep/%d", m.key, due.Generation, now.UnixNano()/int64(sweptAgain*grace))})
+			if m.entry.Credential.Renewable() { // else it is only looked for again
+				made++
+			}
 		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if err := r.store.MakeAllDue(ctx, wishes); err != nil {
+			r.log.Warn().Err(err).Int("keys", len(wishes)).Msg("sweep failed")
+			return false
+		}
+	}
+	if made > 0 {
+		r.metrics.missed.Add(float64(made))
+		r.log.Warn().Int("keys", made).Msg("missed renewals found")
+	}
+	return true
+}
+
+// reallyMissed returns those of which NATS, too, says that they were missed, in the same order.
+func (r *Refresher) reallyMissed(ctx context.Context, all []missed) []missed {
+	if len(all) == 0 {
+		return nil
+	}
+	waits := r.store.Waiting(ctx)
+	well := make([]bool, len(all))
+	var group errgroup.Group
+	group.SetLimit(lookAtOnce)
+	for i, m := range all {
 		group.Go(func() error {
-			told[i] = r.tellDead(ctx, key, now)
+			if waits(ctx, m.key) {
+				well[i] = true // its turn comes: another message would take the place of this one, behind all others
+			} else if m.entry.Token.Generation != m.entry.Credential.Generation {
+				// The view may have been between the two messages of a commit: the token is there.
+				t, ok, err := r.store.Token(ctx, m.key)
+				well[i] = err == nil && ok && t.Generation >= m.entry.Credential.Generation
+			}
 			return nil
 		})
 	}
-	_ = group.Wait() // each has told what went wrong
-	for i, key := range dead {
-		if told[i] {
-			r.dead[key] = all[key].Token.Generation
+	_ = group.Wait() // what can't be found out counts as missed
+	var really []missed
+	for i, m := range all {
+		if !well[i] {
+			really = append(really, m)
 		}
 	}
-}
-
-// tellDead has the status of key say that its token is dead, and reports whether that was written.
-func (r *Refresher) tellDead(ctx context.Context, key wxtoken.Key, now time.Time) bool {
-	if err := r.writeStatus(ctx, key, account.Expired(now)); err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
-		return false
-	}
-	// The view may lag: should the next token have come meanwhile, that is the newer news.
-	if t, ok, err := r.store.Token(ctx, key); err == nil && ok && now.Before(t.ExpiresAt) {
-		r.setStatus(ctx, key, account.Active(now))
-	}
-	return true
+	return really
 }
 
 // held answers how long a renewal of key would have to wait for something that concerns all keys of its component, and

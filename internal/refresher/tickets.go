@@ -85,8 +85,8 @@ type pushes struct {
 // watch says so when no ticket came for a while, and asks WeChat to push them.
 func (p *pushes) watch(ctx context.Context, c *component) {
 	now := p.now()
-	own, _ := p.view.Get(wxtoken.ComponentKey(c.appid))
-	received, last := own.Credential.TicketReceivedAt, own.Credential.TicketReceivedAt
+	own, _ := p.view.Component(c.appid)
+	received, last := own.TicketReceivedAt, own.TicketReceivedAt
 	if last.Before(p.began) {
 		last = p.began
 	}
@@ -99,7 +99,7 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 	if !received.IsZero() {
 		reason = wxtoken.ReasonTicketLate
 		message = fmt.Sprintf("the last component_verify_ticket came at %s: WeChat pushes one every 10 minutes, and was asked to", received.Format(time.RFC3339))
-		if unusable = now.Sub(own.Credential.TicketCreatedAt) > gate.TicketLife; unusable {
+		if unusable = now.Sub(own.TicketCreatedAt) > gate.TicketLife; unusable {
 			reason = wxtoken.ReasonTicketExpired
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
@@ -45,11 +44,8 @@ func lineOf(account, refreshToken string, at time.Time) string {
 // exported exports everything.
 func (r *rig) exported() (text string, n int) {
 	r.Helper()
-	view, wait, err := r.store.Watch(r.Context(), zerolog.Nop(), nil)
-	r.must(err)
-	r.Cleanup(wait) // its context ends before the cleanups
 	var out bytes.Buffer
-	n, err = transfer.Export(r.Context(), view, &out)
+	n, err := transfer.Export(r.Context(), r.store, &out)
 	r.must(err)
 	return out.String(), n
 }

@@ -51,7 +51,7 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 			}
 			return msgs
 		}
-		view := &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}, unread: map[wxtoken.Key]uint64{}}
+		view := newView()
 		take := func(msgs []jetstream.Msg) {
 			for _, m := range msgs {
 				meta, err := m.Metadata()
@@ -59,7 +59,9 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				s.take(view, m, meta.Sequence.Stream)
+				n := []news{{sequence: meta.Sequence.Stream}}
+				s.decode(m, &n[0])
+				view.apply(n)
 			}
 		}
 		cred := account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}

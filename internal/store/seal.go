@@ -172,33 +172,12 @@ func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, lef
 // otherwiseSealed returns the subjects of the records that are in the clear or sealed for another
 // key than the first.
 func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err error) {
-	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
-	}
-	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
-		return nil, nil
-	}
-	msgs, err := cons.Messages()
-	if err != nil {
-		return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
-	}
-	defer context.AfterFunc(ctx, msgs.Stop)()
-	defer msgs.Stop()
-	for {
-		m, err := msgs.Next()
-		if err != nil {
-			return nil, fmt.Errorf("look through %s: %w", events.StreamTokens, err)
-		}
+	err = s.eachRecord(ctx, true, func(m jetstream.Msg) {
 		if name := m.Subject(); name != events.SealSubject && name != events.ProofSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
 			subjects = append(subjects, name)
 		}
-		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
-			return subjects, err
-		}
-	}
+	})
+	return subjects, err
 }
 
 // reseal seals one record anew. done is false when a refresher holds a claim on it.

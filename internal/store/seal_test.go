@@ -117,7 +117,7 @@ func (r *rig) readable(s *store.Store) {
 	defer cancel()
 	view, wait, err := s.Watch(ctx, zerolog.Nop(), nil)
 	r.must(err)
-	if e, _ := view.Get(key); e.Credential.RefreshToken != "refresh" || e.Token.Value.Reveal() != "token-1" {
+	if e, _ := view.Get(key); !e.Credential.Has("refresh") || e.Token.Generation != 1 {
 		r.Errorf("view: %+v", e)
 	}
 	if q := view.Quota("wxc"); q.Day != "refresh-day" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -243,6 +244,66 @@ func (s *Store) MakeDue(ctx context.Context, d events.Due, id string) error {
 		m.Header.Set(jetstream.MsgIDHeader, id)
 	}
 	return s.publish(ctx, m)
+}
+
+// Wish is a renewal that is asked for, and the id of MakeDue.
+type Wish struct {
+	Due events.Due
+	ID  string
+}
+
+// wishesAtOnce is how many messages MakeAllDue sends before it waits for their acks.
+const wishesAtOnce = 500
+
+// MakeAllDue is MakeDue for many, in their order. With an error some may have been made due.
+func (s *Store) MakeAllDue(ctx context.Context, all []Wish) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout+time.Duration(len(all))*time.Millisecond)
+	defer cancel()
+	for some := range slices.Chunk(all, wishesAtOnce) {
+		var acks []jetstream.PubAckFuture
+		for _, w := range some {
+			m, err := events.DueMsg(w.Due)
+			if err != nil {
+				return err
+			}
+			m.Header.Set(jetstream.MsgIDHeader, w.ID)
+			ack, err := s.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
+			if err != nil {
+				return fmt.Errorf("publish %s: %w", m.Subject, err)
+			}
+			acks = append(acks, ack)
+		}
+		for _, ack := range acks {
+			select {
+			case <-ack.Ok():
+			case err := <-ack.Err():
+				return fmt.Errorf("publish %s: %w", ack.Msg().Subject, err)
+			case <-ctx.Done():
+				return fmt.Errorf("publish %s: %w", ack.Msg().Subject, ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
+// Waiting returns a function that reports whether a due message of a key lies in the stream that no refresher has been
+// handed yet. Where that can't be found out it says that none does.
+func (s *Store) Waiting(ctx context.Context) func(context.Context, wxtoken.Key) bool {
+	none := func(context.Context, wxtoken.Key) bool { return false }
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	cons, err := s.js.Consumer(ctx, events.StreamTokens, events.DurableDue)
+	if err != nil {
+		return none
+	}
+	info := cons.CachedInfo()
+	if info.NumPending == 0 {
+		return none
+	}
+	return func(ctx context.Context, key wxtoken.Key) bool {
+		m, err := s.last(ctx, events.DueSubject(key))
+		return err == nil && m != nil && m.Sequence > info.Delivered.Stream
+	}
 }
 
 // ScheduleReconcile has component compared with WeChat's list now, and every so often from now on.

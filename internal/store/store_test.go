@@ -526,26 +526,24 @@ func TestView(t *testing.T) {
 	generation(0)
 	r.eventually("the revocation", func() bool {
 		e, _ := view.Get(key)
-		return !e.Credential.RevokedAt.IsZero() && e.Credential.Generation == 2
+		return !e.Credential.RevokedAt().IsZero() && e.Credential.Generation == 2
 	})
 	_, err = r.js.Publish(t.Context(), events.CredentialSubject(key), []byte("garbage"))
 	r.must(err)
 	r.eventually("the unreadable record", func() bool {
 		e, _ := view.Get(key)
-		return e.Credential.Revision > c.Revision && !e.Credential.Renewable() && e.Credential.Key == key
+		return e.Credential.Revision > c.Revision && !e.Credential.Renewable()
 	})
 	var keys []string
-	for k := range view.All() {
-		keys = append(keys, k.String())
-	}
+	view.Each(func(wxtoken.Key, *store.Entry) bool { return true }, func(k wxtoken.Key, _ store.Entry) { keys = append(keys, k.String()) })
 	slices.Sort(keys)
 	if want := []string{key.String(), before.String()}; !slices.Equal(keys, want) {
 		t.Errorf("the view has %v, want %v", keys, want)
 	}
-	if k, ok := view.Find(func(k wxtoken.Key, _ store.Entry) bool { return k == before }); !ok || k != before {
+	if k, ok := view.Find(func(k wxtoken.Key, _ *store.Entry) bool { return k == before }); !ok || k != before {
 		t.Errorf("Find finds %v, want %v", k, before)
 	}
-	if k, ok := view.Find(func(wxtoken.Key, store.Entry) bool { return false }); ok {
+	if k, ok := view.Find(func(wxtoken.Key, *store.Entry) bool { return false }); ok {
 		t.Errorf("Find finds %v, want nothing", k)
 	}
 	cancel()

@@ -2,9 +2,8 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,35 +18,130 @@ import (
 
 // Entry is what a View knows about a key.
 type Entry struct {
-	Credential account.Credential
-	Token      wxtoken.Token // zero when the bucket has none
-	SealedFor  string        // public key for which the credential is sealed; "" in the clear
+	Credential account.Outline
+	Token      account.Life // zero when the bucket has none
+	Told       bool         // NoteTold was called for this token
 }
 
-// View is a live copy of all tokens and credentials. It may lag a little behind: what it says is
-// good for choosing what to look at, and for reading a token, never for changing a record.
+// View is a live outline of all tokens and credentials. It may lag a little behind: what it says is
+// good for choosing what to look at, never for changing a record. Only what a component calls WeChat
+// with is held whole.
 type View struct {
 	mu      sync.RWMutex
-	entries map[wxtoken.Key]Entry
-	quotas  map[string]Quota // by component
-	seen    uint64           // sequence of the newest message
-	read    uint64           // sequence of the newest message since all was read from the beginning
+	places  map[place]uint32 // of each key in chunks
+	chunks  [][]entry        // each of chunkLen but the last; an entry is never taken out, nor moved
+	owners  []owner
+	ownerAt map[owner]uint32
 
-	// From the beginning of a reading on, the revisions of the credentials that were known and were
-	// not read again, or only older than they were. Once all is read, what is left in it is lost;
-	// but a replica may be a moment behind.
-	unread  map[wxtoken.Key]uint64
+	components map[string]*own
+	quotas     map[string]Quota // by component
+	sealed     []sealed
+	count      uint64 // of the messages that the stream has for the entries
+	seen       uint64 // sequence of the newest message
+	read       uint64 // sequence of the newest message since all was read from the beginning
+
+	// How many credentials were known at the beginning of a reading and were not read again, or only
+	// older than they were: see entry.unread. Once all is read, what is left is lost; but a replica may
+	// be a moment behind.
+	unread  int
 	reading bool
+}
+
+// owner is what many keys have in common.
+type owner struct {
+	kind      wxtoken.Kind
+	component string
+}
+
+// place names a key in a third of the memory of a wxtoken.Key.
+type place struct {
+	owner      uint32
+	authorizer string
+}
+
+// entry is an Entry with what the view itself has to know.
+type entry struct {
+	place
+	Entry
+	unread uint64 // the revision of the credential that was known when a reading began, until that or a newer one is read again
+	sealed uint32 // for which key, in View.sealed
+}
+
+// sealed counts the credentials that are sealed for a public key; "" stands for those in the clear.
+type sealed struct {
+	public string
+	n      int
+}
+
+// own is what is known of a component itself.
+type own struct {
+	credential account.Credential
+	token      wxtoken.Token
+}
+
+// chunkLen is how many entries are made, and looked at, in one go: that takes some ten microseconds.
+const chunkLen = 1 << 12
+
+func newView() *View {
+	return &View{
+		places: map[place]uint32{}, ownerAt: map[owner]uint32{}, components: map[string]*own{}, quotas: map[string]Quota{},
+	}
+}
+
+func (v *View) at(i uint32) *entry { return &v.chunks[i/chunkLen][i%chunkLen] }
+
+// find returns the entry of key, nil if there is none.
+func (v *View) find(key wxtoken.Key) *entry {
+	o, ok := v.ownerAt[owner{key.Kind, key.Component}]
+	if !ok {
+		return nil
+	}
+	i, ok := v.places[place{o, key.Authorizer}]
+	if !ok {
+		return nil
+	}
+	return v.at(i)
+}
+
+// entry returns the entry of key, a new one if there is none.
+func (v *View) entry(key wxtoken.Key) *entry {
+	if e := v.find(key); e != nil {
+		return e
+	}
+	its := owner{key.Kind, key.Component}
+	o, ok := v.ownerAt[its]
+	if !ok {
+		its.component = strings.Clone(its.component)
+		o = uint32(len(v.owners))
+		v.owners, v.ownerAt[its] = append(v.owners, its), o
+	}
+	last := len(v.chunks) - 1
+	if last < 0 || len(v.chunks[last]) == chunkLen {
+		v.chunks = append(v.chunks, make([]entry, 0, chunkLen))
+		last++
+	}
+	p := place{o, strings.Clone(key.Authorizer)} // it is a piece of the subject
+	v.places[p] = uint32(last*chunkLen + len(v.chunks[last]))
+	v.chunks[last] = append(v.chunks[last], entry{place: p})
+	return &v.chunks[last][len(v.chunks[last])-1]
+}
+
+func (v *View) key(p place) wxtoken.Key {
+	o := v.owners[p.owner]
+	return wxtoken.Key{Kind: o.kind, Component: o.component, Authorizer: p.authorizer}
 }
 
 // begin notes that all is read from the beginning.
 func (v *View) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.reading, v.read = true, 0
-	for key, e := range v.entries {
-		if e.Credential.Revision > 0 {
-			v.unread[key] = max(v.unread[key], e.Credential.Revision)
+	v.reading, v.read, v.unread = true, 0, 0
+	for _, chunk := range v.chunks {
+		for i := range chunk {
+			e := &chunk[i]
+			if e.unread = max(e.unread, e.Credential.Revision); e.unread > 0 {
+				v.unread++
+			}
 		}
 	}
 }
@@ -66,7 +160,7 @@ func (v *View) end() bool {
 func (v *View) lost(upTo uint64) (n int, reading bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return len(v.unread), v.reading || v.read < upTo
+	return v.unread, v.reading || v.read < upTo
 }
 
 // await returns when everything is read up to a sequence, or ctx ends.
@@ -87,8 +181,20 @@ const awaitPoll = 10 * time.Millisecond
 func (v *View) Get(key wxtoken.Key) (e Entry, ok bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	e, ok = v.entries[key]
-	return e, ok
+	if known := v.find(key); known != nil {
+		return known.Entry, true
+	}
+	return Entry{}, false
+}
+
+// Component returns what is known of a component itself; empty records if nothing is.
+func (v *View) Component(appid string) (account.Credential, wxtoken.Token) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if c := v.components[appid]; c != nil {
+		return c.credential, c.token
+	}
+	return account.Credential{}, wxtoken.Token{}
 }
 
 // Quota returns what is known of a component's calls today.
@@ -102,23 +208,27 @@ func (v *View) Quota(component string) Quota {
 func (v *View) Len() int {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return len(v.entries)
+	return len(v.places)
+}
+
+// Sealed returns how many credentials are sealed for which public key; "" stands for those in the
+// clear.
+func (v *View) Sealed() map[string]int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	all := map[string]int{}
+	for _, s := range v.sealed {
+		all[s.public] = s.n
+	}
+	return all
 }
 
 // records returns how many messages the stream has at the least: none of these goes but for another
 // in its place.
-func (v *View) records() (n uint64) {
+func (v *View) records() uint64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	for _, e := range v.entries {
-		if e.Credential.Revision > 0 {
-			n++
-		}
-		if e.Token.Revision > 0 {
-			n++
-		}
-	}
-	return n
+	return v.count
 }
 
 // Seen returns the sequence of the newest message that is in the view.
@@ -128,30 +238,56 @@ func (v *View) Seen() uint64 {
 	return v.seen
 }
 
-// All returns a copy of all entries.
-func (v *View) All() map[wxtoken.Key]Entry {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return maps.Clone(v.entries)
-}
-
-// Find returns the key of an entry that is as wanted; ok is false when there is none.
-func (v *View) Find(wanted func(wxtoken.Key, Entry) bool) (key wxtoken.Key, ok bool) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	for key, e := range v.entries {
-		if wanted(key, e) {
-			return key, true
+// Each looks at every entry, and calls visit for those of which look says so. look is called with the
+// view locked, a chunk at a time: it must not ask the view, and what it is shown is good until it
+// returns. visit may do anything.
+func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key, Entry)) {
+	type found struct {
+		key   wxtoken.Key
+		entry Entry
+	}
+	var chosen []found
+	for n := 0; ; n++ {
+		v.mu.RLock()
+		if n == len(v.chunks) {
+			v.mu.RUnlock()
+			return
+		}
+		chosen = chosen[:0]
+		chunk := v.chunks[n]
+		for i := range chunk {
+			e := &chunk[i]
+			if key := v.key(e.place); look(key, &e.Entry) {
+				chosen = append(chosen, found{key, e.Entry})
+			}
+		}
+		v.mu.RUnlock()
+		for _, f := range chosen {
+			visit(f.key, f.entry)
 		}
 	}
-	return wxtoken.Key{}, false
+}
+
+// Find returns the key of an entry that is as wanted; ok is false when there is none. wanted is called as look is by Each.
+func (v *View) Find(wanted func(wxtoken.Key, *Entry) bool) (key wxtoken.Key, ok bool) {
+	v.Each(func(k wxtoken.Key, e *Entry) bool { return !ok && wanted(k, e) }, func(k wxtoken.Key, _ Entry) { key, ok = k, true })
+	return key, ok
+}
+
+// NoteTold marks a token as one of which something was told: Entry.Told says so as long as it is the token of its key.
+func (v *View) NoteTold(key wxtoken.Key, revision uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if e := v.find(key); e != nil && e.Token.Revision == revision {
+		e.Told = true
+	}
 }
 
 // Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
 // the returned function for its goroutine to end. read, if not nil, is called whenever everything
 // was read from the beginning.
 func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *View, wait func(), err error) {
-	v = &View{entries: map[wxtoken.Key]Entry{}, quotas: map[string]Quota{}, unread: map[wxtoken.Key]uint64{}}
+	v = newView()
 	ready := make(chan struct{})
 	var once sync.Once
 	var following sync.WaitGroup
@@ -203,7 +339,7 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 && v.end() {
 		ready()
 	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat))
+	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat), jetstream.PullMaxMessages(watchAtOnce))
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
@@ -222,23 +358,19 @@ func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
 		case <-ended:
 		}
 	}()
-	for next := uint64(1); ; next++ {
-		m, err := msgs.Next()
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
-		}
-		if meta.Sequence.Consumer != next {
-			return fmt.Errorf("watch %s: messages lost on the way", events.StreamTokens)
-		}
-		s.take(v, m, meta.Sequence.Stream)
-		if meta.NumPending == 0 && v.end() {
+	news := make(chan *reading, watchAhead)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(news)
+		failed <- s.readAll(msgs, news)
+	}()
+	for r := range news {
+		<-r.done
+		if v.apply(r.news); r.pending == 0 && v.end() {
 			ready()
 		}
 	}
+	return fmt.Errorf("watch %s: %w", events.StreamTokens, <-failed)
 }
 
 const (
@@ -247,40 +379,9 @@ const (
 	watchHeartbeat = 2 * time.Second
 	// watchExpiry is how long one pull of the watch waits.
 	watchExpiry = 30 * time.Second
+	// watchAtOnce is how many messages one pull asks for.
+	watchAtOnce = 4096
+	// watchGathered is how many messages that lie there are decoded in one go, and watchAhead how many such goes are under way.
+	watchGathered = 128
+	watchAhead    = 16
 )
-
-// take puts one message into the view.
-func (s *Store) take(v *View, m jetstream.Msg, sequence uint64) {
-	key, isCredential := events.CredentialKey(m.Subject())
-	var c account.Credential
-	if isCredential {
-		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
-		c, _ = s.credential(key, m.Subject(), m.Headers(), m.Data())
-		c.Revision = sequence
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.seen, v.read = max(v.seen, sequence), max(v.read, sequence)
-	if isCredential {
-		if v.unread[key] <= sequence {
-			delete(v.unread, key)
-		}
-		e := v.entries[key]
-		e.Credential, e.SealedFor = c, sealedFor(m.Headers(), m.Data())
-		v.entries[key] = e
-	} else if key, ok := events.TokenKey(m.Subject()); ok {
-		e := v.entries[key]
-		e.Token = wxtoken.Token{}
-		if !deletes(m.Headers()) {
-			if t, err := readToken(m.Data(), sequence); err == nil {
-				e.Token = t
-			}
-		}
-		v.entries[key] = e
-	} else if component, ok := events.QuotaComponent(m.Subject()); ok {
-		var q Quota
-		if data, err := s.open(m.Subject(), m.Headers(), m.Data()); err == nil && json.Unmarshal(data, &q) == nil {
-			v.quotas[component] = q // it is never changed in place
-		}
-	}
-}

@@ -263,12 +263,15 @@ func importStore(ctx context.Context, s *store.Store, cred account.Credential, l
 
 // Export writes all authorizations that are in force as JSON Lines, as Import reads them, and
 // returns how many. What it writes are the keys to all accounts.
-func Export(ctx context.Context, view *store.View, out io.Writer) (n int, err error) {
-	all := view.All()
+func Export(ctx context.Context, s *store.Store, out io.Writer) (n int, err error) {
+	all, err := s.Credentials(ctx)
+	if err != nil {
+		return 0, err
+	}
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	for _, key := range slices.SortedFunc(maps.Keys(all), func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) }) {
-		cred := all[key].Credential
+		cred := all[key]
 		if key.Kind != wxtoken.KindAuthorizer || !cred.Renewable() {
 			continue
 		}

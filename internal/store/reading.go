@@ -1,0 +1,255 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+	"wxtoken/internal/events"
+)
+
+// reading is some messages of the stream in their order. They are decoded while those before are put into the view.
+type reading struct {
+	msgs    []jetstream.Msg
+	news    []news
+	pending uint64        // how many messages lay behind the last of them
+	done    chan struct{} // closed when news is what msgs say
+}
+
+// news is what one message says. At most one of the pointers is set.
+type news struct {
+	sequence uint64
+	key      wxtoken.Key // zero for a message that is about none
+
+	credential *account.Credential // of a component
+	outline    *account.Outline    // of any other key, or of a component beside it
+	sealed     string
+	token      *wxtoken.Token // of a component, the zero Token for a deletion
+	life       *account.Life
+
+	component string // of quota
+	quota     *Quota
+}
+
+// errMissed ends a watch: the next one reads everything again.
+var errMissed = errors.New("messages lost on the way")
+
+// readAll gathers messages and has them decoded on all processors, until the consumer ends. A credential takes as long to
+// open and decode as the server to send ten.
+func (s *Store) readAll(msgs jetstream.MessagesContext, out chan<- *reading) error {
+	arrived := make(chan jetstream.Msg, watchGathered)
+	failed := make(chan error, 1)
+	go func() {
+		defer close(arrived)
+		for {
+			m, err := msgs.Next()
+			if err != nil {
+				failed <- err
+				return
+			}
+			arrived <- m
+		}
+	}()
+	free := make(chan struct{}, runtime.GOMAXPROCS(0))
+	expected := uint64(1)
+	for first := range arrived {
+		r := &reading{msgs: []jetstream.Msg{first}, done: make(chan struct{})}
+		for more := true; more && len(r.msgs) < watchGathered; {
+			select {
+			case m, ok := <-arrived:
+				if more = ok; ok {
+					r.msgs = append(r.msgs, m)
+				}
+			default:
+				more = false
+			}
+		}
+		for _, m := range r.msgs {
+			meta, err := m.Metadata()
+			if err == nil && meta.Sequence.Consumer != expected {
+				err = errMissed
+			}
+			if err != nil {
+				go drain(arrived)
+				return err
+			}
+			expected++
+			r.news = append(r.news, news{sequence: meta.Sequence.Stream})
+			r.pending = meta.NumPending
+		}
+		free <- struct{}{}
+		go func() {
+			defer func() { <-free; close(r.done) }()
+			for i, m := range r.msgs {
+				s.decode(m, &r.news[i])
+			}
+		}()
+		out <- r
+	}
+	return <-failed
+}
+
+// drain lets the goroutine end that puts messages into a channel.
+func drain(msgs <-chan jetstream.Msg) {
+	for range msgs {
+		continue // it is read again
+	}
+}
+
+// decode reads what a message says into n.
+func (s *Store) decode(m jetstream.Msg, n *news) {
+	if key, ok := events.CredentialKey(m.Subject()); ok {
+		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
+		c, _ := s.credential(key, m.Subject(), m.Headers(), m.Data())
+		c.Revision = n.sequence
+		o := account.OutlineOf(c)
+		n.key, n.outline, n.sealed = key, &o, sealedFor(m.Headers(), m.Data())
+		if key.Kind == wxtoken.KindComponent {
+			n.credential = &c
+		}
+	} else if key, ok := events.TokenKey(m.Subject()); ok {
+		n.key = key
+		n.token, n.life = s.decodeToken(key, m, n.sequence)
+	} else if component, ok := events.QuotaComponent(m.Subject()); ok {
+		var q Quota
+		if data, err := s.open(m.Subject(), m.Headers(), m.Data()); err == nil && json.Unmarshal(data, &q) == nil {
+			n.component, n.quota = component, &q // it is never changed in place
+		}
+	}
+}
+
+// decodeToken reads when a token lives, and the token itself of a component. A deletion, and what is no token, is none.
+func (s *Store) decodeToken(key wxtoken.Key, m jetstream.Msg, sequence uint64) (*wxtoken.Token, *account.Life) {
+	var t wxtoken.Token
+	var l account.Life
+	switch {
+	case deletes(m.Headers()):
+	case key.Kind == wxtoken.KindComponent:
+		if read, err := readToken(m.Data(), sequence); err == nil {
+			t, l = read, account.LifeOf(read)
+		}
+	default:
+		l, _ = readLife(m.Data(), sequence)
+	}
+	if key.Kind != wxtoken.KindComponent {
+		return nil, &l
+	}
+	return &t, &l
+}
+
+// apply puts what messages say into the view.
+func (v *View) apply(all []news) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range all {
+		n := &all[i]
+		v.seen, v.read = max(v.seen, n.sequence), max(v.read, n.sequence)
+		switch {
+		case n.quota != nil:
+			v.quotas[n.component] = *n.quota
+		case n.outline != nil:
+			v.applyCredential(v.entry(n.key), n)
+		case n.life != nil:
+			e := v.entry(n.key)
+			if e.Token.Exists() {
+				v.count--
+			}
+			if n.life.Exists() {
+				v.count++
+			}
+			e.Told = e.Told && e.Token.Revision == n.life.Revision
+			e.Token = *n.life
+		}
+		if n.credential != nil || n.token != nil {
+			v.applyComponent(n)
+		}
+	}
+}
+
+func (v *View) applyCredential(e *entry, n *news) {
+	if e.unread > 0 && e.unread <= n.sequence {
+		e.unread = 0
+		v.unread--
+	}
+	if e.Credential.Revision > 0 {
+		v.sealed[e.sealed].n--
+	} else {
+		v.count++
+	}
+	e.Credential, e.sealed = *n.outline, v.sealedAt(n.sealed)
+	v.sealed[e.sealed].n++
+}
+
+// sealedAt returns where the credentials are counted that are sealed for a public key. There are few.
+func (v *View) sealedAt(public string) uint32 {
+	i := slices.IndexFunc(v.sealed, func(s sealed) bool { return s.public == public })
+	if i < 0 {
+		i = len(v.sealed)
+		v.sealed = append(v.sealed, sealed{public: strings.Clone(public)})
+	}
+	return uint32(i)
+}
+
+func (v *View) applyComponent(n *news) {
+	c := v.components[n.key.Component]
+	if c == nil {
+		c = &own{}
+		v.components[n.key.Component] = c
+	}
+	if n.credential != nil {
+		c.credential = *n.credential
+	}
+	if n.token != nil {
+		c.token = *n.token
+	}
+}
+
+// Credentials returns all credentials that can be read, by key. Each is whole: at a million accounts that is a gigabyte.
+func (s *Store) Credentials(ctx context.Context) (map[wxtoken.Key]account.Credential, error) {
+	all := map[wxtoken.Key]account.Credential{}
+	err := s.eachRecord(ctx, false, func(m jetstream.Msg) {
+		if key, ok := events.CredentialKey(m.Subject()); ok {
+			if c, err := s.credential(key, m.Subject(), m.Headers(), m.Data()); err == nil {
+				all[key] = c
+			}
+		}
+	})
+	return all, err
+}
+
+// eachRecord hands out what lies below credential., once. After a reconnect a record may come twice, the newer last.
+func (s *Store) eachRecord(ctx context.Context, headersOnly bool, visit func(jetstream.Msg)) error {
+	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: headersOnly,
+	})
+	if err != nil {
+		return fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+	}
+	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
+		return nil
+	}
+	msgs, err := cons.Messages()
+	if err != nil {
+		return fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+	}
+	defer context.AfterFunc(ctx, msgs.Stop)()
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next()
+		if err != nil {
+			return fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+		}
+		visit(m)
+		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+			return err
+		}
+	}
+}
