@@ -569,3 +569,37 @@ func TestWithoutACommitter(t *testing.T) {
 		t.Errorf("commit: %v", err)
 	}
 }
+
+// TestWaiting makes two keys due of which one is handed out: the other waits. What was made due anew waits again.
+func TestWaiting(t *testing.T) {
+	r := newRig(t)
+	other := wxtoken.AuthorizerKey("wxc", "wxother")
+	waiting := func(want, wantOther bool) {
+		t.Helper()
+		waits := r.store.Waiting(t.Context())
+		if got, gotOther := waits(t.Context(), key), waits(t.Context(), other); got != want || gotOther != wantOther {
+			t.Errorf("waiting: %t and %t, want %t and %t", got, gotOther, want, wantOther)
+		}
+	}
+	waiting(false, false) // there is not even a consumer
+	cons, err := r.js.CreateConsumer(t.Context(), events.StreamTokens, jetstream.ConsumerConfig{
+		Durable: events.DurableDue, FilterSubject: events.AllDue, AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	r.must(err)
+	var all []store.Wish
+	for _, k := range []wxtoken.Key{key, other} {
+		all = append(all, store.Wish{Due: events.Due{Key: k, Reason: events.ReasonSwept}, ID: k.String()})
+	}
+	r.must(r.store.MakeAllDue(t.Context(), all))
+	waiting(true, true)
+	m, err := cons.Next()
+	r.must(err)
+	if due, err := events.ParseDue(m.Data()); err != nil || due.Key != key {
+		t.Errorf("the first is %+v, %v", due, err)
+	}
+	waiting(false, true)
+	r.must(r.store.MakeAllDue(t.Context(), all)) // the same ids: these are known
+	waiting(false, true)
+	r.must(r.store.MakeDue(t.Context(), all[0].Due, ""))
+	waiting(true, true)
+}

@@ -1,0 +1,47 @@
+package store
+
+import (
+	"testing"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+)
+
+// FuzzLife reads records as a view does, and as readers do: what the scan takes is what the JSON says.
+func FuzzLife(f *testing.F) {
+	at := time.Date(2026, 11, 28, 12, 0, 0, 123, time.UTC)
+	t := wxtoken.Token{
+		Key: wxtoken.AuthorizerKey("wxc", "wxa"), Value: wxtoken.NewSecret("value"), Generation: 7, ObtainedAt: at, ExpiresAt: at.Add(2 * time.Hour),
+		RenewAt: at.Add(time.Hour).Truncate(time.Second),
+	}
+	for _, previous := range []*wxtoken.Previous{nil, {Value: wxtoken.NewSecret("before"), ValidUntil: at}} {
+		t.Previous = previous
+		record, err := TokenRecord(t)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if l, ok := scanLife(record, 3); !ok || l != account.NewLife(3, 7, t.ObtainedAt, t.ExpiresAt, t.RenewAt) {
+			f.Errorf("our own record is scanned as %+v, %t: %s", l, ok, record)
+		}
+		f.Add(string(record))
+	}
+	for _, odd := range []string{
+		``, `{}`, `{"key":"authorizer.wxc.wxa","value":"v"}`, `{"value":"v","key":"authorizer.wxc.wxa","expires_at":"2026-11-28T12:00:00Z"}`,
+		`{"key":"authorizer.wxc.wxa","value":"a\"b","generation":1,"obtained_at":"2026-11-28T12:00:00Z","expires_at":"2026-11-28T14:00:00+08:00","renew_at":"2026-11-28T13:00:00Z"}`,
+		`{"key":"authorizer.wxc.wxa","value":"v","generation":18446744073709551616,"obtained_at":"","expires_at":"","renew_at":""}`,
+		`{"key":"authorizer.wxc.wxa","value":"","generation":01,"obtained_at":"2026-11-28T12:00:00Z","expires_at":"0001-01-01T00:00:00Z","renew_at":"2026-11-28T13:00:00Z"}`,
+	} {
+		f.Add(odd)
+	}
+	f.Fuzz(func(t *testing.T, record string) {
+		scanned, ok := scanLife([]byte(record), 3)
+		read, err := readToken([]byte(record), 3)
+		if ok && err == nil && scanned != account.LifeOf(read) {
+			t.Errorf("scanned as %+v, read as %+v: %s", scanned, account.LifeOf(read), record)
+		}
+		if life, lifeErr := readLife([]byte(record), 3); !ok && (life != account.LifeOf(read) || (err == nil) != (lifeErr == nil)) {
+			t.Errorf("read as %+v and %+v: %s", life, account.LifeOf(read), record)
+		}
+	})
+}
