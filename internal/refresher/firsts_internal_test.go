@@ -48,7 +48,7 @@ func TestFirsts(t *testing.T) {
 func TestTellerHoldsUpNoSweep(t *testing.T) {
 	t.Parallel()
 	again := make(chan struct{}, 1)
-	busy := teller{again: func() { again <- struct{}{} }, batches: make(chan []deadToken), view: new(store.View)}
+	busy := teller{now: time.Now, again: func() { again <- struct{}{} }, batches: make(chan []deadToken), view: new(store.View)}
 	dead := []deadToken{{wxtoken.AuthorizerKey("wxc", "wxa"), 1}}
 	busy.hand(dead) // nothing takes it
 	if !busy.more.Load() {

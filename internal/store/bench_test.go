@@ -114,7 +114,9 @@ func longCredential(i int) account.Credential {
 
 func longToken(i int) wxtoken.Token {
 	now := time.Now().UTC()
-	value := func(s string) wxtoken.Secret { return wxtoken.NewSecret(strings.Repeat(s, 150) + fmt.Sprintf("%07d", i)) }
+	value := func(s string) wxtoken.Secret {
+		return wxtoken.NewSecret(strings.Repeat(s, 150) + fmt.Sprintf("%07d", i))
+	}
 	return wxtoken.Token{
 		Key: longKey(i), Value: value("x"), Generation: 1, ObtainedAt: now, ExpiresAt: now.Add(2 * time.Hour), RenewAt: now.Add(80 * time.Minute),
 		Previous: &wxtoken.Previous{Value: value("y"), ValidUntil: now.Add(5 * time.Minute)},
