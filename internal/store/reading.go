@@ -107,12 +107,12 @@ func drain(msgs <-chan jetstream.Msg) {
 // decode reads what a message says into n.
 func (s *Store) decode(m jetstream.Msg, n *news) {
 	if key, ok := events.CredentialKey(m.Subject()); ok {
-		// An unreadable record stands in the view as an empty one: there is nothing to renew with.
-		c, _ := s.credential(key, m.Subject(), m.Headers(), m.Data())
-		c.Revision = n.sequence
-		o := account.OutlineOf(c)
+		record, _ := s.open(m.Subject(), m.Headers(), m.Data()) // nothing, where that can't be opened
+		o := outline(key, record, n.sequence)
 		n.key, n.outline, n.sealed = key, &o, sealedFor(m.Headers(), m.Data())
 		if key.Kind == wxtoken.KindComponent {
+			c, _ := decodeCredential(key, record)
+			c.Key, c.Revision = key, n.sequence
 			n.credential = &c
 		}
 	} else if key, ok := events.TokenKey(m.Subject()); ok {

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"encoding/json"
-	"strconv"
 	"time"
 
 	"wxtoken/client"
@@ -86,38 +85,4 @@ func scanLife(record []byte, revision uint64) (l account.Life, ok bool) {
 		}
 	}
 	return account.NewLife(revision, generation, at[0], at[1], at[2]), !at[1].IsZero()
-}
-
-// scan is what is left of a record.
-type scan struct{ left []byte }
-
-// skip goes past a text that comes next.
-func (s *scan) skip(text string) bool {
-	if len(s.left) < len(text) || string(s.left[:len(text)]) != text {
-		return false
-	}
-	s.left = s.left[len(text):]
-	return true
-}
-
-// text returns a text up to its quotation mark, and goes past that; none for one that is not plain.
-func (s *scan) text() []byte {
-	i := bytes.IndexByte(s.left, '"')
-	if i < 0 || bytes.IndexByte(s.left[:i], '\\') >= 0 {
-		return nil
-	}
-	text := s.left[:i]
-	s.left = s.left[i+1:]
-	return text
-}
-
-// number returns a number of digits, and goes past it.
-func (s *scan) number() (n uint64, ok bool) {
-	i := 0
-	for i < len(s.left) && s.left[i] >= '0' && s.left[i] <= '9' {
-		i++
-	}
-	n, err := strconv.ParseUint(string(s.left[:i]), 10, 64)
-	s.left = s.left[i:]
-	return n, err == nil
 }

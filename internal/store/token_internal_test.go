@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -42,6 +43,43 @@ func FuzzLife(f *testing.F) {
 		}
 		if life, lifeErr := readLife([]byte(record), 3); !ok && (life != account.LifeOf(read) || (err == nil) != (lifeErr == nil)) {
 			t.Errorf("read as %+v and %+v: %s", life, account.LifeOf(read), record)
+		}
+	})
+}
+
+// FuzzOutline reads credentials as a view does, and as all else does: what the scan takes is what the JSON says.
+func FuzzOutline(f *testing.F) {
+	at := time.Date(2026, 11, 28, 12, 0, 0, 123, time.UTC)
+	key := wxtoken.AuthorizerKey("wxc", "wxa")
+	plain := account.Credential{
+		Key: key, Generation: 7, RefreshToken: "refreshtoken@@@x", AuthorizedAt: at, CodeDigest: "digest", Ref: "tenant-1", Authorizations: 2, Anew: true,
+		RevokedAt: at, ForcedAt: at, Commit: "commit",
+		Trouble: account.Trouble{Failures: 2, RetryAt: at, SoughtAt: at, AuthorizationNeeded: true, UnsureSince: at},
+	}
+	record, err := encodeCredential(plain)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if c, ok := scanCredential(key, record); !ok || account.OutlineOf(c) != account.OutlineOf(plain) {
+		f.Errorf("our own record is scanned as %+v, %t: %s", c, ok, record)
+	}
+	f.Add(string(record))
+	plain.Claim = &account.Claim{Until: at}
+	claimed, _ := json.Marshal(plain)
+	f.Add(string(claimed))
+	for _, odd := range []string{
+		``, `{}`, `{"key":"authorizer.wxc.wxa","v":1}`, `{"key":"authorizer.wxc.wxa","v":2}`, `{"key":"authorizer.wxc.other","v":1}`, `{"v":1,"generation":1}`,
+		`{"key":"authorizer.wxc.wxa","v":1,"generation":01}`, `{"key":"authorizer.wxc.wxa","v":1,"ref":"\u0041"}`, `{"key":"authorizer.wxc.wxa","v":1,"anew":false}`,
+		`{"key":"authorizer.wxc.wxa","v":1,"generation":1,"generation":2}`, `{"key":"authorizer.wxc.wxa","v":1,"GENERATION":3}`, `{"key":"authorizer.wxc.wxa","v":1} `,
+		`{"key":"authorizer.wxc.wxa","v":1,}`, `{"key":"authorizer.wxc.wxa","v":1,"retry_at":"2026-11-28T12:00:00+08:00"}`,
+	} {
+		f.Add(odd)
+	}
+	f.Fuzz(func(t *testing.T, record string) {
+		scanned, ok := scanCredential(key, []byte(record))
+		read, err := decodeCredential(key, []byte(record))
+		if ok && (err != nil || account.OutlineOf(scanned) != account.OutlineOf(read)) {
+			t.Errorf("scanned as %+v, read as %+v, %v: %s", scanned, read, err, record)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -292,14 +293,19 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 	var once sync.Once
 	var following sync.WaitGroup
 	following.Go(func() {
+		patience := watchPatience
 		for ctx.Err() == nil {
-			if err := s.follow(ctx, v, func() {
+			if err := s.follow(ctx, v, patience, func() {
+				patience = watchPatience
 				once.Do(func() { close(ready) })
 				if read != nil {
 					read()
 				}
 			}); err != nil && ctx.Err() == nil {
 				log.Warn().Err(err).Dur("delay", time.Second).Msg("watch ended")
+				if errors.Is(err, context.DeadlineExceeded) { // with millions of messages a busy server takes its time
+					patience = min(2*patience, mostPatience)
+				}
 				select {
 				case <-ctx.Done():
 				case <-time.After(time.Second):
@@ -317,12 +323,12 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 }
 
 // follow copies the stream into v until ctx ends or the consumer does. It calls ready when
-// everything that lay there at the start is in.
+// everything that lay there at the start is in. patience bounds the wait for the consumer.
 //
 // At any doubt it ends, and the next reads everything again, as the Go client's watch does and for the same reasons
 // (docs/adr/0006). Why the two are not one: docs/adr/0041.
-func (s *Store) follow(ctx context.Context, v *View, ready func()) error {
-	makeCtx, cancel := context.WithTimeout(ctx, watchHeartbeat+time.Second)
+func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, ready func()) error {
+	makeCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cons, err := s.js.CreateConsumer(makeCtx, events.StreamTokens, jetstream.ConsumerConfig{
 		FilterSubjects:    []string{events.AllTokens, events.AllCredentials},
@@ -379,6 +385,9 @@ const (
 	watchHeartbeat = 2 * time.Second
 	// watchExpiry is how long one pull of the watch waits.
 	watchExpiry = 30 * time.Second
+	// watchPatience is how long the server may take to make the consumer. Each time that it takes longer it gets twice as long.
+	watchPatience = 3 * time.Second
+	mostPatience  = time.Minute
 	// watchAtOnce is how many messages one pull asks for.
 	watchAtOnce = 4096
 	// watchGathered is how many messages that lie there are decoded in one go, and watchAhead how many such goes are under way.

@@ -1,0 +1,149 @@
+package store
+
+import (
+	"bytes"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+)
+
+// outline returns the outline of a record. What can't be read stands in a view as an empty record: there is
+// nothing to renew with.
+func outline(key wxtoken.Key, record []byte, revision uint64) account.Outline {
+	c, ok := scanCredential(key, record)
+	if !ok {
+		c, _ = decodeCredential(key, record)
+	}
+	c.Key, c.Revision = key, revision
+	return account.OutlineOf(c)
+}
+
+// scanCredential reads of a record what an outline needs, in a third of the time that its JSON takes; ok is false for one
+// that has more in it than plain texts, numbers and times, such as a claim, or a field that this program does not know.
+func scanCredential(key wxtoken.Key, record []byte) (c account.Credential, ok bool) {
+	rest := scan{record}
+	if !rest.skip("{") {
+		return c, false
+	}
+	named := false
+	for {
+		if !rest.skip(`"`) {
+			return c, false
+		}
+		name := rest.text()
+		if !rest.skip(":") {
+			return c, false
+		}
+		switch string(name) {
+		case "key":
+			named, ok = true, rest.skip(`"`) && string(rest.text()) == key.String()
+		case "v":
+			var v uint64
+			v, ok = rest.number()
+			ok = ok && v <= recordVersion
+		default:
+			ok = scanField(&c, string(name), &rest)
+		}
+		switch {
+		case !ok:
+			return c, false
+		case rest.skip(","):
+		default:
+			return c, named && string(rest.left) == "}"
+		}
+	}
+}
+
+// scanField reads a field of a credential.
+func scanField(c *account.Credential, name string, rest *scan) (ok bool) {
+	var aside account.Credential // what no outline needs is read all the same: it must be what it is
+	switch name {
+	case "generation":
+		c.Generation, ok = rest.number()
+	case "authorizations":
+		c.Authorizations, ok = rest.number()
+	case "failures":
+		var n uint64
+		n, ok = rest.number()
+		c.Failures, ok = int(n), ok && n < 1<<31
+	case "refresh_token":
+		c.RefreshToken, ok = rest.quoted()
+	case "code_digest":
+		c.CodeDigest, ok = rest.quoted()
+	case "ref", "commit":
+		ok = rest.skip(`"`) && rest.text() != nil
+	case "authorized_at":
+		ok = rest.time(&c.AuthorizedAt)
+	case "revoked_at":
+		ok = rest.time(&c.RevokedAt)
+	case "retry_at":
+		ok = rest.time(&c.RetryAt)
+	case "sought_at":
+		ok = rest.time(&c.SoughtAt)
+	case "forced_at", "unsure_since":
+		ok = rest.time(&aside.ForcedAt)
+	case "authorization_needed":
+		c.AuthorizationNeeded, ok = true, rest.skip("true")
+	case "anew":
+		c.Anew, ok = true, rest.skip("true")
+	}
+	return ok
+}
+
+// scan is what is left of a record.
+type scan struct{ left []byte }
+
+// skip goes past a text that comes next.
+func (s *scan) skip(text string) bool {
+	if len(s.left) < len(text) || string(s.left[:len(text)]) != text {
+		return false
+	}
+	s.left = s.left[len(text):]
+	return true
+}
+
+// text returns a text up to its quotation mark, and goes past that; nil for one that is not plain ASCII.
+func (s *scan) text() []byte {
+	i := bytes.IndexByte(s.left, '"')
+	for _, b := range s.left[:max(i, 0)] {
+		if b < ' ' || b > '~' || b == '\\' {
+			return nil
+		}
+	}
+	if i < 0 {
+		return nil
+	}
+	text := s.left[:i:i]
+	s.left = s.left[i+1:]
+	return text
+}
+
+// quoted returns a text between quotation marks.
+func (s *scan) quoted() (string, bool) {
+	if !s.skip(`"`) {
+		return "", false
+	}
+	text := s.text()
+	return string(text), text != nil
+}
+
+// time reads a time between quotation marks.
+func (s *scan) time(t *time.Time) bool {
+	if !s.skip(`"`) {
+		return false
+	}
+	text := s.text()
+	return text != nil && t.UnmarshalText(text) == nil
+}
+
+// number returns a number of at most 18 digits, and goes past it.
+func (s *scan) number() (n uint64, ok bool) {
+	i := 0
+	for ; i < len(s.left) && i < 19 && s.left[i] >= '0' && s.left[i] <= '9'; i++ {
+		n = 10*n + uint64(s.left[i]-'0')
+	}
+	ok = i > 0 && i < 19 && (s.left[0] != '0' || i == 1)
+	s.left = s.left[i:]
+	return n, ok
+}
