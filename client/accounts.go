@@ -1,13 +1,18 @@
 package wxtoken
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 )
@@ -23,9 +28,9 @@ func (c *Client) Find(ref string) ([]Key, error) {
 	if err := c.followsAccounts(); err != nil {
 		return nil, err
 	}
-	found := make([]Key, 0, len(c.refs[ref]))
-	for key := range c.refs[ref] {
-		found = append(found, key)
+	found := []Key{}
+	for a := c.accounts.byRef[ref]; a != nil; a = a.next {
+		found = append(found, a.key)
 	}
 	slices.SortFunc(found, compareKeys)
 	return found, nil
@@ -35,34 +40,41 @@ func (c *Client) Find(ref string) ([]Key, error) {
 // ErrNoStatus for a key that nothing is known about. Don't change what the Status points to: it is shared.
 func (c *Client) Account(key Key) (Status, error) {
 	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if err := c.followsAccounts(); err != nil {
+	var a *account
+	err := c.followsAccounts()
+	if err == nil {
+		a = c.accounts.byKey[key]
+	}
+	c.mu.RUnlock()
+	if err != nil {
 		return Status{}, err
 	}
-	status, ok := c.known[key]
-	if !ok {
+	if a == nil {
 		return Status{}, fmt.Errorf("%s: %w: check the appids, and whether the account was ever connected", key, ErrNoStatus)
 	}
-	return c.current(status), nil
+	return c.current(a.status()), nil
 }
 
 // Accounts yields what is known of every key, in the order of the keys, from memory: what it knew when the loop began. It needs
 // Config.Accounts and yields nothing without. Don't change what a Status points to: it is shared.
 func (c *Client) Accounts() iter.Seq[Status] {
 	return func(yield func(Status) bool) {
-		c.mu.RLock()
-		all := make([]Status, 0, len(c.known))
-		for _, status := range c.known {
-			all = append(all, c.current(status))
-		}
-		c.mu.RUnlock()
-		slices.SortFunc(all, func(a, b Status) int { return compareKeys(a.Key, b.Key) })
-		for _, status := range all {
-			if !yield(status) {
+		for _, a := range c.sorted() {
+			if !yield(c.current(a.read())) {
 				return
 			}
 		}
 	}
+}
+
+// sorted returns all accounts in the order of their keys.
+func (c *Client) sorted() []*account {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.followsAccounts() != nil {
+		return nil
+	}
+	return slices.SortedFunc(maps.Values(c.accounts.byKey), func(a, b *account) int { return compareKeys(a.key, b.key) })
 }
 
 // StatusUpdates tells of changes of what Account returns, as Updates does for tokens: first what there is, then each change, of several
@@ -73,10 +85,7 @@ func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status
 		f := newFeed(keys)
 		c.mu.Lock()
 		follows := c.followsAccounts() == nil
-		for key := range c.known {
-			f.add(key, statusChanged)
-		}
-		c.told[f] = struct{}{}
+		c.beginAccounts(f)
 		c.mu.Unlock()
 		defer c.unsubscribe(f)
 		for follows {
@@ -116,13 +125,8 @@ func (c *Client) Changes(ctx context.Context) iter.Seq[Changes] {
 	return func(yield func(Changes) bool) {
 		f := newFeed(nil)
 		c.mu.Lock()
-		for key := range c.entries {
-			f.add(key, tokenChanged)
-		}
-		for key := range c.known {
-			f.add(key, statusChanged)
-		}
-		c.feeds[f], c.told[f] = struct{}{}, struct{}{}
+		c.beginTokens(f)
+		c.beginAccounts(f)
 		c.mu.Unlock()
 		defer c.unsubscribe(f)
 		for first := true; ; first = false {
@@ -161,32 +165,64 @@ func (c *Client) changes(f *feed) Changes {
 	return batch
 }
 
+// beginTokens has a feed begin with the tokens that the view has. The lock is held.
+func (c *Client) beginTokens(f *feed) {
+	for e := range c.view.all() {
+		f.add(e.token.Key, tokenChanged)
+	}
+	c.feeds[f] = struct{}{}
+}
+
+// beginAccounts has a feed begin with the accounts that the view has. The lock is held.
+func (c *Client) beginAccounts(f *feed) {
+	if c.accounts != nil {
+		for key := range c.accounts.byKey {
+			f.add(key, statusChanged)
+		}
+	}
+	c.told[f] = struct{}{}
+}
+
 // followsAccounts says why there are no accounts. The lock is held.
 func (c *Client) followsAccounts() error {
 	switch {
 	case c.ctx.Err() != nil:
 		return ErrClosed
-	case c.known == nil:
+	case c.accounts == nil:
 		return errNoAccounts
 	}
 	return nil
 }
 
-// current returns a status with the state of now. The lock is held.
+// current returns a status with the state of now.
 func (c *Client) current(status Status) Status {
-	if e := c.entries[status.Key]; e != nil {
-		status.State = status.StateAt(c.now(), e.token.ExpiresAt)
+	if e := c.view.find(status.Key); e != nil {
+		status.State = status.StateAt(c.clock.now(), e.token.ExpiresAt)
 	}
 	return status
 }
 
-func compareKeys(a, b Key) int { return strings.Compare(a.String(), b.String()) }
+// compareKeys orders keys as their texts are, without making them.
+func compareKeys(a, b Key) int {
+	return cmp.Or(compareParts(string(a.Kind), string(b.Kind)), compareParts(a.Component, b.Component), strings.Compare(a.Authorizer, b.Authorizer))
+}
+
+// compareParts compares what a dot follows: a part that is the beginning of the other is not the lesser one where that goes on with "-".
+func compareParts(a, b string) int {
+	n := min(len(a), len(b))
+	if order := strings.Compare(a[:n], b[:n]); order != 0 || len(a) == len(b) {
+		return order
+	}
+	if len(a) < len(b) {
+		return cmp.Compare('.', b[n])
+	}
+	return cmp.Compare(a[n], '.')
+}
 
 func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 	if isDeletion(msg) {
 		w.change(func(c *Client) {
-			c.refer(key, c.known[key], Status{})
-			delete(c.known, key)
+			c.accounts.remove(key)
 			c.statusAt = max(c.statusAt, revision)
 			c.told.add(key, statusChanged)
 		})
@@ -196,43 +232,112 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 	if err := json.Unmarshal(msg.Data, &status); err != nil {
 		return fmt.Errorf("%s: %w", key, ErrBadStatus)
 	}
-	status.Key, status.Revision = key, revision
+	a := &account{record: bytes.Clone(msg.Data), revision: revision}
+	if status.Authorizer != nil {
+		a.ref = strings.Clone(status.Authorizer.Ref)
+	}
 	w.change(func(c *Client) {
-		old, had := c.known[key]
-		if had && old.Revision == revision {
+		if old := c.accounts.byKey[key]; old != nil && old.revision == revision {
 			return // read again by a new watch
 		}
-		c.refer(key, old, status)
-		c.known[key] = status
-		c.own[key.Component] = struct{}{}
+		a.key = c.kept(key)
+		c.accounts.put(a)
 		c.statusAt = max(c.statusAt, revision)
-		c.told.add(key, statusChanged)
+		c.told.add(a.key, statusChanged)
 	})
 	return nil
 }
 
-// refer keeps the index of refs. The lock is held.
-func (c *Client) refer(key Key, old, now Status) {
-	before, after := old.ref(), now.ref()
-	if before == after {
+// accounts is what a Client has of the bucket "status": the records as they lie there, since read they take several times as much. The
+// Client's lock guards it.
+type accounts struct {
+	byKey  map[Key]*account
+	byRef  map[string]*account // the first of those with a ref
+	recent recent
+}
+
+// account is the record of one key. It is replaced, never changed, but for its neighbours and known.
+type account struct {
+	key          Key
+	revision     uint64
+	record       []byte
+	ref          string
+	before, next *account // of those with the same ref
+	recent       *recent
+	known        atomic.Pointer[Status] // what the record says, while it is asked for
+}
+
+func newAccounts() *accounts {
+	return &accounts{byKey: map[Key]*account{}, byRef: map[string]*account{}}
+}
+
+func (all *accounts) put(a *account) {
+	all.remove(a.key)
+	a.recent = &all.recent
+	all.byKey[a.key] = a
+	if a.ref == "" {
 		return
 	}
-	if before != "" {
-		if delete(c.refs[before], key); len(c.refs[before]) == 0 {
-			delete(c.refs, before)
-		}
+	if a.next = all.byRef[a.ref]; a.next != nil {
+		a.next.before = a
 	}
-	if after != "" {
-		if c.refs[after] == nil {
-			c.refs[after] = map[Key]struct{}{}
-		}
-		c.refs[after][key] = struct{}{}
+	all.byRef[a.ref] = a
+}
+
+func (all *accounts) remove(key Key) {
+	gone := all.byKey[key]
+	if gone == nil {
+		return
+	}
+	delete(all.byKey, key)
+	switch {
+	case gone.before != nil:
+		gone.before.next = gone.next
+	case gone.next != nil:
+		all.byRef[gone.ref] = gone.next
+	default:
+		delete(all.byRef, gone.ref)
+	}
+	if gone.next != nil {
+		gone.next.before = gone.before
 	}
 }
 
-func (s Status) ref() string {
-	if s.Authorizer == nil {
-		return ""
+// read reads the record. It was read once before, when it came.
+func (a *account) read() (status Status) {
+	_ = json.Unmarshal(a.record, &status)
+	status.Key, status.Revision = a.key, a.revision
+	return status
+}
+
+// status is read, or what came of it not long ago.
+func (a *account) status() Status {
+	if known := a.known.Load(); known != nil {
+		return *known
 	}
-	return s.Authorizer.Ref
+	status := a.read()
+	a.known.Store(&status)
+	a.recent.add(a)
+	return status
+}
+
+// recent are the accounts that were asked for last: these are remembered as they were read.
+type recent struct {
+	mu  sync.Mutex
+	all [maxRecent]*account
+	at  int
+}
+
+// maxRecent is how many accounts are remembered as they were read, some kilobytes each.
+const maxRecent = 4096
+
+// add remembers an account in the place of the one that came longest ago.
+func (r *recent) add(a *account) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.all[r.at]; old != nil {
+		old.known.Store(nil)
+	}
+	r.all[r.at] = a
+	r.at = (r.at + 1) % maxRecent
 }

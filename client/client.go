@@ -45,16 +45,17 @@ type Config struct {
 	// what [Client.Find], [Client.Accounts] and [Client.StatusUpdates] read. It takes a second consumer.
 	Accounts bool
 
-	// Now is the clock that decides whether a token has expired. Default: time.Now.
+	// Now is the clock that decides whether a token has expired. The Client asks it at each call of Token, and from goroutines of its
+	// own. Default: the clock of the machine, looked at once a second, and never behind.
 	Now func() time.Time
 }
 
 // Client is a live view of the tokens: it keeps the bucket "tokens" in memory and follows it.
 // Its methods may be called from any goroutine.
 type Client struct {
-	nc  *nats.Conn
-	js  jetstream.JetStream
-	now func() time.Time
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	clock *clock
 
 	declared map[Key]bool // Config.Keys; empty when everything is watched
 
@@ -62,23 +63,18 @@ type Client struct {
 	close context.CancelFunc
 	wg    sync.WaitGroup
 
-	mu                 sync.RWMutex
-	entries            map[Key]*entry      // an entry is replaced, never changed; nil after Close
-	feeds              feeds               // of tokens
-	own                map[string]struct{} // components that the buckets name
-	known              map[Key]Status      // what the bucket "status" holds; nil without Config.Accounts and after Close. What a Status points to is never changed
-	refs               map[string]map[Key]struct{}
-	told               feeds  // of statuses
-	tokensAt, statusAt uint64 // newest revisions of the two buckets in the view
-	watches            int    // how many there should be
-	live               int    // how many have delivered what the bucket held and go on
-	stats              Stats
-}
+	view view // of the bucket "tokens"; read without the lock, empty after Close
 
-// entry is what the bucket holds for one key.
-type entry struct {
-	token   Token
-	revoked bool // the bucket holds a deletion; token has only Key and Revision
+	mu                 sync.RWMutex
+	fading             []*entry          // whose token has a Previous, in the order in which they came
+	feeds              feeds             // of tokens
+	own                map[string]string // components that the buckets name, each one the string that all keys share
+	accounts           *accounts         // what the bucket "status" holds; nil without Config.Accounts and after Close
+	told               feeds             // of statuses
+	tokensAt, statusAt uint64            // newest revisions of the two buckets in the view
+	watches            int               // how many there should be
+	live               int               // how many have delivered what the bucket held and go on
+	stats              Stats
 }
 
 // Stats says how the view of a Client is doing. It is meant to be published as metrics.
@@ -107,15 +103,11 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
 	c := &Client{
-		nc: nc, js: js, now: cfg.Now,
+		nc: nc, js: js, clock: newClock(cfg.Now),
 		declared: make(map[Key]bool, len(cfg.Keys)),
-		entries:  make(map[Key]*entry),
 		feeds:    make(feeds),
 		told:     make(feeds),
-		own:      make(map[string]struct{}),
-	}
-	if c.now == nil {
-		c.now = time.Now
+		own:      make(map[string]string),
 	}
 	var filters []string
 	for _, key := range cfg.Keys {
@@ -134,11 +126,13 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 	shared := slices.Collect(slices.Chunk(filters, maxFilters))
 	c.watches = len(shared)
 	if cfg.Accounts {
-		c.known, c.refs = map[Key]Status{}, map[string]map[Key]struct{}{}
+		c.accounts = newAccounts()
 		c.watches++
 	}
-	wait := c.subscribe(cfg.Keys) // before the watches start, so that it misses nothing
+	// Before the watches start, so that it misses nothing. Of keys that are not declared it takes no note: there may be a million.
+	wait := c.subscribe(feedOf(c.declared))
 	defer c.unsubscribe(wait)
+	c.wg.Go(func() { c.clock.run(c.ctx, c.fade) })
 	for _, filters := range shared {
 		c.wg.Go(func() { c.follow(tokens, filters) })
 	}
@@ -174,9 +168,9 @@ func (c *Client) complete() bool {
 	if c.live < c.watches {
 		return false
 	}
-	now := c.now()
+	now := c.clock.now()
 	for key := range c.declared {
-		if !c.entries[key].usable(now) {
+		if !c.view.find(key).usable(now) {
 			return false
 		}
 	}
@@ -217,18 +211,11 @@ func (c *Client) incomplete(cause error) error {
 // that died without a successor, ErrRevoked when the authorization was cancelled, and ErrClosed.
 // Each comes with a text that says what to do. What Previous points to is shared: don't change it.
 func (c *Client) Token(key Key) (Token, error) {
-	c.mu.RLock()
-	e := c.entries[key]
-	c.mu.RUnlock()
-	if now := c.now(); !e.usable(now) {
+	e, now := c.view.find(key), c.clock.now()
+	if !e.usable(now) {
 		return Token{}, c.refuse(key, e, now)
 	}
 	return e.token, nil
-}
-
-// usable reports whether e holds a token that is not dead.
-func (e *entry) usable(now time.Time) bool {
-	return e != nil && !e.revoked && now.Before(e.token.ExpiresAt)
 }
 
 // refuse is the error for a key whose entry is not usable.
@@ -240,7 +227,7 @@ func (c *Client) refuse(key Key, e *entry, now time.Time) error {
 		return fmt.Errorf("%s: %w: add the key to Config.Keys, or leave Keys empty to watch every token", key, ErrNoToken)
 	case e == nil:
 		return fmt.Errorf("%s: %w in the bucket: check the appids, and whether the account is connected: Client.Status and the console tell", key, ErrNoToken)
-	case e.revoked:
+	case e.revoked():
 		return fmt.Errorf("%s: %w: the token was removed; ask the merchant to authorize again: Client.Status may have the link", key, ErrRevoked)
 	}
 	ago := now.Sub(e.token.ExpiresAt).Round(time.Second)
@@ -259,7 +246,7 @@ func (c *Client) refuse(key Key, e *entry, now time.Time) error {
 // a token expires without a successor is not a change.
 func (c *Client) Updates(ctx context.Context, keys ...Key) iter.Seq2[Token, error] {
 	return func(yield func(Token, error) bool) {
-		f := c.subscribe(keys)
+		f := c.subscribe(newFeed(keys))
 		defer c.unsubscribe(f)
 		for {
 			for key := range c.take(f) {
@@ -348,13 +335,7 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 		return Status{}, fmt.Errorf("%w: revision %d: %w", ErrBadStatus, record.Revision(), err)
 	}
 	status.Revision = record.Revision()
-	c.mu.RLock()
-	e := c.entries[key]
-	c.mu.RUnlock()
-	if e != nil {
-		status.State = status.StateAt(c.now(), e.token.ExpiresAt)
-	}
-	return status, nil
+	return c.current(status), nil
 }
 
 // Components returns the appids of the components whose tokens or accounts the view has, in order.
@@ -370,11 +351,7 @@ func (c *Client) Stats() Stats {
 	defer c.mu.RUnlock()
 	stats := c.stats
 	stats.Live = c.live == c.watches
-	for _, e := range c.entries {
-		if !e.revoked {
-			stats.Tokens++
-		}
-	}
+	stats.Tokens = c.view.tokens
 	return stats
 }
 
@@ -391,7 +368,8 @@ func (c *Client) Close() {
 	c.wg.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.entries, c.known, c.refs = nil, nil, nil // a view that no longer follows must not look as if it did
+	c.view.clear() // a view that no longer follows must not look as if it did
+	c.fading, c.accounts = nil, nil
 }
 
 // withTimeout gives ctx a deadline if it has none.

@@ -18,6 +18,8 @@ const (
 	KindWxCardTicket Kind = "wx_card_ticket" // ticket for the card API of one authorizer
 )
 
+var kinds = [...]Kind{KindAuthorizer, KindComponent, KindJSAPITicket, KindWxCardTicket}
+
 // Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line. Make one with
 // [ComponentKey], [AuthorizerKey], [JSAPITicketKey] or [WxCardTicketKey], or read one with [ParseKey].
 // The zero Key names nothing.
@@ -51,14 +53,15 @@ func WxCardTicketKey(component, authorizer string) Key {
 // ParseKey reads a key as String writes it. It returns an error that wraps ErrBadKey
 // when the kind is unknown, a part is missing, or an appid is not an appid.
 func ParseKey(s string) (Key, error) {
-	parts := strings.Split(s, ".")
-	key := Key{Kind: Kind(parts[0])}
-	switch {
-	case key.Kind == KindComponent && len(parts) == 2:
-		key.Component = parts[1]
-	case (key.Kind == KindAuthorizer || key.Kind == KindJSAPITicket || key.Kind == KindWxCardTicket) && len(parts) == 3:
-		key.Component, key.Authorizer = parts[1], parts[2]
-	default:
+	kind, rest, _ := strings.Cut(s, ".")
+	component, authorizer, two := strings.Cut(rest, ".")
+	key := Key{Component: component, Authorizer: authorizer}
+	for _, known := range kinds {
+		if string(known) == kind && two == (known != KindComponent) {
+			key.Kind = known // not a part of s: a key that is kept would keep all of s alive
+		}
+	}
+	if key.Kind == "" {
 		return Key{}, fmt.Errorf("%w: %q: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>", ErrBadKey, clip(s))
 	}
 	if !ValidAppID(key.Component) || key.Kind != KindComponent && !ValidAppID(key.Authorizer) {

@@ -358,15 +358,22 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 		return err
 	}
 	w.change(func(c *Client) {
-		if old := c.entries[key]; old != nil && old.revoked == e.revoked &&
-			old.token.Revision == e.token.Revision && old.token.Value == e.token.Value {
+		old := c.view.find(key)
+		if old != nil && old.token.Revision == e.token.Revision && old.token.Value == e.token.Value {
 			return // read again by a new watch
 		}
-		c.entries[key] = e
-		c.own[key.Component] = struct{}{}
+		e.token.Key = c.kept(key)
+		if previous := e.token.Previous; previous != nil {
+			if c.clock.now().Before(previous.ValidUntil) {
+				c.fading = append(c.fading, e)
+			} else {
+				e.token.Previous = nil
+			}
+		}
+		c.view.set(e)
 		c.stats.Updates++
 		c.tokensAt = max(c.tokensAt, revision)
-		c.feeds.add(key, tokenChanged)
+		c.feeds.add(e.token.Key, tokenChanged)
 	})
 	return nil
 }
@@ -374,7 +381,7 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 // readEntry reads a message of the bucket of tokens.
 func readEntry(key Key, msg *nats.Msg, revision uint64) (*entry, error) {
 	if isDeletion(msg) {
-		return &entry{token: Token{Key: key, Revision: revision}, revoked: true}, nil
+		return &entry{Token{Key: key, Revision: revision}}, nil
 	}
 	var token Token
 	err := token.UnmarshalJSON(msg.Data) // by itself: json.Unmarshal's own errors show a character
@@ -385,7 +392,40 @@ func readEntry(key Key, msg *nats.Msg, revision uint64) (*entry, error) {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	token.Revision = revision
-	return &entry{token: token}, nil
+	return &entry{token}, nil
+}
+
+// kept returns a key that may be kept for long: it holds no more than itself alive, and shares what keys have in common. The lock is held.
+func (c *Client) kept(key Key) Key {
+	if e := c.view.find(key); e != nil {
+		return e.token.Key
+	}
+	component, known := c.own[key.Component]
+	if !known {
+		component = strings.Clone(key.Component)
+		c.own[component] = component
+	}
+	return Key{Kind: key.Kind, Component: component, Authorizer: strings.Clone(key.Authorizer)}
+}
+
+// fade forgets the tokens before, once WeChat no longer accepts them: of a million keys all but a few have one.
+func (c *Client) fade() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, gone := c.clock.now(), 0
+	for _, e := range c.fading {
+		if now.Before(e.token.Previous.ValidUntil) {
+			break // those behind it follow within minutes
+		}
+		gone++
+		if c.view.find(e.token.Key) == e {
+			token := e.token
+			token.Previous = nil
+			c.view.set(&entry{token})
+		}
+	}
+	clear(c.fading[:gone])
+	c.fading = c.fading[gone:]
 }
 
 // isDeletion reports whether a message of a bucket removes its key.
@@ -436,7 +476,7 @@ const (
 
 // newFeed returns a feed for some keys; for all without any.
 func newFeed(keys []Key) *feed {
-	f := &feed{pending: make(map[Key]change), wake: make(chan struct{}, 1)}
+	f := feedOf(nil)
 	for _, key := range keys {
 		if f.keys == nil {
 			f.keys = make(map[Key]bool, len(keys))
@@ -446,15 +486,16 @@ func newFeed(keys []Key) *feed {
 	return f
 }
 
-// subscribe returns a feed that begins with what the view has now.
-func (c *Client) subscribe(keys []Key) *feed {
-	f := newFeed(keys)
+// feedOf returns a feed for a set of keys, which may be empty; for all without a set.
+func feedOf(keys map[Key]bool) *feed {
+	return &feed{keys: keys, pending: make(map[Key]change), wake: make(chan struct{}, 1)}
+}
+
+// subscribe has a feed of tokens begin with what the view has now, and returns it.
+func (c *Client) subscribe(f *feed) *feed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for key := range c.entries {
-		f.add(key, tokenChanged)
-	}
-	c.feeds[f] = struct{}{}
+	c.beginTokens(f)
 	return f
 }
 

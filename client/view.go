@@ -1,0 +1,112 @@
+package wxtoken
+
+import (
+	"hash/maphash"
+	"iter"
+	"sync/atomic"
+	"time"
+)
+
+// view is what a Client has of the bucket "tokens". Readers look into it without a lock: a look writes nothing, so that any number of
+// them at once cost each other nothing. Writers hold the Client's lock. The zero view is empty.
+//
+// It is an open table: a key's entry stands at the place that its digest names, or at one of the next. Nothing is ever taken out (a
+// removed token leaves an entry that says so), so a search may end at the first empty place.
+type view struct {
+	seed   maphash.Seed
+	places atomic.Pointer[[]place] // a power of two of them, a quarter of them empty; replaced when it grows
+	keys   int                     // entries; guarded by Client.mu
+	tokens int                     // of them with a token; guarded by Client.mu
+}
+
+// place is for one entry, which is replaced, never changed.
+type place = atomic.Pointer[entry]
+
+// minPlaces is how small a table is.
+const minPlaces = 8
+
+// entry is what the bucket holds for one key. After a deletion its token has only Key and Revision.
+type entry struct{ token Token }
+
+func (e *entry) revoked() bool { return e.token.Value.IsZero() }
+
+// usable reports whether e holds a token that is not dead.
+func (e *entry) usable(now time.Time) bool {
+	return e != nil && !e.revoked() && now.Before(e.token.ExpiresAt)
+}
+
+// find returns the entry of a key, or nil.
+func (v *view) find(key Key) *entry {
+	places := v.places.Load()
+	if places == nil {
+		return nil
+	}
+	return v.place(*places, key).Load()
+}
+
+// place returns where the entry of a key stands or would stand.
+func (v *view) place(places []place, key Key) *place {
+	for i := maphash.Comparable(v.seed, key); ; i++ {
+		p := &places[i&uint64(len(places)-1)]
+		if e := p.Load(); e == nil || e.token.Key == key {
+			return p
+		}
+	}
+}
+
+// set puts an entry in the place of the one before. The Client's lock is held.
+func (v *view) set(e *entry) {
+	old := v.find(e.token.Key)
+	if old == nil {
+		v.keys++
+		v.grow()
+	} else if !old.revoked() {
+		v.tokens--
+	}
+	if !e.revoked() {
+		v.tokens++
+	}
+	v.place(*v.places.Load(), e.token.Key).Store(e)
+}
+
+// grow makes room for v.keys. Readers go on in the table before until the new one is complete.
+func (v *view) grow() {
+	var old []place
+	if places := v.places.Load(); places != nil {
+		old = *places
+	}
+	if v.keys <= len(old)-len(old)/4 {
+		return
+	}
+	if old == nil {
+		v.seed = maphash.MakeSeed()
+	}
+	next := make([]place, max(minPlaces, 2*len(old)))
+	for i := range old {
+		if e := old[i].Load(); e != nil {
+			v.place(next, e.token.Key).Store(e)
+		}
+	}
+	v.places.Store(&next)
+}
+
+// all yields all entries. The Client's lock is held.
+func (v *view) all() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		places := v.places.Load()
+		if places == nil {
+			return
+		}
+		for i := range *places {
+			if e := (*places)[i].Load(); e != nil && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// clear forgets everything. The Client's lock is held.
+func (v *view) clear() {
+	v.places.Store(nil)
+	v.keys, v.tokens = 0, 0
+}
