@@ -279,14 +279,17 @@ func (w *watch) receive(msg *nats.Msg) {
 			_ = msg.Respond(nil)
 			return
 		}
-		if stalled := msg.Header.Get("Nats-Consumer-Stalled"); stalled != "" {
+		stalled := msg.Header.Get("Nats-Consumer-Stalled")
+		if stalled != "" {
 			_ = w.c.nc.Publish(stalled, nil)
 		}
 		if last := msg.Header.Get("Nats-Last-Consumer"); last != strconv.FormatUint(w.delivered, 10) {
 			w.stop(errGap)
 			return
 		}
-		w.loaded() // the server beats only when it has nothing left to send
+		if stalled == "" {
+			w.loaded() // the server beats only when it has nothing left to send, or has not heard that we took what it sent
+		}
 		return
 	default:
 		w.stop(fmt.Errorf("%w: %s %s", errConsumer, msg.Header.Get("Status"), msg.Header.Get("Description")))
@@ -353,7 +356,7 @@ func (w *watch) change(f func(c *Client)) {
 }
 
 func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
-	e, err := readEntry(key, msg, revision)
+	e, err := readEntry(key, msg, revision, w.c.clock.now())
 	if err != nil {
 		return err
 	}
@@ -363,12 +366,8 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 			return // read again by a new watch
 		}
 		e.token.Key = c.kept(key)
-		if previous := e.token.Previous; previous != nil {
-			if c.clock.now().Before(previous.ValidUntil) {
-				c.fading = append(c.fading, e)
-			} else {
-				e.token.Previous = nil
-			}
+		if e.token.Previous != nil {
+			c.fading = append(c.fading, e)
 		}
 		c.view.set(e)
 		c.stats.Updates++
@@ -379,12 +378,11 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 }
 
 // readEntry reads a message of the bucket of tokens.
-func readEntry(key Key, msg *nats.Msg, revision uint64) (*entry, error) {
+func readEntry(key Key, msg *nats.Msg, revision uint64, now time.Time) (*entry, error) {
 	if isDeletion(msg) {
 		return &entry{Token{Key: key, Revision: revision}}, nil
 	}
-	var token Token
-	err := token.UnmarshalJSON(msg.Data) // by itself: json.Unmarshal's own errors show a character
+	token, err := readToken(msg.Data, now)
 	if err == nil && token.Key != key {
 		err = fmt.Errorf("%w: it is for %s", ErrBadToken, token.Key)
 	}

@@ -2,6 +2,7 @@ package wxtoken_test
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -59,16 +60,19 @@ func BenchmarkToken(b *testing.B) {
 			}
 		}
 	})
-	b.Run("parallel", func(b *testing.B) {
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				if _, err := client.Token(key); err != nil {
-					b.Error(err)
+	for _, readers := range []int{2, 32} {
+		b.Run(fmt.Sprintf("goroutines=%d", readers), func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(max(1, readers/runtime.GOMAXPROCS(0)))
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := client.Token(key); err != nil {
+						b.Error(err)
+					}
 				}
-			}
+			})
 		})
-	})
+	}
 }
 
 // BenchmarkUpdate measures from before a token is stored until the view of a reader has it.

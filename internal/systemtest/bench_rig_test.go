@@ -59,7 +59,7 @@ func beginNATS(b *testing.B, sync string) string {
 	b.Helper()
 	dir := b.TempDir()
 	conf := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\nports_file_dir: %q\njetstream { store_dir: %q, sync_interval: %s }\n", dir, filepath.Join(dir, "data"), sync)
+	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\nports_file_dir: %q\njetstream { store_dir: %q, sync_interval: %q }\n", dir, filepath.Join(dir, "data"), sync)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}

@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
@@ -33,17 +35,16 @@ func BenchmarkClient(b *testing.B) {
 func benchClient(b *testing.B, n int) {
 	url := beginNATS(b, "2m") // for the filling: nothing is written afterwards
 	fillTokens(b, url, n)
-	ready, memory := measureClient(b, url, wxtoken.Config{})
-	b.Logf("all of %d keys: ready in %s, %d B a key", n, ready.Round(time.Millisecond), memory/n)
-	oneReady, one := measureClient(b, url, wxtoken.Config{Keys: []wxtoken.Key{benchKey(n / 2)}})
-	b.Logf("one of %d keys: ready in %s, %d B", n, oneReady.Round(time.Millisecond), one)
-
-	client := openClient(b, url, wxtoken.Config{})
-	b.Run("Token=one", func(b *testing.B) { readTokens(b, client, 1) })
+	b.Run("open=one", func(b *testing.B) { measureClient(b, url, wxtoken.Config{Keys: []wxtoken.Key{benchKey(n / 2)}}, 1) })
+	b.Run("open=all", func(b *testing.B) { measureClient(b, url, wxtoken.Config{}, n) })
+	client := openClient(b, dial(b, url), wxtoken.Config{})
+	b.Run("clock", func(b *testing.B) { // what a look at the clock costs here
+		for b.Loop() {
+			_ = time.Now()
+		}
+	})
+	b.Run("Token=same", func(b *testing.B) { readTokens(b, client, 1) })
 	b.Run("Token=any", func(b *testing.B) { readTokens(b, client, n) })
-	b.ReportMetric(ready.Seconds(), "ready-s")
-	b.ReportMetric(float64(memory)/float64(n), "B/key")
-	b.ReportMetric(0, "ns/op")
 }
 
 // readTokens reads some of n keys, in any order.
@@ -60,28 +61,41 @@ func readTokens(b *testing.B, client *wxtoken.Client, n int) {
 	}
 }
 
-// measureClient returns how long a Client took to be ready and what the heap has grown by.
-func measureClient(b *testing.B, url string, cfg wxtoken.Config) (ready time.Duration, memory int) {
-	b.Helper()
+// measureClient opens one Client, whatever b.N, and reports how long it took to be ready and what the heap has grown by.
+func measureClient(b *testing.B, url string, cfg wxtoken.Config, keys int) {
+	nc := dial(b, url)
 	before := heap()
-	began := time.Now()
-	client := openClient(b, url, cfg)
-	ready = time.Since(began)
-	memory = heap() - before
-	client.Close()
-	return ready, memory
+	began, computed := time.Now(), computing(b)
+	client := openClient(b, nc, cfg)
+	took := time.Since(began)
+	computed = computing(b) - computed
+	b.ReportMetric(float64(heap()-before)/float64(keys), "B/key")
+	b.ReportMetric(float64(took.Milliseconds()), "ready-ms")
+	b.ReportMetric(float64(computed.Milliseconds()), "cpu-ms") // of this process, whatever else the machine does
+	b.ReportMetric(0, "ns/op")
+	runtime.KeepAlive(client)
 }
 
-func openClient(b *testing.B, url string, cfg wxtoken.Config) *wxtoken.Client {
+func openClient(b *testing.B, nc *nats.Conn, cfg wxtoken.Config) *wxtoken.Client {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	defer cancel()
-	client, err := wxtoken.NewClient(ctx, dial(b, url), cfg)
+	client, err := wxtoken.NewClient(ctx, nc, cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(client.Close)
 	return client
+}
+
+// computing returns the time that this process has computed.
+func computing(b *testing.B) time.Duration {
+	b.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // heap returns the bytes that are in use.
@@ -102,6 +116,7 @@ func benchKey(i int) wxtoken.Key {
 func fillTokens(b *testing.B, url string, n int) {
 	b.Helper()
 	nc := dial(b, url)
+	defer nc.Close() // and its buffers
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1000))
 	if err != nil {
 		b.Fatal(err)
