@@ -41,14 +41,24 @@ func (v *view) find(key Key) *entry {
 	if places == nil {
 		return nil
 	}
-	return v.place(*places, key).Load()
+	for i := v.digest(key); ; i++ {
+		e := (*places)[i&uint64(len(*places)-1)].Load()
+		if e == nil || e.is(key) {
+			return e
+		}
+	}
 }
 
-// place returns where the entry of a key stands or would stand.
-func (v *view) place(places []place, key Key) *place {
+func (e *entry) is(key Key) bool {
+	its := &e.token.Key
+	return its.Authorizer == key.Authorizer && its.Component == key.Component && its.Kind == key.Kind
+}
+
+// free returns where the entry of a key stands or would stand.
+func (v *view) free(places []place, key Key) *place {
 	for i := v.digest(key); ; i++ {
 		p := &places[i&uint64(len(places)-1)]
-		if e := p.Load(); e == nil || e.token.Key == key {
+		if e := p.Load(); e == nil || e.is(key) {
 			return p
 		}
 	}
@@ -76,7 +86,7 @@ func (v *view) set(e *entry) {
 	if !e.revoked() {
 		v.tokens++
 	}
-	v.place(*v.places.Load(), e.token.Key).Store(e)
+	v.free(*v.places.Load(), e.token.Key).Store(e)
 }
 
 // grow makes room for v.keys. Readers go on in the table before until the new one is complete.
@@ -94,7 +104,7 @@ func (v *view) grow() {
 	next := make([]place, max(minPlaces, 2*len(old)))
 	for i := range old {
 		if e := old[i].Load(); e != nil {
-			v.place(next, e.token.Key).Store(e)
+			v.free(next, e.token.Key).Store(e)
 		}
 	}
 	v.places.Store(&next)
