@@ -139,7 +139,7 @@ func fillTokens(b *testing.B, url string, n int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := js.PublishAsync(events.TokenSubject(token.Key), record); err != nil {
+		if _, err := js.PublishAsync(events.TokenSubject(token.Key), record, jetstream.WithStallWait(time.Minute)); err != nil {
 			b.Fatal(err)
 		}
 	}

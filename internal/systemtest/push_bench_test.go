@@ -1,0 +1,215 @@
+//go:build linux
+
+package systemtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/streams/streamstest"
+	"wxtoken/internal/wechat"
+	"wxtoken/wechatsim"
+)
+
+// BenchmarkPushes sends messages of users over HTTP, from 32 connections, to ingest and to a bare handler that publishes what it gets:
+// two processes beside a nats-server, by turns, so that a noisy moment hits both. The bare handler gets the document in the clear. It
+// reports the ratio of messages per second, and that of the 99th percentiles.
+//
+//	go test -run '^$' -bench Pushes -benchtime 60000x ./internal/systemtest
+func BenchmarkPushes(b *testing.B) {
+	for _, accounts := range []int{10, 100_000} {
+		b.Run(fmt.Sprintf("accounts=%d", accounts), func(b *testing.B) { benchPushes(b, accounts) })
+	}
+}
+
+const (
+	pushConnections = 32
+	pushTurn        = 4000 // messages in one turn
+	benchComponent  = wechatsim.DemoAppID
+)
+
+func benchPushes(b *testing.B, accounts int) {
+	url := beginNATS(b, "2m")
+	nc := dial(b, url)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		b.Fatal(err)
+	}
+	streamstest.Setup(b, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	ingest, bare := beginIngest(b, url), beginBare(b, url)
+	sealed, clear := benchMessages(b, accounts)
+	sender := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: pushConnections}, Timeout: 30 * time.Second}
+	send := func(to string, n int, make func(int) outgoing) turn { return sendAll(b, sender, to, n, make) }
+	send(ingest, pushConnections, sealed) // the connections
+	send(bare, pushConnections, clear)
+	var theirs, its turn
+	b.ResetTimer()
+	for done := 0; done < b.N; done += pushTurn {
+		n := min(pushTurn, b.N-done)
+		theirs.add(send(bare, n, clear))
+		its.add(send(ingest, n, sealed))
+	}
+	b.ReportMetric(its.rate(), "messages/s")
+	b.ReportMetric(theirs.rate(), "bare/s")
+	b.ReportMetric(its.rate()/theirs.rate(), "ratio")
+	b.ReportMetric(its.percentile(50), "p50-ms")
+	b.ReportMetric(its.percentile(99), "p99-ms")
+	b.ReportMetric(its.percentile(99)/theirs.percentile(99), "p99-ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// beginIngest starts an ingest and returns its URL for messages.
+func beginIngest(b *testing.B, natsURL string) string {
+	b.Helper()
+	program := os.Getenv("WXTOKEN_TEST_INGEST") // another build, to compare with
+	if program == "" {
+		program = filepath.Join(programsOf(b), "ingest")
+	}
+	p := begin(b, program, nil, []string{
+		"WXTOKEN_NATS_URL=" + natsURL, "WXTOKEN_HTTP_ADDR=127.0.0.1:0", "WXTOKEN_OPS_ADDR=127.0.0.1:0", "WXTOKEN_LOG_FORMAT=json",
+		"WXTOKEN_COMPONENT_APPID=" + benchComponent, "WXTOKEN_COMPONENT_TOKEN=" + wechatsim.DemoToken, "WXTOKEN_COMPONENT_AES_KEY=" + wechatsim.DemoEncodingAESKey,
+	})
+	addr := ""
+	await(b, func() error {
+		for line := range strings.Lines(p.said.String()) {
+			var said struct{ Msg, Server, Addr string }
+			if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "server listening" && said.Server == "pushes" {
+				addr = said.Addr
+				return nil
+			}
+		}
+		return errors.New("ingest does not listen")
+	})
+	return "http://" + addr
+}
+
+// beginBare starts the handler that ingest is compared with.
+func beginBare(b *testing.B, natsURL string) string {
+	b.Helper()
+	path := filepath.Join(b.TempDir(), "bare")
+	if text, err := exec.Command("go", "build", "-o", path, "./testdata/bare").CombinedOutput(); err != nil {
+		b.Fatalf("build: %v\n%s", err, text)
+	}
+	p := begin(b, path, []string{natsURL, events.MessageSubject(benchComponent, "wxbare", "text", "")}, nil)
+	addr := ""
+	await(b, func() (err error) {
+		_, addr, _ = strings.Cut(strings.TrimSpace(p.said.String()), "listening on ")
+		if addr == "" {
+			err = errors.New("the bare handler does not listen")
+		}
+		return err
+	})
+	return "http://" + addr
+}
+
+// outgoing is one request, made before it is measured.
+type outgoing struct{ path, body string }
+
+// benchMessages returns makers of messages that nobody has seen before, of users of so many accounts, as WeChat encrypts them and in
+// the clear.
+func benchMessages(b *testing.B, accounts int) (sealed, clear func(int) outgoing) {
+	b.Helper()
+	crypter, err := wechat.NewCrypter(wechat.Keys{AppID: benchComponent, Tokens: []string{wechatsim.DemoToken}, AESKeys: []string{wechatsim.DemoEncodingAESKey}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	next := 0
+	document := func() string {
+		next++
+		return fmt.Sprintf("<xml><ToUserName><![CDATA[gh_0123456789ab]]></ToUserName><FromUserName><![CDATA[oUser%020d]]></FromUserName><CreateTime>%d</CreateTime>"+
+			"<MsgType><![CDATA[text]]></MsgType><Content><![CDATA[When does the shop open on Sunday? 星期天几点开门?]]></Content><MsgId>%d</MsgId></xml>",
+			next, time.Now().Unix(), 24_000_000_000_000_000+next)
+	}
+	sealed = func(int) outgoing {
+		now := strconv.FormatInt(time.Now().Unix(), 10)
+		made, err := crypter.Answer(wechat.Opened{}, now, "1320562132", []byte(document()))
+		if err != nil {
+			b.Fatal(err)
+		}
+		return outgoing{
+			fmt.Sprintf("/wechat/%s/message/wxa%015d?signature=%s&timestamp=%s&nonce=%s&openid=oUser&encrypt_type=aes&msg_signature=%s",
+				benchComponent, next%accounts, strings.Repeat("0", 40), now, made.Nonce, made.MsgSignature),
+			"<xml><ToUserName><![CDATA[gh_0123456789ab]]></ToUserName><Encrypt><![CDATA[" + made.Encrypt + "]]></Encrypt></xml>",
+		}
+	}
+	return sealed, func(int) outgoing { return outgoing{"/", document()} }
+}
+
+// turn is what came of some messages.
+type turn struct {
+	took  time.Duration
+	times []time.Duration
+}
+
+func (t *turn) add(more turn) {
+	t.took += more.took
+	t.times = append(t.times, more.times...)
+}
+
+func (t *turn) rate() float64 { return float64(len(t.times)) / t.took.Seconds() }
+
+func (t *turn) percentile(p int) float64 {
+	slices.Sort(t.times)
+	return float64(t.times[(len(t.times)-1)*p/100].Microseconds()) / 1e3
+}
+
+// sendAll sends n messages from all connections at once, and wants success for each.
+func sendAll(b *testing.B, sender *http.Client, to string, n int, make func(int) outgoing) turn {
+	b.Helper()
+	all := slices.Collect(func(yield func(outgoing) bool) {
+		for i := range n {
+			if !yield(make(i)) {
+				return
+			}
+		}
+	})
+	t := turn{times: slices.Repeat([]time.Duration{0}, n)}
+	var working sync.WaitGroup
+	began := time.Now()
+	for worker := range pushConnections {
+		working.Go(func() {
+			for i := worker; i < n; i += pushConnections {
+				at := time.Now()
+				if err := sendOne(sender, to+all[i].path, all[i].body); err != nil {
+					b.Error(err)
+					return
+				}
+				t.times[i] = time.Since(at)
+			}
+		})
+	}
+	working.Wait()
+	t.took = time.Since(began)
+	return t
+}
+
+func sendOne(sender *http.Client, to, body string) error {
+	answer, err := sender.Post(to, "text/xml", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	said, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK || string(said) != "success" {
+		return fmt.Errorf("answer %d %q", answer.StatusCode, said)
+	}
+	return nil
+}
