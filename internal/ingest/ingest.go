@@ -65,6 +65,7 @@ type Ingest struct {
 	failures   *serve.Tries // of pushes
 	visits     *serve.Tries // of visits to links
 	lines      *lines
+	listeners  *listeners
 
 	releaseCheck  bool
 	plainMessages bool
@@ -89,6 +90,7 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		step:          d.Step,
 		failures:      serve.NewTries(failuresPerSecond, failuresBurst),
 		visits:        serve.NewTries(failuresPerSecond, failuresBurst),
+		listeners:     &listeners{now: time.Now},
 		releaseCheck:  cfg.ReleaseCheck,
 		plainMessages: cfg.PlainMessages,
 		parsing:       make(chan struct{}, maxParsing),

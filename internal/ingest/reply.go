@@ -43,7 +43,11 @@ func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 		return
 	}
 	document, asked := p.reply.document, time.Duration(0)
-	if document == nil && p.reply.subject != "" {
+	switch {
+	case document != nil || p.reply.subject == "":
+	case !i.listeners.maybe(p.reply.subject):
+		i.noReply(p, replyNone, "", nil)
+	default:
 		began := time.Now()
 		document = i.ask(ctx, p)
 		asked = time.Since(began)
@@ -85,6 +89,7 @@ func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 		return nil
 	}
 	msg, err := nc.RequestMsgWithContext(ctx, question)
+	i.listeners.heard(p.reply.subject, !errors.Is(err, nats.ErrNoResponders))
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		i.noReply(p, replyNone, "", nil)

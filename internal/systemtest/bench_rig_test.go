@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +42,19 @@ func begin(b *testing.B, path string, flags, env []string) *program {
 	return p
 }
 
+// computed returns the time that the process has computed. Other load on the machine hardly shows in it.
+func (p *program) computed(b *testing.B) time.Duration {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')'):]))
+	user, _ := strconv.Atoi(fields[12])
+	system, _ := strconv.Atoi(fields[13])
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
 // await waits until ready returns nil.
 func await(b *testing.B, ready func() error) {
 	b.Helper()
@@ -55,7 +70,7 @@ func await(b *testing.B, ready func() error) {
 }
 
 // beginNATS starts nats-server with an empty store and a sync_interval, and returns its URL.
-func beginNATS(b *testing.B, sync string) string {
+func beginNATS(b *testing.B, sync string) (*program, string) {
 	b.Helper()
 	dir := b.TempDir()
 	conf := filepath.Join(dir, "nats.conf")
@@ -63,7 +78,7 @@ func beginNATS(b *testing.B, sync string) string {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	begin(b, filepath.Join(programsOf(b), "nats-server"), []string{"-c", conf}, nil)
+	p := begin(b, filepath.Join(programsOf(b), "nats-server"), []string{"-c", conf}, nil)
 	var ports struct{ Nats []string }
 	await(b, func() error {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
@@ -79,7 +94,7 @@ func beginNATS(b *testing.B, sync string) string {
 		}
 		return nil
 	})
-	return ports.Nats[0]
+	return p, ports.Nats[0]
 }
 
 // programsOf returns the folder of the programs.

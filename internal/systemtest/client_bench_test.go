@@ -33,7 +33,7 @@ func BenchmarkClient(b *testing.B) {
 }
 
 func benchClient(b *testing.B, n int) {
-	url := beginNATS(b, "2m") // for the filling: nothing is written afterwards
+	_, url := beginNATS(b, "2m") // for the filling: nothing is written afterwards
 	fillTokens(b, url, n)
 	b.Run("open=one", func(b *testing.B) { measureClient(b, url, wxtoken.Config{Keys: []wxtoken.Key{benchKey(n / 2)}}, 1) })
 	b.Run("open=all", func(b *testing.B) { measureClient(b, url, wxtoken.Config{}, n) })

@@ -28,7 +28,8 @@ import (
 
 // BenchmarkPushes sends messages of users over HTTP, from 32 connections, to ingest and to a bare handler that publishes what it gets:
 // two processes beside a nats-server, by turns, so that a noisy moment hits both. The bare handler gets the document in the clear. It
-// reports the ratio of messages per second, and that of the 99th percentiles.
+// reports the ratio of messages per second, and that of the 99th percentiles; and the processor time that a message takes of client,
+// nats-server and handler together, which tells the ratio of a machine that has nothing else to do.
 //
 //	go test -run '^$' -bench Pushes -benchtime 60000x ./internal/systemtest
 func BenchmarkPushes(b *testing.B) {
@@ -44,37 +45,46 @@ const (
 )
 
 func benchPushes(b *testing.B, accounts int) {
-	url := beginNATS(b, "2m")
+	server, url := beginNATS(b, "2m")
 	nc := dial(b, url)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		b.Fatal(err)
 	}
 	streamstest.Setup(b, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
-	ingest, bare := beginIngest(b, url), beginBare(b, url)
+	ingest, toIngest := beginIngest(b, url)
+	bare, toBare := beginBare(b, url)
 	sealed, clear := benchMessages(b, accounts)
 	sender := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: pushConnections}, Timeout: 30 * time.Second}
-	send := func(to string, n int, make func(int) outgoing) turn { return sendAll(b, sender, to, n, make) }
-	send(ingest, pushConnections, sealed) // the connections
-	send(bare, pushConnections, clear)
+	send := func(to string, n int, make func(int) outgoing, handler *program) turn {
+		before := computing(b) + server.computed(b) + handler.computed(b)
+		t := sendAll(b, sender, to, n, make)
+		t.cpu = computing(b) + server.computed(b) + handler.computed(b) - before - t.cpu
+		return t
+	}
+	send(toIngest, pushConnections, sealed, ingest) // the connections
+	send(toBare, pushConnections, clear, bare)
 	var theirs, its turn
 	b.ResetTimer()
 	for done := 0; done < b.N; done += pushTurn {
 		n := min(pushTurn, b.N-done)
-		theirs.add(send(bare, n, clear))
-		its.add(send(ingest, n, sealed))
+		theirs.add(send(toBare, n, clear, bare))
+		its.add(send(toIngest, n, sealed, ingest))
 	}
 	b.ReportMetric(its.rate(), "messages/s")
 	b.ReportMetric(theirs.rate(), "bare/s")
 	b.ReportMetric(its.rate()/theirs.rate(), "ratio")
+	b.ReportMetric(its.each(), "cpu-µs")
+	b.ReportMetric(theirs.each(), "bare-cpu-µs")
+	b.ReportMetric(theirs.each()/its.each(), "cpu-ratio")
 	b.ReportMetric(its.percentile(50), "p50-ms")
 	b.ReportMetric(its.percentile(99), "p99-ms")
 	b.ReportMetric(its.percentile(99)/theirs.percentile(99), "p99-ratio")
 	b.ReportMetric(0, "ns/op")
 }
 
-// beginIngest starts an ingest and returns its URL for messages.
-func beginIngest(b *testing.B, natsURL string) string {
+// beginIngest starts an ingest and returns its URL.
+func beginIngest(b *testing.B, natsURL string) (*program, string) {
 	b.Helper()
 	program := os.Getenv("WXTOKEN_TEST_INGEST") // another build, to compare with
 	if program == "" {
@@ -95,11 +105,11 @@ func beginIngest(b *testing.B, natsURL string) string {
 		}
 		return errors.New("ingest does not listen")
 	})
-	return "http://" + addr
+	return p, "http://" + addr
 }
 
 // beginBare starts the handler that ingest is compared with.
-func beginBare(b *testing.B, natsURL string) string {
+func beginBare(b *testing.B, natsURL string) (*program, string) {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "bare")
 	if text, err := exec.Command("go", "build", "-o", path, "./testdata/bare").CombinedOutput(); err != nil {
@@ -114,7 +124,7 @@ func beginBare(b *testing.B, natsURL string) string {
 		}
 		return err
 	})
-	return "http://" + addr
+	return p, "http://" + addr
 }
 
 // outgoing is one request, made before it is measured.
@@ -153,15 +163,19 @@ func benchMessages(b *testing.B, accounts int) (sealed, clear func(int) outgoing
 // turn is what came of some messages.
 type turn struct {
 	took  time.Duration
+	cpu   time.Duration // of client, server and handler
 	times []time.Duration
 }
 
 func (t *turn) add(more turn) {
 	t.took += more.took
+	t.cpu += more.cpu
 	t.times = append(t.times, more.times...)
 }
 
 func (t *turn) rate() float64 { return float64(len(t.times)) / t.took.Seconds() }
+
+func (t *turn) each() float64 { return float64(t.cpu.Microseconds()) / float64(len(t.times)) }
 
 func (t *turn) percentile(p int) float64 {
 	slices.Sort(t.times)
@@ -171,6 +185,7 @@ func (t *turn) percentile(p int) float64 {
 // sendAll sends n messages from all connections at once, and wants success for each.
 func sendAll(b *testing.B, sender *http.Client, to string, n int, make func(int) outgoing) turn {
 	b.Helper()
+	making := computing(b)
 	all := slices.Collect(func(yield func(outgoing) bool) {
 		for i := range n {
 			if !yield(make(i)) {
@@ -178,7 +193,7 @@ func sendAll(b *testing.B, sender *http.Client, to string, n int, make func(int)
 			}
 		}
 	})
-	t := turn{times: slices.Repeat([]time.Duration{0}, n)}
+	t := turn{times: slices.Repeat([]time.Duration{0}, n), cpu: computing(b) - making} // to be left out
 	var working sync.WaitGroup
 	began := time.Now()
 	for worker := range pushConnections {
