@@ -34,6 +34,28 @@ func benchPushes(b *testing.B) []*http.Request {
 	return requests
 }
 
+// benchMessages is benchPushes with messages of users.
+func benchMessages(b *testing.B) []*http.Request {
+	b.Helper()
+	requests := make([]*http.Request, b.N)
+	for i := range requests {
+		c := pushed(b, msgPath, messageOf("text", fmt.Sprintf("<Content><![CDATA[When does the shop open?]]></Content><MsgId>%d</MsgId>", i)))
+		requests[i] = httptest.NewRequestWithContext(b.Context(), c.method, c.target(), bytes.NewReader(c.body))
+	}
+	return requests
+}
+
+// BenchmarkMessageToAck is BenchmarkPushToAck for messages of a user, for which no service listens.
+func BenchmarkMessageToAck(b *testing.B) {
+	r := benchRig(b)
+	h, requests := r.ingest.Handler(), benchMessages(b)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for _, req := range requests {
+		deliver(b, h, req)
+	}
+}
+
 // deliver hands a push to the handler and wants success.
 func deliver(b *testing.B, h http.Handler, req *http.Request) {
 	rec := httptest.NewRecorder()

@@ -1,7 +1,7 @@
 package ingest
 
 import (
-	"cmp"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -17,6 +17,7 @@ import (
 // Bounds of one push.
 const (
 	maxBody     = 64 << 10        // bytes
+	usualBody   = 4 << 10         // bytes that are made room for when a request says that it has so many
 	maxParsing  = 64              // pushes parsed at once
 	maxAsking   = 256             // messages about which the services are asked at once; a server has 512 connections
 	readTime    = 2 * time.Second // for the body
@@ -108,6 +109,12 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 	return to, true
 }
 
+// Values of an answer's header, which nothing changes.
+var (
+	plainText = []string{"text/plain; charset=utf-8"}
+	noSniff   = []string{"nosniff"}
+)
+
 func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	if len(r.TransferEncoding) > 0 {
 		// Beside its chunks the request may have had a Content-Length, which net/http drops. A
@@ -139,8 +146,11 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	i.record(r, to, a, time.Since(start))
 
 	h := w.Header()
-	h.Set("Content-Type", cmp.Or(a.format, "text/plain; charset=utf-8"))
-	h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
+	h["Content-Type"] = plainText
+	if a.format != "" {
+		h["Content-Type"] = []string{a.format}
+	}
+	h["X-Content-Type-Options"] = noSniff // an echostr is foreign text
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.body) // if it does not arrive, WeChat sends the push again
 }
@@ -222,12 +232,10 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	conn := http.NewResponseController(w)
 	// Where a connection has no deadline of its own the server's holds.
 	_ = conn.SetReadDeadline(time.Now().Add(readTime))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err == nil {
-		// The server goes on reading to notice a hang-up, and would take the deadline for one.
-		_ = conn.SetReadDeadline(time.Time{})
-	}
-	return body, err
+	// It stays behind the body: where a push takes longer to be stored, the connection ends with its answer.
+	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usualBody)+bytes.MinRead))
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
+	return body.Bytes(), err
 }
 
 // parse turns the body into events, or into a refusal.

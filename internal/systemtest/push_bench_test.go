@@ -26,8 +26,8 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// BenchmarkPushes sends messages of users over HTTP, from 32 connections, to ingest and to a bare handler that publishes what it gets:
-// two processes beside a nats-server, by turns, so that a noisy moment hits both. The bare handler gets the document in the clear. It
+// BenchmarkPushes sends messages of users over HTTP, from 32 connections, to ingest and to a bare handler that publishes as much in the
+// clear: two processes beside a nats-server, by turns, so that a noisy moment hits both. It
 // reports the ratio of messages per second, and that of the 99th percentiles; and the processor time that a message takes of client,
 // nats-server and handler together, which tells the ratio of a machine that has nothing else to do.
 //
@@ -54,22 +54,22 @@ func benchPushes(b *testing.B, accounts int) {
 	streamstest.Setup(b, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	ingest, toIngest := beginIngest(b, url)
 	bare, toBare := beginBare(b, url)
-	sealed, clear := benchMessages(b, accounts)
+	messages := benchMessages(b, accounts)
 	sender := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: pushConnections}, Timeout: 30 * time.Second}
-	send := func(to string, n int, make func(int) outgoing, handler *program) turn {
+	send := func(to string, n int, handler *program) turn {
 		before := computing(b) + server.computed(b) + handler.computed(b)
-		t := sendAll(b, sender, to, n, make)
+		t := sendAll(b, sender, to, n, messages)
 		t.cpu = computing(b) + server.computed(b) + handler.computed(b) - before - t.cpu
 		return t
 	}
-	send(toIngest, pushConnections, sealed, ingest) // the connections
-	send(toBare, pushConnections, clear, bare)
+	send(toIngest, pushConnections, ingest) // the connections
+	send(toBare, pushConnections, bare)
 	var theirs, its turn
 	b.ResetTimer()
 	for done := 0; done < b.N; done += pushTurn {
 		n := min(pushTurn, b.N-done)
-		theirs.add(send(toBare, n, clear, bare))
-		its.add(send(toIngest, n, sealed, ingest))
+		theirs.add(send(toBare, n, bare))
+		its.add(send(toIngest, n, ingest))
 	}
 	b.ReportMetric(its.rate(), "messages/s")
 	b.ReportMetric(theirs.rate(), "bare/s")
@@ -115,7 +115,7 @@ func beginBare(b *testing.B, natsURL string) (*program, string) {
 	if text, err := exec.Command("go", "build", "-o", path, "./testdata/bare").CombinedOutput(); err != nil {
 		b.Fatalf("build: %v\n%s", err, text)
 	}
-	p := begin(b, path, []string{natsURL, events.MessageSubject(benchComponent, "wxbare", "text", "")}, nil)
+	p := begin(b, path, []string{natsURL, events.MessageSubject(benchComponent, "wxbare", "text", ""), benchDocument(0)}, nil)
 	addr := ""
 	await(b, func() (err error) {
 		_, addr, _ = strings.Cut(strings.TrimSpace(p.said.String()), "listening on ")
@@ -130,24 +130,25 @@ func beginBare(b *testing.B, natsURL string) (*program, string) {
 // outgoing is one request, made before it is measured.
 type outgoing struct{ path, body string }
 
-// benchMessages returns makers of messages that nobody has seen before, of users of so many accounts, as WeChat encrypts them and in
-// the clear.
-func benchMessages(b *testing.B, accounts int) (sealed, clear func(int) outgoing) {
+// benchDocument returns a message that no other is like.
+func benchDocument(n int) string {
+	return fmt.Sprintf("<xml><ToUserName><![CDATA[gh_0123456789ab]]></ToUserName><FromUserName><![CDATA[oUser%020d]]></FromUserName><CreateTime>%d</CreateTime>"+
+		"<MsgType><![CDATA[text]]></MsgType><Content><![CDATA[When does the shop open on Sunday? 星期天几点开门?]]></Content><MsgId>%d</MsgId></xml>",
+		n, time.Now().Unix(), 24_000_000_000_000_000+n)
+}
+
+// benchMessages returns what makes messages that nobody has seen before, of users of so many accounts, as WeChat encrypts them.
+func benchMessages(b *testing.B, accounts int) func() outgoing {
 	b.Helper()
 	crypter, err := wechat.NewCrypter(wechat.Keys{AppID: benchComponent, Tokens: []string{wechatsim.DemoToken}, AESKeys: []string{wechatsim.DemoEncodingAESKey}})
 	if err != nil {
 		b.Fatal(err)
 	}
 	next := 0
-	document := func() string {
+	return func() outgoing {
 		next++
-		return fmt.Sprintf("<xml><ToUserName><![CDATA[gh_0123456789ab]]></ToUserName><FromUserName><![CDATA[oUser%020d]]></FromUserName><CreateTime>%d</CreateTime>"+
-			"<MsgType><![CDATA[text]]></MsgType><Content><![CDATA[When does the shop open on Sunday? 星期天几点开门?]]></Content><MsgId>%d</MsgId></xml>",
-			next, time.Now().Unix(), 24_000_000_000_000_000+next)
-	}
-	sealed = func(int) outgoing {
 		now := strconv.FormatInt(time.Now().Unix(), 10)
-		made, err := crypter.Answer(wechat.Opened{}, now, "1320562132", []byte(document()))
+		made, err := crypter.Answer(wechat.Opened{}, now, "1320562132", []byte(benchDocument(next)))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -157,7 +158,6 @@ func benchMessages(b *testing.B, accounts int) (sealed, clear func(int) outgoing
 			"<xml><ToUserName><![CDATA[gh_0123456789ab]]></ToUserName><Encrypt><![CDATA[" + made.Encrypt + "]]></Encrypt></xml>",
 		}
 	}
-	return sealed, func(int) outgoing { return outgoing{"/", document()} }
 }
 
 // turn is what came of some messages.
@@ -183,17 +183,14 @@ func (t *turn) percentile(p int) float64 {
 }
 
 // sendAll sends n messages from all connections at once, and wants success for each.
-func sendAll(b *testing.B, sender *http.Client, to string, n int, make func(int) outgoing) turn {
+func sendAll(b *testing.B, sender *http.Client, to string, n int, next func() outgoing) turn {
 	b.Helper()
 	making := computing(b)
-	all := slices.Collect(func(yield func(outgoing) bool) {
-		for i := range n {
-			if !yield(make(i)) {
-				return
-			}
-		}
-	})
-	t := turn{times: slices.Repeat([]time.Duration{0}, n), cpu: computing(b) - making} // to be left out
+	all := make([]outgoing, n)
+	for i := range all {
+		all[i] = next()
+	}
+	t := turn{times: make([]time.Duration, n), cpu: computing(b) - making} // to be left out
 	var working sync.WaitGroup
 	began := time.Now()
 	for worker := range pushConnections {

@@ -113,6 +113,9 @@ type Opened struct {
 	Token int // index into Keys.Tokens of the token that verified
 }
 
+// signRoom is what a token, a timestamp and a nonce take at most.
+const signRoom = 128 + 10 + 32
+
 // strictBase64 refuses spare bits that are not zero, so that one ciphertext has one spelling.
 var strictBase64 = base64.StdEncoding.Strict()
 
@@ -127,7 +130,8 @@ func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if len(encrypt) == 0 {
 		return Opened{}, refuse(ReasonNoEncrypt, "nothing to decrypt")
 	}
-	token := c.verify(q.MsgSignature, q.Timestamp, q.Nonce, encrypt)
+	room := make([]byte, 0, signRoom+len(encrypt)) // for all of what follows
+	token := c.verify(room, q.MsgSignature, q.Timestamp, q.Nonce, encrypt)
 	if token < 0 {
 		return Opened{}, refuse(ReasonSignature, "msg_signature fits none of %d tokens: compare the token with the platform's console", len(c.tokens))
 	}
@@ -135,7 +139,7 @@ func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if bytes.IndexByte(encrypt, '\n') >= 0 || bytes.IndexByte(encrypt, '\r') >= 0 {
 		return Opened{}, refuse(ReasonDecrypt, "Encrypt has a line break")
 	}
-	sealed := make([]byte, strictBase64.DecodedLen(len(encrypt)))
+	sealed := room[:strictBase64.DecodedLen(len(encrypt))]
 	n, err := strictBase64.Decode(sealed, encrypt)
 	if err != nil {
 		return Opened{}, refuse(ReasonDecrypt, "Encrypt is not standard base64")
@@ -144,9 +148,12 @@ func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if n == 0 || n%padBlock != 0 {
 		return Opened{}, refuse(ReasonDecrypt, "Encrypt holds %d bytes, want a multiple of %d", n, padBlock)
 	}
-	plain := make([]byte, n)
+	plain := sealed
 	reason := ReasonDecrypt
 	for i, key := range c.keys {
+		if i == 0 && len(c.keys) > 1 {
+			plain = make([]byte, n) // the next key needs what is sealed, too
+		}
 		cipher.NewCBCDecrypter(key.block, key.iv).CryptBlocks(plain, sealed)
 		text, appID, ok := split(plain)
 		if !ok {
@@ -185,8 +192,8 @@ func split(plain []byte) (text, appID []byte, ok bool) {
 }
 
 // verify returns the index of the token whose signature over the values is the one given, or -1.
-func (c *Crypter) verify(signature, timestamp, nonce string, encrypt []byte) int {
-	scratch := make([]byte, 0, 128+len(timestamp)+len(nonce)+len(encrypt))
+// It uses scratch for its work.
+func (c *Crypter) verify(scratch []byte, signature, timestamp, nonce string, encrypt []byte) int {
 	for i, token := range c.tokens {
 		want := sign(scratch, token, timestamp, nonce, encrypt)
 		if subtle.ConstantTimeCompare(want[:], []byte(signature)) == 1 {
@@ -223,7 +230,7 @@ func sign(scratch []byte, token, timestamp, nonce string, encrypt []byte) (signa
 // CheckSignature reports whether q.Signature is right for q.Timestamp and q.Nonce. It covers no
 // body: use it for a GET with echostr only.
 func (c *Crypter) CheckSignature(q Query) bool {
-	return c.verify(q.Signature, q.Timestamp, q.Nonce, nil) >= 0
+	return c.verify(make([]byte, 0, signRoom), q.Signature, q.Timestamp, q.Nonce, nil) >= 0
 }
 
 // Reply is an encrypted answer to a push, or an encrypted push.

@@ -183,5 +183,8 @@ func digest(fields ...[]byte) string {
 		h.Write(length[:])
 		h.Write(field)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	var sum [sha256.Size]byte
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], h.Sum(sum[:0]))
+	return string(text[:])
 }

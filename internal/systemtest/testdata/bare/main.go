@@ -1,4 +1,5 @@
-// Command bare is what ingest is compared with: it stores the body of each request, as it is, and answers success after the publish ack.
+// Command bare is what ingest is compared with: for each request, which it reads and doesn't look into, it stores a document and answers
+// success after the publish ack.
 package main
 
 import (
@@ -15,7 +16,7 @@ import (
 )
 
 func main() {
-	url, subject := os.Args[1], os.Args[2]
+	url, subject, document := os.Args[1], os.Args[2], []byte(os.Args[3])
 	nc, err := nats.Connect(url)
 	if err != nil {
 		log.Fatal(err)
@@ -30,9 +31,9 @@ func main() {
 	}
 	fmt.Println("listening on", listener.Addr())
 	server := http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
+		_, err := io.ReadAll(r.Body)
 		if err == nil {
-			_, err = js.Publish(r.Context(), subject, body)
+			_, err = js.Publish(r.Context(), subject, document)
 		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
