@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,7 +19,14 @@ import (
 	"wxtoken/internal/settings"
 )
 
+// gcPercent lets the heap grow to five times what is in use, some 20 MB: with the default of twice, at the thousands of pushes a second for
+// which it matters, the collector begins anew every few hundred pushes and takes a tenth of the time.
+const gcPercent = 400
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	var cfg config
 	os.Exit(program.Main(&cfg,
 		func(ctx context.Context) error { return run(ctx, &cfg) },

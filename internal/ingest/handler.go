@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -109,12 +110,6 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 	return to, true
 }
 
-// Values of an answer's header, which nothing changes.
-var (
-	plainText = []string{"text/plain; charset=utf-8"}
-	noSniff   = []string{"nosniff"}
-)
-
 func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	if len(r.TransferEncoding) > 0 {
 		// Beside its chunks the request may have had a Content-Length, which net/http drops. A
@@ -145,13 +140,12 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	}
 	i.record(r, to, a, time.Since(start))
 
-	h := w.Header()
-	h["Content-Type"] = plainText
-	if a.format != "" {
-		h["Content-Type"] = []string{a.format}
-	}
-	h["X-Content-Type-Options"] = noSniff // an echostr is foreign text
-	w.WriteHeader(a.status)
+	if a.status != http.StatusOK || a.body != bodySuccess {
+		h := w.Header()
+		h.Set("Content-Type", cmp.Or(a.format, "text/plain; charset=utf-8"))
+		h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
+		w.WriteHeader(a.status)
+	} // net/http copies a header that is asked for, and gives a text the same Content-Type by itself
 	_, _ = io.WriteString(w, a.body) // if it does not arrive, WeChat sends the push again
 }
 
