@@ -204,7 +204,13 @@ func (c *Client) current(status Status) Status {
 
 // compareKeys orders keys as their texts are, without making them.
 func compareKeys(a, b Key) int {
-	return cmp.Or(compareParts(string(a.Kind), string(b.Kind)), compareParts(a.Component, b.Component), strings.Compare(a.Authorizer, b.Authorizer))
+	switch order := compareParts(string(a.Kind), string(b.Kind)); {
+	case order != 0:
+		return order
+	case a.Kind == KindComponent:
+		return strings.Compare(a.Component, b.Component)
+	}
+	return cmp.Or(compareParts(a.Component, b.Component), strings.Compare(a.Authorizer, b.Authorizer))
 }
 
 // compareParts compares what a dot follows: a part that is the beginning of the other is not the lesser one where that goes on with "-".

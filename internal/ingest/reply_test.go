@@ -323,6 +323,43 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
+// TestServiceComes has a service begin to listen after many messages for which nobody did: it is heard all the same.
+func TestServiceComes(t *testing.T) {
+	t.Parallel()
+	srv := natsdtest.Start(t)
+	r := newRig(t, srv)
+	at := r.serve(t)
+	sent := 0
+	send := func() string {
+		sent++
+		_, _, body := pushed(t, msgPath, messageOf("text", fmt.Sprintf("<Content>%d</Content>", sent))).to(t, at)
+		return body
+	}
+	for range 30 {
+		if body := send(); body != "success" {
+			t.Fatalf("answer %q, want success", body)
+		}
+	}
+	if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": "none"}); got != 30 {
+		t.Errorf("counted %v, want 30", got)
+	}
+	nc := srv.Connect()
+	if _, err := nc.Subscribe(message.ReplySubject(component, authorizer), func(m *nats.Msg) { _ = m.Respond([]byte("<xml><MsgType>text</MsgType></xml>")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.FlushTimeout(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); send() == "success"; {
+		if time.Now().After(deadline) {
+			t.Fatal("the service is not asked within a minute")
+		}
+	}
+	if body := send(); body == "success" {
+		t.Error("and is not asked again")
+	}
+}
+
 // TestRepeatIsAskedAgain answers a message that WeChat repeats, though its event is stored.
 func TestRepeatIsAskedAgain(t *testing.T) {
 	t.Parallel()
