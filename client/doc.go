@@ -24,7 +24,7 @@
 //	fmt.Println("https://api.weixin.qq.com/cgi-bin/message/custom/send?access_token=" + token.Value.Reveal())
 //	fmt.Println("in a log:", token.Value)
 //
-// Token costs about as much as a look into a map, so don't keep what it returns: a copy grows old. A
+// Token costs less than a look at the clock, however many goroutines call it, so don't keep what it returns: a copy grows old. A
 // [Secret] prints as "[redacted]" wherever it gets; only Reveal gives the value.
 //
 // [Client.Updates] is for those who must build something around a token. [Client.Next] waits for
@@ -73,7 +73,7 @@
 // the life, less the tries) without NATS, without the refresher or without WeChat. A token is removed only by a
 // cancelled authorization: a bucket that is lost or full of nonsense takes nothing away.
 //
-// Expiry is judged by the clock of this machine: keep it within a minute of the truth. Publish [Client.Stats] as metrics,
+// Expiry is judged by the clock of this machine, to the second: keep it within a minute of the truth. Publish [Client.Stats] as metrics,
 // and let somebody know when Live is false for minutes.
 //
 // # Permissions needed
