@@ -23,14 +23,14 @@ var floors = []struct {
 	rooms    []string // folders; "cmd/*" stands for each one below cmd
 	testOnly bool     // imported by tests alone; imports whatever it likes
 }{
-	{rooms: []string{"client/document", "internal/lang"}}, // the reader that client and wechat share; texts in two languages
-	{rooms: []string{"client/message", "internal/runbook"}},
+	{rooms: []string{"client/document", "internal/lang"}},                    // the reader that client and wechat share; texts in two languages
+	{rooms: []string{"client/message", "internal/runbook", "internal/hook"}}, // hook: POSTs to the addresses of others
 	{rooms: []string{"client", "internal/wechat", "internal/seal", "deploy/nats"}},
 	{rooms: []string{"internal/account", "internal/events", "internal/settings"}},
-	{rooms: []string{"internal/bus", "internal/streams", "internal/natsd", "internal/logger"}},
+	{rooms: []string{"internal/bus", "internal/streams", "internal/natsd", "internal/logger", "internal/truth"}}, // truth: why accounts can't call WeChat, in words
 	{rooms: []string{"internal/store", "internal/serve"}},
-	{rooms: []string{"internal/gate"}},                       // may this call to WeChat be made now
-	{rooms: []string{"internal/links", "internal/services"}}, // authorization links; the gateway's services
+	{rooms: []string{"internal/gate"}},                                          // may this call to WeChat be made now
+	{rooms: []string{"internal/links", "internal/services", "internal/notify"}}, // authorization links; the gateway's services; notices
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/natsconn", "internal/console", "internal/preflight", "internal/gateway", "internal/webhooks", "internal/redis"}},
 	{rooms: []string{"internal/doors"}},       // a gateway, put together for the commands that run one
 	{rooms: []string{"cmd/*", "wxtokentest"}}, // wxtokentest: all of it within the test of a service
@@ -48,7 +48,7 @@ var only = map[string][]string{
 }
 
 // stdOnly are the rooms that import nothing but the standard library, and rooms of which the same holds.
-var stdOnly = []string{"client/document", "client/message", "internal/lang", "internal/runbook", "internal/wechat"}
+var stdOnly = []string{"client/document", "client/message", "internal/lang", "internal/runbook", "internal/hook", "internal/wechat"}
 
 // closed are the packages that are not for a room, and why.
 var closed = map[string]map[string]string{
@@ -64,7 +64,7 @@ var closed = map[string]map[string]string{
 var spelled = []string{"internal/settings"}
 
 // paired are the rooms with texts in two languages: there a variable is spelled, but never without its flag.
-var paired = []string{"internal/preflight", "internal/wechat"}
+var paired = []string{"internal/preflight", "internal/truth", "internal/wechat"}
 
 // variable is the name of a variable in a text.
 var variable = regexp.MustCompile(`WXTOKEN_[A-Z_]+`)

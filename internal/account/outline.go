@@ -45,6 +45,14 @@ func OutlineOf(c Credential) Outline {
 // Renewable reports whether there is anything to get a token with.
 func (o Outline) Renewable() bool { return o.renewable }
 
+// Failing reports whether the last renewal failed.
+func (o Outline) Failing() bool { return o.failing }
+
+// GrantedNothing reports whether an account that is in force never had a token, and none is being fetched: it granted no API.
+func (o Outline) GrantedNothing(now time.Time) bool {
+	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) >= o.claimedUntil
+}
+
 // Unrenewable is Credential.Unrenewable.
 func (o Outline) Unrenewable() bool { return o.unrenewable }
 

@@ -17,7 +17,10 @@ const (
 )
 
 // Text says the same in both languages.
-type Text struct{ EN, ZH string }
+type Text struct {
+	EN string `json:"en"`
+	ZH string `json:"zh"`
+}
 
 // T returns a text, formatted as fmt.Sprintf does; an argument that is a Text is taken in the same
 // language. en and zh are literals with the same verbs: TestTexts reads all calls.

@@ -14,8 +14,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
-	"wxtoken/internal/runbook"
-	"wxtoken/internal/wechat"
+	"wxtoken/internal/truth"
 )
 
 const (
@@ -52,21 +51,15 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 		lines = append(lines, c.tickets(name+" "+component.AppID, status), held("renewals "+component.AppID, status))
 		if unopened := unopenedEvents(status); unopened != "" {
 			lines = append(lines, Line{Fail, "seal key " + component.AppID, lang.Same(unopened),
-				runbook.SealKeyUnknown.See(lang.T("compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers",
-					"核对 ingest 和 refresher 的 --seal-key-file (WXTOKEN_SEAL_KEY_FILE)"))})
+				truth.CauseOf(truth.SealKeyUnknown).Do(nil)})
 		} else if status != nil && status.State == wxtoken.StateOperator && status.LastError != nil && status.LastError.Code != 0 {
 			last := status.LastError
 			lines = append(lines, Line{Fail, "component " + component.AppID, lang.T("state operator: %s was answered errcode %d: %s (at %s)",
 				"状态 operator：%s 得到 errcode %d：%s（%s）", last.API, last.Code, last.Message, last.At.UTC().Format(time.RFC3339)),
-				refusal(last).Remedy()})
+				truth.Refusal(last).Remedy()})
 		}
 	}
 	return append(lines, c.permissions(ctx, stream)...)
-}
-
-// refusal returns what WeChat said as the table of errcodes knows it.
-func refusal(e *wxtoken.LastError) *wechat.Error {
-	return &wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
 }
 
 // unopenedEvents says why a component's events can't be opened, "" if they can.
@@ -84,8 +77,7 @@ func unopenedEvents(s *wxtoken.Status) string {
 
 // tickets judges the age of a component's ticket.
 func (c *Checker) tickets(name string, status *wxtoken.Status) Line {
-	remedy := runbook.NoTicket.See(lang.T("compare 授权事件接收URL, 消息校验Token and 消息加解密Key on WeChat's console with the settings of ingest",
-		"核对微信开放平台上的授权事件接收URL、消息校验Token、消息加解密Key 与 ingest 的设置"))
+	remedy := truth.CauseOf(wxtoken.HeldNoTicket).Do(nil)
 	switch {
 	case status == nil:
 		return skip(name, lang.T("no refresher has run for it yet", "还没有 refresher 处理过它"))
@@ -120,28 +112,11 @@ func held(name string, status *wxtoken.Status) Line {
 	if held.Until != nil {
 		saw = lang.T("%s (until %s)", "%s（至 %s）", saw, held.Until.UTC().Format(time.RFC3339))
 	}
-	if e := status.LastError; held.Reason == wxtoken.HeldRefused && e != nil {
-		return Line{Fail, name, saw, refusal(e).Remedy()}
+	mark, cause := Fail, truth.CauseOf(held.Reason)
+	if cause.Severity == "" {
+		mark = Warn // it ends by itself, in minutes
 	}
-	mark := Fail
-	if held.Reason == wxtoken.HeldMinuteLimit || held.Reason == wxtoken.HeldListFirst {
-		mark = Warn // they end by themselves, in minutes
-	}
-	remedy := runbook.HeldBack.See(lang.T("the runbook has what to do about each reason",
-		"各种原因的处理方法见运维手册"))
-	switch held.Reason {
-	case wxtoken.HeldQuota:
-		remedy = (&wechat.Error{API: wechat.APIComponentToken, Code: 45009}).Remedy()
-	case wxtoken.HeldEmptyAnswers:
-		remedy = runbook.HeldBack.See(emptyRemedy())
-	}
-	return Line{mark, name, saw, remedy}
-}
-
-// emptyRemedy says what to do about answers without a body.
-func emptyRemedy() lang.Text {
-	return lang.T("compare --component-appid and the AppSecret with WeChat's console; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API",
-		"核对 --component-appid 和 AppSecret 与微信开放平台是否一致；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址")
+	return Line{mark, name, saw, cause.Do(status.LastError)}
 }
 
 // permissions looks for accounts that can't be kept, or that granted too little.
@@ -206,8 +181,7 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 		}
 		return []Line{{Warn, name, lang.T("%s, %d lack something: %s",
 			"%s，%d 个缺少授权或权限：%s", looked, found, lang.Join(named, lang.T(", ", "、"))),
-			runbook.AccountAuthorizes.See(lang.T("send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console",
-				"把各自状态里的 reauthorize_url 发给商家；如果很多账号缺少同一项，检查微信开放平台上的权限集"))}}
+			truth.CauseOf(truth.AuthorizationNeeded).Do(nil)}}
 	}
 	return []Line{ok(name, lang.T("%s, none lacks any", "%s，都不缺", looked))}
 }
@@ -225,7 +199,7 @@ func lacking(s *wxtoken.Status) (nothing lang.Text) {
 	if s.State == wxtoken.StateNeedsAuthorization {
 		return lang.Same(string(s.State))
 	}
-	if e := s.LastError; e != nil && refusal(e).LacksPermission() {
+	if e := s.LastError; e != nil && truth.Refusal(e).LacksPermission() {
 		return lang.T("errcode %d on %s", "得到 errcode %d：%s", e.Code, e.API)
 	}
 	return nothing

@@ -10,8 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/settings"
+	"wxtoken/internal/truth"
 	"wxtoken/internal/wechat"
 )
 
@@ -163,7 +165,7 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component s
 		remedy := lang.T("ask again; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API",
 			"再试一次；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址")
 		if refused != nil && refused.Empty {
-			remedy = emptyRemedy()
+			remedy = truth.CauseOf(wxtoken.HeldEmptyAnswers).Do(nil)
 		}
 		return []Line{{Fail, name, lang.T("WeChat did not say%s",
 			"微信没有给出答案%s", because(err)), remedy}}

@@ -26,6 +26,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
 	"wxtoken/internal/links"
+	"wxtoken/internal/notify"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
@@ -44,6 +45,8 @@ type Deps struct {
 	Now        func() time.Time  // nil = time.Now
 	Step       func(name string) // called at each step of a renewal; nil = nothing. Tests end the process there
 	LookEvery  time.Duration     // between two looks at the mirrors; 0 = 30 s
+	// Direct is called with a notice that can't be told through NATS; nil = nothing.
+	Direct func(events.Notice)
 }
 
 // Refresher is one of any number of refreshers that work side by side.
@@ -80,6 +83,7 @@ type Refresher struct {
 
 	gates      gate.Process
 	links      *links.Links
+	teller     *notify.Teller
 	mu         sync.Mutex
 	components map[string]*component
 	swept      time.Time
@@ -117,6 +121,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	r.statuses = &statuses{log: r.log, now: r.now, store: opened, gate: gateOf}
 	r.links = &links.Links{Settings: cfg.Settings, ID: r.id, WeChat: wx, Log: r.log, Now: r.now, Store: opened, Gate: gateOf}
 	r.gates = r.newGates(opened)
+	r.teller = &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct}
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)

@@ -12,9 +12,11 @@ const (
 	AccountAuthorizes
 	ComponentAddRemove
 	ComponentOperator
+	ComponentTokenLate
 	DataLost
 	FullDisk
 	HeldBack
+	ManyRefused
 	NATSAway
 	NoTicket
 	OldValues
@@ -24,6 +26,7 @@ const (
 	SealOn
 	SecretWrong
 	TokenRefused
+	WeChatAway
 )
 
 // headings are the headings of the entries in the pages of both languages.
@@ -31,9 +34,11 @@ var headings = [...]lang.Text{
 	AccountAuthorizes:  lang.T("An authorizer is in state `needs_authorization` or `revoked`", "授权方处于 `needs_authorization` 或 `revoked` 状态"),
 	ComponentAddRemove: lang.T("Add or remove a component", "增加或移除第三方平台"),
 	ComponentOperator:  lang.T("A component is in state `operator`", "第三方平台处于 `operator` 状态"),
+	ComponentTokenLate: lang.T("The component token is late", "平台令牌没有按时续期"),
 	DataLost:           lang.T("All data of NATS is lost", "NATS 的数据全部丢失"),
 	FullDisk:           lang.T("A full disk under NATS", "NATS 的磁盘写满"),
 	HeldBack:           lang.T("Renewals are held back", "续期被暂缓"),
+	ManyRefused:        lang.T("Many accounts are refused at once", "大量授权方同时被拒"),
 	NATSAway:           lang.T("NATS is away", "NATS 不可用"),
 	NoTicket:           lang.T("No ticket arrives", "收不到验证票据"),
 	OldValues:          lang.T("Services read old values", "业务服务读到旧值"),
@@ -43,6 +48,7 @@ var headings = [...]lang.Text{
 	SealOn:             lang.T("Turn sealing on", "启用密封"),
 	SecretWrong:        lang.T("The AppSecret is wrong", "AppSecret 不对"),
 	TokenRefused:       lang.T("A service gets 40001, 40014 or 42001", "业务服务收到 40001、40014 或 42001"),
+	WeChatAway:         lang.T("WeChat is away", "微信不可用"),
 }
 
 // Heading returns the entry's heading; that of None is empty.

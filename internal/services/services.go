@@ -4,19 +4,18 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
 )
 
 // A Right is something that a service may do.
@@ -77,23 +76,18 @@ type entry struct {
 	Accounts []string  `json:"accounts"`
 	May      []Right   `json:"may"`
 	APIs     *[]string `json:"apis"`
-	Webhooks []hook    `json:"webhooks"`
+	Webhooks []webhook `json:"webhooks"`
 }
 
-// hook is one of its webhooks.
-type hook struct {
+// webhook is one of its webhooks.
+type webhook struct {
 	URL      string   `json:"url"`
 	Messages []string `json:"messages"`
 	Reply    bool     `json:"reply"`
 	Secret   string   `json:"secret"`
 }
 
-const (
-	digestPrefix = "sha256:"
-	secretPrefix = "whsec_"
-	// minSecret is how many bytes a webhook's secret has at least ("Standard Webhooks": 24 to 64).
-	minSecret, maxSecret = 24, 64
-)
+const digestPrefix = "sha256:"
 
 var (
 	namePattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
@@ -175,14 +169,14 @@ func (s *Services) read(e entry) (*Service, []error) {
 		}
 	}
 	for j, w := range e.Webhooks {
-		hook, err := parseWebhook(w)
+		parsed, err := parseWebhook(w)
 		if err != nil {
 			fault("webhooks[%d]: %w", j, err)
 		}
-		if slices.ContainsFunc(service.Webhooks, func(other Webhook) bool { return other.URL == hook.URL && other.Reply == hook.Reply }) {
+		if slices.ContainsFunc(service.Webhooks, func(other Webhook) bool { return other.URL == parsed.URL && other.Reply == parsed.Reply }) {
 			fault("webhooks[%d]: url: it stands there twice (one webhook can name several messages)", j)
 		}
-		service.Webhooks = append(service.Webhooks, hook)
+		service.Webhooks = append(service.Webhooks, parsed)
 	}
 	return service, faults
 }
@@ -231,26 +225,25 @@ func parseScope(text string) (scope, error) {
 	return scope{component: component, appid: appid}, nil
 }
 
-func parseWebhook(h hook) (Webhook, error) {
-	u, err := url.Parse(h.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return Webhook{}, errors.New("url: want http://... or https://... without a password")
+func parseWebhook(h webhook) (Webhook, error) {
+	if _, err := hook.Address(h.URL); err != nil {
+		return Webhook{}, fmt.Errorf("url: %w", err)
 	}
 	if len(h.Messages) == 0 {
 		return Webhook{}, errors.New("messages: none")
 	}
 	kinds := make([]events.Kind, len(h.Messages))
 	for i, m := range h.Messages {
+		var err error
 		if kinds[i], err = parseKind(m); err != nil {
 			return Webhook{}, fmt.Errorf("messages[%d]: %w", i, err)
 		}
 	}
-	encoded, ok := strings.CutPrefix(h.Secret, secretPrefix)
-	raw, err := base64.StdEncoding.DecodeString(encoded)
-	if !ok || err != nil || len(raw) < minSecret || len(raw) > maxSecret {
-		return Webhook{}, fmt.Errorf("secret: want %s and the base64 of %d to %d bytes", secretPrefix, minSecret, maxSecret)
+	secret, err := hook.Secret(h.Secret)
+	if err != nil {
+		return Webhook{}, fmt.Errorf("secret: %w", err)
 	}
-	return Webhook{URL: h.URL, Messages: kinds, Reply: h.Reply, Secret: raw}, nil
+	return Webhook{URL: h.URL, Messages: kinds, Reply: h.Reply, Secret: secret}, nil
 }
 
 func parseKind(text string) (events.Kind, error) {

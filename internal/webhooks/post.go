@@ -3,12 +3,7 @@ package webhooks
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"errors"
-	"hash"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +13,7 @@ import (
 
 	"wxtoken/client/document"
 	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
 )
 
 const (
@@ -27,17 +23,9 @@ const (
 	replyWithin = 3700 * time.Millisecond
 	// maxAnswer is how much of an answer is read, in bytes: as much as a passive reply may have.
 	maxAnswer = 64 << 10
-	maxHeader = 64 << 10
 	// maxHeaders is about how many headers a delivery has.
 	maxHeaders = 16
-	// maxRetryAfter is the longest wait that a receiver can ask for.
-	maxRetryAfter = 10 * time.Minute
 )
-
-// backoff is how long a message waits after a try that failed, less up to a fifth by chance.
-var backoff = []time.Duration{
-	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
-}
 
 // Outcomes of a delivery, as the metrics have them.
 const (
@@ -90,7 +78,7 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	if len(d.body) == 0 {
 		req.Body, req.GetBody = http.NoBody, nil
 	}
-	d.sign(req.Header, t, strconv.FormatInt(now.Unix(), 10))
+	d.sign(req.Header, t.hook.Secret, now)
 	res, err := w.http.Transport.RoundTrip(req)
 	if err != nil {
 		return unanswered(err)
@@ -108,7 +96,7 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 }
 
 // sign puts all that goes with the document into h. The names are spelled as net/http has them.
-func (d delivery) sign(h http.Header, t *target, timestamp string) {
+func (d delivery) sign(h http.Header, secret []byte, now time.Time) {
 	for name, values := range d.header {
 		switch {
 		case name == "Content-Type":
@@ -117,10 +105,7 @@ func (d delivery) sign(h http.Header, t *target, timestamp string) {
 			h[http.CanonicalHeaderKey(name)] = values
 		}
 	}
-	h["User-Agent"] = []string{"wxtoken"}
-	h["Webhook-Id"] = []string{d.id}
-	h["Webhook-Timestamp"] = []string{timestamp}
-	h["Webhook-Signature"] = []string{t.sign(d.id, timestamp, d.body)}
+	hook.Sign(h, secret, d.id, now, d.body)
 	h["Wxtoken-Component"] = []string{d.kind.Component}
 	h["Wxtoken-Msgtype"] = []string{d.kind.MsgType}
 	if d.kind.AppID != "" {
@@ -136,10 +121,7 @@ func (d delivery) sign(h http.Header, t *target, timestamp string) {
 
 // judge tells what an answer means.
 func judge(res *http.Response, body []byte) result {
-	r := result{outcome: outcomeFailed, why: "status " + strconv.Itoa(res.StatusCode)}
-	if seconds, err := strconv.ParseUint(res.Header.Get("Retry-After"), 10, 32); err == nil {
-		r.after = min(time.Duration(seconds)*time.Second, maxRetryAfter)
-	}
+	r := result{outcome: outcomeFailed, why: "status " + strconv.Itoa(res.StatusCode), after: hook.RetryAfter(res.Header)}
 	switch said := bytes.TrimSpace(body); {
 	case res.StatusCode/100 == 3:
 		r.outcome = outcomeRedirect
@@ -162,28 +144,11 @@ func isDocument(said []byte) bool {
 	return err == nil && d != nil && d.Field("MsgType") != ""
 }
 
-// unanswered says why there is no answer, without the address: a URL may have a secret in it.
+// unanswered says why there is no answer.
 func unanswered(err error) result {
-	var timeout net.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
-		return result{outcome: outcomeTimeout, why: "no answer in time"}
+	timeout, why := hook.Unanswered(err)
+	if timeout {
+		return result{outcome: outcomeTimeout, why: why}
 	}
-	return result{outcome: outcomeUnreachable, why: "no connection, or it broke"}
-}
-
-// sign returns the signature of a delivery ("Standard Webhooks", symmetric).
-func (t *target) sign(id, timestamp string, body []byte) string {
-	mac := t.macs.Get().(hash.Hash)
-	defer t.macs.Put(mac)
-	mac.Reset()
-	head := append(append(append(append(make([]byte, 0, 128), id...), '.'), timestamp...), '.')
-	_, _ = mac.Write(head)
-	_, _ = mac.Write(body)
-	return string(base64.StdEncoding.AppendEncode(append(head[:0], "v1,"...), mac.Sum(nil)))
-}
-
-// pause returns how long to wait after so many tries.
-func pause(tries int, after time.Duration) time.Duration {
-	d := max(backoff[min(tries, len(backoff))-1], after)
-	return d - rand.N(d/5+1)
+	return result{outcome: outcomeUnreachable, why: why}
 }

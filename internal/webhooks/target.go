@@ -1,12 +1,9 @@
 package webhooks
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
@@ -19,7 +16,6 @@ type target struct {
 	hook    services.Webhook
 	url     *url.URL
 	host    string        // of the URL: what may be shown of it
-	macs    *sync.Pool    // of hash.Hash, with the secret
 	kinds   []events.Kind // narrowed to the service's accounts
 	filters []string      // of the durable consumer: they don't overlap, and may stand for more than kinds
 	replies []string      // where questions for replies come, exactly
@@ -27,7 +23,6 @@ type target struct {
 
 func newTarget(service *services.Service, hook services.Webhook) *target {
 	t := &target{service: service, hook: hook, url: &url.URL{}}
-	t.macs = &sync.Pool{New: func() any { return hmac.New(sha256.New, hook.Secret) }}
 	if u, err := url.Parse(hook.URL); err == nil { // the services file has been looked at
 		t.url, t.host = u, u.Host
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
 )
 
 const (
@@ -270,7 +271,7 @@ func (t *turn) deliver(a *account, i *item) bool {
 			t.finish(a, i, true)
 			return true
 		}
-		if !t.finish(a, i, false) || !t.wait(a, pause(a.tries, r.after)) {
+		if !t.finish(a, i, false) || !t.wait(a, hook.Pause(a.tries, r.after)) {
 			return false
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
+	"wxtoken/internal/hook"
 	"wxtoken/internal/services"
 )
 
@@ -25,10 +25,6 @@ const (
 	concurrency = 64
 	// complaintEvery is the time between two log lines about failures of one webhook.
 	complaintEvery = 10 * time.Second
-	// dialWithin bounds the way to a receiver.
-	dialWithin = 5 * time.Second
-	// idleFor is how long a connection to a receiver is kept.
-	idleFor = 90 * time.Second
 )
 
 // Deps is what webhooks need.
@@ -55,14 +51,7 @@ func New(d Deps) (*Webhooks, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: dialWithin}).DialContext, TLSHandshakeTimeout: dialWithin,
-		MaxIdleConnsPerHost: concurrency, IdleConnTimeout: idleFor, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: maxHeader,
-		DisableCompression: true, // a small answer that grows
-	}
-	asIs := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Webhooks{d: d, js: js, http: &http.Client{Transport: transport, CheckRedirect: asIs}, metrics: newMetrics(d.Metrics)}, nil
+	return &Webhooks{d: d, js: js, http: hook.Client(concurrency), metrics: newMetrics(d.Metrics)}, nil
 }
 
 // Run follows the services until ctx ends, and then waits for deliveries that are under way, for a few seconds.

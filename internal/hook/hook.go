@@ -1,0 +1,107 @@
+// Package hook has what POSTs to the addresses of others have in common: the address, the signature of Standard Webhooks, the
+// client, and how long to wait after a failure. Nothing here shows an address: there may be a secret in it.
+package hook
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	secretPrefix = "whsec_"
+	// minSecret and maxSecret bound a secret, in bytes ("Standard Webhooks": 24 to 64).
+	minSecret, maxSecret = 24, 64
+
+	// dialWithin bounds the way to a receiver.
+	dialWithin = 5 * time.Second
+	// idleFor is how long a connection to a receiver is kept.
+	idleFor = 90 * time.Second
+	// maxHeader bounds the headers of an answer, in bytes.
+	maxHeader = 64 << 10
+	// maxRetryAfter is the longest wait that a receiver can ask for.
+	maxRetryAfter = 10 * time.Minute
+)
+
+// backoff is how long to wait after a try that failed, less up to a fifth by chance.
+var backoff = []time.Duration{
+	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+}
+
+// Address reads the URL of a receiver. The error does not show it.
+func Address(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return nil, errors.New("want http://... or https://... without a password")
+	}
+	return u, nil
+}
+
+// Secret reads whsec_<base64>. The error does not show it.
+func Secret(text string) ([]byte, error) {
+	encoded, ok := strings.CutPrefix(text, secretPrefix)
+	raw, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(raw) < minSecret || len(raw) > maxSecret {
+		return nil, fmt.Errorf("want %s and the base64 of %d to %d bytes", secretPrefix, minSecret, maxSecret)
+	}
+	return raw, nil
+}
+
+// Sign puts id, time and signature of a body into h ("Standard Webhooks", symmetric).
+func Sign(h http.Header, secret []byte, id string, at time.Time, body []byte) {
+	timestamp := strconv.FormatInt(at.Unix(), 10)
+	mac := hmac.New(sha256.New, secret)
+	_, _ = mac.Write([]byte(id + "." + timestamp + "."))
+	_, _ = mac.Write(body)
+	h["User-Agent"] = []string{"wxtoken"}
+	h["Webhook-Id"] = []string{id}
+	h["Webhook-Timestamp"] = []string{timestamp}
+	h["Webhook-Signature"] = []string{"v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))}
+}
+
+// Client returns a client that follows no redirect and keeps so many connections to a receiver.
+func Client(perHost int) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:       http.ProxyFromEnvironment,
+			DialContext: (&net.Dialer{Timeout: dialWithin}).DialContext, TLSHandshakeTimeout: dialWithin,
+			MaxIdleConnsPerHost: perHost, IdleConnTimeout: idleFor, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: maxHeader,
+			DisableCompression: true, // a small answer that grows
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Unanswered says why there is no answer, without the address.
+func Unanswered(err error) (timeout bool, why string) {
+	var slow net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout() {
+		return true, "no answer in time"
+	}
+	return false, "no connection, or it broke"
+}
+
+// RetryAfter returns how long a receiver wants to be left alone, as far as that is heeded.
+func RetryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+}
+
+// Pause returns how long to wait after so many tries, from 1, but not less than after.
+func Pause(tries int, after time.Duration) time.Duration {
+	d := max(backoff[min(tries, len(backoff))-1], after)
+	return d - rand.N(d/5+1)
+}

@@ -1,0 +1,237 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/truth"
+)
+
+// How long things last before they are told, in looks: a look is what a refresher's sweep makes, every 30 s by default.
+const (
+	lastsFor   = 4    // a cause that may end by itself; within that time the accounts of a cause come together, too
+	overFor    = 2    // the absence of a cause, before it counts as over
+	grownAfter = 20   // that twice as many accounts are concerned as were told
+	grownAtAll = 2880 // that more are
+)
+
+// Teller writes notices: one for the beginning of each cause and one for its end, however many refreshers see it.
+//
+// The last notice on a subject of JOURNAL is what holds. Each refresher compares it with what it sees, and writes the next one only in
+// the place after the one that it has read (Nats-Expected-Last-Subject-Sequence): of several that see a change at once, one writes it.
+type Teller struct {
+	JetStream jetstream.JetStream
+	Log       zerolog.Logger
+	Look      time.Duration // between two looks
+	// Direct is called with what can't be told through NATS, since it is about NATS: by each refresher for itself.
+	Direct func(events.Notice)
+
+	stream jetstream.Stream
+	last   map[string]record    // by subject
+	first  map[string]time.Time // since when a cause is seen here
+	gone   map[string]time.Time // since when one that was told is not seen
+	away   *events.Notice       // what was told directly
+}
+
+// record is a notice that lies on JOURNAL.
+type record struct {
+	sequence uint64
+	messages uint64 // on its subject
+	notice   events.Notice
+}
+
+// standing reports whether the last notice says that the cause goes on.
+func (r record) standing() bool { return r.sequence > 0 && r.notice.Data.Phase != events.PhaseOver }
+
+// Tell compares what is wrong now with what was told, for the components that are looked after here, and tells the difference. What
+// needs no person is passed over.
+func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, wrong []events.NoticeData) error {
+	if t.first == nil {
+		t.last, t.first, t.gone = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}
+	}
+	seen := map[string]events.NoticeData{}
+	var away *events.NoticeData
+	for _, d := range wrong {
+		cause := truth.CauseOf(wxtoken.Reason(d.Cause))
+		switch {
+		case cause.Severity == "":
+			continue
+		case cause.Name == wxtoken.HeldNATS:
+			d.Component = "" // it is all of theirs
+			away = &d
+		default:
+			seen[events.JournalSubject(events.JournalNotice, d.Component, d.Cause)] = d
+		}
+	}
+	t.tellDirectly(now, away)
+	if away != nil {
+		return nil // the rest can't be written
+	}
+	if err := t.read(ctx); err != nil {
+		return err
+	}
+	var failed error
+	for subject, d := range seen {
+		failed = errors.Join(failed, t.wrong(ctx, now, subject, d))
+	}
+	for subject, r := range t.last {
+		if _, there := seen[subject]; there || !r.standing() || !slices.Contains(components, r.notice.Data.Component) {
+			continue
+		}
+		failed = errors.Join(failed, t.over(ctx, now, subject, r))
+	}
+	for subject := range t.first {
+		if _, there := seen[subject]; !there && subject != "" {
+			delete(t.first, subject)
+		}
+	}
+	return failed
+}
+
+// tellDirectly tells that NATS is away, and that it is back, each once.
+func (t *Teller) tellDirectly(now time.Time, wrong *events.NoticeData) {
+	const subject = "" // no other has it
+	switch {
+	case wrong == nil && t.away != nil:
+		d := t.away.Data
+		d.Phase, d.Until = events.PhaseOver, nil
+		t.away = nil
+		t.send(events.NewNotice(now, d))
+		fallthrough
+	case wrong == nil:
+		delete(t.first, subject)
+	case t.first[subject].IsZero():
+		t.first[subject] = now
+	case t.away == nil && now.Sub(t.first[subject]) >= lastsFor*t.Look:
+		n := events.NewNotice(now, complete(*wrong, events.PhaseBegan, t.first[subject]))
+		t.away = &n
+		t.send(n)
+	}
+}
+
+func (t *Teller) send(n events.Notice) {
+	if t.Direct != nil {
+		t.Direct(n)
+	}
+}
+
+// complete puts phase and words into a notice.
+func complete(d events.NoticeData, phase events.Phase, first time.Time) events.NoticeData {
+	cause := truth.CauseOf(wxtoken.Reason(d.Cause))
+	d.Phase, d.Severity, d.What, d.Do = phase, cause.Severity, cause.What(d.Error), cause.Do(d.Error)
+	if d.Since.IsZero() {
+		d.Since = first
+	}
+	d.Since, d.Most = d.Since.UTC(), max(d.Most, d.Count)
+	return d
+}
+
+// wrong tells a cause that is seen.
+func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d events.NoticeData) error {
+	delete(t.gone, subject)
+	if t.first[subject].IsZero() {
+		t.first[subject] = now
+	}
+	r := t.last[subject]
+	if r.standing() {
+		told := r.notice.Data
+		since := now.Sub(r.notice.Time)
+		if d.Count <= told.Most || since < grownAfter*t.Look || d.Count < 2*told.Most && since < grownAtAll*t.Look {
+			return nil
+		}
+		d.Since = told.Since
+		return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseGrew, told.Since)))
+	}
+	if truth.CauseOf(wxtoken.Reason(d.Cause)).Lasting && now.Sub(t.first[subject]) < lastsFor*t.Look {
+		return nil
+	}
+	return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseBegan, t.first[subject])))
+}
+
+// over tells that a cause is not seen any more, once that has lasted: what one refresher met the others learn a moment later, and a
+// refresher that has just begun knows little yet.
+func (t *Teller) over(ctx context.Context, now time.Time, subject string, r record) error {
+	if t.gone[subject].IsZero() {
+		t.gone[subject] = now
+	}
+	if now.Sub(t.gone[subject]) < overFor*t.Look {
+		return nil
+	}
+	d := r.notice.Data
+	d.Phase, d.Until, d.Count, d.Keys = events.PhaseOver, nil, 0, nil
+	delete(t.gone, subject)
+	return t.write(ctx, subject, r, events.NewNotice(now, d))
+}
+
+// read reads the last notices that are new since the last reading.
+func (t *Teller) read(ctx context.Context) (err error) {
+	if t.stream == nil {
+		if t.stream, err = t.JetStream.Stream(ctx, events.StreamJournal); err != nil {
+			return fmt.Errorf("read notices: %w", err)
+		}
+	}
+	info, err := t.stream.Info(ctx, jetstream.WithSubjectFilter(events.JournalFilter(events.JournalNotice)))
+	if err != nil {
+		return fmt.Errorf("read notices: %w", err)
+	}
+	for subject := range t.last {
+		if info.State.Subjects[subject] == 0 {
+			delete(t.last, subject) // its time is over
+		}
+	}
+	for subject, messages := range info.State.Subjects {
+		if r, known := t.last[subject]; known && r.messages == messages {
+			continue
+		}
+		m, err := t.stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // a replica that is behind
+		}
+		if err != nil {
+			return fmt.Errorf("read notice on %s: %w", subject, err)
+		}
+		n, err := events.ParseNotice(m.Data)
+		if err != nil {
+			t.Log.Warn().Str("subject", subject).Msg("unreadable notice passed over")
+		}
+		t.last[subject] = record{m.Sequence, messages, n}
+	}
+	return nil
+}
+
+// write writes a notice in the place after r. That another refresher was faster is no fault: it said the same.
+func (t *Teller) write(ctx context.Context, subject string, r record, n events.Notice) error {
+	data, err := json.Marshal(n)
+	if err != nil {
+		return fmt.Errorf("encode notice: %w", err)
+	}
+	m := nats.NewMsg(subject)
+	m.Data = data
+	ack, err := t.JetStream.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(r.sequence),
+		jetstream.WithMsgID(subject+"/"+strconv.FormatUint(r.sequence, 10)), jetstream.WithMsgTTL(events.NoticeLife))
+	refused := (*jetstream.APIError)(nil)
+	switch {
+	case errors.As(err, &refused) && refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		delete(t.last, subject)
+		return nil
+	case err != nil:
+		return fmt.Errorf("write notice on %s: %w", subject, err)
+	case ack.Duplicate:
+		delete(t.last, subject)
+		return nil
+	}
+	t.last[subject] = record{ack.Sequence, r.messages + 1, n}
+	t.Log.Warn().Str("component", n.Data.Component).Str("cause", n.Data.Cause).Str("phase", string(n.Data.Phase)).Int("accounts", n.Data.Count).Msg("notice written")
+	return nil
+}

@@ -1,0 +1,155 @@
+package refresher
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/truth"
+)
+
+// maxAsked is how many statuses of accounts are read in one look, for their last errors.
+const maxAsked = 200
+
+// notice tells operators what is wrong, and what is over. It sees what the statuses say: the reasons of the gates, the conditions of the
+// components, the records of the accounts.
+func (r *Refresher) notice(ctx context.Context, now time.Time) {
+	told := appids(r.all())
+	var wrong []events.NoticeData
+	for _, c := range r.all() {
+		wrong = append(wrong, r.wrong(ctx, c, now)...)
+	}
+	wrong = r.wrongAccounts(ctx, wrong, now)
+	if err := r.teller.Tell(ctx, now, told, wrong); err != nil && ctx.Err() == nil {
+		r.log.Warn().Err(err).Msg("failed to tell what is wrong")
+	}
+}
+
+// wrong returns what is wrong with a component.
+func (r *Refresher) wrong(ctx context.Context, c *component, now time.Time) (wrong []events.NoticeData) {
+	s, _, err := r.store.Status(ctx, wxtoken.ComponentKey(c.appid))
+	if err != nil { // NATS is away, and that is among what the gate knows
+		s = wxtoken.Status{}
+	}
+	add := func(d events.NoticeData) {
+		d.Component = c.appid
+		if !slices.ContainsFunc(wrong, func(other events.NoticeData) bool { return other.Cause == d.Cause }) {
+			wrong = append(wrong, d)
+		}
+	}
+	for _, h := range c.gate.Holds() {
+		d := events.NoticeData{Cause: string(h.Reason), Error: h.Error}
+		if held, ok := s.Held(); ok && held.Reason == h.Reason {
+			d.Since = held.Since
+		}
+		if h.Until.After(now) && (h.Reason == wxtoken.HeldQuota || h.Reason == wxtoken.HeldTokenDead) {
+			until := h.Until.UTC()
+			d.Until = &until // of the others it is when they are tried again, in seconds
+		}
+		add(d)
+	}
+	for _, condition := range s.Conditions {
+		switch {
+		case condition.Status != "False":
+		case condition.Type == wxtoken.ConditionEventsOpened:
+			add(events.NoticeData{Cause: string(truth.SealKeyUnknown), Since: condition.Since})
+		case condition.Type == wxtoken.ConditionTicketFlowing:
+			add(events.NoticeData{Cause: string(wxtoken.HeldNoTicket), Since: condition.Since})
+		}
+	}
+	return wrong
+}
+
+// wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose token is dead, and causes of their own.
+func (r *Refresher) wrongAccounts(ctx context.Context, wrong []events.NoticeData, now time.Time) []events.NoticeData {
+	held := map[string][]int{} // by component: places in wrong
+	for i, d := range wrong {
+		held[d.Component] = append(held[d.Component], i)
+	}
+	type about struct {
+		component string
+		cause     wxtoken.Reason
+	}
+	groups := map[about]*events.NoticeData{}
+	asked := 0
+	r.view.Each(func(key wxtoken.Key, e *store.Entry) bool {
+		if key.Kind != wxtoken.KindAuthorizer {
+			return false
+		}
+		cause, _, _ := accountCause(*e, now)
+		return cause != "" || e.Credential.Failing()
+	}, func(key wxtoken.Key, e store.Entry) {
+		if _, ours := r.component(key.Component); !ours {
+			return
+		}
+		cause, since, dead := accountCause(e, now)
+		needy := cause == truth.AuthorizationNeeded || cause == truth.NoAPIPermission
+		if !needy && len(held[key.Component]) > 0 { // a failure, or a dead token, is then the component's
+			for _, i := range held[key.Component] {
+				if dead {
+					count(&wrong[i], key)
+				}
+			}
+			return
+		}
+		var last *wxtoken.LastError
+		if !needy && asked < maxAsked {
+			asked++
+			if s, _, err := r.store.Status(ctx, key); err == nil && s.LastError != nil && s.Failures > 0 {
+				last = s.LastError
+				if truth.Refusal(last).LacksPermission() {
+					cause = truth.PermissionMissing
+				}
+			}
+		}
+		if cause == "" {
+			return // it is being tried again, and its token lives
+		}
+		d := groups[about{key.Component, cause}]
+		if d == nil {
+			d = &events.NoticeData{Component: key.Component, Cause: string(cause), Since: since, Error: last}
+			groups[about{key.Component, cause}] = d
+		}
+		if !since.IsZero() && (d.Since.IsZero() || since.Before(d.Since)) {
+			d.Since = since
+		}
+		count(d, key)
+	})
+	for _, d := range groups {
+		wrong = append(wrong, *d)
+	}
+	return wrong
+}
+
+// count adds an account to a notice, which names the first few.
+func count(d *events.NoticeData, key wxtoken.Key) {
+	d.Count++
+	name := key.String()
+	at, _ := slices.BinarySearch(d.Keys, name)
+	if at < events.NoticeKeys {
+		d.Keys = slices.Insert(d.Keys, at, name)
+		d.Keys = d.Keys[:min(len(d.Keys), events.NoticeKeys)]
+	}
+}
+
+// accountCause returns what is wrong with an account by its record alone, since when as far as that is in it, and whether its token is dead.
+func accountCause(e store.Entry, now time.Time) (cause wxtoken.Reason, since time.Time, dead bool) {
+	cred := e.Credential
+	dead = !e.Token.Lives(now)
+	switch cred.State(e.Token, now) {
+	case wxtoken.StateRevoked, wxtoken.StateActive:
+		return "", since, false
+	case wxtoken.StateNeedsAuthorization:
+		if cred.GrantedNothing(now) {
+			return truth.NoAPIPermission, cred.AuthorizedAt(), dead
+		}
+		return truth.AuthorizationNeeded, since, dead
+	}
+	if dead {
+		return truth.AccountTokenDead, e.Token.ExpiresAt(), true
+	}
+	return "", since, false
+}

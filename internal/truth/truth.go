@@ -1,0 +1,152 @@
+// Package truth puts into words why accounts can't call WeChat and what to do about it. Checks, pages and notices say the same
+// because each asks here.
+package truth
+
+import (
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
+	"wxtoken/internal/wechat"
+)
+
+// The causes beside those that hold a component back, which are the wxtoken.Held reasons.
+const (
+	SealKeyUnknown      = wxtoken.ReasonSealKeyUnknown       // a component's events can't be opened
+	AuthorizationNeeded = "AuthorizationNeeded"              // accounts whose merchants have to authorize again
+	NoAPIPermission     = wxtoken.ReasonNoAPIPermission      // accounts that granted no API permission: there is no token for them
+	PermissionMissing   = "PermissionMissing"                // accounts whose renewal WeChat refuses because a permission set is missing
+	AccountTokenDead    = wxtoken.Reason("AccountTokenDead") // accounts without a token that lives, while nothing holds their component back
+)
+
+// Cause is one of the things that keep accounts from calling WeChat.
+type Cause struct {
+	Name     wxtoken.Reason // a Held reason, or one of the constants above
+	Severity string         // events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and nobody is told
+	Lasting  bool           // it may end by itself: it is told once it has lasted for a while
+	Accounts bool           // it is the trouble of single accounts, and not of their component
+
+	what  lang.Text
+	do    lang.Text
+	entry runbook.Entry
+}
+
+// Causes are all of them.
+var Causes = []Cause{
+	{
+		Name: wxtoken.HeldNATS, Severity: events.SeverityPage, Lasting: true, entry: runbook.NATSAway,
+		what: lang.T("NATS is away or stores nothing: nothing is renewed, and pushes are answered 503", "NATS 不可用或无法写入：暂停续期，推送一律回 503"),
+		do:   lang.T("bring NATS back; services go on with the tokens that they have read", "恢复 NATS；业务服务继续使用已读到的令牌"),
+	},
+	{
+		Name: wxtoken.HeldNoTicket, Severity: events.SeverityPage, Lasting: true, entry: runbook.NoTicket,
+		what: lang.T("no component_verify_ticket arrives", "收不到 component_verify_ticket（验证票据）"),
+		do: lang.T("compare 授权事件接收URL, 消息校验Token and 消息加解密Key on WeChat's console with the settings of ingest",
+			"核对微信开放平台上的授权事件接收URL、消息校验Token、消息加解密Key 与 ingest 的设置"),
+	},
+	{
+		Name: wxtoken.HeldRefused, Severity: events.SeverityPage, entry: runbook.ComponentOperator,
+		what: lang.T("WeChat refuses the component's calls", "微信拒绝该第三方平台的调用"),
+		do:   lang.T("the refusal says why: secret, IP whitelist or state of the platform", "按微信返回的原因处理：AppSecret、IP 白名单或平台状态"),
+	},
+	{
+		Name: wxtoken.HeldEmptyAnswers, Severity: events.SeverityPage, entry: runbook.HeldBack,
+		what: lang.T("WeChat answers api_component_token with nothing", "微信对 api_component_token 的应答一直为空"),
+		do: lang.T("compare --component-appid and the AppSecret with WeChat's console; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API",
+			"核对 --component-appid 和 AppSecret 与微信开放平台是否一致；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址"),
+	},
+	{
+		Name: wxtoken.HeldQuota, Severity: events.SeverityPage, entry: runbook.QuotaGone,
+		what: lang.T("the day's quota of a call is gone", "当天的调用额度用完"),
+		do:   lang.T("wait for the day to turn at UTC+8, or have the quota cleared", "等到北京时间零点，或者清零额度"),
+	},
+	{
+		Name: wxtoken.HeldDoubted, Severity: events.SeverityPage, entry: runbook.ManyRefused,
+		what: lang.T("so many accounts are refused at once that it is not believed", "同时被拒的授权方太多，暂不采信"),
+		do:   lang.T("look for the common cause before any merchant is asked to authorize again", "先查共同的原因，不要急着请商家重新授权"),
+	},
+	{
+		Name: wxtoken.HeldAway, Severity: events.SeverityPage, Lasting: true, entry: runbook.WeChatAway,
+		what: lang.T("WeChat does not answer", "微信没有应答"),
+		do:   lang.T("look at the way to WeChat's API; renewals go on by themselves when it is back", "检查到微信接口的网络；恢复后会自动续期"),
+	},
+	{
+		Name: wxtoken.HeldTokenRefused, Severity: events.SeverityPage, Lasting: true, entry: runbook.HeldBack,
+		what: lang.T("WeChat refuses the component's token before its time", "微信提前拒绝了平台令牌"),
+		do:   lang.T("find the other program that fetches tokens of this component, and end it", "找出还在为该平台换取令牌的程序并停掉"),
+	},
+	{
+		Name: wxtoken.HeldTokenDead, Severity: events.SeverityPage, Lasting: true, entry: runbook.ComponentTokenLate,
+		what: lang.T("the component has no token that lives", "平台令牌已过期"),
+		do:   lang.T("have it renewed, and look at the last error", "请求续期，并查看最近的错误"),
+	},
+	{Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: reasons},
+	{Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, what: lang.T("WeChat takes no more of a call in this minute", "这一分钟的调用次数已到上限"), do: reasons},
+	{
+		Name: SealKeyUnknown, Severity: events.SeverityPage, entry: runbook.SealKeyUnknown,
+		what: lang.T("what ingest seals can't be opened: tickets and codes wait unread", "ingest 密封的内容打不开：验证票据和授权码无法读取"),
+		do: lang.T("compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers",
+			"核对 ingest 和 refresher 的 --seal-key-file (WXTOKEN_SEAL_KEY_FILE)"),
+	},
+	{
+		Name: AuthorizationNeeded, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes,
+		what: lang.T("merchants have to authorize again", "需要商家重新授权"), do: sendLink,
+	},
+	{
+		Name: NoAPIPermission, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes,
+		what: lang.T("accounts were authorized without any API permission: WeChat gives no token for them", "授权时没有勾选任何接口权限，微信不给令牌"), do: sendLink,
+	},
+	{
+		Name: PermissionMissing, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.ComponentOperator,
+		what: lang.T("WeChat refuses renewals because a permission set is missing", "缺少权限集，微信拒绝续期"),
+		do: lang.T("grant the permission set on WeChat's console (权限集), and release the platform again if WeChat asks for that",
+			"在微信开放平台勾选相应的权限集；微信要求时重新全网发布"),
+	},
+	{
+		Name: AccountTokenDead, Severity: events.SeverityPage, Lasting: true, Accounts: true, entry: runbook.WeChatAway,
+		what: lang.T("tokens of accounts are dead", "授权方的令牌已过期"),
+		do:   lang.T("look at the last error of the accounts", "查看这些授权方最近的错误"),
+	},
+}
+
+// The remedies of several causes.
+var (
+	reasons = lang.T("the runbook has what to do about each reason", "各种原因的处理方法见运维手册")
+
+	sendLink = lang.T("send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console",
+		"把各自状态里的 reauthorize_url 发给商家；如果很多账号缺少同一项，检查微信开放平台上的权限集")
+)
+
+// CauseOf returns a cause by its name; one of a later program is told, and the runbook has to do.
+func CauseOf(name wxtoken.Reason) Cause {
+	for _, c := range Causes {
+		if c.Name == name {
+			return c
+		}
+	}
+	return Cause{Name: name, Severity: events.SeverityPage, what: lang.Same(string(name)), do: reasons, entry: runbook.HeldBack}
+}
+
+// What says what is wrong, in a sentence without its full stop. Of WeChat's word only code and call are shown.
+func (c Cause) What(e *wxtoken.LastError) lang.Text {
+	switch {
+	case e == nil || e.Code == 0:
+		return c.what
+	case e.API == "":
+		return lang.T("%s: errcode %d", "%s：errcode %d", c.what, e.Code)
+	}
+	return lang.T("%s: %s was answered errcode %d", "%s：%s 得到 errcode %d", c.what, e.API, e.Code)
+}
+
+// Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused calls, its errcode decides.
+func (c Cause) Do(e *wxtoken.LastError) lang.Text {
+	if e != nil && e.Code != 0 && (c.Name == wxtoken.HeldRefused || c.Name == PermissionMissing || c.Name == AccountTokenDead) {
+		return Refusal(e).Remedy()
+	}
+	return c.entry.See(c.do)
+}
+
+// Refusal returns what WeChat said as the table of errcodes knows it.
+func Refusal(e *wxtoken.LastError) *wechat.Error {
+	return &wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
+}
