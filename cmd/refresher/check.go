@@ -26,6 +26,9 @@ func (s *config) probes(nc *nats.Conn) []preflight.Probe {
 	if setup := s.Setup(); len(setup.ServicesAPI) > 0 {
 		all = append(all, preflight.Mirrors(nc, setup))
 	}
+	if s.Notify.NotifyFile != "" {
+		all = append(all, preflight.Notices(nc, s.Notify.NotifyFile))
+	}
 	return all
 }
 

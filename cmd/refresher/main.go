@@ -14,6 +14,7 @@ import (
 	"wxtoken/internal/console"
 	"wxtoken/internal/logger"
 	"wxtoken/internal/natsconn"
+	"wxtoken/internal/notify"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/serve"
@@ -35,6 +36,9 @@ func run(ctx context.Context, cfg *config) (err error) {
 		}
 		return err
 	}
+	if cfg.Notify.NotifyTest {
+		return notify.Test(ctx, cfg.Notify, time.Now, nil, os.Stdout, cfg.Language())
+	}
 	log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
@@ -53,19 +57,23 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer func() { logger.End(ctx, log, err) }()
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, "refresher", health, metrics, log)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	notices, err := notify.New(cfg.Notify, notify.Deps{JetStream: js, Log: log, Metrics: metrics.Registry, Now: time.Now})
+	if err != nil {
+		return err
+	}
 	r, err := refresher.New(cfg.Config, refresher.Deps{
 		NATS: nc, Components: cfg.components, Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: metrics.Registry, Step: settings.CrashAt(),
+		Metrics: metrics.Registry, Step: settings.CrashAt(), Direct: notices.Direct,
 	})
 	if err != nil {
 		return err
 	}
 	health.Check("refresher", r.Ready)
 	canary := serve.WatchCanary("refresher", health, metrics, r.Canary)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
 	checks, err := preflight.New(cfg.target(nc, r.Components))
 	if err != nil {
 		return err
@@ -85,6 +93,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
+	group.Go(func() error { return notices.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"wxtoken/internal/natsconn"
+	"wxtoken/internal/notify"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
@@ -24,6 +25,7 @@ type config struct {
 	settings.AppsecretSettings
 	settings.SeedSettings
 	TransferSettings
+	Notify    notify.Config    `embed:""`
 	Preflight preflight.Config `embed:""`
 	settings.Operations
 

@@ -34,6 +34,9 @@ func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal
 	}
 	if keeper != nil {
 		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(ingest), preflight.CanaryOfRefresher(keeper), preflight.SealKey(keeper, keys)}
+		if s.Notify.NotifyFile != "" {
+			t.Probes = append(t.Probes, preflight.Notices(keeper, s.Notify.NotifyFile))
+		}
 	}
 	switch {
 	case srv == nil && s.Sim:

@@ -6,14 +6,19 @@ import (
 	"context"
 	"io"
 	"os"
+	"time"
 
 	"wxtoken/internal/logger"
+	"wxtoken/internal/notify"
 )
 
 func main() {
 	var cfg config
 	p := choose(os.Args[1:])
 	os.Exit(p.Main(&cfg, func(ctx context.Context) (err error) {
+		if cfg.Notify.NotifyTest {
+			return notify.Test(ctx, cfg.Notify, time.Now, nil, os.Stdout, cfg.Language())
+		}
 		log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 		if err != nil {
 			return err

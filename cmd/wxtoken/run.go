@@ -17,6 +17,7 @@ import (
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/notify"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/seal"
@@ -99,9 +100,16 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		}
 		cfg.meet(sim.api.Addr(), pushes.Addr())
 	}
+	if js, err = jetstream.New(keeper); err != nil {
+		return err
+	}
+	notices, err := notify.New(cfg.Notify, notify.Deps{JetStream: js, Log: log.With().Str("role", "refresher").Logger(), Metrics: h.metrics.Registry, Now: time.Now})
+	if err != nil {
+		return err
+	}
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
 		NATS: keeper, Components: cfg.components, Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: h.metrics.Registry, Step: settings.CrashAt(),
+		Metrics: h.metrics.Registry, Step: settings.CrashAt(), Direct: notices.Direct,
 	})
 	if err != nil {
 		return err
@@ -130,7 +138,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	parts := append([]func(context.Context) error{pushes.Run}, doors...)
-	parts = append(parts, r.Run, watch.Run)
+	parts = append(parts, r.Run, notices.Run, watch.Run)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)
 	}

@@ -11,6 +11,7 @@ import (
 	"wxtoken/internal/gateway"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsconn"
+	"wxtoken/internal/notify"
 	"wxtoken/internal/redis"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/settings"
@@ -54,6 +55,7 @@ type config struct {
 	GatewayAddr string         `name:"gateway-addr" group:"Gateway" placeholder:"host:port" help:"Address of the gateway, for programs that speak HTTP; port 0 takes any free one. Without it there is none, but with --sim, where it is 127.0.0.1:8092."`
 	Gateway     gateway.Config `embed:"" group:"Gateway"`
 	Redis       redis.Config   `embed:""`
+	Notify      notify.Config  `embed:""`
 	SimSettings
 	settings.Operations
 

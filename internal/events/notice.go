@@ -52,13 +52,14 @@ type NoticeData struct {
 	Severity  string             `json:"severity"` // SeverityPage or SeverityTicket
 	Component string             `json:"component,omitempty"`
 	Since     time.Time          `json:"since"`
-	Until     *time.Time         `json:"until,omitempty"` // when it ends or is tried again, if that is known
-	Count     int                `json:"count"`           // accounts without a good token, or that need an authorization, because of it
-	Most      int                `json:"most"`            // how many were told at most
-	Keys      []string           `json:"keys,omitempty"`  // NoticeKeys of them
-	Error     *wxtoken.LastError `json:"error,omitempty"` // WeChat's word
-	What      lang.Text          `json:"what"`            // what is wrong, in a sentence
-	Do        lang.Text          `json:"do,omitzero"`     // what to do about it, and which entry of the runbook tells more
+	Until     *time.Time         `json:"until,omitempty"`    // when it ends or is tried again, if that is known
+	Count     int                `json:"count"`              // accounts without a good token, or that need an authorization, because of it
+	Most      int                `json:"most"`               // how many were told at most
+	Keys      []string           `json:"keys,omitempty"`     // NoticeKeys of them
+	Instance  string             `json:"instance,omitempty"` // host of the refresher that is cut off, of what it tells directly
+	Error     *wxtoken.LastError `json:"error,omitempty"`    // WeChat's word
+	What      lang.Text          `json:"what"`               // what is wrong, in a sentence
+	Do        lang.Text          `json:"do,omitzero"`        // what to do about it, and which entry of the runbook tells more
 }
 
 // NewNotice returns a notice of a time.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -114,6 +115,7 @@ func (t *Teller) tellDirectly(now time.Time, wrong *events.NoticeData) {
 	case t.first[subject].IsZero():
 		t.first[subject] = now
 	case t.away == nil && now.Sub(t.first[subject]) >= lastsFor*t.Look:
+		wrong.Instance, _ = os.Hostname()
 		n := events.NewNotice(now, complete(*wrong, events.PhaseBegan, t.first[subject]))
 		t.away = &n
 		t.send(n)

@@ -1,0 +1,119 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
+)
+
+const (
+	// postWithin bounds one try.
+	postWithin = 10 * time.Second
+	// maxAnswer is how much of an answer is read, in bytes.
+	maxAnswer = 64 << 10
+	// maxSaid is how much of a robot's words is shown, in characters.
+	maxSaid = 200
+)
+
+// Outcomes of a try, as the metric has them.
+const (
+	outcomeOK          = "ok"
+	outcomeRefused     = "refused"     // a code that is not 0, or a status that is not 2xx
+	outcomeTimeout     = "timeout"     // no answer in time
+	outcomeUnreachable = "unreachable" // no connection, or it broke
+	outcomeGivenUp     = "given_up"    // nothing more is tried
+)
+
+var outcomes = []string{outcomeOK, outcomeRefused, outcomeTimeout, outcomeUnreachable, outcomeGivenUp}
+
+// result is what came of a try.
+type result struct {
+	outcome string
+	why     string        // no address, no secret
+	after   time.Duration // how long the receiver wants to be left alone
+}
+
+// post makes one try.
+func post(ctx context.Context, client *http.Client, r Receiver, n events.Notice, console string, now time.Time) result {
+	ctx, cancel := context.WithTimeout(ctx, postWithin)
+	defer cancel()
+	robot := robots[r.Kind]
+	address, body := robot.write(r, n, say(n, r.Language, console), now)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		return result{outcome: outcomeUnreachable, why: "a URL that can't be used"}
+	}
+	headers(req.Header, r, n, body, now)
+	res, err := client.Do(req)
+	if err != nil {
+		timeout, why := hook.Unanswered(err)
+		if timeout {
+			return result{outcome: outcomeTimeout, why: why}
+		}
+		return result{outcome: outcomeUnreachable, why: why}
+	}
+	defer func() { _ = res.Body.Close() }()
+	said, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	switch {
+	case res.StatusCode/100 != 2:
+		return result{outcome: outcomeRefused, why: fmt.Sprintf("status %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
+	case robot.judge == nil:
+		return result{outcome: outcomeOK}
+	case err != nil:
+		return result{outcome: outcomeUnreachable, why: "an answer that broke off"}
+	}
+	return judged(r, robot, said)
+}
+
+// judged tells what a robot's answer means: it says what is wrong in the body, with status 200.
+func judged(r Receiver, robot robot, body []byte) result {
+	code, said, ok := robot.judge(body)
+	switch {
+	case !ok:
+		return result{outcome: outcomeRefused, why: "an answer that is not a robot's"}
+	case code == 0:
+		return result{outcome: outcomeOK}
+	}
+	out := result{outcome: outcomeRefused, why: fmt.Sprintf("errcode %d", code)}
+	if said = r.shown(said); said != "" {
+		out.why += ": " + said
+	}
+	if slices.Contains(robot.busy, code) {
+		out.after = robot.rest
+	}
+	return out
+}
+
+// shown returns what may be shown of a robot's words: they are foreign, and must not repeat what is secret in the address.
+func (r Receiver) shown(said string) string {
+	secrets := []string{r.secret.Reveal()}
+	if u, err := url.Parse(r.url); err == nil {
+		secrets = append(secrets, path.Base(u.Path))
+		for _, values := range u.Query() {
+			secrets = append(secrets, values...)
+		}
+	}
+	for _, secret := range secrets {
+		if len(secret) > 4 && strings.Contains(said, secret) {
+			return ""
+		}
+	}
+	runes := []rune(strings.ToValidUTF8(said, "?"))
+	for i, c := range runes {
+		if !unicode.IsPrint(c) {
+			runes[i] = ' '
+		}
+	}
+	return strings.TrimSpace(string(runes[:min(len(runes), maxSaid)]))
+}

@@ -1,0 +1,94 @@
+package notify
+
+import (
+	"strings"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+	"wxtoken/internal/truth"
+)
+
+// words is a notice as a robot says it: nothing in it is foreign but appids, which are letters and digits.
+type words struct {
+	good  bool // it is over
+	title string
+	lines []line
+	link  string // "": none
+	open  string // what the link is called
+}
+
+// line is one line: what it is, and what it says.
+type line struct{ name, text string }
+
+// maxLine bounds one line, in characters: robots take a few thousand bytes.
+const maxLine = 300
+
+// say puts a notice into the words of a language. The title begins with wxtoken, a word that a robot may insist on.
+func say(n events.Notice, l lang.Language, console string) words {
+	d := n.Data
+	title := lang.T("wxtoken: needs a person: %s", "wxtoken 需要处理：%s", d.What)
+	switch d.Phase {
+	case events.PhaseOver:
+		title = lang.T("wxtoken: over: %s", "wxtoken 已恢复：%s", d.What)
+	case events.PhaseGrew:
+		title = lang.T("wxtoken: more accounts: %s", "wxtoken 涉及更多授权方：%s", d.What)
+	case events.PhaseTest:
+		title = lang.T("wxtoken: %s", "wxtoken：%s", d.What)
+	}
+	w := words{good: d.Phase == events.PhaseOver || d.Phase == events.PhaseTest, title: shortened(title.In(l)), link: console,
+		open: lang.T("open the operator's page", "打开运维页面").In(l)}
+	add := func(name, text lang.Text) {
+		if t := text.In(l); t != "" {
+			w.lines = append(w.lines, line{name.In(l), shortened(t)})
+		}
+	}
+	add(lang.T("component", "第三方平台"), lang.Same(d.Component))
+	add(lang.T("refresher on", "refresher 所在主机"), lang.Same(d.Instance))
+	if d.Count > 0 && d.Phase != events.PhaseOver {
+		add(lang.T("accounts", "授权方"), accounts(d))
+	}
+	add(lang.T("since", "开始"), clock(d.Since))
+	if d.Until != nil {
+		add(lang.T("until", "预计结束"), clock(*d.Until))
+	}
+	if d.Phase == events.PhaseOver {
+		add(lang.T("over", "恢复"), clock(n.Time))
+	} else {
+		add(lang.T("what to do", "处理"), d.Do)
+	}
+	return w
+}
+
+// accounts says how many accounts are concerned, and names the first.
+func accounts(d events.NoticeData) lang.Text {
+	var ids []string
+	for _, key := range d.Keys {
+		if k, err := wxtoken.ParseKey(key); err == nil {
+			ids = append(ids, k.Authorizer)
+		}
+	}
+	named := lang.Same(strings.Join(ids, ", "))
+	if more := d.Count - len(ids); more > 0 {
+		named = lang.T("%s and %d more", "%s 等", named, more)
+	}
+	if truth.CauseOf(wxtoken.Reason(d.Cause)).Accounts {
+		return lang.T("%d: %s", "%d 个：%s", d.Count, named)
+	}
+	return lang.T("%d without a good token: %s", "%d 个没有有效令牌：%s", d.Count, named)
+}
+
+// china is the time of the day at which WeChat's quota turns, and of the people who read Chinese here.
+var china = time.FixedZone("UTC+8", 8*60*60)
+
+func clock(at time.Time) lang.Text {
+	return lang.T("%s UTC", "%s（北京时间）", lang.Text{EN: at.UTC().Format(time.DateTime), ZH: at.In(china).Format(time.DateTime)})
+}
+
+func shortened(text string) string {
+	if runes := []rune(text); len(runes) > maxLine {
+		return string(runes[:maxLine-1]) + "…"
+	}
+	return text
+}

@@ -1,0 +1,92 @@
+package settings
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+const (
+	// fileEvery is the time between two readings of a file that is followed.
+	fileEvery = 2 * time.Second
+	// maxFile bounds such a file, in bytes.
+	maxFile = 16 << 20
+)
+
+// File is a file of settings that is followed while the process runs. What it says is always whole: a file that can't be read, or
+// is faulty, changes nothing.
+type File[T any] struct {
+	what  string
+	path  string
+	parse func([]byte) (T, error)
+	every time.Duration
+	log   zerolog.Logger
+	text  []byte // that was last in order; of OpenFile, then of Run
+	now   atomic.Pointer[T]
+}
+
+// OpenFile reads a file, and returns the error of that. what is its name for people: "users file".
+func OpenFile[T any](what, path string, parse func([]byte) (T, error), log zerolog.Logger) (*File[T], error) {
+	f := &File[T]{what: what, path: path, parse: parse, every: fileEvery, log: log}
+	value, text, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	f.text = text
+	f.now.Store(&value)
+	return f, nil
+}
+
+// Now returns what is in force.
+func (f *File[T]) Now() T { return *f.now.Load() }
+
+// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force stays so.
+func (f *File[T]) Run(ctx context.Context) error {
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(f.every):
+		}
+		value, text, err := f.read()
+		switch {
+		case err != nil:
+			if err.Error() != told {
+				told = err.Error()
+				f.log.Warn().Str("error", told).Str("hint", "what was in force stays so").Str("file", f.what).Msg("file refused")
+			}
+		case bytes.Equal(text, f.text):
+			told = ""
+		default:
+			f.text, told = text, ""
+			f.now.Store(&value)
+			f.log.Info().Str("file", f.what).Msg("file read")
+		}
+	}
+}
+
+func (f *File[T]) read() (value T, text []byte, err error) {
+	file, err := os.Open(f.path)
+	if err != nil {
+		return value, nil, fmt.Errorf("%s: %w", f.what, err)
+	}
+	defer func() { _ = file.Close() }()
+	text, err = io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return value, nil, fmt.Errorf("%s: %w", f.what, err)
+	}
+	if len(text) > maxFile {
+		return value, nil, fmt.Errorf("%s: larger than 16 MiB", f.what)
+	}
+	if value, err = f.parse(text); err != nil {
+		return value, nil, fmt.Errorf("%s: %w", f.what, err)
+	}
+	return value, text, nil
+}
