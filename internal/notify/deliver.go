@@ -304,9 +304,9 @@ func Test(ctx context.Context, cfg Config, now func() time.Time, transport http.
 	var failed error
 	for _, r := range receivers {
 		said := post(ctx, c, r, n, cfg.ConsoleURL, now())
-		line := lang.T("ok    %s (%s at %s)", "ok    %s（%s，%s）", r.Name, r.Kind, r.Host())
+		line := lang.T("ok    %s (%s at %s): taken", "ok    %s（%s，%s）：已收下", r.Name, r.Kind, r.Host())
 		if said.outcome != outcomeOK {
-			line = lang.T("FAIL  %s (%s at %s): %s", "FAIL  %s（%s，%s）：%s", r.Name, r.Kind, r.Host(), said.why)
+			line = lang.T("FAIL  %s (%s at %s): %s", "FAIL  %s（%s，%s）：没有收下：%s", r.Name, r.Kind, r.Host(), said.why)
 			failed = errors.New(lang.T("a receiver did not take the notice", "有接收方没有收下通知").In(l))
 		}
 		if _, err := fmt.Fprintln(out, line.In(l)); err != nil {

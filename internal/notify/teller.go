@@ -16,6 +16,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )
 
@@ -106,9 +107,8 @@ func (t *Teller) tellDirectly(now time.Time, wrong *events.NoticeData) {
 	switch {
 	case wrong == nil && t.away != nil:
 		d := t.away.Data
-		d.Phase, d.Until = events.PhaseOver, nil
 		t.away = nil
-		t.send(events.NewNotice(now, d))
+		t.send(events.NewNotice(now, ended(d)))
 		fallthrough
 	case wrong == nil:
 		delete(t.first, subject)
@@ -136,6 +136,17 @@ func complete(d events.NoticeData, phase events.Phase, first time.Time) events.N
 		d.Since = first
 	}
 	d.Since, d.Most = d.Since.UTC(), max(d.Most, d.Count)
+	if d.Error != nil {
+		bounded := *d.Error
+		bounded.Message = shortened(bounded.Message)
+		d.Error = &bounded
+	}
+	return d
+}
+
+// ended returns what is said of a cause when it is over.
+func ended(d events.NoticeData) events.NoticeData {
+	d.Phase, d.Until, d.Count, d.Keys, d.Do = events.PhaseOver, nil, 0, nil, lang.Text{}
 	return d
 }
 
@@ -171,9 +182,8 @@ func (t *Teller) over(ctx context.Context, now time.Time, subject string, r reco
 		return nil
 	}
 	d := r.notice.Data
-	d.Phase, d.Until, d.Count, d.Keys = events.PhaseOver, nil, 0, nil
 	delete(t.gone, subject)
-	return t.write(ctx, subject, r, events.NewNotice(now, d))
+	return t.write(ctx, subject, r, events.NewNotice(now, ended(d)))
 }
 
 // read reads the last notices that are new since the last reading.

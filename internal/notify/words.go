@@ -35,7 +35,7 @@ func say(n events.Notice, l lang.Language, console string) words {
 	case events.PhaseGrew:
 		title = lang.T("wxtoken: more accounts: %s", "wxtoken 涉及更多授权方：%s", d.What)
 	case events.PhaseTest:
-		title = lang.T("wxtoken: %s", "wxtoken：%s", d.What)
+		title = lang.T("wxtoken says: %s", "wxtoken 通知：%s", d.What)
 	}
 	w := words{good: d.Phase == events.PhaseOver || d.Phase == events.PhaseTest, title: shortened(title.In(l)), link: console,
 		open: lang.T("open the operator's page", "打开运维页面").In(l)}
@@ -71,7 +71,7 @@ func accounts(d events.NoticeData) lang.Text {
 	}
 	named := lang.Same(strings.Join(ids, ", "))
 	if more := d.Count - len(ids); more > 0 {
-		named = lang.T("%s and %d more", "%s 等", named, more)
+		named = lang.T("%s and %d more", "%s，另有 %d 个", named, more)
 	}
 	if truth.CauseOf(wxtoken.Reason(d.Cause)).Accounts {
 		return lang.T("%d: %s", "%d 个：%s", d.Count, named)
@@ -82,8 +82,14 @@ func accounts(d events.NoticeData) lang.Text {
 // china is the time of the day at which WeChat's quota turns, and of the people who read Chinese here.
 var china = time.FixedZone("UTC+8", 8*60*60)
 
+// clock says a time: in UTC in English, in the time of China in Chinese.
 func clock(at time.Time) lang.Text {
-	return lang.T("%s UTC", "%s（北京时间）", lang.Text{EN: at.UTC().Format(time.DateTime), ZH: at.In(china).Format(time.DateTime)})
+	in := func(zone *time.Location) lang.Text {
+		return lang.T("%s UTC", "%s（北京时间）", at.In(zone).Format(time.DateTime))
+	}
+	text := in(time.UTC)
+	text.ZH = in(china).ZH
+	return text
 }
 
 func shortened(text string) string {

@@ -3,6 +3,8 @@
 package truth
 
 import (
+	"cmp"
+
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
@@ -132,10 +134,8 @@ func (c Cause) What(e *wxtoken.LastError) lang.Text {
 	switch {
 	case e == nil || e.Code == 0:
 		return c.what
-	case e.API == "":
-		return lang.T("%s: errcode %d", "%s：errcode %d", c.what, e.Code)
 	}
-	return lang.T("%s: %s was answered errcode %d", "%s：%s 得到 errcode %d", c.what, e.API, e.Code)
+	return lang.T("%s: %s was answered errcode %d", "%s：%s 得到 errcode %d", c.what, cmp.Or(e.API, "api"), e.Code)
 }
 
 // Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused calls, its errcode decides.

@@ -106,7 +106,7 @@ func BenchmarkDeliver(b *testing.B) {
 		return took
 	}
 	ours := func() time.Duration {
-		r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+		r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 		first := r.gateway() // makes the consumer
 		names := r.ready(1)
 		first.stop()

@@ -33,7 +33,7 @@ func TestGivenUp(t *testing.T) {
 			}
 			return 200, ""
 		}}
-		r.serve([]hook{{URL: "http://receiver.example/SEKRET?key=SEKRET", Messages: []string{component + "/*/*"}}})
+		r.serve([]webhook{{URL: "http://receiver.example/SEKRET?key=SEKRET", Messages: []string{component + "/*/*"}}})
 		g := r.gateway(func(w *Webhooks) { w.http.Transport = within{in} })
 		r.ready(1)
 		r.message("wxa", "bad")
@@ -95,7 +95,7 @@ func TestDeadRefused(t *testing.T) {
 			}
 			return 500, ""
 		}}
-		r.serve([]hook{{URL: "http://receiver.example/", Messages: []string{component + "/*/*"}}})
+		r.serve([]webhook{{URL: "http://receiver.example/", Messages: []string{component + "/*/*"}}})
 		g := r.gateway(func(w *Webhooks) { w.http.Transport = within{in} })
 		r.ready(1)
 		r.message("wxa", "kept")

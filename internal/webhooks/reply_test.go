@@ -41,7 +41,7 @@ func TestReply(t *testing.T) {
 		}
 		return 200, ""
 	})
-	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/text"}, Reply: true}})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/text"}, Reply: true}})
 	g, other := r.gateway(), r.gateway()
 	r.ready(1)
 	nc := r.srv.Connect()

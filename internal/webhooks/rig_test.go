@@ -115,8 +115,8 @@ func newRig(t testing.TB, srv *natsdtest.Server) *rig {
 	return &rig{TB: t, srv: srv, js: js, file: filepath.Join(t.TempDir(), "services.json")}
 }
 
-// hook is a webhook of the services file.
-type hook struct {
+// webhook is one of the services file.
+type webhook struct {
 	URL      string   `json:"url"`
 	Messages []string `json:"messages"`
 	Reply    bool     `json:"reply"`
@@ -124,7 +124,7 @@ type hook struct {
 }
 
 // serve writes the services file: one service that has all accounts of the component, unless others are named.
-func (r *rig) serve(hooks []hook, accounts ...string) {
+func (r *rig) serve(hooks []webhook, accounts ...string) {
 	r.Helper()
 	if len(accounts) == 0 {
 		accounts = []string{component + "/*"}

@@ -24,7 +24,7 @@ import (
 func TestDelivered(t *testing.T) {
 	t.Parallel()
 	r, in := newRig(t, natsdtest.Start(t)), newReceiver(t, nil)
-	r.serve([]hook{{URL: in.URL + "/SEKRET", Messages: []string{
+	r.serve([]webhook{{URL: in.URL + "/SEKRET", Messages: []string{
 		component + "/*/text", component + "/wxa/*", component + "/*/event/subscribe", component + "/*/notice/unauthorized",
 	}}})
 	g := r.gateway()
@@ -86,7 +86,7 @@ func TestScope(t *testing.T) {
 		t.Run(row.accounts, func(t *testing.T) {
 			t.Parallel()
 			r, in := newRig(t, natsdtest.Start(t)), newReceiver(t, nil)
-			r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}}, row.accounts)
+			r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}}, row.accounts)
 			var told atomic.Bool
 			r.gateway(func(w *Webhooks) {
 				w.d.Ref = func(key wxtoken.Key) (string, bool) {
@@ -140,7 +140,7 @@ func TestOrder(t *testing.T) {
 		}
 		return 204, ""
 	})
-	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 	first := r.gateway()
 	r.ready(1)
 	r.gateway()
@@ -172,7 +172,7 @@ func TestFailingAccountHoldsUpNoOther(t *testing.T) {
 		}
 		return 200, ""
 	})
-	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 	g := r.gateway()
 	r.ready(1)
 	for n := 1; n <= 200; n++ {
@@ -217,7 +217,7 @@ func TestBadReceivers(t *testing.T) {
 				}
 				good.ServeHTTP(w, req)
 			})
-			r.serve([]hook{{URL: in.URL + "/SEKRET", Messages: []string{component + "/*/*"}}})
+			r.serve([]webhook{{URL: in.URL + "/SEKRET", Messages: []string{component + "/*/*"}}})
 			g := r.gateway()
 			r.ready(1)
 			r.message("wxa", "hello")
@@ -242,13 +242,13 @@ func TestComeAndGo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
 	one, two := newReceiver(t, nil), newReceiver(t, nil)
-	r.serve([]hook{{URL: one.URL, Messages: []string{component + "/*/text"}}})
+	r.serve([]webhook{{URL: one.URL, Messages: []string{component + "/*/text"}}})
 	g := r.gateway()
 	names := r.ready(1)
 	r.message("wxa", "1")
 	eventually(t, "the first", func() bool { return len(one.taken()) == 1 })
 
-	r.serve([]hook{{URL: two.URL, Messages: []string{component + "/*/text"}}})
+	r.serve([]webhook{{URL: two.URL, Messages: []string{component + "/*/text"}}})
 	r.ready(2) // that of the first stays for a while
 	r.message("wxa", "2")
 	eventually(t, "the second", func() bool { return len(two.taken()) == 1 })
@@ -258,7 +258,7 @@ func TestComeAndGo(t *testing.T) {
 
 	// It comes back with other messages, and goes on where it left off.
 	r.publish(events.MessageSubject(component, "wxa", "image", ""), "wxa", "3")
-	r.serve([]hook{{URL: one.URL, Messages: []string{component + "/*/text", component + "/*/image"}}, {URL: two.URL, Messages: []string{component + "/*/text"}}})
+	r.serve([]webhook{{URL: one.URL, Messages: []string{component + "/*/text", component + "/*/image"}}, {URL: two.URL, Messages: []string{component + "/*/text"}}})
 	eventually(t, "what came meanwhile", func() bool { return slices.Contains(one.taken(), "2") && slices.Contains(one.taken(), "3") })
 	cons, err := r.js.Consumer(t.Context(), events.StreamMessages, names[0])
 	if err != nil {
@@ -281,7 +281,7 @@ func TestConsumerLost(t *testing.T) {
 		}
 		return 500, ""
 	})
-	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 	r.gateway()
 	names := r.ready(1)
 	for n := 1; n <= 10; n++ {

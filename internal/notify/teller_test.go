@@ -1,0 +1,216 @@
+package notify
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/streams/streamstest"
+	"wxtoken/internal/truth"
+)
+
+// rig is a NATS with the streams, and some tellers, each with a connection of its own.
+type rig struct {
+	*testing.T
+	srv     *natsdtest.Server
+	js      jetstream.JetStream
+	tellers []*Teller
+	now     time.Time
+	mu      sync.Mutex
+	direct  []events.Notice
+}
+
+// look is the time between two looks of the tests: their clock is put forward by it.
+const look = 30 * time.Second
+
+func newRig(t *testing.T, tellers int) *rig {
+	t.Helper()
+	srv := natsdtest.StartTCP(t)
+	nc := srv.Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	r := &rig{T: t, srv: srv, js: js, now: time.Now()}
+	for range tellers {
+		js, err := jetstream.New(srv.Connect())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.tellers = append(r.tellers, &Teller{JetStream: js, Log: zerolog.Nop(), Look: look, Direct: func(n events.Notice) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.direct = append(r.direct, n)
+		}})
+	}
+	return r
+}
+
+// see has all tellers see the same, at once, in so many looks.
+func (r *rig) see(looks int, wrong ...events.NoticeData) {
+	r.Helper()
+	for range looks {
+		r.now = r.now.Add(look)
+		var working sync.WaitGroup
+		for _, t := range r.tellers {
+			working.Go(func() {
+				if err := t.Tell(r.Context(), r.now, []string{component}, wrong); err != nil {
+					r.Error(err)
+				}
+			})
+		}
+		working.Wait()
+	}
+}
+
+// notices returns what lies on JOURNAL, as "cause phase count".
+func (r *rig) notices() (all []string) {
+	r.Helper()
+	stream, err := r.js.Stream(r.Context(), events.StreamJournal)
+	if err != nil {
+		r.Fatal(err)
+	}
+	info, err := stream.Info(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	for seq := uint64(1); seq <= info.State.LastSeq; seq++ {
+		m, err := stream.GetMsg(r.Context(), seq)
+		if err != nil {
+			r.Fatal(err)
+		}
+		n, err := events.ParseNotice(m.Data)
+		if err != nil {
+			r.Fatal(err)
+		}
+		if want := events.JournalSubject(events.JournalNotice, n.Data.Component, n.Data.Cause); m.Subject != want || m.Header.Get("Nats-TTL") != "720h0m0s" {
+			r.Errorf("on %s with %v, want %s and 30 days", m.Subject, m.Header, want)
+		}
+		all = append(all, fmt.Sprintf("%s %s %d", n.Data.Cause, n.Data.Phase, n.Data.Count))
+	}
+	return all
+}
+
+func (r *rig) want(want ...string) {
+	r.Helper()
+	if got := r.notices(); !slices.Equal(got, want) {
+		r.Fatalf("told %q, want %q", got, want)
+	}
+}
+
+func wrong(cause wxtoken.Reason, accounts int) events.NoticeData {
+	d := events.NoticeData{Cause: string(cause), Component: component, Count: accounts}
+	for i := range min(accounts, events.NoticeKeys) {
+		d.Keys = append(d.Keys, wxtoken.AuthorizerKey(component, fmt.Sprintf("wx%d", i)).String())
+	}
+	return d
+}
+
+// TestToldOnce has five tellers see a cause begin, go on and end, all at the same moment: it is told once, and so is its end.
+func TestToldOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 5)
+	r.see(3)
+	r.want()
+	r.see(1, wrong(wxtoken.HeldRefused, 0))
+	r.want("CallsRefused began 0")
+	r.see(50, wrong(wxtoken.HeldRefused, 0))
+	r.see(overFor)
+	r.want("CallsRefused began 0")
+	r.see(1, wrong(wxtoken.HeldRefused, 0)) // it was only out of sight
+	r.see(overFor)
+	r.want("CallsRefused began 0")
+	r.see(2)
+	r.want("CallsRefused began 0", "CallsRefused over 0")
+	r.see(20)
+	r.see(1, wrong(wxtoken.HeldRefused, 0)) // again
+	r.see(5)
+	r.want("CallsRefused began 0", "CallsRefused over 0", "CallsRefused began 0", "CallsRefused over 0")
+}
+
+// TestLasting passes over what ends by itself within two minutes, and what needs no person.
+func TestLasting(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	for range 3 {
+		r.see(lastsFor, wrong(wxtoken.HeldAway, 0), wrong(wxtoken.HeldMinuteLimit, 0), wrong(wxtoken.HeldListFirst, 0))
+		r.see(1)
+	}
+	r.want()
+	r.see(lastsFor+1, wrong(wxtoken.HeldAway, 0))
+	r.want("WeChatAway began 0")
+}
+
+// TestGroups tells of many accounts at once, of more only where they have doubled or a day is over, and of none by itself.
+func TestGroups(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 3)
+	r.see(1, wrong(truth.AuthorizationNeeded, 12))
+	r.see(lastsFor, wrong(truth.AuthorizationNeeded, 37))
+	r.want("AuthorizationNeeded began 37")
+	r.see(60, wrong(truth.AuthorizationNeeded, 37))
+	r.see(60, wrong(truth.AuthorizationNeeded, 12))
+	r.see(60, wrong(truth.AuthorizationNeeded, 73))
+	r.want("AuthorizationNeeded began 37")
+	r.see(1, wrong(truth.AuthorizationNeeded, 74))
+	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74")
+	r.see(grownAfter-1, wrong(truth.AuthorizationNeeded, 5000))
+	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74")
+	r.see(2, wrong(truth.AuthorizationNeeded, 5000))
+	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000")
+	r.now = r.now.Add(25 * time.Hour)
+	r.see(1, wrong(truth.AuthorizationNeeded, 5001))
+	r.see(5, wrong(wxtoken.HeldQuota, 3))
+	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000", "AuthorizationNeeded grew 5001",
+		"QuotaGone began 3", "AuthorizationNeeded over 0")
+}
+
+// TestHandedOver ends one teller and begins another: it tells nothing again, and the end of what the first one told. It leaves alone
+// what is about components that it does not know.
+func TestHandedOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	first, second := r.tellers[0], r.tellers[1]
+	other := wrong(wxtoken.HeldQuota, 0)
+	other.Component = "wxother"
+	r.tellers = []*Teller{first}
+	r.see(1, wrong(truth.SealKeyUnknown, 0), other)
+	told := r.notices()
+	if len(told) != 2 {
+		t.Fatalf("told %q", told)
+	}
+	r.tellers = []*Teller{second}
+	r.see(10, wrong(truth.SealKeyUnknown, 0))
+	r.want(told...)
+	r.see(10)
+	r.want(append(told, "SealKeyUnknown over 0")...)
+}
+
+// TestNATSAway is told directly, by each for itself, and nothing is written.
+func TestNATSAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	r.see(lastsFor, wrong(wxtoken.HeldNATS, 7), wrong(wxtoken.HeldQuota, 0))
+	if len(r.direct) != 0 {
+		t.Errorf("told after %d looks: %+v", lastsFor, r.direct)
+	}
+	r.see(5, wrong(wxtoken.HeldNATS, 7), wrong(wxtoken.HeldQuota, 0))
+	r.want()
+	if len(r.direct) != 1 || r.direct[0].Data.Phase != events.PhaseBegan || r.direct[0].Data.Component != "" || r.direct[0].Data.Instance == "" {
+		t.Fatalf("told %+v", r.direct)
+	}
+	r.see(2, wrong(wxtoken.HeldQuota, 0))
+	r.want("QuotaGone began 0")
+	if len(r.direct) != 2 || r.direct[1].Data.Phase != events.PhaseOver {
+		t.Fatalf("told %+v", r.direct)
+	}
+}
