@@ -159,7 +159,9 @@ func TestDelivered(t *testing.T) {
 	before := len(late.got())
 	time.Sleep(2 * lookEvery) // all have read the file
 	r.see(1, wrong(wxtoken.HeldEmptyAnswers, 0))
-	eventually(t, "the late one has it", func() bool { return len(late.got()) > before && strings.Contains(late.got()[len(late.got())-1], "EmptyAnswers") })
+	eventually(t, "the late one has it", func() bool {
+		return len(late.got()) > before && strings.Contains(late.got()[len(late.got())-1], "EmptyAnswers")
+	})
 	for kind, robot := range all {
 		want := len(told) + 1
 		if kind == KindWebhook {

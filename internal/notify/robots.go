@@ -39,7 +39,9 @@ var robots = map[string]robot{
 }
 
 // plainNotice hands on the notice as it lies on JOURNAL.
-func plainNotice(r Receiver, n events.Notice, _ words, _ time.Time) (string, []byte) { return r.url, encoded(n) }
+func plainNotice(r Receiver, n events.Notice, _ words, _ time.Time) (string, []byte) {
+	return r.url, encoded(n)
+}
 
 // encoded returns JSON in which <, > and & stand as they are: robots read markup.
 func encoded(v any) []byte {

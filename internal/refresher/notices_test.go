@@ -1,0 +1,147 @@
+package refresher_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/refresher"
+	"wxtoken/internal/truth"
+	"wxtoken/wechatsim"
+)
+
+// looking has refreshers look every second, so that what lasts is told within some.
+func looking(c *refresher.Config) { c.PublicURL, c.SweepEvery = "https://wx.example.com", time.Second }
+
+// notices returns what was told, the oldest first.
+func (r *rig) notices() (all []events.NoticeData) {
+	r.Helper()
+	stream, err := r.js.Stream(r.Context(), events.StreamJournal)
+	r.must(err)
+	info, err := stream.Info(r.Context())
+	r.must(err)
+	for seq := uint64(1); seq <= info.State.LastSeq; seq++ {
+		m, err := stream.GetMsg(r.Context(), seq)
+		r.must(err)
+		if !strings.HasPrefix(m.Subject, "journal.notice.") {
+			continue
+		}
+		if strings.Contains(string(m.Data), "SEKRET") {
+			r.Errorf("a secret in %s", m.Data)
+		}
+		n, err := events.ParseNotice(m.Data)
+		r.must(err)
+		all = append(all, n.Data)
+	}
+	return all
+}
+
+// told waits until a cause was told in a phase, and returns what was said.
+func (r *rig) told(cause wxtoken.Reason, phase events.Phase) (said events.NoticeData) {
+	r.Helper()
+	r.eventually(func() error {
+		var all []string
+		for _, d := range r.notices() {
+			if d.Cause == string(cause) && d.Phase == phase {
+				said = d
+				return nil
+			}
+			all = append(all, fmt.Sprintf("%s %s %d", d.Cause, d.Phase, d.Count))
+		}
+		return fmt.Errorf("%s %s was not told: %q", cause, phase, all)
+	})
+	return said
+}
+
+// once fails the test unless each cause was told so often, and nothing else.
+func (r *rig) once(want map[string]int) {
+	r.Helper()
+	got := map[string]int{}
+	for _, d := range r.notices() {
+		got[d.Cause+" "+string(d.Phase)]++
+	}
+	for what, n := range want {
+		if got[what] != n {
+			r.Errorf("%s was told %d times, want %d: %v", what, got[what], n, got)
+		}
+	}
+	for what := range got {
+		if want[what] == 0 {
+			r.Errorf("%s was told, too: %v", what, got)
+		}
+	}
+}
+
+// TestNoticesOfAccounts has 37 accounts need an authorization, one lack a permission and one have a dead token: each cause is one notice
+// and one end, with three refreshers that see it.
+func TestNoticesOfAccounts(t *testing.T) {
+	const needy = 37
+	r := newRig(t, options{cfg: looking})
+	r.start()
+	r.start()
+	r.authorize(alice)
+	keys := r.crowd(appid, needy)
+	need := func(needed bool) {
+		for _, key := range keys {
+			r.eventually(func() error {
+				cred := r.credential(key)
+				cred.AuthorizationNeeded = needed
+				_, err := r.store.Save(t.Context(), cred)
+				return err
+			})
+		}
+	}
+	need(true)
+	r.fail(wechatsim.Fault{API: apiRefresh, Authorizer: alice, Errcode: 48001})
+	r.poke(aliceKey)
+	lacking := r.told(truth.PermissionMissing, events.PhaseBegan)
+	if lacking.Count != 1 || !slices.Equal(lacking.Keys, []string{aliceKey.String()}) || lacking.Error == nil || lacking.Error.Code != 48001 || lacking.Severity != events.SeverityTicket {
+		t.Errorf("told %+v", lacking)
+	}
+	said := r.told(truth.AuthorizationNeeded, events.PhaseBegan)
+	if said.Count != needy || len(said.Keys) != events.NoticeKeys || said.Keys[0] != keys[0].String() || said.Do.ZH == "" || said.Since.IsZero() || said.Component != appid {
+		t.Errorf("told %+v", said)
+	}
+	need(false)
+	r.told(truth.AuthorizationNeeded, events.PhaseOver)
+	r.sim.Heal()
+	r.clock.forward(2 * time.Minute) // her next try
+	r.told(truth.PermissionMissing, events.PhaseOver)
+	r.once(map[string]int{"AuthorizationNeeded began": 1, "AuthorizationNeeded over": 1, "PermissionMissing began": 1, "PermissionMissing over": 1})
+}
+
+// TestNoticesOfComponents plays what holds a component back: each is told once by three refreshers, with how many accounts have no good
+// token because of it, and its end.
+func TestNoticesOfComponents(t *testing.T) {
+	r := newRig(t, options{idle: true, sim: wechatsim.Config{TokenLife: 30 * time.Minute}, cfg: looking})
+	r.chineseEvening()
+	for range 3 {
+		r.start()
+	}
+	r.ticket()
+	r.eventually(r.componentLives)
+	keys := r.crowd(appid, 12)
+	r.must(r.sim.SetDailyLimit(apiRefresh, 0))
+	for _, key := range keys {
+		r.pokeOnce(key)
+	}
+	said := r.told(wxtoken.HeldQuota, events.PhaseBegan)
+	turns := r.clock.Now().Truncate(24 * time.Hour).Add(16 * time.Hour)
+	if said.Count != 0 || said.Until == nil || !said.Until.Equal(turns) || said.Error == nil || said.Error.Code != 45009 || said.Severity != events.SeverityPage {
+		t.Errorf("told %+v, want until %s", said, turns)
+	}
+	r.clock.forward(31 * time.Minute) // all tokens are dead
+	if grew := r.told(wxtoken.HeldQuota, events.PhaseGrew); grew.Count != len(keys) || len(grew.Keys) != events.NoticeKeys {
+		t.Errorf("told %+v", grew)
+	}
+	r.must(r.sim.SetDailyLimit(apiRefresh, -1))
+	if code, text := r.refusal(events.SubjectQuota, fmt.Sprintf(`{"component":%q,"clear":true,"confirm":%[1]q}`, appid)); code != "" {
+		t.Fatalf("not cleared: %s %s", code, text)
+	}
+	r.told(wxtoken.HeldQuota, events.PhaseOver)
+	r.once(map[string]int{"QuotaGone began": 1, "QuotaGone grew": 1, "QuotaGone over": 1})
+}
