@@ -10,7 +10,7 @@ import (
 
 var (
 	alertExpr  = regexp.MustCompile(`(?m)^        expr: (.*)$`)
-	alertEntry = regexp.MustCompile(`runbook: "docs/operations\.md#([^"]*)"`)
+	alertEntry = regexp.MustCompile(`runbook_url: "docs/operations\.md#([^"]*)"`)
 	docsExpr   = regexp.MustCompile("(?m)^\\| [^|]* \\| `(.*)` \\|$")
 	heading    = regexp.MustCompile(`(?m)^#+ (.*)$`)
 )
@@ -41,10 +41,14 @@ func TestAlerts(t *testing.T) {
 	}
 	anchors := map[string]bool{}
 	for _, m := range heading.FindAllStringSubmatch(page, -1) {
-		anchors[regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(m[1]), "")] = true
+		anchors[anchor(m[1])] = true
 	}
-	for _, m := range alertEntry.FindAllStringSubmatch(rules, -1) {
-		if !anchors[strings.ReplaceAll(m[1], "-", " ")] {
+	links := alertEntry.FindAllStringSubmatch(rules, -1)
+	if len(links) != len(shipped) {
+		t.Errorf("%d rules, and %d with a runbook_url", len(shipped), len(links))
+	}
+	for _, m := range links {
+		if !anchors[m[1]] {
 			t.Errorf("an alert points to %q, which the page has not", m[1])
 		}
 	}
@@ -57,4 +61,9 @@ func TestAlerts(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
+}
+
+// anchor returns what a heading is called in a link.
+func anchor(heading string) string {
+	return strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
