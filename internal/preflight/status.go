@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
@@ -137,6 +138,8 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	slices.SortFunc(keys, func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) })
 	keys = keys[:min(all, maxStatuses)]
 	why := make([]lang.Text, len(keys))
+	expired := make([]bool, len(keys))
+	tokens, _ := c.js.Stream(ctx, events.StreamTokens) // nil where it can't be looked at
 	unread := 0
 	var working sync.WaitGroup
 	var mu sync.Mutex
@@ -157,7 +160,7 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 					unread++
 					mu.Unlock()
 				}
-				why[i] = lacking(status)
+				why[i], expired[i] = lacking(status), c.dead(ctx, tokens, keys[i], status)
 			}
 		})
 	}
@@ -166,24 +169,52 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	if len(keys) < all || unread > 0 {
 		looked = lang.T("%d of %d accounts looked at", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
 	}
-	var named []lang.Text
-	found := 0
+	var lack, without []lang.Text
 	for i, key := range keys {
 		if !why[i].IsZero() {
-			if found++; found <= maxNamed {
-				named = append(named, lang.T("%s (%s)", "%s（%s）", key, why[i]))
-			}
+			lack = append(lack, lang.T("%s (%s)", "%s（%s）", key, why[i]))
+		}
+		if expired[i] {
+			without = append(without, lang.Same(key.String()))
 		}
 	}
-	if found > 0 {
-		if found > maxNamed {
-			named = append(named, lang.T("and %d more", "另有 %d 个", found-maxNamed))
-		}
-		return []Line{{Warn, name, lang.T("%s, %d lack something: %s",
-			"%s，%d 个缺少授权或权限：%s", looked, found, lang.Join(named, lang.T(", ", "、"))),
-			truth.CauseOf(truth.AuthorizationNeeded).Do(nil)}}
+	lines := []Line{ok(name, lang.T("%s, none lacks any", "%s，都不缺", looked)), ok("accounts", lang.T("%s, none has a dead token", "%s，令牌都没有过期", looked))}
+	if n := len(lack); n > 0 {
+		lines[0] = Line{Warn, name, lang.T("%s, %d lack something: %s",
+			"%s，%d 个缺少授权或权限：%s", looked, n, few(lack)), truth.CauseOf(truth.AuthorizationNeeded).Do(nil)}
 	}
-	return []Line{ok(name, lang.T("%s, none lacks any", "%s，都不缺", looked))}
+	if n := len(without); n > 0 {
+		lines[1] = Line{Fail, "accounts", lang.T("%s, %d have a dead token: %s", "%s，%d 个的令牌已过期：%s", looked, n, few(without)), truth.CauseOf(truth.AccountTokenDead).Do(nil)}
+	}
+	return lines
+}
+
+// few names some of many.
+func few(all []lang.Text) lang.Text {
+	comma := lang.T(", ", "、")
+	if more := len(all) - maxNamed; more > 0 {
+		return lang.Join(append(all[:maxNamed:maxNamed], lang.T("and %d more", "另有 %d 个", more)), comma)
+	}
+	return lang.Join(all, comma)
+}
+
+// dead reports whether an account is in force and its token is dead. The status alone does not tell: a renewal that failed after the
+// token died says that it failed.
+func (c *Checker) dead(ctx context.Context, tokens jetstream.Stream, key wxtoken.Key, s *wxtoken.Status) bool {
+	switch {
+	case s == nil || tokens == nil:
+		return false
+	case s.State == wxtoken.StateRevoked || s.State == wxtoken.StateNeedsAuthorization: // it is for the merchant, and among those that lack something
+		return false
+	case s.State == wxtoken.StateActive && !account.IsFalse(*s, wxtoken.ConditionReady): // the refreshers write within seconds that one has died
+		return false
+	}
+	m, err := tokens.GetLastMsgForSubject(ctx, events.TokenSubject(key))
+	if err != nil {
+		return errors.Is(err, jetstream.ErrMsgNotFound)
+	}
+	var t wxtoken.Token
+	return json.Unmarshal(m.Data, &t) == nil && !c.Now().Before(t.ExpiresAt)
 }
 
 // lacking says what an account lacks; nothing if it lacks nothing.

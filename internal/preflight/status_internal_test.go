@@ -29,8 +29,8 @@ func TestHeldBack(t *testing.T) {
 		{"quota", with(wxtoken.HeldQuota), Fail, "The day's quota is gone"},
 		{"secret", with(wxtoken.HeldRefused), Fail, "AppSecret"},
 		{"empty", with(wxtoken.HeldEmptyAnswers), Fail, "compare --component-appid and the AppSecret"},
-		{"away", with(wxtoken.HeldAway), Fail, "Renewals are held back"},
-		{"ticket", with(wxtoken.HeldNoTicket), Fail, "Renewals are held back"},
+		{"away", with(wxtoken.HeldAway), Fail, "WeChat is away"},
+		{"ticket", with(wxtoken.HeldNoTicket), Fail, "No ticket arrives"},
 		{"another keeper", with(wxtoken.HeldTokenRefused), Fail, "Renewals are held back"},
 		{"minute", with(wxtoken.HeldMinuteLimit), Warn, "Renewals are held back"},
 	} {
