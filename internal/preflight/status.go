@@ -137,7 +137,7 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	all := len(keys)
 	slices.SortFunc(keys, func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) })
 	keys = keys[:min(all, maxStatuses)]
-	why := make([]lang.Text, len(keys))
+	why := make([]lack, len(keys))
 	expired := make([]bool, len(keys))
 	tokens, _ := c.js.Stream(ctx, events.StreamTokens) // nil where it can't be looked at
 	unread := 0
@@ -169,19 +169,22 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	if len(keys) < all || unread > 0 {
 		looked = lang.T("%d of %d accounts looked at", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
 	}
-	var lack, without []lang.Text
+	var lacks, remedies, without []lang.Text
 	for i, key := range keys {
-		if !why[i].IsZero() {
-			lack = append(lack, lang.T("%s (%s)", "%s（%s）", key, why[i]))
+		if w := why[i]; w.cause != "" {
+			lacks = append(lacks, lang.T("%s (%s)", "%s（%s）", key, w.what))
+			if remedy := truth.CauseOf(w.cause).Do(nil); !slices.Contains(remedies, remedy) {
+				remedies = append(remedies, remedy)
+			}
 		}
 		if expired[i] {
 			without = append(without, lang.Same(key.String()))
 		}
 	}
 	lines := []Line{ok(name, lang.T("%s, none lacks any", "%s，都不缺", looked)), ok("accounts", lang.T("%s, none has a dead token", "%s，令牌都没有过期", looked))}
-	if n := len(lack); n > 0 {
+	if n := len(lacks); n > 0 {
 		lines[0] = Line{Warn, name, lang.T("%s, %d lack something: %s",
-			"%s，%d 个缺少授权或权限：%s", looked, n, few(lack)), truth.CauseOf(truth.AuthorizationNeeded).Do(nil)}
+			"%s，%d 个缺少授权或权限：%s", looked, n, few(lacks)), lang.Join(remedies, lang.T("; ", "；"))}
 	}
 	if n := len(without); n > 0 {
 		lines[1] = Line{Fail, "accounts", lang.T("%s, %d have a dead token: %s", "%s，%d 个的令牌已过期：%s", looked, n, few(without)), truth.CauseOf(truth.AccountTokenDead).Do(nil)}
@@ -217,21 +220,26 @@ func (c *Checker) dead(ctx context.Context, tokens jetstream.Stream, key wxtoken
 	return json.Unmarshal(m.Data, &t) == nil && !c.Now().Before(t.ExpiresAt)
 }
 
-// lacking says what an account lacks; nothing if it lacks nothing.
-func lacking(s *wxtoken.Status) (nothing lang.Text) {
+// lack is what an account lacks; its cause is empty where it lacks nothing.
+type lack struct {
+	cause wxtoken.Reason
+	what  lang.Text
+}
+
+func lacking(s *wxtoken.Status) (nothing lack) {
 	if s == nil {
 		return nothing
 	}
 	for _, condition := range s.Conditions {
 		if condition.Type == wxtoken.ConditionReady && condition.Status == "False" && condition.Reason == wxtoken.ReasonNoAPIPermission {
-			return lang.T("no API permission", "没有接口权限")
+			return lack{truth.NoAPIPermission, lang.T("no API permission", "没有接口权限")}
 		}
 	}
 	if s.State == wxtoken.StateNeedsAuthorization {
-		return lang.Same(string(s.State))
+		return lack{truth.AuthorizationNeeded, lang.Same(string(s.State))}
 	}
 	if e := s.LastError; e != nil && truth.Refusal(e).LacksPermission() {
-		return lang.T("errcode %d on %s", "得到 errcode %d：%s", e.Code, e.API)
+		return lack{truth.PermissionMissing, lang.T("errcode %d on %s", "得到 errcode %d：%s", e.Code, e.API)}
 	}
 	return nothing
 }

@@ -348,8 +348,8 @@ func (tr fault) atCheck(p *process) error {
 
 var sample = regexp.MustCompile(`^(wxtoken_\w+?)(?:\{(.*)\})? ([-+.\deE]+)$`)
 
-// fires has promtool judge an alert by what was scraped: as if a gauge had been so for five minutes, and counters had risen in the last
-// four. Times are moved to 1970, where promtool lives.
+// fires has promtool judge an alert by what was scraped: as if a gauge had been so for half an hour, and counters had risen in the last
+// few minutes of it. Times are moved to 1970, where promtool lives.
 func fires(t *testing.T, alert string, scrapes map[string]string) error {
 	t.Helper()
 	promtool, err := exec.LookPath("promtool")
@@ -361,7 +361,7 @@ func fires(t *testing.T, alert string, scrapes map[string]string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const evaluated = 300 // seconds
+	const evaluated = 30 * 60 // seconds
 	var b strings.Builder
 	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n", rules)
 	for instance, text := range scrapes {
@@ -374,12 +374,12 @@ func fires(t *testing.T, alert string, scrapes map[string]string) error {
 			if err != nil {
 				return err
 			}
-			values := fmt.Sprintf("%gx9", value)
+			values := fmt.Sprintf("%gx31", value)
 			switch {
 			case strings.HasSuffix(m[1], "_timestamp_seconds") && value > 0:
-				values = fmt.Sprintf("%.3fx9", value-float64(time.Now().UnixMilli())/1000+evaluated)
+				values = fmt.Sprintf("%.3fx31", value-float64(time.Now().UnixMilli())/1000+evaluated)
 			case strings.HasSuffix(m[1], "_total"):
-				values = fmt.Sprintf("0 %gx8", value)
+				values = fmt.Sprintf("0x26 %gx5", value)
 			}
 			labels := `instance="` + instance + `"`
 			if m[2] != "" {

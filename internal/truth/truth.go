@@ -140,7 +140,7 @@ func (c Cause) What(e *wxtoken.LastError) lang.Text {
 
 // Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused calls, its errcode decides.
 func (c Cause) Do(e *wxtoken.LastError) lang.Text {
-	if e != nil && e.Code != 0 && (c.Name == wxtoken.HeldRefused || c.Name == PermissionMissing || c.Name == AccountTokenDead) {
+	if e != nil && (c.Name == wxtoken.HeldRefused || c.Name == PermissionMissing || c.Name == AccountTokenDead) && wechat.Judge(Refusal(e)) == wechat.Operator {
 		return Refusal(e).Remedy()
 	}
 	return c.entry.See(c.do)
