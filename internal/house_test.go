@@ -27,7 +27,7 @@ var floors = []struct {
 	{rooms: []string{"client/message", "internal/runbook", "internal/hook"}}, // hook: POSTs to the addresses of others
 	{rooms: []string{"client", "internal/wechat", "internal/seal", "deploy/nats"}},
 	{rooms: []string{"internal/account", "internal/events", "internal/settings"}},
-	{rooms: []string{"internal/bus", "internal/streams", "internal/natsd", "internal/logger", "internal/truth"}}, // truth: why accounts can't call WeChat, in words
+	{rooms: []string{"internal/bus", "internal/counts", "internal/streams", "internal/natsd", "internal/logger", "internal/truth"}}, // truth: why accounts can't call WeChat, in words
 	{rooms: []string{"internal/store", "internal/serve"}},
 	{rooms: []string{"internal/gate"}},                                          // may this call to WeChat be made now
 	{rooms: []string{"internal/links", "internal/services", "internal/notify"}}, // authorization links; the gateway's services; notices

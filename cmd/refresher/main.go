@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/internal/console"
@@ -74,11 +72,15 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	health.Check("refresher", r.Ready)
 	canary := serve.WatchCanary("refresher", health, metrics, r.Canary)
+	page, err := console.New(console.Config{NATS: nc, Ready: r.Ready, Log: log})
+	if err != nil {
+		return err
+	}
 	checks, err := preflight.New(cfg.target(nc, r.Components))
 	if err != nil {
 		return err
 	}
-	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(console.New(js, time.Now)), log)
+	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(page.Handler()), log)
 	if err != nil {
 		return err
 	}
@@ -94,6 +96,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return notices.Run(ctx) })
+	group.Go(func() error { return page.Run(ctx) })
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -167,16 +168,27 @@ func testSystem(t *testing.T, file string) {
 		return m.DoubleAck(t.Context())
 	})
 
-	// The page needs no more than its user may.
-	if js, err = jetstream.New(as(t, srv, "console")); err != nil {
+	// The page needs no more than a refresher may.
+	page, err := console.New(console.Config{NATS: as(t, srv, "refresher"), Log: zerolog.Nop()})
+	if err != nil {
 		t.Fatal(err)
 	}
-	w := httptest.NewRecorder()
-	console.New(js, time.Now).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/?format=json", nil))
-	var page struct{ Authorizers []json.RawMessage }
-	if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || w.Code != http.StatusOK || len(page.Authorizers) == 0 {
-		t.Errorf("page: %d %v %s", w.Code, err, w.Body)
-	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var following sync.WaitGroup
+	following.Go(func() { _ = page.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		following.Wait()
+	})
+	eventually(t, "the page", func() error {
+		w := httptest.NewRecorder()
+		page.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/accounts?format=json", nil))
+		var list struct{ Accounts []json.RawMessage }
+		if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil || w.Code != http.StatusOK || len(list.Accounts) == 0 {
+			return fmt.Errorf("%d %w %s", w.Code, err, w.Body)
+		}
+		return nil
+	})
 }
 
 // running is a program that runs under its user.

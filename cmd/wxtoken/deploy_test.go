@@ -189,7 +189,7 @@ func testPermissions(t *testing.T, file string) {
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>":        {publish: []string{"refresher", "service", "gateway"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x.credential.>":        {publish: []string{"refresher"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x":                     {publish: []string{"refresher"}},
-		"$JS.API.CONSUMER.CREATE.KV_status.x.$KV.status.>":        {publish: []string{"service", "gateway"}},
+		"$JS.API.CONSUMER.CREATE.KV_status.x.$KV.status.>":        {publish: []string{"refresher", "service", "gateway"}},
 		"$JS.API.CONSUMER.CREATE.AUTH.x.wechat.auth.>":            {publish: []string{"refresher"}},
 		"$JS.API.CONSUMER.CREATE.MESSAGES.x.wechat.message.wx1.>": {publish: []string{"service", "gateway"}},
 		"$JS.API.CONSUMER.CREATE.DEAD.x.dead.>":                   {publish: []string{"operator"}},

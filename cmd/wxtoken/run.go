@@ -116,19 +116,15 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	h.health.Check("refresher", r.Ready)
 	canaries = append(canaries, serve.WatchCanary("refresher", h.health, h.metrics, r.Canary))
-	reader, err := h.connect("console")
+	page, err := console.New(console.Config{NATS: keeper, Ready: r.Ready, Log: log})
 	if err != nil {
-		return err
-	}
-	defer reader.Close()
-	if js, err = jetstream.New(reader); err != nil {
 		return err
 	}
 	checks, err := preflight.New(cfg.target(facing, keeper, srv, keys, r.Components))
 	if err != nil {
 		return err
 	}
-	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(console.New(js, time.Now)), subdued(log, cfg.Sim))
+	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(page.Handler()), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
@@ -138,7 +134,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	parts := append([]func(context.Context) error{pushes.Run}, doors...)
-	parts = append(parts, r.Run, notices.Run, watch.Run)
+	parts = append(parts, r.Run, notices.Run, page.Run, watch.Run)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)
 	}

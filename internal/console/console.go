@@ -1,58 +1,101 @@
 package console
 
 import (
-	"bytes"
 	"context"
-	_ "embed"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"slices"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
-	"wxtoken/client"
-	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 )
 
-// Where the buckets lie.
-const (
-	prefixStatus = "$KV." + events.BucketStatus + "."
-	prefixTokens = "$KV." + events.BucketTokens + "."
-)
+// loadWithin bounds how long a page may take to be made.
+const loadWithin = 4 * time.Second
 
-// What one request may take.
-const (
-	loadWithin   = 4 * time.Second
-	maxLoads     = 2 // pages that are loaded at the same time; the others wait
-	defaultLimit = 50
-	maxLimit     = 500
-)
-
-//go:embed console.css
-var css []byte
-
-type console struct {
-	js    jetstream.JetStream
-	now   func() time.Time
-	loads chan struct{} // one for each page that is being loaded
+// Config is what a console works with.
+type Config struct {
+	NATS *nats.Conn // with the rights of a refresher
+	// Components returns the appids that the refreshers act for; nil = those of the index.
+	Components func() []string
+	// Ready returns nil once the process does its work. The index is read from then on, so that it holds up no start; nil =
+	// at once.
+	Ready func(context.Context) error
+	Log   zerolog.Logger
+	Now   func() time.Time // nil = time.Now
 }
 
-// New returns the page, which lives at "/" and "/console.css", and answers 404 to other paths. It
-// reads the buckets tokens and status; its user of NATS needs $JS.API.STREAM.INFO and
-// $JS.API.DIRECT.GET of both streams. When NATS does not answer it says so with status 503.
-func New(js jetstream.JetStream, now func() time.Time) http.Handler {
-	c := &console{js: js, now: now, loads: make(chan struct{}, maxLoads)}
+// Console is the operator's page.
+type Console struct {
+	cfg    Config
+	js     jetstream.JetStream
+	now    func() time.Time
+	index  *index
+	looks  map[lang.Language]look
+	pages  []Page
+	quotas cache[quotas]
+	counts cache[[]tick]
+
+	following chan struct{} // holds one for each open stream of events
+	ended     context.Context
+	end       context.CancelFunc
+}
+
+// New returns a console. Its pages say that nothing is known until Run follows the buckets.
+func New(cfg Config) (*Console, error) {
+	js, err := jetstream.New(cfg.NATS)
+	if err != nil {
+		return nil, fmt.Errorf("set up JetStream: %w", err)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := &Console{cfg: cfg, js: js, now: cfg.Now, index: newIndex(), following: make(chan struct{}, maxStreams)}
+	c.ended, c.end = context.WithCancel(context.Background())
+	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage()}
+	c.looks, err = parseLooks(c.pages)
+	return c, err
+}
+
+// Run follows the buckets until ctx ends. Then it ends the streams of events, so that the server that carries them can
+// end.
+func (c *Console) Run(ctx context.Context) error {
+	defer c.end()
+	for c.cfg.Ready != nil && c.cfg.Ready(ctx) != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(readyPoll):
+		}
+	}
+	var following sync.WaitGroup
+	for _, b := range c.index.buckets() {
+		following.Go(func() { c.follow(ctx, b) })
+	}
+	following.Wait()
+	return nil
+}
+
+// readyPoll is the time between two looks whether the process does its work.
+const readyPoll = 100 * time.Millisecond
+
+// Handler returns the pages, which live at their paths, and what they load: "/console.css", "/console.js" and the
+// stream of events "/events". Other paths are answered with 404. While NATS does not answer, pages are answered with
+// status 503, and say what was known before.
+func (c *Console) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", c.serve)
-	mux.HandleFunc("GET /console.css", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/css; charset=utf-8")
-		_, _ = w.Write(css) // a client that has gone is no concern of ours
-	})
+	for _, p := range c.pages {
+		mux.Handle("GET "+p.Path, c.serve(p))
+	}
+	mux.HandleFunc("GET /events", c.stream)
+	for _, a := range assets {
+		mux.HandleFunc("GET "+a.path, a.serve)
+	}
 	return guarded(mux)
 }
 
@@ -69,111 +112,25 @@ func guarded(next http.Handler) http.Handler {
 	})
 }
 
-// query is what a request asks for.
-type query struct {
-	limit  int
-	after  string
-	part   string // of an appid
-	format string // html, text or json
+// errNATS is what a page can't be made for while NATS is away.
+var errNATS = errors.New("NATS does not answer")
+
+// cache keeps what is dear to ask for, and asks for it by one at a time.
+type cache[T any] struct {
+	mu    sync.Mutex
+	value T
+	err   error
+	until time.Time
 }
 
-// wants reports whether key is asked for.
-func (q query) wants(key wxtoken.Key) bool {
-	return strings.Contains(key.Component, q.part) || strings.Contains(key.Authorizer, q.part)
-}
-
-// next returns the query string of the page after this one.
-func (q query) next(after string) string {
-	v := url.Values{"after": {after}, "limit": {strconv.Itoa(q.limit)}}
-	if q.part != "" {
-		v.Set("q", q.part)
+// get returns what is kept, or what ask returns, which is kept until good is over.
+func (c *cache[T]) get(now time.Time, good time.Duration, ask func() (T, error)) (T, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Before(c.until) {
+		return c.value, c.err
 	}
-	return "?" + v.Encode()
-}
-
-// parse reads the parameters. It answers with what is wrong, for the person who typed it.
-func parse(r *http.Request) (q query, fault string) {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return q, "the query can't be read"
-	}
-	q = query{limit: defaultLimit, format: "text"}
-	if strings.Contains(r.Header.Get("Accept"), "text/html") {
-		q.format = "html"
-	}
-	for name, all := range values {
-		value := all[0]
-		switch {
-		case len(all) > 1:
-			return q, "a parameter is given twice"
-		case name == "limit":
-			n, err := strconv.Atoi(value)
-			if err != nil || n < 1 || n > maxLimit {
-				return q, fmt.Sprintf("limit: want 1 to %d", maxLimit)
-			}
-			q.limit = n
-		case name == "after":
-			if _, err := wxtoken.ParseKey(value); err != nil {
-				return q, "after: want a key, for instance authorizer.<component_appid>.<authorizer_appid>"
-			}
-			q.after = value
-		case name == "q":
-			if value = strings.TrimSpace(value); value != "" && !wxtoken.ValidAppID(value) {
-				return q, "q: want an appid or a part of one"
-			}
-			q.part = value
-		case name == "format" && slices.Contains([]string{"html", "text", "json"}, value):
-			q.format = value
-		case name == "format":
-			return q, "format: want html, text or json"
-		default:
-			return q, "unknown parameter: there are limit, after, q and format"
-		}
-	}
-	return q, ""
-}
-
-func (c *console) serve(w http.ResponseWriter, r *http.Request) {
-	q, fault := parse(r)
-	if fault != "" {
-		http.Error(w, fault, http.StatusBadRequest)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), loadWithin)
-	defer cancel()
-	select {
-	case c.loads <- struct{}{}:
-		defer func() { <-c.loads }()
-	case <-ctx.Done():
-		unavailable(w, "busy with other requests: try again")
-		return
-	}
-	p, err := c.load(ctx, q)
-	if err != nil {
-		unavailable(w, fmt.Sprintf("NATS does not answer: %v", err))
-		return
-	}
-	var out bytes.Buffer
-	switch q.format {
-	case "json":
-		w.Header().Set("Content-Type", "application/json")
-		err = json.NewEncoder(&out).Encode(p)
-	case "html":
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		err = pageTemplate.Execute(&out, c.view(p, q, preferred(r.Header.Get("Accept-Language"))))
-	default:
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		writeText(&out, c.view(p, q, preferred(r.Header.Get("Accept-Language"))))
-	}
-	if err != nil {
-		http.Error(w, "the page could not be made", http.StatusInternalServerError)
-		return
-	}
-	_, _ = w.Write(out.Bytes()) // a client that has gone is no concern of ours
-}
-
-// unavailable answers 503.
-func unavailable(w http.ResponseWriter, text string) {
-	w.Header().Set("Retry-After", "2") // seconds
-	http.Error(w, text, http.StatusServiceUnavailable)
+	c.value, c.err = ask()
+	c.until = now.Add(good)
+	return c.value, c.err
 }

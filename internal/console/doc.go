@@ -1,11 +1,12 @@
-// Package console is the operator's page: what wxtoken knows about each key, read from NATS at the
-// moment of the request. It changes nothing, and it never shows a token: only the first 8 hex
-// digits of its SHA-256, which is enough to see whether a service holds the same one.
+// Package console is the operator's page: which accounts can call WeChat now, and if one can't, why, since when,
+// until when and what to do. It is made on the server, works without scripts, and is JSON too for a program.
 //
-// A browser gets a page, in Chinese or English; curl gets the same as aligned text, and a program
-// gets it with ?format=json. There is no script. Whatever came from outside, a nick_name for
-// instance, is shown without control characters and escaped.
+// A page is a [Page]: one function returns a typed value for a request, and HTML, JSON and text are made from that
+// value and nothing else. What all pages have in common is in page.go (requests and answers), render.go (templates)
+// and pages/layout.html; what a page shows is in a file of its own, beside a template in pages/.
 //
-// Parameters: limit (1 to 500 authorizers, 50 by default), after (the key after which the list
-// goes on), q (part of an appid), format (html, text or json).
+// The page knows all keys through an index in memory, which follows the buckets tokens and status and keeps some two
+// hundred bytes of each account: states, times and what a search looks for, never a token. Everything else is read from
+// NATS for the few keys that a page shows. A page never holds a token, a ticket, a code or a secret, and what others
+// named, such as accounts, is only ever text in it.
 package console

@@ -1,0 +1,99 @@
+// Follows the page by itself: when the server says that something changed, the page is asked for again and what stands
+// in <main> takes the place of what stood there. Times are shown in the reader's own time zone.
+"use strict";
+
+const language = document.documentElement.lang;
+const clock = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+
+// localTimes says the hour of the reader where the server said UTC. The title keeps both.
+function localTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    const local = clock.format(at);
+    if (time.classList.contains("when")) time.textContent = local;
+    if (time.classList.contains("clock")) {
+      time.textContent = at.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
+    }
+    time.title = local + " · " + at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
+  }
+}
+
+// path finds an element again in another version of the page.
+function path(element) {
+  if (element.id) return "#" + CSS.escape(element.id);
+  const parent = element.parentElement;
+  if (!parent || element.tagName === "MAIN") return "main";
+  const same = Array.prototype.indexOf.call(parent.children, element) + 1;
+  return path(parent) + " > :nth-child(" + same + ")";
+}
+
+// busy says whether the reader is in the middle of something that a new page would undo.
+function busy() {
+  const at = document.activeElement;
+  if (at && at.closest("main") && /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName)) return true;
+  if (document.querySelector("main dialog[open]")) return true;
+  const selection = document.getSelection();
+  return Boolean(selection && !selection.isCollapsed && selection.anchorNode && document.querySelector("main").contains(selection.anchorNode));
+}
+
+let asking = false;
+let again = false;
+
+async function refresh() {
+  if (document.hidden || busy()) { again = true; return; }
+  if (asking) { again = true; return; }
+  asking = true;
+  again = false;
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
+    if (answer.redirected || !(answer.headers.get("Content-Type") || "").startsWith("text/html")) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (busy()) { again = true; return; }
+    swap(fresh);
+  } catch {
+    again = true; // the server is away: the stream says when it is back
+  } finally {
+    asking = false;
+  }
+}
+
+function swap(fresh) {
+  const main = document.querySelector("main");
+  const next = fresh.querySelector("main");
+  if (!main || !next) return;
+  const open = [...main.querySelectorAll("details")].map((d) => [path(d), d.open]);
+  const focus = main.contains(document.activeElement) ? path(document.activeElement) : "";
+  localTimes(next);
+  main.replaceChildren(...next.childNodes);
+  main.dataset.mark = next.dataset.mark || "";
+  for (const [where, was] of open) {
+    const details = main.querySelector(where) || document.querySelector(where);
+    if (details && details.tagName === "DETAILS") details.open = was;
+  }
+  if (focus) document.querySelector(focus)?.focus({ preventScroll: true });
+  document.title = fresh.title;
+}
+
+function follow() {
+  const where = document.body.dataset.events;
+  if (!where || !window.EventSource) return;
+  const source = new EventSource(where);
+  const sign = document.getElementById("live");
+  const show = (on) => { if (sign) { sign.hidden = false; sign.classList.toggle("on", on); sign.textContent = on ? sign.dataset.on : sign.dataset.off; } };
+  source.addEventListener("open", () => show(true));
+  source.addEventListener("changed", (news) => {
+    if (news.lastEventId !== document.querySelector("main").dataset.mark) refresh();
+  });
+  source.addEventListener("error", () => {
+    show(false);
+    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 30000);
+  });
+}
+
+document.addEventListener("visibilitychange", () => { if (!document.hidden && again) refresh(); });
+document.addEventListener("focusout", () => setTimeout(() => { if (again) refresh(); }, 0));
+setInterval(() => { if (again) refresh(); }, 5000);
+setInterval(refresh, 30000); // time changes a page too: a token that has expired is no news of NATS
+localTimes(document);
+follow();

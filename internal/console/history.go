@@ -1,0 +1,112 @@
+package console
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"wxtoken/internal/counts"
+	"wxtoken/internal/lang"
+)
+
+// keptTicks is how far back the history goes.
+const keptTicks = 24 * time.Hour
+
+// tick is what a process did in some minutes.
+type tick = counts.Record
+
+// tick takes a record of the journal.
+func (x *index) tick(subject string, data []byte) {
+	var t tick
+	if json.Unmarshal(data, &t) != nil || t.From.IsZero() {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for name, old := range x.ticks {
+		if t.To.Sub(old.To) > keptTicks {
+			delete(x.ticks, name)
+		}
+	}
+	x.ticks[subject+" "+stamp(t.From)] = t
+	x.touch()
+}
+
+// historyPlots plots what all processes did: over a day, or over an hour while there is no more.
+func (c *Console) historyPlots(q *Request) []Plot {
+	ticks := c.index.history()
+	from, slot := q.Now.Add(-keptTicks), 30*time.Minute
+	oldest := q.Now
+	for _, t := range ticks {
+		if t.From.Before(oldest) {
+			oldest = t.From
+		}
+	}
+	if q.Now.Sub(oldest) < time.Hour {
+		from, slot = q.Now.Add(-time.Hour), time.Minute
+	}
+	from = from.Truncate(slot).Add(slot)
+	slots := int(q.Now.Sub(from)/slot) + 1
+	span := spanText((time.Duration(slots) * slot).Round(time.Hour))
+	series := func(name, class string, label lang.Text) Series {
+		return Series{Name: name, Class: class, Label: q.Say(label), Values: slotted(ticks, name, from, slot, slots)}
+	}
+	plots := []Plot{
+		{Name: "renewals", Title: q.Say(lang.T("Renewals of the last %s", "最近 %s 的续期", span)), Series: []Series{
+			series(counts.Renewed, "c1", lang.T("renewed", "成功")), series(counts.Failed, "c2", lang.T("failed", "失败"))}},
+		{Name: "lateness", Title: q.Say(lang.T("How late the latest renewal was, last %s", "最近 %s 内最迟的续期", span)), Unit: q.Say(lang.T("s", "秒")), Series: []Series{
+			series(counts.LatestMS, "c3", lang.T("latest", "最迟"))}},
+		{Name: "pushes", Title: q.Say(lang.T("Pushes of the last %s", "最近 %s 的推送", span)), Series: []Series{
+			series(counts.Pushes, "c1", lang.T("taken", "已接收")), series(counts.Refused, "c2", lang.T("refused", "已拒绝"))}},
+	}
+	for i := range plots {
+		plots[i].From, plots[i].Slot, plots[i].Step, plots[i].language = from, slot, int(slot.Seconds()), q.Language
+		if len(ticks) == 0 {
+			plots[i].Note = q.Say(lang.T("Processes write down what they did every ten minutes: the first figures come then.", "各进程每十分钟记录一次：届时会有第一批数字。"))
+		}
+	}
+	return plots
+}
+
+// history returns what processes did.
+func (x *index) history() (all []tick) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, t := range x.ticks {
+		all = append(all, t)
+	}
+	return all
+}
+
+// slotted adds up a count by slot; of the lateness the most, in seconds.
+func slotted(ticks []tick, name string, from time.Time, slot time.Duration, slots int) []float64 {
+	values := make([]float64, slots)
+	for _, t := range ticks {
+		i := int(t.To.Add(-1).Sub(from) / slot)
+		if t.To.Before(from) || i < 0 || i >= slots {
+			continue
+		}
+		v := float64(t.Counts[name])
+		if name == counts.LatestMS {
+			values[i] = max(values[i], v/1000)
+			continue
+		}
+		values[i] += v
+	}
+	return values
+}
+
+// quotas is what the refreshers say of a component's calls.
+type quotas map[string][]APICall
+
+// APICall is how often a call was made today.
+type APICall struct {
+	API         string     `json:"api"`
+	Calls       int        `json:"calls"` // by all refreshers, today in China
+	PausedUntil *time.Time `json:"paused_until,omitempty"`
+}
+
+// callsOf returns the calls of a component; none where no refresher answers.
+func (c *Console) callsOf(ctx context.Context, q *Request, component string) []APICall {
+	return []APICall{}
+}

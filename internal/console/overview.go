@@ -1,0 +1,208 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/lang"
+)
+
+// overviewPage is the first page.
+func (c *Console) overviewPage() Page {
+	return Page{
+		Path: "/{$}", Name: "overview", Nav: lang.T("Overview", "概览"), Title: lang.T("Overview", "概览"),
+		Data: func(ctx context.Context, q *Request) (any, error) { return c.overview(ctx, q) },
+		Text: func(out io.Writer, data any, q *Request) { writeOverview(out, data.(Overview), q) },
+	}
+}
+
+// What an overview comes to.
+const (
+	verdictOK      = "ok"      // every account in force can call WeChat
+	verdictRisk    = "at_risk" // so it is now, and will not stay so by itself
+	verdictBroken  = "broken"  // some can't
+	verdictLoading = "loading" // not known yet
+	verdictAway    = "away"    // NATS does not answer
+	verdictEmpty   = "empty"   // there is no account
+)
+
+// Overview is what the first page shows.
+type Overview struct {
+	At         time.Time       `json:"at"`
+	Verdict    string          `json:"verdict"`
+	Sentence   string          `json:"sentence"`       // in the language of the request
+	More       []string        `json:"more,omitempty"` // what else is to be said, the gravest first
+	Loading    *loading        `json:"loading,omitempty"`
+	Tally      *Tally          `json:"accounts"`
+	Components []ComponentView `json:"components"`
+	Due        Plot            `json:"renewals_due"`
+	History    []Plot          `json:"history"`
+	Changed    []Row           `json:"changed_last"`
+}
+
+// ComponentView is what the overview shows of a component.
+type ComponentView struct {
+	Row
+	Accounts *Tally    `json:"accounts"`
+	APIs     []APICall `json:"apis"`                     // calls of today, by the refreshers' own count
+	Why      string    `json:"held_back_text,omitempty"` // in the language of the request
+}
+
+// maxComponents bounds how many components are shown, maxChanged how many keys that changed last.
+const (
+	maxComponents = 200
+	maxChanged    = 8
+)
+
+// overview makes the first page.
+func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
+	all, of := c.index.tally(q.Now)
+	o := Overview{At: q.Now, Loading: c.index.loading(), Tally: all, Components: []ComponentView{}, Due: c.duePlot(q), History: c.historyPlots(q)}
+	statuses := c.index.components()
+	var keys []wxtoken.Key
+	for _, s := range statuses[:min(len(statuses), maxComponents)] {
+		keys = append(keys, s.Key)
+	}
+	changed := c.index.changedLast(maxChanged)
+	rows, err := c.rowsOf(ctx, q, slices.Concat(keys, changed))
+	if err != nil && !c.cfg.NATS.IsConnected() && len(statuses) > 0 {
+		rows, err = c.remembered(statuses[:len(keys)]), nil
+		changed = nil
+	}
+	if err != nil {
+		return o, err
+	}
+	for i, row := range rows[:len(keys)] {
+		v := ComponentView{Row: row, Accounts: of[keys[i].Component], APIs: c.callsOf(ctx, q, keys[i].Component)}
+		if v.Accounts == nil {
+			v.Accounts = newTally()
+		}
+		if row.Held != nil {
+			v.Why = q.Say(heldText(*row.Held, q.Now))
+		}
+		o.Components = append(o.Components, v)
+	}
+	o.Changed = rows[len(keys):]
+	c.judge(&o, q)
+	return o, nil
+}
+
+// remembered are rows of components made of what the index has, while NATS is away.
+func (c *Console) remembered(statuses []wxtoken.Status) []Row {
+	rows := make([]Row, len(statuses))
+	for i, s := range statuses {
+		rows[i] = Row{Key: s.Key, State: s.State, Failures: s.Failures, LastError: s.LastError, Conditions: s.Conditions, TicketReceivedAt: s.TicketReceivedAt, status: s}
+	}
+	return rows
+}
+
+// judge says in one sentence how things are, and in a few more why.
+func (c *Console) judge(o *Overview, q *Request) {
+	t := o.Tally
+	for _, component := range o.Components {
+		switch {
+		case component.Held != nil:
+			o.More = append(o.More, q.Say(lang.T("%s: renewals are held back: %s.", "%s：续期暂缓：%s。", component.Key.Component, component.Why)))
+		case component.State != wxtoken.StateActive && component.State != "":
+			o.More = append(o.More, q.Say(lang.T("%s: %s.", "%s：%s。", component.Key.Component, stateWord(string(component.State)))))
+		case !component.Valid && component.TokenSHA256 != "":
+			o.More = append(o.More, q.Say(lang.T("%s: the component's own token has expired.", "%s：第三方平台自己的令牌已过期。", component.Key.Component)))
+		}
+	}
+	switch {
+	case !c.cfg.NATS.IsConnected():
+		o.Verdict, o.Sentence = verdictAway, q.Say(lang.T("NATS does not answer: nothing is known of now.", "NATS 没有应答：无法得知当前的情况。"))
+	case o.Loading != nil || !c.index.alive():
+		o.Verdict, o.Sentence = verdictLoading, q.Say(lang.T("Still reading what is kept: %s accounts so far.", "正在读取数据：目前 %s 个账号。", grouped(t.Accounts)))
+	case t.Accounts == 0:
+		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("No account has authorized yet.", "还没有账号授权。"))
+	case t.Serving+t.Dead == 0:
+		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("All %s accounts have cancelled.", "全部 %s 个账号都已取消授权。", grouped(t.Accounts)))
+	case t.Dead > 0:
+		o.Verdict, o.Sentence = verdictBroken, q.Say(deadSentence(o, q.Now))
+	case t.AtRisk > 0 || len(o.More) > 0:
+		o.Verdict, o.Sentence = verdictRisk, q.Say(riskSentence(t, q.Now))
+	default:
+		o.Verdict, o.Sentence = verdictOK, q.Say(callSentence(t.Serving))
+	}
+	if o.Verdict == verdictBroken && t.AtRisk > 0 {
+		o.More = append(o.More, q.Say(lang.T("%s more can call WeChat now and are not renewed as they should be.", "另有 %s 个目前可以调用微信，但没有按时续期。", grouped(t.AtRisk))))
+	}
+}
+
+// callSentence says that all is well.
+func callSentence(n int) lang.Text {
+	if n == 1 {
+		return lang.T("The one account can call WeChat.", "唯一的账号可以调用微信。")
+	}
+	return lang.T("All %s accounts can call WeChat.", "全部 %s 个账号都可以调用微信。", grouped(n))
+}
+
+// deadSentence says how many accounts can't call WeChat, and why: what holds their components back first, else what
+// most of them suffer from.
+func deadSentence(o *Overview, now time.Time) lang.Text {
+	n := lang.T("%s accounts have no valid token", "%s 个账号没有有效的令牌", grouped(o.Tally.Dead))
+	if o.Tally.Dead == 1 {
+		n = lang.T("1 account has no valid token", "1 个账号没有有效的令牌")
+	}
+	var why []lang.Text
+	for _, component := range o.Components {
+		if component.Held != nil && component.Accounts.Dead > 0 {
+			if text := heldText(*component.Held, now); !slices.Contains(why, text) {
+				why = append(why, text)
+			}
+		}
+	}
+	if len(why) == 0 {
+		reasons := slices.SortedFunc(maps.Keys(o.Tally.Reasons), func(a, b wxtoken.Reason) int {
+			return cmp.Or(cmp.Compare(o.Tally.Reasons[b], o.Tally.Reasons[a]), cmp.Compare(a, b))
+		})
+		for _, r := range reasons[:min(len(reasons), 2)] {
+			word := reasonWord(r)
+			if r == "" || r == wxtoken.ReasonRenewed {
+				word = reasonWord(wxtoken.ReasonExpired)
+			}
+			if !slices.Contains(why, word) {
+				why = append(why, word)
+			}
+		}
+	}
+	return lang.T("%s: %s.", "%s：%s。", n, lang.Join(why, lang.T("; ", "；")))
+}
+
+// riskSentence says that all is well now, and not for long.
+func riskSentence(t *Tally, now time.Time) lang.Text {
+	can := lang.T("All %s accounts can call WeChat now", "全部 %s 个账号目前都可以调用微信", grouped(t.Serving))
+	if t.AtRisk == 0 {
+		return lang.T("%s, but not all is well.", "%s，但存在问题。", can)
+	}
+	return lang.T("%s, but %s are not renewed: the first token ends %s.", "%s，但有 %s 个没有续期：第一个令牌 %s到期。", can, grouped(t.AtRisk), apart(t.FirstDies, now))
+}
+
+// changedLast returns the keys of accounts and components whose condition Ready changed last, the newest first.
+func (x *index) changedLast(n int) []wxtoken.Key {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var last []*row // the newest, in order
+	for i := range x.rows {
+		r := &x.rows[i]
+		if r.since == 0 || len(last) == n && r.since <= last[n-1].since {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(last, r, func(a, b *row) int {
+			return cmp.Or(cmp.Compare(b.since, a.since), cmp.Compare(a.appid, b.appid))
+		})
+		last = slices.Insert(last, at, r)
+		last = last[:min(len(last), n)]
+	}
+	keys := make([]wxtoken.Key, len(last))
+	for i, r := range last {
+		keys[i] = x.key(r)
+	}
+	return keys
+}

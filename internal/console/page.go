@@ -1,0 +1,266 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/text/language"
+
+	"wxtoken/internal/lang"
+)
+
+// Page is one page of the console. To add one: write its function and its template pages/<name>.html, and name it in
+// New.
+type Page struct {
+	Path  string    // a pattern of net/http, without the method
+	Name  string    // of the template
+	Nav   lang.Text // its word in the navigation; zero: it is not there
+	Under string    // path of the page in the navigation that this one belongs to; "" = its own
+	Title lang.Text
+	// Params names what the query may hold, beside format and lang. Other names are refused.
+	Params []string
+	// Data returns what the page shows. JSON and HTML are made from it; a value with a method Title says what the page is
+	// called. An error that is a *Fault is answered with its status, any other with 503.
+	Data func(context.Context, *Request) (any, error)
+	// Text writes the page for a terminal; nil: a terminal is given JSON.
+	Text func(io.Writer, any, *Request)
+	// CSV writes the page as a table for a spreadsheet; nil: there is none.
+	CSV func(io.Writer, any, *Request) error
+}
+
+// titled is a value that says what its page is called.
+type titled interface{ Title() string }
+
+// Fault is why a page can't be shown, for the person who asked for it.
+type Fault struct {
+	Status int
+	Text   lang.Text
+}
+
+func (f *Fault) Error() string { return f.Text.EN }
+
+// badRequest is a Fault of who asked.
+func badRequest(text lang.Text) error { return &Fault{http.StatusBadRequest, text} }
+
+// Request is what is asked of a page.
+type Request struct {
+	*http.Request
+	Language lang.Language
+	Query    url.Values // each name once
+	Now      time.Time  // UTC, the same for all of the page
+	format   string     // html, json, text or csv
+}
+
+// Say returns a text in the language of the request.
+func (r *Request) Say(text lang.Text) string { return text.In(r.Language) }
+
+// With returns the address of this page with some parameters changed; "" takes one away. Others are kept.
+func (r *Request) With(pairs ...string) string {
+	values := url.Values{}
+	for name, all := range r.Query {
+		if name != "lang" && name != "format" {
+			values[name] = all
+		}
+	}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		values.Del(pairs[i])
+		if pairs[i+1] != "" {
+			values.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(values) == 0 {
+		return r.URL.Path
+	}
+	return r.URL.Path + "?" + values.Encode()
+}
+
+// formats by what they are called, and their types.
+var formats = map[string]string{
+	"html": "text/html; charset=utf-8",
+	"json": "application/json",
+	"text": "text/plain; charset=utf-8",
+	"csv":  "text/csv; charset=utf-8",
+}
+
+// parse reads what is asked for.
+func (c *Console) parse(p Page, r *http.Request) (*Request, error) {
+	q := &Request{Request: r, Now: c.now().UTC(), Language: spoken(r), format: accepted(p, r.Header.Get("Accept"))}
+	var err error
+	if q.Query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+		return q, badRequest(lang.T("the query can't be read", "无法解析查询参数"))
+	}
+	for name, all := range q.Query {
+		switch {
+		case len(all) > 1:
+			return q, badRequest(lang.T("a parameter is given twice", "有参数重复"))
+		case name == "lang" || name == "format" || slices.Contains(p.Params, name):
+		default:
+			names := strings.Join(append(slices.Clone(p.Params), "format", "lang"), ", ")
+			return q, badRequest(lang.T("unknown parameter: there are %s", "未知的参数：可用的有 %s", names))
+		}
+	}
+	if l := q.Query.Get("lang"); l == string(lang.English) || l == string(lang.Chinese) {
+		q.Language = lang.Language(l)
+	} else if q.Query.Has("lang") {
+		return q, badRequest(lang.T("lang: want en or zh", "lang：只能是 en 或 zh"))
+	}
+	if f := q.Query.Get("format"); p.speaks(f) {
+		q.format = f
+	} else if q.Query.Has("format") {
+		return q, badRequest(lang.T("format: want %s", "format：可以是 %s", strings.Join(p.spoken(), ", ")))
+	}
+	return q, nil
+}
+
+// speaks reports whether there is a page in a format.
+func (p Page) speaks(format string) bool { return slices.Contains(p.spoken(), format) }
+
+// spoken returns the formats in which there is a page.
+func (p Page) spoken() []string {
+	names := []string{"html", "json"}
+	if p.Text != nil {
+		names = append(names, "text")
+	}
+	if p.CSV != nil {
+		names = append(names, "csv")
+	}
+	return names
+}
+
+// accepted returns the format that an Accept header asks for. A terminal asks for anything.
+func accepted(p Page, accept string) string {
+	switch {
+	case strings.Contains(accept, "text/html"):
+		return "html"
+	case strings.Contains(accept, "application/json"), p.Text == nil:
+		return "json"
+	}
+	return "text"
+}
+
+// cookieLanguage keeps the language that was chosen.
+const cookieLanguage = "wxtoken_lang"
+
+// spoken returns the language of a request: the one that was chosen, or that its browser likes best.
+func spoken(r *http.Request) lang.Language {
+	if cookie, err := r.Cookie(cookieLanguage); err == nil {
+		if l := lang.Language(cookie.Value); l == lang.English || l == lang.Chinese {
+			return l
+		}
+	}
+	tag, _ := language.MatchStrings(matcher, r.Header.Get("Accept-Language"))
+	base, _ := tag.Base()
+	return lang.Language(base.String())
+}
+
+// matcher chooses among the languages of the page; the first is for those who want another.
+var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
+
+// serve answers requests for a page.
+func (c *Console) serve(p Page) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q, err := c.parse(p, r)
+		if err != nil {
+			c.refuse(w, p, q, err)
+			return
+		}
+		if q.Query.Has("lang") {
+			http.SetCookie(w, &http.Cookie{
+				Name: cookieLanguage, Value: string(q.Language), Path: "/", MaxAge: int((365 * 24 * time.Hour).Seconds()),
+				HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil,
+			})
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), loadWithin)
+		defer cancel()
+		mark := c.index.current()
+		data, err := p.Data(ctx, q)
+		if err != nil {
+			c.refuse(w, p, q, err)
+			return
+		}
+		c.answer(w, p, q, mark, data)
+	})
+}
+
+// answer writes a page.
+func (c *Console) answer(w http.ResponseWriter, p Page, q *Request, mark string, data any) {
+	var out bytes.Buffer
+	var err error
+	status := http.StatusOK
+	if !c.index.alive() && !c.cfg.NATS.IsConnected() {
+		status = http.StatusServiceUnavailable // what is shown was true before
+	}
+	switch q.format {
+	case "json":
+		err = json.NewEncoder(&out).Encode(data)
+	case "csv":
+		w.Header().Set("Content-Disposition", `attachment; filename="wxtoken-`+p.Name+`.csv"`)
+		err = p.CSV(&out, data, q)
+	case "text":
+		p.Text(&out, data, q)
+	default:
+		err = c.render(&out, p, q, mark, data)
+	}
+	if err != nil {
+		c.cfg.Log.Error().Err(err).Str("page", p.Name).Msg("failed to make a page")
+		http.Error(w, "the page could not be made", http.StatusInternalServerError)
+		return
+	}
+	c.write(w, q, status, out.Bytes())
+}
+
+// refuse says why a page can't be shown.
+func (c *Console) refuse(w http.ResponseWriter, p Page, q *Request, err error) {
+	fault := &Fault{http.StatusServiceUnavailable, lang.T("NATS does not answer: %v", "NATS 没有应答：%v", err)}
+	if !errors.As(err, &fault) {
+		w.Header().Set("Retry-After", "2") // seconds
+	}
+	text := q.Say(fault.Text)
+	var out bytes.Buffer
+	switch q.format {
+	case "json":
+		_ = json.NewEncoder(&out).Encode(map[string]string{"error": text}) // two strings
+	case "html":
+		if err := c.render(&out, Page{Name: "fault", Title: lang.T("Not shown", "无法显示"), Under: p.nav()}, q, c.index.current(), faultView{fault.Status, text}); err == nil {
+			break
+		}
+		fallthrough
+	default:
+		q.format = "text"
+		out.Reset()
+		fmt.Fprintln(&out, text)
+	}
+	c.write(w, q, fault.Status, out.Bytes())
+}
+
+// faultView is what the page of a fault shows.
+type faultView struct {
+	Status int
+	Text   string
+}
+
+// write sends an answer.
+func (c *Console) write(w http.ResponseWriter, q *Request, status int, body []byte) {
+	w.Header().Set("Content-Type", formats[q.format])
+	w.Header().Set("Content-Language", string(q.Language))
+	w.Header().Set("Vary", "Accept, Accept-Language, Cookie")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that has gone is no concern of ours
+}
+
+// nav returns the path in the navigation that a page belongs to.
+func (p Page) nav() string {
+	if p.Under != "" {
+		return p.Under
+	}
+	return strings.TrimSuffix(p.Path, "{$}")
+}

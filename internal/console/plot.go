@@ -1,0 +1,258 @@
+package console
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"strings"
+	"time"
+
+	"wxtoken/internal/lang"
+)
+
+// Plot is columns over time: one column a slot, one part of it a series.
+type Plot struct {
+	Name   string        `json:"name"`
+	Title  string        `json:"title"`
+	Unit   string        `json:"unit,omitempty"`
+	From   time.Time     `json:"from"`
+	Slot   time.Duration `json:"-"`
+	Step   int           `json:"slot_seconds"`
+	Series []Series      `json:"series"`
+	Note   string        `json:"note,omitempty"` // in place of a plot that has nothing to show yet
+
+	language lang.Language
+}
+
+// Series is one kind of what a plot counts.
+type Series struct {
+	Name   string    `json:"name"`
+	Label  string    `json:"label"`
+	Class  string    `json:"-"` // its colour
+	Values []float64 `json:"values"`
+}
+
+// Sum returns all of a series.
+func (s Series) Sum() int {
+	sum := 0.0
+	for _, v := range s.Values {
+		sum += v
+	}
+	return int(math.Round(sum))
+}
+
+// slots returns how many columns there are.
+func (p Plot) slots() int {
+	n := 0
+	for _, s := range p.Series {
+		n = max(n, len(s.Values))
+	}
+	return n
+}
+
+// Summary says a plot to those who don't see it.
+func (p Plot) Summary() string {
+	var parts []string
+	for _, s := range p.Series {
+		most := 0.0
+		for _, v := range s.Values {
+			most = max(most, v)
+		}
+		if p.Unit != "" {
+			parts = append(parts, fmt.Sprintf("%s: %s %s %s", s.Label, lang.T("at most", "最多").In(p.language), figure(most), p.Unit))
+			continue
+		}
+		parts = append(parts, fmt.Sprintf("%s: %s", s.Label, grouped(s.Sum())))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// What a plot measures, in units of its picture.
+const (
+	plotWidth  = 720.0
+	plotHeight = 176.0
+	plotLeft   = 44.0
+	plotRight  = 8.0
+	plotTop    = 10.0
+	plotBottom = 24.0
+)
+
+// SVG draws a plot. Each column says on hover what it stands for; colours are those of the style sheet.
+func (p Plot) SVG() template.HTML {
+	var out strings.Builder
+	slots := p.slots()
+	top := p.top()
+	fmt.Fprintf(&out, `<svg class="plot" viewBox="0 0 %g %g" role="img" aria-labelledby="plot-%[3]s-t plot-%[3]s-d" preserveAspectRatio="xMidYMid meet">`,
+		plotWidth, plotHeight, p.Name)
+	fmt.Fprintf(&out, `<title id="plot-%s-t">%s</title><desc id="plot-%[1]s-d">%s</desc>`, p.Name, template.HTMLEscapeString(p.Title), template.HTMLEscapeString(p.Summary()))
+	height, width := plotHeight-plotTop-plotBottom, plotWidth-plotLeft-plotRight
+	y := func(v float64) float64 { return plotTop + height*(1-v/top) }
+	for _, tick := range ticksOf(top) {
+		fmt.Fprintf(&out, `<line class="grid" x1="%g" x2="%g" y1="%.1f" y2="%.1[3]f"/><text class="y" x="%[4]g" y="%.1[5]f">%[6]s</text>`,
+			plotLeft, plotWidth-plotRight, y(tick), plotLeft-6, y(tick)+4, figure(tick))
+	}
+	step := width / float64(max(slots, 1))
+	gap := min(2, step/5)
+	for i := range slots {
+		base := 0.0
+		var said []string
+		for _, s := range p.Series {
+			if i < len(s.Values) && s.Values[i] > 0 {
+				said = append(said, fmt.Sprintf("%s %s %s", s.Label, figure(s.Values[i]), p.Unit))
+			}
+		}
+		if len(said) == 0 {
+			continue
+		}
+		at := p.From.Add(time.Duration(i) * p.Slot)
+		fmt.Fprintf(&out, `<g><title>%s UTC: %s</title>`, at.Format("15:04:05"), template.HTMLEscapeString(strings.TrimSpace(strings.Join(said, ", "))))
+		for _, s := range p.Series {
+			if i >= len(s.Values) || s.Values[i] <= 0 {
+				continue
+			}
+			upper := y(base + s.Values[i])
+			lower := y(base)
+			if lower-upper < 1.5 {
+				upper = lower - 1.5 // something is never drawn as nothing
+			}
+			fmt.Fprintf(&out, `<rect class="%s" x="%.2f" y="%.2f" width="%.2f" height="%.2f"/>`, s.Class, plotLeft+float64(i)*step+gap/2, upper, step-gap, lower-upper)
+			base += s.Values[i]
+		}
+		out.WriteString(`</g>`)
+	}
+	fmt.Fprintf(&out, `<line class="axis" x1="%g" x2="%g" y1="%.1f" y2="%.1[3]f"/>`, plotLeft, plotWidth-plotRight, y(0))
+	for _, mark := range p.marks(slots) {
+		fmt.Fprintf(&out, `<line class="tick" x1="%.1f" x2="%.1[1]f" y1="%.1[2]f" y2="%.1[3]f"/><text class="x" x="%.1[1]f" y="%.1[4]f">%[5]s</text>`,
+			plotLeft+mark.at*step, y(0), y(0)+4, y(0)+18, mark.text)
+	}
+	out.WriteString(`</svg>`)
+	return template.HTML(out.String())
+}
+
+// top returns the largest figure of the axis: a round one that no column exceeds.
+func (p Plot) top() float64 {
+	most := 0.0
+	for i := range p.slots() {
+		sum := 0.0
+		for _, s := range p.Series {
+			if i < len(s.Values) {
+				sum += s.Values[i]
+			}
+		}
+		most = max(most, sum)
+	}
+	if most <= 4 {
+		return 4
+	}
+	scale := math.Pow(10, math.Floor(math.Log10(most)))
+	for _, round := range []float64{1, 1.5, 2, 3, 4, 5, 6, 8, 10} {
+		if round*scale >= most {
+			return round * scale
+		}
+	}
+	return most
+}
+
+// ticksOf returns the figures that stand at the axis.
+func ticksOf(top float64) []float64 { return []float64{top / 2, top} }
+
+// figure writes a number shortly.
+func figure(v float64) string {
+	switch {
+	case v >= 10_000:
+		return fmt.Sprintf("%gk", math.Round(v/100)/10)
+	case v == math.Trunc(v):
+		return grouped(int(v))
+	}
+	return fmt.Sprintf("%.1f", v)
+}
+
+// plotMark is a time at the axis below.
+type plotMark struct {
+	at   float64 // in slots
+	text string
+}
+
+// marks returns the times at the axis: some six round ones.
+func (p Plot) marks(slots int) (marks []plotMark) {
+	span := time.Duration(slots) * p.Slot
+	every := 4 * time.Hour
+	for _, d := range []time.Duration{10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour} {
+		if span/d <= 8 {
+			every = d
+			break
+		}
+	}
+	layout := "15:04"
+	if every < time.Minute {
+		layout = "15:04:05"
+	}
+	for at := p.From.Truncate(every).Add(every); at.Before(p.From.Add(span)); at = at.Add(every) {
+		offset := float64(at.Sub(p.From)) / float64(p.Slot)
+		if offset > 0.3 && offset < float64(slots)-0.3 {
+			marks = append(marks, plotMark{offset, at.Format(layout)})
+		}
+	}
+	return marks
+}
+
+// dueSlots is how many columns the renewals that are due have.
+const dueSlots = 48
+
+// horizons are how far ahead the renewals that are due are shown.
+var horizons = []time.Duration{4 * time.Minute, 20 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour}
+
+// duePlot plots when the tokens that live are to be renewed, as far ahead as nearly all of them reach.
+func (c *Console) duePlot(q *Request) Plot {
+	far := c.index.dueWithin(q.Now)
+	p := Plot{Name: "due", From: q.Now, Slot: far / dueSlots, language: q.Language}
+	p.Step = int(p.Slot.Seconds())
+	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来 %s 内到期的续期", spanText(far)))
+	p.Series = []Series{{Name: "due", Label: q.Say(lang.T("renewals", "续期")), Class: "c1", Values: c.index.due(q.Now, far, dueSlots)}}
+	return p
+}
+
+// dueWithin returns the shortest horizon that nine of ten renewals lie within.
+func (x *index) dueWithin(now time.Time) time.Duration {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	within := make([]int, len(horizons))
+	all := 0
+	for i := range x.rows {
+		if d := x.rows[i].renewal(now); d >= 0 {
+			all++
+			for h := range horizons {
+				if d < horizons[h] {
+					within[h]++
+				}
+			}
+		}
+	}
+	for h, n := range within {
+		if n*10 >= all*9 {
+			return horizons[h]
+		}
+	}
+	return horizons[len(horizons)-1]
+}
+
+// renewal returns how far ahead a renewal lies; negative: there is none to come.
+func (r *row) renewal(now time.Time) time.Duration {
+	if r.seen == [2]uint8{} || r.renews == 0 {
+		return -1
+	}
+	return moment(r.renews).Sub(now)
+}
+
+// due counts renewals by slot.
+func (x *index) due(now time.Time, far time.Duration, slots int) []float64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	counts := make([]float64, slots)
+	for i := range x.rows {
+		if d := x.rows[i].renewal(now); d >= 0 && d < far {
+			counts[int(d*time.Duration(slots)/far)]++
+		}
+	}
+	return counts
+}

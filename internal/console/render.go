@@ -1,0 +1,191 @@
+package console
+
+import (
+	"embed"
+	"fmt"
+	"html/template"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/lang"
+)
+
+//go:embed pages/*.html
+var pageFiles embed.FS
+
+// look is the templates in one language.
+type look map[string]*template.Template // by the page's name
+
+// frame is what a template is given.
+type frame struct {
+	Language lang.Language
+	Title    string
+	Nav      []navLink
+	Switch   []navLink // the languages
+	Now      time.Time
+	Loading  *loading // nil once everything is known
+	Away     bool     // NATS is
+	Events   string   // where the page hears that it changed
+	Mark     string   // of what is shown
+	Text     string   // where the same is for a terminal or a program
+	Request  *Request
+	Data     any
+}
+
+// navLink is a link of the navigation.
+type navLink struct {
+	Href, Text, Lang string
+	Current          bool
+}
+
+// loading says how much of the buckets is read.
+type loading struct {
+	Read    int `json:"read"`
+	Pending int `json:"pending"`
+}
+
+// All returns how much there is.
+func (l loading) All() int { return l.Read + l.Pending }
+
+// Percent returns how much is read.
+func (l loading) Percent() int { return 100 * l.Read / max(l.All(), 1) }
+
+// parseLooks reads the templates: the layout, what pages share, and one page each. A text stands in a template in both
+// languages, side by side: {{t "all accounts" "全部账号"}}.
+func parseLooks(pages []Page) (map[lang.Language]look, error) {
+	looks := map[lang.Language]look{}
+	names := []string{"fault"}
+	for _, p := range pages {
+		names = append(names, p.Name)
+	}
+	for _, l := range []lang.Language{lang.English, lang.Chinese} {
+		looks[l] = look{}
+		for _, name := range names {
+			t, err := template.New("layout.html").Funcs(words(l)).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html", "pages/"+name+".html")
+			if err != nil {
+				return nil, fmt.Errorf("read the template of page %s: %w", name, err)
+			}
+			looks[l][name] = t
+		}
+	}
+	return looks, nil
+}
+
+// words are the functions of a template in one language.
+func words(l lang.Language) template.FuncMap {
+	return template.FuncMap{
+		"t":     func(en, zh string, args ...any) string { return lang.T(en, zh, args...).In(l) }, //nolint: the texts stand in the template
+		"say":   func(text lang.Text) string { return text.In(l) },
+		"n":     grouped[int],
+		"when":  func(at any) template.HTML { return when(at, l) },
+		"ago":   func(at any, now time.Time) template.HTML { return distance(at, now, l) },
+		"span":  func(d time.Duration) string { return span(d, l) },
+		"state": func(s string) string { return stateWord(s).In(l) },
+		"asset": func(path string) string { return path + "?v=" + versions[path] },
+		"n64":   grouped[uint64], "tone": tone, "withins": withins, "sorts": sorts,
+		"condition": func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },
+		"reason":    func(r wxtoken.Reason) string { return reasonWord(r).In(l) },
+		"list":      func(values ...any) []any { return values },
+	}
+}
+
+// render writes a page as HTML. Its mark is of before its data was read: what changed since is news.
+func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data any) error {
+	f := frame{
+		Language: q.Language, Title: q.Say(p.Title), Now: q.Now, Loading: c.index.loading(), Away: !c.cfg.NATS.IsConnected(),
+		Events: "/events", Mark: mark, Text: q.With("format", "json"), Request: q, Data: data,
+	}
+	if named, ok := data.(titled); ok {
+		f.Title = named.Title()
+	}
+	for _, page := range c.pages {
+		if !page.Nav.IsZero() {
+			f.Nav = append(f.Nav, navLink{Href: page.nav(), Text: q.Say(page.Nav), Current: page.nav() == p.nav()})
+		}
+	}
+	for _, one := range []navLink{{Text: "English", Lang: string(lang.English)}, {Text: "中文", Lang: string(lang.Chinese)}} {
+		one.Href, one.Current = q.With("lang", one.Lang), one.Lang == string(q.Language)
+		f.Switch = append(f.Switch, one)
+	}
+	return c.looks[q.Language][p.Name].ExecuteTemplate(out, "layout.html", f)
+}
+
+// grouped writes a number as people read it: 5,012.
+func grouped[N int | uint64](n N) string {
+	text := strconv.FormatInt(int64(n), 10)
+	sign := ""
+	if strings.HasPrefix(text, "-") {
+		sign, text = "-", text[1:]
+	}
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return sign + text
+}
+
+// instant returns a time of a template, which may be a pointer.
+func instant(at any) (t time.Time, ok bool) {
+	switch at := at.(type) {
+	case time.Time:
+		t = at
+	case *time.Time:
+		if at != nil {
+			t = *at
+		}
+	}
+	return t.UTC(), !t.IsZero()
+}
+
+// when writes a time as an element that a script turns into local time; without scripts it says UTC.
+func when(at any, l lang.Language) template.HTML {
+	t, ok := instant(at)
+	if !ok {
+		return "–"
+	}
+	text := t.Format(time.DateTime) + " UTC"
+	return element(t, "when", text, text)
+}
+
+// distance writes how far a time lies from now, with the date on hover.
+func distance(at any, now time.Time, l lang.Language) template.HTML {
+	t, ok := instant(at)
+	if !ok {
+		return "–"
+	}
+	return element(t, "ago", t.Format(time.DateTime)+" UTC", apart(t, now).In(l))
+}
+
+// element writes a time element. Nothing in it is foreign.
+func element(t time.Time, class, title, text string) template.HTML {
+	return template.HTML(fmt.Sprintf(`<time class=%q datetime=%q title=%q>%s</time>`, class, t.Format(time.RFC3339), title, template.HTMLEscapeString(text)))
+}
+
+// apart says how far at lies from now.
+func apart(at, now time.Time) lang.Text {
+	d := at.Sub(now)
+	text := spanText(d.Abs())
+	if d < 0 {
+		return lang.T("%s ago", "%s前", text)
+	}
+	return lang.T("in %s", "%s后", text)
+}
+
+// span says how long d is, with two units at most.
+func span(d time.Duration, l lang.Language) string { return spanText(d).In(l) }
+
+func spanText(d time.Duration) lang.Text {
+	const day = 24 * time.Hour
+	d = d.Abs()
+	switch {
+	case d >= 2*day:
+		return lang.T("%d days", "%d 天", int(d/day))
+	case d >= time.Hour:
+		return lang.T("%d h %02d min", "%d 小时 %02d 分", int(d/time.Hour), int(d%time.Hour/time.Minute))
+	case d >= time.Minute:
+		return lang.T("%d min %02d s", "%d 分 %02d 秒", int(d/time.Minute), int(d%time.Minute/time.Second))
+	}
+	return lang.T("%d s", "%d 秒", int(d/time.Second))
+}

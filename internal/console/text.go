@@ -1,0 +1,119 @@
+package console
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"wxtoken/internal/lang"
+)
+
+// table is what a terminal is shown: aligned columns, with lines of their own below a row.
+type table struct {
+	head  []string
+	rows  [][]string
+	notes [][]string // below each row
+}
+
+func (t *table) add(cells []string, notes ...string) {
+	t.rows, t.notes = append(t.rows, cells), append(t.notes, notes)
+}
+
+// write writes the table.
+func (t *table) write(out io.Writer) {
+	widths := make([]int, len(t.head))
+	for _, cells := range append([][]string{t.head}, t.rows...) {
+		for i, cell := range cells {
+			widths[i] = max(widths[i], columns(cell))
+		}
+	}
+	line := func(cells []string) {
+		var text strings.Builder
+		for i, cell := range cells {
+			text.WriteString("  " + cell + strings.Repeat(" ", widths[i]-columns(cell)))
+		}
+		fmt.Fprintln(out, strings.TrimRight(text.String(), " "))
+	}
+	line(t.head)
+	for i, cells := range t.rows {
+		line(cells)
+		for _, note := range t.notes[i] {
+			if note != "" {
+				fmt.Fprintf(out, "    %s\n", note)
+			}
+		}
+	}
+}
+
+// columns returns how wide text stands on a terminal, where a Chinese character takes two columns.
+func columns(text string) int {
+	n := 0
+	for _, r := range text {
+		n++
+		if unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul) || r >= 0x3000 && r <= 0x303F || r >= 0xFF01 && r <= 0xFF60 {
+			n++
+		}
+	}
+	return n
+}
+
+// rowTable is keys as a terminal shows them.
+func rowTable(rows []Row, q *Request, last lang.Text, lastOf func(Row) string) *table {
+	t := &table{head: []string{
+		q.Say(lang.T("key", "键")), q.Say(lang.T("state", "状态")), q.Say(lang.T("generation", "代次")), q.Say(lang.T("expires", "过期")),
+		q.Say(lang.T("next renewal", "下次续期")), q.Say(lang.T("failures", "失败次数")), q.Say(lang.T("token sha256", "令牌 sha256")), q.Say(last),
+	}}
+	for _, r := range rows {
+		generation, left, renewal, token := "-", "-", "-", "-"
+		if r.TokenSHA256 != "" {
+			generation, token = strconv.FormatUint(r.Generation, 10), r.TokenSHA256
+			left, renewal = q.Say(apart(r.ExpiresAt, q.Now)), q.Say(apart(r.RenewAt, q.Now))
+		}
+		state := "-"
+		if r.State != "" {
+			state = printable(string(r.State))
+		}
+		t.add([]string{r.Key.String(), state, generation, left, renewal, strconv.Itoa(r.Failures), token, lastOf(r)}, notesOf(r, q)...)
+	}
+	return t
+}
+
+// notesOf says what is wrong with a key.
+func notesOf(r Row, q *Request) (notes []string) {
+	if h := r.Held; h != nil {
+		text := lang.T("held back: %s: %s (%s", "暂缓续期: %s: %s (%s", printable(string(h.Reason)), printable(h.Message), apart(h.Since, q.Now))
+		if h.Until != nil && h.Until.After(q.Now) {
+			text = lang.T("%s, until %s UTC", "%s, 至 %s UTC", text, h.Until.UTC().Format(time.DateTime))
+		}
+		notes = append(notes, q.Say(text)+")")
+	}
+	if e := r.LastError; e != nil {
+		notes = append(notes, q.Say(lang.T("last error: %s, %s", "最近的错误: %s, %s", r.ErrorText(), apart(e.At, q.Now))))
+	}
+	if r.ToDo != "" {
+		notes = append(notes, "-> "+r.ToDo)
+	}
+	return notes
+}
+
+// writeOverview writes the first page for a terminal.
+func writeOverview(out io.Writer, o Overview, q *Request) {
+	fmt.Fprintln(out, o.Sentence)
+	for _, more := range o.More {
+		fmt.Fprintln(out, more)
+	}
+	fmt.Fprintf(out, "\n%s\n", q.Say(lang.T("Components", "第三方平台")))
+	var rows []Row
+	for _, v := range o.Components {
+		rows = append(rows, v.Row)
+	}
+	rowTable(rows, q, lang.T("last ticket", "最近的验证票据"), func(r Row) string {
+		if r.TicketReceivedAt == nil {
+			return "-"
+		}
+		return q.Say(apart(*r.TicketReceivedAt, q.Now))
+	}).write(out)
+}
