@@ -80,7 +80,7 @@ function follow() {
   if (!where || !window.EventSource) return;
   const source = new EventSource(where);
   const sign = document.getElementById("live");
-  const show = (on) => { if (sign) { sign.hidden = false; sign.classList.toggle("on", on); sign.textContent = on ? sign.dataset.on : sign.dataset.off; } };
+  const show = (on) => { if (sign) { sign.hidden = false; sign.classList.toggle("on", on); sign.textContent = on ? sign.dataset.live : sign.dataset.lost; } };
   source.addEventListener("open", () => show(true));
   source.addEventListener("changed", (news) => {
     if (news.lastEventId !== document.querySelector("main").dataset.mark) refresh();

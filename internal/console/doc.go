@@ -5,6 +5,12 @@
 // value and nothing else. What all pages have in common is in page.go (requests and answers), render.go (templates)
 // and pages/layout.html; what a page shows is in a file of its own, beside a template in pages/.
 //
+// To add a page: write a function of Console that returns its Page, with the word for the navigation, beside its template
+// pages/<name>.html, which defines "page"; and name it in New. In a template both languages stand side by side,
+// {{t "all" "全部"}}; {{say .X}} writes a lang.Text, {{when .X}} and {{ago .X $now}} times, {{n .X}} numbers. There are no
+// styles and scripts in a page: the policy of the answer forbids them. Without scripts everything works; with them console.js
+// replaces <main> when the stream /events says that something changed. index.touch says so.
+//
 // The page knows all keys through an index in memory, which follows the buckets tokens and status and keeps some two
 // hundred bytes of each account: states, times and what a search looks for, never a token. Everything else is read from
 // NATS for the few keys that a page shows. A page never holds a token, a ticket, a code or a secret, and what others

@@ -69,9 +69,9 @@ func (p Plot) Summary() string {
 
 // What a plot measures, in units of its picture.
 const (
-	plotWidth  = 720.0
-	plotHeight = 176.0
-	plotLeft   = 44.0
+	plotWidth  = 440.0
+	plotHeight = 160.0
+	plotLeft   = 40.0
 	plotRight  = 8.0
 	plotTop    = 10.0
 	plotBottom = 24.0
@@ -178,7 +178,7 @@ func (p Plot) marks(slots int) (marks []plotMark) {
 	span := time.Duration(slots) * p.Slot
 	every := 4 * time.Hour
 	for _, d := range []time.Duration{10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour} {
-		if span/d <= 8 {
+		if span/d <= 6 {
 			every = d
 			break
 		}
@@ -200,7 +200,7 @@ func (p Plot) marks(slots int) (marks []plotMark) {
 const dueSlots = 48
 
 // horizons are how far ahead the renewals that are due are shown.
-var horizons = []time.Duration{4 * time.Minute, 20 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour}
+var horizons = []time.Duration{time.Minute, 5 * time.Minute, 20 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour}
 
 // duePlot plots when the tokens that live are to be renewed, as far ahead as nearly all of them reach.
 func (c *Console) duePlot(q *Request) Plot {
