@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"wxtoken/internal/counts"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logger"
 	"wxtoken/internal/natsconn"
@@ -53,7 +54,10 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, "ingest", health, metrics, log)
-	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Now: time.Now, Step: settings.CrashAt()})
+	counter := counts.New("ingest", js, log)
+	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{
+		JetStream: js, Seal: cfg.seal, Log: log, Metrics: metrics.Registry, Counts: counter, Now: time.Now, Step: settings.CrashAt(),
+	})
 	if err != nil {
 		return err
 	}
@@ -80,6 +84,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
+	group.Go(func() error { return counter.Run(serving) })
 	group.Go(func() error { return pushes.Run(serving) })
 	group.Go(func() error { return watch.Run(serving) })
 	return group.Wait()

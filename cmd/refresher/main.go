@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/internal/console"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/logger"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/notify"
@@ -63,9 +66,10 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
+	counter := counts.New("refresher", js, log)
 	r, err := refresher.New(cfg.Config, refresher.Deps{
 		NATS: nc, Components: cfg.components, Seal: cfg.seal, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: metrics.Registry, Step: settings.CrashAt(), Direct: notices.Direct,
+		Metrics: metrics.Registry, Step: settings.CrashAt(), Counts: counter, Direct: notices.Direct,
 	})
 	if err != nil {
 		return err
@@ -94,6 +98,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
+	group.Go(func() error { return counter.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return notices.Run(ctx) })
 	group.Go(func() error { return page.Run(ctx) })

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/console"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/natsd"
@@ -63,11 +64,11 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	defer keeper.Close()
-	js, err := jetstream.New(keeper)
+	keeperJS, err := jetstream.New(keeper)
 	if err != nil {
 		return err
 	}
-	keys, err := cfg.sealKeys(ctx, js)
+	keys, err := cfg.sealKeys(ctx, keeperJS)
 	if err != nil {
 		return err
 	}
@@ -76,14 +77,18 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	defer facing.Close()
-	if js, err = jetstream.New(facing); err != nil {
+	js, err := jetstream.New(facing)
+	if err != nil {
 		return err
 	}
 	public, err := seal.FromPublic(keys.Public())
 	if err != nil {
 		return err
 	}
-	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Now: time.Now, Step: settings.CrashAt()})
+	pushCount := h.counter("ingest", js)
+	in, err := ingest.New(cfg.Config, cfg.components, ingest.Deps{
+		JetStream: js, Seal: public, Log: log, Metrics: h.metrics.Registry, Counts: pushCount, Now: time.Now, Step: settings.CrashAt(),
+	})
 	if err != nil {
 		return err
 	}
@@ -100,16 +105,16 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		}
 		cfg.meet(sim.api.Addr(), pushes.Addr())
 	}
-	if js, err = jetstream.New(keeper); err != nil {
-		return err
-	}
-	notices, err := notify.New(cfg.Notify, notify.Deps{JetStream: js, Log: log.With().Str("role", "refresher").Logger(), Metrics: h.metrics.Registry, Now: time.Now})
+	notices, err := notify.New(cfg.Notify, notify.Deps{
+		JetStream: keeperJS, Log: log.With().Str("role", "refresher").Logger(), Metrics: h.metrics.Registry, Now: time.Now,
+	})
 	if err != nil {
 		return err
 	}
+	renewalCount := h.counter("refresher", keeperJS)
 	r, err := refresher.New(cfg.Refresher, refresher.Deps{
 		NATS: keeper, Components: cfg.components, Seal: keys, Log: log.With().Str("role", "refresher").Logger(),
-		Metrics: h.metrics.Registry, Step: settings.CrashAt(), Direct: notices.Direct,
+		Metrics: h.metrics.Registry, Step: settings.CrashAt(), Counts: renewalCount, Direct: notices.Direct,
 	})
 	if err != nil {
 		return err
@@ -134,7 +139,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	parts := append([]func(context.Context) error{pushes.Run}, doors...)
-	parts = append(parts, r.Run, notices.Run, page.Run, watch.Run)
+	parts = append(parts, pushCount.Run, r.Run, renewalCount.Run, notices.Run, page.Run, watch.Run)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)
 	}
@@ -154,6 +159,18 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	return serve.Together(ctx, append([]func(context.Context) error{components.Run}, parts...)...)
 }
+
+// counter counts for a role. With --sim tokens live for seconds, and so does a record of what was done.
+func (h *house) counter(role string, js jetstream.JetStream) *counts.Counter {
+	c := counts.New(role, js, h.log)
+	if h.cfg.Sim {
+		c.Every = simCounts
+	}
+	return c
+}
+
+// simCounts is how long a record counts with --sim.
+const simCounts = 15 * time.Second
 
 // startNATS starts the NATS server.
 func (h *house) startNATS(ctx context.Context) (*natsd.Server, error) {

@@ -21,6 +21,7 @@ type Authorization struct {
 	Token        bool   // the answer had an access token
 	Ref          string // as RefThrough says
 	Now          time.Time
+	By           string // the host that exchanged it
 }
 
 // Authorized is the credential after the exchange of a code. Without a token the account gives no API permission, and there is nothing
@@ -37,7 +38,7 @@ func (c Credential) Authorized(a Authorization) Credential {
 		return c
 	}
 	c.Generation++
-	return c
+	return c.noted(Past{At: a.Now, Reason: ReasonAuthorized, By: a.By})
 }
 
 // Told is the credential after an authorization whose code was used elsewhere: WeChat told its refresh token. at is when it was, zero if

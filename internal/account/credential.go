@@ -41,6 +41,9 @@ type Credential struct {
 	Forced   int       `json:"forced,omitempty"`
 	ForcedAt time.Time `json:"forced_at,omitzero"`
 
+	// History tells of the last tokens, the oldest first.
+	History []Past `json:"history,omitempty"`
+
 	// Commit is unique to each commit, so that a committer that got no answer can tell its own record.
 	Commit string `json:"commit,omitempty"`
 

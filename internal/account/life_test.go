@@ -125,8 +125,8 @@ func events() []event {
 		{"a due message for the next token", "ACT", wish(8, 3)},
 		{"claimed", "ACT", only(func(c Credential) Credential { return c.Claimed("r2", "due/10", noon) })},
 		{"given back", "ACT", only(Credential.GivenBack)},
-		{"renewed", "ACT", only(func(c Credential) Credential { return c.Renewed("") })},
-		{"renewed, with another refresh token", "A", only(func(c Credential) Credential { return c.Renewed("rt2") })},
+		{"renewed", "ACT", only(func(c Credential) Credential { return c.Renewed("", Past{}) })},
+		{"renewed, with another refresh token", "A", only(func(c Credential) Credential { return c.Renewed("rt2", Past{}) })},
 		{"a renewal is asked for", "ACT", func(c Credential) (Credential, Next, string) {
 			outcome, underWay := c.Replaceable(token, false, noon.Add(10*time.Minute))
 			return c, Next{}, fmt.Sprintf("%s, under way: %t", outcome, underWay)

@@ -144,6 +144,9 @@ func (l Life) Exists() bool { return l.expiresAt != 0 }
 // ExpiresAt returns when the token expires; zero if there is none.
 func (l Life) ExpiresAt() time.Time { return l.expiresAt.time() }
 
+// RenewAt returns when the token is to be renewed; zero if there is none.
+func (l Life) RenewAt() time.Time { return l.renewAt.time() }
+
 // Lives reports whether there is a token that has not expired.
 func (l Life) Lives(now time.Time) bool { return instantOf(now) < l.expiresAt }
 

@@ -106,14 +106,14 @@ func (c Credential) Replaceable(t wxtoken.Token, asked bool, now time.Time) (out
 	return wxtoken.OutcomeRenewing, false
 }
 
-// Renewed is the credential after a good answer. An empty refresh token never replaces one.
-func (c Credential) Renewed(refreshToken string) Credential {
+// Renewed is the credential after a good answer, and how that came about. An empty refresh token never replaces one.
+func (c Credential) Renewed(refreshToken string, how Past) Credential {
 	if refreshToken != "" && c.Key.Kind == wxtoken.KindAuthorizer {
 		c.RefreshToken = refreshToken
 	}
 	c.Generation++
 	c.Anew = false
-	return c.well()
+	return c.noted(how).well()
 }
 
 // Failure is an answer of WeChat's that is no token.

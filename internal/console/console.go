@@ -32,14 +32,13 @@ type Config struct {
 
 // Console is the operator's page.
 type Console struct {
-	cfg    Config
-	js     jetstream.JetStream
-	now    func() time.Time
-	index  *index
-	looks  map[lang.Language]look
-	pages  []Page
-	quotas cache[quotas]
-	counts cache[[]tick]
+	cfg   Config
+	js    jetstream.JetStream
+	now   func() time.Time
+	index *index
+	looks map[lang.Language]look
+	pages []Page
+	calls callsCache
 
 	following chan struct{} // holds one for each open stream of events
 	ended     context.Context

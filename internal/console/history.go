@@ -1,7 +1,6 @@
 package console
 
 import (
-	"context"
 	"encoding/json"
 	"time"
 
@@ -94,19 +93,4 @@ func slotted(ticks []tick, name string, from time.Time, slot time.Duration, slot
 		values[i] += v
 	}
 	return values
-}
-
-// quotas is what the refreshers say of a component's calls.
-type quotas map[string][]APICall
-
-// APICall is how often a call was made today.
-type APICall struct {
-	API         string     `json:"api"`
-	Calls       int        `json:"calls"` // by all refreshers, today in China
-	PausedUntil *time.Time `json:"paused_until,omitempty"`
-}
-
-// callsOf returns the calls of a component; none where no refresher answers.
-func (c *Console) callsOf(ctx context.Context, q *Request, component string) []APICall {
-	return []APICall{}
 }

@@ -42,7 +42,10 @@ type Overview struct {
 	Components []ComponentView `json:"components"`
 	Due        Plot            `json:"renewals_due"`
 	History    []Plot          `json:"history"`
+	Worst      []Row           `json:"worst"` // accounts that are not as they should be, the worst first
 	Changed    []Row           `json:"changed_last"`
+
+	rest []Row // the first of all accounts, for a terminal
 }
 
 // ComponentView is what the overview shows of a component.
@@ -57,6 +60,7 @@ type ComponentView struct {
 const (
 	maxComponents = 200
 	maxChanged    = 8
+	maxWorst      = 5
 )
 
 // overview makes the first page.
@@ -68,11 +72,15 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	for _, s := range statuses[:min(len(statuses), maxComponents)] {
 		keys = append(keys, s.Key)
 	}
-	changed := c.index.changedLast(maxChanged)
-	rows, err := c.rowsOf(ctx, q, slices.Concat(keys, changed))
+	changed, shown := c.index.changedLast(maxChanged), maxWorst
+	if q.format == "text" {
+		changed, shown = nil, defaultLimit
+	}
+	worst, _ := c.index.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, sort: byWorst}, q.Now, 0, shown)
+	rows, err := c.rowsOf(ctx, q, slices.Concat(keys, changed, worst))
 	if err != nil && !c.cfg.NATS.IsConnected() && len(statuses) > 0 {
 		rows, err = c.remembered(statuses[:len(keys)]), nil
-		changed = nil
+		changed, worst = nil, nil
 	}
 	if err != nil {
 		return o, err
@@ -87,7 +95,14 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 		}
 		o.Components = append(o.Components, v)
 	}
-	o.Changed = rows[len(keys):]
+	o.Changed = rows[len(keys) : len(keys)+len(changed)]
+	o.rest = rows[len(keys)+len(changed):]
+	o.Worst = []Row{}
+	for _, row := range o.rest[:min(len(o.rest), maxWorst)] {
+		if row.State != wxtoken.StateActive && row.State != wxtoken.StateRevoked {
+			o.Worst = append(o.Worst, row)
+		}
+	}
 	c.judge(&o, q)
 	return o, nil
 }

@@ -85,7 +85,7 @@ func words(l lang.Language) template.FuncMap {
 		"span":  func(d time.Duration) string { return span(d, l) },
 		"state": func(s string) string { return stateWord(s).In(l) },
 		"asset": func(path string) string { return path + "?v=" + versions[path] },
-		"n64":   grouped[uint64], "tone": tone, "withins": withins, "sorts": sorts,
+		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "tone": tone, "withins": withins, "sorts": sorts,
 		"condition": func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },
 		"reason":    func(r wxtoken.Reason) string { return reasonWord(r).In(l) },
 		"list":      func(values ...any) []any { return values },

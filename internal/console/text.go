@@ -116,4 +116,9 @@ func writeOverview(out io.Writer, o Overview, q *Request) {
 		}
 		return q.Say(apart(*r.TicketReceivedAt, q.Now))
 	}).write(out)
+	fmt.Fprintf(out, "\n%s (%d)\n", q.Say(lang.T("Accounts", "账号")), o.Tally.Accounts)
+	rowTable(o.rest, q, lang.T("nick_name", "昵称"), func(r Row) string { return printable(r.Name) }).write(out)
+	if o.Tally.Accounts > len(o.rest) {
+		fmt.Fprintf(out, "%s: /accounts\n", q.Say(lang.T("more", "更多")))
+	}
 }

@@ -63,6 +63,19 @@ func (r Row) Ready() (c wxtoken.Condition) {
 	return c
 }
 
+// Verdict is the class of an account's sentence.
+func (a Account) Verdict() string {
+	switch {
+	case a.State == wxtoken.StateRevoked:
+		return ""
+	case a.Valid && a.State == wxtoken.StateActive:
+		return verdictOK
+	case a.Valid:
+		return verdictRisk
+	}
+	return verdictBroken
+}
+
 // First and Last are the places of the rows that are shown.
 func (a Accounts) First() int { return (a.Page-1)*a.Limit + 1 }
 

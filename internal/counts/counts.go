@@ -2,7 +2,6 @@
 package counts
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
@@ -33,7 +33,7 @@ const (
 	// keptFor is the life of a record.
 	keptFor = 48 * time.Hour
 	// writeWithin bounds the wait for NATS.
-	writeWithin = 5 * time.Second
+	writeWithin = 2 * time.Second
 )
 
 // Record is what a process did between two times.
@@ -46,15 +46,21 @@ type Record struct {
 
 // Counter counts for one process. A nil Counter counts nothing.
 type Counter struct {
-	Role, Instance string
-	JS             jetstream.JetStream
-	Log            zerolog.Logger
-	Now            func() time.Time // nil = time.Now
-	Every          time.Duration    // 0 = ten minutes
+	Every time.Duration    // of one record; ten minutes
+	Now   func() time.Time // time.Now
+
+	role, instance string
+	js             jetstream.JetStream
+	log            zerolog.Logger
 
 	mu     sync.Mutex
-	since  time.Time
+	since  time.Time // of the record that is being counted for; Run's own
 	counts map[string]int64
+}
+
+// New returns a counter for a process of that role. Run writes what it counts.
+func New(role string, js jetstream.JetStream, log zerolog.Logger) *Counter {
+	return &Counter{Every: Every, Now: time.Now, role: role, instance: nuid.Next(), js: js, log: log}
 }
 
 // Add counts n more.
@@ -89,14 +95,10 @@ func (c *Counter) open() map[string]int64 {
 
 // Run writes a record at each round ten minutes, and the last one when ctx ends.
 func (c *Counter) Run(ctx context.Context) error {
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	every := cmp.Or(c.Every, Every)
 	c.since = c.Now().UTC()
 	for {
 		now := c.Now()
-		wait := now.Truncate(every).Add(every).Sub(now)
+		wait := now.Truncate(c.Every).Add(c.Every).Sub(now)
 		select {
 		case <-ctx.Done():
 			c.write(context.WithoutCancel(ctx))
@@ -111,7 +113,7 @@ func (c *Counter) Run(ctx context.Context) error {
 // a longer time.
 func (c *Counter) write(ctx context.Context) {
 	c.mu.Lock()
-	r := Record{Role: c.Role, From: c.since, To: c.Now().UTC(), Counts: c.counts}
+	r := Record{Role: c.role, From: c.since, To: c.Now().UTC(), Counts: c.counts}
 	c.counts = nil
 	c.mu.Unlock()
 	if len(r.Counts) == 0 {
@@ -119,7 +121,7 @@ func (c *Counter) write(ctx context.Context) {
 		return
 	}
 	if err := c.publish(ctx, r); err != nil {
-		c.Log.Debug().Err(err).Msg("failed to write down what was done")
+		c.log.Debug().Err(err).Msg("failed to write down what was done")
 		c.giveBack(r.Counts)
 		return
 	}
@@ -133,9 +135,9 @@ func (c *Counter) publish(ctx context.Context, r Record) error {
 	if err != nil {
 		return fmt.Errorf("encode counts: %w", err)
 	}
-	m := nats.NewMsg(events.JournalSubject(events.JournalCount, c.Role, c.Instance))
+	m := nats.NewMsg(events.JournalSubject(events.JournalCount, c.role, c.instance))
 	m.Data = data
-	_, err = c.JS.PublishMsg(ctx, m, jetstream.WithMsgTTL(keptFor))
+	_, err = c.js.PublishMsg(ctx, m, jetstream.WithMsgTTL(keptFor))
 	return err
 }
 

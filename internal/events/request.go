@@ -25,6 +25,7 @@ const (
 	SubjectRenew         = "wxtoken.renew"
 	SubjectReconcile     = "wxtoken.reconcile"
 	SubjectQuota         = "wxtoken.quota"
+	SubjectAccount       = "wxtoken.account"
 	SubjectConnectCreate = "wxtoken.connect.create"
 	SubjectConnectOpen   = "wxtoken.connect.open"
 )
@@ -103,6 +104,7 @@ type QuotaRequest struct {
 	Component string `json:"component"`
 	Clear     bool   `json:"clear,omitempty"`
 	Confirm   string `json:"confirm,omitempty"` // the component's appid once more
+	Own       bool   `json:"own,omitempty"`     // only what the refreshers know: WeChat is not asked
 }
 
 // QuotaAnswer answers SubjectQuota.
@@ -126,6 +128,37 @@ type APIQuota struct {
 	Calls       int        `json:"calls"` // made by the refreshers today, by their own count
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
 	Error       string     `json:"error,omitempty"` // WeChat did not tell
+}
+
+// AccountRequest is the request on SubjectAccount: what is recorded of a key beside its token and its status.
+type AccountRequest struct {
+	Key wxtoken.Key `json:"key"`
+}
+
+// AccountAnswer answers SubjectAccount. It holds no secret.
+type AccountAnswer struct {
+	Key            wxtoken.Key `json:"key"`
+	Generation     uint64      `json:"generation"`
+	Ref            string      `json:"ref,omitempty"`
+	AuthorizedAt   time.Time   `json:"authorized_at,omitzero"`
+	RevokedAt      time.Time   `json:"revoked_at,omitzero"`
+	Authorizations uint64      `json:"authorizations,omitempty"` // how often it was authorized
+	Failures       int         `json:"failures,omitempty"`       // since the last good renewal
+	RetryAt        time.Time   `json:"retry_at,omitzero"`        // when the next try may start
+	ClaimedUntil   time.Time   `json:"claimed_until,omitzero"`   // a refresher is at it
+	Forced         int         `json:"forced_today,omitempty"`   // renewals that were asked for today, in China, by a report or by hand
+	ForcedAt       time.Time   `json:"forced_at,omitzero"`
+	History        []TokenPast `json:"history"` // of the last tokens, the newest first
+}
+
+// TokenPast is how a key came to one of its tokens.
+type TokenPast struct {
+	Generation uint64    `json:"generation"`
+	At         time.Time `json:"at"`      // when it was asked for
+	Reason     string    `json:"reason"`  // of the due message, or "authorized"
+	LateMS     int64     `json:"late_ms"` // after its time
+	TookMS     int64     `json:"took_ms"`
+	By         string    `json:"by,omitempty"` // the refresher's host
 }
 
 // ConnectCreate is the request on SubjectConnectCreate: a link with which a merchant can authorize.

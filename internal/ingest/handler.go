@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/wechat"
 )
 
@@ -335,6 +336,11 @@ func agent(r *http.Request) string {
 func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
 	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
 	i.metrics.duration.WithLabelValues(a.result).Observe(took.Seconds())
+	if a.result == resultRejected || a.result == resultNATSUnavailable {
+		i.counts.Add(counts.Refused, 1)
+	} else {
+		i.counts.Add(counts.Pushes, 1)
+	}
 	if a.result == resultAccepted || a.result == resultDuplicate {
 		i.lines.log.Debug().Str("component", to.component).Str("info_type", a.kind).Str("event_id", a.id).
 			Str("result", a.result).Dur("duration", took).Msg("push answered")

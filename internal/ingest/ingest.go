@@ -17,6 +17,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/bus"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/serve"
 	"wxtoken/internal/settings"
@@ -49,6 +50,7 @@ type Deps struct {
 	Seal      *seal.Keys // seals the events on AUTH; nil = they are in the clear
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
+	Counts    *counts.Counter   // what it does, by ten minutes; nil = it is not written down
 	Now       func() time.Time  // the clock against which CreateTime is held
 	Step      func(name string) // called at "ingest.before_publish" and "ingest.after_puback"; tests end the process there
 }
@@ -62,6 +64,7 @@ type Ingest struct {
 	now        func() time.Time
 	step       func(name string)
 	metrics    *metrics
+	counts     *counts.Counter
 	failures   *serve.Tries // of pushes
 	visits     *serve.Tries // of visits to links
 	lines      *lines
@@ -88,6 +91,7 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		seal:          d.Seal,
 		now:           d.Now,
 		step:          d.Step,
+		counts:        d.Counts,
 		failures:      serve.NewTries(failuresPerSecond, failuresBurst),
 		visits:        serve.NewTries(failuresPerSecond, failuresBurst),
 		listeners:     &listeners{now: time.Now},

@@ -9,6 +9,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
 	"wxtoken/internal/links"
@@ -206,7 +207,9 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 	if conflict {
 		r.log.Error().Stringer("key", key).Str("ref", cred.Ref).Str("other_ref", link.Ref).Msg("account belongs to another ref, left there")
 	}
+	r.counts.Add(counts.Exchanged, 1)
 	cred = cred.Authorized(account.Authorization{
+		By: r.host,
 		At: at, CodeDigest: events.Digest(a.Code), RefreshToken: granted.RefreshToken, Token: granted.AccessToken != "", Ref: ref, Now: r.now(),
 	})
 	if granted.AccessToken == "" {

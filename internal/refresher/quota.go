@@ -38,6 +38,10 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 		if until := known.Paused[entry.API]; until.After(a.now()) {
 			entry.PausedUntil = &until
 		}
+		if q.Own {
+			answer.APIs = append(answer.APIs, entry)
+			continue
+		}
 		if left, err := c.gate.QuotaLeft(ctx, api); err != nil {
 			entry.Error = err.Error()
 		} else {

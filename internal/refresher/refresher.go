@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/bus"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
 	"wxtoken/internal/links"
@@ -44,6 +46,7 @@ type Deps struct {
 	Transport  http.RoundTripper // to WeChat; nil = Go's default
 	Now        func() time.Time  // nil = time.Now
 	Step       func(name string) // called at each step of a renewal; nil = nothing. Tests end the process there
+	Counts     *counts.Counter   // what it does, by ten minutes; nil = it is not written down
 	LookEvery  time.Duration     // between two looks at the mirrors; 0 = 30 s
 	// Direct is called with a notice that can't be told through NATS; nil = nothing.
 	Direct func(events.Notice)
@@ -56,6 +59,8 @@ type Refresher struct {
 
 	cfg     Config
 	id      string
+	host    string // for people
+	counts  *counts.Counter
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	wx      *wechat.Client
@@ -103,11 +108,12 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
-		changed: make(chan struct{}, 1), unopened: rate.Sometimes{Interval: time.Minute},
+		changed: make(chan struct{}, 1), counts: deps.Counts, unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
 	}
+	r.host = hostname()
 	if r.step == nil {
 		r.step = func(string) {}
 	}
@@ -129,6 +135,12 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	r.mirrors = &mirrors{cfg: cfg, nc: r.nc, js: js, every: cmp.Or(deps.LookEvery, mirrorEvery), log: r.log, metrics: r.metrics}
 	r.data = &data{cfg: cfg, nc: r.nc, js: js, seal: r.seal, mirrors: r.mirrors, log: r.log, step: r.step, doubts: make(chan struct{}, 1)}
 	return r, nil
+}
+
+// hostname returns the name of this machine as a record keeps it: people know it, and not the id of a process.
+func hostname() string {
+	name, _ := os.Hostname() // without a name nothing is lost but that
+	return name[:min(len(name), 32)]
 }
 
 // newGates returns what the gates of this process have in common.

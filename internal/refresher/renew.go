@@ -11,6 +11,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/counts"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
@@ -121,9 +122,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// d. Judge.
 	if err != nil {
+		r.counts.Add(counts.Failed, 1)
 		return r.fail(ctx, c, cred, err)
 	}
-	next := cred.Renewed(grant.RefreshToken)
+	how := account.Past{At: began, Reason: due.Reason, Late: lateness(e.Token, cred, began), Took: r.now().Sub(began), By: r.host}
+	next := cred.Renewed(grant.RefreshToken, how)
 	token := r.tokenFrom(ctx, cred, next.Generation, grant, due.Reason, began)
 	r.step("judged")
 
@@ -133,11 +136,21 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return r.resolveLost(ctx, key, err)
 	}
 	c.gate.KnowToken(token, stored.Revision)
+	r.counts.Add(counts.Renewed, 1)
+	r.counts.Most(counts.LatestMS, how.Late.Milliseconds())
 	r.step("committed")
 	r.announce(ctx, c, token, cred, due.Reason, began)
 
 	// f. Ack: the consumer's, last.
 	return nil
+}
+
+// lateness returns how long after its time the token t, which is that of cred, is replaced.
+func lateness(l account.Life, cred account.Credential, now time.Time) time.Duration {
+	if l.Generation != cred.Generation || !l.Exists() {
+		return 0
+	}
+	return max(0, now.Sub(l.RenewAt()))
 }
 
 // settle deals with a due message that asks for no renewal, or for none yet; it reports false for any other.

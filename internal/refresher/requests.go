@@ -61,6 +61,7 @@ func (r *Refresher) endpoints() []endpoint {
 		{events.SubjectRenew, free, true, question(a.renew)},
 		{events.SubjectReconcile, free, true, question(a.reconcile)},
 		{events.SubjectQuota, free, true, question(a.quota)},
+		{events.SubjectAccount, free, true, question(a.account)},
 		{events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.links.Create)},
 		{events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)},
 	}

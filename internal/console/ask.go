@@ -1,0 +1,86 @@
+package console
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/micro"
+
+	"wxtoken/internal/events"
+)
+
+// askWithin bounds the wait for a refresher: a page is worth more without the answer than late.
+const askWithin = 2 * time.Second
+
+// ask asks the refreshers, as the nats command does.
+func (c *Console) ask(ctx context.Context, subject string, question, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	data, err := json.Marshal(question)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", subject, err)
+	}
+	m, err := c.cfg.NATS.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", subject, err)
+	}
+	if text := m.Header.Get(micro.ErrorHeader); text != "" {
+		return fmt.Errorf("ask %s: %w", subject, errors.New(text))
+	}
+	if err := json.Unmarshal(m.Data, answer); err != nil {
+		return fmt.Errorf("ask %s: the answer can't be read", subject)
+	}
+	return nil
+}
+
+// APICall is how often a call was made today.
+type APICall struct {
+	API         string     `json:"api"`
+	Calls       int        `json:"calls"` // by all refreshers, today in China
+	PausedUntil *time.Time `json:"paused_until,omitempty"`
+}
+
+// callsGood is how long the calls of a component are shown without asking again.
+const callsGood = 5 * time.Second
+
+// callsCache keeps the calls of each component.
+type callsCache struct {
+	mu   sync.Mutex
+	kept map[string]*cache[[]APICall]
+}
+
+// of returns what is kept of a component.
+func (c *callsCache) of(component string) *cache[[]APICall] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept == nil {
+		c.kept = map[string]*cache[[]APICall]{}
+	}
+	if c.kept[component] == nil {
+		c.kept[component] = &cache[[]APICall]{}
+	}
+	return c.kept[component]
+}
+
+// callsOf returns the calls of a component that were made today, by the refreshers' own count; none where no refresher
+// answers.
+func (c *Console) callsOf(ctx context.Context, q *Request, component string) []APICall {
+	calls, _ := c.calls.of(component).get(q.Now, callsGood, func() ([]APICall, error) {
+		var answer events.QuotaAnswer
+		err := c.ask(ctx, events.SubjectQuota, events.QuotaRequest{Component: component, Own: true}, &answer)
+		out := []APICall{}
+		for _, api := range answer.APIs {
+			if api.Calls > 0 || api.PausedUntil != nil {
+				out = append(out, APICall{API: api.API, Calls: api.Calls, PausedUntil: api.PausedUntil})
+			}
+		}
+		slices.SortStableFunc(out, func(a, b APICall) int { return b.Calls - a.Calls })
+		return out, err
+	})
+	return calls
+}

@@ -1,0 +1,40 @@
+package refresher
+
+import (
+	"context"
+	"slices"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/wechat"
+)
+
+// account answers wxtoken.account: what the record of a key tells that is no secret.
+func (a *answers) account(ctx context.Context, q events.AccountRequest) (events.AccountAnswer, error) {
+	if q.Key == (wxtoken.Key{}) {
+		return events.AccountAnswer{}, errKey
+	}
+	cred, err := a.store.Credential(ctx, q.Key)
+	if err != nil {
+		return events.AccountAnswer{}, err
+	}
+	if cred.Revision == 0 {
+		return events.AccountAnswer{}, events.Refused(404, "nothing is recorded of %s", q.Key)
+	}
+	answer := events.AccountAnswer{
+		Key: q.Key, Generation: cred.Generation, Ref: cred.Ref, AuthorizedAt: cred.AuthorizedAt, RevokedAt: cred.RevokedAt,
+		Authorizations: cred.Authorizations, Failures: cred.Failures, RetryAt: cred.RetryAt, ForcedAt: cred.ForcedAt, History: []events.TokenPast{},
+	}
+	if cred.ClaimedAt(a.now()) {
+		answer.ClaimedUntil = cred.Claim.Until
+	}
+	if wechat.Day(cred.ForcedAt) == wechat.Day(a.now()) {
+		answer.Forced = cred.Forced
+	}
+	for _, p := range slices.Backward(cred.History) {
+		answer.History = append(answer.History, events.TokenPast{
+			Generation: p.Generation, At: p.At, Reason: p.Reason, LateMS: p.Late.Milliseconds(), TookMS: p.Took.Milliseconds(), By: p.By,
+		})
+	}
+	return answer, nil
+}
