@@ -20,8 +20,8 @@ import (
 const (
 	defaultLimit = 50
 	maxLimit     = 500
-	maxQuery     = 128    // bytes of a search
-	maxCSV       = 20_000 // rows of a file: each is read from NATS
+	maxQuery     = 128   // bytes of a search
+	maxCSV       = 5_000 // rows of one file: each is read from NATS
 )
 
 // accountsPage is the list of accounts.
@@ -172,8 +172,12 @@ func writeAccounts(out io.Writer, a Accounts, q *Request) {
 	}
 }
 
-// writeCSV writes a list for a spreadsheet. A text that begins like a formula is made a text.
+// writeCSV writes a list for a spreadsheet. A text that begins like a formula is made a text; the mark at the beginning has
+// Excel read Chinese.
 func writeCSV(out io.Writer, a Accounts) error {
+	if _, err := io.WriteString(out, "\ufeff"); err != nil {
+		return err
+	}
 	w := csv.NewWriter(out)
 	if err := w.Write([]string{"key", "state", "token_valid", "nick_name", "principal_name", "ref", "generation", "expires_at", "renew_at",
 		"failures", "errcode", "last_error", "last_error_at", "to_do"}); err != nil {
@@ -197,14 +201,16 @@ func writeCSV(out io.Writer, a Accounts) error {
 	return w.Error()
 }
 
-// cellText makes a text safe for a spreadsheet, which takes what begins so for a formula.
+// cellText makes a text safe for a spreadsheet, which takes what begins so for a formula. A negative number is none.
 func cellText(text string) string {
-	if strings.TrimLeft(text, " ") != "" && strings.ContainsAny(strings.TrimLeft(text, " ")[:1], "=+-@\t\r|%") {
-		if _, err := strconv.Atoi(text); err != nil {
-			return "'" + text
-		}
+	begins := strings.TrimLeft(text, " ")
+	if begins == "" || !strings.Contains("=+-@\t\r|%", begins[:1]) {
+		return text
 	}
-	return text
+	if _, err := strconv.Atoi(text); err == nil && text[0] == '-' {
+		return text
+	}
+	return "'" + text
 }
 
 // stamp writes a time for a program; "" for none.

@@ -409,8 +409,10 @@ type Tally struct {
 	Serving  int                   `json:"serving"`  // in force, with a token that lives
 	Dead     int                   `json:"dead"`     // in force, without one
 	AtRisk   int                   `json:"at_risk"`  // serving, and not renewed as it should be
-	// Reasons counts the dead by the reason of their condition Ready.
-	Reasons map[wxtoken.Reason]int `json:"dead_reasons,omitempty"`
+	// Errcodes counts the dead by the errcode that WeChat answered last, 0: it gave none; Reasons counts those without an error,
+	// by the reason of their condition Ready.
+	Reasons  map[wxtoken.Reason]int `json:"dead_reasons,omitempty"`
+	Errcodes map[int]int            `json:"dead_errcodes,omitempty"`
 	// FirstDies is when the first of those at risk loses its token.
 	FirstDies time.Time `json:"first_dies,omitzero"`
 }
@@ -422,7 +424,11 @@ func (t *Tally) count(state wxtoken.State, reason wxtoken.Reason, r *row, now ti
 	case state == wxtoken.StateRevoked:
 	case !r.valid(now):
 		t.Dead++
-		t.Reasons[reason]++
+		if r.errcode != noErrcode && reason != wxtoken.ReasonNoAPIPermission {
+			t.Errcodes[int(r.errcode)]++
+		} else {
+			t.Reasons[reason]++
+		}
 	default:
 		t.Serving++
 		if state != wxtoken.StateActive {
@@ -435,7 +441,7 @@ func (t *Tally) count(state wxtoken.State, reason wxtoken.Reason, r *row, now ti
 }
 
 func newTally() *Tally {
-	return &Tally{States: map[wxtoken.State]int{}, Reasons: map[wxtoken.Reason]int{}}
+	return &Tally{States: map[wxtoken.State]int{}, Reasons: map[wxtoken.Reason]int{}, Errcodes: map[int]int{}}
 }
 
 // tally counts the accounts: all of them, and those of each component. It goes through all rows: counts that were kept

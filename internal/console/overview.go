@@ -6,6 +6,8 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"wxtoken/client"
@@ -40,6 +42,7 @@ type Overview struct {
 	Loading    *loading        `json:"loading,omitempty"`
 	Tally      *Tally          `json:"accounts"`
 	Components []ComponentView `json:"components"`
+	LeftOut    int             `json:"components_left_out,omitempty"` // beyond the first 200
 	Due        Plot            `json:"renewals_due"`
 	History    []Plot          `json:"history"`
 	Worst      []Row           `json:"worst"` // accounts that are not as they should be, the worst first
@@ -68,6 +71,7 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	all, of := c.index.tally(q.Now)
 	o := Overview{At: q.Now, Loading: c.index.loading(), Tally: all, Components: []ComponentView{}, Due: c.duePlot(q), History: c.historyPlots(q)}
 	statuses := c.index.components()
+	o.LeftOut = max(0, len(statuses)-maxComponents)
 	var keys []wxtoken.Key
 	for _, s := range statuses[:min(len(statuses), maxComponents)] {
 		keys = append(keys, s.Key)
@@ -137,7 +141,7 @@ func (c *Console) judge(o *Overview, q *Request) {
 	case t.Accounts == 0:
 		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("No account has authorized yet.", "还没有账号授权。"))
 	case t.Serving+t.Dead == 0:
-		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("All %s accounts have cancelled.", "全部 %s 个账号都已取消授权。", grouped(t.Accounts)))
+		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("Every account that was here has cancelled: %s.", "全部账号（%s 个）都已取消授权。", grouped(t.Accounts)))
 	case t.Dead > 0:
 		o.Verdict, o.Sentence = verdictBroken, q.Say(deadSentence(o, q.Now))
 	case t.AtRisk > 0 || len(o.More) > 0:
@@ -146,7 +150,7 @@ func (c *Console) judge(o *Overview, q *Request) {
 		o.Verdict, o.Sentence = verdictOK, q.Say(callSentence(t.Serving))
 	}
 	if o.Verdict == verdictBroken && t.AtRisk > 0 {
-		o.More = append(o.More, q.Say(lang.T("%s more can call WeChat now and are not renewed as they should be.", "另有 %s 个目前可以调用微信，但没有按时续期。", grouped(t.AtRisk))))
+		o.More = append(o.More, q.Say(moreSentence(t.AtRisk)))
 	}
 }
 
@@ -158,8 +162,8 @@ func callSentence(n int) lang.Text {
 	return lang.T("All %s accounts can call WeChat.", "全部 %s 个账号都可以调用微信。", grouped(n))
 }
 
-// deadSentence says how many accounts can't call WeChat, and why: what holds their components back first, else what
-// most of them suffer from.
+// deadSentence says how many accounts can't call WeChat, and why: what holds their components back, else what each of
+// them suffers from.
 func deadSentence(o *Overview, now time.Time) lang.Text {
 	n := lang.T("%s accounts have no valid token", "%s 个账号没有有效的令牌", grouped(o.Tally.Dead))
 	if o.Tally.Dead == 1 {
@@ -174,29 +178,62 @@ func deadSentence(o *Overview, now time.Time) lang.Text {
 		}
 	}
 	if len(why) == 0 {
-		reasons := slices.SortedFunc(maps.Keys(o.Tally.Reasons), func(a, b wxtoken.Reason) int {
-			return cmp.Or(cmp.Compare(o.Tally.Reasons[b], o.Tally.Reasons[a]), cmp.Compare(a, b))
-		})
-		for _, r := range reasons[:min(len(reasons), 2)] {
-			word := reasonWord(r)
-			if r == "" || r == wxtoken.ReasonRenewed {
-				word = reasonWord(wxtoken.ReasonExpired)
-			}
-			if !slices.Contains(why, word) {
-				why = append(why, word)
-			}
-		}
+		why = deadReasons(o.Tally)
 	}
 	return lang.T("%s: %s.", "%s：%s。", n, lang.Join(why, lang.T("; ", "；")))
+}
+
+// deadReasons says what accounts without a token suffer from, one by one: what WeChat answered, else what their status says.
+func deadReasons(t *Tally) (why []lang.Text) {
+	var codes []string
+	refused := 0
+	for _, code := range slices.Sorted(maps.Keys(t.Errcodes)) {
+		if code > 0 {
+			refused += t.Errcodes[code]
+			codes = append(codes, strconv.Itoa(code))
+		}
+	}
+	if refused > 0 {
+		shown := strings.Join(codes[:min(len(codes), 4)], ", ")
+		why = append(why, lang.T("WeChat refused the renewal of %s (errcode %s)", "微信拒绝了 %s 个的续期（errcode %s）", grouped(refused), shown))
+	}
+	if silent := t.Errcodes[0] + t.Errcodes[-1]; silent > 0 {
+		why = append(why, lang.T("WeChat had no answer for %s", "微信没有应答 %s 个", grouped(silent)))
+	}
+	for _, reason := range slices.Sorted(maps.Keys(t.Reasons)) {
+		word := reasonWord(reason)
+		if reason == "" || reason == wxtoken.ReasonRenewed {
+			word = reasonWord(wxtoken.ReasonExpired)
+		}
+		if !slices.Contains(why, word) {
+			why = append(why, word)
+		}
+	}
+	return why[:min(len(why), 3)]
 }
 
 // riskSentence says that all is well now, and not for long.
 func riskSentence(t *Tally, now time.Time) lang.Text {
 	can := lang.T("All %s accounts can call WeChat now", "全部 %s 个账号目前都可以调用微信", grouped(t.Serving))
+	if t.Serving == 1 {
+		can = lang.T("The one account can call WeChat now", "唯一的账号目前可以调用微信")
+	}
 	if t.AtRisk == 0 {
 		return lang.T("%s, but not all is well.", "%s，但存在问题。", can)
 	}
-	return lang.T("%s, but %s are not renewed: the first token ends %s.", "%s，但有 %s 个没有续期：第一个令牌 %s到期。", can, grouped(t.AtRisk), apart(t.FirstDies, now))
+	not := lang.T("%s are not renewed", "有 %s 个没有续期", grouped(t.AtRisk))
+	if t.AtRisk == 1 {
+		not = lang.T("1 is not renewed", "有 1 个没有续期")
+	}
+	return lang.T("%s, but %s: the first token ends %s.", "%s，但%s：第一个令牌%s到期。", can, not, apart(t.FirstDies, now))
+}
+
+// moreSentence says how many beside the dead are not as they should be.
+func moreSentence(n int) lang.Text {
+	if n == 1 {
+		return lang.T("1 more can call WeChat now and is not renewed as it should be.", "另有 1 个目前可以调用微信，但没有按时续期。")
+	}
+	return lang.T("%s more can call WeChat now and are not renewed as they should be.", "另有 %s 个目前可以调用微信，但没有按时续期。", grouped(n))
 }
 
 // changedLast returns the keys of accounts and components whose condition Ready changed last, the newest first.

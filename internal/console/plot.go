@@ -84,7 +84,7 @@ func (p Plot) SVG() template.HTML {
 	top := p.top()
 	fmt.Fprintf(&out, `<svg class="plot" viewBox="0 0 %g %g" role="img" aria-labelledby="plot-%[3]s-t plot-%[3]s-d" preserveAspectRatio="xMidYMid meet">`,
 		plotWidth, plotHeight, p.Name)
-	fmt.Fprintf(&out, `<title id="plot-%s-t">%s</title><desc id="plot-%[1]s-d">%s</desc>`, p.Name, template.HTMLEscapeString(p.Title), template.HTMLEscapeString(p.Summary()))
+	fmt.Fprintf(&out, `<title id="plot-%s-t">%s</title><desc id="plot-%[1]s-d">%[3]s</desc>`, p.Name, template.HTMLEscapeString(p.Title), template.HTMLEscapeString(p.Summary()))
 	height, width := plotHeight-plotTop-plotBottom, plotWidth-plotLeft-plotRight
 	y := func(v float64) float64 { return plotTop + height*(1-v/top) }
 	for _, tick := range ticksOf(top) {

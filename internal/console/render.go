@@ -84,6 +84,7 @@ func words(l lang.Language) template.FuncMap {
 		"ago":   func(at any, now time.Time) template.HTML { return distance(at, now, l) },
 		"span":  func(d time.Duration) string { return span(d, l) },
 		"state": func(s string) string { return stateWord(s).In(l) },
+		"class": stateClass,
 		"asset": func(path string) string { return path + "?v=" + versions[path] },
 		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "tone": tone, "withins": withins, "sorts": sorts,
 		"condition": func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },

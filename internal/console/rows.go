@@ -102,6 +102,9 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 		r.Generation, r.TokenSHA256 = t.Generation, events.Digest(t.Value.Reveal())[:8]
 		r.ObtainedAt, r.ExpiresAt, r.RenewAt = t.ObtainedAt.UTC(), t.ExpiresAt.UTC(), t.RenewAt.UTC()
 		r.Valid, known = q.Now.Before(t.ExpiresAt), true
+		if r.Valid {
+			r.State = wxtoken.StateActive // until its status is there, which is about to be written
+		}
 	}
 	if data, err = c.record(ctx, events.StreamStatus, prefixStatus+key.String()); err != nil {
 		return r, err
@@ -125,7 +128,7 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 	if a := s.Authorizer; a != nil {
 		r.Name, r.Principal, r.Ref = quoted(a.Profile["nick_name"]), quoted(a.Profile["principal_name"]), a.Ref
 	}
-	r.ToDo = q.Say(whatToDo(s))
+	r.ToDo = strings.ReplaceAll(q.Say(whatToDo(s)), "`", "") // a page has no such marks
 	return r, nil
 }
 

@@ -30,6 +30,14 @@ func stateWord(s string) lang.Text {
 	return lang.Same(printable(s)) // of a later refresher
 }
 
+// stateClass is the class of a badge: a state that this program knows.
+func stateClass(s string) string {
+	if _, ok := stateWords[wxtoken.State(s)]; ok {
+		return s
+	}
+	return ""
+}
+
 // reasonWords say why a condition is as it is.
 var reasonWords = map[wxtoken.Reason]lang.Text{
 	wxtoken.ReasonRenewed:             lang.T("the token was renewed", "已续期"),
