@@ -44,6 +44,8 @@ type bench struct {
 	nats *natsdtest.Server
 	js   jetstream.JetStream
 	page http.Handler
+	read func() int
+	puts int // that the index has to read
 	end  func()
 }
 
@@ -69,7 +71,7 @@ func newBench(t testing.TB) *bench {
 		following.Wait()
 	})
 	t.Cleanup(b.end)
-	b.page = c.Handler()
+	b.page, b.read = c.Handler(), c.Read
 	return b
 }
 
@@ -87,9 +89,14 @@ func (b *bench) put(subject string, record any) {
 	if _, err := b.js.PublishAsync(subject, []byte(data)); err != nil {
 		b.t.Fatal(err)
 	}
+	if parts := strings.SplitN(subject, ".", 3); parts[0] == "$KV" {
+		if _, err := wxtoken.ParseKey(parts[2]); err == nil {
+			b.puts++
+		}
+	}
 }
 
-// stored waits until all that was put is there, and until the console knows so many accounts.
+// stored waits until all that was put is there and in the index, and looks whether these are so many accounts.
 func (b *bench) stored(accounts int) {
 	b.t.Helper()
 	select {
@@ -97,6 +104,12 @@ func (b *bench) stored(accounts int) {
 	case <-b.t.Context().Done():
 		b.t.Fatal("not stored")
 	}
+	b.until("all records", func() error {
+		if n := b.read(); n < b.puts {
+			return fmt.Errorf("%d of %d are read", n, b.puts)
+		}
+		return nil
+	})
 	b.until("all accounts", func() error {
 		_, body, _ := b.ask("/?format=json")
 		var o console.Overview

@@ -114,10 +114,14 @@ func (n *names[N]) text(i N) string {
 }
 
 func newIndex() *index {
-	return &index{
+	x := &index{
 		places: map[place]uint32{}, whole: map[string]wxtoken.Status{}, ticks: map[string]tick{},
 		process: nuid.Next()[:8], changed: make(chan struct{}),
 	}
+	for _, state := range known {
+		x.states.number(string(state))
+	}
+	return x
 }
 
 // news returns a mark of what is known now, and a channel that is closed when that changes.
@@ -390,17 +394,39 @@ func (x *index) key(r *row) wxtoken.Key {
 	return k
 }
 
-// standing returns the state of a row by its record and the clock: a token that has expired is never active.
-func (x *index) standing(r *row, now time.Time) wxtoken.State {
-	s := wxtoken.Status{State: wxtoken.State(x.states.text(r.state))}
-	if s.State == "" && r.valid(now) {
-		return wxtoken.StateActive // its status is about to be written
+// known are the states that have numbers of their own in each index, from 1 on: rows are judged without a look at texts.
+var known = []wxtoken.State{wxtoken.StateActive, wxtoken.StateRenewingFailed, wxtoken.StateNeedsAuthorization, wxtoken.StateRevoked, wxtoken.StateWaitingForTicket, wxtoken.StateOperator}
+
+// The numbers of some of them.
+const (
+	stateActive  = 1
+	stateFailed  = 2
+	stateRevoked = 4
+)
+
+// standing returns the state of a row by its record and the clock, as a number: a token that has expired is never active, as
+// wxtoken.Status.StateAt says. A token without a status is one whose status is about to be written.
+func (r *row) standing(now uint32) uint8 {
+	switch {
+	case r.state == stateActive && !r.valid(now):
+		return stateFailed
+	case r.state == 0 && r.valid(now):
+		return stateActive
 	}
-	return s.StateAt(now, moment(r.expires))
+	return r.state
 }
 
 // valid reports whether there is a token that lives.
-func (r *row) valid(now time.Time) bool { return r.expires != 0 && now.Before(moment(r.expires)) }
+func (r *row) valid(now uint32) bool { return r.expires > now }
+
+// there reports whether a row is of a key of that kind.
+func (r *row) there(kind uint8) bool { return r.kind == kind && r.seen != [2]uint8{} }
+
+// The numbers of kinds.
+const (
+	kindComponent  = 0
+	kindAuthorizer = 1
+)
 
 // Tally counts accounts.
 type Tally struct {
@@ -417,26 +443,60 @@ type Tally struct {
 	FirstDies time.Time `json:"first_dies,omitzero"`
 }
 
-func (t *Tally) count(state wxtoken.State, reason wxtoken.Reason, r *row, now time.Time) {
-	t.Accounts++
-	t.States[state]++
+// sums is a Tally in the making, by numbers.
+type sums struct {
+	states        [256]int
+	reasons       [256]int // of the dead without an error
+	dead, atRisk  int
+	serving, dies uint32
+	errcodes      map[int32]int
+}
+
+func (s *sums) count(x *index, r *row, now uint32) {
+	state := r.standing(now)
+	s.states[state]++
 	switch {
-	case state == wxtoken.StateRevoked:
+	case state == stateRevoked:
 	case !r.valid(now):
-		t.Dead++
-		if r.errcode != noErrcode && reason != wxtoken.ReasonNoAPIPermission {
-			t.Errcodes[int(r.errcode)]++
-		} else {
-			t.Reasons[reason]++
+		s.dead++
+		if r.errcode == noErrcode || x.reasons.text(r.reason) == string(wxtoken.ReasonNoAPIPermission) {
+			s.reasons[r.reason]++
+			break
 		}
+		if s.errcodes == nil {
+			s.errcodes = map[int32]int{}
+		}
+		s.errcodes[r.errcode]++
 	default:
-		t.Serving++
-		if state != wxtoken.StateActive {
-			t.AtRisk++
-			if dies := moment(r.expires); t.FirstDies.IsZero() || dies.Before(t.FirstDies) {
-				t.FirstDies = dies
+		s.serving++
+		if state != stateActive {
+			s.atRisk++
+			if s.dies == 0 || r.expires < s.dies {
+				s.dies = r.expires
 			}
 		}
+	}
+}
+
+// add adds what was counted to a tally.
+func (s *sums) add(t *Tally, x *index) {
+	for i, n := range s.states {
+		if n > 0 {
+			t.States[wxtoken.State(x.states.text(uint8(i)))] += n
+			t.Accounts += n
+		}
+	}
+	for i, n := range s.reasons {
+		if n > 0 {
+			t.Reasons[wxtoken.Reason(x.reasons.text(uint8(i)))] += n
+		}
+	}
+	for code, n := range s.errcodes {
+		t.Errcodes[int(code)] += n
+	}
+	t.Serving, t.Dead, t.AtRisk = t.Serving+int(s.serving), t.Dead+s.dead, t.AtRisk+s.atRisk
+	if dies := moment(s.dies); s.dies != 0 && (t.FirstDies.IsZero() || dies.Before(t.FirstDies)) {
+		t.FirstDies = dies
 	}
 }
 
@@ -444,23 +504,30 @@ func newTally() *Tally {
 	return &Tally{States: map[wxtoken.State]int{}, Reasons: map[wxtoken.Reason]int{}, Errcodes: map[int]int{}}
 }
 
-// tally counts the accounts: all of them, and those of each component. It goes through all rows: counts that were kept
-// would be wrong as soon as a token expires, and a million rows take some ten milliseconds.
-func (x *index) tally(now time.Time) (all *Tally, of map[string]*Tally) {
+// tally counts the accounts: all of them, and those of each component. It goes through all rows, whenever it is asked: counts
+// that were kept would be wrong as soon as a token expires.
+func (x *index) tally(at time.Time) (all *Tally, of map[string]*Tally) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	all, of = newTally(), map[string]*Tally{}
+	now, byComponent := seconds(at), make([]*sums, len(x.appids.texts)+1)
 	for i := range x.rows {
 		r := &x.rows[i]
-		if r.seen == [2]uint8{} || kinds[r.kind] != wxtoken.KindAuthorizer {
+		if !r.there(kindAuthorizer) {
 			continue
 		}
-		state, reason, component := x.standing(r, now), wxtoken.Reason(x.reasons.text(r.reason)), x.appids.text(r.component)
-		if of[component] == nil {
-			of[component] = newTally()
+		if byComponent[r.component] == nil {
+			byComponent[r.component] = &sums{}
 		}
-		all.count(state, reason, r, now)
-		of[component].count(state, reason, r, now)
+		byComponent[r.component].count(x, r, now)
+	}
+	all, of = newTally(), map[string]*Tally{}
+	for component, s := range byComponent {
+		if s != nil {
+			t := newTally()
+			s.add(t, x)
+			s.add(all, x)
+			of[x.appids.text(uint16(component))] = t
+		}
 	}
 	return all, of
 }
@@ -469,13 +536,13 @@ func (x *index) tally(now time.Time) (all *Tally, of map[string]*Tally) {
 func (x *index) components() (out []wxtoken.Status) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	known := map[string]bool{}
+	listed := map[string]bool{}
 	for appid, s := range x.whole {
-		out, known[appid] = append(out, s), true
+		out, listed[appid] = append(out, s), true
 	}
 	for i := range x.rows {
 		r := &x.rows[i]
-		if r.seen != [2]uint8{} && kinds[r.kind] == wxtoken.KindComponent && !known[r.appid] {
+		if r.there(kindComponent) && !listed[r.appid] {
 			out = append(out, wxtoken.Status{Key: x.key(r)})
 		}
 	}

@@ -216,13 +216,12 @@ func (c *Console) duePlot(q *Request) Plot {
 func (x *index) dueWithin(now time.Time) time.Duration {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	within := make([]int, len(horizons))
-	all := 0
+	from, within, all := seconds(now), make([]int, len(horizons)), 0
 	for i := range x.rows {
-		if d := x.rows[i].renewal(now); d >= 0 {
+		if r := &x.rows[i]; r.renews >= from && r.seen != [2]uint8{} {
 			all++
 			for h := range horizons {
-				if d < horizons[h] {
+				if r.renews-from < uint32(horizons[h]/time.Second) {
 					within[h]++
 				}
 			}
@@ -236,22 +235,14 @@ func (x *index) dueWithin(now time.Time) time.Duration {
 	return horizons[len(horizons)-1]
 }
 
-// renewal returns how far ahead a renewal lies; negative: there is none to come.
-func (r *row) renewal(now time.Time) time.Duration {
-	if r.seen == [2]uint8{} || r.renews == 0 {
-		return -1
-	}
-	return moment(r.renews).Sub(now)
-}
-
 // due counts renewals by slot.
 func (x *index) due(now time.Time, far time.Duration, slots int) []float64 {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	counts := make([]float64, slots)
+	from, until, counts := seconds(now), uint32(far/time.Second), make([]float64, slots)
 	for i := range x.rows {
-		if d := x.rows[i].renewal(now); d >= 0 && d < far {
-			counts[int(d*time.Duration(slots)/far)]++
+		if r := &x.rows[i]; r.renews >= from && r.renews-from < until && r.seen != [2]uint8{} {
+			counts[int(r.renews-from)*slots/int(until)]++
 		}
 	}
 	return counts

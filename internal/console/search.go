@@ -42,12 +42,6 @@ const (
 	tokenDead  = "dead"
 )
 
-// urgency ranks states, the worst first.
-var urgency = map[wxtoken.State]int{
-	wxtoken.StateOperator: 1, wxtoken.StateNeedsAuthorization: 2, wxtoken.StateRenewingFailed: 3, wxtoken.StateWaitingForTicket: 4,
-	wxtoken.StateActive: 7, wxtoken.StateRevoked: 8,
-}
-
 // hit is a row that a filter lets through, and where it stands in the list.
 type hit struct {
 	rank uint64 // the smaller the earlier
@@ -55,23 +49,25 @@ type hit struct {
 }
 
 // find returns the keys from..from+limit of a list, in order, and how many there are in all.
-func (x *index) find(f filter, now time.Time, from, limit int) (keys []wxtoken.Key, total int) {
+func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Key, total int) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	var hits []hit
+	n := x.numbers(f, at)
+	list := best{most: from + limit, order: func(a, b hit) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(x.rows[a.row].appid, x.rows[b.row].appid), cmp.Compare(x.rows[a.row].component, x.rows[b.row].component))
+	}}
 	for i := range x.rows {
-		if r := &x.rows[i]; r.seen != [2]uint8{} {
-			if state := x.standing(r, now); x.wanted(f, r, state, now) {
-				hits = append(hits, hit{rankOf(f.sort, r, state, now), uint32(i)})
-			}
+		r := &x.rows[i]
+		if !r.there(n.kind) {
+			continue
+		}
+		if state := r.standing(n.now); x.wanted(&f, &n, r, state) {
+			total++
+			list.add(hit{rankOf(f.sort, r, state, n.now), uint32(i)})
 		}
 	}
-	total = len(hits)
-	order := func(a, b hit) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(x.rows[a.row].appid, x.rows[b.row].appid), cmp.Compare(x.rows[a.row].component, x.rows[b.row].component))
-	}
-	from = min(from, total)
-	shown := first(hits, from+limit, order)[from:]
+	shown := list.first()
+	shown = shown[min(from, len(shown)):]
 	keys = make([]wxtoken.Key, len(shown))
 	for i, h := range shown {
 		keys[i] = x.key(&x.rows[h.row])
@@ -79,41 +75,70 @@ func (x *index) find(f filter, now time.Time, from, limit int) (keys []wxtoken.K
 	return keys, total
 }
 
-// first returns the first n hits in order. Sorting a million for one page of fifty would take a second: what can't be
-// among them is thrown away first, in rounds.
-func first(hits []hit, n int, order func(a, b hit) int) []hit {
-	const room = 4 // of what is kept between two rounds
-	if n*room >= len(hits) {
-		slices.SortFunc(hits, order)
-		return hits[:min(n, len(hits))]
+// best keeps the first hits of a list. Sorting a million for one page of fifty would take a second: what can't be among
+// them is thrown away in rounds.
+type best struct {
+	most  int
+	order func(a, b hit) int
+	kept  []hit
+	full  bool // kept[most-1] is the last of the first
+}
+
+// room is how many rounds of hits are gathered before they are sorted.
+const room = 4
+
+func (b *best) add(h hit) {
+	if b.full && b.order(h, b.kept[b.most-1]) >= 0 {
+		return
 	}
-	kept := slices.Clone(hits[:n*room])
-	slices.SortFunc(kept, order)
-	kept = kept[:n]
-	for _, h := range hits[n*room:] {
-		if len(kept) >= n && order(h, kept[n-1]) >= 0 {
-			continue
-		}
-		if kept = append(kept, h); len(kept) == n*room {
-			slices.SortFunc(kept, order)
-			kept = kept[:n]
+	if b.kept = append(b.kept, h); len(b.kept) >= b.most*room {
+		b.kept = b.first()
+		b.full = true
+	}
+}
+
+// first returns the first of what was added, in order.
+func (b *best) first() []hit {
+	slices.SortFunc(b.kept, b.order)
+	return b.kept[:min(b.most, len(b.kept))]
+}
+
+// numbers is a filter in the numbers of an index.
+type numbers struct {
+	now, until uint32
+	kind       uint8
+	state      int // -1: any, or one that no row has
+	component  uint16
+	lacking    map[uint32]bool // lists of permission sets without the one that is asked for
+}
+
+func (x *index) numbers(f filter, at time.Time) numbers {
+	n := numbers{now: seconds(at), kind: uint8(slices.Index(kinds, f.kind)), state: -1, component: x.appids.known[f.component]}
+	n.until = n.now + uint32(f.within.Seconds())
+	if f.state != "" {
+		n.state = int(x.states.known[string(f.state)])
+	}
+	if f.unknown {
+		n.state = 0
+	}
+	if f.lacks != "" {
+		n.lacking = map[uint32]bool{}
+		for i, list := range x.grants.texts {
+			n.lacking[uint32(i)] = i > 0 && !strings.Contains(list, f.lacks)
 		}
 	}
-	slices.SortFunc(kept, order)
-	return kept[:n]
+	return n
 }
 
 // wanted reports whether a filter lets a row through.
-func (x *index) wanted(f filter, r *row, state wxtoken.State, now time.Time) bool {
+func (x *index) wanted(f *filter, n *numbers, r *row, state uint8) bool {
 	switch {
-	case kinds[r.kind] != f.kind,
-		f.state != "" && state != f.state,
-		f.unknown && state != "",
-		f.token == tokenValid && (!r.valid(now) || state == wxtoken.StateRevoked),
-		f.token == tokenDead && (r.valid(now) || state == wxtoken.StateRevoked),
-		f.component != "" && x.appids.text(r.component) != f.component,
-		f.lacks != "" && (r.granted == 0 || strings.Contains(x.grants.text(r.granted), f.lacks)),
-		f.within > 0 && (!r.valid(now) || moment(r.expires).Sub(now) > f.within),
+	case n.state >= 0 && int(state) != n.state,
+		f.token == tokenValid && (!r.valid(n.now) || state == stateRevoked),
+		f.token == tokenDead && (r.valid(n.now) || state == stateRevoked),
+		f.component != "" && (n.component == 0 || r.component != n.component),
+		f.lacks != "" && !n.lacking[r.granted],
+		f.within > 0 && (!r.valid(n.now) || r.expires > n.until),
 		f.errcode != noErrcode && r.errcode != f.errcode:
 		return false
 	}
@@ -125,8 +150,19 @@ func (x *index) wanted(f filter, r *row, state wxtoken.State, now time.Time) boo
 	return true
 }
 
+// urgency ranks states, the worst first; what is not known yet stands at 0.
+var urgency = func() (ranks [256]uint64) {
+	for i := range ranks {
+		ranks[i] = 5 // of a later refresher, or not known yet
+	}
+	for i, rank := range []uint64{7, 3, 2, 8, 4, 1} { // in the order of known
+		ranks[i+1] = rank
+	}
+	return ranks
+}()
+
 // rankOf returns where a row stands in an order. The lower half breaks ties: the token that ends first.
-func rankOf(sort string, r *row, state wxtoken.State, now time.Time) uint64 {
+func rankOf(sort string, r *row, state uint8, now uint32) uint64 {
 	switch sort {
 	case byExpires:
 		if r.expires == 0 {
@@ -139,13 +175,10 @@ func rankOf(sort string, r *row, state wxtoken.State, now time.Time) uint64 {
 		return 0
 	}
 	rank := urgency[state]
-	if rank == 0 {
-		rank = 5 // not known yet
-	}
-	if state != wxtoken.StateRevoked && r.valid(now) && rank < 7 {
+	if state != stateRevoked && r.valid(now) && rank < 7 {
 		rank = 6 // it still serves
 	}
-	return uint64(rank)<<32 | uint64(r.expires)
+	return rank<<32 | uint64(r.expires)
 }
 
 // errcodes returns the codes of last errors, each with how many accounts have it, the most frequent first.
@@ -154,7 +187,7 @@ func (x *index) errcodes() (out []errcodeCount) {
 	defer x.mu.RUnlock()
 	counts := map[int32]int{}
 	for i := range x.rows {
-		if r := &x.rows[i]; r.seen != [2]uint8{} && r.errcode != noErrcode && kinds[r.kind] == wxtoken.KindAuthorizer {
+		if r := &x.rows[i]; r.there(kindAuthorizer) && r.errcode != noErrcode {
 			counts[r.errcode]++
 		}
 	}
@@ -176,16 +209,16 @@ type lackCount struct {
 func (x *index) lacks(l lang.Language) (out []lackCount) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	lists, all := map[uint32]int{}, 0
+	lists, all := make([]int, len(x.grants.texts)+1), 0
 	for i := range x.rows {
-		if r := &x.rows[i]; r.seen != [2]uint8{} && r.granted != 0 {
+		if r := &x.rows[i]; r.there(kindAuthorizer) && r.granted != 0 {
 			lists[r.granted]++
 			all++
 		}
 	}
 	have := map[int]int{}
 	for list, n := range lists {
-		for _, id := range permissionIDs(x.grants.text(list)) {
+		for _, id := range permissionIDs(x.grants.text(uint32(list))) {
 			have[id] += n
 		}
 	}
