@@ -373,7 +373,7 @@ func simulate(t *testing.T) simRun {
 	var stdout, stderr logtest.Buffer
 	dir := t.TempDir()
 	cmd := exec.Command(filepath.Join(bin, "wxtoken"), "--sim", "--nats-url=nats://127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0",
-		"--sim-addr=127.0.0.1:0", "--sim-control-addr=127.0.0.1:0", "--gateway-addr=127.0.0.1:0", "--sim-life=50s", // a wait for what does not come ends before the next renewal
+		"--sim-addr=127.0.0.1:0", "--sim-control-addr=127.0.0.1:0", "--gateway-addr=127.0.0.1:0", "--sim-troubles=off", "--sim-life=50s", // a wait for what does not come ends before the next renewal
 		"--data-dir="+filepath.Join(dir, "data"))
 	cmd.Env = []string{}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -145,7 +145,11 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	if sim != nil {
 		sim.hint(person, srv.ClientURL(), watch.Addr(), gatewayAddr)
-		return serve.Together(ctx, append(parts, sim.run, sim.api.Run, sim.control.Run)...)
+		parts = append(parts, sim.run)
+		if cfg.SimTroubles == "on" {
+			parts = append(parts, sim.troubles)
+		}
+		return serve.Together(ctx, append(parts, sim.api.Run, sim.control.Run)...)
 	}
 	components := settings.ComponentWatch{
 		Components: cfg.ComponentSettings, Secret: &cfg.AppsecretSettings, Push: &cfg.PushSettings, Known: cfg.components, Log: log,
@@ -229,6 +233,7 @@ type simulation struct {
 	platform     *wechatsim.Platform
 	api, control *serve.Server
 	ready        func(context.Context) error // of ingest
+	life         time.Duration               // of a token
 }
 
 // simulate sets up a platform that pushes to pushBase.
@@ -247,7 +252,7 @@ func (h *house) simulate(pushBase string, ready func(context.Context) error) (*s
 	if err != nil {
 		return nil, err
 	}
-	return &simulation{platform, api, control, ready}, nil
+	return &simulation{platform, api, control, ready, h.cfg.SimLife}, nil
 }
 
 // readyPoll is the time between two looks whether pushes can be stored.
@@ -271,6 +276,7 @@ func (s *simulation) hint(w io.Writer, natsURL, opsAddr, gatewayAddr string) {
 	_, _ = fmt.Fprintf(w, `
 wxtoken with a fake WeChat platform. NOT FOR PRODUCTION. Ctrl-C ends it.
 
+  the page      http://%[1]s/ in a browser: shops meet troubles, and troubles end
   all keys      curl http://%[1]s/
   one token     nats --server %[2]s kv get tokens %[3]s
   every token   nats --server %[2]s sub 'token.updated.>'

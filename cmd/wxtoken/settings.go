@@ -69,6 +69,7 @@ type SimSettings struct {
 	SimControlAddr string        `group:"Simulation" default:"127.0.0.1:8091" help:"Address of its control door: authorize, cancel, fail and more."`
 	SimLife        time.Duration `group:"Simulation" default:"20s" help:"Life of its access tokens, in whole seconds, 10s or more."`
 	SimAuthorizers int           `group:"Simulation" default:"3" help:"Accounts that authorize by themselves after the first ticket."`
+	SimTroubles    string        `group:"Simulation" default:"on" enum:"on,off" help:"on: two more accounts meet troubles that come and go, for the page to show."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
