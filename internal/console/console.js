@@ -12,11 +12,18 @@ function localTimes(root) {
     if (Number.isNaN(at.getTime())) continue;
     const local = clock.format(at);
     if (time.classList.contains("when")) time.textContent = local;
-    if (time.classList.contains("clock")) {
-      time.textContent = at.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
-    }
     time.title = local + " · " + at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
   }
+}
+
+// localAxis does so at the axis of a plot.
+function localAxis(root) {
+  for (const text of root.querySelectorAll("svg text[data-at]")) {
+    const at = new Date(text.dataset.at);
+    const seconds = text.textContent.length > 5 ? "2-digit" : undefined;
+    text.textContent = at.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", second: seconds, hourCycle: "h23" });
+  }
+  for (const zone of root.querySelectorAll("svg .zone")) zone.remove();
 }
 
 // path finds an element again in another version of the page.
@@ -65,6 +72,7 @@ function swap(fresh) {
   const open = [...main.querySelectorAll("details")].map((d) => [path(d), d.open]);
   const focus = main.contains(document.activeElement) ? path(document.activeElement) : "";
   localTimes(next);
+  localAxis(next);
   main.replaceChildren(...next.childNodes);
   main.dataset.mark = next.dataset.mark || "";
   for (const [where, was] of open) {
@@ -96,4 +104,5 @@ document.addEventListener("focusout", () => setTimeout(() => { if (again) refres
 setInterval(() => { if (again) refresh(); }, 5000);
 setInterval(refresh, 30000); // time changes a page too: a token that has expired is no news of NATS
 localTimes(document);
+localAxis(document);
 follow();

@@ -31,7 +31,7 @@ func (x *index) tick(subject string, data []byte) {
 	x.touch()
 }
 
-// historyPlots plots what all processes did: over a day, or over an hour while there is no more.
+// historyPlots plots what all processes did: over a day, or over less while there is no more.
 func (c *Console) historyPlots(q *Request) []Plot {
 	ticks := c.index.history()
 	from, slot := q.Now.Add(-keptTicks), 30*time.Minute
@@ -41,12 +41,15 @@ func (c *Console) historyPlots(q *Request) []Plot {
 			oldest = t.From
 		}
 	}
-	if q.Now.Sub(oldest) < time.Hour {
+	switch age := q.Now.Sub(oldest); {
+	case age < 10*time.Minute: // so it is with --sim, whose records are of seconds
+		from, slot = q.Now.Add(-10*time.Minute), 15*time.Second
+	case age < time.Hour:
 		from, slot = q.Now.Add(-time.Hour), time.Minute
 	}
 	from = from.Truncate(slot).Add(slot)
 	slots := int(q.Now.Sub(from)/slot) + 1
-	span := spanText((time.Duration(slots) * slot).Round(time.Hour))
+	span := spanText((time.Duration(slots) * slot).Round(10 * time.Minute))
 	series := func(name, class string, label lang.Text) Series {
 		return Series{Name: name, Class: class, Label: q.Say(label), Values: slotted(ticks, name, from, slot, slots)}
 	}

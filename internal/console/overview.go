@@ -198,7 +198,7 @@ func deadReasons(t *Tally) (why []lang.Text) {
 		why = append(why, lang.T("WeChat refused the renewal of %s (errcode %s)", "微信拒绝了 %s 个的续期（errcode %s）", grouped(refused), shown))
 	}
 	if silent := t.Errcodes[0] + t.Errcodes[-1]; silent > 0 {
-		why = append(why, lang.T("WeChat had no answer for %s", "微信没有应答 %s 个", grouped(silent)))
+		why = append(why, lang.T("WeChat was busy or did not answer for %s", "微信繁忙或没有应答（%s 个）", grouped(silent)))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(t.Reasons)) {
 		word := reasonWord(reason)

@@ -122,9 +122,10 @@ func (p Plot) SVG() template.HTML {
 	}
 	fmt.Fprintf(&out, `<line class="axis" x1="%g" x2="%g" y1="%.1f" y2="%.1[3]f"/>`, plotLeft, plotWidth-plotRight, y(0))
 	for _, mark := range p.marks(slots) {
-		fmt.Fprintf(&out, `<line class="tick" x1="%.1f" x2="%.1[1]f" y1="%.1[2]f" y2="%.1[3]f"/><text class="x" x="%.1[1]f" y="%.1[4]f">%[5]s</text>`,
-			plotLeft+mark.at*step, y(0), y(0)+4, y(0)+18, mark.text)
+		fmt.Fprintf(&out, `<line class="tick" x1="%.1f" x2="%.1[1]f" y1="%.1[2]f" y2="%.1[3]f"/><text class="x" data-at="%[6]s" x="%.1[1]f" y="%.1[4]f">%[5]s</text>`,
+			plotLeft+mark.at*step, y(0), y(0)+4, y(0)+18, mark.text, stamp(mark.time))
 	}
+	fmt.Fprintf(&out, `<text class="y zone" x="%g" y="%.1f">UTC</text>`, plotLeft-6, y(0)+18)
 	out.WriteString(`</svg>`)
 	return template.HTML(out.String())
 }
@@ -170,6 +171,7 @@ func figure(v float64) string {
 // plotMark is a time at the axis below.
 type plotMark struct {
 	at   float64 // in slots
+	time time.Time
 	text string
 }
 
@@ -189,8 +191,8 @@ func (p Plot) marks(slots int) (marks []plotMark) {
 	}
 	for at := p.From.Truncate(every).Add(every); at.Before(p.From.Add(span)); at = at.Add(every) {
 		offset := float64(at.Sub(p.From)) / float64(p.Slot)
-		if offset > 0.3 && offset < float64(slots)-0.3 {
-			marks = append(marks, plotMark{offset, at.Format(layout)})
+		if share := offset / float64(slots); share > 0.04 && share < 0.96 { // else it would be cut off
+			marks = append(marks, plotMark{offset, at, at.Format(layout)})
 		}
 	}
 	return marks

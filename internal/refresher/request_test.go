@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 )
@@ -137,4 +138,39 @@ func TestUnknownFields(t *testing.T) {
 	if _, refused := request[events.ConnectOpened](r, events.SubjectConnectOpen, `{"id":"`+id+`","later":true}`); refused.code != "" {
 		t.Errorf("a page of a newer ingest is refused: %v", refused)
 	}
+}
+
+// TestAccountTold tells what is recorded of a key: how its last tokens came about, and no secret.
+func TestAccountTold(t *testing.T) {
+	r := newRig(t, options{idle: true})
+	r.start()
+	r.ticket()
+	r.authorize(alice)
+	key := wxtoken.AuthorizerKey(appid, alice)
+	r.eventually(func() error { return r.accepted(alice) })
+	r.drained()
+	for range 9 {
+		g := r.token(key).Generation
+		r.poke(key)
+		r.generation(key, g+1)
+	}
+	told, refused := request[events.AccountAnswer](r, events.SubjectAccount, events.AccountRequest{Key: key})
+	if refused.code != "" || told.Key != key || told.Generation < 10 || len(told.History) != 8 || told.AuthorizedAt.IsZero() {
+		t.Fatalf("%v %+v", refused, told)
+	}
+	for i, p := range told.History {
+		if p.Generation != told.Generation-uint64(i) || p.Reason == "" || p.At.IsZero() || p.By == "" {
+			t.Errorf("%d: %+v", i, p)
+		}
+	}
+	for question, code := range map[string]string{`{}`: "400", `{"key":"x"}`: "400", `{"key":"authorizer.` + appid + `.wxstranger"}`: "404"} {
+		if _, refused := request[events.AccountAnswer](r, events.SubjectAccount, question); refused.code != code {
+			t.Errorf("%s: %v", question, refused)
+		}
+	}
+	quota, refused := request[events.QuotaAnswer](r, events.SubjectQuota, events.QuotaRequest{Component: appid, Own: true})
+	if refused.code != "" || len(quota.APIs) == 0 || quota.APIs[0].QuotaLeft != nil || quota.APIs[0].Error != "" {
+		t.Errorf("%v %+v", refused, quota)
+	}
+	r.wantCalls("openapi/quota/get", 0)
 }

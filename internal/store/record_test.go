@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func FuzzCredential(f *testing.F) {
 			if !errors.Is(err, ErrUnreadable) && !errors.Is(err, ErrNewer) {
 				t.Fatalf("an error of another kind: %v", err)
 			}
-			if c != (account.Credential{}) {
+			if !reflect.DeepEqual(c, account.Credential{}) {
 				t.Error("something came with the error")
 			}
 			return
