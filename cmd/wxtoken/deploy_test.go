@@ -232,7 +232,7 @@ func testPermissions(t *testing.T, file string) {
 	for subject, may := range map[string]map[string]may{
 		accounts: {
 			"$JS.API.CONSUMER.CREATE.KV_tokens.services.$KV.tokens.>": {publish: []string{"refresher"}},
-			"$JS.API.CONSUMER.CREATE.KV_status.services.$KV.status.>": {},
+			"$JS.API.CONSUMER.CREATE.KV_status.services.$KV.status.>": {publish: []string{"refresher"}},
 			"$JS.API.CONSUMER.CREATE.KV_status.services":              {publish: []string{"refresher"}},
 			"$JS.API.CONSUMER.INFO.MESSAGES.x":                        {publish: []string{"refresher", "service", "gateway", "operator"}},
 			"$JS.API.CONSUMER.CREATE.MESSAGES.services":               {publish: []string{"refresher"}},

@@ -182,7 +182,8 @@ func rankOf(sort string, r *row, state uint8, now uint32) uint64 {
 }
 
 // errcodes returns the codes of last errors, each with how many accounts have it, the most frequent first.
-func (x *index) errcodes() (out []errcodeCount) {
+func (x *index) errcodes() []errcodeCount {
+	out := []errcodeCount{}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	counts := map[int32]int{}
@@ -206,7 +207,8 @@ type lackCount struct {
 }
 
 // lacks returns the permission sets that some accounts granted and others did not, by id.
-func (x *index) lacks(l lang.Language) (out []lackCount) {
+func (x *index) lacks(l lang.Language) []lackCount {
+	out := []lackCount{}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	lists, all := make([]int, len(x.grants.texts)+1), 0

@@ -66,10 +66,10 @@ func Rights(role string, services ...string) (rights []Right) {
 			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}
-		add(MayPublish, SubjectAccount, SubjectQuota)                                                                 // of its page, too
-		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamStatus+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamStatus+".*") // of its page
-		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")                                                 // of its watch
-		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens)                                              // is there an account of services?
+		add(MayPublish, SubjectAccount, SubjectQuota)                                                                                        // of its page, too
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamStatus+".*.$KV."+BucketStatus+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamStatus+".*") // of its page
+		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")                                                                        // of its watch
+		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens)                                                                     // is there an account of services?
 		for _, api := range services {
 			add(MayPublish, api+".INFO") // its limits
 			for _, m := range Mirrors(SetupConfig{}) {

@@ -1,0 +1,120 @@
+package console
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/lang"
+)
+
+// fill has an index know n accounts, all of them active.
+func fill(tb testing.TB, x *index, n int, expires time.Time) {
+	tb.Helper()
+	x.begin(ofTokens, n)
+	x.begin(ofStatus, n)
+	for i := range n {
+		key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wx%016d", i))
+		x.token(key, fmt.Appendf(nil, `{"key":%q,"value":"SEKRET-%d","generation":12,"expires_at":%q,"renew_at":%q}`, key, i, expires.Format(time.RFC3339), expires.Format(time.RFC3339)))
+		status, err := json.Marshal(wxtoken.Status{Key: key, State: wxtoken.StateActive, Authorizer: &wxtoken.Authorizer{
+			Ref: fmt.Sprintf("tenant-%d", i), FuncInfo: []int{1, 2, 3, 15, 18},
+			Profile: map[string]json.RawMessage{"nick_name": json.RawMessage(fmt.Sprintf(`"第 %d 家小店"`, i)), "principal_name": json.RawMessage(`"某某网络科技有限公司"`)},
+		}})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		x.status(key, status)
+	}
+	x.end(ofTokens)
+	x.end(ofStatus)
+}
+
+// TestIndexForgets has what is not there any more go when all is read again, and its place taken by others.
+func TestIndexForgets(t *testing.T) {
+	t.Parallel()
+	x, now := newIndex(), time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	fill(t, x, 100, now.Add(time.Hour))
+	x.silence(ofTokens)
+	if x.alive() || x.loading() != nil {
+		t.Error("a bucket that is not followed is not noticed")
+	}
+	fill(t, x, 40, now.Add(time.Hour))
+	if all, _ := x.tally(now); all.Accounts != 40 || all.Serving != 40 || len(x.places) != 40 || len(x.free) != 60 {
+		t.Errorf("%+v, %d places, %d free", all, len(x.places), len(x.free))
+	}
+	fill(t, x, 90, now.Add(time.Hour))
+	if all, _ := x.tally(now); all.Accounts != 90 || len(x.rows) != 100 {
+		t.Errorf("%+v, %d rows", all, len(x.rows))
+	}
+	key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wx%016d", 1))
+	x.token(key, nil)
+	if all, of := x.tally(now); all.Dead != 1 || all.Serving != 89 || of["wxc0ffee0000000001"].Dead != 1 {
+		t.Errorf("a deleted token: %+v", all)
+	}
+	x.status(key, nil)
+	if all, _ := x.tally(now); all.Accounts != 89 {
+		t.Errorf("a deleted status: %+v", all)
+	}
+	if all, _ := x.tally(now.Add(2 * time.Hour)); all.Dead != 89 || all.States[wxtoken.StateActive] != 0 {
+		t.Errorf("time passes: %+v", all)
+	}
+	if keys, total := x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, words: []string{"tenant-7"}}, now, 0, 100); total != 11 || len(keys) != 11 {
+		t.Errorf("found %d, %v", total, keys)
+	}
+	if lacks := x.lacks(lang.English); len(lacks) != 0 {
+		t.Errorf("all granted the same: %+v", lacks)
+	}
+}
+
+// TestManyStates has more different states than the index has numbers: what is one too many is not known.
+func TestManyStates(t *testing.T) {
+	t.Parallel()
+	x := newIndex()
+	for i := range 400 {
+		key := wxtoken.AuthorizerKey("wxc", fmt.Sprintf("wx%d", i))
+		x.status(key, fmt.Appendf(nil, `{"key":%q,"state":"s%d"}`, key, i))
+	}
+	all, _ := x.tally(time.Now())
+	if all.Accounts != 0 { // nothing is read from a beginning yet: these rows are not kept
+		t.Errorf("%+v", all)
+	}
+	x.begin(ofStatus, 0)
+	for i := range 400 {
+		key := wxtoken.AuthorizerKey("wxc", fmt.Sprintf("wx%d", i))
+		x.status(key, fmt.Appendf(nil, `{"key":%q,"state":"s%d"}`, key, i))
+	}
+	if all, _ := x.tally(time.Now()); all.Accounts != 400 || all.States["s3"] != 1 || all.States[""] == 0 {
+		t.Errorf("%d accounts, %d unknown", all.Accounts, all.States[""])
+	}
+}
+
+// BenchmarkIndex tells what an account takes in memory, and how long a million take to be counted, searched and sorted.
+func BenchmarkIndex(b *testing.B) {
+	const many = 1_000_000
+	var before, after runtime.MemStats
+	x, now := newIndex(), time.Now()
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	fill(b, x, many, now.Add(time.Hour))
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	perAccount := float64(after.HeapAlloc-before.HeapAlloc) / many
+	for name, run := range map[string]func(){
+		"count": func() { x.tally(now) },
+		"worst": func() { x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode}, now, 0, 50) },
+		"search": func() {
+			x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, words: []string{"tenant-99"}}, now, 0, 50)
+		},
+		"due": func() { x.due(now, 2*time.Hour, 48) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				run()
+			}
+			b.ReportMetric(perAccount, "B/account")
+		})
+	}
+}
