@@ -3,7 +3,9 @@ package console
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,6 +68,36 @@ func TestIndexForgets(t *testing.T) {
 	}
 	if lacks := x.lacks(lang.English); len(lacks) != 0 {
 		t.Errorf("all granted the same: %+v", lacks)
+	}
+}
+
+// TestTemplates has the same figures in both languages of each text of a template, and both there.
+func TestTemplates(t *testing.T) {
+	t.Parallel()
+	texts, verbs := regexp.MustCompile(`\bt "([^"]*)" "([^"]*)"`), regexp.MustCompile(`%[^ ]`)
+	files, err := pageFiles.ReadDir("pages")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		page, err := pageFiles.ReadFile("pages/" + file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := texts.FindAllStringSubmatch(string(page), -1)
+		if n := len(regexp.MustCompile(`[{( ]t "`).FindAll(page, -1)); n != len(all) {
+			t.Errorf("%s: %d of %d texts are in both languages", file.Name(), len(all), n)
+		}
+		for _, m := range all {
+			found++
+			if m[1] == "" || m[2] == "" || !slices.Equal(verbs.FindAllString(m[1], -1), verbs.FindAllString(m[2], -1)) {
+				t.Errorf("%s: %q and %q", file.Name(), m[1], m[2])
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("only %d texts", found)
 	}
 }
 
