@@ -15,8 +15,11 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// loadWithin bounds how long a page may take to be made.
-const loadWithin = 4 * time.Second
+// How long a page, and a file, may take to be made.
+const (
+	loadWithin = 8 * time.Second // less than the server gives an answer
+	fileWithin = 30 * time.Second
+)
 
 // Config is what a console works with.
 type Config struct {

@@ -80,6 +80,11 @@ function swap(fresh) {
     if (details && details.tagName === "DETAILS") details.open = was;
   }
   if (focus) document.querySelector(focus)?.focus({ preventScroll: true });
+  const footer = fresh.querySelector("footer");
+  if (footer) {
+    localTimes(footer);
+    document.querySelector("footer")?.replaceChildren(...footer.childNodes);
+  }
   document.title = fresh.title;
 }
 

@@ -193,8 +193,14 @@ func deadReasons(t *Tally) (why []lang.Text) {
 			codes = append(codes, strconv.Itoa(code))
 		}
 	}
+	shown := strings.Join(codes[:min(len(codes), 4)], ", ")
+	switch silent := t.Errcodes[0] + t.Errcodes[-1]; t.Dead {
+	case refused:
+		return []lang.Text{lang.T("WeChat refused the renewal (errcode %s)", "微信拒绝了续期（errcode %s）", shown)}
+	case silent:
+		return []lang.Text{lang.T("WeChat was busy or did not answer", "微信繁忙或没有应答")}
+	}
 	if refused > 0 {
-		shown := strings.Join(codes[:min(len(codes), 4)], ", ")
 		why = append(why, lang.T("WeChat refused the renewal of %s (errcode %s)", "微信拒绝了 %s 个的续期（errcode %s）", grouped(refused), shown))
 	}
 	if silent := t.Errcodes[0] + t.Errcodes[-1]; silent > 0 {

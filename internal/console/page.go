@@ -179,7 +179,12 @@ func (c *Console) serve(p Page) http.Handler {
 				HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil,
 			})
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), loadWithin)
+		within := loadWithin
+		if q.format == "csv" { // thousands of rows, each read from NATS
+			within = fileWithin
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(fileWithin + paceLimit)) // a server without deadlines has none to move
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), within)
 		defer cancel()
 		mark := c.index.current()
 		data, err := p.Data(ctx, q)

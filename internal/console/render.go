@@ -82,6 +82,7 @@ func words(l lang.Language) template.FuncMap {
 		"n":     grouped[int],
 		"when":  func(at any) template.HTML { return when(at, l) },
 		"ago":   func(at any, now time.Time) template.HTML { return distance(at, now, l) },
+		"due":   func(at time.Time, now time.Time) template.HTML { return dueAt(at, now, l) },
 		"span":  func(d time.Duration) string { return span(d, l) },
 		"state": func(s string) string { return stateWord(s).In(l) },
 		"class": stateClass,
@@ -169,6 +170,15 @@ func distance(at any, now time.Time, l lang.Language) template.HTML {
 		return "–"
 	}
 	return element(t, "ago", t.Format(time.DateTime)+" UTC", apart(t, now).In(l))
+}
+
+// dueAt is distance for something that is to happen: in the past, that it has not yet.
+func dueAt(at, now time.Time, l lang.Language) template.HTML {
+	if at.IsZero() || at.After(now) {
+		return distance(at, now, l)
+	}
+	text := lang.T("was due %s", "应在%s", apart(at, now)).In(l)
+	return element(at.UTC(), "ago", at.UTC().Format(time.DateTime)+" UTC", text)
 }
 
 // element writes a time element. Nothing in it is foreign.
