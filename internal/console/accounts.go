@@ -13,7 +13,6 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/lang"
-	"wxtoken/internal/wechat"
 )
 
 // What a list takes.
@@ -220,6 +219,3 @@ func stamp(t time.Time) string {
 	}
 	return t.UTC().Format(time.RFC3339)
 }
-
-// apiName is a call as a list names it.
-func apiName(api string) string { return printable(string(wechat.API(api))) }

@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -113,9 +112,6 @@ func guarded(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
-
-// errNATS is what a page can't be made for while NATS is away.
-var errNATS = errors.New("NATS does not answer")
 
 // cache keeps what is dear to ask for, and asks for it by one at a time.
 type cache[T any] struct {
