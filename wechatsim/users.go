@@ -62,7 +62,9 @@ func (p *Platform) apiUserToken(c *call) (object, int) {
 	if errcode := p.logIn(c, code); errcode != codeOK {
 		return nil, errcode
 	}
-	u := &user{component: c.component.AppID, account: c.request.AuthorizerAppID, scope: scopeBase, refreshEnds: p.now().Add(userRefreshLife)}
+	u := &user{
+		component: c.component.AppID, account: c.request.AuthorizerAppID, scope: scopeBase, refreshEnds: p.now().Add(userRefreshLife),
+	}
 	if strings.HasPrefix(code, "userinfo") {
 		u.scope = scopeUserInfo
 	}
@@ -121,7 +123,10 @@ func (p *Platform) apiSNSUserInfo(c *call) (object, int) {
 	if c.user.scope != scopeUserInfo {
 		return nil, codeNotGranted
 	}
-	return object{{"openid", defaultOpenID}, {"nickname", "模拟用户"}, {"sex", 0}, {"language", ""}, {"city", ""}, {"province", ""}, {"country", ""}, {"headimgurl", ""}, {"privilege", []string{}}}, codeOK
+	return object{
+		{"openid", defaultOpenID}, {"nickname", "模拟用户"}, {"sex", 0}, {"language", ""}, {"city", ""}, {"province", ""},
+		{"country", ""}, {"headimgurl", ""}, {"privilege", []string{}},
+	}, codeOK
 }
 
 // apiSNSAuth says that the token is good: it has been looked at.

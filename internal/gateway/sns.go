@@ -21,6 +21,7 @@ type logIn struct {
 	keyless   bool   // as at WeChat, it has no secret: the code, the user's own refresh token, is one
 }
 
+// The component's path of the third is what SDKs call, WxJava's WxOpenComponentService among them.
 var logIns = map[string]logIn{
 	"/sns/jscode2session":       {component: "/sns/component/jscode2session", code: "js_code"},
 	"/sns/oauth2/access_token":  {component: "/sns/oauth2/component/access_token", code: "code"},

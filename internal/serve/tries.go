@@ -11,8 +11,8 @@ import (
 // maxRemotes is how many addresses Tries remembers.
 const maxRemotes = 10_000
 
-// Tries bounds what one address may have refused: wrong keys, forged pushes, guessed links. IPv6 addresses of one /64 count as one, for
-// a single host has that many to send from.
+// Tries bounds what one address may have refused: wrong keys, forged pushes, guessed links. IPv6 addresses of
+// one /64 count as one, for a single host has that many to send from.
 type Tries struct {
 	perSecond rate.Limit
 	burst     int
@@ -51,8 +51,8 @@ func (t *Tries) Spent(remote string, now time.Time) bool {
 	return limiter != nil && limiter.TokensAt(now) < 1
 }
 
-// network looks at the connection alone: any client can write what it likes into X-Forwarded-For. The zero Prefix stands for all whose
-// address can't be read.
+// network looks at the connection alone: any client can write what it likes into X-Forwarded-For. The zero
+// Prefix stands for all whose address can't be read.
 func network(remote string) (from netip.Prefix) {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
