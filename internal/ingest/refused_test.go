@@ -369,7 +369,7 @@ func checkRefused(t *testing.T, r *rig, c *call, status int, reason string) {
 		t.Fatalf("%d log lines, want 1: %s", len(lines), r.log)
 	}
 	line := lines[0]
-	if line["message"] != "push refused" || line["reason"] != reason || line["status"] != float64(status) {
+	if line["msg"] != "push refused" || line["reason"] != reason || line["status"] != float64(status) {
 		t.Errorf("logged %v, want reason %s and status %d", line, reason, status)
 	}
 	if remote, _ := line["remote"].(string); !strings.HasPrefix(remote, "127.0.0.1:") {
