@@ -262,7 +262,7 @@ func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events
 	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
 		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
-	cred, err := r.store.Claim(ctx, cred.Claimed(r.id, purpose, r.now()))
+	cred, err := r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
 	if errors.Is(err, store.ErrLost) {
 		return cred, events.Later(store.LostDelay, err)
 	}

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
-	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,8 +18,6 @@ import (
 const (
 	// maxGathered bounds how many commits share a batch.
 	maxGathered = 300 // of three messages at most; the server takes 1,000 in one batch
-	// batchesAtOnce is how many batches are under way.
-	batchesAtOnce = 2
 
 	headerBatchID       = "Nats-Batch-Id"
 	headerBatchSequence = "Nats-Batch-Sequence"
@@ -57,18 +53,8 @@ func (s *Store) commit(ctx context.Context, c account.Credential, msgs ...*nats.
 }
 
 // Run is the committer: one a process. It gathers whatever is waiting into one batch, because the
-// server takes about as long for a batch of many as for a batch of one. While the server flushes one
-// batch the next is gathered and sent. It ends with ctx.
+// server takes about as long for a batch of many as for a batch of one. It ends with ctx.
 func (s *Store) Run(ctx context.Context) {
-	var running sync.WaitGroup
-	for range batchesAtOnce {
-		running.Go(func() { s.gather(ctx) })
-	}
-	running.Wait()
-}
-
-// gather stores what waits, one batch after the other.
-func (s *Store) gather(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,15 +74,14 @@ func (s *Store) gather(ctx context.Context) {
 	}
 }
 
-// store stores the commits as one batch. If the server refuses it, each half is stored by itself, and
-// so on: then the fault of one is its own. If it does not answer, each is stored alone at once.
+// store stores the commits as one batch. If the server refuses it, or does not answer, each is
+// stored alone: then the fault of one is its own.
 func (s *Store) store(ctx context.Context, gathered []*commit) {
 	var msgs []*nats.Msg
 	for _, c := range gathered {
 		msgs = append(msgs, c.msgs...)
 	}
-	last, err := s.batch(ctx, msgs)
-	if err == nil {
+	if last, err := s.batch(ctx, msgs); err == nil {
 		first := last - uint64(len(msgs)) + 1
 		for _, c := range gathered {
 			c.revision = first
@@ -104,17 +89,18 @@ func (s *Store) store(ctx context.Context, gathered []*commit) {
 			c.done <- nil
 		}
 		return
-	}
-	if len(gathered) == 1 {
+	} else if len(gathered) == 1 {
 		gathered[0].done <- s.settle(ctx, gathered[0], err)
 		return
 	}
-	part := 1
-	if errors.Is(err, ErrLost) {
-		part = (len(gathered) + 1) / 2
-	}
-	for some := range slices.Chunk(gathered, part) {
-		s.store(ctx, some)
+	for _, c := range gathered {
+		last, err := s.batch(ctx, c.msgs)
+		if err == nil {
+			c.revision = last - uint64(len(c.msgs)) + 1
+		} else {
+			err = s.settle(ctx, c, err)
+		}
+		c.done <- err
 	}
 }
 
@@ -132,12 +118,6 @@ func (s *Store) settle(ctx context.Context, c *commit, err error) error {
 func (s *Store) batch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if len(msgs) == 1 { // a claim alone
-		for _, name := range []string{headerBatchID, headerBatchSequence, headerBatchCommit} {
-			msgs[0].Header.Del(name)
-		}
-		return s.commitBatch(ctx, msgs[0])
-	}
 	id := nuid.Next()
 	for i, m := range msgs {
 		m.Header.Set(headerBatchID, id)
