@@ -296,6 +296,12 @@ func quotaGone(b *book) {
 	b.open(2)
 	b.tell("/daily-limit", "api=api_authorizer_token&limit=0") // none: the entry renews an account, and one that was renewed a moment ago is too young
 	b.until("Sign", 0, `(?s)`+isOperator+`.*"code":45009.*wxtoken_api_paused_until_timestamp_seconds{api="api_authorizer_token"`)
+	poll(b.T, func() error {
+		if len(b.told.of(wxtoken.HeldQuota, events.PhaseBegan)) == 0 {
+			return errors.New("no notice came")
+		}
+		return nil
+	})
 	b.run("Look", 0, `"used":`)
 	b.on("Renewals are held back")
 	b.until("Sign", 0, `"type":"Renewing","status":"False","reason":"QuotaGone"`)

@@ -184,6 +184,7 @@ type book struct {
 	env        []string
 	components string // the directory
 	in, re     *process
+	told       *receiver // of notices
 }
 
 // open starts a site whose components lie in a directory, an ingest and a refresher, and waits for all tokens.
@@ -219,6 +220,7 @@ func (b *book) settle(s *site) {
 	b.settings = slices.DeleteFunc(b.settings, func(s string) bool { return strings.HasPrefix(s, "WXTOKEN_COMPONENT_") })
 	b.settings = append(b.settings, "WXTOKEN_COMPONENTS_DIR="+b.components, "WXTOKEN_RENEW_FRACTION=0.5", "WXTOKEN_SWEEP_EVERY=1s",
 		"WXTOKEN_PUBLIC_URL=http://127.0.0.1:1")
+	b.told = s.toldTo() // with the rights of the user that is shipped
 	b.secret(wechatsim.DemoAppID, "appsecret", wechatsim.DemoAppSecret)
 	b.secret(wechatsim.DemoAppID, "token", wechatsim.DemoToken)
 	b.secret(wechatsim.DemoAppID, "aes_key", wechatsim.DemoEncodingAESKey)

@@ -157,6 +157,18 @@ func newReceiver(t *testing.T) *receiver {
 	return r
 }
 
+// toldTo has the refreshers that are started from now on tell a receiver.
+func (s *site) toldTo() *receiver {
+	s.t.Helper()
+	to, file := newReceiver(s.t), filepath.Join(s.t.TempDir(), "notify.json")
+	text := fmt.Sprintf(`{"receivers":[{"name":"ops","kind":"webhook","url":%q,"secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}`, to.URL)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.settings = append(s.settings, "WXTOKEN_NOTIFY_FILE="+file)
+	return to
+}
+
 // of returns the notices about a cause.
 func (r *receiver) of(cause wxtoken.Reason, phase events.Phase) (all []events.NoticeData) {
 	r.mu.Lock()
@@ -171,13 +183,8 @@ func (r *receiver) of(cause wxtoken.Reason, phase events.Phase) (all []events.No
 
 func (tr fault) told(t *testing.T, p programs) {
 	s := newSite(t, p, tr.accounts)
-	to := newReceiver(t)
-	file := filepath.Join(t.TempDir(), "notify.json")
-	text := fmt.Sprintf(`{"receivers":[{"name":"ops","kind":"webhook","url":%q,"secret":"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}`, to.URL)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.settings = append(s.settings, "WXTOKEN_SWEEP_EVERY=1s", "WXTOKEN_PUBLIC_URL=http://127.0.0.1:1", "WXTOKEN_NOTIFY_FILE="+file)
+	to := s.toldTo()
+	s.settings = append(s.settings, "WXTOKEN_SWEEP_EVERY=1s", "WXTOKEN_PUBLIC_URL=http://127.0.0.1:1")
 	in, one, two := s.ingest(tr.ingest...), s.refresher(tr.refresh...), s.refresher(tr.refresh...)
 	if tr.accounts > 0 {
 		poll(t, func() error { return s.allAccepted(nil, 1) })
