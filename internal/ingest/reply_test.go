@@ -323,6 +323,38 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
+// TestMetricsOfManyAccounts has as many series for many accounts as for one: what grows with the accounts makes a scrape too slow one day.
+func TestMetricsOfManyAccounts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	at := r.serve(t)
+	series := func() (n int) {
+		families, err := r.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			n += len(family.GetMetric())
+		}
+		return n
+	}
+	send := func(account int) {
+		path := fmt.Sprintf("/wechat/%s/message/wxa%d", component, account)
+		text := messageOf("text", fmt.Sprintf("<Content>%d</Content>", account))
+		if _, _, body := pushed(t, path, text).to(t, at); body != "success" {
+			t.Fatalf("answer %q", body)
+		}
+	}
+	send(0)
+	one := series()
+	for account := range 100 {
+		send(account + 1)
+	}
+	if many := series(); many != one || one == 0 {
+		t.Errorf("%d series after the messages of 101 accounts, %d after those of one", many, one)
+	}
+}
+
 // TestServiceComes has a service begin to listen after many messages for which nobody did: it is heard all the same.
 func TestServiceComes(t *testing.T) {
 	t.Parallel()
