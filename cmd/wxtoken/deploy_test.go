@@ -158,6 +158,10 @@ func testPermissions(t *testing.T, file string) {
 		"wxtoken.account":                         {publish: []string{"refresher", "operator"}, subscribe: []string{"refresher"}},
 		"wxtoken.connect.create":                  {publish: []string{"service", "gateway", "operator"}, subscribe: []string{"refresher"}},
 		"wxtoken.connect.open":                    {publish: []string{"ingest"}, subscribe: []string{"refresher"}},
+		"wxtoken.dead":                            {publish: []string{"operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.reveal":                          {subscribe: []string{"refresher"}},                                 // for a user of its own, if for any
+		"wxtoken.console.renew":                   {publish: []string{"refresher"}, subscribe: []string{"refresher"}}, // says who asks
+		"wxtoken.console.reveal":                  {publish: []string{"refresher"}, subscribe: []string{"refresher"}},
 		"wxtoken.new":                             {subscribe: []string{"refresher"}},
 		"wxtoken.>":                               {subscribe: []string{"refresher"}},
 		"$SRV.PING":                               {publish: []string{"operator"}, subscribe: []string{"refresher"}},
@@ -350,7 +354,7 @@ func testRequests(t *testing.T, file string) {
 	}()
 	subjects := []string{
 		events.SubjectReject, events.SubjectRenew, events.SubjectReconcile, events.SubjectQuota,
-		events.SubjectConnectCreate, events.SubjectConnectOpen,
+		events.SubjectConnectCreate, events.SubjectConnectOpen, events.SubjectDead, events.ConsoleSubject(events.SubjectReveal),
 	}
 	for _, subject := range subjects {
 		name := strings.ReplaceAll(subject, ".", "-")
@@ -378,11 +382,12 @@ func testRequests(t *testing.T, file string) {
 	}
 	id := service.Info().ID
 	for user, subjects := range map[string][]string{
-		"ingest":  {events.SubjectConnectOpen, "wechat.reply.wx1.wx2.text", "wechat.reply.wx1.wx2.event.subscribe"},
-		"service": {events.SubjectReject, events.SubjectConnectCreate},
-		"gateway": {events.SubjectReject, events.SubjectConnectCreate},
+		"ingest":    {events.SubjectConnectOpen, "wechat.reply.wx1.wx2.text", "wechat.reply.wx1.wx2.event.subscribe"},
+		"refresher": {events.ConsoleSubject(events.SubjectReveal)}, // a button of its page
+		"service":   {events.SubjectReject, events.SubjectConnectCreate},
+		"gateway":   {events.SubjectReject, events.SubjectConnectCreate},
 		"operator": {
-			events.SubjectReject, events.SubjectRenew, events.SubjectReconcile, events.SubjectQuota, events.SubjectConnectCreate,
+			events.SubjectReject, events.SubjectRenew, events.SubjectReconcile, events.SubjectQuota, events.SubjectConnectCreate, events.SubjectDead,
 			"$SRV.PING", "$SRV.PING.wxtoken", "$SRV.PING.wxtoken." + id, "$SRV.INFO", "$SRV.INFO.wxtoken", "$SRV.INFO.wxtoken." + id,
 			"$SRV.STATS", "$SRV.STATS.wxtoken", "$SRV.STATS.wxtoken." + id,
 		},

@@ -229,7 +229,7 @@ func TestWholeLife(t *testing.T) {
 			t.Errorf("quota: %+v", quota)
 		}
 		var reconciling events.Reconciling
-		l.ask("operator", events.SubjectReconcile, events.ComponentRequest{Component: first.AppID}, &reconciling)
+		l.ask("operator", events.SubjectReconcile, events.ReconcileRequest{Component: first.AppID}, &reconciling)
 	})
 
 	t.Run("messages", func(t *testing.T) {

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -17,4 +18,22 @@ func Publish(ctx context.Context, js jetstream.JetStream, e events.Event) (dupli
 		return false, fmt.Errorf("publish %s: %w", e.Subject, err)
 	}
 	return ack.Duplicate, nil
+}
+
+// recordWithin bounds the wait for JOURNAL.
+const recordWithin = 3 * time.Second
+
+// Record stores a record of something that was done on JOURNAL, and returns when the server has acked it. It is stored also where
+// who asked has gone.
+func Record(ctx context.Context, js jetstream.JetStream, a events.Audit) error {
+	m, err := a.Msg()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordWithin)
+	defer cancel()
+	if _, err := js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0)); err != nil {
+		return fmt.Errorf("store the record of %s on %s: %w", a.Action, events.StreamJournal, err)
+	}
+	return nil
 }

@@ -28,7 +28,18 @@ const (
 	SubjectAccount       = "wxtoken.account"
 	SubjectConnectCreate = "wxtoken.connect.create"
 	SubjectConnectOpen   = "wxtoken.connect.open"
+	SubjectDead          = "wxtoken.dead"
+	SubjectReveal        = "wxtoken.reveal"
+
+	// ConsolePrefix begins the subjects on which the operator's page asks, and nobody else may: there a request says, in its
+	// headers, which person asks.
+	ConsolePrefix = "wxtoken.console."
 )
+
+// ConsoleSubject returns where the operator's page asks what others ask on subject.
+func ConsoleSubject(subject string) string {
+	return ConsolePrefix + strings.TrimPrefix(subject, ServiceName+".")
+}
 
 // Refusal answers a question that can't be answered. The headers of the micro service say the same
 // to those who look at them; a person at the nats command, and many a client, sees the body alone.
@@ -88,14 +99,23 @@ type Verdict struct {
 	Revision uint64          `json:"revision,omitempty"` // of the bucket's entry that the outcome speaks of
 }
 
-// ComponentRequest is the request on SubjectReconcile.
-type ComponentRequest struct {
-	Component string `json:"component"`
+// ReconcileRequest is the request on SubjectReconcile: compare with what WeChat says now.
+type ReconcileRequest struct {
+	Component  string `json:"component"`
+	Authorizer string `json:"authorizer,omitempty"` // this account alone
 }
 
-// Reconciling answers SubjectReconcile: the comparison with WeChat's list has been asked for.
+// Outcomes of ReconcileRequest.
+const (
+	ReconcileListed    = "reconciling" // WeChat's list has been asked for
+	ReconcileUnchanged = "unchanged"   // of one account: WeChat says what is known
+	ReconcileRecovered = "recovered"   // it told another refresh token, which is stored
+	ReconcileCancelled = "cancelled"   // it says that the authorization is over
+)
+
+// Reconciling answers SubjectReconcile.
 type Reconciling struct {
-	Outcome string `json:"outcome"` // "reconciling"
+	Outcome string `json:"outcome"`
 }
 
 // QuotaRequest is the request on SubjectQuota. Clearing takes one of WeChat's ten clearings a
@@ -178,6 +198,37 @@ type ConnectCreated struct {
 	URL       string    `json:"url"`
 	ID        string    `json:"id"`
 	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// What DeadRequest has done.
+const (
+	DoReplay  = "replay"
+	DoDiscard = "discard"
+)
+
+// DeadRequest is the request on SubjectDead: replay or discard a message on DEAD.
+type DeadRequest struct {
+	Sequence uint64 `json:"sequence"`
+	Do       string `json:"do"`
+}
+
+// DeadAnswer answers SubjectDead.
+type DeadAnswer struct {
+	Outcome string `json:"outcome"` // "replayed" or "discarded"
+	Subject string `json:"subject"` // of the original
+}
+
+// RevealRequest is the request on SubjectReveal.
+type RevealRequest struct {
+	Key wxtoken.Key `json:"key"`
+}
+
+// Revealed answers SubjectReveal.
+type Revealed struct {
+	Key        wxtoken.Key `json:"key"`
+	Value      string      `json:"value"`
+	Generation uint64      `json:"generation"`
+	ExpiresAt  time.Time   `json:"expires_at"`
 }
 
 // Steps of an authorization by link.

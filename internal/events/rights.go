@@ -56,7 +56,7 @@ func Rights(role string, services ...string) (rights []Right) {
 		add(MaySubscribe, prefixReply+">", AnsweredSubject("*"))
 		add(MayAnswer, "")
 	case RoleRefresher:
-		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">", AllJournal, AllAuth)
+		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">", AllJournal, AllAuth, ConsolePrefix+">")
 		for _, sc := range Streams(SetupConfig{}) {
 			add(MayPublish, jsInfo+sc.Name, "$JS.API.STREAM.CREATE."+sc.Name, "$JS.API.STREAM.UPDATE."+sc.Name)
 		}

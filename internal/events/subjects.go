@@ -67,12 +67,15 @@ const (
 	JournalPush   = "push"   // a push that was refused, or odd: <component>.<result>
 )
 
-// JournalSubject returns where a record of a sort lies; an empty whose is "_". In the place of what, "*" makes a filter.
+// JournalSubject returns where a record of a sort lies; an empty whose is "_". In the place of whose or what, "*" makes a filter.
 func JournalSubject(sort, whose, what string) string {
+	if whose != "*" {
+		whose = token(whose)
+	}
 	if what != "*" {
 		what = token(what)
 	}
-	return prefixJournal + sort + "." + token(whose) + "." + what
+	return prefixJournal + sort + "." + whose + "." + what
 }
 
 // JournalFilter returns the filter for all records of a sort.
@@ -134,6 +137,32 @@ const RaisedSubject = "$KV." + BucketStatus + ".raised"
 
 // DeadSubject returns where a message that can't be processed is copied to.
 func DeadSubject(subject string) string { return prefixDead + subject }
+
+// OriginalSubject returns the subject that a message on DEAD had; ok is false for another subject.
+func OriginalSubject(dead string) (subject string, ok bool) {
+	return strings.CutPrefix(dead, prefixDead)
+}
+
+// ComponentOf returns the component that the subject of an event, a message or a due message names; "" for other subjects.
+func ComponentOf(subject string) string {
+	if tail, ok := strings.CutPrefix(subject, "webhook."); ok { // as a service's webhook did not take it
+		_, subject, _ = strings.Cut(tail, ".")
+	}
+	parts := strings.Split(subject, ".")
+	at := 2 // wechat.auth.<component>
+	if strings.HasPrefix(subject, prefixDue) {
+		at = 3 // renewal.due.<kind>.<component>
+	}
+	if parts[0] != "wechat" && at == 2 || len(parts) <= at {
+		return ""
+	}
+	return parts[at]
+}
+
+// IsAuth reports whether a subject is that of an event on AUTH.
+func IsAuth(subject string) bool {
+	return strings.HasPrefix(subject, prefixAuth) && subject != CanarySubject
+}
 
 // SealSubject is where the canary lies: a record that tells whether the seal keys are the right
 // ones.

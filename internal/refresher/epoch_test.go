@@ -209,7 +209,7 @@ func TestCancellationOfAStranger(t *testing.T) {
 func TestRefOfAListedAccount(t *testing.T) {
 	r := newRig(t, options{cfg: withLinks})
 	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
-	_, refused := request[any](r, events.SubjectReconcile, events.ComponentRequest{Component: appid})
+	_, refused := request[any](r, events.SubjectReconcile, events.ReconcileRequest{Component: appid})
 	if refused.code != "" {
 		t.Fatal(refused)
 	}
@@ -235,7 +235,7 @@ func TestRefOfALostCredential(t *testing.T) {
 		r.must(err)
 	}
 	lose()
-	_, refused := request[any](r, events.SubjectReconcile, events.ComponentRequest{Component: appid})
+	_, refused := request[any](r, events.SubjectReconcile, events.ReconcileRequest{Component: appid})
 	if refused.code != "" {
 		t.Fatal(refused)
 	}

@@ -248,7 +248,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.early = &early{store: r.store, log: r.log, now: r.now}
 	r.answers = &answers{
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
-		log: r.log, metrics: r.metrics, now: r.now,
+		js: r.js, journal: journal{js: r.js, log: r.log, now: r.now}, log: r.log, metrics: r.metrics, now: r.now,
 	}
 	r.mu.Lock()
 	r.view, r.ready = view, true

@@ -269,13 +269,13 @@ func TestReconcileAskedFor(t *testing.T) {
 	r.drained()
 	listed := r.calls(apiList)
 	r.must(r.sim.Authorize(appid, alice)) // the push is lost
-	answer, refused := request[map[string]any](r, events.SubjectReconcile, events.ComponentRequest{Component: appid})
+	answer, refused := request[map[string]any](r, events.SubjectReconcile, events.ReconcileRequest{Component: appid})
 	if refused.code != "" || len(answer) != 1 || answer["outcome"] != "reconciling" {
 		t.Errorf("the answer is %v, %v", answer, refused)
 	}
 	r.generation(aliceKey, 1)
 	r.wantCalls(apiList, listed+1)
-	wantRefused(r, events.SubjectReconcile, events.ComponentRequest{Component: "wxffffffffffffffff"}, "404")
+	wantRefused(r, events.SubjectReconcile, events.ReconcileRequest{Component: "wxffffffffffffffff"}, "404")
 	wantRefused(r, events.SubjectReconcile, `{}`, "404")
 	wantRefused(r, events.SubjectReconcile, `{"component":7}`, "400")
 }

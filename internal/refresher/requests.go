@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/rs/zerolog"
 
@@ -45,26 +46,46 @@ type door struct {
 	endpoints []endpoint
 }
 
+// asked is one request.
+type asked struct {
+	data []byte
+	by   events.Asker
+}
+
+// answerer answers a request.
+type answerer func(ctx context.Context, q asked) (reply any, err error)
+
 // endpoint is what is answered on one subject.
 type endpoint struct {
 	subject string
 	free    chan struct{} // has room for as many as are answered at once
 	patient bool          // a request that finds no room waits; else it is refused
-	answer  func(ctx context.Context, request []byte) (reply any, err error)
+	answer  answerer
 }
 
 // endpoints returns all that the refreshers answer.
 func (r *Refresher) endpoints() []endpoint {
-	a, free := r.answers, make(chan struct{}, requestsAtOnce)
-	return []endpoint{
+	a, free, creates := r.answers, make(chan struct{}, requestsAtOnce), make(chan struct{}, createsAtOnce)
+	own := []endpoint{
+		{events.SubjectRenew, free, true, audited(a.journal, a.renew, renewed)},
+		{events.SubjectReconcile, free, true, audited(a.journal, r.compare, reconciled)},
+		{events.SubjectQuota, free, true, audited(a.journal, a.quota, quotaCleared)},
+		{events.SubjectDead, free, true, audited(a.journal, a.dead, buried)},
+		{events.SubjectReveal, free, true, a.reveal},
+		{events.SubjectConnectCreate, creates, false, audited(a.journal, r.links.Create, linked)},
+	}
+	all := []endpoint{
 		{events.SubjectReject, free, true, question(a.reject)},
-		{events.SubjectRenew, free, true, question(a.renew)},
-		{events.SubjectReconcile, free, true, question(a.reconcile)},
-		{events.SubjectQuota, free, true, question(a.quota)},
 		{events.SubjectAccount, free, true, question(a.account)},
-		{events.SubjectConnectCreate, make(chan struct{}, createsAtOnce), false, question(r.links.Create)},
 		{events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)},
 	}
+	for _, e := range own {
+		all = append(all, e)
+		e.subject = events.ConsoleSubject(e.subject)
+		e.answer = permitted(e.answer)
+		all = append(all, e)
+	}
+	return all
 }
 
 // serve answers requests until ctx ends, then finishes those that it is at.
@@ -151,10 +172,10 @@ func isInbox(reply string) bool {
 
 // question reads a request of type Q for an answer of type A. A field that Q does not have is refused: "refx" would make a
 // link without a ref, and the caller would hear of it when the merchant has authorized.
-func question[Q, A any](answer func(context.Context, Q) (A, error)) func(context.Context, []byte) (any, error) {
-	return func(ctx context.Context, data []byte) (any, error) {
+func question[Q, A any](answer func(context.Context, Q) (A, error)) answerer {
+	return func(ctx context.Context, request asked) (any, error) {
 		var q Q
-		if err := readQuestion(data, &q, true); err != nil {
+		if err := readQuestion(request.data, &q, true); err != nil {
 			return nil, err
 		}
 		return answer(ctx, q)
@@ -162,10 +183,10 @@ func question[Q, A any](answer func(context.Context, Q) (A, error)) func(context
 }
 
 // ownQuestion is question for a request of ingest's, which may be newer than this refresher and say more.
-func ownQuestion[Q, A any](answer func(context.Context, Q) (A, error)) func(context.Context, []byte) (any, error) {
-	return func(ctx context.Context, data []byte) (any, error) {
+func ownQuestion[Q, A any](answer func(context.Context, Q) (A, error)) answerer {
+	return func(ctx context.Context, request asked) (any, error) {
 		var q Q
-		if err := readQuestion(data, &q, false); err != nil {
+		if err := readQuestion(request.data, &q, false); err != nil {
 			return nil, err
 		}
 		return answer(ctx, q)
@@ -204,7 +225,7 @@ func fieldsOf(q any) string {
 }
 
 // answer answers one request. Whoever waits for something that may come is told to ask again (503).
-func (d *door) answer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) {
+func (d *door) answer(ctx context.Context, q micro.Request, answer answerer) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
 	reply, err := d.guardedAnswer(ctx, q, answer)
@@ -250,14 +271,15 @@ func refuse(q micro.Request, code int, text string) error {
 }
 
 // guardedAnswer turns a panic into an error: one bad request must not stop the others.
-func (d *door) guardedAnswer(ctx context.Context, q micro.Request, answer func(context.Context, []byte) (any, error)) (reply any, err error) {
+func (d *door) guardedAnswer(ctx context.Context, q micro.Request, answer answerer) (reply any, err error) {
 	defer func() {
 		if recover() != nil {
 			d.metrics.panics.Inc()
 			err = events.Refused(http.StatusInternalServerError, "the handler panicked")
 		}
 	}()
-	if reply, err = answer(ctx, q.Data()); err == nil {
+	request := asked{q.Data(), events.AskerOf(q.Subject(), q.Reply(), q.Headers().Get)}
+	if reply, err = answer(ctx, request); err == nil {
 		d.metrics.requests.WithLabelValues(q.Subject(), "200").Inc()
 	}
 	return reply, err
@@ -270,6 +292,8 @@ type answers struct {
 	component      func(appid string) (*component, bool)
 	early          *early
 	reconcileEvery time.Duration
+	js             jetstream.JetStream
+	journal        journal
 	log            zerolog.Logger
 	metrics        *metrics
 	now            func() time.Time
@@ -391,7 +415,7 @@ func (a *answers) notYet(key wxtoken.Key, patience time.Duration) error {
 }
 
 // reconcile answers wxtoken.reconcile.
-func (a *answers) reconcile(ctx context.Context, q events.ComponentRequest) (events.Reconciling, error) {
+func (a *answers) reconcile(ctx context.Context, q events.ReconcileRequest) (events.Reconciling, error) {
 	c, ok := a.component(q.Component)
 	if !ok {
 		return events.Reconciling{}, events.UnknownComponent(q.Component)
@@ -403,7 +427,7 @@ func (a *answers) reconcile(ctx context.Context, q events.ComponentRequest) (eve
 		return events.Reconciling{}, err
 	}
 	a.log.Info().Str("component", q.Component).Msg("reconcile asked for")
-	return events.Reconciling{Outcome: "reconciling"}, nil
+	return events.Reconciling{Outcome: events.ReconcileListed}, nil
 }
 
 // connectOpen answers wxtoken.connect.open: what ingest asks about a link, or before it starts.

@@ -75,7 +75,7 @@ var lifeTroubles = []trouble{
 		d.unlisted++
 	}},
 	{"reconcile asked for", func(d *day) {
-		_, _ = d.ask(events.SubjectReconcile, events.ComponentRequest{Component: testAppID})
+		_, _ = d.ask(events.SubjectReconcile, events.ReconcileRequest{Component: testAppID})
 	}},
 	{"everybody's refresh token refused", func(d *day) {
 		d.fail(wechatsim.Fault{API: refresh, Errcode: 61023, Times: 1 << 20}, 2*time.Minute)

@@ -1,0 +1,112 @@
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/nats-io/nats.go"
+
+	"wxtoken/client"
+)
+
+// Actions that leave a record on JOURNAL: the last token of journal.audit.<component>.<action>.
+const (
+	ActionRenew     = "renew"
+	ActionReconcile = "reconcile"
+	ActionClear     = "clear_quota"
+	ActionLink      = "link"
+	ActionReveal    = "reveal"
+	ActionReplay    = "replay"
+	ActionDiscard   = "discard"
+	ActionLogin     = "login"
+	ActionLogout    = "logout"
+)
+
+// How an action was asked for.
+const (
+	ByConsole = "console" // a button of the operator's page: Actor and Role are proven
+	ByNATS    = "nats"    // a request on NATS: Actor is what the request claims
+)
+
+// Outcomes that are not those of an answer.
+const (
+	OutcomeRefused  = "refused"
+	OutcomeDone     = "done"
+	OutcomeRevealed = "revealed" // written before the answer goes out
+)
+
+// Headers in which the operator's page says who asks. They are believed on wxtoken.console.> alone.
+const (
+	HeaderActor = "Wxtoken-Actor"
+	HeaderRole  = "Wxtoken-Role"
+)
+
+// Audit is a record of something that was done, or refused. It never holds a secret.
+type Audit struct {
+	At         time.Time      `json:"at"`
+	Action     string         `json:"action"`
+	Actor      string         `json:"actor,omitempty"`
+	Role       string         `json:"role,omitempty"`  // of the actor, with ByConsole
+	By         string         `json:"by"`              // ByConsole or ByNATS
+	Inbox      string         `json:"inbox,omitempty"` // with ByNATS: where the answer was to go, up to its first dot; the user's, if it is one's own
+	From       string         `json:"from,omitempty"`  // of a login: the address
+	Component  string         `json:"component,omitempty"`
+	Key        string         `json:"key,omitempty"`
+	Parameters map[string]any `json:"parameters,omitempty"`
+	Outcome    string         `json:"outcome"`
+	Status     int            `json:"status,omitempty"` // of a refusal, as HTTP has it
+	Detail     string         `json:"detail,omitempty"` // of a refusal: why
+}
+
+// maxDetail bounds a foreign text in a record, in bytes.
+const maxDetail = 1000
+
+// Msg returns the message that carries the record.
+func (a Audit) Msg() (*nats.Msg, error) {
+	if len(a.Detail) > maxDetail {
+		a.Detail = strings.ToValidUTF8(a.Detail[:maxDetail], "")
+	}
+	a.At = a.At.UTC()
+	data, err := json.Marshal(a)
+	if err != nil {
+		return nil, fmt.Errorf("encode the record of %s: %w", a.Action, err)
+	}
+	m := nats.NewMsg(JournalSubject(JournalAudit, a.Component, a.Action))
+	m.Data = data
+	return m, nil
+}
+
+// Asker is who asks a question, as far as it can be told.
+type Asker struct {
+	Name  string
+	Role  string // ByConsole alone
+	By    string
+	Inbox string
+}
+
+// AskerOf tells who asks. What the headers say is proven on subjects of the operator's page, which nobody else may publish on, and
+// is a claim elsewhere: within an account, NATS does not tell who published a message.
+func AskerOf(subject, reply string, header func(string) string) Asker {
+	inbox, _, _ := strings.Cut(reply, ".")
+	a := Asker{Name: clean(header(HeaderActor)), By: ByNATS, Inbox: Clip(inbox)}
+	if strings.HasPrefix(subject, ConsolePrefix) {
+		a.By, a.Role, a.Inbox = ByConsole, header(HeaderRole), ""
+	}
+	return a
+}
+
+// clean keeps a claimed name short and on one line.
+func clean(name string) string {
+	return strings.ToValidUTF8(Clip(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, name)), "")
+}
+
+// About begins a record about a key.
+func About(key wxtoken.Key) Audit { return Audit{Component: key.Component, Key: key.String()} }

@@ -1,0 +1,120 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+)
+
+// dead answers wxtoken.dead: a message on DEAD is tried again, or is not wanted any more. The subject is in the answer also where
+// it is refused, for the record.
+func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events.DeadAnswer, err error) {
+	switch {
+	case q.Do != events.DoReplay && q.Do != events.DoDiscard:
+		return answer, events.BadRequest("do: want %s or %s", events.DoReplay, events.DoDiscard)
+	case q.Sequence == 0:
+		return answer, events.BadRequest("sequence: want that of a message on %s", events.StreamDead)
+	}
+	stream, err := a.js.Stream(ctx, events.StreamDead)
+	if err != nil {
+		return answer, fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
+	}
+	m, err := stream.GetMsg(ctx, q.Sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return answer, events.Refused(http.StatusNotFound, "no message %d is on %s", q.Sequence, events.StreamDead)
+	}
+	if err != nil {
+		return answer, fmt.Errorf("read message %d of %s: %w", q.Sequence, events.StreamDead, err)
+	}
+	answer.Subject, _ = events.OriginalSubject(m.Subject)
+	if q.Do == events.DoReplay {
+		if err := a.replay(ctx, answer.Subject, m); err != nil {
+			return answer, err
+		}
+	}
+	// The content is overwritten: it may be a code or a ticket.
+	if err := stream.SecureDeleteMsg(ctx, q.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return answer, fmt.Errorf("delete message %d of %s: %w", q.Sequence, events.StreamDead, err)
+	}
+	answer.Outcome = map[string]string{events.DoReplay: "replayed", events.DoDiscard: "discarded"}[q.Do]
+	a.log.Info().Uint64("sequence", q.Sequence).Str("subject", answer.Subject).Str("outcome", answer.Outcome).Msg("dead letter dealt with")
+	return answer, nil
+}
+
+// replay publishes what lies on DEAD once more, as it came: a value that is sealed is sealed for its first subject.
+func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawStreamMsg) error {
+	if !events.IsAuth(subject) {
+		return events.Refused(http.StatusConflict, "%s: %s", events.Clip(subject), whyNot(subject))
+	}
+	again := nats.NewMsg(subject)
+	for name, values := range m.Header {
+		if name != events.HeaderReason && !strings.HasPrefix(name, "Nats-") {
+			again.Header[name] = values
+		}
+	}
+	again.Data = m.Data
+	// Its own id, so that it is no repeat of the first; and always the same one, so that two who press the button at once, or one
+	// whose message could not be deleted, have it tried again once.
+	id := fmt.Sprintf("dead.%d.%d", m.Sequence, m.Time.UnixNano())
+	if _, err := a.js.PublishMsg(ctx, again, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(0)); err != nil {
+		return fmt.Errorf("publish %s again: %w", subject, err)
+	}
+	return nil
+}
+
+// whyNot says why a message on DEAD is not tried again.
+func whyNot(subject string) string {
+	switch {
+	case strings.HasPrefix(subject, "webhook."):
+		return "a gateway delivers messages to webhooks, once for a day; read it on DEAD and hand it to the service, or discard it"
+	case strings.HasPrefix(subject, "renewal."):
+		return "it is a schedule, and its key has another by now; to renew it: " + events.SubjectRenew
+	}
+	return "only events on " + events.AllAuth + " are tried again"
+}
+
+// reveal answers wxtoken.reveal with a token in the clear. There is a record first: without one, no token.
+func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
+	var q events.RevealRequest
+	if err := readQuestion(request.data, &q, true); err != nil {
+		return nil, err
+	}
+	if q.Key == (wxtoken.Key{}) {
+		return nil, errKey
+	}
+	record := events.About(q.Key)
+	record.Action, record.Outcome = events.ActionReveal, events.OutcomeRevealed
+	revealed, err := a.revealed(ctx, request.by, q)
+	record = recordOf(record, err)
+	if lost := a.journal.write(ctx, request.by, record); lost != nil {
+		a.log.Warn().Err(lost).Stringer("key", q.Key).Str("actor", request.by.Name).Str("by", request.by.By).Msg("token not revealed, its record was not stored")
+		return nil, errors.Join(err, events.Refused(http.StatusServiceUnavailable, "not revealed: %v", lost))
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.log.Warn().Stringer("key", q.Key).Str("actor", request.by.Name).Str("by", request.by.By).Msg("token revealed")
+	return revealed, nil
+}
+
+func (a *answers) revealed(ctx context.Context, by events.Asker, q events.RevealRequest) (events.Revealed, error) {
+	if by.By == events.ByConsole && by.Role != roleAdmin {
+		return events.Revealed{}, events.Refused(http.StatusForbidden, "only an admin has a token revealed")
+	}
+	t, ok, err := a.store.Token(ctx, q.Key)
+	if err != nil {
+		return events.Revealed{}, err
+	}
+	if !ok {
+		return events.Revealed{}, events.Refused(http.StatusNotFound, "%s has no token", q.Key)
+	}
+	return events.Revealed{Key: q.Key, Value: t.Value.Reveal(), Generation: t.Generation, ExpiresAt: t.ExpiresAt}, nil
+}
