@@ -1,0 +1,85 @@
+package login
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"wxtoken/internal/settings"
+)
+
+// Config is what an operator can set.
+type Config struct {
+	UsersFile       string   `name:"console-users-file" group:"Operator's page" placeholder:"file" help:"Who may use the operator's page, and as what: reader, operator or admin, with hashes of their passwords (docs/console-rights.md). It is read again when it changes. Without it and without --console-user-header, the page is for this machine alone, and whoever is on it is an admin."`
+	UserHeader      string   `name:"console-user-header" group:"Operator's page" placeholder:"header" help:"Header in which a proxy that asks people who they are names the person, for instance Remote-User. It is believed from --console-proxies alone."`
+	RoleHeader      string   `name:"console-role-header" group:"Operator's page" placeholder:"header" help:"Header in which that proxy names the person's role, or several with commas between them. Without it the users file says it, and who is not in there is a reader."`
+	Proxies         []string `name:"console-proxies" group:"Operator's page" placeholder:"addresses" help:"Addresses of that proxy, or networks (10.0.0.0/8), with commas between them."`
+	MakeConsoleUser string   `name:"make-console-user" group:"Operator's page" placeholder:"name:role" help:"Put a person into --console-users-file, which is made if it is not there, with a new password; print the password; then end. A person who is there already gets another password."`
+}
+
+// Validate returns all that is wrong with the settings, joined.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(flag, format string, args ...any) {
+		faults = append(faults, settings.Fault(flag, format, args...))
+	}
+	for flag, name := range map[string]string{"console-user-header": c.UserHeader, "console-role-header": c.RoleHeader} {
+		if name != "" && !headerName(name) {
+			fault(flag, "%q is not the name of a header: want letters, digits and -, for instance Remote-User", name)
+		}
+	}
+	if c.RoleHeader != "" && c.UserHeader == "" {
+		fault("console-role-header", "a role is nobody's without a name: want %s too", settings.Name("console-user-header"))
+	}
+	if c.UserHeader != "" && len(c.Proxies) == 0 {
+		fault("console-proxies", "none: anybody could write %s by himself; name the proxy's address, for instance 127.0.0.1", c.UserHeader)
+	}
+	if _, err := c.proxies(); err != nil {
+		faults = append(faults, err)
+	}
+	if c.MakeConsoleUser != "" {
+		if c.UsersFile == "" {
+			fault("make-console-user", "into which file? want %s too", settings.Name("console-users-file"))
+		}
+		if _, _, err := parsePerson(c.MakeConsoleUser); err != nil {
+			fault("make-console-user", "%w", err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// headerName reports whether a header can have that name: those that a proxy can be told to set.
+func headerName(name string) bool {
+	return strings.Trim(http.CanonicalHeaderKey(name), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// proxies returns the networks of Proxies.
+func (c Config) proxies() (all []netip.Prefix, err error) {
+	for _, text := range c.Proxies {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(text)
+			if addrErr != nil {
+				return nil, settings.Fault("console-proxies", "%q is no address: want 10.1.2.3 or 10.1.2.0/24", text)
+			}
+			network = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		all = append(all, network.Masked())
+	}
+	return all, nil
+}
+
+// parsePerson reads name:role.
+func parsePerson(text string) (name string, role Role, err error) {
+	name, word, ok := strings.Cut(text, ":")
+	role = Role(word)
+	switch {
+	case !ok || !role.valid():
+		return "", "", fmt.Errorf("want name:role, with reader, operator or admin as role")
+	case !validName(name):
+		return "", "", errName
+	}
+	return name, role, nil
+}

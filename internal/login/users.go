@@ -1,0 +1,220 @@
+package login
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"wxtoken/internal/settings"
+)
+
+// usersFile is the users file.
+type usersFile struct {
+	Secret string  `json:"secret"` // base64: signs sessions, with the hash of the person's password
+	Users  []*user `json:"users"`
+}
+
+// user is a person in it.
+type user struct {
+	Name     string `json:"name"`
+	Role     Role   `json:"role"`
+	Password string `json:"password,omitempty"` // hash by bcrypt, as htpasswd -B makes it too; empty: a proxy knows the person
+}
+
+// users are those of the file. They don't change. The zero value has none.
+type users struct {
+	secret []byte
+	all    []*user
+}
+
+const (
+	minSecret = 32 // bytes
+	// A hash takes a core for about 0.2 s with the cost that is made here. Costs that take no time, or more than seconds, are refused.
+	cost, minCost, maxCost = 12, 10, 15
+	maxPassword            = 72 // bytes; bcrypt looks at no more
+)
+
+// parseUsers reads a users file. The error names every fault with its place, and shows no hash and no secret.
+func parseUsers(text []byte) (*users, error) {
+	f, err := decodeUsers(text)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	seen := map[string]bool{}
+	passwords := false
+	for i, u := range f.Users {
+		fault := func(format string, args ...any) {
+			faults = append(faults, fmt.Errorf("users[%d]: "+format, append([]any{i}, args...)...))
+		}
+		if u == nil {
+			fault("want a person")
+			continue
+		}
+		if !validName(u.Name) {
+			fault("%w", errName)
+		} else if seen[u.Name] {
+			fault("name: it stands there twice")
+		}
+		seen[u.Name] = true
+		if !u.Role.valid() {
+			fault("role: want reader, operator or admin")
+		}
+		if u.Password == "" {
+			continue
+		}
+		passwords = true
+		if c, err := bcrypt.Cost([]byte(u.Password)); err != nil || c < minCost || c > maxCost {
+			fault("password: want a hash by bcrypt with a cost of %d to %d (--make-console-user makes one, and so does htpasswd -nBC %d)", minCost, maxCost, cost)
+		}
+	}
+	secret, err := base64.StdEncoding.DecodeString(f.Secret)
+	if err != nil || passwords && len(secret) < minSecret {
+		faults = append(faults, fmt.Errorf("secret: want the base64 of %d bytes or more (openssl rand -base64 %d)", minSecret, minSecret))
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return &users{secret: secret, all: f.Users}, nil
+}
+
+func decodeUsers(text []byte) (f usersFile, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&f); err != nil {
+		return f, readable(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return f, errors.New("something follows its end")
+	}
+	return f, nil
+}
+
+// readable takes Go's names out of an error of encoding/json, and values out of it: one may be a hash.
+func readable(err error) error {
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	name, unknown := strings.CutPrefix(err.Error(), "json: unknown field ")
+	switch {
+	case errors.As(err, &kind):
+		return fmt.Errorf("%s: a value of another kind belongs there", kind.Field)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("no JSON from byte %d on", syntax.Offset)
+	case unknown:
+		return fmt.Errorf("unknown field %.40s: want secret and users, and of each name, role and password", name)
+	}
+	return errors.New("it ends too early")
+}
+
+// byName returns the person of that name.
+func (u *users) byName(name string) (*user, bool) {
+	i := slices.IndexFunc(u.all, func(one *user) bool { return one.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return u.all[i], true
+}
+
+// passwords reports whether anybody can log in with one.
+func (u *users) passwords() bool {
+	return slices.ContainsFunc(u.all, func(one *user) bool { return one.Password != "" })
+}
+
+// nobody is the hash of a password that is nobody's, so that a name that is not there takes as long as one that is.
+var nobody = sync.OnceValue(func() string { return hashOf(rand.Text()) })
+
+func hashOf(password string) string {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
+	if err != nil {
+		panic(err) // our own passwords are short, and the cost is one of bcrypt's
+	}
+	return string(hash)
+}
+
+// check reports whether that is the person's password.
+func (u *user) check(password string) bool {
+	hash := ""
+	if u != nil {
+		hash = u.Password
+	}
+	if hash == "" {
+		hash = nobody()
+	}
+	err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password))
+	return err == nil && u != nil && u.Password != "" && len(password) <= maxPassword
+}
+
+// Make does what --make-console-user asks for, and returns the new password.
+func (c Config) Make() (password string, err error) {
+	name, role, err := parsePerson(c.MakeConsoleUser)
+	if err == nil {
+		password, err = makeUser(c.UsersFile, name, role)
+	}
+	if err != nil {
+		return "", settings.NewError(settings.Fault("make-console-user", "%w", err))
+	}
+	return password, nil
+}
+
+// makeUser puts a person into a users file, with a new password.
+func makeUser(path, name string, role Role) (password string, err error) {
+	f := usersFile{Secret: base64.StdEncoding.EncodeToString(randomBytes(minSecret))}
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return "", err
+	default:
+		if f, err = decodeUsers(text); err != nil {
+			return "", err
+		}
+	}
+	password = rand.Text()
+	made := &user{Name: name, Role: role, Password: hashOf(password)}
+	if i := slices.IndexFunc(f.Users, func(u *user) bool { return u != nil && u.Name == name }); i >= 0 {
+		f.Users[i] = made
+	} else {
+		f.Users = append(f.Users, made)
+	}
+	if text, err = json.MarshalIndent(f, "", "  "); err != nil {
+		return "", err
+	}
+	if _, err := parseUsers(text); err != nil {
+		return "", err
+	}
+	return password, replace(path, append(text, '\n'))
+}
+
+// replace writes a file beside another and puts it in its place, so that a process that follows it reads it whole.
+func replace(path string, text []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(path), ".users-*") // for the owner alone
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	return nil
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // it never fails: the program would end
+	return b
+}
