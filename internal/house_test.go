@@ -23,14 +23,14 @@ var floors = []struct {
 	rooms    []string // folders; "cmd/*" stands for each one below cmd
 	testOnly bool     // imported by tests alone; imports whatever it likes
 }{
-	{rooms: []string{"client/document", "internal/lang"}},                    // the reader that client and wechat share; texts in two languages
-	{rooms: []string{"client/message", "internal/runbook", "internal/hook"}}, // hook: POSTs to the addresses of others
+	{rooms: []string{"client/document", "internal/lang"}},                                       // the reader that client and wechat share; texts in two languages
+	{rooms: []string{"client/message", "internal/runbook", "internal/hook", "internal/qrcode"}}, // hook: POSTs to the addresses of others
 	{rooms: []string{"client", "internal/wechat", "internal/seal", "deploy/nats"}},
 	{rooms: []string{"internal/account", "internal/events", "internal/settings"}},
 	{rooms: []string{"internal/bus", "internal/counts", "internal/streams", "internal/natsd", "internal/logger", "internal/truth"}}, // truth: why accounts can't call WeChat, in words
 	{rooms: []string{"internal/store", "internal/serve"}},
-	{rooms: []string{"internal/gate"}},                                          // may this call to WeChat be made now
-	{rooms: []string{"internal/links", "internal/services", "internal/notify"}}, // authorization links; the gateway's services; notices
+	{rooms: []string{"internal/gate"}},                                                            // may this call to WeChat be made now
+	{rooms: []string{"internal/links", "internal/services", "internal/notify", "internal/login"}}, // authorization links; the gateway's services; notices; who may use the operator's page
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/natsconn", "internal/console", "internal/preflight", "internal/gateway", "internal/webhooks", "internal/redis"}},
 	{rooms: []string{"internal/doors"}},       // a gateway, put together for the commands that run one
 	{rooms: []string{"cmd/*", "wxtokentest"}}, // wxtokentest: all of it within the test of a service

@@ -14,6 +14,7 @@ import (
 	"wxtoken/internal/console"
 	"wxtoken/internal/counts"
 	"wxtoken/internal/logger"
+	"wxtoken/internal/login"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/notify"
 	"wxtoken/internal/preflight"
@@ -39,6 +40,13 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	if cfg.Notify.NotifyTest {
 		return notify.Test(ctx, cfg.Notify, time.Now, nil, os.Stdout, cfg.Language())
+	}
+	if cfg.Login.MakeConsoleUser != "" {
+		password, err := cfg.Login.Make()
+		if err == nil {
+			_, err = fmt.Println(password)
+		}
+		return err
 	}
 	log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
@@ -84,7 +92,11 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(page.Handler()), log)
+	guard, err := login.New(cfg.Login, login.Deps{NATS: nc, Public: console.Public, Log: log, Metrics: metrics.Registry, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(guard.Handler(page.Handler())), log)
 	if err != nil {
 		return err
 	}
@@ -97,6 +109,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return components.Run(ctx) })
+	group.Go(func() error { return guard.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return counter.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })

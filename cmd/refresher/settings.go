@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 
+	"wxtoken/internal/login"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/notify"
 	"wxtoken/internal/preflight"
@@ -26,6 +27,7 @@ type config struct {
 	settings.SeedSettings
 	TransferSettings
 	Notify    notify.Config    `embed:""`
+	Login     login.Config     `embed:""`
 	Preflight preflight.Config `embed:""`
 	settings.Operations
 
@@ -35,7 +37,7 @@ type config struct {
 
 // Validate reads the components and the seeds, and returns what is wrong with them.
 func (s *config) Validate() (err error) {
-	if s.MakeSealKey != "" {
+	if s.MakeSealKey != "" || s.Login.MakeConsoleUser != "" {
 		return nil // that needs nothing else
 	}
 	s.components, err = settings.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)

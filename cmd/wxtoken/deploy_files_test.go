@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +15,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/gateway"
+	"wxtoken/internal/login"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
 	"wxtoken/wechatsim"
 )
@@ -204,5 +210,24 @@ func TestDeployedServices(t *testing.T) {
 	defer func() { _ = f.Close() }()
 	if _, err := gateway.ReadSigner(f); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDeployedUsers: the simulation's users file is taken, and lets admin in with the password that docker-compose.yml names.
+func TestDeployedUsers(t *testing.T) {
+	t.Parallel()
+	guard, err := login.New(login.Config{UsersFile: "../../deploy/sim/console/users.json"}, login.Deps{
+		NATS: natsdtest.Start(t).Connect(), Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var who login.Person
+	page := guard.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = login.Of(r.Context()) }))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+	r.SetBasicAuth("admin", "admin")
+	page.ServeHTTP(httptest.NewRecorder(), r)
+	if who.Name != "admin" || who.Role != login.Admin {
+		t.Errorf("it is %+v", who)
 	}
 }

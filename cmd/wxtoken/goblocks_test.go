@@ -366,15 +366,19 @@ func follow(t *testing.T, ended <-chan struct{}, stderr *logtest.Buffer, want []
 }
 
 // simRun is a wxtoken --sim that runs.
-type simRun struct{ nats, ops, control, account string }
+type simRun struct {
+	nats, control, account string
+	ops                    string          // the operator's page
+	out                    *logtest.Buffer // the log
+}
 
-func simulate(t *testing.T) simRun {
+func simulate(t *testing.T, flags ...string) simRun {
 	t.Helper()
 	var stdout, stderr logtest.Buffer
 	dir := t.TempDir()
-	cmd := exec.Command(filepath.Join(bin, "wxtoken"), "--sim", "--nats-url=nats://127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0",
+	cmd := exec.Command(filepath.Join(bin, "wxtoken"), append(flags, "--sim", "--nats-url=nats://127.0.0.1:0", "--http-addr=127.0.0.1:0", "--ops-addr=127.0.0.1:0",
 		"--sim-addr=127.0.0.1:0", "--sim-control-addr=127.0.0.1:0", "--gateway-addr=127.0.0.1:0", "--sim-troubles=off", "--sim-life=50s", // a wait for what does not come ends before the next renewal
-		"--data-dir="+filepath.Join(dir, "data"))
+		"--data-dir="+filepath.Join(dir, "data"))...)
 	cmd.Env = []string{}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
@@ -389,14 +393,11 @@ func simulate(t *testing.T) simRun {
 	})
 	var sim simRun
 	eventually(t, "wxtoken --sim", func() error {
-		m := regexp.MustCompile(`(?s)--server (nats://\S+) .*curl (http://\S+)/    authorize`).FindStringSubmatch(stderr.String())
+		m := regexp.MustCompile(`(?s)curl (http://\S+)/\n.*--server (nats://\S+) .*curl (http://\S+)/    authorize`).FindStringSubmatch(stderr.String())
 		if m == nil || strings.Count(stdout.String(), `"info_type":"authorized"`) < 3 {
 			return errors.New("not up yet")
 		}
-		sim = simRun{nats: m[1], control: m[2]}
-		if m := regexp.MustCompile(`(?m)curl (http://[^/]+)/$`).FindStringSubmatch(stderr.String()); m != nil {
-			sim.ops = m[1]
-		}
+		sim = simRun{ops: m[1], nats: m[2], control: m[3], out: &stdout}
 		return nil
 	})
 	return sim

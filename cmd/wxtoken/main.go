@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -18,6 +19,13 @@ func main() {
 	os.Exit(p.Main(&cfg, func(ctx context.Context) (err error) {
 		if cfg.Notify.NotifyTest {
 			return notify.Test(ctx, cfg.Notify, time.Now, nil, os.Stdout, cfg.Language())
+		}
+		if cfg.Login.MakeConsoleUser != "" {
+			password, err := cfg.Login.Make()
+			if err == nil {
+				_, err = fmt.Println(password)
+			}
+			return err
 		}
 		log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 		if err != nil {

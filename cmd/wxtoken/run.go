@@ -16,6 +16,7 @@ import (
 	"wxtoken/internal/console"
 	"wxtoken/internal/counts"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/login"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/notify"
@@ -129,7 +130,11 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return err
 	}
-	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(page.Handler()), subdued(log, cfg.Sim))
+	guard, err := login.New(cfg.Login, login.Deps{NATS: keeper, Public: console.Public, Log: log, Metrics: h.metrics.Registry, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(guard.Handler(page.Handler())), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
@@ -139,7 +144,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	parts := append([]func(context.Context) error{pushes.Run}, doors...)
-	parts = append(parts, pushCount.Run, r.Run, renewalCount.Run, notices.Run, page.Run, watch.Run)
+	parts = append(parts, pushCount.Run, r.Run, renewalCount.Run, notices.Run, page.Run, watch.Run, guard.Run)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)
 	}

@@ -14,6 +14,9 @@ var (
 	script []byte
 )
 
+// Public are the paths that show nothing of what is kept.
+var Public = []string{"/console.css"}
+
 // asset is a file that pages load.
 type asset struct {
 	path, media string

@@ -58,7 +58,7 @@ func New(cfg Config) (*Console, error) {
 	}
 	c := &Console{cfg: cfg, js: js, now: cfg.Now, index: newIndex(), following: make(chan struct{}, maxStreams)}
 	c.ended, c.end = context.WithCancel(context.Background())
-	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage()}
+	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.auditPage()}
 	c.looks, err = parseLooks(c.pages)
 	return c, err
 }
@@ -94,10 +94,12 @@ func (c *Console) Handler() http.Handler {
 		mux.Handle("GET "+p.Path, c.serve(p))
 	}
 	mux.HandleFunc("GET /events", c.stream)
+	mux.HandleFunc("POST /act/{action}", c.act)
+	mux.HandleFunc("POST /reveal", c.reveal)
 	for _, a := range assets {
 		mux.HandleFunc("GET "+a.path, a.serve)
 	}
-	return guarded(mux)
+	return guarded(saying(mux))
 }
 
 // guarded adds the headers that keep a browser from doing anything but show what it is given.

@@ -104,6 +104,16 @@ function follow() {
   });
 }
 
+// A link can be copied where the browser allows that; without scripts it is there to be selected.
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  if (!navigator.clipboard) continue;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = button.dataset.done;
+  });
+}
+
 document.addEventListener("visibilitychange", () => { if (!document.hidden && again) refresh(); });
 document.addEventListener("focusout", () => setTimeout(() => { if (again) refresh(); }, 0));
 setInterval(() => { if (again) refresh(); }, 5000);

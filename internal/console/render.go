@@ -57,14 +57,14 @@ func (l loading) Percent() int { return 100 * l.Read / max(l.All(), 1) }
 // languages, side by side: {{t "all accounts" "全部账号"}}.
 func parseLooks(pages []Page) (map[lang.Language]look, error) {
 	looks := map[lang.Language]look{}
-	names := []string{"fault"}
+	names := []string{"fault", "revealed"}
 	for _, p := range pages {
 		names = append(names, p.Name)
 	}
 	for _, l := range []lang.Language{lang.English, lang.Chinese} {
 		looks[l] = look{}
 		for _, name := range names {
-			t, err := template.New("layout.html").Funcs(words(l)).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html", "pages/"+name+".html")
+			t, err := template.New("layout.html").Funcs(words(l)).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html", "pages/actions.html", "pages/"+name+".html")
 			if err != nil {
 				return nil, fmt.Errorf("read the template of page %s: %w", name, err)
 			}

@@ -13,7 +13,7 @@ import (
 // OpsAddr where two processes share a machine.
 type Operations struct {
 	OpsAddr   string `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and console; port 0 takes any free one."`
-	OpsExpose bool   `group:"Operations" help:"Allow an ops-addr that others can reach. Nothing there asks for a password."`
+	OpsExpose bool   `group:"Operations" help:"Allow an ops-addr that others can reach. Health and metrics there ask for no password; the operator's page does (--console-users-file)."`
 	LogLevel  string `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
 	LogFormat string `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
 	Lang      string `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: as LC_ALL, LC_MESSAGES or LANG says, zh for Chinese, else en."`
@@ -25,7 +25,7 @@ func (s Operations) Validate() error {
 	if err := hostPort(s.OpsAddr); err != nil {
 		faults = append(faults, Fault("ops-addr", "%w", err))
 	} else if !s.OpsExpose && !Loopback(s.OpsAddr) {
-		faults = append(faults, Fault("ops-addr", "%q can be reached from outside, and nothing there asks for a password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, Variable("ops-expose")))
+		faults = append(faults, Fault("ops-addr", "%q can be reached from outside, and health and metrics there ask for no password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, Variable("ops-expose")))
 	}
 	if _, err := Level(s.LogLevel); err != nil {
 		faults = append(faults, Fault("log-level", "%w", err))

@@ -1,0 +1,301 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+)
+
+const (
+	// auditWindow is how far back the page of the audit looks by itself.
+	auditWindow = 30 * 24 * time.Hour
+	// maxRecords bounds the records that one page counts: of more, the oldest are left out.
+	maxRecords = 20_000
+	// auditBatch is how many are read at once, and auditIdle how long the server keeps what it needs for that.
+	auditBatch = 1000
+	auditIdle  = 10 * time.Second
+)
+
+// actionWords are the actions that leave a record.
+var actionWords = map[string]lang.Text{
+	events.ActionRenew:     lang.T("renew", "续期"),
+	events.ActionReconcile: lang.T("ask WeChat", "询问微信"),
+	events.ActionClear:     lang.T("clear quota", "清零额度"),
+	events.ActionLink:      lang.T("make a link", "生成链接"),
+	events.ActionReveal:    lang.T("show a token", "显示令牌"),
+	events.ActionReplay:    lang.T("replay a dead letter", "重放死信"),
+	events.ActionDiscard:   lang.T("discard a dead letter", "丢弃死信"),
+	events.ActionLogin:     lang.T("log in", "登录"),
+	events.ActionLogout:    lang.T("log out", "退出"),
+}
+
+// auditPage is the page of who had what done.
+func (c *Console) auditPage() Page {
+	return Page{
+		Path: "/audit", Name: "audit", Nav: lang.T("Audit", "操作记录"), Title: lang.T("Audit", "操作记录"),
+		Params: []string{"q", "action", "from", "to", "page", "limit"},
+		Data:   func(ctx context.Context, q *Request) (any, error) { return c.audit(ctx, q) },
+		Text:   func(out io.Writer, data any, q *Request) { writeAudit(out, data.(Audit), q) },
+		CSV:    func(out io.Writer, data any, _ *Request) error { return writeAuditCSV(out, data.(Audit)) },
+	}
+}
+
+// Audit is what the page shows.
+type Audit struct {
+	Total   int        `json:"total"`
+	More    bool       `json:"older_left_out,omitempty"` // there are more than maxRecords
+	Page    int        `json:"page"`                     // from 1
+	Limit   int        `json:"limit"`
+	Records []Recorded `json:"records"` // the newest first
+
+	query *Request
+	wants auditFilter
+}
+
+// Recorded is one record.
+type Recorded struct{ events.Audit }
+
+// auditFilter is what is asked for.
+type auditFilter struct {
+	words    []string
+	action   string
+	from, to time.Time // to is the first moment that is not wanted
+}
+
+func (f auditFilter) matches(r Recorded) bool {
+	if f.action != "" && r.Action != f.action || r.At.Before(f.from) || !f.to.IsZero() && !r.At.Before(f.to) {
+		return false
+	}
+	text := strings.ToLower(strings.Join([]string{r.Actor, r.Role, r.By, r.Inbox, r.From, r.Component, r.Key, r.Params(), r.Detail}, "\n"))
+	return !slices.ContainsFunc(f.words, func(word string) bool { return !strings.Contains(text, word) })
+}
+
+func readAuditFilter(q *Request) (f auditFilter, page, limit int, err error) {
+	get := func(name string) string { return strings.TrimSpace(q.Query.Get(name)) }
+	f = auditFilter{words: strings.Fields(strings.ToLower(get("q"))), action: get("action"), from: q.Now.Add(-auditWindow)}
+	if _, known := actionWords[f.action]; f.action != "" && !known {
+		return f, 0, 0, badRequest(lang.T("action: want one of %s", "action：可以是 %s", strings.Join(slices.Sorted(maps.Keys(actionWords)), ", ")))
+	}
+	if len(get("q")) > maxQuery {
+		return f, 0, 0, badRequest(lang.T("q: %d bytes at most", "q：最多 %d 字节", maxQuery))
+	}
+	for name, at := range map[string]*time.Time{"from": &f.from, "to": &f.to} {
+		text := get(name)
+		if text == "" {
+			continue
+		}
+		day, dayErr := time.Parse(time.DateOnly, text)
+		moment, err := time.Parse(time.RFC3339, text)
+		switch {
+		case dayErr == nil && name == "to":
+			*at = day.AddDate(0, 0, 1) // the day is wanted too
+		case dayErr == nil:
+			*at = day
+		case err == nil:
+			*at = moment
+		default:
+			return f, 0, 0, badRequest(lang.T("%s: want a day such as 2026-11-28, or a time such as 2026-11-28T08:00:00Z", "%s：请给出日期（如 2026-11-28）或时间（如 2026-11-28T08:00:00Z）", name))
+		}
+	}
+	most := maxLimit
+	if q.format == "csv" {
+		most = maxRecords
+	}
+	page, pageErr := strconv.Atoi(cmp.Or(get("page"), "1"))
+	limit, limitErr := strconv.Atoi(cmp.Or(get("limit"), strconv.Itoa(map[bool]int{true: maxRecords, false: defaultLimit}[q.format == "csv"])))
+	if pageErr != nil || limitErr != nil || page < 1 || page > maxRecords || limit < 1 || limit > most {
+		return f, 0, 0, badRequest(lang.T("page and limit: want numbers from 1, limit up to %d", "page 和 limit：应为从 1 开始的数字，limit 最大 %d", most))
+	}
+	return f, page, limit, nil
+}
+
+func (c *Console) audit(ctx context.Context, q *Request) (Audit, error) {
+	f, page, limit, err := readAuditFilter(q)
+	if err != nil {
+		return Audit{}, err
+	}
+	all, more, err := c.records(ctx, f)
+	if err != nil {
+		return Audit{}, err
+	}
+	a := Audit{Total: len(all), More: more, Page: page, Limit: limit, Records: []Recorded{}, query: q, wants: f}
+	slices.Reverse(all)
+	if from := (page - 1) * limit; from < len(all) {
+		a.Records = all[from:min(from+limit, len(all))]
+	}
+	return a, nil
+}
+
+// records reads what matches, the oldest first; more: there was too much, and the oldest are left out.
+func (c *Console) records(ctx context.Context, f auditFilter) (all []Recorded, more bool, err error) {
+	subject := events.JournalFilter(events.JournalAudit)
+	if f.action != "" {
+		subject = events.JournalSubject(events.JournalAudit, "*", f.action)
+	}
+	from := f.from
+	consumer, err := c.js.CreateConsumer(ctx, events.StreamJournal, jetstream.ConsumerConfig{
+		FilterSubject: subject, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
+		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: auditIdle, MemoryStorage: true, Replicas: 1,
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("read %s: %w", events.StreamJournal, err)
+	}
+	for left := consumer.CachedInfo().NumPending; left > 0; {
+		batch, err := consumer.FetchNoWait(auditBatch)
+		if err != nil {
+			return nil, false, fmt.Errorf("read %s: %w", events.StreamJournal, err)
+		}
+		got := uint64(0)
+		for m := range batch.Messages() {
+			got++
+			var r Recorded
+			if json.Unmarshal(m.Data(), &r.Audit) == nil && f.matches(r) {
+				all = append(all, r)
+			}
+		}
+		switch {
+		case batch.Error() != nil:
+			return nil, false, fmt.Errorf("read %s: %w", events.StreamJournal, batch.Error())
+		case ctx.Err() != nil:
+			return nil, false, errors.New("reading the records takes too long: choose a shorter time")
+		case got == 0:
+			left = 0
+		default:
+			left -= min(got, left)
+		}
+		if len(all) > maxRecords {
+			all, more = all[len(all)-maxRecords:], true
+		}
+	}
+	return all, more, nil
+}
+
+// Pager returns links to the other pages.
+func (a Audit) Pager() Pager { return pager(a.query, a.Page, a.Total, a.Limit) }
+
+// FromDay and ToDay are what the form has.
+func (a Audit) FromDay() string { return a.wants.from.UTC().Format(time.DateOnly) }
+
+// ToDay is the last day that is wanted, "" for none.
+func (a Audit) ToDay() string {
+	if a.wants.to.IsZero() {
+		return ""
+	}
+	return a.wants.to.Add(-time.Nanosecond).UTC().Format(time.DateOnly)
+}
+
+// actionChoice is an action of the form.
+type actionChoice struct {
+	Name string
+	Word lang.Text
+}
+
+// Actions are those that leave a record.
+func (a Audit) Actions() (all []actionChoice) {
+	for _, name := range slices.Sorted(maps.Keys(actionWords)) {
+		all = append(all, actionChoice{name, actionWords[name]})
+	}
+	return all
+}
+
+// Who says who had it done, and how far that is proven.
+func (r Recorded) Who(q *Request) string {
+	name := printable(r.Actor)
+	switch {
+	case r.By == events.ByConsole && name == "":
+		return q.Say(lang.T("unknown, from %s", "未知，来自 %s", printable(r.From)))
+	case r.By == events.ByConsole:
+		return name + " (" + r.Role + ")"
+	case name == "":
+		return q.Say(lang.T("a user of NATS (%s)", "NATS 用户（%s）", printable(r.Inbox)))
+	}
+	return q.Say(lang.T("a user of NATS (%s), as %s", "NATS 用户（%s），自称 %s", printable(r.Inbox), name))
+}
+
+// What says what was done.
+func (r Recorded) What(q *Request) string {
+	if word, ok := actionWords[r.Action]; ok {
+		return q.Say(word)
+	}
+	return printable(r.Action)
+}
+
+// OfWhat says of what: the key, or what there is.
+func (r Recorded) OfWhat() string { return printable(cmp.Or(r.Key, r.Component, r.From)) }
+
+// Href leads to the account.
+func (r Recorded) Href() string {
+	if _, err := wxtoken.ParseKey(r.Key); err != nil {
+		return ""
+	}
+	return "/accounts/" + url.PathEscape(r.Key)
+}
+
+// Params are the parameters, by name.
+func (r Recorded) Params() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(r.Parameters)) {
+		value := r.Parameters[name]
+		if number, ok := value.(float64); ok {
+			value = strconv.FormatFloat(number, 'f', -1, 64)
+		}
+		parts = append(parts, printable(fmt.Sprintf("%s=%v", name, value)))
+	}
+	return strings.Join(parts, " ")
+}
+
+// Refused reports whether it was not done.
+func (r Recorded) Refused() bool { return r.Outcome == events.OutcomeRefused }
+
+// DetailText says why.
+func (r Recorded) DetailText() string { return printable(r.Detail) }
+
+func writeAudit(out io.Writer, a Audit, q *Request) {
+	t := table{head: []string{q.Say(lang.T("when", "时间")), q.Say(lang.T("who", "谁")), q.Say(lang.T("what", "操作")), q.Say(lang.T("of what", "对象")), q.Say(lang.T("outcome", "结果"))}}
+	for _, r := range a.Records {
+		note := ""
+		if r.Refused() {
+			note = strings.TrimSpace(fmt.Sprint(r.Status, " ", r.DetailText()))
+		}
+		t.add([]string{r.At.UTC().Format(time.DateTime), r.Who(q), r.What(q), strings.TrimSpace(r.OfWhat() + " " + r.Params()), printable(r.Outcome)}, note)
+	}
+	t.write(out)
+}
+
+func writeAuditCSV(out io.Writer, a Audit) error {
+	w := csv.NewWriter(out)
+	if err := w.Write([]string{"at", "action", "actor", "role", "by", "inbox", "from", "component", "key", "parameters", "outcome", "status", "detail"}); err != nil {
+		return err
+	}
+	for _, r := range a.Records {
+		status := ""
+		if r.Status != 0 {
+			status = strconv.Itoa(r.Status)
+		}
+		cells := []string{stamp(r.At), r.Action, r.Actor, r.Role, r.By, r.Inbox, r.From, r.Component, r.Key, r.Params(), r.Outcome, status, r.Detail}
+		for i, cell := range cells {
+			cells[i] = cellText(cell)
+		}
+		if err := w.Write(cells); err != nil {
+			return err
+		}
+	}
+	w.Flush()
+	return w.Error()
+}
