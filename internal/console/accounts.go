@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/csv"
@@ -29,7 +30,7 @@ func (c *Console) accountsPage() Page {
 		Path: "/accounts", Name: "accounts", Nav: lang.T("Accounts", "账号"), Title: lang.T("Accounts", "账号"),
 		Params: []string{"q", "state", "token", "component", "lacks", "within", "errcode", "kind", "sort", "page", "limit"},
 		Data:   func(ctx context.Context, q *Request) (any, error) { return c.accounts(ctx, q) },
-		Text:   func(out io.Writer, data any, q *Request) { writeAccounts(out, data.(Accounts), q) },
+		Text:   func(out *bytes.Buffer, data any, q *Request) { writeAccounts(out, data.(Accounts), q) },
 		CSV:    func(out io.Writer, data any, q *Request) error { return writeCSV(out, data.(Accounts)) },
 	}
 }
@@ -163,7 +164,7 @@ func pager(q *Request, page, total, limit int) Pager {
 }
 
 // writeAccounts writes a list for a terminal.
-func writeAccounts(out io.Writer, a Accounts, q *Request) {
+func writeAccounts(out *bytes.Buffer, a Accounts, q *Request) {
 	fmt.Fprintf(out, "%s (%d)\n", q.Say(lang.T("Accounts", "账号")), a.Total)
 	rowTable(a.Rows, q, lang.T("nick_name", "昵称"), func(r Row) string { return printable(r.Name) }).write(out)
 	if a.Page*a.Limit < a.Total {

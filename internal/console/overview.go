@@ -1,9 +1,9 @@
 package console
 
 import (
+	"bytes"
 	"cmp"
 	"context"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -19,7 +19,7 @@ func (c *Console) overviewPage() Page {
 	return Page{
 		Path: "/{$}", Name: "overview", Nav: lang.T("Overview", "概览"), Title: lang.T("Overview", "概览"),
 		Data: func(ctx context.Context, q *Request) (any, error) { return c.overview(ctx, q) },
-		Text: func(out io.Writer, data any, q *Request) { writeOverview(out, data.(Overview), q) },
+		Text: func(out *bytes.Buffer, data any, q *Request) { writeOverview(out, data.(Overview), q) },
 	}
 }
 

@@ -32,7 +32,7 @@ type Page struct {
 	// called. An error that is a *Fault is answered with its status, any other with 503.
 	Data func(context.Context, *Request) (any, error)
 	// Text writes the page for a terminal; nil: a terminal is given JSON.
-	Text func(io.Writer, any, *Request)
+	Text func(*bytes.Buffer, any, *Request)
 	// CSV writes the page as a table for a spreadsheet; nil: there is none.
 	CSV func(io.Writer, any, *Request) error
 }

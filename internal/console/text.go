@@ -1,8 +1,8 @@
 package console
 
 import (
+	"bytes"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +23,7 @@ func (t *table) add(cells []string, notes ...string) {
 }
 
 // write writes the table.
-func (t *table) write(out io.Writer) {
+func (t *table) write(out *bytes.Buffer) {
 	widths := make([]int, len(t.head))
 	for _, cells := range append([][]string{t.head}, t.rows...) {
 		for i, cell := range cells {
@@ -100,7 +100,7 @@ func notesOf(r Row, q *Request) (notes []string) {
 }
 
 // writeOverview writes the first page for a terminal.
-func writeOverview(out io.Writer, o Overview, q *Request) {
+func writeOverview(out *bytes.Buffer, o Overview, q *Request) {
 	fmt.Fprintln(out, o.Sentence)
 	for _, more := range o.More {
 		fmt.Fprintln(out, more)
