@@ -84,8 +84,13 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
-	group.Go(func() error { return counter.Run(serving) })
-	group.Go(func() error { return pushes.Run(serving) })
+	written, end := context.WithCancel(context.WithoutCancel(ctx)) // what became of the last pushes is written down too
+	group.Go(func() error { return counter.Run(written) })
+	group.Go(func() error { return in.Run(written) })
+	group.Go(func() error {
+		defer end()
+		return pushes.Run(serving)
+	})
 	group.Go(func() error { return watch.Run(serving) })
 	return group.Wait()
 }

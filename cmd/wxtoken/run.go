@@ -143,7 +143,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return err
 	}
-	parts := append([]func(context.Context) error{pushes.Run}, doors...)
+	parts := append([]func(context.Context) error{pushes.Run, in.Run}, doors...)
 	parts = append(parts, pushCount.Run, r.Run, renewalCount.Run, notices.Run, page.Run, watch.Run, guard.Run)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)

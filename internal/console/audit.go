@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/csv"
@@ -51,7 +52,7 @@ func (c *Console) auditPage() Page {
 		Path: "/audit", Name: "audit", Nav: lang.T("Audit", "操作记录"), Title: lang.T("Audit", "操作记录"),
 		Params: []string{"q", "action", "from", "to", "page", "limit"},
 		Data:   func(ctx context.Context, q *Request) (any, error) { return c.audit(ctx, q) },
-		Text:   func(out io.Writer, data any, q *Request) { writeAudit(out, data.(Audit), q) },
+		Text:   func(out *bytes.Buffer, data any, q *Request) { writeAudit(out, data.(Audit), q) },
 		CSV:    func(out io.Writer, data any, _ *Request) error { return writeAuditCSV(out, data.(Audit)) },
 	}
 }
@@ -266,7 +267,7 @@ func (r Recorded) Refused() bool { return r.Outcome == events.OutcomeRefused }
 // DetailText says why.
 func (r Recorded) DetailText() string { return printable(r.Detail) }
 
-func writeAudit(out io.Writer, a Audit, q *Request) {
+func writeAudit(out *bytes.Buffer, a Audit, q *Request) {
 	t := table{head: []string{q.Say(lang.T("when", "时间")), q.Say(lang.T("who", "谁")), q.Say(lang.T("what", "操作")), q.Say(lang.T("of what", "对象")), q.Say(lang.T("outcome", "结果"))}}
 	for _, r := range a.Records {
 		note := ""

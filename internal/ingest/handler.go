@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/client/document"
 	"wxtoken/internal/counts"
 	"wxtoken/internal/wechat"
 )
@@ -48,6 +49,9 @@ type answer struct {
 	bytes  int    // of the body, as far as it was read
 	err    error  // what NATS said
 	detail string // of a refusal: what was wrong and where, without a word of the request
+
+	subject string            // of its first event
+	odd     []document.Oddity // of a push that was stored all the same
 }
 
 // refuse returns the answer to a request that is at fault. The body says no more than the status
@@ -139,7 +143,9 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	if a.result == resultRejected && a.status < 500 && !i.failures.Count(r.RemoteAddr, start) {
 		a.status, a.body = http.StatusTooManyRequests, "too many refused requests"
 	}
-	i.record(r, to, a, time.Since(start))
+	took := time.Since(start)
+	i.record(r, to, a, took)
+	i.writeDown(r, to, a, took)
 
 	if a.status != http.StatusOK || a.body != bodySuccess {
 		h := w.Header()
@@ -191,9 +197,11 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	p, a, ok := i.parse(r.URL.Path, to, q, body)
 	if ok {
 		a = i.store(ctx, p)
+		a.subject = p.events[0].Subject
 	}
 	if a.result == resultAccepted {
 		i.noteOdd(to, p)
+		a.odd = p.odd
 	}
 	if a.result == resultAccepted || a.result == resultDuplicate {
 		// A repeat is asked about again: WeChat sends it because the reply before did not arrive.

@@ -69,6 +69,7 @@ type Ingest struct {
 	visits     *serve.Tries // of visits to links
 	lines      *lines
 	listeners  *listeners
+	journal    *journal
 
 	releaseCheck  bool
 	plainMessages bool
@@ -114,6 +115,7 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 	}
 	log := d.Log.With().Str("role", "ingest").Logger()
 	i.lines = newLines(log, i.metrics.suppressed)
+	i.journal = newJournal(d.JetStream, log)
 	if d.Seal == nil {
 		log.Info().Msg("events on AUTH are in the clear")
 	} else {
@@ -123,6 +125,13 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 		log.Warn().Msg("accepting messages in plain mode, NOT FOR PRODUCTION: anyone who saw one URL can forge them")
 	}
 	return i, nil
+}
+
+// Run writes down for operators which pushes were refused, odd, repeated or answered late, until ctx ends. Pushes are
+// taken without it, too. It always returns nil.
+func (i *Ingest) Run(ctx context.Context) error {
+	i.journal.run(ctx)
+	return nil
 }
 
 // SetComponents replaces all components at once, while pushes come in: those under way end with
