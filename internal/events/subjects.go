@@ -173,6 +173,9 @@ const SealSubject = prefixCred + "seal"
 // link.
 func ConnectSubject(digest string) string { return prefixConnect + token(digest) }
 
+// AllConnects is the filter for all authorizations by link.
+const AllConnects = prefixConnect + "*"
+
 // PreAuthSubject returns where the link to a pre-auth code's digest lies.
 func PreAuthSubject(digest string) string { return prefixPreAuth + token(digest) }
 

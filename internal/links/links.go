@@ -88,7 +88,7 @@ func (l *Links) newLink(ctx context.Context, q events.ConnectCreate, life time.D
 	c := store.Connect{
 		ID: rand.Text(), Component: q.Component, Ref: q.Ref, Return: q.Return, AuthType: q.AuthType, BizAppID: q.BizAppID,
 		Categories: q.CategoryIDs.String(), Move: q.Move,
-		ExpiresAt: now.Add(life), Secret: rand.Text(), State: events.ConnectPending,
+		MadeAt: now, ExpiresAt: now.Add(life), Secret: rand.Text(), State: events.ConnectPending,
 	}
 	if _, err := l.Store().SaveConnect(ctx, c, now); err != nil {
 		return events.ConnectCreated{}, err

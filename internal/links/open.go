@@ -239,6 +239,9 @@ func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, er
 		return c, fmt.Errorf("get a pre-auth code: %w", err)
 	}
 	c.PreAuthCode, c.PreAuthExpiresAt = code.Code, now.Add(code.ExpiresIn).UTC()
+	if c.OpenedAt.IsZero() {
+		c.OpenedAt = now.UTC()
+	}
 	// First: once the merchant has the code, its push may come.
 	if err := l.Store().IndexConnect(ctx, c, now); err != nil {
 		return c, err

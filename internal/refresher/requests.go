@@ -32,6 +32,7 @@ const (
 	requestsAtOnce = 64
 	opensAtOnce    = 64
 	createsAtOnce  = 16
+	listsAtOnce    = 2
 	// serviceVersion is that of the questions and answers.
 	serviceVersion = "1.0.0"
 )
@@ -77,6 +78,7 @@ func (r *Refresher) endpoints() []endpoint {
 	all := []endpoint{
 		{events.SubjectReject, free, true, question(a.reject)},
 		{events.SubjectAccount, free, true, question(a.account)},
+		{events.SubjectConnectList, make(chan struct{}, listsAtOnce), true, question(r.links.List)},
 		{events.SubjectConnectOpen, make(chan struct{}, opensAtOnce), false, ownQuestion(r.connectOpen)},
 	}
 	for _, e := range own {

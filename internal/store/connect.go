@@ -28,10 +28,12 @@ type Connect struct {
 	Categories string `json:"category_id_list,omitempty"`
 	Move       bool   `json:"move,omitempty"`
 
+	MadeAt    time.Time `json:"made_at,omitzero"` // links from before it was written down have none
 	ExpiresAt time.Time `json:"expires_at"`
 	Secret    string    `json:"secret"` // signs the sessions of the browsers that opened the landing page
 
 	// since the landing page was opened
+	OpenedAt         time.Time `json:"opened_at,omitzero"` // for the first time
 	PreAuthCode      string    `json:"pre_auth_code,omitempty"`
 	PreAuthExpiresAt time.Time `json:"pre_auth_expires_at,omitzero"`
 

@@ -1,0 +1,64 @@
+package links
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+)
+
+// linkShown is how many characters of a link's id are shown: they tell links apart, and open none.
+const linkShown = 8
+
+// maxListed bounds an answer, in bytes: refs are of any length up to theirs, and a server may take messages of 256 KiB.
+const maxListed = 128 << 10
+
+// defaultList is how many links are listed where the request does not say.
+const defaultList = 100
+
+// List answers wxtoken.connect.list with the links that were made or changed last.
+func (l *Links) List(ctx context.Context, q events.ConnectList) (events.ConnectListed, error) {
+	if q.Limit == 0 {
+		q.Limit = defaultList
+	}
+	if q.Limit < 1 || q.Limit > events.MaxConnectList {
+		return events.ConnectListed{}, events.BadRequest("limit: want 1 to %d", events.MaxConnectList)
+	}
+	if _, ok := l.Gate(q.Component); q.Component != "" && !ok {
+		return events.ConnectListed{}, events.UnknownComponent(q.Component)
+	}
+	all, more, err := l.Store().Connects(ctx, l.Now(), q.Limit, func(c store.Connect) bool { return q.Component == "" || c.Component == q.Component })
+	if err != nil {
+		return events.ConnectListed{}, err
+	}
+	listed := events.ConnectListed{Links: []events.ConnectSeen{}, More: more}
+	size := 0
+	for _, c := range all {
+		one := seen(c)
+		text, err := json.Marshal(one)
+		if err != nil {
+			return events.ConnectListed{}, fmt.Errorf("encode link: %w", err)
+		}
+		if size += len(text); size > maxListed {
+			listed.More = true
+			break
+		}
+		listed.Links = append(listed.Links, one)
+	}
+	return listed, nil
+}
+
+// seen returns what can be said of a link.
+func seen(c store.Connect) events.ConnectSeen {
+	s := events.ConnectSeen{
+		Link: c.ID[:min(len(c.ID), linkShown)], Component: c.Component, Ref: c.Ref, BizAppID: c.BizAppID, State: c.State,
+		MadeAt: c.MadeAt, OpenedAt: c.OpenedAt, CodeAt: c.CodeAt, EndedAt: c.EndedAt, ExpiresAt: c.ExpiresAt, Authorizer: c.Authorizer, Reason: c.Reason,
+	}
+	if to, err := url.Parse(c.Return); err == nil {
+		s.ReturnHost = to.Host // the rest may be the caller's secret
+	}
+	return s
+}
