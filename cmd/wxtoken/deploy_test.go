@@ -136,6 +136,7 @@ func testPermissions(t *testing.T, file string) {
 		"journal.audit.wx1.renew":                 {publish: []string{"refresher"}},
 		"journal.push.wx1.refused":                {publish: []string{"ingest", "refresher"}},
 		"journal.count.ingest.a":                  {publish: []string{"ingest", "refresher"}},
+		"journal.count.gateway.a":                 {publish: []string{"ingest", "refresher", "gateway"}},
 		"wechat.message.wx1.wx2.text":             {publish: []string{"ingest"}},
 		"wechat.notice.wx1.authorized":            {publish: []string{"ingest"}},
 		"wechat.reply.wx1.wx2.text":               {publish: []string{"ingest"}, subscribe: []string{"service", "gateway"}},
@@ -157,6 +158,7 @@ func testPermissions(t *testing.T, file string) {
 		"wxtoken.quota":                           {publish: []string{"refresher", "operator"}, subscribe: []string{"refresher"}},
 		"wxtoken.account":                         {publish: []string{"refresher", "operator"}, subscribe: []string{"refresher"}},
 		"wxtoken.connect.create":                  {publish: []string{"service", "gateway", "operator"}, subscribe: []string{"refresher"}},
+		"wxtoken.connect.list":                    {publish: []string{"refresher", "operator"}, subscribe: []string{"refresher"}},
 		"wxtoken.connect.open":                    {publish: []string{"ingest"}, subscribe: []string{"refresher"}},
 		"wxtoken.dead":                            {publish: []string{"operator"}, subscribe: []string{"refresher"}},
 		"wxtoken.reveal":                          {subscribe: []string{"refresher"}},                                 // for a user of its own, if for any
@@ -191,6 +193,7 @@ func testPermissions(t *testing.T, file string) {
 		"$JS.API.STREAM.MSG.GET.KV_tokens":                        {},
 		"$JS.API.STREAM.MSG.GET.AUTH":                             {},
 		"$JS.API.STREAM.MSG.GET.DEAD":                             {},
+		"$JS.API.STREAM.MSG.GET.MESSAGES":                         {publish: []string{"refresher"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x.$KV.tokens.>":        {publish: []string{"refresher", "service", "gateway"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x.credential.>":        {publish: []string{"refresher"}},
 		"$JS.API.CONSUMER.CREATE.KV_tokens.x":                     {publish: []string{"refresher"}},

@@ -36,7 +36,7 @@ type Deps struct {
 func Open(cfg gateway.Config, shared redis.Config, d Deps) (addr string, parts []func(context.Context) error, err error) {
 	log, registry := d.Log.With().Str("role", events.RoleGateway).Logger(), d.Metrics.Registry
 	g, err := gateway.New(cfg, gateway.Deps{
-		NATS: d.NATS, Services: d.Services, Signer: d.Signer, WeChat: d.WeChat, Log: log, Metrics: registry, Now: time.Now,
+		NATS: d.NATS, Services: d.Services, Signer: d.Signer, WeChat: d.WeChat, Log: log, Metrics: registry, Figures: registry, Now: time.Now,
 	})
 	if err != nil {
 		return "", nil, err
@@ -55,5 +55,5 @@ func Open(cfg gateway.Config, shared redis.Config, d Deps) (addr string, parts [
 		return redis.Fill(ctx, shared, g.Client, d.Services, log, registry, time.Now)
 	}
 	// The view of tokens ends after the doors: the last requests still want it.
-	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.Run, d.Services.Run}, nil
+	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.Tell, g.Run, d.Services.Run}, nil
 }

@@ -55,6 +55,7 @@ func Rights(role string, services ...string) (rights []Right) {
 			"$JS.API.CONSUMER.MSG.NEXT."+StreamMessages+".*", jsAck+StreamMessages+".>", prefixDead+"webhook.>", AnsweredSubject("*"))
 		add(MaySubscribe, prefixReply+">", AnsweredSubject("*"))
 		add(MayAnswer, "")
+		add(MayPublish, JournalSubject(JournalCount, RoleGateway, "*")) // what it serves
 	case RoleRefresher:
 		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>", prefixDead+">", AllJournal, AllAuth, ConsolePrefix+">")
 		for _, sc := range Streams(SetupConfig{}) {
@@ -62,6 +63,7 @@ func Rights(role string, services ...string) (rights []Right) {
 		}
 		add(MayPublish, jsDirect+StreamTokens+".>", jsDirect+StreamStatus+".>")
 		add(MayPublish, jsDirect+StreamDead, jsDirect+StreamDead+".>", jsDirect+StreamJournal, jsDirect+StreamJournal+".>", "$JS.API.STREAM.MSG.DELETE."+StreamDead)
+		add(MayPublish, "$JS.API.STREAM.MSG.GET."+StreamMessages, SubjectConnectList) // of its page
 		for _, name := range []string{StreamAuth, StreamTokens, StreamJournal} {
 			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")

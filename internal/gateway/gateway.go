@@ -74,6 +74,7 @@ type Deps struct {
 	WeChat   string // URL of WeChat's API
 	Log      zerolog.Logger
 	Metrics  prometheus.Registerer
+	Figures  prometheus.Gatherer // where those of the process are read; nil: what is served is not written down
 	Now      func() time.Time
 }
 

@@ -111,7 +111,7 @@ func newRig(t testing.TB, change ...func(*gateway.Config)) *rig {
 		f(&cfg)
 	}
 	r.g, err = gateway.New(cfg, gateway.Deps{
-		NATS: r.nc, Services: watch, Signer: signer, WeChat: far.URL, Log: log, Metrics: r.metrics, Now: time.Now,
+		NATS: r.nc, Services: watch, Signer: signer, WeChat: far.URL, Log: log, Metrics: r.metrics, Figures: r.metrics, Now: time.Now,
 	})
 	r.must(err)
 	door, err := serve.Listen("gateway", "127.0.0.1:0", r.g.Handler(), log, serve.NewMetrics(), serve.MaxConns(gateway.MaxConns), serve.OnShutdown(r.g.EndStreams))

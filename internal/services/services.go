@@ -283,6 +283,63 @@ func (s *Services) ByName(name string) (*Service, bool) {
 // All returns the services in the order of the file.
 func (s *Services) All() []*Service { return slices.Clone(s.all) }
 
+// Said is what a service is, for people: no key, no digest, no secret.
+type Said struct {
+	Name     string        `json:"name"`
+	May      []Right       `json:"may"`
+	Accounts []string      `json:"accounts"`
+	APIs     []string      `json:"apis,omitempty"` // beginnings of paths; missing = all
+	Webhooks []SaidWebhook `json:"webhooks,omitempty"`
+}
+
+// SaidWebhook is a webhook of a Said. Of its URL it has the host alone: the rest may be a secret of the receiver's.
+type SaidWebhook struct {
+	Host     string   `json:"host"`
+	Messages []string `json:"messages"`
+	Reply    bool     `json:"reply,omitempty"`
+}
+
+// Say returns what the service is.
+func (s *Service) Say() Said {
+	said := Said{Name: s.Name, May: []Right{}, Accounts: []string{}, APIs: s.apis}
+	for _, right := range rights {
+		if s.may[right] {
+			said.May = append(said.May, right)
+		}
+	}
+	for _, a := range s.accounts {
+		said.Accounts = append(said.Accounts, a.String())
+	}
+	for _, w := range s.Webhooks {
+		its := SaidWebhook{Reply: w.Reply}
+		if u, err := hook.Address(w.URL); err == nil {
+			its.Host = u.Host
+		}
+		for _, kind := range w.Messages {
+			its.Messages = append(its.Messages, kindText(kind))
+		}
+		said.Webhooks = append(said.Webhooks, its)
+	}
+	return said
+}
+
+// String is the entry as it stands in the file.
+func (a scope) String() string {
+	if a.component == "*" {
+		return "ref:" + a.ref + "*"
+	}
+	return a.component + "/" + a.appid
+}
+
+// kindText is a kind of messages as it stands in the file.
+func kindText(k events.Kind) string {
+	text := k.Component + "/" + k.AppID + "/" + k.MsgType
+	if k.Event != "" {
+		text += "/" + k.Event
+	}
+	return text
+}
+
 // May reports whether the service has a right.
 func (s *Service) May(right Right) bool { return s.may[right] }
 

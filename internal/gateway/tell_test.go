@@ -1,0 +1,82 @@
+package gateway_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/internal/events"
+	"wxtoken/internal/services"
+	"wxtoken/wxtokentest"
+)
+
+// told returns what the gateway wrote down, the newest last, with the texts of it.
+func told(r *rig, js jetstream.JetStream) (all []services.Served, texts []string) {
+	r.Helper()
+	stream, err := js.Stream(r.Context(), events.StreamJournal)
+	r.must(err)
+	for seq := stream.CachedInfo().State.FirstSeq; seq <= stream.CachedInfo().State.LastSeq; seq++ {
+		m, err := stream.GetMsg(r.Context(), seq)
+		if err != nil || !strings.HasPrefix(m.Subject, "journal.count.gateway.") {
+			continue
+		}
+		var s services.Served
+		r.must(json.Unmarshal(m.Data, &s))
+		all, texts = append(all, s), append(texts, string(m.Data)+m.Header.Get(jetstream.MsgTTLHeader))
+	}
+	return all, texts
+}
+
+// TestTell: under its own user a gateway writes down whom it serves, at once, and at its end what it did. No key is in it.
+func TestTell(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	js, err := jetstream.New(r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher")))
+	r.must(err)
+	ctx, stop := context.WithCancel(t.Context())
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		if err := r.g.Tell(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	r.until("nothing is told", func() bool { all, _ := told(r, js); return len(all) > 0 })
+	began := time.Now()
+	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
+	r.call("GET", "/cgi-bin/user/get?access_token="+token, nil)
+	r.call("GET", "/cgi-bin/user/get?access_token="+token, nil)
+	stop()
+	telling.Wait()
+
+	all, texts := told(r, js)
+	first, last := all[0], all[len(all)-1]
+	if len(first.Services) != 5 || first.Services[0].Used() || first.Instance == "" || !strings.HasSuffix(texts[0], "11m0s") {
+		t.Errorf("at first: %s", texts[0])
+	}
+	if !last.From.Equal(first.From) || !strings.HasSuffix(texts[len(texts)-1], "48h0m0s") {
+		t.Errorf("at the end: %s", texts[len(texts)-1])
+	}
+	shop := last.Services[0]
+	if shop.Name != "shop" || shop.Tokens != 1 || shop.Calls != 2 || shop.Errors != 0 || shop.LastUse.Before(began.Add(-time.Second)) {
+		t.Errorf("the shop: %+v", shop)
+	}
+	if got := strings.Join(shop.Accounts, " "); got != component+"/"+wxtokentest.Merchant.Authorizer {
+		t.Errorf("its accounts: %s", got)
+	}
+	if other := last.Services[1]; other.Name != "all" || other.Used() || !other.LastUse.IsZero() {
+		t.Errorf("another: %+v", other)
+	}
+	for _, text := range texts {
+		for _, key := range []string{shopKey, allKey, realKey, tokenKey, narrow} {
+			if strings.Contains(text, key) || strings.Contains(text, strings.TrimPrefix(services.Digest(key), "sha256:")) {
+				t.Errorf("a key is told: %s", text)
+			}
+		}
+	}
+}
