@@ -290,6 +290,7 @@ func (k *Keeper) ingest(log zerolog.Logger) (*ingest.Ingest, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	k.run(func(ctx context.Context) { _ = in.Run(ctx) })
 	return in, k.serve(in.Handler()), nil
 }
 

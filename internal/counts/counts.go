@@ -25,6 +25,14 @@ const (
 	Exchanged = "exchanged" // accounts that authorized
 	Pushes    = "pushes"    // pushes that were taken
 	Refused   = "refused"   // pushes that were refused
+	Repeated  = "repeated"  // of those taken, WeChat's repeats of what was stored already
+
+	// How long pushes that were taken waited for their answer. WeChat waits 5 s.
+	Within10ms  = "answered_10ms"
+	Within100ms = "answered_100ms"
+	Within1s    = "answered_1s"
+	Within3s    = "answered_3s"
+	Later       = "answered_later"
 )
 
 const (
@@ -35,6 +43,21 @@ const (
 	// writeWithin bounds the wait for NATS.
 	writeWithin = 2 * time.Second
 )
+
+// Within returns the count for an answer that took so long.
+func Within(took time.Duration) string {
+	switch {
+	case took <= 10*time.Millisecond:
+		return Within10ms
+	case took <= 100*time.Millisecond:
+		return Within100ms
+	case took <= time.Second:
+		return Within1s
+	case took <= 3*time.Second:
+		return Within3s
+	}
+	return Later
+}
 
 // Record is what a process did between two times.
 type Record struct {

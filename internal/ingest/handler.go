@@ -145,7 +145,10 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	}
 	took := time.Since(start)
 	i.record(r, to, a, took)
-	i.writeDown(r, to, a, took)
+	if !looks(r, a) {
+		i.countAnswer(a.result, took)
+		i.writeDown(r, to, a, took)
+	}
 
 	if a.status != http.StatusOK || a.body != bodySuccess {
 		h := w.Header()
@@ -340,15 +343,29 @@ func agent(r *http.Request) string {
 	return text[:min(len(text), maxLogAgent)]
 }
 
+// looks reports whether a request is no push, but somebody's look whether the URL is there: a browser's, or the one that --check
+// takes. The metrics and the log have it.
+func looks(r *http.Request, a answer) bool {
+	return a.reason == reasonMethod && (r.Method == http.MethodGet || r.Method == http.MethodHead)
+}
+
+// countAnswer counts for the operator's page.
+func (i *Ingest) countAnswer(result string, took time.Duration) {
+	if result == resultRejected || result == resultNATSUnavailable {
+		i.counts.Add(counts.Refused, 1)
+		return
+	}
+	i.counts.Add(counts.Pushes, 1)
+	i.counts.Add(counts.Within(took), 1)
+	if result == resultDuplicate {
+		i.counts.Add(counts.Repeated, 1)
+	}
+}
+
 // record counts the answer and logs it. Nothing of query or body goes into a line.
 func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
 	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
 	i.metrics.duration.WithLabelValues(a.result).Observe(took.Seconds())
-	if a.result == resultRejected || a.result == resultNATSUnavailable {
-		i.counts.Add(counts.Refused, 1)
-	} else {
-		i.counts.Add(counts.Pushes, 1)
-	}
 	if a.result == resultAccepted || a.result == resultDuplicate {
 		i.lines.log.Debug().Str("component", to.component).Str("info_type", a.kind).Str("event_id", a.id).
 			Str("result", a.result).Dur("duration", took).Msg("push answered")

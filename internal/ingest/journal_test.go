@@ -66,6 +66,7 @@ func TestJournal(t *testing.T) {
 	forged.direct(r)
 	elsewhere := &call{method: http.MethodPost, path: "/wechat/wxSEKRETno0such000/auth", query: url.Values{"SEKRET": {"SEKRET"}}}
 	elsewhere.direct(r)
+	(&call{method: http.MethodGet, path: authPath}).direct(r) // a look: no record
 	end()
 
 	all := r.records(t)
