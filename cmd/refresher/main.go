@@ -84,11 +84,11 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	health.Check("refresher", r.Ready)
 	canary := serve.WatchCanary("refresher", health, metrics, r.Canary)
-	page, err := console.New(console.Config{NATS: nc, Ready: r.Ready, Log: log})
+	checks, err := preflight.New(cfg.target(nc, r.Components))
 	if err != nil {
 		return err
 	}
-	checks, err := preflight.New(cfg.target(nc, r.Components))
+	page, err := console.New(console.Config{NATS: nc, Ready: r.Ready, Checks: checks.Lines, Log: log})
 	if err != nil {
 		return err
 	}

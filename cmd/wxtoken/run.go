@@ -122,11 +122,11 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	h.health.Check("refresher", r.Ready)
 	canaries = append(canaries, serve.WatchCanary("refresher", h.health, h.metrics, r.Canary))
-	page, err := console.New(console.Config{NATS: keeper, Ready: r.Ready, Log: log})
+	checks, err := preflight.New(cfg.target(facing, keeper, srv, keys, r.Components))
 	if err != nil {
 		return err
 	}
-	checks, err := preflight.New(cfg.target(facing, keeper, srv, keys, r.Components))
+	page, err := console.New(console.Config{NATS: keeper, Ready: r.Ready, Checks: checks.Lines, Log: log})
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,10 @@ type Checker struct {
 	js     jetstream.JetStream
 	client *http.Client
 	calls  *calls
+
+	mu   sync.Mutex
+	last Report // what was found last
+	made time.Time
 }
 
 // New returns a Checker.
