@@ -153,7 +153,10 @@ func makeLink(c *Console, r *http.Request) (s Said, err error) {
 		return s, events.BadRequest("expires_in: want seconds")
 	}
 	var answer events.ConnectCreated
-	question := events.ConnectCreate{Component: key.Component, BizAppID: key.Authorizer, Ref: strings.TrimSpace(r.PostFormValue("ref")), ExpiresIn: life}
+	question := events.ConnectCreate{
+		Component: key.Component, BizAppID: key.Authorizer, Ref: strings.TrimSpace(r.PostFormValue("ref")),
+		Return: strings.TrimSpace(r.PostFormValue("return")), ExpiresIn: life,
+	}
 	err = c.askFor(r, events.SubjectConnectCreate, question, &answer)
 	return Said{Outcome: events.OutcomeDone, Link: answer.URL, Until: answer.ExpiresAt}, err
 }

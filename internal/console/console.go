@@ -28,8 +28,10 @@ type Config struct {
 	// Ready returns nil once the process does its work. The index is read from then on, so that it holds up no start; nil =
 	// at once.
 	Ready func(context.Context) error
-	Log   zerolog.Logger
-	Now   func() time.Time // nil = time.Now
+	// Checks are those of --check; nil: the process makes none.
+	Checks Checks
+	Log    zerolog.Logger
+	Now    func() time.Time // nil = time.Now
 }
 
 // Console is the operator's page.
@@ -58,7 +60,7 @@ func New(cfg Config) (*Console, error) {
 	}
 	c := &Console{cfg: cfg, js: js, now: cfg.Now, index: newIndex(), following: make(chan struct{}, maxStreams)}
 	c.ended, c.end = context.WithCancel(context.Background())
-	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.auditPage()}
+	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.pushesPage(), c.pushedPage(), c.deadLetterPage(), c.linksPage(), c.servicesPage(), c.checkPage(), c.auditPage()}
 	c.looks, err = parseLooks(c.pages)
 	return c, err
 }

@@ -56,7 +56,11 @@ func (x *index) buckets() []followed {
 		bucket(ofStatus, events.StreamStatus, prefixStatus, x.status),
 		{
 			stream: events.StreamJournal, filter: events.JournalFilter(events.JournalCount), since: keptTicks,
-			begin: func(int) {}, end: func() {}, silence: func() {}, take: x.tick,
+			begin: func(int) {}, end: func() {}, silence: func() {},
+			take: func(subject string, data []byte) {
+				x.tick(subject, data)
+				x.serve(subject, data)
+			},
 		},
 	}
 }

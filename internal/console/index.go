@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"wxtoken/client"
+	"wxtoken/internal/services"
 )
 
 // index is what the page knows of all keys without asking: enough to count, to search and to sort a million of them. It
@@ -29,6 +30,7 @@ type index struct {
 	whole   map[string]wxtoken.Status // of components, by appid
 	read    [2]reading
 	ticks   map[string]tick // what processes did, by process and time
+	served  map[servedAt]services.Served
 
 	process  string // this one: marks of others say nothing here
 	revision uint64 // counts changes

@@ -87,9 +87,10 @@ func words(l lang.Language) template.FuncMap {
 		"state": func(s string) string { return stateWord(s).In(l) },
 		"class": stateClass,
 		"asset": func(path string) string { return path + "?v=" + versions[path] },
-		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "tone": tone, "withins": withins, "sorts": sorts,
+		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "tone": tone[int], "toned": tone[int64], "toned64": tone[uint64], "withins": withins, "sorts": sorts,
 		"condition": func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },
 		"reason":    func(r wxtoken.Reason) string { return reasonWord(r).In(l) },
+		"num":       grouped[int64],
 		"list":      func(values ...any) []any { return values },
 	}
 }
@@ -128,7 +129,7 @@ func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data an
 }
 
 // grouped writes a number as people read it: 5,012.
-func grouped[N int | uint64](n N) string {
+func grouped[N int | int64 | uint64](n N) string {
 	text := strconv.FormatInt(int64(n), 10)
 	sign := ""
 	if strings.HasPrefix(text, "-") {

@@ -36,7 +36,7 @@ func (t *Tally) ByState() (counts []StateCount) {
 }
 
 // tone is the class of a count: none of something is calm.
-func tone(n int, class string) string {
+func tone[N int | int64 | uint64](n N, class string) string {
 	if n == 0 {
 		return "zero"
 	}

@@ -1,0 +1,96 @@
+package console
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"wxtoken/internal/lang"
+)
+
+// Checks makes the checks of --check and hands out each line: its mark (ok, warn, FAIL, skip), the name of the check, what was
+// seen and what to do.
+type Checks func(ctx context.Context, line func(mark, name string, saw, remedy lang.Text))
+
+// checkPage shows what --check says.
+func (c *Console) checkPage() Page {
+	return Page{
+		Path: "/check", Name: "check", Nav: lang.T("Check", "检查"), Title: lang.T("Check", "检查"),
+		Data: func(ctx context.Context, q *Request) (any, error) { return c.check(ctx, q) },
+	}
+}
+
+// CheckReport is what the page of checks shows.
+type CheckReport struct {
+	At       time.Time   `json:"at"`
+	Sentence string      `json:"sentence"`
+	Verdict  string      `json:"verdict"` // broken, at_risk or ok
+	Lines    []CheckLine `json:"lines"`
+}
+
+// CheckLine is what came of one check, as GET /check tells a program.
+type CheckLine struct {
+	Mark   string `json:"mark"`
+	Name   string `json:"name"`
+	Saw    string `json:"saw"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// check makes the page of checks.
+func (c *Console) check(ctx context.Context, q *Request) (CheckReport, error) {
+	r := CheckReport{At: q.Now, Lines: []CheckLine{}}
+	if c.cfg.Checks == nil {
+		return r, &Fault{http.StatusNotFound, lang.T("this process makes no checks", "本进程不做检查")}
+	}
+	failed, warned := 0, 0
+	c.cfg.Checks(ctx, func(mark, name string, saw, remedy lang.Text) {
+		switch mark {
+		case "FAIL":
+			failed++
+		case "warn":
+			warned++
+		}
+		r.Lines = append(r.Lines, CheckLine{mark, name, q.Say(saw), q.Say(remedy)})
+	})
+	switch {
+	case failed > 0:
+		r.Verdict, r.Sentence = "broken", q.Say(lang.T("%d of %d checks fail.", "有 %d 项检查未通过，共 %d 项。", failed, len(r.Lines)))
+	case warned > 0:
+		r.Verdict, r.Sentence = "at_risk", q.Say(lang.T("All works; %d of %d checks warn.", "全部可用；有 %d 项警告，共 %d 项检查。", warned, len(r.Lines)))
+	default:
+		r.Verdict, r.Sentence = "ok", q.Say(lang.T("All %d checks are in order.", "%d 项检查全部正常。", len(r.Lines)))
+	}
+	return r, nil
+}
+
+// Tone is the colour of its badge, by the states that have one.
+func (l CheckLine) Tone() string {
+	switch l.Mark {
+	case "ok":
+		return "active"
+	case "warn":
+		return "renewing_failed"
+	case "FAIL":
+		return "operator"
+	}
+	return ""
+}
+
+// SawText and RemedyText are what can be shown of texts that may be another program's.
+func (l CheckLine) SawText() string { return shownWhole(l.Saw) }
+
+// RemedyText says what to do.
+func (l CheckLine) RemedyText() string { return shownWhole(l.Remedy) }
+
+// MarkText is the mark in words; what scripts look for stays in the JSON.
+func (l CheckLine) MarkText() lang.Text {
+	switch l.Mark {
+	case "ok":
+		return lang.T("in order", "正常")
+	case "warn":
+		return lang.T("warning", "警告")
+	case "FAIL":
+		return lang.T("fails", "未通过")
+	}
+	return lang.T("not looked at", "未检查")
+}

@@ -1,0 +1,158 @@
+package console
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+)
+
+// linksPage shows the authorization links.
+func (c *Console) linksPage() Page {
+	return Page{
+		Path: "/links", Name: "links", Nav: lang.T("Links", "授权链接"), Title: lang.T("Authorization links", "授权链接"),
+		Params: []string{"component", "state", "q"},
+		Data:   func(ctx context.Context, q *Request) (any, error) { return c.links(ctx, q) },
+	}
+}
+
+// Links is what the page of links shows.
+type Links struct {
+	At         time.Time  `json:"at"`
+	Links      []LinkView `json:"links"`
+	More       bool       `json:"more"` // there are older ones
+	Components []string   `json:"components"`
+
+	filtered bool
+}
+
+// LinkView is a link, and how it stands now.
+type LinkView struct {
+	events.ConnectSeen
+	Standing string `json:"standing"` // waits, opened, expired, or the state in which it ended
+}
+
+// How a link stands that has not ended.
+const (
+	linkWaits   = "waits"
+	linkOpened  = "opened"
+	linkExpired = "expired"
+)
+
+// links makes the page of links.
+func (c *Console) links(ctx context.Context, q *Request) (Links, error) {
+	component, standing, text := q.Query.Get("component"), q.Query.Get("state"), strings.ToLower(strings.TrimSpace(q.Query.Get("q")))
+	if component != "" && !wxtoken.ValidAppID(component) {
+		return Links{}, badRequest(lang.T("component: want an appid", "component：应为 appid"))
+	}
+	l := Links{At: q.Now, Links: []LinkView{}, Components: c.componentAppIDs(), filtered: component+standing+text != ""}
+	var answer events.ConnectListed
+	if err := c.ask(ctx, events.SubjectConnectList, events.ConnectList{Component: component, Limit: events.MaxConnectList}, &answer); err != nil {
+		return Links{}, err
+	}
+	l.More = answer.More
+	for _, one := range answer.Links {
+		v := LinkView{one, standingOf(one, q.Now)}
+		searched := strings.ToLower(strings.Join([]string{one.Link, one.Component, one.Ref, one.BizAppID, one.Authorizer, one.ReturnHost}, " "))
+		if (standing == "" || v.Standing == standing) && strings.Contains(searched, text) {
+			l.Links = append(l.Links, v)
+		}
+	}
+	return l, nil
+}
+
+// standingOf says how a link stands. One that failed may be tried again while it lives.
+func standingOf(one events.ConnectSeen, now time.Time) string {
+	over := now.After(one.ExpiresAt)
+	switch {
+	case one.State != events.ConnectPending:
+		return one.State
+	case over:
+		return linkExpired
+	case !one.OpenedAt.IsZero():
+		return linkOpened
+	}
+	return linkWaits
+}
+
+// linkStandings are the words for how a link stands.
+var linkStandings = []choice{
+	{linkWaits, lang.T("not opened yet", "尚未打开")}, {linkOpened, lang.T("opened", "已打开")}, {events.ConnectExchanging, lang.T("being authorized", "授权处理中")},
+	{events.ConnectAuthorized, lang.T("authorized", "已授权")}, {events.ConnectConflict, lang.T("authorized, but another ref", "已授权，但 ref 不同")},
+	{events.ConnectFailed, lang.T("came to nothing", "未成功")}, {linkExpired, lang.T("ran out", "已过期")},
+}
+
+// Standings are what the form offers.
+func (l Links) Standings() []choice { return linkStandings }
+
+// Filtered reports whether the list is of some only.
+func (l Links) Filtered() bool { return l.filtered }
+
+// Word says how the link stands.
+func (v LinkView) Word() lang.Text {
+	for _, s := range linkStandings {
+		if s.Param == v.Standing {
+			return s.Text
+		}
+	}
+	return lang.Same(printable(v.Standing))
+}
+
+// Tone is the colour of its badge, by the states that have one.
+func (v LinkView) Tone() string {
+	switch v.Standing {
+	case events.ConnectAuthorized:
+		return "active"
+	case events.ConnectConflict, linkOpened, events.ConnectExchanging:
+		return "renewing_failed"
+	case events.ConnectFailed:
+		return "operator"
+	}
+	return ""
+}
+
+// linkReasons say why a link came to nothing.
+var linkReasons = map[string]lang.Text{
+	"another_account": lang.T("another account was authorized than the link is for; its tokens are kept, without the ref", "授权的账号不是链接指定的账号；其令牌已保存，但没有 ref"),
+}
+
+// Outcome says in a sentence what became of the link.
+func (v LinkView) Outcome() lang.Text {
+	switch v.Standing {
+	case linkWaits:
+		return lang.T("Nobody has opened it.", "还没有人打开。")
+	case linkOpened:
+		return lang.T("A browser opened it, and has not come back from WeChat.", "已在浏览器中打开，尚未从微信返回。")
+	case linkExpired:
+		if v.OpenedAt.IsZero() {
+			return lang.T("It ran out, and nobody had opened it. Make another.", "已过期，无人打开。请重新生成。")
+		}
+		return lang.T("It was opened and ran out before the merchant confirmed. Make another.", "打开过，但商家确认之前已过期。请重新生成。")
+	case events.ConnectExchanging:
+		return lang.T("A code came and is being exchanged.", "已收到授权码，正在换取令牌。")
+	case events.ConnectAuthorized:
+		return lang.T("The merchant authorized.", "商家已授权。")
+	case events.ConnectConflict:
+		return lang.T("The merchant authorized, but the account belongs to another ref, and kept it.", "商家已授权，但该账号已属于另一个 ref，未变更。")
+	case events.ConnectFailed:
+		if text, ok := linkReasons[v.Reason]; ok {
+			return lang.T("It came to nothing: %s.", "未成功：%s。", text)
+		}
+		return lang.T("It came to nothing: %s. While it lives it can be tried again.", "未成功：%s。有效期内可以再试。", printable(v.Reason))
+	}
+	return v.Word()
+}
+
+// AccountHref leads to the account that authorized; "" where none did.
+func (v LinkView) AccountHref() string {
+	if v.Authorizer == "" {
+		return ""
+	}
+	return Row{Key: wxtoken.AuthorizerKey(v.Component, v.Authorizer)}.Href()
+}
+
+// RefText is the ref as it can be shown.
+func (v LinkView) RefText() string { return printable(v.Ref) }

@@ -1,0 +1,439 @@
+package console
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/client"
+	"wxtoken/internal/counts"
+	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
+)
+
+// What the page of pushes lists.
+const (
+	showCame    = "came"    // messages and notices, as they lie on MESSAGES
+	showRefused = "refused" // and odd, repeated or late: what ingest wrote down
+	showDead    = "dead"    // what lies on DEAD
+)
+
+// pushesPage is the list of what WeChat pushed.
+func (c *Console) pushesPage() Page {
+	return Page{
+		Path: "/pushes", Name: "pushes", Nav: lang.T("Pushes", "推送"), Title: lang.T("Pushes", "推送"),
+		Params: []string{"show", "q", "component", "appid", "kind", "result", "before", "limit"},
+		Data:   func(ctx context.Context, q *Request) (any, error) { return c.pushes(ctx, q) },
+	}
+}
+
+// Pushes is what the list shows.
+type Pushes struct {
+	At      time.Time   `json:"at"`
+	Figures PushCounts  `json:"last_24_h"`
+	Show    string      `json:"show"`
+	Came    []Came      `json:"came,omitempty"`
+	Refused []NotedPush `json:"refused,omitempty"`
+	Dead    []Dead      `json:"dead,omitempty"`
+	Before  uint64      `json:"before,omitempty"` // ask for what lies before that: there may be more
+
+	Components []string `json:"components"`
+	wanted     wantedPushes
+}
+
+// PushCounts is what all ingests did in a day, and what lies in NATS now.
+type PushCounts struct {
+	Taken    int64      `json:"taken"`
+	Refused  int64      `json:"refused"`
+	Repeated int64      `json:"repeated"`
+	Answered []Answered `json:"answered_within"`   // how long those that were taken waited for their answer
+	Waiting  *uint64    `json:"waiting,omitempty"` // tickets, codes and cancellations that no refresher has dealt with; they are sealed, and only counted
+	Dead     *uint64    `json:"dead_letters,omitempty"`
+}
+
+// Answered is how many pushes were answered within a time.
+type Answered struct {
+	Name  string `json:"name"`
+	Label string `json:"label"`
+	Count int64  `json:"count"`
+}
+
+// wantedPushes is what a list is asked for.
+type wantedPushes struct {
+	show, text, component, appid, kind, result string
+	before                                     uint64
+	limit                                      int
+}
+
+// maxPushes is how many a list shows at most.
+const maxPushes = 200
+
+// readWanted reads what a list is asked for.
+func readWanted(q *Request) (w wantedPushes, err error) {
+	get := func(name string) string { return strings.TrimSpace(q.Query.Get(name)) }
+	w = wantedPushes{
+		show: cmp.Or(get("show"), showCame), text: strings.ToLower(get("q")), component: get("component"), appid: get("appid"),
+		kind: get("kind"), result: get("result"), limit: defaultLimit,
+	}
+	switch {
+	case !slices.Contains([]string{showCame, showRefused, showDead}, w.show):
+		return w, badRequest(lang.T("show: want came, refused or dead", "show：只能是 came、refused 或 dead"))
+	case len(w.text) > maxQuery:
+		return w, badRequest(lang.T("q: want %d bytes at most", "q：最多 %d 字节", maxQuery))
+	case w.component != "" && !wxtoken.ValidAppID(w.component), w.appid != "" && !wxtoken.ValidAppID(w.appid), w.kind != "" && !wxtoken.ValidAppID(w.kind):
+		return w, badRequest(lang.T("component, appid and kind: want letters, digits, - and _", "component、appid、kind：只能包含字母、数字、- 和 _"))
+	case w.result != "" && !slices.ContainsFunc(pushResults, func(r choice) bool { return r.Param == w.result }):
+		return w, badRequest(lang.T("result: there is no such result", "result：没有这种结果"))
+	}
+	if text := get("before"); text != "" {
+		if w.before, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return w, badRequest(lang.T("before: want a number", "before：应为数字"))
+		}
+	}
+	if text := get("limit"); text != "" {
+		if w.limit, err = strconv.Atoi(text); err != nil || w.limit < 1 || w.limit > maxPushes {
+			return w, badRequest(lang.T("limit: want 1 to %d", "limit：1 到 %d", maxPushes))
+		}
+	}
+	return w, nil
+}
+
+// pushes makes the list.
+func (c *Console) pushes(ctx context.Context, q *Request) (Pushes, error) {
+	w, err := readWanted(q)
+	if err != nil {
+		return Pushes{}, err
+	}
+	p := Pushes{At: q.Now, Show: w.show, Figures: c.pushCounts(ctx, q), Components: c.componentAppIDs(), wanted: w}
+	switch w.show {
+	case showRefused:
+		p.Refused = []NotedPush{}
+		p.Before, err = list(ctx, c, events.StreamJournal, []string{events.JournalFilter(events.JournalPush)}, w, notedPush, &p.Refused)
+	case showDead:
+		p.Dead = []Dead{}
+		p.Before, err = list(ctx, c, events.StreamDead, []string{events.DeadSubject(">")}, w, func(m *jetstream.RawStreamMsg) Dead { return deadLetter(m, q) }, &p.Dead)
+	default:
+		p.Came = []Came{}
+		p.Before, err = list(ctx, c, events.StreamMessages, w.filters(), w, came, &p.Came)
+	}
+	return p, err
+}
+
+// componentAppIDs returns the components that there are.
+func (c *Console) componentAppIDs() []string {
+	all := []string{}
+	for _, s := range c.index.components() {
+		all = append(all, s.Key.Component)
+	}
+	return all
+}
+
+// filters returns the subjects of the messages and notices that are wanted.
+func (w wantedPushes) filters() []string {
+	all := events.Kind{Component: cmp.Or(w.component, "*"), AppID: cmp.Or(w.appid, "*"), MsgType: cmp.Or(w.kind, "*")}
+	notices := events.Kind{Component: all.Component, AppID: "*", MsgType: events.MsgTypeNotice}.Filters()
+	if w.kind == "" {
+		return append(all.Filters(), notices...)
+	}
+	return all.Filters()
+}
+
+// listed is an entry of a list.
+type listed interface {
+	matches(w wantedPushes) bool
+	sequence() uint64
+}
+
+// list reads the newest entries that are wanted into out. before is where the next older ones begin; 0: there are none.
+func list[T listed](ctx context.Context, c *Console, stream string, filters []string, w wantedPushes, read func(*jetstream.RawStreamMsg) T, out *[]T) (before uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, searchWithin)
+	defer cancel()
+	var seen uint64 // the oldest that was looked at by the filter that got least far
+	more := false
+	for _, filter := range filters {
+		found, oldest := 0, uint64(0)
+		left, err := c.newest(ctx, stream, filter, w.before, func(m *jetstream.RawStreamMsg) bool {
+			oldest = m.Sequence
+			if one := read(m); one.matches(w) {
+				*out = append(*out, one)
+				found++
+			}
+			return found == w.limit
+		})
+		switch {
+		case err != nil && ctx.Err() != nil && oldest > 0: // what could be looked through in that time
+			left = true
+		case err != nil:
+			return 0, err
+		}
+		if left {
+			more, seen = true, max(seen, oldest)
+		}
+	}
+	// What is older than what all filters looked at comes with the next page, in its order.
+	*out = slices.DeleteFunc(*out, func(one T) bool { return one.sequence() < seen })
+	slices.SortFunc(*out, func(a, b T) int { return cmp.Compare(b.sequence(), a.sequence()) })
+	if len(*out) > w.limit {
+		*out, more = (*out)[:w.limit], true
+	}
+	if !more {
+		return 0, nil
+	}
+	if len(*out) == w.limit {
+		return (*out)[w.limit-1].sequence(), nil
+	}
+	return seen, nil
+}
+
+// searchWithin bounds a search: what was found until then is shown.
+const searchWithin = 2500 * time.Millisecond
+
+// pushCounts adds up what ingests did.
+func (c *Console) pushCounts(ctx context.Context, q *Request) PushCounts {
+	sums := map[string]int64{}
+	for _, t := range c.index.history() {
+		if q.Now.Sub(t.To) < keptTicks {
+			for name, n := range t.Counts {
+				sums[name] += n
+			}
+		}
+	}
+	p := PushCounts{Taken: sums[counts.Pushes], Refused: sums[counts.Refused], Repeated: sums[counts.Repeated], Answered: []Answered{}}
+	for _, b := range answerTimes {
+		p.Answered = append(p.Answered, Answered{b.Param, q.Say(b.Text), sums[b.Param]})
+	}
+	p.Waiting, p.Dead = c.lying(ctx, events.StreamAuth), c.lying(ctx, events.StreamDead)
+	return p
+}
+
+// lying returns how many messages lie on a stream; nil where NATS does not tell.
+func (c *Console) lying(ctx context.Context, stream string) *uint64 {
+	s, err := c.js.Stream(ctx, stream)
+	if err != nil {
+		return nil
+	}
+	return &s.CachedInfo().State.Msgs
+}
+
+// answerTimes are how long a push waited for its answer, as they are counted.
+var answerTimes = []choice{
+	{counts.Within10ms, lang.T("10 ms or less", "10 毫秒以内")}, {counts.Within100ms, lang.T("up to 100 ms", "100 毫秒以内")},
+	{counts.Within1s, lang.T("up to 1 s", "1 秒以内")}, {counts.Within3s, lang.T("up to 3 s", "3 秒以内")},
+	{counts.Later, lang.T("later: WeChat waits 5 s", "更久（微信只等 5 秒）")},
+}
+
+// Came is a message or a notice that was stored for services.
+type Came struct {
+	Sequence  uint64    `json:"sequence"`
+	At        time.Time `json:"at"`                  // when it was stored
+	CreatedAt time.Time `json:"created_at,omitzero"` // WeChat's CreateTime
+	Component string    `json:"component"`
+	AppID     string    `json:"appid,omitempty"`
+	Kind      string    `json:"kind"`            // MsgType, or notice
+	Event     string    `json:"event,omitempty"` // Event, or InfoType
+	EventID   string    `json:"event_id,omitempty"`
+	Bytes     int       `json:"bytes"`
+	Gist      string    `json:"gist,omitempty"`
+
+	searched string
+}
+
+// came reads a message of MESSAGES.
+func came(m *jetstream.RawStreamMsg) Came {
+	kind, _ := events.ParseKind(m.Subject)
+	one := Came{
+		Sequence: m.Sequence, At: m.Time.UTC(), Component: kind.Component, AppID: cmp.Or(kind.AppID, m.Header.Get("ce-subject")), Kind: kind.MsgType, Event: kind.Event,
+		EventID: m.Header.Get("ce-id"), Bytes: len(m.Data),
+	}
+	one.CreatedAt, _ = time.Parse(time.RFC3339, m.Header.Get("ce-time"))
+	document := decode(m.Data)
+	one.Gist, one.searched = document.gist(), strings.ToLower(m.Subject+" "+one.AppID+" "+one.EventID+" "+document.Text)
+	return one
+}
+
+func (one Came) sequence() uint64 { return one.Sequence }
+
+func (one Came) matches(w wantedPushes) bool {
+	return (w.component == "" || one.Component == w.component) && (w.appid == "" || one.AppID == w.appid) && strings.Contains(one.searched, w.text)
+}
+
+// Href is where all of it is shown.
+func (one Came) Href() string { return "/pushes/messages/" + strconv.FormatUint(one.Sequence, 10) }
+
+// AccountHref leads to its account; "" where it is of none.
+func (one Came) AccountHref() string {
+	if !wxtoken.ValidAppID(one.Component) || !wxtoken.ValidAppID(one.AppID) {
+		return ""
+	}
+	return Row{Key: wxtoken.AuthorizerKey(one.Component, one.AppID)}.Href()
+}
+
+// AppIDText and EventIDText are what can be shown of foreign texts.
+func (one Came) AppIDText() string { return printable(one.AppID) }
+
+// EventIDText is the id of the event.
+func (one Came) EventIDText() string { return printable(one.EventID) }
+
+// Called is its kind, in WeChat's words.
+func (one Came) Called() string {
+	if one.Event == "" {
+		return printable(one.Kind)
+	}
+	return printable(one.Kind + " · " + one.Event)
+}
+
+// NotedPush is a push that ingest wrote down.
+type NotedPush struct {
+	Sequence uint64 `json:"sequence"`
+	events.Push
+
+	searched string
+}
+
+// notedPush reads a record of ingest's; one that can't be read is an empty one, which no list wants.
+func notedPush(m *jetstream.RawStreamMsg) NotedPush {
+	one := NotedPush{Sequence: m.Sequence, searched: strings.ToLower(string(m.Data))}
+	if json.Unmarshal(m.Data, &one.Push) != nil {
+		one.Push = events.Push{}
+	}
+	return one
+}
+
+func (one NotedPush) sequence() uint64 { return one.Sequence }
+
+func (one NotedPush) matches(w wantedPushes) bool {
+	return one.Result != "" && (w.result == "" || one.Result == w.result) && (w.component == "" || one.Component == w.component) &&
+		(w.appid == "" || one.AppID == w.appid) && (w.kind == "" || one.Kind == w.kind) && strings.Contains(one.searched, w.text)
+}
+
+// pushResults are the results that ingest writes down.
+var pushResults = []choice{
+	{"rejected", lang.T("refused", "已拒绝")}, {"stale", lang.T("too old", "过旧")}, {"nats_unavailable", lang.T("not stored", "未能存储")},
+	{"odd", lang.T("odd, but stored", "异常但已存储")}, {"duplicate", lang.T("repeated", "重复")}, {"slow", lang.T("answered late", "应答过慢")},
+}
+
+// ResultText says what became of it.
+func (one NotedPush) ResultText() lang.Text {
+	if i := slices.IndexFunc(pushResults, func(r choice) bool { return r.Param == one.Result }); i >= 0 {
+		return pushResults[i].Text
+	}
+	return lang.Same(printable(one.Result))
+}
+
+// Tone is the colour of its badge, by the states that have one.
+func (one NotedPush) Tone() string {
+	switch one.Result {
+	case "rejected", "nats_unavailable":
+		return "operator"
+	case "duplicate":
+		return ""
+	}
+	return "renewing_failed"
+}
+
+// What returns foreign texts as they can be shown.
+func (one NotedPush) What() string { return printable(one.Method + " " + one.Path) }
+
+// DetailText says why, in the words of the log.
+func (one NotedPush) DetailText() string {
+	parts := append([]string{one.Reason, one.Detail}, one.Oddities...)
+	return printable(strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), " · "))
+}
+
+// Why says what it means, and what to do; nothing for what needs no words.
+func (one NotedPush) Why() lang.Text {
+	if text, ok := pushReasons[one.Reason]; ok {
+		return text
+	}
+	if one.Result == "slow" {
+		return lang.T("a service that replies to messages is slow, or NATS is: WeChat hangs up after 5 s and pushes again", "回复消息的业务服务或 NATS 响应慢：微信 5 秒后断开并重推")
+	}
+	return lang.Text{}
+}
+
+// pushReasons say what to do about reasons that are faults of settings.
+var pushReasons = map[string]lang.Text{
+	"signature":        lang.T("compare 消息校验Token on WeChat's console with --component-token; a stranger's push looks the same", "核对微信开放平台上的消息校验Token 与 --component-token；陌生人的请求也是这样"),
+	"decrypt":          lang.T("compare 消息加解密Key on WeChat's console with --component-aes-key", "核对微信开放平台上的消息加解密Key 与 --component-aes-key"),
+	"appid":            lang.T("the push is for another component: compare the URLs on WeChat's console", "推送属于另一个第三方平台：核对微信开放平台上填写的 URL"),
+	"path":             lang.T("no component of the settings is at this path: compare the URLs on WeChat's console", "此路径下没有设置过的第三方平台：核对微信开放平台上填写的 URL"),
+	"no_encrypt":       lang.T("the push is not encrypted: choose 安全模式 on WeChat's console", "推送没有加密：请在微信开放平台选择安全模式"),
+	"stale":            lang.T("look at the clock of this machine; or the push waited elsewhere for a day", "检查本机时钟；或推送在别处滞留了一天"),
+	"nats_unavailable": lang.T("look at NATS: WeChat was asked to push again", "检查 NATS：已请微信重推"),
+	"busy":             lang.T("more pushes at once than one ingest takes: start another", "同时到达的推送超过单个 ingest 的能力：再启动一个"),
+}
+
+// QuotedKinds are the kinds that the form offers.
+func (p Pushes) QuotedKinds() []string {
+	return []string{"text", "image", "voice", "video", "event", events.MsgTypeNotice}
+}
+
+// Results are what the form offers.
+func (p Pushes) Results() []choice { return pushResults }
+
+// Filtered reports whether the list is of some only.
+func (p Pushes) Filtered() bool {
+	w := p.wanted
+	return w.text+w.component+w.appid+w.kind+w.result != ""
+}
+
+// Empty reports whether nothing was found.
+func (p Pushes) Empty() bool { return len(p.Came)+len(p.Refused)+len(p.Dead) == 0 }
+
+// Older is the address of the next older ones.
+func (p Pushes) Older(q *Request) string { return q.With("before", strconv.FormatUint(p.Before, 10)) }
+
+// pushedPage is the page of one message.
+func (c *Console) pushedPage() Page {
+	return Page{
+		Path: "/pushes/messages/{sequence}", Name: "pushed", Under: "/pushes", Title: lang.T("Message", "消息"),
+		Data: func(ctx context.Context, q *Request) (any, error) { return c.pushed(ctx, q) },
+	}
+}
+
+// PushedDocument is what the page of one message shows.
+type PushedDocument struct {
+	At time.Time `json:"now"`
+	Came
+	Subject  string   `json:"subject"`
+	Document Document `json:"document"`
+}
+
+// Title is the kind of the message.
+func (p PushedDocument) Title() string { return p.Called() }
+
+// SubjectText is the subject as it can be shown.
+func (p PushedDocument) SubjectText() string { return printable(p.Subject) }
+
+// pushed makes the page of one message.
+func (c *Console) pushed(ctx context.Context, q *Request) (PushedDocument, error) {
+	m, err := c.message(ctx, events.StreamMessages, q.PathValue("sequence"))
+	if err != nil {
+		return PushedDocument{}, err
+	}
+	return PushedDocument{At: q.Now, Came: came(m), Subject: m.Subject, Document: decode(m.Data)}, nil
+}
+
+// message reads one message of a stream.
+func (c *Console) message(ctx context.Context, stream, sequence string) (*jetstream.RawStreamMsg, error) {
+	n, err := strconv.ParseUint(sequence, 10, 64)
+	if err != nil || n == 0 {
+		return nil, badRequest(lang.T("want the sequence of a message", "应为消息的序号"))
+	}
+	s, err := c.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.GetMsg(ctx, n)
+	if err != nil && noMessage(err) {
+		return nil, &Fault{http.StatusNotFound, lang.T("%s has no message %d: it was dealt with, or its time is over", "%s 中没有消息 %d：已被处理，或已过保留期", stream, n)}
+	}
+	return m, err
+}
