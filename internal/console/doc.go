@@ -11,7 +11,7 @@
 // styles and scripts in a page: the policy of the answer forbids them. Without scripts everything works; with them console.js
 // replaces <main> when the stream /events says that something changed. index.touch says so.
 //
-// The page knows all keys through an index in memory, which follows the buckets tokens and status and keeps some two
+// The page knows all keys through an index in memory, which follows the buckets tokens and status and keeps some three
 // hundred bytes of each account: states, times and what a search looks for, never a token. Everything else is read from
 // NATS for the few keys that a page shows. A page never holds a token, a ticket, a code or a secret, and what others
 // named, such as accounts, is only ever text in it.

@@ -45,7 +45,7 @@ type place struct {
 	kind      uint8
 }
 
-// row is what is known of one key: about 200 bytes with its texts and its place.
+// row is what is known of one key: some 280 bytes with its texts and its place.
 type row struct {
 	text       string // what a search looks through, in small letters
 	appid      string
