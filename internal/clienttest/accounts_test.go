@@ -329,8 +329,8 @@ func TestClientChanges(t *testing.T) {
 			writer.Go(func() {
 				for i := range rounds {
 					key := keys[i%len(keys)]
+					mu.Lock() // before: the batch of the last one, after which none comes, may be told before its ack is here
 					at, said := p.put(key, uint64(i+1)), p.say(key, wxtoken.StateActive, fmt.Sprint(i))
-					mu.Lock()
 					tokens, refs = append(tokens, record{key, at}), append(refs, record{key, said})
 					mu.Unlock()
 				}
