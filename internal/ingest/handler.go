@@ -145,7 +145,7 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	}
 	took := time.Since(start)
 	i.record(r, to, a, took)
-	if !looks(r, a) {
+	if !isLook(r, a) {
 		i.countAnswer(a.result, took)
 		i.writeDown(r, to, a, took)
 	}
@@ -343,9 +343,9 @@ func agent(r *http.Request) string {
 	return text[:min(len(text), maxLogAgent)]
 }
 
-// looks reports whether a request is no push, but somebody's look whether the URL is there: a browser's, or the one that --check
+// isLook reports whether a request is no push, but a look whether the URL is there: a browser's, or the one that --check
 // takes. The metrics and the log have it.
-func looks(r *http.Request, a answer) bool {
+func isLook(r *http.Request, a answer) bool {
 	return a.reason == reasonMethod && (r.Method == http.MethodGet || r.Method == http.MethodHead)
 }
 
