@@ -67,7 +67,7 @@ func BenchmarkDeliver(b *testing.B) {
 		sample := delivery{id: "b100" + strconv.FormatInt(time.Now().UnixNano(), 10), kind: kind, body: []byte(body)}
 		e := events.Event{Subject: events.MessageSubject(component, "wx100", "text", ""), ID: sample.id, ContentType: "application/xml", Data: sample.body}
 		sample.header = e.Msg().Header
-		sample.sign(same, newTarget(&services.Service{Name: "shop"}, services.Webhook{URL: in.URL, Secret: secret}), "1795860000")
+		sample.sign(same, secret, time.Unix(1_795_860_000, 0))
 		queue := make(chan jetstream.Msg, concurrency)
 		var hands sync.WaitGroup
 		for range concurrency {

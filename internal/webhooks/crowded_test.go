@@ -25,7 +25,7 @@ func TestCrowded(t *testing.T) {
 		}
 		return 200, ""
 	})
-	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 	g := r.gateway()
 	r.ready(1)
 	dead := func() float64 { return g.value(t, "wxtoken_webhook_dead_total") }

@@ -25,7 +25,7 @@ func TestGatewayFrozen(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 		return 200, ""
 	})
-	r.serve([]hook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 	start := func() *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = append(os.Environ(), "DELIVER_FROM="+r.srv.ClientURL(), "DELIVER_FOR="+r.file)
