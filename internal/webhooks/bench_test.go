@@ -18,7 +18,6 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
-	"wxtoken/internal/services"
 )
 
 // BenchmarkDeliver compares webhooks with a bare consumer that POSTs what it gets with the same headers, both on a stream that is full, with 200 accounts,
