@@ -424,7 +424,7 @@ func TestConnectRefused(t *testing.T) {
 		{"callback of an unknown link", same, returning(other+"/callback", fine), 404, "unknown"},
 		{"callback of an expired link", gone, returning(backPath, fine), 410, "gone"},
 		{"callback of a link that was used with another code", func(l *link) { l.used, l.State = "x", events.ConnectAuthorized }, returning(backPath, fine), 410, "used"},
-		{"callback of a link that another browser is using", func(l *link) { l.Over = events.OverBusy }, returning(backPath, fine), 410, "busy"},
+		{"callback of a link that another browser is using", func(l *link) { l.Over, l.CodeAt = events.OverBusy, now }, returning(backPath, fine), 410, "busy"},
 		{"landing page of an unknown link", same, get(other, ""), 404, "unknown"},
 		{"landing page of a used link", gone, get(linkPath, ""), 410, "gone"},
 		{"result of an unknown link", same, returning(other+"/callback", ""), 404, "unknown"},

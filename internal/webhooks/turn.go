@@ -351,7 +351,7 @@ func (t *turn) wait(a *account, d time.Duration) bool {
 // hopeless says why a message is to be given up, or "".
 func (t *turn) hopeless(i *item, r result) string {
 	switch {
-	case time.Since(i.stored) > giveUpAfter:
+	case time.Since(i.stored) > t.giveUp:
 		return r.why + ", for a day"
 	case i.evicted.Load():
 		return r.why + ", and too many messages of the account wait behind it"

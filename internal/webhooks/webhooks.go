@@ -43,6 +43,7 @@ type Webhooks struct {
 	js      jetstream.JetStream
 	http    *http.Client
 	metrics *metrics
+	giveUp  time.Duration // giveUpAfter
 }
 
 // New returns webhooks that Run serves.
@@ -51,7 +52,7 @@ func New(d Deps) (*Webhooks, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Webhooks{d: d, js: js, http: hook.Client(concurrency), metrics: newMetrics(d.Metrics)}, nil
+	return &Webhooks{d: d, js: js, http: hook.Client(concurrency), metrics: newMetrics(d.Metrics), giveUp: giveUpAfter}, nil
 }
 
 // Run follows the services until ctx ends, and then waits for deliveries that are under way, for a few seconds.
