@@ -43,6 +43,7 @@ const (
 	// patience bounds what a Keeper waits for. It is long, because a machine may be slow.
 	patience = time.Minute
 	poll     = 5 * time.Millisecond
+	tryFor   = 5 * time.Second
 
 	// age is how old the first tokens are: wxtoken does not replace one that is younger than a minute.
 	age = 10 * time.Minute
@@ -229,7 +230,7 @@ func (k *Keeper) open(ctx context.Context, nc *nats.Conn, in *ingest.Ingest) err
 	if err != nil {
 		return err
 	}
-	return await(ctx, func() (err error) {
+	return await(ctx, func(ctx context.Context) (err error) {
 		if err = in.Ready(ctx); err != nil {
 			return err
 		}
@@ -261,7 +262,7 @@ func (k *Keeper) firstTokens(ctx context.Context) error {
 	}
 	k.atEnd(k.view.Close)
 	for _, key := range keys {
-		if err := await(ctx, func() error { return k.isState(ctx, key, wxtoken.StateActive) }); err != nil {
+		if err := await(ctx, func(ctx context.Context) error { return k.isState(ctx, key, wxtoken.StateActive) }); err != nil {
 			return fmt.Errorf("wait for the status of %s: %w", key, err)
 		}
 	}
@@ -343,10 +344,12 @@ func (k *Keeper) transport() *http.Transport {
 	return t
 }
 
-// await calls try until it succeeds or ctx ends.
-func await(ctx context.Context, try func() error) error {
+// await calls try until it succeeds or ctx ends. A try has some seconds: what NATS did not hear is asked again.
+func await(ctx context.Context, try func(context.Context) error) error {
 	for {
-		err := try()
+		one, cancel := context.WithTimeout(ctx, tryFor)
+		err := try(one)
+		cancel()
 		if err == nil {
 			return nil
 		}

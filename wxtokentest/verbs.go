@@ -91,7 +91,7 @@ func (k *Keeper) Expire(key wxtoken.Key) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	// Stored as the refresher stores a renewal, schedule included: it tries to renew at once, and fails.
-	if err := await(ctx, func() error { return k.expire(ctx, key) }); err != nil {
+	if err := await(ctx, func(ctx context.Context) error { return k.expire(ctx, key) }); err != nil {
 		k.t.Fatalf("expire %s: %v", key, err)
 	}
 	k.untilState(key, wxtoken.StateRenewingFailed)
@@ -144,7 +144,7 @@ func (k *Keeper) Say(key wxtoken.Key, text string) (reply string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	err := await(ctx, func() error {
+	err := await(ctx, func(ctx context.Context) error {
 		for _, e := range k.WeChat.History()[seen:] {
 			if e.Kind == wechatsim.EntryPushAnswer && e.Authorizer == key.Authorizer && e.InfoType == "text" {
 				reply = e.Content
@@ -170,7 +170,7 @@ func (k *Keeper) revision(key wxtoken.Key) uint64 {
 
 // awaitToken waits for a token of that generation or a later one.
 func (k *Keeper) awaitToken(ctx context.Context, key wxtoken.Key, generation uint64) (token wxtoken.Token, err error) {
-	err = await(ctx, func() error {
+	err = await(ctx, func(ctx context.Context) error {
 		var ok bool
 		if token, ok, err = k.store.Token(ctx, key); err != nil || !ok || token.Generation < generation {
 			return fmt.Errorf("no token of %s yet: %v", key, err)
@@ -185,7 +185,7 @@ func (k *Keeper) until(key wxtoken.Key, what string, wanted func(wxtoken.Token, 
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	err := await(ctx, func() (err error) {
+	err := await(ctx, func(ctx context.Context) (err error) {
 		var ok bool
 		if token, ok, err = k.store.Token(ctx, key); err == nil && !wanted(token, ok) {
 			err = fmt.Errorf("the bucket has generation %d", token.Generation)
@@ -203,7 +203,7 @@ func (k *Keeper) untilState(key wxtoken.Key, want wxtoken.State) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := await(ctx, func() error { return k.isState(ctx, key, want) }); err != nil {
+	if err := await(ctx, func(ctx context.Context) error { return k.isState(ctx, key, want) }); err != nil {
 		k.t.Fatalf("wait for the status of %s: %v", key, err)
 	}
 }

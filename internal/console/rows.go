@@ -11,7 +11,6 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechat"
 )
 
 // maxReads bounds how many records are read at the same time.
@@ -130,9 +129,4 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 	}
 	r.ToDo = strings.ReplaceAll(q.Say(whatToDo(s)), "`", "") // a page has no such marks
 	return r, nil
-}
-
-// refusal is an error of WeChat's that a status tells of.
-func refusal(e *wxtoken.LastError) *wechat.Error {
-	return &wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
 }

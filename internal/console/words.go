@@ -8,7 +8,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/runbook"
-	"wxtoken/internal/wechat"
+	"wxtoken/internal/truth"
 )
 
 // stateWords are the contract's states as people say them.
@@ -126,39 +126,25 @@ func heldText(held wxtoken.Condition, now time.Time) lang.Text {
 	return text
 }
 
-// whatToDo says what a person can do about a key that is in trouble; a zero text: nothing. It is what --check says of the
-// same: wechat's table of errcodes first, then what the runbook says of the state.
+// whatToDo says what a person can do about a key that is in trouble; a zero text: nothing. It is what --check and notices say of
+// the same.
 func whatToDo(s wxtoken.Status) lang.Text {
 	if held, ok := s.Held(); ok {
-		return heldRemedy(s, held)
+		return truth.CauseOf(held.Reason).Do(s.LastError)
 	}
-	if s.State == wxtoken.StateActive || s.State == "" {
+	switch s.State {
+	case wxtoken.StateActive, "":
 		return lang.Text{}
-	}
-	if s.State == wxtoken.StateNeedsAuthorization || s.State == wxtoken.StateRevoked {
-		return runbook.AccountAuthorizes.See(lang.T("have the merchant authorize again, with the link",
-			"用链接请商家重新授权"))
+	case wxtoken.StateNeedsAuthorization, wxtoken.StateRevoked:
+		return runbook.AccountAuthorizes.See(lang.T("have the merchant authorize again, with the link", "用链接请商家重新授权"))
 	}
 	if e := s.LastError; e != nil && e.Code != 0 {
-		return refusal(e).Remedy()
+		return truth.Refusal(e).Remedy()
 	}
 	if s.State == wxtoken.StateWaitingForTicket {
-		return runbook.NoTicket.See(lang.T("compare 授权事件接收URL, 消息校验Token and 消息加解密Key on WeChat's console with the settings of ingest",
-			"核对微信开放平台上的授权事件接收URL、消息校验Token、消息加解密Key 与 ingest 的设置"))
+		return truth.CauseOf(wxtoken.HeldNoTicket).Do(nil)
 	}
 	return lang.Text{}
-}
-
-func heldRemedy(s wxtoken.Status, held wxtoken.Condition) lang.Text {
-	switch e := s.LastError; {
-	case held.Reason == wxtoken.HeldRefused && e != nil:
-		return refusal(e).Remedy()
-	case held.Reason == wxtoken.HeldQuota:
-		return (&wechat.Error{API: wechat.APIComponentToken, Code: 45009}).Remedy()
-	case held.Reason == wxtoken.HeldMinuteLimit, held.Reason == wxtoken.HeldListFirst:
-		return lang.T("nothing: it ends by itself, in minutes", "无需处理：几分钟内自行结束")
-	}
-	return runbook.HeldBack.See(lang.T("the runbook has what to do about each reason", "各种原因的处理方法见运维手册"))
 }
 
 // maxText bounds a foreign text, in characters.

@@ -3,7 +3,6 @@ package ingest
 import (
 	"bytes"
 	"embed"
-	"encoding/base64"
 	"fmt"
 	"html/template"
 	"io"
@@ -14,10 +13,10 @@ import (
 	"unicode"
 
 	"golang.org/x/text/language"
-	"rsc.io/qr"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/qrcode"
 	"wxtoken/internal/wechat"
 )
 
@@ -179,7 +178,7 @@ func (p *page) land(a pageAnswer, its *look) {
 	p.Outside = p.Phone && !inWeChat
 	p.PCLink, p.MobileLink, p.URL = opened.PCLink, opened.MobileLink, opened.URL
 	if !p.Phone || p.Outside {
-		p.QR = qrCode(opened.URL)
+		p.QR = qrcode.Picture(opened.URL) // without one the links are there all the same
 	}
 	p.Title = text(lang.T("Authorize your account", "授权您的账号"))
 	if its.named {
@@ -331,14 +330,4 @@ func device(userAgent string) (phone, inWeChat bool) {
 	// WeChat on a computer calls itself MicroMessenger too.
 	computer := has("WindowsWechat", "MacWechat", "Windows NT", "Macintosh", "X11;")
 	return !computer && (inWeChat || has("Mobile", "Android", "iPhone", "iPad", "HarmonyOS")), inWeChat
-}
-
-// qrCode returns a QR code as a picture within the page: one that can be pressed and saved on a phone. Empty where the text
-// does not fit: the links are there all the same.
-func qrCode(text string) template.URL {
-	code, err := qr.Encode(text, qr.M)
-	if err != nil || text == "" {
-		return ""
-	}
-	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(code.PNG())) //nolint:gosec // our own picture
 }

@@ -17,8 +17,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"wxtoken/internal/lang"
+	"wxtoken/internal/serve"
 	"wxtoken/internal/settings"
 )
 
@@ -27,6 +29,13 @@ const (
 	maxForm = 64 << 10
 	// hashesAtOnce bounds the passwords that are being looked at: each takes a core for a while.
 	hashesAtOnce = 2
+	// How many passwords one address may try: a few at once, and then one each ten seconds. Each counts before it is looked at, so that
+	// a crowd at once tries no more than one after the other.
+	triesEvery = 10 * time.Second
+	triesBurst = 5
+	// How many refused tries leave a record, from all addresses together: JOURNAL drops its oldest records for new ones.
+	recordsEvery = 10 * time.Second
+	recordsBurst = 20
 	// requestLife bounds a request, so that one that goes on and on is looked at anew: its person may have been taken out of the file.
 	requestLife = 5 * time.Minute
 )
@@ -48,7 +57,8 @@ type Guard struct {
 	proxies []netip.Prefix
 	file    *settings.File[*users] // nil: there is none
 	origin  http.CrossOriginProtection
-	tries   *tries
+	tries   *serve.Tries  // of passwords
+	records *rate.Limiter // of refused tries, in the record of what was done
 	hashing chan struct{}
 	logins  *prometheus.CounterVec
 
@@ -68,7 +78,7 @@ func New(cfg Config, deps Deps) (*Guard, error) {
 		return nil, fmt.Errorf("set up JetStream: %w", err)
 	}
 	g := &Guard{
-		cfg: cfg, deps: deps, js: js, proxies: proxies, tries: newTries(deps.Now), hashing: make(chan struct{}, hashesAtOnce),
+		cfg: cfg, deps: deps, js: js, proxies: proxies, tries: serve.NewTries(rate.Every(triesEvery), triesBurst), records: rate.NewLimiter(rate.Every(recordsEvery), recordsBurst), hashing: make(chan struct{}, hashesAtOnce),
 		seen: map[[sha256.Size]byte]string{}, salt: randomBytes(minSecret),
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "wxtoken_console_logins_total", Help: "Tries to log in to the operator's page, by result.",

@@ -61,7 +61,7 @@ func (g *Guard) tryBasic(r *http.Request, name, password string) (*user, *refusa
 func (g *Guard) try(r *http.Request, name, password string) (*user, *refusal) {
 	of, _ := g.users().byName(name)
 	from := g.client(r)
-	if !g.tries.allow(from) {
+	if !g.tries.CountOf(from, g.deps.Now()) {
 		g.logins.WithLabelValues(resultLimited).Inc()
 		return nil, &refusal{status: http.StatusTooManyRequests, login: true, text: lang.T("too many tries: wait for some seconds", "尝试次数过多，请稍候再试")}
 	}
@@ -79,7 +79,7 @@ func (g *Guard) try(r *http.Request, name, password string) (*user, *refusal) {
 	if !right {
 		g.logins.WithLabelValues(resultRefused).Inc()
 		record.Status = http.StatusUnauthorized
-		if g.tries.recorded() {
+		if g.records.AllowN(g.deps.Now(), 1) {
 			g.record(r.Context(), record)
 		}
 		return nil, &refusal{status: http.StatusUnauthorized, login: true, text: lang.T("name or password is wrong", "用户名或密码错误")}

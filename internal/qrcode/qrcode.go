@@ -2,7 +2,9 @@
 package qrcode
 
 import (
+	"encoding/base64"
 	"fmt"
+	"html/template"
 	"strings"
 
 	"rsc.io/qr"
@@ -36,4 +38,14 @@ func New(text string) Code {
 		}
 	}
 	return Code{Size: code.Size + 2*quietZone, Path: path.String()}
+}
+
+// Picture returns the code of a text as a picture within the page: one that can be pressed and saved on a phone. It is empty where New
+// has none.
+func Picture(text string) template.URL {
+	code, err := qr.Encode(text, qr.M)
+	if err != nil || text == "" {
+		return ""
+	}
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(code.PNG())) //nolint:gosec // our own picture
 }

@@ -22,13 +22,17 @@ type Tries struct {
 }
 
 // NewTries allows each address burst failures at once, and perSecond from then on.
-func NewTries(perSecond, burst int) *Tries {
-	return &Tries{perSecond: rate.Limit(perSecond), burst: burst, remotes: map[netip.Prefix]*rate.Limiter{}}
+func NewTries(perSecond rate.Limit, burst int) *Tries {
+	return &Tries{perSecond: perSecond, burst: burst, remotes: map[netip.Prefix]*rate.Limiter{}}
 }
 
 // Count counts one more failure of remote, "address:port", and reports whether it is within bounds.
-func (t *Tries) Count(remote string, now time.Time) bool {
-	from := network(remote)
+func (t *Tries) Count(remote string, now time.Time) bool { return t.count(connection(remote), now) }
+
+// CountOf is Count for an address that is known otherwise: a proxy that is believed named it.
+func (t *Tries) CountOf(addr netip.Addr, now time.Time) bool { return t.count(network(addr), now) }
+
+func (t *Tries) count(from netip.Prefix, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	limiter := t.remotes[from]
@@ -44,21 +48,25 @@ func (t *Tries) Count(remote string, now time.Time) bool {
 
 // Spent reports whether one more failure of remote would be out of bounds.
 func (t *Tries) Spent(remote string, now time.Time) bool {
-	from := network(remote)
+	from := connection(remote)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	limiter := t.remotes[from]
 	return limiter != nil && limiter.TokensAt(now) < 1
 }
 
-// network looks at the connection alone: any client can write what it likes into X-Forwarded-For. The zero
+// connection looks at the connection alone: any client can write what it likes into X-Forwarded-For. The zero
 // Prefix stands for all whose address can't be read.
-func network(remote string) (from netip.Prefix) {
+func connection(remote string) (from netip.Prefix) {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return from
 	}
-	addr := ap.Addr().Unmap()
+	return network(ap.Addr())
+}
+
+func network(addr netip.Addr) (from netip.Prefix) {
+	addr = addr.Unmap()
 	bits := addr.BitLen()
 	if addr.Is6() {
 		bits = 64

@@ -82,8 +82,8 @@ var Causes = []Cause{
 		what: lang.T("the component has no token that lives", "平台令牌已过期"),
 		do:   lang.T("have it renewed, and look at the last error", "请求续期，并查看最近的错误"),
 	},
-	{Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: reasons},
-	{Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, what: lang.T("WeChat takes no more of a call in this minute", "这一分钟的调用次数已到上限"), do: reasons},
+	{Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: nothing},
+	{Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, what: lang.T("WeChat takes no more of a call in this minute", "这一分钟的调用次数已到上限"), do: nothing},
 	{
 		Name: SealKeyUnknown, Severity: events.SeverityPage, entry: runbook.SealKeyUnknown,
 		what: lang.T("what ingest seals can't be opened: tickets and codes wait unread", "ingest 密封的内容打不开：验证票据和授权码无法读取"),
@@ -114,6 +114,8 @@ var Causes = []Cause{
 // The remedies of several causes.
 var (
 	reasons = lang.T("the runbook has what to do about each reason", "各种原因的处理方法见运维手册")
+
+	nothing = lang.T("nothing: it ends by itself, in minutes", "无需处理：几分钟内自行结束")
 
 	sendLink = lang.T("send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console",
 		"把各自状态里的 reauthorize_url 发给商家；如果很多账号缺少同一项，检查微信开放平台上的权限集")
