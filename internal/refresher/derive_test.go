@@ -460,7 +460,7 @@ func TestTicketsNeverLoop(t *testing.T) {
 				r.poke(key)
 				r.until("not renewed", func() bool { return r.token(key).Generation == 2 })
 			}
-			before := len(d.calls(alice, jsapi))
+			before, began := len(d.calls(alice, jsapi)), r.clock.Now()
 			d.fails(alice, code)
 			r.wantNoLoop(aliceJSAPI, func(since time.Time) map[string][]time.Time {
 				times := d.calls(alice, jsapi)
@@ -475,11 +475,21 @@ func TestTicketsNeverLoop(t *testing.T) {
 				t.Errorf("the ticket's status is %+v", s)
 			}
 			refused := len(d.calls(alice, jsapi)) - before
-			if most := map[int]int{48001: 4, 61007: 4, 45009: 1}[code]; most > 0 && refused > most { // then it waits for hours
+			most := map[int]int{48001: 4, 61007: 4, 45009: 1}[code] // then it waits for hours
+			if code == 45009 && !sameDay(began, r.clock.Now()) {
+				most = 4 // the day turned, and then it is asked some minutes apart whether it has at WeChat, too
+			}
+			if most > 0 && refused > most {
 				t.Errorf("asked %d times, want %d at most", refused, most)
 			}
 		})
 	}
+}
+
+// sameDay reports whether two times are on one day of WeChat's, which turns at UTC+8: tests run at any hour.
+func sameDay(a, b time.Time) bool {
+	day := func(t time.Time) string { return t.In(time.FixedZone("UTC+8", 8*60*60)).Format(time.DateOnly) }
+	return day(a) == day(b)
 }
 
 // TestTicketDeaths ends the handler of a ticket at each step: what is left is found and finished.
