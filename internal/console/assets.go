@@ -12,10 +12,12 @@ var (
 	css []byte
 	//go:embed console.js
 	script []byte
+	//go:embed icon.svg
+	icon []byte
 )
 
 // Public are the paths that show nothing of what is kept.
-var Public = []string{"/console.css"}
+var Public = []string{"/console.css", "/icon.svg"}
 
 // asset is a file that pages load.
 type asset struct {
@@ -23,7 +25,9 @@ type asset struct {
 	content     []byte
 }
 
-var assets = []asset{{"/console.css", "text/css; charset=utf-8", css}, {"/console.js", "text/javascript; charset=utf-8", script}}
+var assets = []asset{
+	{"/console.css", "text/css; charset=utf-8", css}, {"/console.js", "text/javascript; charset=utf-8", script}, {"/icon.svg", "image/svg+xml", icon},
+}
 
 // versions are digests of the files, so that a browser keeps one until it changes.
 var versions = func() map[string]string {

@@ -21,6 +21,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/login"
 )
 
 const (
@@ -222,7 +223,7 @@ func (r Recorded) Who(q *Request) string {
 	case r.By == events.ByConsole && name == "":
 		return q.Say(lang.T("unknown, from %s", "未知，来自 %s", printable(r.From)))
 	case r.By == events.ByConsole:
-		return name + " (" + r.Role + ")"
+		return name + " (" + q.Say(roleWord(login.Role(r.Role))) + ")"
 	case name == "":
 		return q.Say(lang.T("a user of NATS (%s)", "NATS 用户（%s）", printable(r.Inbox)))
 	}

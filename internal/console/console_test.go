@@ -413,7 +413,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("%q in\n%s", never.FindString(body), body)
 		}
 	}
-	for path, media := range map[string]string{"/console.css": "text/css", "/console.js": "text/javascript"} {
+	for path, media := range map[string]string{"/console.css": "text/css", "/console.js": "text/javascript", "/icon.svg": "image/svg+xml"} {
 		status, text, header := b.ask(path)
 		if status != http.StatusOK || !strings.HasPrefix(header.Get("Content-Type"), media) || text == "" || header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: %d %v", path, status, header)

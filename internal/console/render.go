@@ -178,7 +178,7 @@ func dueAt(at, now time.Time, l lang.Language) template.HTML {
 	if at.IsZero() || at.After(now) {
 		return distance(at, now, l)
 	}
-	text := lang.T("was due %s", "应在%s", apart(at, now)).In(l)
+	text := lang.T("was due %s", "应在 %s", apart(at, now)).In(l)
 	return element(at.UTC(), "ago", at.UTC().Format(time.DateTime)+" UTC", text)
 }
 
