@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -105,15 +103,7 @@ func (v visitor) post(path string, form url.Values, fields ...string) (int, stri
 // TestConsoleActs presses the buttons of the operator's page, as each role, on a wxtoken that runs, and reads the record of it.
 func TestConsoleActs(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "users.json")
-	passwords := map[string]string{}
-	for name, role := range map[string]string{"rui": "reader", "li": "operator", "wang": "admin"} {
-		out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "wxtoken"), "--console-users-file="+file, "--make-console-user="+name+":"+role).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		passwords[name] = strings.TrimSpace(string(out))
-	}
+	file, passwords := consoleUsers(t)
 	sim := simulate(t, "--console-users-file="+file)
 	var shown []string
 	as := func(name string) visitor { return visit(t, sim, &shown, name, passwords[name]) }

@@ -3,18 +3,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/nats-io/nats.go"
 
@@ -35,17 +36,22 @@ type screenshot struct {
 	width, height int64 // of the window; a longer page is shown whole
 	scale         float64
 	page          func(t *testing.T, ctx context.Context, sim simRun) string // its address
+	cut           bool                                                       // shown as far as the window goes
 }
 
 const outsideWeChat = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Mobile/15E148 Safari/604.1"
 
 var screenshots = []screenshot{
-	{"authorize.png", "", "en", 1040, 600, 1, aLink},
-	{"authorize.zh-CN.png", "", "zh-CN", 1040, 600, 1, aLink},
-	{"authorize-phone.png", outsideWeChat, "en", 390, 844, 1, aLink},
-	{"authorize-phone.zh-CN.png", outsideWeChat, "zh-CN", 390, 844, 1, aLink},
-	{"authorized.png", "", "en", 560, 520, 1, aLinkThatWorked},
-	{"authorized.zh-CN.png", "", "zh-CN", 560, 520, 1, aLinkThatWorked},
+	{"authorize.png", "", "en", 1040, 600, 1, aLink, false},
+	{"authorize.zh-CN.png", "", "zh-CN", 1040, 600, 1, aLink, false},
+	{"authorize-phone.png", outsideWeChat, "en", 390, 844, 1, aLink, false},
+	{"authorize-phone.zh-CN.png", outsideWeChat, "zh-CN", 390, 844, 1, aLink, false},
+	{"authorized.png", "", "en", 560, 520, 1, aLinkThatWorked, false},
+	{"authorized.zh-CN.png", "", "zh-CN", 560, 520, 1, aLinkThatWorked, false},
+	{"console.png", "", "en", 1040, 860, 1, troubledPage("/"), true},
+	{"console.zh-CN.png", "", "zh-CN", 1040, 860, 1, troubledPage("/"), true},
+	{"console-accounts.png", "", "en", 1040, 720, 1, troubledPage("/accounts"), true},
+	{"console-accounts.zh-CN.png", "", "zh-CN", 1040, 720, 1, troubledPage("/accounts"), true},
 }
 
 // aLink makes an authorization link.
@@ -84,6 +90,27 @@ func aLinkThatWorked(t *testing.T, ctx context.Context, sim simRun) string {
 	return address
 }
 
+// troubledPage is a page of the console on a busyDay, once an account needs a person.
+func troubledPage(path string) func(*testing.T, context.Context, simRun) string {
+	return func(t *testing.T, _ context.Context, sim simRun) string {
+		t.Helper()
+		inState(t, sim, "operator", 1)
+		return sim.ops + path
+	}
+}
+
+// inState waits until so many accounts are in a state.
+func inState(t *testing.T, sim simRun, state string, accounts int) {
+	t.Helper()
+	within(t, 3*time.Minute, state+" on the page", func() error {
+		list, err := fetchBody(sim.ops + "/accounts?format=json&state=" + state)
+		if err == nil && !strings.Contains(list, fmt.Sprintf(`"total":%d,`, accounts)) {
+			err = errors.New(list)
+		}
+		return err
+	})
+}
+
 // TestScreenshots makes the pictures of README and docs:
 //
 //	go test -run TestScreenshots ./cmd/wxtoken -screenshots=docs/images
@@ -107,7 +134,9 @@ func TestScreenshots(t *testing.T) {
 	defer cancel()
 	ctx, cancel = chromedp.NewContext(ctx)
 	defer cancel()
-	sim := simulate(t)
+	sim := simulate(t, "--sim-authorizers=8")
+	inState(t, sim, "active", 8)
+	busyDay(t, sim)
 	for _, s := range screenshots {
 		t.Run(s.file, func(t *testing.T) {
 			s.take(t, ctx, sim, filepath.Join(dir, s.file))
@@ -118,16 +147,7 @@ func TestScreenshots(t *testing.T) {
 // take opens the page and writes its picture.
 func (s screenshot) take(t *testing.T, ctx context.Context, sim simRun, file string) {
 	t.Helper()
-	agent := s.agent
-	if agent == "" {
-		agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130.0 Safari/537.36"
-	}
-	_, err := chromedp.Run(ctx, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
-		return cdp.Call(ctx, tab, emulation.SetUserAgentOverride, emulation.SetUserAgentOverrideParams{UserAgent: agent, AcceptLanguage: s.language})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	speak(t, ctx, cmp.Or(s.agent, onDesk), s.language)
 	address := s.page(t, ctx, sim)
 	if u, err := url.Parse(address); err != nil || u.Host == "" {
 		t.Fatalf("no address: %q", address)
@@ -142,7 +162,11 @@ func (s screenshot) take(t *testing.T, ctx context.Context, sim simRun, file str
 		}
 		return err
 	})
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	shot := chromedp.FullScreenshot(100)
+	if s.cut {
+		shot = chromedp.CaptureScreenshot()
+	}
+	png, err := chromedp.Run(ctx, shot)
 	if err != nil {
 		t.Fatal(err)
 	}
