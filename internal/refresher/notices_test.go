@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,15 +88,27 @@ func TestNoticesOfAccounts(t *testing.T) {
 	r.start()
 	r.authorize(alice)
 	keys := r.crowd(appid, needy)
-	need := func(needed bool) {
+	need := func(needed bool) { // all at once: a look that sees the first few alone would tell of these
+		var all sync.WaitGroup
 		for _, key := range keys {
-			r.eventually(func() error {
-				cred := r.credential(key)
-				cred.AuthorizationNeeded = needed
-				_, err := r.store.Save(t.Context(), cred)
-				return err
+			all.Go(func() {
+				for deadline := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
+					cred, err := r.store.Credential(t.Context(), key)
+					if err == nil {
+						cred.AuthorizationNeeded = needed
+						_, err = r.store.Save(t.Context(), cred)
+					}
+					if err == nil {
+						return
+					}
+					if time.Now().After(deadline) {
+						t.Error(err)
+						return
+					}
+				}
 			})
 		}
+		all.Wait()
 	}
 	need(true)
 	r.fail(wechatsim.Fault{API: apiRefresh, Authorizer: alice, Errcode: 48001})
