@@ -218,7 +218,8 @@ func oddPlatform(t *testing.T, vary bool) {
 		}
 	}
 	for _, m := range r.messages(t, events.StreamMessages) {
-		if strings.HasPrefix(m.Subject, "wechat.message.") && strings.HasSuffix(m.Subject, ".text") {
+		// In any order, what ends a CDATA section too early may stand before MsgType: then that is not beyond doubt, and "_".
+		if strings.HasPrefix(m.Subject, "wechat.message.") && (strings.HasSuffix(m.Subject, ".text") || vary && strings.HasSuffix(m.Subject, "._")) {
 			read["text"]++
 		}
 		if strings.Contains(string(m.Data), "SEKRET") {
