@@ -96,14 +96,22 @@ var (
 
 // Parse reads a services file. The error names every fault with its place, and shows no key.
 func Parse(data []byte) (*Services, error) {
+	s, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("services file: %w", err)
+	}
+	return s, nil
+}
+
+func parse(data []byte) (*Services, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	var f file
 	if err := decoder.Decode(&f); err != nil {
-		return nil, fmt.Errorf("services file: %w", readable(err))
+		return nil, readable(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("services file: something follows its end")
+		return nil, errors.New("something follows its end")
 	}
 	s := &Services{}
 	var faults []error
@@ -115,7 +123,7 @@ func Parse(data []byte) (*Services, error) {
 		s.all = append(s.all, service)
 	}
 	if len(faults) > 0 {
-		return nil, fmt.Errorf("services file: %w", errors.Join(faults...))
+		return nil, errors.Join(faults...)
 	}
 	return s, nil
 }

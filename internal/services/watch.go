@@ -1,36 +1,21 @@
 package services
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"io"
-	"os"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/rs/zerolog"
-)
 
-const (
-	// watchEvery is the time between two readings of the services file.
-	watchEvery = 2 * time.Second
-	// maxFile bounds the services file, in bytes.
-	maxFile = 16 << 20
+	"wxtoken/internal/settings"
 )
 
 // Watch follows the services file. What it names is always whole: a file that can't be read, or is faulty, changes nothing.
 type Watch struct {
-	path  string
-	every time.Duration
-	log   zerolog.Logger
-	text  []byte // of the file that was last in order; of Open, then of Run
-	now   atomic.Pointer[Services]
+	file  *settings.File[*Services] // nil: fixed is in force
+	fixed *Services
 
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change
@@ -38,29 +23,34 @@ type Watch struct {
 
 // Open reads the services file, and returns the error of that. Without a path there are no services.
 func Open(path string, log zerolog.Logger) (*Watch, error) {
-	w := &Watch{path: path, every: watchEvery, log: log, changed: make(chan struct{})}
-	w.now.Store(&Services{})
 	if path == "" {
-		return w, nil
+		return Fixed(&Services{}), nil
 	}
-	s, text, err := w.read()
+	file, err := settings.OpenFile("services file", path, parse, log)
 	if err != nil {
 		return nil, err
 	}
-	w.text = text
-	w.now.Store(s)
+	w := &Watch{file: file, changed: make(chan struct{})}
+	file.Changed = func(s *Services) {
+		w.tell()
+		log.Info().Int("services", len(s.all)).Msg("services read")
+	}
+	file.Refused = func(why string) {
+		log.Warn().Str("error", why).Str("hint", "the services that were in force stay so").Msg("services file refused")
+	}
 	return w, nil
 }
 
 // Fixed returns services that don't change.
-func Fixed(s *Services) *Watch {
-	w := &Watch{changed: make(chan struct{})}
-	w.now.Store(s)
-	return w
-}
+func Fixed(s *Services) *Watch { return &Watch{fixed: s, changed: make(chan struct{})} }
 
 // Now returns the services in force.
-func (w *Watch) Now() *Services { return w.now.Load() }
+func (w *Watch) Now() *Services {
+	if w.file == nil {
+		return w.fixed
+	}
+	return w.file.Now()
+}
 
 // Changed returns a channel that is closed when others come into force.
 func (w *Watch) Changed() <-chan struct{} {
@@ -71,59 +61,19 @@ func (w *Watch) Changed() <-chan struct{} {
 
 // Run reads the file again and again until ctx ends. A fault is logged once, and what was in force stays so.
 func (w *Watch) Run(ctx context.Context) error {
-	if w.path == "" {
+	if w.file == nil {
 		<-ctx.Done()
 		return nil
 	}
-	told := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(w.every):
-		}
-		s, text, err := w.read()
-		switch {
-		case err != nil:
-			if err.Error() != told {
-				told = err.Error()
-				w.log.Warn().Str("error", told).Str("hint", "the services that were in force stay so").Msg("services file refused")
-			}
-			continue
-		case bytes.Equal(text, w.text):
-			told = ""
-			continue
-		}
-		w.text, told = text, ""
-		w.set(s)
-		w.log.Info().Int("services", len(s.all)).Msg("services read")
-	}
+	return w.file.Run(ctx)
 }
 
-// set brings services into force.
-func (w *Watch) set(s *Services) {
+// tell ends the wait of all who wait for a change. Others are in force already, so that who looks now misses none.
+func (w *Watch) tell() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.now.Store(s)
 	close(w.changed)
 	w.changed = make(chan struct{})
-}
-
-func (w *Watch) read() (*Services, []byte, error) {
-	f, err := os.Open(w.path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("services file: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, nil, fmt.Errorf("services file: %w", err)
-	}
-	if len(text) > maxFile {
-		return nil, nil, errors.New("services file: larger than 16 MiB")
-	}
-	s, err := Parse(text)
-	return s, text, err
 }
 
 // MakeKey returns a new key for a service, and the digest of it that stands in the services file.

@@ -26,20 +26,28 @@ type File[T any] struct {
 	path  string
 	parse func([]byte) (T, error)
 	every time.Duration
-	log   zerolog.Logger
 	text  []byte // that was last in order; of OpenFile, then of Run
 	now   atomic.Pointer[T]
+
+	// Changed is called by Run with what came into force, and Refused with a fault, once for each; they may be replaced before. By
+	// themselves they write a line of log.
+	Changed func(T)
+	Refused func(why string)
 }
 
 // OpenFile reads a file, and returns the error of that. what is its name for people: "users file".
 func OpenFile[T any](what, path string, parse func([]byte) (T, error), log zerolog.Logger) (*File[T], error) {
-	f := &File[T]{what: what, path: path, parse: parse, every: fileEvery, log: log}
+	f := &File[T]{what: what, path: path, parse: parse, every: fileEvery}
 	value, text, err := f.read()
 	if err != nil {
 		return nil, err
 	}
 	f.text = text
 	f.now.Store(&value)
+	f.Changed = func(T) { log.Info().Str("file", what).Msg("file read") }
+	f.Refused = func(why string) {
+		log.Warn().Str("error", why).Str("hint", "what was in force stays so").Str("file", what).Msg("file refused")
+	}
 	return f, nil
 }
 
@@ -60,14 +68,14 @@ func (f *File[T]) Run(ctx context.Context) error {
 		case err != nil:
 			if err.Error() != told {
 				told = err.Error()
-				f.log.Warn().Str("error", told).Str("hint", "what was in force stays so").Str("file", f.what).Msg("file refused")
+				f.Refused(told)
 			}
 		case bytes.Equal(text, f.text):
 			told = ""
 		default:
 			f.text, told = text, ""
 			f.now.Store(&value)
-			f.log.Info().Str("file", f.what).Msg("file read")
+			f.Changed(value)
 		}
 	}
 }
