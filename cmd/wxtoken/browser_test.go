@@ -6,40 +6,27 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
+	"wxtoken/internal/browsertest"
 	"wxtoken/internal/events"
 )
-
-// browserPath returns where a browser is, "" if there is none.
-func browserPath() string {
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	return ""
-}
 
 // TestBrowser authorizes through a link with a real browser, from the landing page over WeChat's
 // page to the result, in Chinese on a PC and in English on a phone.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
-	path := browserPath()
+	path := browsertest.Path()
 	if path == "" {
 		t.Skip("no Chromium here: install it to see a link followed by a real browser")
 	}
 	l := newLife(t)
 	component := l.components[0]
 	l.accepted(wxtoken.AuthorizerKey(component.AppID, component.Authorizers[0]), 1)
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("no-first-run", true))
 	for _, row := range []struct {
 		name, account, language, agent, title, done string
 	}{
@@ -47,15 +34,13 @@ func TestBrowser(t *testing.T) {
 		{"phone in English", "wxbrowser0000002", "en-US", "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148 MicroMessenger/8.0.44", "Authorize", "Authorization completed"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			own := append(options, chromedp.Flag("accept-lang", row.language))
+			own := []chromedp.ExecAllocatorOption{
+				chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true), chromedp.Flag("accept-lang", row.language),
+			}
 			if row.agent != "" {
 				own = append(own, chromedp.UserAgent(row.agent), chromedp.WindowSize(390, 844))
 			}
-			ctx, cancel := chromedp.NewExecAllocator(t.Context(), own...)
-			defer cancel()
-			ctx, cancel = chromedp.NewContext(ctx)
-			defer cancel()
-			ctx, cancel = context.WithTimeout(ctx, patience)
+			ctx, cancel := context.WithTimeout(browsertest.Start(t, path, own...), patience)
 			defer cancel()
 			var link events.ConnectCreated
 			l.in(t).ask("service", events.SubjectConnectCreate, events.ConnectCreate{Component: component.AppID, Ref: row.account}, &link)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -22,7 +21,8 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
+	"wxtoken/internal/browsertest"
 	"wxtoken/wechatsim"
 )
 
@@ -84,37 +84,17 @@ func (c *complaints) taken() []string {
 // newWalker starts a browser.
 func newWalker(t *testing.T, base string) *walker {
 	t.Helper()
-	path := browserPath()
+	path := browsertest.Path()
 	if path == "" {
 		t.Skip("no Chromium here: install it to walk through the operator's page with a real browser")
 	}
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("no-first-run", true))...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	w := &walker{T: t, ctx: ctx, base: base, axe: axeCore(t), complaints: &complaints{}}
+	ctx := browsertest.Start(t, path)
+	w := &walker{T: t, ctx: ctx, base: base, axe: browsertest.AxeCore(t), complaints: &complaints{}}
 	if err := chromedp.Listen(ctx, w.complaints.hear); err != nil {
 		t.Fatal(err)
 	}
 	command(t, ctx, log.Enable, cdp.Empty{})
 	return w
-}
-
-// axeCore returns the script that looks for what keeps people with other means from using a page.
-func axeCore(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	out, err := exec.CommandContext(t.Context(), "npm", "install", "--no-audit", "--no-fund", "--prefer-offline", "--prefix", dir, "axe-core@4.14.1").CombinedOutput()
-	if err != nil {
-		t.Logf("axe-core is not to be had here, it does not look at the pages (install npm): %v, %s", err, out)
-		return ""
-	}
-	script, err := os.ReadFile(filepath.Join(dir, "node_modules", "axe-core", "axe.min.js"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(script)
 }
 
 // command makes a command of the browser's protocol.
@@ -263,7 +243,7 @@ func busyDay(t *testing.T, sim simRun) {
 // presses a button, does without scripts, and sees as a reader that there are no buttons.
 func TestConsoleWalk(t *testing.T) {
 	t.Parallel()
-	if browserPath() == "" {
+	if browsertest.Path() == "" {
 		t.Skip("no Chromium here: install it to walk through the operator's page with a real browser")
 	}
 	file, passwords := consoleUsers(t)

@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/nats-io/nats.go"
 
+	"wxtoken/internal/browsertest"
 	"wxtoken/internal/events"
 	"wxtoken/wechatsim"
 )
@@ -118,7 +119,7 @@ func TestScreenshots(t *testing.T) {
 	if *screenshotsDir == "" {
 		t.Skip("no -screenshots: pictures are made when a page has changed")
 	}
-	path := browserPath()
+	path := browsertest.Path()
 	if path == "" {
 		t.Fatal("no Chromium here: install it, and a Chinese font")
 	}
@@ -129,11 +130,7 @@ func TestScreenshots(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.Flag("hide-scrollbars", true))...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
-	defer cancel()
+	ctx := browsertest.Start(t, path, chromedp.Flag("hide-scrollbars", true))
 	sim := simulate(t, "--sim-authorizers=8")
 	inState(t, sim, "active", 8)
 	busyDay(t, sim)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 
+	"wxtoken/internal/browsertest"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/settings"
@@ -101,23 +101,12 @@ type browser struct {
 
 func newBrowser(t *testing.T, at *url.URL) *browser {
 	t.Helper()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
+	path := browsertest.Path()
 	if path == "" {
 		t.Skip("no Chromium here: install it to see the pages in a real browser")
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("no-first-run", true))
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	b := &browser{T: t, Context: ctx, at: at, axe: axeCore(t)}
+	ctx := browsertest.Start(t, path)
+	b := &browser{T: t, Context: ctx, at: at, axe: browsertest.AxeCore(t)}
 	if err := chromedp.Listen(ctx, func(event any) {
 		if e, ok := event.(*log.EventEntryAdded); ok && e.Entry.Source == log.EntrySourceSecurity { // what the policy refused
 			b.faults = append(b.faults, e.Entry.Text)
@@ -127,26 +116,6 @@ func newBrowser(t *testing.T, at *url.URL) *browser {
 	}
 	command(b, log.Enable, cdp.Empty{})
 	return b
-}
-
-// axeCore returns the script that looks for what keeps people with other means from using a page.
-func axeCore(t *testing.T) string {
-	t.Helper()
-	if _, err := exec.LookPath("npm"); err != nil {
-		t.Log("no npm here: install it to have axe-core look at the pages")
-		return ""
-	}
-	dir := t.TempDir()
-	install := exec.CommandContext(t.Context(), "npm", "install", "--no-audit", "--no-fund", "--prefer-offline", "--prefix", dir, "axe-core@4.14.1")
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Logf("axe-core is not to be had here, it does not look at the pages: %v, %s", err, out)
-		return ""
-	}
-	script, err := os.ReadFile(filepath.Join(dir, "node_modules", "axe-core", "axe.min.js"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(script)
 }
 
 // command makes a command of the browser's protocol.
