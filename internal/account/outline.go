@@ -48,6 +48,11 @@ func (o Outline) Renewable() bool { return o.renewable }
 // Failing reports whether the last renewal failed.
 func (o Outline) Failing() bool { return o.failing }
 
+// BeingAuthorized reports whether an account that never had a token is about to get its first: its code is being exchanged.
+func (o Outline) BeingAuthorized(now time.Time) bool {
+	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) < o.claimedUntil
+}
+
 // GrantedNothing reports whether an account that is in force never had a token, and none is being fetched: it granted no API.
 func (o Outline) GrantedNothing(now time.Time) bool {
 	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) >= o.claimedUntil

@@ -30,6 +30,8 @@ func TestOutline(t *testing.T) {
 			t.Errorf("%s: authorized %v, revoked %v", name, o.AuthorizedAt(), o.RevokedAt())
 		case o.Has("r") != (name == "good") || o.Has("other") || o.CameFrom("code") != (name == "good") || o.CameFrom("other"):
 			t.Errorf("%s: it has another refresh token, or came from another code", name)
+		case o.BeingAuthorized(noon.Add(-1)) != (name == "being exchanged") || o.BeingAuthorized(noon):
+			t.Errorf("%s: being authorized before noon %t, at noon %t", name, o.BeingAuthorized(noon.Add(-1)), o.BeingAuthorized(noon))
 		}
 	}
 }

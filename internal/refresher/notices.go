@@ -7,12 +7,40 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/notify"
 	"wxtoken/internal/store"
 	"wxtoken/internal/truth"
 )
 
 // maxAsked is how many statuses of accounts are read in one look, for their last errors.
 const maxAsked = 200
+
+// notices has operators told after each sweep. The sweep does not wait: it makes renewals certain, and what reads statuses and JOURNAL
+// may take seconds for each component where NATS is slow.
+type notices struct {
+	teller *notify.Teller
+	swept  chan struct{} // holds one, while there was a sweep since the last look
+}
+
+// look asks for a look.
+func (n notices) look() {
+	select {
+	case n.swept <- struct{}{}:
+	default: // one is to come
+	}
+}
+
+// run looks when it is asked to, until ctx ends.
+func (n notices) run(ctx context.Context, notice func(context.Context, time.Time), now func() time.Time) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.swept:
+			notice(ctx, now())
+		}
+	}
+}
 
 // notice tells operators what is wrong, and what is over. It sees what the statuses say: the reasons of the gates, the conditions of the
 // components, the records of the accounts.
@@ -23,7 +51,7 @@ func (r *Refresher) notice(ctx context.Context, now time.Time) {
 		wrong = append(wrong, r.wrong(ctx, c, now)...)
 	}
 	wrong = r.wrongAccounts(ctx, wrong, now)
-	if err := r.teller.Tell(ctx, now, told, wrong); err != nil && ctx.Err() == nil {
+	if err := r.notices.teller.Tell(ctx, now, told, wrong); err != nil && ctx.Err() == nil {
 		r.log.Warn().Err(err).Msg("failed to tell what is wrong")
 	}
 }
@@ -143,7 +171,10 @@ func accountCause(e store.Entry, now time.Time) (cause wxtoken.Reason, since tim
 	case wxtoken.StateRevoked, wxtoken.StateActive:
 		return "", since, false
 	case wxtoken.StateNeedsAuthorization:
-		if cred.GrantedNothing(now) {
+		switch {
+		case cred.BeingAuthorized(now):
+			return "", since, false
+		case cred.GrantedNothing(now):
 			return truth.NoAPIPermission, cred.AuthorizedAt(), dead
 		}
 		return truth.AuthorizationNeeded, since, dead

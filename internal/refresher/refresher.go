@@ -88,7 +88,7 @@ type Refresher struct {
 
 	gates      gate.Process
 	links      *links.Links
-	teller     *notify.Teller
+	notices    notices
 	mu         sync.Mutex
 	components map[string]*component
 	swept      time.Time
@@ -127,7 +127,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	r.statuses = &statuses{log: r.log, now: r.now, store: opened, gate: gateOf}
 	r.links = &links.Links{Settings: cfg.Settings, ID: r.id, WeChat: wx, Log: r.log, Now: r.now, Store: opened, Gate: gateOf}
 	r.gates = r.newGates(opened)
-	r.teller = &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct}
+	r.notices = notices{teller: &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct}, swept: make(chan struct{}, 1)}
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -263,6 +263,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	})
 	working.Go(func() { r.sweeper(ctx) })
 	working.Go(func() { r.tell.run(ctx) })
+	working.Go(func() { r.notices.run(ctx, r.notice, r.now) })
 	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
 	requests := door{nc: r.nc, log: r.log, metrics: r.metrics, endpoints: r.endpoints()}
 	working.Go(func() { requests.serve(ctx, work) })

@@ -81,7 +81,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	for _, c := range r.all() {
 		c.gate.NoteProof(ctx, proof)
 	}
-	defer r.notice(ctx, now) // also where NATS takes nothing more
+	defer r.notices.look() // also where NATS takes nothing more
 	found := r.survey(ctx, now, grace)
 	for _, c := range r.all() {
 		if !found.unlisted[c] {
