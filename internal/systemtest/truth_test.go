@@ -74,7 +74,7 @@ func faults(t *testing.T) []fault {
 			over: func(s *site) { s.tell("/secret", "appsecret="+wechatsim.DemoAppSecret) },
 		},
 		{
-			name: "IP off the whitelist", accounts: 3, play: failing("api=api_component_token&errcode=61004&errmsg=access+clientip+is+not+registered+requestIP:+203.0.113.7"),
+			name: "IP off the whitelist", accounts: 3, play: failing("errcode=61004&errmsg=access+clientip+is+not+registered+requestIP:+203.0.113.7"),
 			state: wxtoken.StateOperator, reason: wxtoken.HeldRefused, page: `61004`, metric: fmt.Sprintf(held, "CallsRefused"), check: "renewals",
 			ingests: "renewals", alert: "HeldBack", cause: wxtoken.HeldRefused, entry: runbook.ComponentOperator, over: heal,
 		},
