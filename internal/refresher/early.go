@@ -76,7 +76,7 @@ func (e *early) replace(ctx context.Context, t wxtoken.Token, reason string) (wx
 	case outcome != wxtoken.OutcomeRenewing || underWay:
 		return outcome, nil
 	}
-	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason}
+	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason, Revision: cred.Revision}
 	// The revision stands in the id, so that who asks again after a failure is heard again.
 	if err := e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, reason)); err != nil {
 		return "", err

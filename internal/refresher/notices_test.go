@@ -124,7 +124,8 @@ func TestNoticesOfAccounts(t *testing.T) {
 	need(false)
 	r.told(truth.AuthorizationNeeded, events.PhaseOver)
 	r.sim.Heal()
-	r.clock.forward(2 * time.Minute) // her next try
+	r.clock.forward(2 * time.Minute)
+	r.poke(aliceKey) // her next try: NATS, which keeps the real time, would have it a minute later
 	r.told(truth.PermissionMissing, events.PhaseOver)
 	r.once(map[string]int{"AuthorizationNeeded began": 1, "AuthorizationNeeded over": 1, "PermissionMissing began": 1, "PermissionMissing over": 1})
 }

@@ -58,7 +58,7 @@ func (r *rig) wantNoLoop(key wxtoken.Key, calls func(since time.Time) map[string
 		}
 		wait := cred.RetryAt.Sub(r.clock.Now())
 		if count(began) == before {
-			wait = max(wait, 5*time.Second) // held back
+			wait = max(wait, 15*time.Second) // held back
 		}
 		r.clock.forward(max(wait, 0) + 10*time.Millisecond)
 	}

@@ -270,6 +270,36 @@ func TestRenew(t *testing.T) {
 	r.state(aliceKey, wxtoken.StateActive)
 }
 
+// TestRenewBesideAFailure has the operator ask while the handler of a try that failed is at its end: that puts the wish off, and it is
+// heard all the same.
+func TestRenewBesideAFailure(t *testing.T) {
+	r := newRig(t, options{idle: true})
+	failed, gone := make(chan struct{}), make(chan struct{})
+	r.step = func(name string) {
+		if name == "failed" {
+			select {
+			case failed <- struct{}{}:
+				<-gone
+			default:
+			}
+		}
+	}
+	r.start()
+	r.ticket()
+	r.eventually(r.componentLives)
+	r.authorize(alice)
+	r.clock.forward(2 * time.Minute) // her token is too new before
+	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61007}) // asked again after a minute
+	r.poke(aliceKey)
+	<-failed
+	r.sim.Heal()
+	r.renew(aliceKey, wxtoken.OutcomeRenewing)
+	r.until("not put off", func() bool { return r.log.count("is being worked at here", events.DueSubject(aliceKey)) > 0 })
+	close(gone)
+	r.generation(aliceKey, 2)
+	r.wantCalls(apiRefresh, 2)
+}
+
 func TestReconcileAskedFor(t *testing.T) {
 	r := newRig(t, options{})
 	r.keep()

@@ -84,7 +84,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if done, err := r.settle(ctx, c, cred, due, m); done || err != nil {
 		return err
 	}
-	asked := due.Reason == events.ReasonAsked && !m.Redelivered // by the operator, who need not wait
+	untried := !m.Redelivered || due.Revision == cred.Revision // it may have been put off because the key was being worked at
+	asked := due.Reason == events.ReasonAsked && untried       // by the operator, who need not wait
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
 	}
@@ -97,7 +98,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("loaded")
 
 	// b. Claim.
-	if (!m.Redelivered || cred.Failures == 0) && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
+	if (untried || cred.Failures == 0) && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
 		cred = cred.WasForced(r.now())
 	}
 	if cred, err = r.claim(ctx, cred, m, "due"); err != nil {
@@ -428,6 +429,7 @@ func (r *Refresher) tryAgain(ctx context.Context, cred account.Credential, next 
 		}
 		return err
 	}
+	r.step("failed")
 	r.askList(ctx, cred)
 	r.log.Warn().Err(cause).Stringer("key", cred.Key).Int("attempt", cred.Failures).Dur("delay", next.Wait).Msg("renewal delayed")
 	if change := r.changeFor(ctx, cred, next, cause); change != nil {

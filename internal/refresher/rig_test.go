@@ -361,7 +361,7 @@ func (r *rig) eventually(f func() error) {
 	r.Helper()
 	began := time.Now()
 	deadline, before := began.Add(within), ""
-	for {
+	for wait := 2 * time.Millisecond; ; wait = min(wait*5/4, 50*time.Millisecond) { // who asks too often keeps the machine from getting on
 		err := f()
 		if err == nil {
 			return
@@ -372,7 +372,7 @@ func (r *rig) eventually(f func() error) {
 		if now := time.Now(); now.After(deadline) || r.Failed() && now.After(began.Add(within/10)) { // the test has failed already
 			r.Fatalf("not within %s: %v", now.Sub(began).Round(time.Second), err)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(wait)
 	}
 }
 
