@@ -288,7 +288,7 @@ func TestRenewBesideAFailure(t *testing.T) {
 	r.ticket()
 	r.eventually(r.componentLives)
 	r.authorize(alice)
-	r.clock.forward(2 * time.Minute) // her token is too new before
+	r.clock.forward(2 * time.Minute)                         // her token is too new before
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61007}) // asked again after a minute
 	r.poke(aliceKey)
 	<-failed
