@@ -21,7 +21,8 @@ func (w within) RoundTrip(req *http.Request) (*http.Response, error) {
 	return rec.Result(), nil
 }
 
-// TestGivenUp lets a message fail for a day: it is on DEAD with its document, and the next ones are delivered. Not in parallel: a bubble.
+// TestGivenUp lets a message fail until it is given up, after four hours here, since a day takes a minute of a core: it is on DEAD with its
+// document, and the next ones are delivered. Not in parallel: a bubble.
 func TestGivenUp(t *testing.T) {
 	natsdtest.Bubble(t, func(t *testing.T) {
 		r := newRig(t, natsdtest.Start(t, natsdtest.InBubble))
@@ -34,17 +35,22 @@ func TestGivenUp(t *testing.T) {
 			return 200, ""
 		}}
 		r.serve([]webhook{{URL: "http://receiver.example/SEKRET?key=SEKRET", Messages: []string{component + "/*/*"}}})
-		g := r.gateway(func(w *Webhooks) { w.http.Transport = within{in} })
+		g := r.gateway(func(w *Webhooks) {
+			if w.giveUp != 24*time.Hour {
+				t.Errorf("a message is given up after %s", w.giveUp)
+			}
+			w.http.Transport, w.giveUp = within{in}, 4*time.Hour
+		})
 		r.ready(1)
 		r.message("wxa", "bad")
 		r.message("wxa", "good")
 		r.message("wxb", "other")
-		time.Sleep(23 * time.Hour)
+		time.Sleep(3 * time.Hour)
 		if got := in.taken(); len(got) != 1 || got[0] != "other" {
-			t.Errorf("after 23 hours %q were taken", got)
+			t.Errorf("after 3 hours %q were taken", got)
 		}
-		if n := tries.Load(); n < 23*12 || n > 23*12*2 {
-			t.Errorf("%d tries in 23 hours", n)
+		if n := tries.Load(); n < 3*12 || n > 3*12*2 {
+			t.Errorf("%d tries in 3 hours", n)
 		}
 		families, err := g.reg.Gather()
 		there := false
@@ -55,11 +61,11 @@ func TestGivenUp(t *testing.T) {
 			t.Errorf("no counter before the first one: an alert would not see it rise (%v)", err)
 		}
 		if n := g.value(t, "wxtoken_webhook_dead_total"); n != 0 {
-			t.Errorf("%v given up within a day", n)
+			t.Errorf("%v given up too early", n)
 		}
 		time.Sleep(70 * time.Minute)
 		if got := in.taken(); len(got) != 2 || got[1] != "good" {
-			t.Errorf("after a day %q were taken", got)
+			t.Errorf("after 4 hours %q were taken", got)
 		}
 		if n := g.value(t, "wxtoken_webhook_dead_total", "service", "shop"); n != 1 {
 			t.Errorf("%v counted as dead, want 1", n)
@@ -96,7 +102,7 @@ func TestDeadRefused(t *testing.T) {
 			return 500, ""
 		}}
 		r.serve([]webhook{{URL: "http://receiver.example/", Messages: []string{component + "/*/*"}}})
-		g := r.gateway(func(w *Webhooks) { w.http.Transport, w.giveUp = within{in}, time.Hour }) // a day takes a minute of a core
+		g := r.gateway(func(w *Webhooks) { w.http.Transport, w.giveUp = within{in}, time.Hour })
 		r.ready(1)
 		r.message("wxa", "kept")
 		time.Sleep(2 * time.Hour)
