@@ -61,9 +61,6 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 	}
 	link.Claim = &account.Claim{By: l.ID, For: purpose, Until: now.Add(account.ClaimFor).UTC()}
 	saved, err := l.Store().SaveConnect(ctx, *link, now)
-	if errors.Is(err, store.ErrLost) {
-		return events.Later(store.LostDelay, err)
-	}
 	if err != nil {
 		return err
 	}

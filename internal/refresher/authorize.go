@@ -141,12 +141,8 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 		}
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
 	}
-	err = r.establish(ctx, c, cred, granted, a, created, asked, link)
-	if errors.Is(err, store.ErrLost) {
-		// An older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
-		return events.Later(store.LostDelay, err)
-	}
-	return err
+	// ErrLost: an older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
+	return r.establish(ctx, c, cred, granted, a, created, asked, link)
 }
 
 // repeatAuthorization deals with a push about an authorization that has its tokens.
@@ -183,7 +179,7 @@ func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credenti
 	cred = cred.Dated(created, ref)
 	saved, err := r.store.Save(ctx, cred)
 	if err != nil {
-		return cred, events.Later(store.LostDelay, err)
+		return cred, err
 	}
 	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)))
 	return saved, nil
@@ -293,7 +289,7 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 		return r.giveBack(ctx, cred, eventDelay(m, cause), cause)
 	}
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(store.LostDelay, err)
+		return err
 	}
 	r.log.Warn().Err(cause).Stringer("key", key).Msg("authorization came to nothing")
 	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())
@@ -306,7 +302,7 @@ func (r *Refresher) storeTold(ctx context.Context, cred account.Credential, info
 	ref, _ := links.Ref(cred, link)
 	cred, err := r.store.Save(ctx, cred.Told(info.RefreshToken, ref, at))
 	if err != nil {
-		return events.Later(store.LostDelay, err)
+		return err
 	}
 	if err := r.links.Finish(ctx, link, cred); err != nil {
 		return err

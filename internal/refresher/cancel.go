@@ -2,13 +2,11 @@ package refresher
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -53,9 +51,6 @@ func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.
 // nil if it was a push.
 func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause error) error {
 	if _, err := r.store.Revoke(ctx, cred); err != nil {
-		if errors.Is(err, store.ErrLost) {
-			return events.Later(store.LostDelay, err)
-		}
 		return err
 	}
 	r.derived.end(ctx, cred.Key)

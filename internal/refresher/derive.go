@@ -123,9 +123,6 @@ func (d *derived) drop(ctx context.Context, key wxtoken.Key) error {
 		return err
 	}
 	if _, err := d.store.Revoke(ctx, cred.Dropped(d.now())); err != nil {
-		if errors.Is(err, store.ErrLost) {
-			return events.Later(store.LostDelay, err)
-		}
 		return err
 	}
 	d.log.Info().Stringer("key", key).Msg("ticket ended")

@@ -115,7 +115,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("asked")
 	if wait, ok := events.After(err); ok { // the call was not made after all
 		if _, err := r.store.Save(ctx, cred.GivenBack()); err != nil {
-			return events.Later(store.LostDelay, err)
+			return err
 		}
 		return events.Later(wait, err)
 	}
@@ -221,9 +221,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 	case cause != nil, info.RefreshToken == "":
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
-	if cred, err = r.store.Save(ctx, cred.Restored(info.RefreshToken)); errors.Is(err, store.ErrLost) {
-		return events.Later(store.LostDelay, err)
-	} else if err != nil {
+	if cred, err = r.store.Save(ctx, cred.Restored(info.RefreshToken)); err != nil {
 		return err
 	}
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
@@ -263,11 +261,7 @@ func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events
 	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
 		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
-	cred, err := r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
-	if errors.Is(err, store.ErrLost) {
-		return cred, events.Later(store.LostDelay, err)
-	}
-	return cred, err
+	return r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
 }
 
 // fulfill ends a due message whose generation is past. A schedule that was replaced while it
@@ -424,9 +418,6 @@ func (r *Refresher) failure(c *component, key wxtoken.Key, err error) account.Fa
 // tryAgain stores that cred failed and when it may be tried again, and answers with Later.
 func (r *Refresher) tryAgain(ctx context.Context, cred account.Credential, next account.Next, cause error) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		if errors.Is(err, store.ErrLost) {
-			return events.Later(store.LostDelay, err)
-		}
 		return err
 	}
 	r.step("failed")

@@ -19,6 +19,9 @@ import (
 func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credential) error {
 	key, now := cred.Key, r.now()
 	if wait := cred.RetryAt.Sub(now); wait > 0 {
+		if cred.AuthorizationNeeded {
+			return r.tellNeeded(ctx, cred)
+		}
 		return events.Later(wait, fmt.Errorf("renew %s: %w", key, account.ErrNoRefreshToken))
 	}
 	if cred.ClaimedAt(now) {
@@ -55,7 +58,7 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 // giveUp stores that only the merchant can help. The sweep has it looked for again after a while.
 func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change account.Change) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(store.LostDelay, err)
+		return err
 	}
 	if change == nil {
 		return nil
@@ -63,11 +66,22 @@ func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change 
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)), change)
 }
 
+// tellNeeded has the status of an account that was given up say so, should NATS not have stored that. The message is done with it: it is the
+// sweep that has the account looked for again.
+func (r *Refresher) tellNeeded(ctx context.Context, cred account.Credential) error {
+	s, _, err := r.store.Status(ctx, cred.Key)
+	if err != nil || s.State == wxtoken.StateNeedsAuthorization || account.ReadyReason(s) == wxtoken.ReasonNoAPIPermission {
+		return err
+	}
+	next := account.Next{Merchant: wxtoken.ReasonNoRefreshToken}
+	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, r.changeFor(ctx, cred, next, account.ErrNoRefreshToken)))
+}
+
 // take stores the refresh token that WeChat tells of an account that had none, or another one. Its token is renewed in its time.
 func (r *Refresher) take(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) error {
 	cred, err := r.keepTold(ctx, cred, info)
 	if err != nil {
-		return events.Later(store.LostDelay, err)
+		return err
 	}
 	t, ok, err := r.store.Token(ctx, cred.Key)
 	if err != nil || !ok || !r.now().Before(t.RenewAt) {
@@ -143,7 +157,7 @@ func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Cr
 	if created := a.CreateTime.UTC(); cred.Same(created) {
 		cred, err := r.store.Save(ctx, cred) // the list has brought it
 		if err != nil {
-			return events.Later(store.LostDelay, err)
+			return err
 		}
 		return r.repeatAuthorization(ctx, c, cred, created, link, m)
 	}
@@ -153,7 +167,7 @@ func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Cr
 		return r.giveBack(ctx, cred, account.Backoff(m.Deliveries, 0, 0), errors.Join(cause, account.ErrNoRefreshToken))
 	}
 	if _, err := r.store.Save(ctx, cred); err != nil {
-		return events.Later(store.LostDelay, err)
+		return err
 	}
 	r.setStatus(ctx, key, account.AuthorizedAt(a.CreateTime, cred.Ref), r.changeFor(ctx, cred, next, cause))
 	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())

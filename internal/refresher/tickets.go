@@ -58,9 +58,6 @@ func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) 
 	}
 	cred, needed := cred.TicketReceived(a.Ticket, created, a.ReceivedAt, token, r.now())
 	if cred, err = r.store.Save(ctx, cred); err != nil {
-		if errors.Is(err, store.ErrLost) {
-			return events.Later(store.LostDelay, err)
-		}
 		return err
 	}
 	if c, ok := r.component(key.Component); ok {

@@ -438,12 +438,13 @@ func TestReconcileFromNothing(t *testing.T) {
 			t.Fatalf("%s is %q, and was asked about %d times", account, s.State, r.calls(apiInfo, account))
 		}
 	}
-	if unkept := r.metric(p, "wxtoken_reconcile_unkept", appid); unkept != listed-listed/each {
-		t.Errorf("%v accounts are said to be listed and not kept", unkept)
-	}
-	if needy := r.metric(p, "wxtoken_authorizers", appid, string(wxtoken.StateNeedsAuthorization)); needy != listed-listed/each {
-		t.Errorf("%v accounts are counted as in need of an authorization", needy)
-	}
+	r.eventually(func() error { // the refresher hears of its own records a moment later
+		unkept, needy := r.metric(p, "wxtoken_reconcile_unkept", appid), r.metric(p, "wxtoken_authorizers", appid, string(wxtoken.StateNeedsAuthorization))
+		if unkept != listed-listed/each || needy != listed-listed/each {
+			return fmt.Errorf("%v accounts are said to be listed and not kept, %v to be in need of an authorization", unkept, needy)
+		}
+		return nil
+	})
 }
 
 // TestReconcileDeletesNothing gives lists that lack accounts, or none at all.

@@ -409,6 +409,13 @@ func TestListedWithoutRefreshToken(t *testing.T) {
 		t.Errorf("no link: %+v", s)
 	}
 	r.wantCalls(apiInfo, 1, bob)
+	r.must(r.store.UpdateStatus(t.Context(), bobKey, func(s *wxtoken.Status) { *s = wxtoken.Status{Key: s.Key} })) // as if NATS had not stored it
+	r.poke(bobKey)
+	if s := r.state(bobKey, wxtoken.StateNeedsAuthorization); s.ReauthorizeURL == "" {
+		t.Errorf("no link when told again: %+v", s)
+	}
+	r.drained() // the sweep has it looked for again, no message waits until then
+	r.wantCalls(apiInfo, 1, bob)
 	if n := r.metric(p, "wxtoken_authorizers", appid, string(wxtoken.StateNeedsAuthorization)); n != 1 {
 		t.Errorf("%v are counted as in need of an authorization, want 1", n)
 	}
