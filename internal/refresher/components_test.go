@@ -31,14 +31,14 @@ func (r *rig) handAgain(stream, durable string) {
 	r.must(s.DeleteConsumer(r.Context(), durable))
 }
 
-// callsOf counts the calls for a component.
-func (r *rig) callsOf(component string) (n int) {
+// callsOf returns the APIs that were called for a component, in their order.
+func (r *rig) callsOf(component string) (calls []string) {
 	for _, e := range r.sim.History() {
 		if e.Kind == wechatsim.EntryCall && e.Component == component {
-			n++
+			calls = append(calls, e.API)
 		}
 	}
-	return n
+	return calls
 }
 
 func TestSetComponents(t *testing.T) {
@@ -53,7 +53,7 @@ func TestSetComponents(t *testing.T) {
 	r.until("not put off", func() bool {
 		return r.log.count("message put off", "component "+otherApp+" is not in the settings") >= 2
 	})
-	if n := r.callsOf(otherApp); n > 0 {
+	if n := len(r.callsOf(otherApp)); n > 0 {
 		t.Errorf("%d calls for a component that is not in the settings", n)
 	}
 	if s := r.status(otherComponentKey); s.State != "" {
@@ -63,7 +63,7 @@ func TestSetComponents(t *testing.T) {
 	p.work.SetComponents(acting(appsecret, appid, otherApp))
 	r.until("not greeted", func() bool { return r.status(otherComponentKey).State == wxtoken.StateWaitingForTicket })
 	r.handAgain(events.StreamAuth, events.DurableAuth)
-	r.until("what came before is lost", func() bool { return r.token(otherAliceKey).Generation == 1 })
+	r.until("what came before is lost", func() bool { return r.token(otherAliceKey).Generation >= 1 })
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat", otherApp) > 0 })
 	r.state(otherComponentKey, wxtoken.StateActive)
 	if !r.sim.Accepts(otherApp, alice, r.token(otherAliceKey).Value.Reveal()) || r.sim.Accepts(appid, alice, r.token(otherAliceKey).Value.Reveal()) {
@@ -74,7 +74,8 @@ func TestSetComponents(t *testing.T) {
 
 	// Removed: nothing more is called for it.
 	p.work.SetComponents(acting(appsecret, appid))
-	calls := r.callsOf(otherApp)
+	time.Sleep(2 * time.Second) // a look that had begun is at its end: with the clock put forward it would take the tickets for late
+	calls := len(r.callsOf(otherApp))
 	r.clock.forward(r.token(otherAliceKey).RenewAt.Sub(r.clock.Now()) + 5*time.Second)
 	for _, key := range []wxtoken.Key{otherAliceKey, otherComponentKey} {
 		r.pokedInVain(key)
@@ -87,8 +88,8 @@ func TestSetComponents(t *testing.T) {
 	before := putOff()
 	r.handAgain(events.StreamTokens, events.DurableDue)
 	r.until("not put off", func() bool { return putOff() > before })
-	if n := r.callsOf(otherApp); n != calls {
-		t.Errorf("%d calls for a component that was removed", n-calls)
+	if all := r.callsOf(otherApp); len(all) != calls {
+		t.Errorf("%q called for a component that was removed", all[calls:])
 	}
 	if code := r.asks(events.SubjectQuota, `{"component":"`+otherApp+`"}`, nil); code != "404" {
 		t.Errorf("its quota: %q, want 404", code)

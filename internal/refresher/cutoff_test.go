@@ -59,7 +59,7 @@ func TestNoCallWhileCutOff(t *testing.T) {
 			if n == 0 {
 				n = 1 // its first call takes the turn of the renewals
 				r.poke(aliceKey)
-				r.until("not renewed", func() bool { return r.token(aliceKey).Generation == 2 })
+				r.until("not renewed", func() bool { return r.token(aliceKey).Generation >= 2 })
 			}
 			r.must(r.store.ScheduleReconcile(r.Context(), appid, 6*time.Hour, true))
 		}},

@@ -433,7 +433,7 @@ func TestTicketRefused(t *testing.T) {
 	d.fails(alice, 40001) // whatever the token
 	r.clock.forward(2 * time.Minute)
 	r.pokeOnce(aliceJSAPI)
-	r.until("the token is not replaced", func() bool { return r.token(aliceKey).Generation == 3 })
+	r.until("the token is not replaced", func() bool { return r.token(aliceKey).Generation >= 3 })
 	for range 5 {
 		r.clock.forward(10 * time.Second)
 		r.pokeOnce(aliceJSAPI)
@@ -458,7 +458,7 @@ func TestTicketsNeverLoop(t *testing.T) {
 			r.clock.forward(80 * time.Minute)
 			for _, key := range []wxtoken.Key{componentKey, aliceKey} {
 				r.poke(key)
-				r.until("not renewed", func() bool { return r.token(key).Generation == 2 })
+				r.until("not renewed", func() bool { return r.token(key).Generation >= 2 })
 			}
 			before, began := len(d.calls(alice, jsapi)), r.clock.Now()
 			d.fails(alice, code)

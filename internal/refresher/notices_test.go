@@ -151,7 +151,10 @@ func TestNoticesOfComponents(t *testing.T) {
 	if said.Count != 0 || said.Until == nil || !said.Until.Equal(turns) || said.Error == nil || said.Error.Code != 45009 || said.Severity != events.SeverityPage {
 		t.Errorf("told %+v, want until %s", said, turns)
 	}
-	r.clock.forward(31 * time.Minute) // all tokens are dead
+	r.clock.forward(20 * time.Minute)
+	r.poke(componentKey) // it is to live when all others are dead
+	r.until("the component was not renewed", func() bool { return r.token(componentKey).Generation > 1 })
+	r.clock.forward(11 * time.Minute)
 	if grew := r.told(wxtoken.HeldQuota, events.PhaseGrew); grew.Count != len(keys) || len(grew.Keys) != events.NoticeKeys {
 		t.Errorf("told %+v", grew)
 	}

@@ -122,7 +122,7 @@ func quotaRig(t *testing.T) (r *rig, at [2]process) {
 	r.authorize(alice)
 	r.authorize(bob)
 	r.must(r.sim.Authorize(otherApp, alice))
-	r.until("not authorized", func() bool { return r.token(wxtoken.AuthorizerKey(otherApp, alice)).Generation == 1 })
+	r.until("not authorized", func() bool { return r.token(wxtoken.AuthorizerKey(otherApp, alice)).Generation >= 1 })
 	return r, at
 }
 
@@ -189,7 +189,7 @@ func TestQuotaOfTheDay(t *testing.T) {
 	r.eventually(func() error { return r.accepted("wxcar0l000000000") })
 	other := wxtoken.AuthorizerKey(otherApp, alice)
 	r.poke(other)
-	r.until("the other component suffers", func() bool { return r.token(other).Generation == 2 })
+	r.until("the other component suffers", func() bool { return r.token(other).Generation >= 2 })
 	r.state(wxtoken.ComponentKey(otherApp), wxtoken.StateActive)
 
 	// So do those that come later.
@@ -203,7 +203,7 @@ func TestQuotaOfTheDay(t *testing.T) {
 
 	r.clock.forward(time.Minute + time.Second)
 	r.poke(aliceKey) // whose time has come as well
-	r.until("not renewed on the next day", func() bool { return r.token(aliceKey).Generation == 5 })
+	r.until("not renewed on the next day", func() bool { return r.token(aliceKey).Generation >= 5 })
 	if s := r.state(componentKey, wxtoken.StateActive); s.LastError != nil {
 		t.Errorf("last error %+v", s.LastError)
 	}
@@ -282,7 +282,7 @@ func TestCallsCounted(t *testing.T) {
 	counted(func(api string) int {
 		return int(r.metric(at[0], "wxtoken_api_calls_total", appid, api) + r.metric(at[1], "wxtoken_api_calls_total", appid, api))
 	})
-	if q := r.quota(apiRefresh); q.QuotaLeft == nil || q.Used != 10 || q.Error != "" {
+	if q := r.quota(apiRefresh); q.QuotaLeft == nil || q.Used != r.calls(apiRefresh) || q.Error != "" {
 		t.Errorf("WeChat's own count: %+v", q)
 	}
 	// The day turns: both counts begin anew.

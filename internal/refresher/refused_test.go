@@ -122,7 +122,7 @@ func TestNeverALoop(t *testing.T) {
 			r.authorize(alice)
 			r.clock.forward(80 * time.Minute) // alice's token dies on the way, its component's does not
 			r.poke(componentKey)
-			r.until("no component token", func() bool { return r.token(componentKey).Generation == 2 })
+			r.until("no component token", func() bool { return r.token(componentKey).Generation >= 2 })
 			row.renewal.API, row.renewal.Authorizer = apiRefresh, alice
 			r.fail(row.renewal)
 			row.info.API, row.info.Authorizer = apiInfo, alice
@@ -194,13 +194,14 @@ func TestRefusedAndCancelled(t *testing.T) {
 // crowd authorizes so many accounts of a component and returns their keys.
 func (r *rig) crowd(component string, n int) (keys []wxtoken.Key) {
 	r.Helper()
+	r.drained() // the first reconcile, too: it would find them before their pushes do
 	for i := range n {
 		account := fmt.Sprintf("wxmany%011d", i)
 		r.must(r.sim.Authorize(component, account))
 		keys = append(keys, wxtoken.AuthorizerKey(component, account))
 	}
 	for _, key := range keys {
-		r.until("not authorized", func() bool { return r.token(key).Generation == 1 })
+		r.until("not authorized", func() bool { return r.token(key).Generation >= 1 })
 	}
 	return keys
 }
@@ -278,7 +279,7 @@ func TestRefusalsDoubted(t *testing.T) {
 			r.until("WeChat's list was not asked", func() bool { return r.calls(apiList) > lists })
 			for _, key := range others {
 				r.poke(key)
-				r.until("the other component suffers", func() bool { return r.token(key).Generation == 2 })
+				r.until("the other component suffers", func() bool { return r.token(key).Generation >= 2 })
 			}
 			r.state(wxtoken.ComponentKey(otherApp), wxtoken.StateActive)
 
@@ -378,7 +379,7 @@ func TestAwayOneProbes(t *testing.T) {
 		r.poke(key)
 	}
 	for _, key := range keys {
-		r.until("not renewed", func() bool { return r.token(key).Generation == 2 })
+		r.until("not renewed", func() bool { return r.token(key).Generation >= 2 })
 	}
 }
 

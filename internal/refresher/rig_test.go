@@ -361,7 +361,7 @@ func (r *rig) eventually(f func() error) {
 	r.Helper()
 	began := time.Now()
 	deadline, before := began.Add(within), ""
-	for wait := 2 * time.Millisecond; ; wait = min(wait*5/4, 50*time.Millisecond) { // who asks too often keeps the machine from getting on
+	for wait := 2 * time.Millisecond; ; wait = min(wait*5/4, 20*time.Millisecond) { // who asks too often keeps the machine from getting on
 		err := f()
 		if err == nil {
 			return

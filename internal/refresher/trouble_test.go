@@ -50,7 +50,7 @@ func TestEmptyRefreshTokenKeepsTheOld(t *testing.T) {
 	r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultBody, Times: 1,
 		Body: `{"authorizer_access_token":"SEKRET-without-a-refresh-token","expires_in":"10"}`})
 	r.poke(aliceKey)
-	r.until("no new token", func() bool { return r.token(aliceKey).Generation == 2 })
+	r.until("no new token", func() bool { return r.token(aliceKey).Generation >= 2 })
 	if after := r.credential(aliceKey).RefreshToken; after != before {
 		t.Error("an answer without a refresh token changed it")
 	}
@@ -321,7 +321,7 @@ func TestComponentTokenRefused(t *testing.T) {
 	r.generation(componentKey, 2)
 	r.clock.forward(10 * time.Second)
 	for _, key := range keys {
-		r.until("not renewed", func() bool { return r.token(key).Generation == 2 })
+		r.until("not renewed", func() bool { return r.token(key).Generation >= 2 })
 	}
 	r.wantCalls(apiComponent, 2)
 

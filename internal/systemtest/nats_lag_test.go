@@ -28,7 +28,7 @@ func TestLaggingReplicas(t *testing.T) {
 	p := build(t)
 	all := newNATS(t, p, []string{"127.0.0.1", "127.0.0.1", "127.0.0.1"})
 	ways := betweenServers(t, all)
-	s := newSiteOn(t, p, startAll(t, all), 5, "--life=40s", "--push-every=250ms", "--push-tries=1000", "--ticket-every=10s", "--overlap=5s")
+	s := newSiteOn(t, p, startAll(t, all), 5, "--life=40s", "--push-every=250ms", "--push-tries=1000", "--ticket-every=10s", "--overlap=10s")
 	s.settings = append(s.settings, "WXTOKEN_REPLICAS=3", "WXTOKEN_RENEW_FRACTION=0.2")
 	at := func(i int, role string) string { return urlsOf(all[i : i+1])(role) }
 	s.ingest("WXTOKEN_NATS_URL=" + at(0, "ingest"))

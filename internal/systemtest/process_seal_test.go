@@ -77,7 +77,7 @@ func wrongSeeds(t *testing.T, p programs) {
 // sealKeyChanged turns sealing on and then changes the key, as docs/operations.md says, with processes that are restarted one after the
 // other. Pushes, renewals and authorizations go on all the time, and no reader is ever without a good token.
 func sealKeyChanged(t *testing.T, p programs) {
-	s := newSite(t, p, 3)
+	s := newSite(t, p, 3, "--life=60s")
 	first, oldSeed := newKeys(t)
 	second, newSeed := newKeys(t)
 	file := filepath.Join(t.TempDir(), "seeds")

@@ -416,8 +416,8 @@ func paused(t *testing.T, p programs, atLeast time.Duration) {
 // everythingRestarted ends all processes of ours and NATS, and starts them again on the same data:
 // the tokens are still good, so WeChat is asked for none before its time.
 func everythingRestarted(t *testing.T, p programs) {
-	s := newSite(t, p, 3, "--life=40s")
-	s.settings = append(s.settings, "WXTOKEN_RENEW_FRACTION=0.3")
+	s := newSite(t, p, 3, "--life=60s")
+	s.settings = append(s.settings, "WXTOKEN_RENEW_FRACTION=0.2")
 	in, one, other := s.ingest(), s.refresher(), s.refresher()
 	poll(t, func() error { return s.allAccepted(nil, 2) })
 
