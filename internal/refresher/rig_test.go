@@ -409,6 +409,7 @@ func (r *rig) ticket() {
 // authorize has an account authorize, and waits until that is known.
 func (r *rig) authorize(account string) {
 	r.Helper()
+	r.drained() // the first reconcile, too: it would find the account before its push does
 	r.must(r.sim.Authorize(appid, account))
 	r.eventually(func() error { return r.accepted(account) })
 	r.drained()
