@@ -22,8 +22,9 @@ const (
 	tellFor, tellKept = 10 * time.Minute, 48 * time.Hour
 	// tellNow is the life of a record of a time that is not over. The last of it takes its place.
 	tellNow = tellFor + time.Minute
-	// tellAgain is the wait after NATS did not take a record: a user without the right to write it is refused each time.
-	tellAgain = time.Minute
+	// tellAgain is the first wait after NATS did not take a record, as long as refreshers have not made JOURNAL for instance. It doubles
+	// up to tellAgainMost: a user without the right to write it is refused each time.
+	tellAgain, tellAgainMost = time.Second, time.Minute
 	// tellWithin bounds the wait for NATS.
 	tellWithin = 5 * time.Second
 )
@@ -37,7 +38,8 @@ type teller struct {
 	told map[string]services.Figures // what was told last
 	of   *services.Services          // of whom
 	used map[string]time.Time
-	rest time.Time // when the next record may be tried
+	wait time.Duration // since NATS did not take the last record; 0: it did
+	rest time.Time     // when the next record may be tried
 }
 
 // Tell writes down what is served and how much, until ctx ends: on the stream JOURNAL, a record for ten minutes. While
@@ -56,14 +58,12 @@ func (g *Gateway) Tell(ctx context.Context) error {
 		g: g, js: js, used: map[string]time.Time{}, base: map[string]services.Figures{},
 		head: services.Served{Role: events.RoleGateway, Instance: nuid.Next(), Host: host, From: g.d.Now().UTC()},
 	}
-	again := time.NewTicker(tellEvery)
-	defer again.Stop()
 	for {
 		changed := g.d.Services.Changed()
 		t.tell(ctx, false)
 		select {
 		case <-changed:
-		case <-again.C:
+		case <-time.After(t.pause()):
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellWithin)
 			defer cancel()
@@ -71,6 +71,14 @@ func (g *Gateway) Tell(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// pause is the time until the next look.
+func (t *teller) pause() time.Duration {
+	if t.wait == 0 {
+		return tellEvery
+	}
+	return min(t.wait, tellEvery)
 }
 
 // tell writes a record if there is news, or if the time of one is over. What NATS does not take is told with the next.
@@ -97,10 +105,11 @@ func (t *teller) tell(ctx context.Context, last bool) {
 	t.head.To = now
 	if err := t.write(ctx, of, figures, over); err != nil {
 		t.g.d.Log.Debug().Err(err).Msg("failed to write down what is served")
-		t.told, t.of, t.rest = figures, nil, now.Add(tellAgain)
+		t.wait = min(max(2*t.wait, tellAgain), tellAgainMost)
+		t.told, t.of, t.rest = figures, nil, now.Add(t.wait)
 		return
 	}
-	t.told, t.of = figures, of
+	t.told, t.of, t.wait = figures, of, 0
 	if over {
 		t.base, t.head.From = figures, now
 	}

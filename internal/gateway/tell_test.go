@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -10,9 +11,15 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/gateway"
+	"wxtoken/internal/logtest"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/wxtokentest"
 )
 
@@ -79,4 +86,30 @@ func TestTell(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTellBeforeJournal: a gateway that starts before JOURNAL is there tells whom it serves as soon as it is.
+func TestTellBeforeJournal(t *testing.T) {
+	t.Parallel()
+	r := &rig{TB: t, log: &logtest.Buffer{}, file: filepath.Join(t.TempDir(), "services.json"), metrics: prometheus.NewRegistry()}
+	nc := natsdtest.Start(t).Connect()
+	js, err := jetstream.New(nc)
+	r.must(err)
+	r.write(file())
+	watch, err := services.Open(r.file, zerolog.Nop())
+	r.must(err)
+	signer, err := gateway.ReadSigner(strings.NewReader(gateway.MakeTokenKey()))
+	r.must(err)
+	g, err := gateway.New(gateway.Config{}, gateway.Deps{
+		NATS: nc, Services: watch, Signer: signer, WeChat: "http://127.0.0.1:1", Log: zerolog.New(r.log), Metrics: r.metrics, Figures: r.metrics, Now: time.Now,
+	})
+	r.must(err)
+	ctx, stop := context.WithCancel(t.Context())
+	var telling sync.WaitGroup
+	telling.Go(func() { _ = g.Tell(ctx) })
+	defer telling.Wait()
+	defer stop()
+	r.until("no record is tried", func() bool { return strings.Contains(r.log.String(), "failed to write down what is served") })
+	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	r.until("nothing is told", func() bool { all, _ := told(r, js); return len(all) > 0 })
 }
