@@ -71,6 +71,59 @@ func TestIndexForgets(t *testing.T) {
 	}
 }
 
+// TestWorst: the list begins with what an operator can mend, and of that with what most accounts suffer from.
+func TestWorst(t *testing.T) {
+	t.Parallel()
+	x, now := newIndex(), time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	fill(t, x, 1, now.Add(time.Hour)) // one that is well
+	name := "wx" + fmt.Sprintf("%016d", 0)
+	want := []string{}
+	for _, row := range []struct {
+		accounts, code int
+		state          wxtoken.State
+		life           time.Duration
+	}{
+		{3, 61004, wxtoken.StateOperator, -time.Minute},
+		{4, 61007, wxtoken.StateOperator, time.Minute},
+		{2, 48001, wxtoken.StateOperator, time.Minute},
+		{7, 0, wxtoken.StateActive, -time.Minute}, // held back with its component
+		{6, -1, wxtoken.StateRenewingFailed, -time.Minute},
+		{9, -1, wxtoken.StateRenewingFailed, time.Minute},
+		{30, 61023, wxtoken.StateNeedsAuthorization, -time.Hour},
+		{0, 0, wxtoken.StateActive, time.Hour},
+		{1, 0, wxtoken.StateRevoked, time.Minute},
+	} {
+		for range row.accounts {
+			key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wxa%03d", len(want)))
+			s := wxtoken.Status{Key: key, State: row.state}
+			if row.code != 0 {
+				s.Failures, s.LastError = 1, &wxtoken.LastError{Code: row.code}
+			}
+			status, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.status(key, status)
+			x.token(key, fmt.Appendf(nil, `{"generation":1,"expires_at":%q}`, now.Add(row.life).Format(time.RFC3339)))
+			want = append(want, key.Authorizer)
+		}
+		if row.life == time.Hour {
+			want = append(want, name)
+		}
+	}
+	keys, _ := x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, sort: byWorst}, now, 0, 100)
+	group := func(appid string) int { // accounts of one trouble are in any order
+		return slices.Index(want, appid)
+	}
+	got := []string{}
+	for _, key := range keys {
+		got = append(got, key.Authorizer)
+	}
+	if len(got) != len(want) || !slices.IsSortedFunc(got, func(a, b string) int { return group(a) - group(b) }) {
+		t.Errorf("in the order %v, want %v", got, want)
+	}
+}
+
 // TestTemplates has the same figures in both languages of each text of a template, and both there.
 func TestTemplates(t *testing.T) {
 	t.Parallel()
@@ -136,7 +189,7 @@ func BenchmarkIndex(b *testing.B) {
 	perAccount := float64(after.HeapAlloc-before.HeapAlloc) / many
 	for name, run := range map[string]func(){
 		"count": func() { x.tally(now) },
-		"worst": func() { x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode}, now, 0, 50) },
+		"worst": func() { x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, sort: byWorst}, now, 0, 50) },
 		"search": func() {
 			x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, words: []string{"tenant-99"}}, now, 0, 50)
 		},

@@ -12,6 +12,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/truth"
 )
 
 // overviewPage is the first page.
@@ -101,14 +102,58 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	}
 	o.Changed = rows[len(keys) : len(keys)+len(changed)]
 	o.rest = rows[len(keys)+len(changed):]
-	o.Worst = []Row{}
-	for _, row := range o.rest[:min(len(o.rest), maxWorst)] {
-		if row.State != wxtoken.StateActive && row.State != wxtoken.StateRevoked {
-			o.Worst = append(o.Worst, row)
-		}
-	}
+	o.Worst = c.worst(&o, q.Now)
 	c.judge(&o, q)
 	return o, nil
+}
+
+// trouble is what is wrong with the component.
+func (v ComponentView) trouble() truth.Trouble {
+	return truth.Trouble{
+		Cause: truth.OfComponent(v.status, !v.Valid && v.TokenSHA256 != ""), Error: v.LastError,
+		Dead: v.Accounts.Dead, Accounts: v.Accounts.Serving + v.Accounts.Dead,
+	}
+}
+
+// worst returns what is to be looked at first, components and accounts, by truth's rule.
+func (c *Console) worst(o *Overview, now time.Time) []Row {
+	type wrong struct {
+		Row
+		trouble truth.Trouble
+	}
+	var all []wrong
+	for _, v := range o.Components {
+		if t := v.trouble(); t.Cause != "" && truth.CauseOf(t.Cause).Severity != "" { // others are over in minutes
+			all = append(all, wrong{v.Row, t})
+		}
+	}
+	troubles := c.index.troubles(now)
+	for _, row := range o.rest[:min(len(o.rest), maxWorst)] {
+		t := row.trouble()
+		if t.Cause == "" {
+			continue
+		}
+		if i := slices.IndexFunc(troubles, func(other truth.Trouble) bool { return other.Cause == t.Cause && code(&other) == code(&t) }); i >= 0 {
+			t.Dead, t.Accounts = troubles[i].Dead, troubles[i].Accounts
+		}
+		all = append(all, wrong{row, t})
+	}
+	slices.SortStableFunc(all, func(a, b wrong) int { return a.trouble.Compare(b.trouble) })
+	rows := []Row{}
+	for _, w := range all[:min(len(all), maxWorst)] {
+		rows = append(rows, w.Row)
+	}
+	return rows
+}
+
+// trouble is what is wrong with an account.
+func (r Row) trouble() truth.Trouble {
+	t := truth.Trouble{Error: r.LastError}
+	if r.Failures == 0 {
+		t.Error = nil
+	}
+	t.Cause = truth.OfAccount(r.State, r.Ready().Reason, t.Error, !r.Valid)
+	return t
 }
 
 // remembered are rows of components made of what the index has, while NATS is away.
@@ -123,7 +168,8 @@ func (c *Console) remembered(statuses []wxtoken.Status) []Row {
 // judge says in one sentence how things are, and in a few more why.
 func (c *Console) judge(o *Overview, q *Request) {
 	t := o.Tally
-	for _, component := range o.Components {
+	gravest := slices.SortedStableFunc(slices.Values(o.Components), func(a, b ComponentView) int { return a.trouble().Compare(b.trouble()) })
+	for _, component := range gravest {
 		switch {
 		case component.Held != nil:
 			o.More = append(o.More, q.Say(lang.T("%s: renewals are held back: %s.", "%s：续期暂缓：%s。", component.Key.Component, component.Why)))

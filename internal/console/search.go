@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/truth"
 	"wxtoken/internal/wechat"
 )
 
@@ -53,6 +55,10 @@ func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Ke
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	n := x.numbers(f, at)
+	var ranks map[plight]uint64
+	if f.sort == byWorst {
+		ranks, _ = x.ranks(n.kind, n.now)
+	}
 	list := best{most: from + limit, order: func(a, b hit) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(x.rows[a.row].appid, x.rows[b.row].appid), cmp.Compare(x.rows[a.row].component, x.rows[b.row].component))
 	}}
@@ -63,7 +69,7 @@ func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Ke
 		}
 		if state := r.standing(n.now); x.wanted(&f, &n, r, state) {
 			total++
-			list.add(hit{rankOf(f.sort, r, state, n.now), uint32(i)})
+			list.add(hit{rankOf(f.sort, r, state, n.now, ranks), uint32(i)})
 		}
 	}
 	shown := list.first()
@@ -150,19 +156,97 @@ func (x *index) wanted(f *filter, n *numbers, r *row, state uint8) bool {
 	return true
 }
 
-// urgency ranks states, the worst first; what is not known yet stands at 0.
-var urgency = func() (ranks [256]uint64) {
-	for i := range ranks {
-		ranks[i] = 5 // of a later refresher, or not known yet
+// plight is what ranks an account among others, in the numbers of an index.
+type plight struct {
+	state, reason uint8
+	dead          bool
+	errcode       int32 // of a renewal that failed since the last good one
+}
+
+func (r *row) plight(state uint8, now uint32) plight {
+	p := plight{state, r.reason, !r.valid(now), r.errcode}
+	if r.failures == 0 {
+		p.errcode = noErrcode
 	}
-	for i, rank := range []uint64{7, 3, 2, 8, 4, 1} { // in the order of known
-		ranks[i+1] = rank
+	return p
+}
+
+// cause says what is wrong with rows of a plight.
+func (x *index) cause(p plight) (cause wxtoken.Reason, e *wxtoken.LastError) {
+	if p.errcode != noErrcode {
+		e = &wxtoken.LastError{Code: int(p.errcode), API: string(wechat.APIAuthorizerToken)}
 	}
-	return ranks
-}()
+	return truth.OfAccount(wxtoken.State(x.states.text(p.state)), wxtoken.Reason(x.reasons.text(p.reason)), e, p.dead), e
+}
+
+// The ranks of rows with which nothing is wrong, behind all that have a trouble.
+const (
+	rankUnknown = 1<<16 + iota // no status yet
+	rankActive
+	rankRevoked
+)
+
+// ranks ranks the plights of rows of a kind by truth's rule, and returns the troubles in that order. The caller holds mu.
+func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles []truth.Trouble) {
+	counts := map[plight]int{}
+	for i := range x.rows {
+		r := &x.rows[i]
+		if !r.there(kind) {
+			continue
+		}
+		if state := r.standing(now); state != stateActive && state != stateRevoked {
+			counts[r.plight(state, now)]++
+		}
+	}
+	ranks = map[plight]uint64{}
+	type suffered struct {
+		cause wxtoken.Reason
+		code  int32 // decides who can end it
+	}
+	sums, of := map[suffered]*truth.Trouble{}, map[plight]*truth.Trouble{}
+	for p, n := range counts {
+		cause, e := x.cause(p)
+		if cause == "" {
+			ranks[p] = rankUnknown
+			continue
+		}
+		s := suffered{cause, p.errcode}
+		if sums[s] == nil {
+			sums[s] = &truth.Trouble{Cause: cause, Error: e}
+		}
+		if sums[s].Accounts += n; p.dead {
+			sums[s].Dead += n
+		}
+		of[p] = sums[s]
+	}
+	order := slices.SortedFunc(maps.Values(sums), func(a, b *truth.Trouble) int { return cmp.Or(a.Compare(*b), cmp.Compare(code(a), code(b))) })
+	for _, t := range order {
+		troubles = append(troubles, *t)
+	}
+	for p, t := range of {
+		ranks[p] = uint64(slices.Index(order, t))
+	}
+	return ranks, troubles
+}
+
+// troubles returns what accounts suffer from.
+func (x *index) troubles(at time.Time) []truth.Trouble {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	_, troubles := x.ranks(kindAuthorizer, seconds(at))
+	return troubles
+}
+
+// code is the errcode of a trouble.
+func code(t *truth.Trouble) int {
+	if t.Error == nil {
+		return noErrcode
+	}
+	return t.Error.Code
+}
 
 // rankOf returns where a row stands in an order. The lower half breaks ties: the token that ends first.
-func rankOf(sort string, r *row, state uint8, now uint32) uint64 {
+func rankOf(sort string, r *row, state uint8, now uint32, ranks map[plight]uint64) uint64 {
 	switch sort {
 	case byExpires:
 		if r.expires == 0 {
@@ -174,9 +258,13 @@ func rankOf(sort string, r *row, state uint8, now uint32) uint64 {
 	case byAppID:
 		return 0
 	}
-	rank := urgency[state]
-	if state != stateRevoked && r.valid(now) && rank < 7 {
-		rank = 6 // it still serves
+	rank := uint64(rankActive)
+	switch state {
+	case stateActive:
+	case stateRevoked:
+		rank = rankRevoked
+	default:
+		rank = ranks[r.plight(state, now)]
 	}
 	return rank<<32 | uint64(r.expires)
 }

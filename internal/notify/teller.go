@@ -1,10 +1,12 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -84,8 +86,8 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 		return err
 	}
 	var failed error
-	for subject, d := range seen {
-		failed = errors.Join(failed, t.wrong(ctx, now, subject, d))
+	for _, subject := range inOrder(seen) {
+		failed = errors.Join(failed, t.wrong(ctx, now, subject, seen[subject]))
 	}
 	for subject, r := range t.last {
 		if _, there := seen[subject]; there || !r.standing() || !slices.Contains(components, r.notice.Data.Component) {
@@ -99,6 +101,19 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 		}
 	}
 	return failed
+}
+
+// inOrder returns the subjects of what is seen, what is to be looked at first first: receivers get notices in the order of JOURNAL.
+func inOrder(seen map[string]events.NoticeData) []string {
+	trouble := func(subject string) truth.Trouble {
+		d := seen[subject]
+		t := truth.Trouble{Cause: wxtoken.Reason(d.Cause), Error: d.Error, Accounts: d.Count}
+		if !truth.CauseOf(t.Cause).Accounts || t.Cause == truth.AccountTokenDead {
+			t.Dead = d.Count
+		}
+		return t
+	}
+	return slices.SortedFunc(maps.Keys(seen), func(a, b string) int { return cmp.Or(trouble(a).Compare(trouble(b)), cmp.Compare(a, b)) })
 }
 
 // tellDirectly tells that NATS is away, and that it is back, each once.

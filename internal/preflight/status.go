@@ -170,13 +170,16 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 		looked = lang.T("%d of %d accounts looked at", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
 	}
 	var lacks, remedies, without []lang.Text
-	for i, key := range keys {
-		if w := why[i]; w.cause != "" {
-			lacks = append(lacks, lang.T("%s (%s)", "%s（%s）", key, w.what))
-			if remedy := truth.CauseOf(w.cause).Do(nil); !slices.Contains(remedies, remedy) {
-				remedies = append(remedies, remedy)
+	for _, t := range troubles(why) {
+		remedies = append(remedies, truth.CauseOf(t.Cause).Do(nil))
+		for i, key := range keys {
+			if w := why[i]; w.cause == t.Cause {
+				lacks = append(lacks, lang.T("%s (%s)", "%s（%s）", key, w.what))
 			}
 		}
+	}
+	remedies = slices.Compact(remedies) // two causes have the same
+	for i, key := range keys {
 		if expired[i] {
 			without = append(without, lang.Same(key.String()))
 		}
@@ -190,6 +193,20 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 		lines[1] = Line{Fail, "accounts", lang.T("%s, %d have a dead token: %s", "%s，%d 个的令牌已过期：%s", looked, n, few(without)), truth.CauseOf(truth.AccountTokenDead).Do(nil)}
 	}
 	return lines
+}
+
+// troubles returns what accounts lack, in the order in which it is to be looked at.
+func troubles(why []lack) (all []truth.Trouble) {
+	counts := map[wxtoken.Reason]int{}
+	for _, w := range why {
+		counts[w.cause]++
+	}
+	delete(counts, "")
+	for cause, n := range counts {
+		all = append(all, truth.Trouble{Cause: cause, Accounts: n})
+	}
+	slices.SortFunc(all, truth.Trouble.Compare)
+	return all
 }
 
 // few names some of many.
@@ -226,22 +243,25 @@ type lack struct {
 	what  lang.Text
 }
 
-func lacking(s *wxtoken.Status) (nothing lack) {
+func lacking(s *wxtoken.Status) (l lack) {
 	if s == nil {
-		return nothing
+		return l
 	}
+	ready := wxtoken.Reason("")
 	for _, condition := range s.Conditions {
-		if condition.Type == wxtoken.ConditionReady && condition.Status == "False" && condition.Reason == wxtoken.ReasonNoAPIPermission {
-			return lack{truth.NoAPIPermission, lang.T("no API permission", "没有接口权限")}
+		if condition.Type == wxtoken.ConditionReady && condition.Status == "False" {
+			ready = condition.Reason
 		}
 	}
-	if s.State == wxtoken.StateNeedsAuthorization {
-		return lack{truth.AuthorizationNeeded, lang.Same(string(s.State))}
+	switch cause := truth.OfAccount(s.State, ready, s.LastError, false); cause {
+	case truth.NoAPIPermission:
+		return lack{cause, lang.T("no API permission", "没有接口权限")}
+	case truth.AuthorizationNeeded:
+		return lack{cause, lang.Same(string(s.State))}
+	case truth.PermissionMissing:
+		return lack{cause, lang.T("errcode %d on %s", "得到 errcode %d：%s", s.LastError.Code, s.LastError.API)}
 	}
-	if e := s.LastError; e != nil && truth.Refusal(e).LacksPermission() {
-		return lack{truth.PermissionMissing, lang.T("errcode %d on %s", "得到 errcode %d：%s", e.Code, e.API)}
-	}
-	return nothing
+	return l
 }
 
 // read reads one status; nil when there is none.

@@ -19,6 +19,7 @@ const (
 	NoAPIPermission     = wxtoken.ReasonNoAPIPermission      // accounts that granted no API permission: there is no token for them
 	PermissionMissing   = "PermissionMissing"                // accounts whose renewal WeChat refuses because a permission set is missing
 	AccountTokenDead    = wxtoken.Reason("AccountTokenDead") // accounts without a token that lives, while nothing holds their component back
+	RenewalFails        = wxtoken.Reason("RenewalFails")     // accounts whose token lives, and whose renewal failed
 )
 
 // Cause is one of the things that keep accounts from calling WeChat.
@@ -28,9 +29,11 @@ type Cause struct {
 	Lasting  bool           // it may end by itself: it is told once it has lasted for a while
 	Accounts bool           // it is the trouble of single accounts, and not of their component
 
-	what  lang.Text
-	do    lang.Text
-	entry runbook.Entry
+	what      lang.Text
+	do        lang.Text
+	entry     runbook.Entry
+	mends     mender // who can end it
+	byErrcode bool   // where WeChat refused a call, its errcode says what to do
 }
 
 // Causes are all of them.
@@ -47,7 +50,7 @@ var Causes = []Cause{
 			"核对微信开放平台上的授权事件接收URL、消息校验Token、消息加解密Key 与 ingest 的设置"),
 	},
 	{
-		Name: wxtoken.HeldRefused, Severity: events.SeverityPage, entry: runbook.ComponentOperator,
+		Name: wxtoken.HeldRefused, Severity: events.SeverityPage, entry: runbook.ComponentOperator, byErrcode: true,
 		what: lang.T("WeChat refuses the component's calls", "微信拒绝该第三方平台的调用"),
 		do:   lang.T("the refusal says why: secret, IP whitelist or state of the platform", "按微信返回的原因处理：AppSecret、IP 白名单或平台状态"),
 	},
@@ -68,7 +71,7 @@ var Causes = []Cause{
 		do:   lang.T("look for the common cause before any merchant is asked to authorize again", "先查共同的原因，不要急着请商家重新授权"),
 	},
 	{
-		Name: wxtoken.HeldAway, Severity: events.SeverityPage, Lasting: true, entry: runbook.WeChatAway,
+		Name: wxtoken.HeldAway, Severity: events.SeverityPage, Lasting: true, entry: runbook.WeChatAway, mends: refreshers,
 		what: lang.T("WeChat does not answer", "微信没有应答"),
 		do:   lang.T("look at the way to WeChat's API; renewals go on by themselves when it is back", "检查到微信接口的网络；恢复后会自动续期"),
 	},
@@ -82,8 +85,8 @@ var Causes = []Cause{
 		what: lang.T("the component has no token that lives", "平台令牌已过期"),
 		do:   lang.T("have it renewed, and look at the last error", "请求续期，并查看最近的错误"),
 	},
-	{Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: nothing},
-	{Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, what: lang.T("WeChat takes no more of a call in this minute", "这一分钟的调用次数已到上限"), do: nothing},
+	{Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, mends: minutes, what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: nothing},
+	{Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, mends: minutes, what: lang.T("WeChat takes no more of a call in this minute", "这一分钟的调用次数已到上限"), do: nothing},
 	{
 		Name: SealKeyUnknown, Severity: events.SeverityPage, entry: runbook.SealKeyUnknown,
 		what: lang.T("what ingest seals can't be opened: tickets and codes wait unread", "ingest 密封的内容打不开：验证票据和授权码无法读取"),
@@ -91,22 +94,27 @@ var Causes = []Cause{
 			"核对 ingest 和 refresher 的 --seal-key-file (WXTOKEN_SEAL_KEY_FILE)"),
 	},
 	{
-		Name: AuthorizationNeeded, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes,
+		Name: AuthorizationNeeded, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes, mends: merchant,
 		what: lang.T("merchants have to authorize again", "需要商家重新授权"), do: sendLink,
 	},
 	{
-		Name: NoAPIPermission, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes,
+		Name: NoAPIPermission, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes, mends: merchant,
 		what: lang.T("accounts were authorized without any API permission: WeChat gives no token for them", "授权时没有勾选任何接口权限，微信不给令牌"), do: sendLink,
 	},
 	{
-		Name: PermissionMissing, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.ComponentOperator,
+		Name: PermissionMissing, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.ComponentOperator, byErrcode: true,
 		what: lang.T("WeChat refuses renewals because a permission set is missing", "缺少权限集，微信拒绝续期"),
 		do: lang.T("grant the permission set on WeChat's console (权限集), and release the platform again if WeChat asks for that",
 			"在微信开放平台勾选相应的权限集；微信要求时重新全网发布"),
 	},
 	{
-		Name: AccountTokenDead, Severity: events.SeverityPage, Lasting: true, Accounts: true, entry: runbook.WeChatAway,
+		Name: AccountTokenDead, Severity: events.SeverityPage, Lasting: true, Accounts: true, entry: runbook.WeChatAway, mends: refreshers, byErrcode: true,
 		what: lang.T("tokens of accounts are dead", "授权方的令牌已过期"),
+		do:   lang.T("look at the last error of the accounts", "查看这些授权方最近的错误"),
+	},
+	{
+		Name: RenewalFails, Accounts: true, entry: runbook.WeChatAway, mends: refreshers, byErrcode: true,
+		what: lang.T("renewals fail and are tried again", "续期失败，正在重试"),
 		do:   lang.T("look at the last error of the accounts", "查看这些授权方最近的错误"),
 	},
 }
@@ -142,7 +150,7 @@ func (c Cause) What(e *wxtoken.LastError) lang.Text {
 
 // Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused calls, its errcode decides.
 func (c Cause) Do(e *wxtoken.LastError) lang.Text {
-	if e != nil && (c.Name == wxtoken.HeldRefused || c.Name == PermissionMissing || c.Name == AccountTokenDead) && wechat.Judge(Refusal(e)) == wechat.Operator {
+	if c.refused(e) {
 		return Refusal(e).Remedy()
 	}
 	return c.entry.See(c.do)

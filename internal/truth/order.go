@@ -1,0 +1,95 @@
+package truth
+
+import (
+	"cmp"
+
+	"wxtoken/client"
+	"wxtoken/internal/wechat"
+)
+
+// Trouble is a cause with the accounts that suffer from it.
+type Trouble struct {
+	Cause    wxtoken.Reason
+	Error    *wxtoken.LastError // the call that WeChat refused, where there is one
+	Dead     int                // accounts without a token that lives
+	Accounts int                // all that are concerned
+}
+
+// mender is who can end a cause.
+type mender uint8
+
+// In the order in which causes are looked at: an operator who reads on is the one who can mend the first, and nothing else will.
+const (
+	operator   mender = iota
+	refreshers        // they try again
+	merchant
+	minutes // it is over before a person has read of it
+)
+
+// Compare orders what is wrong, what is to be looked at first first: what an operator can mend, then renewals that fail and are tried
+// again, then what only merchants can do; among those what leaves the most accounts without a token, then what concerns the most.
+func (t Trouble) Compare(other Trouble) int {
+	return cmp.Or(cmp.Compare(t.mender(), other.mender()), cmp.Compare(other.Dead, t.Dead), cmp.Compare(other.Accounts, t.Accounts),
+		cmp.Compare(t.Cause, other.Cause))
+}
+
+func (t Trouble) mender() mender {
+	c := CauseOf(t.Cause)
+	if c.refused(t.Error) {
+		return operator
+	}
+	return c.mends
+}
+
+// refused reports whether WeChat's errcode says what is wrong, and that an operator has to act.
+func (c Cause) refused(e *wxtoken.LastError) bool {
+	return e != nil && c.byErrcode && wechat.Judge(Refusal(e)) == wechat.Operator
+}
+
+// OfAccount returns what is wrong with an account by its status: e is the error of a renewal that failed since the last good one, nil
+// where none did; dead: it has no token that lives. It returns "" for an account that is as it should be, or that has cancelled.
+func OfAccount(state wxtoken.State, ready wxtoken.Reason, e *wxtoken.LastError, dead bool) wxtoken.Reason {
+	switch {
+	case state == wxtoken.StateRevoked:
+		return ""
+	case ready == wxtoken.ReasonNoAPIPermission:
+		return NoAPIPermission
+	case state == wxtoken.StateNeedsAuthorization:
+		return AuthorizationNeeded
+	case e != nil && Refusal(e).LacksPermission():
+		return PermissionMissing
+	case dead:
+		return AccountTokenDead
+	case state == wxtoken.StateActive, state == "":
+		return ""
+	}
+	return RenewalFails
+}
+
+// OfComponent returns what is wrong with a component by its status; dead: it has no token that lives. It returns "" for one that is as it
+// should be.
+func OfComponent(s wxtoken.Status, dead bool) wxtoken.Reason {
+	if held, ok := s.Held(); ok {
+		return held.Reason
+	}
+	for _, condition := range s.Conditions {
+		switch {
+		case condition.Status != "False":
+		case condition.Type == wxtoken.ConditionEventsOpened:
+			return SealKeyUnknown
+		case condition.Type == wxtoken.ConditionTicketFlowing:
+			return wxtoken.HeldNoTicket
+		}
+	}
+	switch {
+	case s.State == wxtoken.StateOperator:
+		return wxtoken.HeldRefused
+	case s.State == wxtoken.StateWaitingForTicket:
+		return wxtoken.HeldNoTicket
+	case dead && s.State != "":
+		return wxtoken.HeldTokenDead
+	case s.State == wxtoken.StateRenewingFailed:
+		return wxtoken.HeldAway
+	}
+	return ""
+}
