@@ -53,9 +53,10 @@ type NoticeData struct {
 	Component string             `json:"component,omitempty"`
 	Since     time.Time          `json:"since"`
 	Until     *time.Time         `json:"until,omitempty"`    // when it ends or is tried again, if that is known
-	Count     int                `json:"count"`              // accounts without a good token, or that need an authorization, because of it
+	Count     int                `json:"count"`              // accounts without a good token, or that need an authorization, because of it; copies, or messages on DEAD
 	Most      int                `json:"most"`               // how many were told at most
 	Keys      []string           `json:"keys,omitempty"`     // NoticeKeys of them
+	Names     []string           `json:"names,omitempty"`    // copies that lag, as <account>/<stream>
 	Instance  string             `json:"instance,omitempty"` // host of the refresher that is cut off, of what it tells directly
 	Error     *wxtoken.LastError `json:"error,omitempty"`    // WeChat's word
 	What      lang.Text          `json:"what"`               // what is wrong, in a sentence

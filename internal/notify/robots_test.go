@@ -14,14 +14,16 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
 	"time"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )
 
@@ -198,6 +200,23 @@ func TestBounds(t *testing.T) {
 			if len(wecom.Markdown.Content) > 4096 || len(body) > 16<<10 {
 				t.Errorf("%s, %s: %d bytes, %d of them markdown", r.Name, cause.Name, len(body), len(wecom.Markdown.Content))
 			}
+		}
+	}
+}
+
+// TestThings: a notice about dead letters says how many there are and leads to them, and one about copies names them.
+func TestThings(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		d          events.NoticeData
+		link, line string
+	}{
+		{events.NoticeData{Cause: string(truth.DeadLetters), Count: 12}, "https://ops.example.com/wx/pushes?show=dead", "messages: 12"},
+		{events.NoticeData{Cause: string(truth.MirrorBehind), Count: 1, Names: []string{"SERVICES/KV_tokens"}}, "https://ops.example.com/wx/", "copies: SERVICES/KV_tokens"},
+	} {
+		w := say(events.NewNotice(at, complete(row.d, events.PhaseGrew, at)), lang.English, "https://ops.example.com/wx/")
+		if w.link != row.link && w.link+"/" != row.link || strings.Contains(w.title, "accounts") || !slices.ContainsFunc(w.lines, func(l line) bool { return l.name+": "+l.text == row.line }) {
+			t.Errorf("%s: %+v", row.d.Cause, w)
 		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 const (
 	lastsFor   = 4    // a cause that may end by itself; within that time the accounts of a cause come together, too
 	overFor    = 2    // the absence of a cause, before it counts as over
+	removedFor = 20   // that a component is not looked after here, before another refresher is taken not to do so either
 	grownAfter = 20   // that twice as many accounts are concerned as were told
 	grownAtAll = 2880 // that more are
 )
@@ -45,6 +46,7 @@ type Teller struct {
 	last   map[string]record    // by subject
 	first  map[string]time.Time // since when a cause is seen here
 	gone   map[string]time.Time // since when one that was told is not seen
+	ended  map[string]bool      // told as over since the component was removed
 	away   *events.Notice       // what was told directly
 }
 
@@ -62,7 +64,7 @@ func (r record) standing() bool { return r.sequence > 0 && r.notice.Data.Phase !
 // needs no person is passed over.
 func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, wrong []events.NoticeData) error {
 	if t.first == nil {
-		t.last, t.first, t.gone = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}
+		t.last, t.first, t.gone, t.ended = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}, map[string]bool{}
 	}
 	seen := map[string]events.NoticeData{}
 	var away *events.NoticeData
@@ -90,10 +92,11 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 		failed = errors.Join(failed, t.wrong(ctx, now, subject, seen[subject]))
 	}
 	for subject, r := range t.last {
-		if _, there := seen[subject]; there || !r.standing() || !slices.Contains(components, r.notice.Data.Component) {
+		if _, there := seen[subject]; there || !r.standing() {
 			continue
 		}
-		failed = errors.Join(failed, t.over(ctx, now, subject, r))
+		component := r.notice.Data.Component
+		failed = errors.Join(failed, t.over(ctx, now, subject, r, component == "" || slices.Contains(components, component)))
 	}
 	for subject := range t.first {
 		if _, there := seen[subject]; !there && subject != "" {
@@ -108,7 +111,10 @@ func inOrder(seen map[string]events.NoticeData) []string {
 	trouble := func(subject string) truth.Trouble {
 		d := seen[subject]
 		t := truth.Trouble{Cause: wxtoken.Reason(d.Cause), Error: d.Error, Accounts: d.Count}
-		if !truth.CauseOf(t.Cause).Accounts || t.Cause == truth.AccountTokenDead {
+		switch cause := truth.CauseOf(t.Cause); {
+		case cause.Things:
+			t.Accounts = 0
+		case !cause.Accounts, t.Cause == truth.AccountTokenDead:
 			t.Dead = d.Count
 		}
 		return t
@@ -168,6 +174,7 @@ func ended(d events.NoticeData) events.NoticeData {
 // wrong tells a cause that is seen.
 func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d events.NoticeData) error {
 	delete(t.gone, subject)
+	delete(t.ended, subject)
 	if t.first[subject].IsZero() {
 		t.first[subject] = now
 	}
@@ -188,17 +195,28 @@ func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d eve
 }
 
 // over tells that a cause is not seen any more, once that has lasted: what one refresher met the others learn a moment later, and a
-// refresher that has just begun knows little yet.
-func (t *Teller) over(ctx context.Context, now time.Time, subject string, r record) error {
+// refresher that has just begun knows little yet. kept: its component is looked after here.
+//
+// Where it is not, it was removed from the settings, of which refreshers hear one after the other. One that has it still sees the cause
+// and tells it anew: this refresher does not gainsay it a second time.
+func (t *Teller) over(ctx context.Context, now time.Time, subject string, r record, kept bool) error {
+	lasts := overFor
+	if !kept {
+		lasts = removedFor
+	}
 	if t.gone[subject].IsZero() {
 		t.gone[subject] = now
 	}
-	if now.Sub(t.gone[subject]) < overFor*t.Look {
+	if now.Sub(t.gone[subject]) < time.Duration(lasts)*t.Look || !kept && t.ended[subject] {
 		return nil
 	}
-	d := r.notice.Data
+	d := ended(r.notice.Data)
+	if !kept {
+		d.What = lang.T("%s (the component was removed from the settings)", "%s（该第三方平台已从设置中移除）", d.What)
+		t.ended[subject] = true
+	}
 	delete(t.gone, subject)
-	return t.write(ctx, subject, r, events.NewNotice(now, ended(d)))
+	return t.write(ctx, subject, r, events.NewNotice(now, d))
 }
 
 // read reads the last notices that are new since the last reading.

@@ -3,6 +3,7 @@ package notify
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -193,6 +194,31 @@ func TestHandedOver(t *testing.T) {
 	r.want(told...)
 	r.see(10)
 	r.want(append(told, "SealKeyUnknown over 0")...)
+}
+
+// TestRemoved: what was told of a component ends where the component is looked after no more, with a word that says so. A refresher that
+// has it still tells it anew, and is not gainsaid.
+func TestRemoved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	without, with := r.tellers[0], r.tellers[1]
+	other := wrong(wxtoken.HeldQuota, 2)
+	other.Component = "wxother"
+	r.tellers = []*Teller{with}
+	r.see(1, other)
+	r.tellers = []*Teller{without}
+	r.see(removedFor)
+	r.want("QuotaGone began 2")
+	r.see(1)
+	r.want("QuotaGone began 2", "QuotaGone over 0")
+	if what := without.last[events.JournalSubject(events.JournalNotice, "wxother", other.Cause)].notice.Data.What; !strings.Contains(what.EN, "removed from the settings") || !strings.Contains(what.ZH, "移除") {
+		t.Errorf("it says %q", what)
+	}
+	r.tellers = []*Teller{with}
+	r.see(1, other)
+	r.tellers = []*Teller{without}
+	r.see(2 * removedFor)
+	r.want("QuotaGone began 2", "QuotaGone over 0", "QuotaGone began 2")
 }
 
 // TestNATSAway is told directly, by each for itself, and nothing is written.

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,12 +29,19 @@ const maxLine = 300
 // say puts a notice into the words of a language. The title begins with wxtoken, a word that a robot may insist on.
 func say(n events.Notice, l lang.Language, console string) words {
 	d := n.Data
+	cause := truth.CauseOf(wxtoken.Reason(d.Cause))
+	if console != "" {
+		console = strings.TrimSuffix(console, "/") + cause.Path
+	}
 	title := lang.T("wxtoken: needs a person: %s", "wxtoken 需要处理：%s", d.What)
 	switch d.Phase {
 	case events.PhaseOver:
 		title = lang.T("wxtoken: over: %s", "wxtoken 已恢复：%s", d.What)
 	case events.PhaseGrew:
 		title = lang.T("wxtoken: more accounts: %s", "wxtoken 涉及更多授权方：%s", d.What)
+		if cause.Things {
+			title = lang.T("wxtoken: more of it: %s", "wxtoken 数量增加：%s", d.What)
+		}
 	case events.PhaseTest:
 		title = lang.T("wxtoken says: %s", "wxtoken 通知：%s", d.What)
 	}
@@ -46,7 +54,13 @@ func say(n events.Notice, l lang.Language, console string) words {
 	}
 	add(lang.T("component", "第三方平台"), lang.Same(d.Component))
 	add(lang.T("refresher on", "refresher 所在主机"), lang.Same(d.Instance))
-	if d.Count > 0 && d.Phase != events.PhaseOver {
+	switch over := d.Phase == events.PhaseOver; {
+	case over || d.Count == 0:
+	case len(d.Names) > 0:
+		add(lang.T("copies", "只读副本"), lang.Same(strings.Join(d.Names, ", ")))
+	case cause.Things:
+		add(lang.T("messages", "消息"), lang.Same(strconv.Itoa(d.Count)))
+	default:
 		add(lang.T("accounts", "授权方"), accounts(d))
 	}
 	add(lang.T("since", "开始"), clock(d.Since))

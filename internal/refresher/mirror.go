@@ -3,7 +3,9 @@ package refresher
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -12,6 +14,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/streams"
+	"wxtoken/internal/truth"
 )
 
 // mirrorEvery is the time between two looks at the mirrors.
@@ -32,8 +35,45 @@ type mirrors struct {
 	every   time.Duration // between two looks
 	log     zerolog.Logger
 	metrics *metrics
+	now     func() time.Time
 
 	services []string // prefixes of the API in the accounts that were found. Only one goroutine at a time is at them
+
+	mu    sync.Mutex
+	since map[string]time.Time // when copies were first seen to lag, by <account>/<stream>
+}
+
+// note notes whether a copy lags.
+func (m *mirrors) note(one streams.MirrorOf, behind bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name := one.Account + "/" + one.Stream
+	switch {
+	case !behind:
+		delete(m.since, name)
+	case m.since[name].IsZero():
+		if m.since == nil {
+			m.since = map[string]time.Time{}
+		}
+		m.since[name] = m.now()
+	}
+}
+
+// wrong returns that services read old values, where they do.
+func (m *mirrors) wrong() []events.NoticeData {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.since) == 0 {
+		return nil
+	}
+	d := events.NoticeData{Cause: string(truth.MirrorBehind), Count: len(m.since), Names: slices.Sorted(maps.Keys(m.since))}
+	d.Names = d.Names[:min(len(d.Names), events.NoticeKeys)]
+	for _, since := range m.since {
+		if d.Since.IsZero() || since.Before(d.Since) {
+			d.Since = since
+		}
+	}
+	return []events.NoticeData{d}
 }
 
 // run makes the read copies, and looks after them until ctx ends.
@@ -87,6 +127,7 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 			behind = 0
 		}
 		m.metrics.mirrorsBehind.WithLabelValues(one.Account, one.Stream).Set(behind)
+		m.note(one.MirrorOf, behind > 0)
 	}
 }
 

@@ -11,13 +11,14 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/truth"
 )
 
 // TestServicesComeLater has nobody answer for the account of the services when the refresher starts. Once somebody
 // does, what services read is mirrored there; who was asked for and stays away is told. That account is a server of its own here; cmd/wxtoken has the tests with
 // real ones.
 func TestServicesComeLater(t *testing.T) {
-	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.ServicesAPI = []string{"services.API", "absent.API"} }})
+	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { looking(c); c.ServicesAPI = []string{"services.API", "absent.API"} }})
 	r.deps = func(d *refresher.Deps) { d.LookEvery = 50 * time.Millisecond }
 	r.start()
 	r.until("not started", func() bool { return r.log.count("refresher started") == 1 })
@@ -38,6 +39,10 @@ func TestServicesComeLater(t *testing.T) {
 	}
 	if n := r.log.count("account of services found"); n != 1 {
 		t.Errorf("the account was found %d times, want once", n)
+	}
+	// That server is not this one's: nothing is copied there, and so services read old values.
+	if said := r.told(truth.MirrorBehind, events.PhaseBegan); said.Component != "" || said.Count != len(said.Names) || said.Count == 0 || said.Severity != events.SeverityPage || said.Since.IsZero() {
+		t.Errorf("told %+v", said)
 	}
 	r.until("nobody is told of the one that stays away", func() bool { return r.log.count("account of services not found") > 0 })
 }

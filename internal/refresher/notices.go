@@ -2,8 +2,11 @@ package refresher
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
@@ -19,6 +22,7 @@ const maxAsked = 200
 // may take seconds for each component where NATS is slow.
 type notices struct {
 	teller *notify.Teller
+	dead   *deadLetters
 	swept  chan struct{} // holds one, while there was a sweep since the last look
 }
 
@@ -50,7 +54,10 @@ func (r *Refresher) notice(ctx context.Context, now time.Time) {
 	for _, c := range r.all() {
 		wrong = append(wrong, r.wrong(ctx, c, now)...)
 	}
-	wrong = r.wrongAccounts(ctx, wrong, now)
+	wrong = append(r.wrongAccounts(ctx, wrong, now), r.mirrors.wrong()...)
+	if !slices.ContainsFunc(wrong, func(d events.NoticeData) bool { return d.Cause == string(wxtoken.HeldNATS) }) {
+		wrong = append(wrong, r.notices.dead.wrong(ctx, r)...)
+	}
 	if err := r.notices.teller.Tell(ctx, now, told, wrong); err != nil && ctx.Err() == nil {
 		r.log.Warn().Err(err).Msg("failed to tell what is wrong")
 	}
@@ -89,6 +96,63 @@ func (r *Refresher) wrong(ctx context.Context, c *component, now time.Time) (wro
 		}
 	}
 	return wrong
+}
+
+// deadLetters is what lies on DEAD, as far as the last look could tell.
+type deadLetters struct {
+	stream jetstream.Stream
+	state  jetstream.StreamState // when it was counted
+	of     map[string]int        // by component, "" where a message names none
+}
+
+// wrong returns how many messages lie on DEAD, by the components that are looked after here. The subjects are counted only where the
+// stream has changed: most looks cost one small question. Where NATS does not tell, it is as it was.
+func (d *deadLetters) wrong(ctx context.Context, r *Refresher) (wrong []events.NoticeData) {
+	if r.nc.IsConnected() { // a look that waits for NATS would tell late that it is away
+		if err := d.count(ctx, r.js); err != nil && ctx.Err() == nil {
+			r.log.Debug().Err(err).Msg("failed to count dead letters")
+		}
+	}
+	sums := map[string]int{}
+	for component, n := range d.of {
+		if _, ours := r.component(component); !ours {
+			component = ""
+		}
+		sums[component] += n
+	}
+	for component, n := range sums {
+		wrong = append(wrong, events.NoticeData{Component: component, Cause: string(truth.DeadLetters), Count: n})
+	}
+	return wrong
+}
+
+func (d *deadLetters) count(ctx context.Context, js jetstream.JetStream) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if d.stream == nil {
+		if d.stream, err = js.Stream(ctx, events.StreamDead); err != nil {
+			return fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
+		}
+	}
+	info, err := d.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("look at stream %s: %w", events.StreamDead, err)
+	}
+	if s := info.State; s.Msgs == d.state.Msgs && s.LastSeq == d.state.LastSeq && s.FirstSeq == d.state.FirstSeq {
+		return nil
+	}
+	of := map[string]int{}
+	if info.State.Msgs > 0 {
+		if info, err = d.stream.Info(ctx, jetstream.WithSubjectFilter(events.DeadSubject(">"))); err != nil {
+			return fmt.Errorf("look at stream %s: %w", events.StreamDead, err)
+		}
+	}
+	for subject, n := range info.State.Subjects {
+		original, _ := events.OriginalSubject(subject)
+		of[events.ComponentOf(original)] += int(n)
+	}
+	d.state, d.of = info.State, of
+	return nil
 }
 
 // wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose token is dead, and causes of their own.

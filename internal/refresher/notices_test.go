@@ -113,6 +113,10 @@ func TestNoticesOfAccounts(t *testing.T) {
 	need(true)
 	r.fail(wechatsim.Fault{API: apiRefresh, Authorizer: alice, Errcode: 48001})
 	r.poke(aliceKey)
+	for _, subject := range []string{events.AuthSubject(appid, "authorized"), events.AuthSubject(appid, "unauthorized"), "renewal.due.component.wxgone"} {
+		_, err := r.js.Publish(t.Context(), events.DeadSubject(subject), []byte("SEKRET"))
+		r.must(err)
+	}
 	lacking := r.told(truth.PermissionMissing, events.PhaseBegan)
 	if lacking.Count != 1 || !slices.Equal(lacking.Keys, []string{aliceKey.String()}) || lacking.Error == nil || lacking.Error.Code != 48001 || lacking.Severity != events.SeverityTicket {
 		t.Errorf("told %+v", lacking)
@@ -121,13 +125,23 @@ func TestNoticesOfAccounts(t *testing.T) {
 	if said.Count != needy || len(said.Keys) != events.NoticeKeys || said.Keys[0] != keys[0].String() || said.Do.ZH == "" || said.Since.IsZero() || said.Component != appid {
 		t.Errorf("told %+v", said)
 	}
+	if dead := r.told(truth.DeadLetters, events.PhaseBegan); dead.Count < 1 || dead.Count > 2 || dead.Severity != events.SeverityTicket {
+		t.Errorf("told %+v", dead)
+	}
+	dead, err := r.js.Stream(t.Context(), events.StreamDead)
+	r.must(err)
+	r.must(dead.Purge(t.Context()))
 	need(false)
 	r.told(truth.AuthorizationNeeded, events.PhaseOver)
 	r.sim.Heal()
 	r.clock.forward(2 * time.Minute)
 	r.poke(aliceKey) // her next try: NATS, which keeps the real time, would have it a minute later
 	r.told(truth.PermissionMissing, events.PhaseOver)
-	r.once(map[string]int{"AuthorizationNeeded began": 1, "AuthorizationNeeded over": 1, "PermissionMissing began": 1, "PermissionMissing over": 1})
+	r.told(truth.DeadLetters, events.PhaseOver)
+	r.once(map[string]int{
+		"AuthorizationNeeded began": 1, "AuthorizationNeeded over": 1, "PermissionMissing began": 1, "PermissionMissing over": 1,
+		"DeadLetters began": 2, "DeadLetters over": 2, // of the component, and of one that is not looked after here
+	})
 }
 
 // TestNoticesOfComponents plays what holds a component back: each is told once by three refreshers, with how many accounts have no good

@@ -14,6 +14,7 @@ const (
 	ComponentOperator
 	ComponentTokenLate
 	DataLost
+	DeadLetter
 	FullDisk
 	HeldBack
 	ManyRefused
@@ -36,6 +37,7 @@ var headings = [...]lang.Text{
 	ComponentOperator:  lang.T("A component is in state `operator`", "第三方平台处于 `operator` 状态"),
 	ComponentTokenLate: lang.T("The component token is late", "平台令牌没有按时续期"),
 	DataLost:           lang.T("All data of NATS is lost", "NATS 的数据全部丢失"),
+	DeadLetter:         lang.T("A message is on `DEAD`", "`DEAD` 里有消息"),
 	FullDisk:           lang.T("A full disk under NATS", "NATS 的磁盘写满"),
 	HeldBack:           lang.T("Renewals are held back", "续期被暂缓"),
 	ManyRefused:        lang.T("Many accounts are refused at once", "大量授权方同时被拒"),

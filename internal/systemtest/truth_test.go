@@ -211,10 +211,14 @@ func (tr fault) told(t *testing.T, p programs) {
 		}
 		return fires(t, tr.alert, scrapes)
 	})
+	times := 1
+	if tr.cause == wxtoken.HeldNATS {
+		times = 2 // each refresher for itself
+	}
 	poll(t, func() error {
 		told := to.of(tr.cause, events.PhaseBegan)
-		if len(told) == 0 {
-			return fmt.Errorf("no notice of %s", tr.cause)
+		if len(told) < times {
+			return fmt.Errorf("%s was told %d times", tr.cause, len(told))
 		}
 		if d := told[0]; !strings.Contains(d.Do.EN, tr.entry.Heading().EN) || !strings.Contains(d.Do.ZH, tr.entry.Heading().ZH) || d.What.EN == "" || d.Since.IsZero() {
 			return fmt.Errorf("the notice says %+v", d)
@@ -225,10 +229,6 @@ func (tr fault) told(t *testing.T, p programs) {
 		return
 	}
 	tr.over(s)
-	times := 1
-	if tr.cause == wxtoken.HeldNATS {
-		times = 2 // each refresher for itself
-	}
 	poll(t, func() error {
 		if n := len(to.of(tr.cause, events.PhaseOver)); n < times {
 			return fmt.Errorf("%s is over, and that was told %d times", tr.cause, n)

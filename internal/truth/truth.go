@@ -19,6 +19,8 @@ const (
 	NoAPIPermission     = wxtoken.ReasonNoAPIPermission      // accounts that granted no API permission: there is no token for them
 	PermissionMissing   = "PermissionMissing"                // accounts whose renewal WeChat refuses because a permission set is missing
 	AccountTokenDead    = wxtoken.Reason("AccountTokenDead") // accounts without a token that lives, while nothing holds their component back
+	MirrorBehind        = wxtoken.Reason("MirrorBehind")     // copies that services read are older than what is kept
+	DeadLetters         = wxtoken.Reason("DeadLetters")      // messages lie on DEAD
 	RenewalFails        = wxtoken.Reason("RenewalFails")     // accounts whose token lives, and whose renewal failed
 )
 
@@ -28,6 +30,8 @@ type Cause struct {
 	Severity string         // events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and nobody is told
 	Lasting  bool           // it may end by itself: it is told once it has lasted for a while
 	Accounts bool           // it is the trouble of single accounts, and not of their component
+	Things   bool           // what is counted of it are messages or copies, and no accounts
+	Path     string         // of the operator's page that shows it; "": the first
 
 	what      lang.Text
 	do        lang.Text
@@ -111,6 +115,17 @@ var Causes = []Cause{
 		Name: AccountTokenDead, Severity: events.SeverityPage, Lasting: true, Accounts: true, entry: runbook.WeChatAway, mends: refreshers, byErrcode: true,
 		what: lang.T("tokens of accounts are dead", "授权方的令牌已过期"),
 		do:   lang.T("look at the last error of the accounts", "查看这些授权方最近的错误"),
+	},
+	{
+		Name: MirrorBehind, Severity: events.SeverityPage, Lasting: true, Things: true, entry: runbook.OldValues,
+		what: lang.T("services read old values", "业务服务读到旧值"),
+		do: lang.T("where it does not heal by itself within minutes, have the copies made anew; the refreshers' log says what is missing",
+			"几分钟内没有自行恢复时，重建只读副本；缺什么见 refresher 的日志"),
+	},
+	{
+		Name: DeadLetters, Severity: events.SeverityTicket, Lasting: true, Things: true, Path: "/pushes?show=dead", entry: runbook.DeadLetter,
+		what: lang.T("messages could not be processed and lie on DEAD", "有消息无法处理，已放入 DEAD（死信）"),
+		do:   lang.T("replay them once the cause is gone, or discard them", "原因消除后重放，或者丢弃"),
 	},
 	{
 		Name: RenewalFails, Accounts: true, entry: runbook.WeChatAway, mends: refreshers, byErrcode: true,
