@@ -314,8 +314,8 @@ var outcomes = map[string]lang.Text{
 	events.ReconcileUnchanged:         lang.T("WeChat says the same: the account is authorized.", "微信的答复与现状一致：账号已授权。"),
 	events.ReconcileRecovered:         lang.T("WeChat told another refresh token, which is kept now.", "微信返回了另一个刷新令牌，已保存。"),
 	events.ReconcileCancelled:         lang.T("WeChat says that the authorization is over.", "微信答复：授权已取消。"),
-	"replayed":                        lang.T("The message is tried again.", "消息已重放。"),
-	"discarded":                       lang.T("The message is discarded.", "消息已丢弃。"),
+	events.OutcomeReplayed:            lang.T("The message is tried again.", "消息已重放。"),
+	events.OutcomeDiscarded:           lang.T("The message is discarded.", "消息已丢弃。"),
 }
 
 // keep has the next page say it: in a cookie, for an address that says something could be made by anybody.

@@ -47,6 +47,16 @@ var actionWords = map[string]lang.Text{
 	events.ActionLogout:    lang.T("log out", "退出"),
 }
 
+// outcomeWords say what came of an action, in a word or two.
+var outcomeWords = map[string]lang.Text{
+	events.OutcomeRefused: lang.T("refused", "被拒绝"), events.OutcomeDone: lang.T("done", "已完成"), events.OutcomeRevealed: lang.T("shown", "已显示"),
+	string(wxtoken.OutcomeRenewing): lang.T("being renewed", "正在续期"), string(wxtoken.OutcomeAlreadyRenewed): lang.T("renewed already", "已是新令牌"),
+	string(wxtoken.OutcomeTooSoon): lang.T("too soon", "过于频繁"), string(wxtoken.OutcomeUnknownKey): lang.T("not kept here", "没有保存该键"),
+	events.ReconcileListed: lang.T("WeChat's list is read", "读取微信的列表"), events.ReconcileUnchanged: lang.T("unchanged", "没有变化"),
+	events.ReconcileRecovered: lang.T("another refresh token came", "换回了刷新令牌"), events.ReconcileCancelled: lang.T("cancelled at WeChat", "微信侧已取消授权"),
+	events.OutcomeReplayed: lang.T("tried again", "已重放"), events.OutcomeDiscarded: lang.T("discarded", "已丢弃"),
+}
+
 // auditPage is the page of who had what done.
 func (c *Console) auditPage() Page {
 	return Page{
@@ -265,6 +275,14 @@ func (r Recorded) Params() string {
 // Refused reports whether it was not done.
 func (r Recorded) Refused() bool { return r.Outcome == events.OutcomeRefused }
 
+// OutcomeText says what came of it.
+func (r Recorded) OutcomeText(q *Request) string {
+	if word, ok := outcomeWords[r.Outcome]; ok {
+		return q.Say(word)
+	}
+	return printable(r.Outcome) // of a later refresher
+}
+
 // DetailText says why.
 func (r Recorded) DetailText() string { return printable(r.Detail) }
 
@@ -275,7 +293,7 @@ func writeAudit(out *bytes.Buffer, a Audit, q *Request) {
 		if r.Refused() {
 			note = strings.TrimSpace(fmt.Sprint(r.Status, " ", r.DetailText()))
 		}
-		t.add([]string{r.At.UTC().Format(time.DateTime), r.Who(q), r.What(q), strings.TrimSpace(r.OfWhat() + " " + r.Params()), printable(r.Outcome)}, note)
+		t.add([]string{r.At.UTC().Format(time.DateTime), r.Who(q), r.What(q), strings.TrimSpace(r.OfWhat() + " " + r.Params()), r.OutcomeText(q)}, note)
 	}
 	t.write(out)
 }

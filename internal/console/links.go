@@ -5,9 +5,10 @@ import (
 	"strings"
 	"time"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/wechat"
 )
 
 // linksPage shows the authorization links.
@@ -116,7 +117,19 @@ func (v LinkView) Tone() string {
 
 // linkReasons say why a link came to nothing.
 var linkReasons = map[string]lang.Text{
-	"another_account": lang.T("another account was authorized than the link is for; its tokens are kept, without the ref", "授权的账号不是链接指定的账号；其令牌已保存，但没有 ref"),
+	"another_account":   lang.T("another account was authorized than the link is for; its tokens are kept, without the ref", "授权的账号不是链接指定的账号；其令牌已保存，但没有 ref"),
+	"no_api_permission": lang.T("the merchant granted no API permission, so WeChat gives no token", "商家没有授予任何接口权限，微信不给令牌"),
+
+	wechat.Retry.String():               lang.T("WeChat was busy or did not answer until the code had died", "微信繁忙或没有应答，直到授权码失效"),
+	wechat.SlowDown.String():            lang.T("WeChat took no more calls until the code had died", "微信限制了调用频率，直到授权码失效"),
+	wechat.QuotaGone.String():           lang.T("the day's quota of the call is gone", "该接口当天的调用额度用完"),
+	wechat.RenewComponentToken.String(): lang.T("WeChat refused the component's token", "微信拒绝了第三方平台的令牌"),
+	wechat.RenewAccountToken.String():   lang.T("WeChat refused the account's token", "微信拒绝了该账号的令牌"),
+	wechat.WaitForTicket.String():       lang.T("the component has no ticket that WeChat takes", "第三方平台没有微信认可的验证票据"),
+	wechat.RecoverRefreshToken.String(): lang.T("WeChat refused the refresh token", "微信拒绝了刷新令牌"),
+	wechat.Revoked.String():             lang.T("the merchant cancelled at once", "商家随即取消了授权"),
+	wechat.CodeSpent.String():           lang.T("WeChat says that the code is spent or dead", "微信答复：授权码已使用或已失效"),
+	wechat.Operator.String():            lang.T("WeChat refuses the component's calls: look at the overview", "微信拒绝第三方平台的调用：见概览"),
 }
 
 // Outcome says in a sentence what became of the link.

@@ -12,10 +12,12 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
+	"wxtoken/client/document"
 	"wxtoken/internal/counts"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/wechat"
 )
 
 // What the page of pushes lists.
@@ -341,9 +343,16 @@ func (one NotedPush) Tone() string {
 // What returns foreign texts as they can be shown.
 func (one NotedPush) What() string { return printable(one.Method + " " + one.Path) }
 
-// DetailText says why, in the words of the log.
-func (one NotedPush) DetailText() string {
-	parts := append([]string{one.Reason, one.Detail}, one.Oddities...)
+// DetailText says why: the reason as the log has it, to be looked for there, and what was odd.
+func (one NotedPush) DetailText(q *Request) string {
+	parts := []string{one.Reason, one.Detail}
+	for _, oddity := range one.Oddities {
+		kind, detail, _ := strings.Cut(oddity, ": ")
+		if word, ok := oddityWords[document.Kind(kind)]; ok {
+			kind = q.Say(word)
+		}
+		parts = append(parts, kind+": "+detail)
+	}
 	return printable(strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), " · "))
 }
 
@@ -358,16 +367,43 @@ func (one NotedPush) Why() lang.Text {
 	return lang.Text{}
 }
 
-// pushReasons say what to do about reasons that are faults of settings.
+// oddityWords say what was odd about a document that was stored all the same.
+var oddityWords = map[document.Kind]lang.Text{
+	document.Markup: lang.T("markup that WeChat does not write", "微信不会写的标记"), document.Characters: lang.T("characters that XML does not have", "XML 不允许的字符"),
+	document.Beside: lang.T("text outside of all fields", "字段之外的文字"), document.Twice: lang.T("a name stands twice", "名字重复"),
+	document.Structure: lang.T("tags or quotes that don't fit", "标签或引号不匹配"), document.Bounds: lang.T("too deep, too many or too long", "层次过深、过多或过长"),
+	document.Space: lang.T("white space where WeChat writes none", "多余的空白"), document.Field: lang.T("a field that decides is missing or wrong", "关键字段缺失或有误"),
+	document.Unreadable: lang.T("neither XML nor JSON", "既不是 XML 也不是 JSON"),
+}
+
+// pushReasons say what a reason means, and what to do about those that are faults of settings.
 var pushReasons = map[string]lang.Text{
-	"signature":        lang.T("compare 消息校验Token on WeChat's console with --component-token; a stranger's push looks the same", "核对微信开放平台上的消息校验Token 与 --component-token；陌生人的请求也是这样"),
-	"decrypt":          lang.T("compare 消息加解密Key on WeChat's console with --component-aes-key", "核对微信开放平台上的消息加解密Key 与 --component-aes-key"),
-	"appid":            lang.T("the push is for another component: compare the URLs on WeChat's console", "推送属于另一个第三方平台：核对微信开放平台上填写的 URL"),
-	"path":             lang.T("no component of the settings is at this path: compare the URLs on WeChat's console", "此路径下没有设置过的第三方平台：核对微信开放平台上填写的 URL"),
-	"no_encrypt":       lang.T("the push is not encrypted: choose 安全模式 on WeChat's console", "推送没有加密：请在微信开放平台选择安全模式"),
-	"stale":            lang.T("look at the clock of this machine; or the push waited elsewhere for a day", "检查本机时钟；或推送在别处滞留了一天"),
-	"nats_unavailable": lang.T("look at NATS: WeChat was asked to push again", "检查 NATS：已请微信重推"),
-	"busy":             lang.T("more pushes at once than one ingest takes: start another", "同时到达的推送超过单个 ingest 的能力：再启动一个"),
+	"method":                             lang.T("neither POST nor GET: WeChat sends no such request", "既不是 POST 也不是 GET：微信不会发送这样的请求"),
+	"encoding":                           lang.T("compressed: WeChat does not compress; look at the proxy in front of ingest", "内容经过压缩：微信不压缩，检查 ingest 前面的代理"),
+	"too_large":                          lang.T("larger than any push of WeChat's", "超过微信推送的大小"),
+	"body":                               lang.T("it did not come whole or in time: look at the way from WeChat to ingest", "没有完整或及时到达：检查微信到 ingest 的网络"),
+	"skewed":                             lang.T("its time differs from the clock of this machine: look at the clock", "时间与本机时钟相差较大：检查时钟"),
+	"odd":                                lang.T("it was stored; report what is odd", "已存储；请反馈异常之处"),
+	"unlisted":                           lang.T("for a reason of a newer ingest", "较新的 ingest 才有的原因"),
+	string(wechat.ReasonQuery):           lang.T("its query can't be read: no push of WeChat's", "无法解析查询串：不是微信的推送"),
+	string(wechat.ReasonQueryDup):        lang.T("a parameter stands twice: no push of WeChat's", "参数重复：不是微信的推送"),
+	string(wechat.ReasonTimestamp):       lang.T("timestamp is missing or no time: no push of WeChat's", "timestamp 缺失或有误：不是微信的推送"),
+	string(wechat.ReasonNonce):           lang.T("nonce is missing or wrong: no push of WeChat's", "nonce 缺失或有误：不是微信的推送"),
+	string(wechat.ReasonSignatureSyntax): lang.T("msg_signature is missing: choose 安全模式 on WeChat's console, or it is a stranger's", "msg_signature 缺失或有误：请在微信开放平台选择安全模式；也可能是陌生人的请求"),
+	string(wechat.ReasonEmpty):           lang.T("there is nothing in it", "内容为空"),
+	string(wechat.ReasonXML):             lang.T("its envelope is no XML that WeChat sends", "外层不是微信发送的 XML"),
+	string(wechat.ReasonXMLShape):        lang.T("its envelope is ambiguous or out of bounds", "外层 XML 有歧义或超出限制"),
+	string(wechat.ReasonJSON):            lang.T("its envelope is no JSON that WeChat sends", "外层不是微信发送的 JSON"),
+	string(wechat.ReasonAppIDSyntax):     lang.T("its appid can't be one", "appid 格式不对"),
+	string(wechat.ReasonField):           lang.T("a field is missing or can't be WeChat's", "字段缺失，或不是微信的值"),
+	"signature":                          lang.T("compare 消息校验Token on WeChat's console with --component-token; a stranger's push looks the same", "核对微信开放平台上的消息校验Token 与 --component-token；陌生人的请求也是这样"),
+	"decrypt":                            lang.T("compare 消息加解密Key on WeChat's console with --component-aes-key", "核对微信开放平台上的消息加解密Key 与 --component-aes-key"),
+	"appid":                              lang.T("the push is for another component: compare the URLs on WeChat's console", "推送属于另一个第三方平台：核对微信开放平台上填写的 URL"),
+	"path":                               lang.T("no component of the settings is at this path: compare the URLs on WeChat's console", "此路径下没有设置过的第三方平台：核对微信开放平台上填写的 URL"),
+	"no_encrypt":                         lang.T("the push is not encrypted: choose 安全模式 on WeChat's console", "推送没有加密：请在微信开放平台选择安全模式"),
+	"stale":                              lang.T("look at the clock of this machine; or the push waited elsewhere for a day", "检查本机时钟；或推送在别处滞留了一天"),
+	"nats_unavailable":                   lang.T("look at NATS: WeChat was asked to push again", "检查 NATS：已请微信重推"),
+	"busy":                               lang.T("more pushes at once than one ingest takes: start another", "同时到达的推送超过单个 ingest 的能力：再启动一个"),
 }
 
 // QuotedKinds are the kinds that the form offers.

@@ -31,11 +31,14 @@ const (
 	ByNATS    = "nats"    // a request on NATS: Actor is what the request claims
 )
 
-// Outcomes that are not those of an answer.
+// Outcomes beside those of Renew and of ReconcileRequest.
 const (
 	OutcomeRefused  = "refused"
 	OutcomeDone     = "done"
 	OutcomeRevealed = "revealed" // written before the answer goes out
+
+	OutcomeReplayed  = "replayed" // of a dead letter, and the next
+	OutcomeDiscarded = "discarded"
 )
 
 // Headers in which the operator's page says who asks. They are believed on wxtoken.console.> alone.

@@ -214,7 +214,7 @@ type DeadRequest struct {
 
 // DeadAnswer answers SubjectDead.
 type DeadAnswer struct {
-	Outcome string `json:"outcome"` // "replayed" or "discarded"
+	Outcome string `json:"outcome"` // OutcomeReplayed or OutcomeDiscarded
 	Subject string `json:"subject"` // of the original
 }
 

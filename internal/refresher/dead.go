@@ -47,7 +47,7 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 			return answer, fmt.Errorf("delete message %d of %s: %w", q.Sequence, events.StreamDead, err)
 		}
 	}
-	answer.Outcome = map[string]string{events.DoReplay: "replayed", events.DoDiscard: "discarded"}[q.Do]
+	answer.Outcome = map[string]string{events.DoReplay: events.OutcomeReplayed, events.DoDiscard: events.OutcomeDiscarded}[q.Do]
 	a.log.Info().Uint64("sequence", q.Sequence).Str("subject", answer.Subject).Str("outcome", answer.Outcome).Msg("dead letter dealt with")
 	return answer, nil
 }
