@@ -45,6 +45,10 @@ type Config struct {
 	// what [Client.Find], [Client.Accounts] and [Client.StatusUpdates] read. It takes a second consumer.
 	Accounts bool
 
+	// Name is what the service calls itself where it reports a token that WeChat refused: operators see who did. See [CheckName]. Refreshers
+	// can't prove it. Default: none.
+	Name string
+
 	// Now is the clock that decides whether a token has expired. The Client asks it at each call of Token, and from goroutines of its
 	// own. Default: the clock of the machine, looked at once a second, and never behind.
 	Now func() time.Time
@@ -56,6 +60,7 @@ type Client struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	clock *clock
+	name  string // Config.Name
 
 	declared map[Key]bool // Config.Keys; empty when everything is watched
 
@@ -98,12 +103,15 @@ type Stats struct {
 // uses nc and never closes it. It has nc connect anew (nats.Conn.ForceReconnect) where NATS had taken the
 // right to an inbox away and gave it back, since nothing on nc would hear an answer otherwise.
 func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
+	if err := CheckName(cfg.Name); err != nil {
+		return nil, fmt.Errorf("Config.Name: %w", err)
+	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(requestTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
 	c := &Client{
-		nc: nc, js: js, clock: newClock(cfg.Now),
+		nc: nc, js: js, clock: newClock(cfg.Now), name: cfg.Name,
 		declared: make(map[Key]bool, len(cfg.Keys)),
 		feeds:    make(feeds),
 		told:     make(feeds),

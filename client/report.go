@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"strings"
 )
 
 const reportSubject = "wxtoken.reject"
@@ -15,6 +17,30 @@ type Report struct {
 	Key         Key    `json:"key"`
 	Revision    uint64 `json:"revision,omitempty"`     // of the bucket's entry
 	TokenSHA256 string `json:"token_sha256,omitempty"` // hex
+	By          string `json:"by,omitempty"`           // what the service calls itself; see CheckName
+}
+
+// maxName is the most characters that a service's name has.
+const maxName = 64
+
+// CheckName returns an error unless a service may call itself so in a report: up to 64 letters, digits and any of ._:/@- of ASCII, a
+// letter or a digit first. "" is no name, and may stand for one.
+func CheckName(name string) error {
+	for i, c := range []byte(name) {
+		alphanumeric := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if i >= maxName || !alphanumeric && (i == 0 || !strings.ContainsRune("._:/@-", rune(c))) {
+			return fmt.Errorf("not a name for a service: want up to %d letters, digits and any of ._:/@-, a letter or a digit first", maxName)
+		}
+	}
+	return nil
+}
+
+type reporterKey struct{}
+
+// WithName returns a context for calls that may report a token ([Client.Report], [Client.Replace], and requests through a [Transport]) in
+// the name of another service than Config.Name: for a program that calls WeChat for others.
+func WithName(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, reporterKey{}, name)
 }
 
 // Outcome is the answer to a Report.
@@ -44,7 +70,13 @@ func (c *Client) Report(ctx context.Context, token Token) (Outcome, error) {
 }
 
 func (c *Client) report(ctx context.Context, token Token) (Outcome, error) {
-	request := Report{Key: token.Key, Revision: token.Revision}
+	request := Report{Key: token.Key, Revision: token.Revision, By: c.name}
+	if name, ok := ctx.Value(reporterKey{}).(string); ok {
+		request.By = name
+	}
+	if err := CheckName(request.By); err != nil {
+		return "", err
+	}
 	if token.Revision == 0 {
 		sum := sha256.Sum256([]byte(token.Value.Reveal()))
 		request.TokenSHA256 = hex.EncodeToString(sum[:])
@@ -52,7 +84,12 @@ func (c *Client) report(ctx context.Context, token Token) (Outcome, error) {
 	var answer struct {
 		Outcome Outcome `json:"outcome"`
 	}
-	if err := c.request(ctx, reportSubject, request, &answer); err != nil {
+	err := c.request(ctx, reportSubject, request, &answer)
+	if refused, ok := errors.AsType[*RequestError](err); ok && request.By != "" && strings.HasPrefix(refused.Message, `unknown field "by"`) {
+		request.By = "" // a refresher of before there were names
+		err = c.request(ctx, reportSubject, request, &answer)
+	}
+	if err != nil {
 		return "", err
 	}
 	if answer.Outcome == "" {

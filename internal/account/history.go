@@ -18,6 +18,7 @@ type Past struct {
 	Late       time.Duration // after its time; 0: it was in time, or had none
 	Took       time.Duration // until it was there
 	By         string        // the host
+	Reporter   string        // what the service that reported the token before calls itself
 }
 
 // ReasonAuthorized is the Reason of a token that came with an authorization.
@@ -31,11 +32,12 @@ type pastRecord struct {
 	LateMS     int64  `json:"l,omitempty"`
 	TookMS     int64  `json:"t,omitempty"`
 	By         string `json:"by,omitempty"`
+	Reporter   string `json:"s,omitempty"`
 }
 
 // MarshalJSON writes it shortly.
 func (p Past) MarshalJSON() ([]byte, error) {
-	return json.Marshal(pastRecord{p.Generation, p.At.Unix(), p.Reason, p.Late.Milliseconds(), p.Took.Milliseconds(), p.By})
+	return json.Marshal(pastRecord{p.Generation, p.At.Unix(), p.Reason, p.Late.Milliseconds(), p.Took.Milliseconds(), p.By, p.Reporter})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -44,7 +46,7 @@ func (p *Past) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return fmt.Errorf("read the past of a token: %w", err)
 	}
-	*p = Past{r.Generation, time.Unix(r.At, 0).UTC(), r.Reason, time.Duration(r.LateMS) * time.Millisecond, time.Duration(r.TookMS) * time.Millisecond, r.By}
+	*p = Past{r.Generation, time.Unix(r.At, 0).UTC(), r.Reason, time.Duration(r.LateMS) * time.Millisecond, time.Duration(r.TookMS) * time.Millisecond, r.By, r.Reporter}
 	return nil
 }
 

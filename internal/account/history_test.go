@@ -19,7 +19,7 @@ func TestHistory(t *testing.T) {
 	}
 	before := c
 	for i := range 12 {
-		c = c.Renewed("", Past{At: noon.Add(time.Duration(i) * time.Hour), Reason: fmt.Sprint(i), Late: 1500 * time.Millisecond, Took: 40 * time.Millisecond, By: "two"})
+		c = c.Renewed("", Past{At: noon.Add(time.Duration(i) * time.Hour), Reason: fmt.Sprint(i), Late: 1500 * time.Millisecond, Took: 40 * time.Millisecond, By: "two", Reporter: "s"})
 		other := before.Renewed("", Past{Reason: "another"})
 		if other.History[1].Reason != "another" || c.History[len(c.History)-1].Reason != fmt.Sprint(i) {
 			t.Fatal("two records share a history")

@@ -3,6 +3,7 @@ package wxtoken_test
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 )
 
 // answerRejects answers reports as the refresher does.
@@ -34,6 +35,48 @@ func answerRejects(t testing.TB, nc *nats.Conn, answer func(request map[string]a
 	}
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestClientName: a client says who reports, as often as it takes: refreshers of before there were names refuse the field.
+func TestClientName(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	p.put(shop, 1)
+	client := p.client(wxtoken.Config{Name: "shop-backend"})
+	token, err := client.Token(shop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []any
+	old := false
+	answerRejects(t, p.srv.Connect(), func(got map[string]any, req micro.Request) {
+		said = append(said, got["by"])
+		if old && got["by"] != nil {
+			_ = req.Error("400", `unknown field "by": want key, revision, token_sha256`, nil)
+			return
+		}
+		_ = req.RespondJSON(map[string]any{"outcome": wxtoken.OutcomeRenewing})
+	})
+	report := func(ctx context.Context) {
+		if got, err := client.Report(ctx, token); err != nil || got != wxtoken.OutcomeRenewing {
+			t.Errorf("Report = %q, %v", got, err)
+		}
+	}
+	report(t.Context())
+	report(wxtoken.WithName(t.Context(), "gateway/another"))
+	old = true
+	report(t.Context())
+	if want := []any{"shop-backend", "gateway/another", "shop-backend", nil}; !slices.Equal(said, want) {
+		t.Errorf("it said %v, want %v", said, want)
+	}
+	for _, name := range []string{"-shop", "a b", "<b>", "店", "a\n", strings.Repeat("x", 65)} {
+		if _, err := wxtoken.NewClient(t.Context(), p.srv.Connect(), wxtoken.Config{Name: name}); err == nil || strings.Contains(err.Error(), name) {
+			t.Errorf("%q is a name: %v", name, err)
+		}
+		if _, err := client.Report(wxtoken.WithName(t.Context(), name), token); err == nil {
+			t.Errorf("%q is a name", name)
+		}
 	}
 }
 

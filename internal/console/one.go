@@ -235,7 +235,7 @@ func profileFacts(profile map[string]json.RawMessage, q *Request) []Fact {
 // pastReasons say why a token was fetched.
 var pastReasons = map[string]lang.Text{
 	events.ReasonScheduled: lang.T("its time had come", "到期续期"), events.ReasonSwept: lang.T("found overdue", "巡检发现逾期"),
-	events.ReasonRefused: lang.T("WeChat refused the one before, a service reported", "业务服务上报：微信拒绝了上一个令牌"), events.ReasonTicket: lang.T("a ticket came", "收到验证票据"),
+	events.ReasonRefused: lang.T("WeChat refused the one before", "微信拒绝了上一个令牌"), events.ReasonTicket: lang.T("a ticket came", "收到验证票据"),
 	events.ReasonListed: lang.T("WeChat's list told of it", "来自微信的授权方列表"), events.ReasonOverlap: lang.T("two calls had overlapped", "两次调用重叠"),
 	events.ReasonAsked: lang.T("an operator asked", "运维要求"), events.ReasonDerived: lang.T("the ticket is kept", "保存票据"),
 	events.ReasonImported: lang.T("moved in from another keeper", "从其他系统迁入"), account.ReasonAuthorized: lang.T("the merchant authorized", "商家授权"),

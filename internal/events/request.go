@@ -178,7 +178,8 @@ type TokenPast struct {
 	Reason     string    `json:"reason"`  // of the due message, or "authorized"
 	LateMS     int64     `json:"late_ms"` // after its time
 	TookMS     int64     `json:"took_ms"`
-	By         string    `json:"by,omitempty"` // the refresher's host
+	By         string    `json:"by,omitempty"`          // the refresher's host
+	ReportedBy string    `json:"reported_by,omitempty"` // what the service that reported the token before calls itself
 }
 
 // ConnectCreate is the request on SubjectConnectCreate: a link with which a merchant can authorize.

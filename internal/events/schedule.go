@@ -18,6 +18,8 @@ type Due struct {
 	Key        wxtoken.Key `json:"key"`
 	Generation uint64      `json:"generation"`
 	Reason     string      `json:"reason"`
+	// By is what the service that reported the token calls itself.
+	By string `json:"by,omitempty"`
 	// Revision is that of the key's credential when somebody asked. While it stands, nobody has tried since.
 	Revision uint64 `json:"revision,omitempty"`
 }

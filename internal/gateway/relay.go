@@ -150,7 +150,7 @@ func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
 		return
 	}
 	defer rl.accounts.give(account)
-	r = r.WithContext(context.WithValue(r.Context(), passageKey{}, p))
+	r = r.WithContext(context.WithValue(reporting(r.Context(), p.service), passageKey{}, p))
 	paced := newPaced(w, r.Body)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)

@@ -305,7 +305,7 @@ func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *w
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(time.Now().Add(time.Minute))
-	next, err := client.Replace(r.Context(), refused)
+	next, err := client.Replace(reporting(r.Context(), s.Name), refused)
 	switch {
 	case err == nil:
 		g.give(w, r, s, next)
@@ -321,6 +321,11 @@ func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *w
 		g.d.Log.Warn().Err(err).Stringer("key", key).Msg("failed to have a token replaced")
 		problem(w, http.StatusServiceUnavailable, "the report was not heard")
 	}
+}
+
+// reporting has tokens that WeChat refuses reported in the name of a service.
+func reporting(ctx context.Context, service string) context.Context {
+	return wxtoken.WithName(ctx, "gateway/"+service)
 }
 
 // reported returns the token that a service means.

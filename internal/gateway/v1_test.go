@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
+	"wxtoken/internal/events"
 	"wxtoken/wechatsim"
 	"wxtoken/wxtokentest"
 )
@@ -147,6 +150,14 @@ func TestV1Refused(t *testing.T) {
 	a := r.v1(allKey, "POST", path+"/refused", `{"generation":1}`)
 	if a.status != 200 || a.get("generation") != "2" || !r.k.Accepts(r.k.Token(wxtokentest.Merchant)) {
 		t.Fatalf("%d %s", a.status, a.body)
+	}
+	var record events.AccountAnswer
+	m, err := r.k.Connect(nats.UserInfo("operator", "operator"), nats.CustomInboxPrefix("_INBOX_operator")).Request(
+		events.SubjectAccount, fmt.Appendf(nil, `{"key":%q}`, wxtokentest.Merchant), patience)
+	r.must(err)
+	r.must(json.Unmarshal(m.Data, &record))
+	if record.History[0].ReportedBy != "gateway/all" {
+		t.Errorf("its history: %s", m.Data)
 	}
 	for name, row := range map[string]struct{ key, body string }{
 		"by generation, late":       {allKey, `{"generation":1}`},

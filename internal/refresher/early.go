@@ -30,7 +30,7 @@ func (e *early) refused(ctx context.Context, t wxtoken.Token) (err error) {
 		}
 		return err
 	}
-	outcome, err := e.replace(ctx, t, events.ReasonRefused)
+	outcome, err := e.replace(ctx, t, events.ReasonRefused, "")
 	if outcome == wxtoken.OutcomeTooSoon {
 		e.log.Warn().Stringer("key", t.Key).Dur("age", e.now().Sub(t.ObtainedAt)).Msg("new token refused: does another keeper renew it?")
 	}
@@ -62,8 +62,9 @@ func (e *early) note(ctx context.Context, t wxtoken.Token) error {
 	return e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, events.ReasonRefused))
 }
 
-// replace has the token t of a key replaced before its time, where the account lets it.
-func (e *early) replace(ctx context.Context, t wxtoken.Token, reason string) (wxtoken.Outcome, error) {
+// replace has the token t of a key replaced before its time, where the account lets it. by is the service that reported it, as far as that
+// is known.
+func (e *early) replace(ctx context.Context, t wxtoken.Token, reason, by string) (wxtoken.Outcome, error) {
 	cred, err := e.store.Credential(ctx, t.Key)
 	if err != nil {
 		return "", err
@@ -76,7 +77,7 @@ func (e *early) replace(ctx context.Context, t wxtoken.Token, reason string) (wx
 	case outcome != wxtoken.OutcomeRenewing || underWay:
 		return outcome, nil
 	}
-	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason, Revision: cred.Revision}
+	due := events.Due{Key: t.Key, Generation: cred.Generation, Reason: reason, By: by, Revision: cred.Revision}
 	// The revision stands in the id, so that who asks again after a failure is heard again.
 	if err := e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, reason)); err != nil {
 		return "", err

@@ -33,7 +33,7 @@ func (a *answers) account(ctx context.Context, q events.AccountRequest) (events.
 	}
 	for _, p := range slices.Backward(cred.History) {
 		answer.History = append(answer.History, events.TokenPast{
-			Generation: p.Generation, At: p.At, Reason: p.Reason, LateMS: p.Late.Milliseconds(), TookMS: p.Took.Milliseconds(), By: p.By,
+			Generation: p.Generation, At: p.At, Reason: p.Reason, LateMS: p.Late.Milliseconds(), TookMS: p.Took.Milliseconds(), By: p.By, ReportedBy: p.Reporter,
 		})
 	}
 	return answer, nil

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/wechatsim"
@@ -38,7 +38,7 @@ func TestReject(t *testing.T) {
 	r := newRig(t, options{})
 	r.authorize(alice)
 	first := r.token(aliceKey)
-	report := events.Reject{Key: aliceKey, Revision: first.Revision}
+	report := events.Reject{Key: aliceKey, Revision: first.Revision, By: "shop-backend"}
 	if v := r.reject(report, wxtoken.OutcomeTooSoon); v.Revision != first.Revision {
 		t.Errorf("too_soon speaks of revision %d, want %d", v.Revision, first.Revision)
 	}
@@ -52,6 +52,12 @@ func TestReject(t *testing.T) {
 		t.Error("a token that WeChat refused is called the previous one")
 	}
 	r.drained()
+	if told, _ := request[events.AccountAnswer](r, events.SubjectAccount, events.AccountRequest{Key: aliceKey}); told.History[0].ReportedBy != "shop-backend" || told.History[0].Reason != events.ReasonRefused {
+		t.Errorf("its history: %+v", told.History)
+	}
+	if _, refused := request[events.Verdict](r, events.SubjectReject, events.Reject{Key: aliceKey, Revision: 1, By: "<b>shop</b>"}); refused.code != "400" || strings.Contains(refused.text, "shop") {
+		t.Errorf("a name that is none: %+v", refused)
+	}
 	for _, late := range []events.Reject{
 		report,
 		{Key: aliceKey, Revision: 1},

@@ -126,7 +126,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		r.counts.Add(counts.Failed, 1)
 		return r.fail(ctx, c, cred, err)
 	}
-	how := account.Past{At: began, Reason: due.Reason, Late: lateness(e.Token, cred, began), Took: r.now().Sub(began), By: r.host}
+	how := account.Past{At: began, Reason: due.Reason, Late: lateness(e.Token, cred, began), Took: r.now().Sub(began), By: r.host, Reporter: due.By}
 	next := cred.Renewed(grant.RefreshToken, how)
 	token := r.tokenFrom(ctx, cred, next.Generation, grant, due.Reason, began)
 	r.step("judged")

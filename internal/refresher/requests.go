@@ -312,12 +312,15 @@ func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, 
 	case q.TokenSHA256 != "" && !events.IsDigest(q.TokenSHA256):
 		return events.Verdict{}, events.BadRequest("token_sha256: want the hex SHA-256 of the token")
 	}
+	if err := wxtoken.CheckName(q.By); err != nil {
+		return events.Verdict{}, events.BadRequest("by: %s", err)
+	}
 	v, err := a.judgeReport(ctx, q)
 	if err != nil {
 		return events.Verdict{}, err
 	}
 	a.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
-	a.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Msg("refused token reported")
+	a.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Str("by", q.By).Msg("refused token reported")
 	if v.Outcome == wxtoken.OutcomeRenewing {
 		if err := a.notYet(q.Key, replaceWait); err != nil {
 			return events.Verdict{}, err
@@ -350,7 +353,7 @@ func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verd
 		if !current {
 			return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: t.Revision}, nil
 		}
-		outcome, err := a.early.replace(ctx, t, events.ReasonRefused)
+		outcome, err := a.early.replace(ctx, t, events.ReasonRefused, q.By)
 		if err != nil || outcome == wxtoken.OutcomeUnknownKey {
 			return events.Verdict{Outcome: outcome}, err
 		}
@@ -381,7 +384,7 @@ func (a *answers) renew(ctx context.Context, q events.Renew) (events.Verdict, er
 	if t.Key == (wxtoken.Key{}) {
 		t.Key, t.Generation = q.Key, cred.Generation // there is none, or none that can be read
 	}
-	outcome, err := a.early.replace(ctx, t, events.ReasonAsked)
+	outcome, err := a.early.replace(ctx, t, events.ReasonAsked, "")
 	if err != nil {
 		return events.Verdict{}, err
 	}
