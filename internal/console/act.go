@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,9 +43,13 @@ var actions = map[string]action{
 	events.ActionRenew:     {login.Operator, renew},
 	events.ActionReconcile: {login.Operator, compare},
 	events.ActionClear:     {login.Operator, clearQuota},
+	actionLimits:           {login.Operator, askLimits},
 	events.ActionLink:      {login.Operator, makeLink},
 	actionDead:             {login.Operator, dead},
 }
+
+// actionLimits has WeChat asked for its limits. It changes nothing, so the audit does not have it.
+const actionLimits = "limits"
 
 // actionDead is replay or discard, as the form says.
 const actionDead = "dead"
@@ -141,6 +146,23 @@ func clearQuota(c *Console, r *http.Request) (s Said, err error) {
 	question := events.QuotaRequest{Component: key.Component, Clear: true, Confirm: strings.TrimSpace(r.PostFormValue("confirm"))}
 	err = c.askFor(r, events.SubjectQuota, question, &answer)
 	return Said{Outcome: events.OutcomeDone}, err
+}
+
+// askLimits has WeChat asked what each call may be made a day.
+func askLimits(c *Console, r *http.Request) (s Said, err error) {
+	key, err := keyOf(r)
+	if err != nil {
+		return s, err
+	}
+	var answer events.QuotaAnswer
+	if err := c.askFor(r, events.SubjectQuota, events.QuotaRequest{Component: key.Component}, &answer); err != nil {
+		return s, err
+	}
+	c.calls.forget(key.Component)
+	if i := slices.IndexFunc(answer.APIs, func(api events.APIQuota) bool { return api.QuotaLeft == nil }); i >= 0 {
+		return s, events.Refused(http.StatusServiceUnavailable, "%s: %s", answer.APIs[i].API, answer.APIs[i].Error)
+	}
+	return Said{Outcome: events.OutcomeDone}, nil
 }
 
 func makeLink(c *Console, r *http.Request) (s Said, err error) {
@@ -297,6 +319,8 @@ func (s Said) Text() lang.Text {
 	switch s.Action {
 	case events.ActionClear:
 		return lang.T("The quota is cleared. WeChat allows ten clearings a month.", "额度已清零。微信每月允许清零十次。")
+	case actionLimits:
+		return lang.T("WeChat told its limits: they stand beside the calls of today.", "微信已返回每日上限，显示在今天的调用次数旁。")
 	case events.ActionLink:
 		return lang.T("The link is made. Anybody who has it can authorize with it.", "链接已生成。拿到链接的人都可以用它授权。")
 	}

@@ -43,6 +43,8 @@ type APICall struct {
 	API         string     `json:"api"`
 	Calls       int        `json:"calls"` // by all refreshers, today in China
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
+	// Told is what WeChat said when it was last asked; nil: it never was, and its limit is not known.
+	Told *events.QuotaTold `json:"told,omitempty"`
 }
 
 // callsGood is how long the calls of a component are shown without asking again.
@@ -67,6 +69,13 @@ func (c *callsCache) of(component string) *cache[[]APICall] {
 	return c.kept[component]
 }
 
+// forget has the calls of a component asked for anew.
+func (c *callsCache) forget(component string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.kept, component)
+}
+
 // callsOf returns the calls of a component that were made today, by the refreshers' own count; none where no refresher
 // answers.
 func (c *Console) callsOf(ctx context.Context, q *Request, component string) []APICall {
@@ -76,7 +85,7 @@ func (c *Console) callsOf(ctx context.Context, q *Request, component string) []A
 		out := []APICall{}
 		for _, api := range answer.APIs {
 			if api.Calls > 0 || api.PausedUntil != nil {
-				out = append(out, APICall{API: api.API, Calls: api.Calls, PausedUntil: api.PausedUntil})
+				out = append(out, APICall{API: api.API, Calls: api.Calls, PausedUntil: api.PausedUntil, Told: api.Told})
 			}
 		}
 		slices.SortStableFunc(out, func(a, b APICall) int { return b.Calls - a.Calls })

@@ -378,6 +378,7 @@ func TestLinks(t *testing.T) {
 	if link == "" || !strings.Contains(shown, `class="qr"`) {
 		t.Fatalf("the link is not shown: %s", shown)
 	}
+	r.limits()
 	page := r.html("/links")
 	r.has(page, "tenant-17 &lt;script&gt;", "not opened yet", "尚未打开")
 	if strings.Contains(page, link) {
@@ -403,6 +404,22 @@ func TestLinks(t *testing.T) {
 	rec = r.ask(http.MethodPost, "/act/link", form, "Accept", "application/json")
 	if rec.Code != http.StatusBadRequest || !strings.Contains(rec.Body.String(), "not among") {
 		t.Errorf("a host that is not allowed: %d %s", rec.Code, rec.Body)
+	}
+}
+
+// limits has WeChat asked for its limits: until then the page says that it does not know them.
+func (r *rig) limits() {
+	r.Helper()
+	r.has(r.html("/"), "limit unknown", "上限未知", `action="/act/limits"`)
+	rec := r.ask(http.MethodPost, "/act/limits", url.Values{"key": {"component." + keeper}, "back": {"/"}}, "Accept", "application/json")
+	if rec.Code != http.StatusOK {
+		r.Fatalf("ask WeChat: %d %s", rec.Code, rec.Body)
+	}
+	r.until("the limits are not shown", func() bool { return strings.Contains(r.html("/"), "WeChat said") })
+	var o console.Overview
+	r.read("/", &o)
+	if api := o.Components[0].APIs[0]; api.Told == nil || api.Told.DailyLimit == 0 || api.Told.At.IsZero() {
+		r.Errorf("the calls: %+v", o.Components[0].APIs)
 	}
 }
 

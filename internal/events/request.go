@@ -145,9 +145,17 @@ type QuotaLeft struct {
 type APIQuota struct {
 	API string `json:"api"`
 	*QuotaLeft
-	Calls       int        `json:"calls"` // made by the refreshers today, by their own count
+	Told        *QuotaTold `json:"told,omitempty"` // WeChat's count when it was last asked; nil: it never was
+	Calls       int        `json:"calls"`          // made by the refreshers today, by their own count
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
 	Error       string     `json:"error,omitempty"` // WeChat did not tell
+}
+
+// QuotaTold is what WeChat said when it was last asked. Its limit hardly changes.
+type QuotaTold struct {
+	DailyLimit int       `json:"daily_limit"`
+	Used       int       `json:"used"`
+	At         time.Time `json:"at"`
 }
 
 // AccountRequest is the request on SubjectAccount: what is recorded of a key beside its token and its status.

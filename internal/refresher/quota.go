@@ -3,6 +3,7 @@ package refresher
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
@@ -30,6 +31,7 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return answer, err
 	}
+	told := map[string]store.Limit{}
 	for _, api := range wechat.ComponentAPIs() {
 		entry := events.APIQuota{API: string(api)}
 		if known.Day == wechat.Day(a.now()) {
@@ -37,6 +39,9 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 		}
 		if until := known.Paused[entry.API]; until.After(a.now()) {
 			entry.PausedUntil = &until
+		}
+		if limit, ok := known.Limits[entry.API]; ok {
+			entry.Told = &events.QuotaTold{DailyLimit: limit.Daily, Used: limit.Used, At: limit.At}
 		}
 		if q.Own {
 			answer.APIs = append(answer.APIs, entry)
@@ -46,8 +51,27 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 			entry.Error = err.Error()
 		} else {
 			entry.QuotaLeft = &events.QuotaLeft{DailyLimit: left.DailyLimit, Used: left.Used, Remain: left.Remain}
+			told[entry.API] = store.Limit{Daily: left.DailyLimit, Used: left.Used, At: a.now().UTC()}
 		}
 		answer.APIs = append(answer.APIs, entry)
 	}
+	a.remember(ctx, q.Component, told)
 	return answer, nil
+}
+
+// remember keeps what WeChat said of its limits, for those who look without asking it.
+func (a *answers) remember(ctx context.Context, component string, told map[string]store.Limit) {
+	if len(told) == 0 {
+		return
+	}
+	err := a.store.UpdateQuota(ctx, component, func(q *store.Quota) bool {
+		if q.Limits == nil {
+			q.Limits = map[string]store.Limit{}
+		}
+		maps.Copy(q.Limits, told)
+		return true
+	})
+	if err != nil {
+		a.log.Debug().Err(err).Str("component", component).Msg("failed to keep WeChat's limits")
+	}
 }

@@ -180,6 +180,13 @@ func TestQuotaOfTheDay(t *testing.T) {
 	if q := r.quota(apiRefresh); q.PausedUntil == nil || q.QuotaLeft == nil || !q.PausedUntil.Equal(turns) || q.DailyLimit != 3 || q.Used != 3 || q.Remain != 0 {
 		t.Errorf("the quota is %+v, want a pause until %v", q, turns)
 	}
+	var own events.QuotaAnswer
+	if code := r.asks(events.SubjectQuota, `{"component":"`+appid+`","own":true}`, &own); code != "" {
+		t.Errorf("refused: %s", code)
+	}
+	if i := slices.IndexFunc(own.APIs, func(q events.APIQuota) bool { return q.API == apiRefresh }); own.APIs[i].Told == nil || own.APIs[i].Told.DailyLimit != 3 || own.APIs[i].Told.Used != 3 || own.APIs[i].Told.At.IsZero() {
+		t.Errorf("what WeChat said is not kept: %+v", own.APIs)
+	}
 	if until := r.metric(at[0], "wxtoken_api_paused_until_timestamp_seconds"); until != float64(turns.Unix()) {
 		t.Errorf("paused until %f, want %d and nothing else paused", until, turns.Unix())
 	}

@@ -17,6 +17,8 @@ type Quota struct {
 	// Paused says until when no call of an API may be made, because WeChat said that the day's
 	// quota is gone.
 	Paused map[string]time.Time `json:"paused,omitempty"`
+	// Limits are what WeChat said last of the day's limit of an API.
+	Limits map[string]Limit `json:"limits,omitempty"`
 	// QuotaError is what WeChat said when it last refused a call for that.
 	QuotaError *wxtoken.LastError `json:"quota_error,omitempty"`
 	// PushAskedAt is when WeChat was last asked to push tickets.
@@ -26,6 +28,13 @@ type Quota struct {
 	// Held says what holds back calls of which refresher; the keys are theirs. A day's quota stands
 	// in Paused alone.
 	Held map[string]Hold `json:"held,omitempty"`
+}
+
+// Limit is WeChat's word on the day's calls of an API.
+type Limit struct {
+	Daily int       `json:"daily"`
+	Used  int       `json:"used"`
+	At    time.Time `json:"at"` // when WeChat said it
 }
 
 // Hold is one reason why calls are held back, as one refresher met it.
