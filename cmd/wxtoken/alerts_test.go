@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"wxtoken/internal/runbook"
 )
 
 var (
@@ -41,7 +43,7 @@ func TestAlerts(t *testing.T) {
 	}
 	anchors := map[string]bool{}
 	for _, m := range heading.FindAllStringSubmatch(page, -1) {
-		anchors[anchor(m[1])] = true
+		anchors[runbook.Anchor(m[1])] = true
 	}
 	links := alertEntry.FindAllStringSubmatch(rules, -1)
 	if len(links) != len(shipped) {
@@ -61,9 +63,4 @@ func TestAlerts(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
-}
-
-// anchor returns what a heading is called in a link.
-func anchor(heading string) string {
-	return strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }

@@ -473,7 +473,11 @@ func TestCheckPage(t *testing.T) {
 		line("warn", "nats cipher", lang.T("off "+hostile, "未启用"), lang.T("turn it on", "请启用"))
 		line("FAIL", "secret", lang.T("refused", "被拒绝"), lang.T("set another; runbook: The AppSecret is wrong", "更换；运维手册：AppSecret 不对"))
 	}
-	r.has(r.html("/check"), "1 of 3 checks fail.", "有 1 项检查未通过，共 3 项。", "runbook: The AppSecret is wrong", "有应答", "off &lt;script&gt;")
+	r.has(r.html("/check"), "1 of 3 checks fail.", "有 1 项检查未通过，共 3 项。", `runbook: <a href="/runbook/the-appsecret-is-wrong">The AppSecret is wrong</a>`, "有应答", "off &lt;script&gt;")
+	r.has(r.html("/runbook/the-appsecret-is-wrong"), "docs/operations.md#the-appsecret-is-wrong", "docs/operations.zh-CN.md#appsecret-不对", "nats req wxtoken.renew")
+	if rec := r.ask(http.MethodGet, "/runbook/nowhere", nil, "Accept", "text/html"); rec.Code != http.StatusNotFound {
+		t.Errorf("an entry that is not there: %d", rec.Code)
+	}
 	var got console.CheckReport
 	r.read("/check", &got)
 	if len(got.Lines) != 3 || got.Verdict != "broken" || got.Lines[2].Mark != "FAIL" || got.Lines[2].Remedy == "" {

@@ -87,7 +87,7 @@ func words(l lang.Language) template.FuncMap {
 		"state": func(s string) string { return stateWord(s).In(l) },
 		"class": stateClass,
 		"asset": func(path string) string { return path + "?v=" + versions[path] },
-		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "plain": printable, "tone": tone[int], "toned": tone[int64], "toned64": tone[uint64], "withins": withins, "sorts": sorts,
+		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "plain": printable, "todo": linked, "tone": tone[int], "toned": tone[int64], "toned64": tone[uint64], "withins": withins, "sorts": sorts,
 		"condition": func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },
 		"reason":    func(r wxtoken.Reason) string { return reasonWord(r).In(l) },
 		"num":       grouped[int64],

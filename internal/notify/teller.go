@@ -167,7 +167,7 @@ func complete(d events.NoticeData, phase events.Phase, first time.Time) events.N
 
 // ended returns what is said of a cause when it is over.
 func ended(d events.NoticeData) events.NoticeData {
-	d.Phase, d.Until, d.Count, d.Keys, d.Do = events.PhaseOver, nil, 0, nil, lang.Text{}
+	d.Phase, d.Until, d.Count, d.Keys, d.Names, d.Do = events.PhaseOver, nil, 0, nil, nil, lang.Text{}
 	return d
 }
 

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
 )
 
 // Mark is the outcome of one check. It is the same in all languages, as the names of the checks
@@ -37,6 +39,18 @@ type written struct {
 	Name   string `json:"name"`
 	Saw    string `json:"saw"`
 	Remedy string `json:"remedy,omitempty"`
+	// Runbook is where the entries stand that the remedy names, as the alerts' runbook_url has it.
+	Runbook []string `json:"runbook,omitempty"`
+}
+
+// addresses are where the entries of the runbook stand that a remedy names.
+func addresses(remedy string, l lang.Language) (all []string) {
+	for _, m := range runbook.Mentions(remedy) {
+		if address := m.Entry.Address().In(l); !slices.Contains(all, address) {
+			all = append(all, address)
+		}
+	}
+	return all
 }
 
 // Report is what came of all checks.
@@ -68,17 +82,20 @@ func (r Report) WriteText(w io.Writer, l lang.Language) error {
 		fmt.Fprintf(&b, "%-4s  %-*s  %s\n", line.Mark, width, line.Name, line.Saw.In(l))
 		if !line.Remedy.IsZero() {
 			fmt.Fprintf(&b, "%*s-> %s\n", width+8, "", line.Remedy.In(l))
+			for _, address := range addresses(line.Remedy.In(l), l) {
+				fmt.Fprintf(&b, "%*s   %s\n", width+8, "", address)
+			}
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// WriteJSON writes the lines for a program: [{"mark","name","saw","remedy"}].
+// WriteJSON writes the lines for a program: [{"mark","name","saw","remedy","runbook"}].
 func (r Report) WriteJSON(w io.Writer, l lang.Language) error {
 	lines := make([]written, len(r))
 	for i, line := range r {
-		lines[i] = written{line.Mark, line.Name, line.Saw.In(l), line.Remedy.In(l)}
+		lines[i] = written{line.Mark, line.Name, line.Saw.In(l), line.Remedy.In(l), addresses(line.Remedy.In(l), l)}
 	}
 	return json.NewEncoder(w).Encode(lines)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
 )
 
 // TestReportInBothLanguages: marks and names are the same, what was seen and what to do are not.
@@ -14,17 +15,17 @@ func TestReportInBothLanguages(t *testing.T) {
 	t.Parallel()
 	r := Report{
 		ok("settings", lang.T("no fault", "没有错误")),
-		{Fail, "nats", lang.T("no connection", "连不上"), lang.T("start nats-server", "启动 nats-server")},
+		{Fail, "nats", lang.T("no connection", "连不上"), runbook.NATSAway.See(lang.T("start nats-server", "启动 nats-server"))},
 	}
 	for language, want := range map[lang.Language]struct{ text, json, err string }{
 		lang.English: {
-			"ok    settings  no fault\nFAIL  nats      no connection\n                -> start nats-server\n",
-			`[{"mark":"ok","name":"settings","saw":"no fault"},{"mark":"FAIL","name":"nats","saw":"no connection","remedy":"start nats-server"}]`,
+			"ok    settings  no fault\nFAIL  nats      no connection\n                -> start nats-server; runbook: NATS is away\n                   docs/operations.md#nats-is-away\n",
+			`[{"mark":"ok","name":"settings","saw":"no fault"},{"mark":"FAIL","name":"nats","saw":"no connection","remedy":"start nats-server; runbook: NATS is away","runbook":["docs/operations.md#nats-is-away"]}]`,
 			"1 of 2 checks failed",
 		},
 		lang.Chinese: {
-			"ok    settings  没有错误\nFAIL  nats      连不上\n                -> 启动 nats-server\n",
-			`[{"mark":"ok","name":"settings","saw":"没有错误"},{"mark":"FAIL","name":"nats","saw":"连不上","remedy":"启动 nats-server"}]`,
+			"ok    settings  没有错误\nFAIL  nats      连不上\n                -> 启动 nats-server；运维手册：NATS 不可用\n                   docs/operations.zh-CN.md#nats-不可用\n",
+			`[{"mark":"ok","name":"settings","saw":"没有错误"},{"mark":"FAIL","name":"nats","saw":"连不上","remedy":"启动 nats-server；运维手册：NATS 不可用","runbook":["docs/operations.zh-CN.md#nats-不可用"]}]`,
 			"有 1 项检查没有通过，共 2 项",
 		},
 	} {
@@ -40,7 +41,7 @@ func TestReportInBothLanguages(t *testing.T) {
 			t.Fatal(err)
 		}
 		var again strings.Builder
-		if err := back.WriteText(&again, "any"); err != nil || again.String() != want.text {
+		if err := back.WriteText(&again, language); err != nil || again.String() != want.text {
 			t.Errorf("%s: read back: %v and\n%s", language, err, again.String())
 		}
 	}

@@ -37,3 +37,36 @@ func TestSee(t *testing.T) {
 		t.Errorf("got %q, want %q", got.ZH, want)
 	}
 }
+
+// TestLinks: an entry is found by the name that it has in an address, where a remedy names it, and its text is that of its page.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for e := None + 1; int(e) < len(headings); e++ {
+		if found, ok := ByAnchor(e.Anchor()); !ok || found != e || seen[e.Anchor()] {
+			t.Errorf("%q is the name of %q", e.Anchor(), headings[found].EN)
+		}
+		seen[e.Anchor()] = true
+		both := lang.Join([]lang.Text{e.See(lang.T("wait", "等")), WeChatAway.See(lang.T("look", "看"))}, lang.T("; ", "；"))
+		for _, l := range []lang.Language{lang.English, lang.Chinese} {
+			if text := e.Text(l); len(text) < 100 || strings.Contains(text, "\n## ") || strings.Contains(text, "\n### ") {
+				t.Errorf("%s in %s: %q", headings[e].EN, l, text)
+			}
+			for _, text := range []string{both.In(l), strings.ReplaceAll(both.In(l), "`", "")} {
+				m := Mentions(text)
+				if len(m) != 2 || m[0].Entry != e || m[1].Entry != WeChatAway || strings.Trim(text[m[0].From:m[0].Upto], "`") != strings.Trim(headings[e].In(l), "`") && !strings.Contains(headings[e].In(l), "`") {
+					t.Errorf("%q names %+v", text, m)
+				}
+			}
+		}
+	}
+	if m := Mentions("see the runbook: Nothing of that kind, 运维手册："); len(m) != 0 {
+		t.Errorf("no entry is %+v", m)
+	}
+	if got := NoTicket.Address(); got != lang.T("docs/operations.md#no-ticket-arrives", "docs/operations.zh-CN.md#收不到验证票据") {
+		t.Errorf("it stands at %q", got)
+	}
+	if _, ok := ByAnchor("nowhere"); ok {
+		t.Error("an entry is nowhere")
+	}
+}
