@@ -55,7 +55,7 @@ func (x *index) buckets() []followed {
 		bucket(ofTokens, events.StreamTokens, prefixTokens, x.token),
 		bucket(ofStatus, events.StreamStatus, prefixStatus, x.status),
 		{
-			stream: events.StreamJournal, filter: events.JournalFilter(events.JournalCount), since: keptTicks,
+			stream: events.StreamTraffic, filter: events.JournalFilter(events.JournalCount), since: keptTicks,
 			begin: func(int) {}, end: func() {}, silence: func() {},
 			take: func(subject string, data []byte) {
 				x.tick(subject, data)

@@ -117,7 +117,7 @@ func (c *Console) pushes(ctx context.Context, q *Request) (Pushes, error) {
 	switch w.show {
 	case showRefused:
 		p.Refused = []NotedPush{}
-		p.Before, err = list(ctx, c, events.StreamJournal, []string{events.JournalFilter(events.JournalPush)}, w, notedPush, &p.Refused)
+		p.Before, err = list(ctx, c, events.StreamTraffic, []string{events.JournalFilter(events.JournalPush)}, w, notedPush, &p.Refused)
 	case showDead:
 		p.Dead = []Dead{}
 		p.Before, err = list(ctx, c, events.StreamDead, []string{events.DeadSubject(">")}, w, func(m *jetstream.RawStreamMsg) Dead { return deadLetter(m, q) }, &p.Dead)

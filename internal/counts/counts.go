@@ -1,4 +1,4 @@
-// Package counts keeps what a process did, by ten minutes, on the stream JOURNAL: for plots that survive restarts.
+// Package counts keeps what a process did, by ten minutes, on the stream TRAFFIC: for plots that survive restarts.
 package counts
 
 import (

@@ -29,7 +29,7 @@ func newCounter(t *testing.T) (*Counter, *natsdtest.Server, func() []Record) {
 	}
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	read := func() (records []Record) {
-		stream, err := js.Stream(t.Context(), events.StreamJournal)
+		stream, err := js.Stream(t.Context(), events.StreamTraffic)
 		if err != nil {
 			t.Fatal(err)
 		}

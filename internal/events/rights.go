@@ -62,16 +62,17 @@ func Rights(role string, services ...string) (rights []Right) {
 			add(MayPublish, jsInfo+sc.Name, "$JS.API.STREAM.CREATE."+sc.Name, "$JS.API.STREAM.UPDATE."+sc.Name)
 		}
 		add(MayPublish, jsDirect+StreamTokens+".>", jsDirect+StreamStatus+".>")
-		add(MayPublish, jsDirect+StreamDead, jsDirect+StreamDead+".>", jsDirect+StreamJournal, jsDirect+StreamJournal+".>", "$JS.API.STREAM.MSG.DELETE."+StreamDead)
+		add(MayPublish, jsDirect+StreamDead, jsDirect+StreamDead+".>", jsDirect+StreamJournal, jsDirect+StreamJournal+".>", jsDirect+StreamTraffic, jsDirect+StreamTraffic+".>", "$JS.API.STREAM.MSG.DELETE."+StreamDead)
 		add(MayPublish, "$JS.API.STREAM.MSG.GET."+StreamMessages, SubjectConnectList) // of its page
 		for _, name := range []string{StreamAuth, StreamTokens, StreamJournal} {
 			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}
-		add(MayPublish, SubjectAccount, SubjectQuota)                                                                                        // of its page, too
-		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamStatus+".*.$KV."+BucketStatus+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamStatus+".*") // of its page
-		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")                                                                        // of its watch
-		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens)                                                                     // is there an account of services?
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamTraffic+".>", "$JS.API.CONSUMER.INFO."+StreamTraffic+".*", "$JS.API.CONSUMER.MSG.NEXT."+StreamTraffic+".*") // of its page
+		add(MayPublish, SubjectAccount, SubjectQuota)                                                                                                                // of its page, too
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamStatus+".*.$KV."+BucketStatus+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamStatus+".*")                         // of its page
+		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")                                                                                                // of its watch
+		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens)                                                                                             // is there an account of services?
 		for _, api := range services {
 			add(MayPublish, api+".INFO") // its limits
 			for _, m := range Mirrors(SetupConfig{}) {

@@ -17,7 +17,8 @@ type SetupConfig struct {
 const day = 24 * time.Hour
 
 const (
-	journalRecords = 500_000  // on JOURNAL, some hundred bytes each
+	journalRecords = 500_000  // on JOURNAL and on TRAFFIC each, some hundred bytes each
+	trafficRecords = 20_000   // on TRAFFIC, of one subject
 	journalRecord  = 16 << 10 // bytes, of one record
 )
 
@@ -89,17 +90,31 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:    replicas,
 		},
 		{
-			// What operators read: records with a life of their own each, the longest for who did what. It may lose the
-			// oldest, never hold anything up.
+			// What operators read, and refreshers alone write: records with a life of their own each, the longest for who
+			// did what. It may lose the oldest, never hold anything up. It stands before TRAFFIC, whose subjects it once had.
 			Name:        StreamJournal,
-			Description: "what operators read: audit, notices, counts, refused pushes; private, never a secret",
-			Subjects:    []string{AllJournal},
+			Description: "what operators read: audit, notices; private, never a secret",
+			Subjects:    []string{JournalFilter(JournalAudit), JournalFilter(JournalNotice)},
 			MaxAge:      400 * day,
 			MaxMsgs:     journalRecords, // and no size: that would be set aside at once, and a small disk be full
 			MaxMsgSize:  journalRecord,
 			AllowDirect: true,
 			AllowMsgTTL: true,
 			Replicas:    replicas,
+		},
+		{
+			// What strangers can cause, and processes that face them can write: however much of it comes, it pushes out
+			// nothing but its like.
+			Name:              StreamTraffic,
+			Description:       "what operators read: counts, refused pushes; private, never a secret",
+			Subjects:          []string{JournalFilter(JournalCount), JournalFilter(JournalPush)},
+			MaxAge:            PushKept,
+			MaxMsgs:           journalRecords,
+			MaxMsgsPerSubject: trafficRecords,
+			MaxMsgSize:        journalRecord,
+			AllowDirect:       true,
+			AllowMsgTTL:       true,
+			Replicas:          replicas,
 		},
 	}
 }

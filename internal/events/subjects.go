@@ -14,6 +14,7 @@ const (
 	StreamStatus   = "KV_" + BucketStatus
 	StreamDead     = "DEAD"
 	StreamJournal  = "JOURNAL"
+	StreamTraffic  = "TRAFFIC"
 	BucketTokens   = "tokens"
 	BucketStatus   = "status"
 )
@@ -59,7 +60,7 @@ const (
 	AllJournal     = prefixJournal + ">"
 )
 
-// Sorts of records on JOURNAL: the second token of journal.<sort>.<whose>.<what>.
+// Sorts of records: the second token of journal.<sort>.<whose>.<what>. The first two lie on JOURNAL, the others on TRAFFIC.
 const (
 	JournalAudit  = "audit"  // who had what done: <component>.<action>
 	JournalNotice = "notice" // what needs a person, and that it is over: <component>.<type>

@@ -22,7 +22,7 @@ const (
 	tellFor, tellKept = 10 * time.Minute, 48 * time.Hour
 	// tellNow is the life of a record of a time that is not over. The last of it takes its place.
 	tellNow = tellFor + time.Minute
-	// tellAgain is the first wait after NATS did not take a record, as long as refreshers have not made JOURNAL for instance. It doubles
+	// tellAgain is the first wait after NATS did not take a record, as long as refreshers have not made TRAFFIC for instance. It doubles
 	// up to tellAgainMost: a user without the right to write it is refused each time.
 	tellAgain, tellAgainMost = time.Second, time.Minute
 	// tellWithin bounds the wait for NATS.
@@ -42,7 +42,7 @@ type teller struct {
 	rest time.Time     // when the next record may be tried
 }
 
-// Tell writes down what is served and how much, until ctx ends: on the stream JOURNAL, a record for ten minutes. While
+// Tell writes down what is served and how much, until ctx ends: on the stream TRAFFIC, a record for ten minutes. While
 // something happens there is one sooner. It always returns nil.
 func (g *Gateway) Tell(ctx context.Context) error {
 	if g.d.Figures == nil {

@@ -26,7 +26,7 @@ import (
 // told returns what the gateway wrote down, the newest last, with the texts of it.
 func told(r *rig, js jetstream.JetStream) (all []services.Served, texts []string) {
 	r.Helper()
-	stream, err := js.Stream(r.Context(), events.StreamJournal)
+	stream, err := js.Stream(r.Context(), events.StreamTraffic)
 	r.must(err)
 	for seq := stream.CachedInfo().State.FirstSeq; seq <= stream.CachedInfo().State.LastSeq; seq++ {
 		m, err := stream.GetMsg(r.Context(), seq)
@@ -88,8 +88,8 @@ func TestTell(t *testing.T) {
 	}
 }
 
-// TestTellBeforeJournal: a gateway that starts before JOURNAL is there tells whom it serves as soon as it is.
-func TestTellBeforeJournal(t *testing.T) {
+// TestTellBeforeTraffic: a gateway that starts before TRAFFIC is there tells whom it serves as soon as it is.
+func TestTellBeforeTraffic(t *testing.T) {
 	t.Parallel()
 	r := &rig{TB: t, log: &logtest.Buffer{}, file: filepath.Join(t.TempDir(), "services.json"), metrics: prometheus.NewRegistry()}
 	nc := natsdtest.Start(t).Connect()

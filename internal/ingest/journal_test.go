@@ -35,7 +35,7 @@ func written(t *testing.T, r *rig) (end func()) {
 func (r *rig) records(t *testing.T) map[string][]events.Push {
 	t.Helper()
 	all := map[string][]events.Push{}
-	for _, m := range r.messages(t, events.StreamJournal) {
+	for _, m := range r.messages(t, events.StreamTraffic) {
 		var p events.Push
 		if err := json.Unmarshal(m.Data, &p); err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func TestJournal(t *testing.T) {
 	if len(all["rejected"]) != 2 || len(all) != 4 {
 		t.Errorf("%d records of refused pushes, %d results", len(all["rejected"]), len(all))
 	}
-	for _, m := range r.messages(t, events.StreamJournal) {
+	for _, m := range r.messages(t, events.StreamTraffic) {
 		text := strings.ReplaceAll(string(m.Data), elsewhere.path, "")
 		if strings.Contains(m.Subject+text, "SEKRET") {
 			t.Errorf("a record shows what was pushed: %s %s", m.Subject, m.Data)

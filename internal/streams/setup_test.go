@@ -70,7 +70,7 @@ func TestSetup(t *testing.T) {
 	if err := streams.Exists(t.Context(), r.js); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Errorf("before: %v", err)
 	}
-	want := []string{"AUTH", "DEAD", "JOURNAL", "KV_status", "KV_tokens", "MESSAGES"}
+	want := []string{"AUTH", "DEAD", "JOURNAL", "KV_status", "KV_tokens", "MESSAGES", "TRAFFIC"}
 	created, err := streams.Setup(t.Context(), r.nc, r.js, config)
 	slices.Sort(created)
 	if err != nil || !slices.Equal(created, want) {
