@@ -240,7 +240,7 @@ func busyDay(t *testing.T, sim simRun) {
 
 // TestConsoleWalk walks through the operator's page with a real browser, in both languages, on a phone and a desk, light and dark: each
 // page loads with all that belongs to it, fits into the window, can be used by keyboard, and axe finds nothing serious. It then
-// presses a button, does without scripts, and sees as a reader that there are no buttons.
+// presses a button, does without scripts, sees as a reader that there are no buttons, and looks at 10,000 accounts.
 func TestConsoleWalk(t *testing.T) {
 	t.Parallel()
 	if browsertest.Path() == "" {
@@ -257,7 +257,7 @@ func TestConsoleWalk(t *testing.T) {
 	pages := []string{
 		"/", "/accounts", "/accounts?q=nothing+like+it", account, "/accounts/" + wxtoken.ComponentKey(wechatsim.DemoAppID).String(), nowhere,
 		"/pushes", w.first("/pushes", "/pushes/messages/"), "/pushes?show=refused", "/pushes?show=dead", w.first("/pushes?show=dead", "/pushes/dead/"),
-		"/links", "/services", "/check", "/audit", "/login",
+		"/links", "/services", "/check", "/runbook/an-authorizer-is-in-state-needs_authorization-or-revoked", "/audit", "/login",
 	}
 	for _, language := range []string{"en", "zh-CN"} {
 		for _, path := range pages {
@@ -293,6 +293,7 @@ func TestConsoleWalk(t *testing.T) {
 			}
 		}
 	})
+	w.walkMany()
 	if all := w.complaints.taken(); len(all) > 0 {
 		t.Errorf("the browser complains: %s", strings.Join(all, "; "))
 	}
