@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/truth"
 )
 
 // fill has an index know n accounts, all of them active.
@@ -121,6 +122,32 @@ func TestWorst(t *testing.T) {
 	}
 	if len(got) != len(want) || !slices.IsSortedFunc(got, func(a, b string) int { return group(a) - group(b) }) {
 		t.Errorf("in the order %v, want %v", got, want)
+	}
+}
+
+// TestTroubles: of each trouble the account is shown whose token ends first.
+func TestTroubles(t *testing.T) {
+	t.Parallel()
+	x, now := newIndex(), time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	fill(t, x, 5, now.Add(time.Hour))
+	for i, code := range []int{61007, 61007, -1} {
+		key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wx%016d", i))
+		x.status(key, fmt.Appendf(nil, `{"state":"renewing_failed","failures":2,"last_error":{"code":%d}}`, code))
+		x.token(key, fmt.Appendf(nil, `{"generation":1,"expires_at":%q}`, now.Add(time.Duration(9-i)*time.Minute).Format(time.RFC3339)))
+	}
+	got := x.troubles(now, 5)
+	if len(got) != 2 || got[0].Cause != truth.PermissionMissing || got[0].Accounts != 2 || got[0].Dead != 0 || got[1].Cause != truth.RenewalFails || got[1].Accounts != 1 {
+		t.Fatalf("%+v", got)
+	}
+	if first := got[0].first.Authorizer; first != fmt.Sprintf("wx%016d", 1) {
+		t.Errorf("%s is shown", first)
+	}
+	if got := x.troubles(now, 1); len(got) != 1 || got[0].first.Authorizer == "" {
+		t.Errorf("the first alone: %+v", got)
+	}
+	w := Worst{Row: Row{State: wxtoken.StateOperator}, trouble: truth.Trouble{Error: &wxtoken.LastError{Code: 61007}}}
+	if href := w.OthersHref(); href != "/accounts?errcode=61007&state=operator" {
+		t.Errorf("the others are at %s", href)
 	}
 }
 

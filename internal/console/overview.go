@@ -5,12 +5,13 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )
@@ -46,7 +47,7 @@ type Overview struct {
 	LeftOut    int             `json:"components_left_out,omitempty"` // beyond the first 200
 	Due        Plot            `json:"renewals_due"`
 	History    []Plot          `json:"history"`
-	Worst      []Row           `json:"worst"` // accounts that are not as they should be, the worst first
+	Worst      []Worst         `json:"worst"` // what is not as it should be, the worst first: one of each trouble
 	Changed    []Row           `json:"changed_last"`
 
 	rest []Row // the first of all accounts, for a terminal
@@ -58,6 +59,23 @@ type ComponentView struct {
 	Accounts *Tally    `json:"accounts"`
 	APIs     []APICall `json:"apis"`                     // calls of today, by the refreshers' own count
 	Why      string    `json:"held_back_text,omitempty"` // in the language of the request
+}
+
+// Worst is a component that is in trouble, or the first of the accounts that have the same.
+type Worst struct {
+	Row
+	Others int `json:"others,omitempty"` // accounts that suffer from the same
+
+	trouble truth.Trouble
+}
+
+// OthersHref leads to all that suffer from the same, as far as a list can tell.
+func (w Worst) OthersHref() string {
+	q := url.Values{"state": {string(w.State)}}
+	if e := w.trouble.Error; e != nil {
+		q.Set("errcode", strconv.Itoa(e.Code))
+	}
+	return "/accounts?" + q.Encode()
 }
 
 // maxComponents bounds how many components are shown, maxChanged how many keys that changed last.
@@ -77,15 +95,19 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	for _, s := range statuses[:min(len(statuses), maxComponents)] {
 		keys = append(keys, s.Key)
 	}
-	changed, shown := c.index.changedLast(maxChanged), maxWorst
-	if q.format == "text" {
-		changed, shown = nil, defaultLimit
+	changed, troubles := c.index.changedLast(maxChanged), c.index.troubles(q.Now, maxWorst)
+	var worst, listed []wxtoken.Key
+	for _, t := range troubles {
+		worst = append(worst, t.first)
 	}
-	worst, _ := c.index.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, sort: byWorst}, q.Now, 0, shown)
-	rows, err := c.rowsOf(ctx, q, slices.Concat(keys, changed, worst))
+	if q.format == "text" {
+		changed = nil
+		listed, _ = c.index.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, sort: byWorst}, q.Now, 0, defaultLimit)
+	}
+	rows, err := c.rowsOf(ctx, q, slices.Concat(keys, changed, worst, listed))
 	if err != nil && !c.cfg.NATS.IsConnected() && len(statuses) > 0 {
 		rows, err = c.remembered(statuses[:len(keys)]), nil
-		changed, worst = nil, nil
+		changed, worst, listed = nil, nil, nil
 	}
 	if err != nil {
 		return o, err
@@ -100,9 +122,9 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 		}
 		o.Components = append(o.Components, v)
 	}
-	o.Changed = rows[len(keys) : len(keys)+len(changed)]
-	o.rest = rows[len(keys)+len(changed):]
-	o.Worst = c.worst(&o, q.Now)
+	rows = rows[len(keys):]
+	o.Changed, rows = rows[:len(changed)], rows[len(changed):]
+	o.Worst, o.rest = worstOf(o.Components, troubles[:len(worst)], rows[:len(worst)]), rows[len(worst):]
 	c.judge(&o, q)
 	return o, nil
 }
@@ -115,45 +137,19 @@ func (v ComponentView) trouble() truth.Trouble {
 	}
 }
 
-// worst returns what is to be looked at first, components and accounts, by truth's rule.
-func (c *Console) worst(o *Overview, now time.Time) []Row {
-	type wrong struct {
-		Row
-		trouble truth.Trouble
-	}
-	var all []wrong
-	for _, v := range o.Components {
+// worstOf returns what is to be looked at first, components and accounts, by truth's rule.
+func worstOf(components []ComponentView, troubles []suffering, rows []Row) []Worst {
+	all := []Worst{}
+	for _, v := range components {
 		if t := v.trouble(); t.Cause != "" && truth.CauseOf(t.Cause).Severity != "" { // others are over in minutes
-			all = append(all, wrong{v.Row, t})
+			all = append(all, Worst{Row: v.Row, trouble: t})
 		}
 	}
-	troubles := c.index.troubles(now)
-	for _, row := range o.rest[:min(len(o.rest), maxWorst)] {
-		t := row.trouble()
-		if t.Cause == "" {
-			continue
-		}
-		if i := slices.IndexFunc(troubles, func(other truth.Trouble) bool { return other.Cause == t.Cause && code(&other) == code(&t) }); i >= 0 {
-			t.Dead, t.Accounts = troubles[i].Dead, troubles[i].Accounts
-		}
-		all = append(all, wrong{row, t})
+	for i, row := range rows {
+		all = append(all, Worst{Row: row, Others: troubles[i].Accounts - 1, trouble: troubles[i].Trouble})
 	}
-	slices.SortStableFunc(all, func(a, b wrong) int { return a.trouble.Compare(b.trouble) })
-	rows := []Row{}
-	for _, w := range all[:min(len(all), maxWorst)] {
-		rows = append(rows, w.Row)
-	}
-	return rows
-}
-
-// trouble is what is wrong with an account.
-func (r Row) trouble() truth.Trouble {
-	t := truth.Trouble{Error: r.LastError}
-	if r.Failures == 0 {
-		t.Error = nil
-	}
-	t.Cause = truth.OfAccount(r.State, r.Ready().Reason, t.Error, !r.Valid)
-	return t
+	slices.SortStableFunc(all, func(a, b Worst) int { return a.trouble.Compare(b.trouble) })
+	return all[:min(len(all), maxWorst)]
 }
 
 // remembered are rows of components made of what the index has, while NATS is away.

@@ -229,12 +229,33 @@ func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles
 	return ranks, troubles
 }
 
-// troubles returns what accounts suffer from.
-func (x *index) troubles(at time.Time) []truth.Trouble {
+// suffering is a trouble, and the account that suffers from it whose token ends first.
+type suffering struct {
+	truth.Trouble
+	first wxtoken.Key
+	rank  uint64
+}
+
+// troubles returns the first of what accounts suffer from.
+func (x *index) troubles(at time.Time, most int) (out []suffering) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	_, troubles := x.ranks(kindAuthorizer, seconds(at))
-	return troubles
+	now := seconds(at)
+	ranks, troubles := x.ranks(kindAuthorizer, now)
+	for _, t := range troubles[:min(len(troubles), most)] {
+		out = append(out, suffering{Trouble: t, rank: rankUnknown << 32})
+	}
+	for i := range x.rows {
+		r := &x.rows[i]
+		if !r.there(kindAuthorizer) {
+			continue
+		}
+		rank := rankOf(byWorst, r, r.standing(now), now, ranks)
+		if at := rank >> 32; at < uint64(len(out)) && rank < out[at].rank {
+			out[at].first, out[at].rank = x.key(r), rank
+		}
+	}
+	return out
 }
 
 // code is the errcode of a trouble.
