@@ -29,7 +29,8 @@ var TokenParameters = []string{"access_token", "component_access_token"}
 var refusedCodes = []int{40001, 40014, 42001}
 
 // Transport is an http.RoundTripper for calls to WeChat's API: it puts the current token of a key into the query, and when WeChat
-// refuses the token it has that replaced ([Client.Replace]) and makes the call once more, if the request's body can be sent again.
+// refuses the token it has that replaced ([Client.Replace]) and makes the call once more, if the request's body can be sent again. A body
+// goes out with a length, also where the request says none: it is read to its end before.
 // Nothing else is repeated here: a call may have worked although its answer was lost. (net/http itself may make a GET once more where a
 // connection that it had kept breaks.) A refusal that can't be mended so is
 // handed on as it came, when the next token is there.
@@ -45,8 +46,17 @@ type Transport struct {
 	// header Accept-Encoding.
 	Base http.RoundTripper
 
-	// RetryBody is how large a body of a request without GetBody is kept for a second try, in bytes. Default: 1 MiB; less than 0: none.
+	// RetryBody is how large a body of a request without GetBody is kept in memory for a second try, in bytes. Default: 1 MiB; less than
+	// 0: none.
 	RetryBody int64
+
+	// SpoolDir is where a body goes that is longer than RetryBody and whose length the request does not say (ContentLength 0 or -1): WeChat
+	// refuses a body in chunks, so it gets a length. The file has no name any more while it is used, but on Windows. Such a body can be sent twice.
+	// Default: os.TempDir.
+	SpoolDir string
+
+	// MaxSpool is how long such a body may be, in bytes; what is longer is ErrBodyTooLong. Default: 1 GiB.
+	MaxSpool int64
 
 	// Answered, if not nil, is told of each answer before RoundTrip returns it.
 	Answered func(Answer)
@@ -76,6 +86,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, err
 	}
+	defer body.release()
 	res, answer, err := t.send(req, token, body.first, body.length)
 	if err != nil || !slices.Contains(refusedCodes, answer.Errcode) {
 		return t.told(res, answer, err)
@@ -114,44 +125,47 @@ func (t *Transport) redirected(req *http.Request) (*http.Response, error) {
 
 // outgoing is a request's body.
 type outgoing struct {
-	first  io.ReadCloser
-	length int64
-	again  func() (io.ReadCloser, error) // nil: it can't be sent twice
+	first   io.ReadCloser
+	length  int64
+	again   func() (io.ReadCloser, error) // nil: it can't be sent twice
+	release func()
 }
 
-// body makes a request's body ready to be sent, twice if it is small enough.
+// body makes a request's body ready to be sent with its length, and twice where that may be. A length that is not said is 0, or -1.
 func (t *Transport) body(req *http.Request) (outgoing, error) {
 	limit := t.RetryBody
 	if limit == 0 {
 		limit = defaultRetryBody
 	}
-	none := func() (io.ReadCloser, error) { return http.NoBody, nil }
+	ready := outgoing{first: req.Body, length: req.ContentLength, again: req.GetBody, release: func() {}}
 	switch {
 	case req.Body == nil || req.Body == http.NoBody:
-		return outgoing{first: http.NoBody, again: none}, nil
-	case req.GetBody != nil:
-		return outgoing{first: req.Body, length: req.ContentLength, again: req.GetBody}, nil
-	case limit < 0 || req.ContentLength > limit:
-		return outgoing{first: req.Body, length: req.ContentLength}, nil
+		ready.first, ready.length, ready.again = http.NoBody, 0, func() (io.ReadCloser, error) { return http.NoBody, nil }
+		return ready, nil
+	case req.ContentLength > 0 && (req.GetBody != nil || req.ContentLength > limit): // any is longer than a limit below 0
+		return ready, nil
 	}
-	var kept bytes.Buffer
-	kept.Grow(int(max(req.ContentLength, 0)) + bytes.MinRead)
-	if _, err := io.Copy(&kept, io.LimitReader(req.Body, limit+1)); err != nil {
+	inMemory := limit
+	if limit < 0 {
+		inMemory = defaultRetryBody // for the length
+	}
+	k, err := t.keep(req.Context(), req.Body, inMemory)
+	if err != nil {
 		return outgoing{}, err
-	}
-	if int64(kept.Len()) > limit { // of a length that was not said
-		return outgoing{first: body{io.MultiReader(&kept, req.Body), req.Body}, length: req.ContentLength}, nil
 	}
 	if err := req.Body.Close(); err != nil {
+		k.release()
 		return outgoing{}, err
 	}
-	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept.Bytes())), nil }
-	first, _ := open()
-	length := int64(kept.Len())
-	if req.ContentLength > 0 {
-		length = req.ContentLength // net/http refuses a body of another length: so much of it is missing
+	ready.first, _ = k.open()
+	ready.release = k.release
+	if req.ContentLength <= 0 {
+		ready.length = k.length
+	} // else net/http refuses a body of another length: so much of it is missing
+	if limit > 0 {
+		ready.again = k.open
 	}
-	return outgoing{first: first, length: length, again: open}, nil
+	return ready, nil
 }
 
 // body reads from one place and closes another.
@@ -166,9 +180,7 @@ func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, 
 	address := *req.URL
 	address.RawQuery = withToken(address.RawQuery, token)
 	out.URL, out.Body, out.ContentLength, out.GetBody = &address, payload, length, nil
-	if length >= 0 {
-		out.TransferEncoding = nil // with its length: WeChat answers HTTP 412 to a body in chunks
-	}
+	out.TransferEncoding = nil // with its length: WeChat answers HTTP 412 to a body in chunks
 	res, err := t.base().RoundTrip(&out)
 	if err != nil {
 		return nil, Answer{}, withoutURL(err)

@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/micro"
 
@@ -21,7 +24,10 @@ import (
 )
 
 // call is a call that the API got.
-type call struct{ query, body string }
+type call struct {
+	query, body string
+	length      int64 // as it was said; -1: in chunks
+}
 
 // api plays WeChat's API: it keeps the calls, and answers as a test says.
 type api struct {
@@ -41,7 +47,7 @@ func answering(t *testing.T, answer func(w http.ResponseWriter, r *http.Request,
 			body = []byte(err.Error())
 		}
 		a.mu.Lock()
-		a.calls = append(a.calls, call{r.URL.RawQuery, string(body)})
+		a.calls = append(a.calls, call{r.URL.RawQuery, string(body), r.ContentLength})
 		n := len(a.calls)
 		a.mu.Unlock()
 		answer(w, r, n)
@@ -191,6 +197,10 @@ func TestTransportReplaces(t *testing.T) {
 		"GetBody, and large":    {code: "40014", body: func() io.Reader { return strings.NewReader(strings.Repeat("x", 3<<20)) }, want: strings.Repeat("x", 3<<20)},
 		"kept":                  {code: `"40001"`, body: hidden, change: func(r *http.Request) { r.ContentLength = int64(len(text)) }, want: text},
 		"kept, length not said": {code: "40014", body: hidden, want: text},
+		"in a file": {
+			code: "40001", want: strings.Repeat("y", 3<<20),
+			body: func() io.Reader { return io.MultiReader(strings.NewReader(strings.Repeat("y", 3<<20))) },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -211,8 +221,8 @@ func TestTransportReplaces(t *testing.T) {
 				t.Fatalf("answer %q, %v", answer, err)
 			}
 			got := a.got()
-			if len(got) != 2 || got[0].body != row.want || got[1].body != row.want {
-				t.Errorf("%d calls, want two with the same body", len(got))
+			if len(got) != 2 || got[0].body != row.want || got[1] != (call{query: got[1].query, body: row.want, length: int64(len(row.want))}) {
+				t.Errorf("%d calls, want two with the same body, and its length", len(got))
 			}
 			if want := []wxtoken.Answer{{Refused: true, Again: true}}; !slices.Equal(c.told, want) {
 				t.Errorf("told of %+v, want %+v", c.told, want)
@@ -231,10 +241,10 @@ func TestTransportHandsOnWhatItCannotRepeat(t *testing.T) {
 		size, limit int64
 		said        bool
 	}{
-		"too large":                  {1<<20 + 1, 0, true},
-		"too large, length not said": {1<<20 + 1, 0, false},
-		"one byte over":              {11, 10, false},
-		"nothing is kept":            {1, -1, true},
+		"too large":                        {1<<20 + 1, 0, true},
+		"one byte over":                    {11, 10, true},
+		"nothing is kept":                  {1, -1, true},
+		"nothing is kept, length not said": {1<<20 + 1, -1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -254,8 +264,8 @@ func TestTransportHandsOnWhatItCannotRepeat(t *testing.T) {
 			if err != nil || !strings.Contains(answer, "invalid credential") {
 				t.Fatalf("answer %q, %v; want WeChat's refusal", answer, err)
 			}
-			if got := a.got(); len(got) != 1 || got[0].body != text {
-				t.Errorf("%d calls, want one with the whole body", len(got))
+			if got := a.got(); len(got) != 1 || got[0].body != text || got[0].length != row.size {
+				t.Errorf("%d calls, want one with the whole body and its length", len(got))
 			}
 			if want := []wxtoken.Answer{{Errcode: 40001, RID: "65a1b2c3-1234", Refused: true}}; !slices.Equal(c.told, want) {
 				t.Errorf("told of %+v, want %+v", c.told, want)
@@ -269,6 +279,93 @@ func TestTransportHandsOnWhatItCannotRepeat(t *testing.T) {
 		})
 	}
 }
+
+// A body whose length is not said goes out with one, short or long, and once more where WeChat refuses the token.
+func TestTransportGivesALength(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	p.put(shop, 1)
+	client := p.client(wxtoken.Config{})
+	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 3 << 20} {
+		a := answering(t, func(w http.ResponseWriter, _ *http.Request, _ int) {})
+		c := calls(t, client)
+		c.SpoolDir = t.TempDir()
+		text := strings.Repeat("0123456789abcdef", size/16+1)[:size]
+		pipe, in := io.Pipe() // as programs write a form with a file in it
+		go func() {
+			_, err := io.WriteString(in, text)
+			_ = in.CloseWithError(err)
+		}()
+		_, _, err := c.call(t, "POST", a.url, pipe, func(r *http.Request) {
+			if size%2 > 0 {
+				r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
+			}
+		})
+		if err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		if got := a.got(); len(got) != 1 || got[0].body != text || got[0].length != int64(size) {
+			t.Errorf("%d bytes: %d calls, the first with %d of them and a length of %d", size, len(got), len(got[0].body), got[0].length)
+		}
+		if left, err := os.ReadDir(c.SpoolDir); err != nil || len(left) > 0 {
+			t.Errorf("%d bytes: left in the folder: %v, %v", size, left, err)
+		}
+	}
+}
+
+// A body whose length is not said, and that can't be kept, is an error that says so. WeChat hears of none of them.
+func TestTransportKeepsNoBody(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	p.put(shop, 1)
+	client := p.client(wxtoken.Config{})
+	ends := func(r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
+		t.Cleanup(cancel)
+		*r = *r.WithContext(ctx)
+	}
+	never, in := io.Pipe()
+	defer func() { _ = in.Close() }()
+	for name, row := range map[string]struct {
+		body   io.Reader
+		change func(*http.Request)
+		set    func(*wxtoken.Transport)
+		want   error
+	}{
+		"longer than allowed": {body: strings.NewReader(strings.Repeat("x", 2<<20+1)), set: func(t *wxtoken.Transport) { t.MaxSpool = 2 << 20 }, want: wxtoken.ErrBodyTooLong},
+		"no folder":           {body: strings.NewReader(strings.Repeat("x", 2<<20)), set: func(t *wxtoken.Transport) { t.SpoolDir += "/gone" }, want: fs.ErrNotExist},
+		"hangs":               {body: never, change: ends, want: context.DeadlineExceeded},
+		"never ends":          {body: zeros{}, change: ends, set: func(t *wxtoken.Transport) { t.RetryBody = 1 << 40 }, want: context.DeadlineExceeded},
+	} {
+		a := answering(t, func(http.ResponseWriter, *http.Request, int) {})
+		c := calls(t, client)
+		if c.SpoolDir = t.TempDir(); row.set != nil {
+			row.set(c.Transport)
+		}
+		if row.change == nil {
+			row.change = func(*http.Request) {}
+		}
+		body := &guarded{Reader: row.body}
+		if closer, ok := row.body.(io.Closer); ok {
+			body.close = closer.Close
+		}
+		if _, _, err := c.call(t, "POST", a.url, body, row.change); !errors.Is(err, row.want) {
+			t.Errorf("%s: error %v, want %v", name, err, row.want)
+		}
+		if !body.closed {
+			t.Errorf("%s: the body stayed open", name)
+		}
+		if left, err := os.ReadDir(strings.TrimSuffix(c.SpoolDir, "/gone")); len(a.got()) > 0 || err != nil || len(left) > 0 {
+			t.Errorf("%s: %d calls, left in the folder: %v, %v", name, len(a.got()), left, err)
+		}
+	}
+}
+
+// zeros is a body that never ends.
+type zeros struct{}
+
+// Read gives little at a time.
+func (zeros) Read(into []byte) (int, error) { return copy(into, make([]byte, 16)), nil }
 
 // Where no other token is to be had, WeChat's refusal is handed on; a second refusal is not asked about.
 func TestTransportIsRefusedAllTheSame(t *testing.T) {
@@ -383,11 +480,17 @@ func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r
 // guarded is a body that tells whether it was closed.
 type guarded struct {
 	io.Reader
+	close  func() error
 	closed bool
 }
 
 // Close notes it.
-func (g *guarded) Close() error { g.closed = true; return nil }
+func (g *guarded) Close() error {
+	if g.closed = true; g.close != nil {
+		return g.close()
+	}
+	return nil
+}
 
 type brokenReader struct{ err error }
 
@@ -569,7 +672,7 @@ func TestTransportRedirected(t *testing.T) {
 	if first := a.got(); len(first) != 1 || !strings.Contains(first[0].query, "SEKRET") {
 		t.Errorf("the first call was %+v", first)
 	}
-	if got := elsewhere.got(); !slices.Equal(got, []call{{"a=1", ""}, {"", ""}}) {
+	if got := elsewhere.got(); !slices.Equal(got, []call{{"a=1", "", 0}, {"", "", 0}}) {
 		t.Errorf("the other host got %+v", got)
 	}
 }
