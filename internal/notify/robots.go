@@ -168,6 +168,6 @@ func headers(h http.Header, r Receiver, n events.Notice, body []byte, now time.T
 	h.Set("User-Agent", "wxtoken")
 	if r.Kind == KindWebhook {
 		h.Set("Content-Type", "application/cloudevents+json; charset=utf-8")
-		hook.Sign(h, r.key, n.ID, now, body)
+		hook.NewSigner(r.key).Sign(h, n.ID, now, body)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,13 +18,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
 // BenchmarkDeliver compares webhooks with a bare consumer that POSTs what it gets with the same headers, both on a stream that is full, with 200 accounts,
 // one after the other in turns: the ratio is the metric.
 func BenchmarkDeliver(b *testing.B) {
-	const messages, accounts, turns = 15_000, 200, 2
+	const messages, accounts = 15_000, 200
 	srv := natsdtest.StartTCP(b)
 	r := newRig(b, srv)
 	var arrived atomic.Int64
@@ -47,7 +49,7 @@ func BenchmarkDeliver(b *testing.B) {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	bare := func() time.Duration {
+	bare := func() usage {
 		nc := srv.Connect()
 		js, err := jetstream.New(nc)
 		if err != nil {
@@ -66,7 +68,7 @@ func BenchmarkDeliver(b *testing.B) {
 		sample := delivery{id: "b100" + strconv.FormatInt(time.Now().UnixNano(), 10), kind: kind, body: []byte(body)}
 		e := events.Event{Subject: events.MessageSubject(component, "wx100", "text", ""), ID: sample.id, ContentType: "application/xml", Data: sample.body}
 		sample.header = e.Msg().Header
-		sample.sign(same, secret, time.Unix(1_795_860_000, 0))
+		sample.sign(same, hook.NewSigner(secret), time.Unix(1_795_860_000, 0))
 		queue := make(chan jetstream.Msg, concurrency)
 		var hands sync.WaitGroup
 		for range concurrency {
@@ -88,13 +90,13 @@ func BenchmarkDeliver(b *testing.B) {
 				}
 			})
 		}
-		began := time.Now()
+		began, before := time.Now(), used(b)
 		running, err := cons.Consume(func(m jetstream.Msg) { queue <- m }, jetstream.PullMaxMessages(batch))
 		if err != nil {
 			b.Fatal(err)
 		}
 		until(messages)
-		took := time.Since(began)
+		took := before.since(b, began)
 		running.Stop()
 		<-running.Closed()
 		close(queue)
@@ -104,7 +106,7 @@ func BenchmarkDeliver(b *testing.B) {
 		}
 		return took
 	}
-	ours := func() time.Duration {
+	ours := func() usage {
 		r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
 		first := r.gateway() // makes the consumer
 		names := r.ready(1)
@@ -112,10 +114,10 @@ func BenchmarkDeliver(b *testing.B) {
 		time.Sleep(pullExpiry + time.Second) // the server could pin the consumer to a request that is open yet
 		fill()
 		arrived.Store(0)
-		began := time.Now()
+		began, before := time.Now(), used(b)
 		g := r.gateway()
 		until(messages)
-		took := time.Since(began)
+		took := before.since(b, began)
 		g.stop()
 		if err := r.js.DeleteConsumer(b.Context(), events.StreamMessages, names[0]); err != nil {
 			b.Fatal(err)
@@ -123,30 +125,53 @@ func BenchmarkDeliver(b *testing.B) {
 		return took
 	}
 	bare() // warm
-	var cpuBare, cpuOurs time.Duration
-	measured := func(spent *time.Duration, f func() time.Duration) time.Duration {
-		before := processors(b)
-		defer func() { *spent += processors(b) - before }()
-		return f()
-	}
+	peers := []*peer{{name: "bare", run: bare}, {name: "ours", run: ours}}
+	rounds := 0
 	for b.Loop() {
-		var with, without time.Duration
-		for range turns {
-			without += measured(&cpuBare, bare)
-			with += measured(&cpuOurs, ours)
+		for _, p := range peers {
+			p.add(p.run())
 		}
-		b.ReportMetric(messages*turns/with.Seconds(), "webhooks/s")
-		b.ReportMetric(messages*turns/without.Seconds(), "bare/s")
-		b.ReportMetric(without.Seconds()/with.Seconds(), "ratio")
-		b.ReportMetric(float64(cpuBare)/float64(cpuOurs), "cpu-ratio") // the same where nothing else is at work
+		rounds++
 	}
+	for _, p := range peers {
+		b.ReportMetric(p.cpu.Seconds()*1e6/float64(rounds*messages), p.name+"-cpu-µs")
+		b.ReportMetric(float64(p.allocs)/float64(rounds*messages), p.name+"-allocs")
+		b.ReportMetric(float64(rounds*messages)/p.took.Seconds(), p.name+"/s")
+	}
+	b.ReportMetric(peers[0].took.Seconds()/peers[1].took.Seconds(), "ratio")
+	b.ReportMetric(peers[0].cpu.Seconds()/peers[1].cpu.Seconds(), "cpu-ratio") // the same where nothing else is at work
 }
 
-// processors is the time that this process has had of the processors.
-func processors(b *testing.B) time.Duration {
+// peer is one of the two that are compared.
+type peer struct {
+	name string
+	run  func() usage
+	usage
+}
+
+// usage is what something took.
+type usage struct {
+	took, cpu time.Duration
+	allocs    uint64
+}
+
+func (u *usage) add(other usage) {
+	u.took, u.cpu, u.allocs = u.took+other.took, u.cpu+other.cpu, u.allocs+other.allocs
+}
+
+// since returns what was used after an earlier look.
+func (u usage) since(b *testing.B, began time.Time) usage {
+	now := used(b)
+	return usage{took: time.Since(began), cpu: now.cpu - u.cpu, allocs: now.allocs - u.allocs}
+}
+
+// used returns what this process has used so far.
+func used(b *testing.B) usage {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return usage{cpu: time.Duration(u.Utime.Nano() + u.Stime.Nano()), allocs: m.Mallocs}
 }

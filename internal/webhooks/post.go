@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,8 +22,8 @@ const (
 	replyWithin = 3700 * time.Millisecond
 	// maxAnswer is how much of an answer is read, in bytes: as much as a passive reply may have.
 	maxAnswer = 64 << 10
-	// maxHeaders is about how many headers a delivery has.
-	maxHeaders = 16
+	// headers is how many a text has: a map for more takes twice the room.
+	headers = 14
 )
 
 // Outcomes of a delivery, as the metrics have them.
@@ -72,21 +71,22 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	// Made without net/http's NewRequest and Client, which read the URL and copy the headers for each: no redirect is followed anyway.
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.body)), nil }
 	body, _ := open()
-	req := (&http.Request{
-		Method: http.MethodPost, URL: t.url, Header: make(http.Header, maxHeaders), Body: body, GetBody: open, ContentLength: int64(len(d.body)),
-	}).WithContext(ctx)
+	req := t.request.WithContext(ctx)
+	req.Header, req.Body, req.GetBody, req.ContentLength = make(http.Header, headers), body, open, int64(len(d.body))
 	if len(d.body) == 0 {
 		req.Body, req.GetBody = http.NoBody, nil
 	}
-	d.sign(req.Header, t.hook.Secret, now)
+	d.sign(req.Header, t.signer, now)
 	res, err := w.http.Transport.RoundTrip(req)
 	if err != nil {
 		return unanswered(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode/100 == 2 && !d.reply {
-		_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be used again
-		return result{outcome: outcomeOK}                // it says so, whatever becomes of the rest
+		if res.Body != http.NoBody {
+			_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be used again
+		}
+		return result{outcome: outcomeOK} // it says so, whatever becomes of the rest
 	}
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
@@ -95,27 +95,30 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	return judge(res, answer)
 }
 
-// sign puts all that goes with the document into h. The names are spelled as net/http has them.
-func (d delivery) sign(h http.Header, secret []byte, now time.Time) {
+// attributes are the headers of a message that are handed on, spelled as net/http has them; and so is any other that begins with ce-.
+var attributes = map[string]string{
+	"Content-Type": "Content-Type", "ce-id": "Ce-Id", "ce-source": "Ce-Source", "ce-specversion": "Ce-Specversion", "ce-subject": "Ce-Subject",
+	"ce-time": "Ce-Time", "ce-type": "Ce-Type",
+}
+
+// sign puts all that goes with the document into h.
+func (d delivery) sign(h http.Header, signer *hook.Signer, now time.Time) {
 	for name, values := range d.header {
-		switch {
-		case name == "Content-Type":
-			h[name] = values
-		case strings.HasPrefix(name, "ce-"):
+		if spelled, ok := attributes[name]; ok {
+			h[spelled] = values
+		} else if carried(name) {
 			h[http.CanonicalHeaderKey(name)] = values
 		}
 	}
-	hook.Sign(h, secret, d.id, now, d.body)
-	h["Wxtoken-Component"] = []string{d.kind.Component}
-	h["Wxtoken-Msgtype"] = []string{d.kind.MsgType}
-	if d.kind.AppID != "" {
-		h["Wxtoken-Appid"] = []string{d.kind.AppID}
-	}
-	if d.kind.Event != "" {
-		h["Wxtoken-Event"] = []string{d.kind.Event}
-	}
+	signer.Sign(h, d.id, now, d.body)
+	values := [...]string{d.kind.Component, d.kind.MsgType, d.kind.AppID, d.kind.Event, ""}
 	if d.reply {
-		h["Wxtoken-Reply"] = []string{"wanted"}
+		values[4] = "wanted"
+	}
+	for i, name := range [...]string{"Wxtoken-Component", "Wxtoken-Msgtype", "Wxtoken-Appid", "Wxtoken-Event", "Wxtoken-Reply"} {
+		if values[i] != "" {
+			h[name] = values[i : i+1 : i+1]
+		}
 	}
 }
 

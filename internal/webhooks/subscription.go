@@ -25,9 +25,10 @@ const (
 	pullBeat   = time.Second
 	// batch is how many messages are asked for at once.
 	batch = 512
-	// ackWait is how long a message may go without a sign of life before it comes again, and beatEvery the time between two signs.
+	// ackWait is how long a message may go without a sign of life before it comes again, and beatEvery the time between two signs. Most
+	// are delivered before they need one.
 	ackWait   = 30 * time.Second
-	beatEvery = 10 * time.Second
+	beatEvery = 15 * time.Second
 	// window is how many messages of one webhook are under way or wait for their next try. Beyond it nothing more is taken.
 	window = 20_000
 	// unusedFor is how long the server keeps the consumer of a webhook that no gateway serves: as long as MESSAGES keeps a message by default.

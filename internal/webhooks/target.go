@@ -1,12 +1,14 @@
 package webhooks
 
 import (
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
 	"wxtoken/internal/services"
 )
 
@@ -14,24 +16,25 @@ import (
 type target struct {
 	service *services.Service
 	hook    services.Webhook
-	url     *url.URL
+	signer  *hook.Signer
+	request *http.Request // what all deliveries have in common
 	host    string        // of the URL: what may be shown of it
 	kinds   []events.Kind // narrowed to the service's accounts
 	filters []string      // of the durable consumer: they don't overlap, and may stand for more than kinds
 	replies []string      // where questions for replies come, exactly
 }
 
-func newTarget(service *services.Service, hook services.Webhook) *target {
-	t := &target{service: service, hook: hook, url: &url.URL{}}
-	if u, err := url.Parse(hook.URL); err == nil { // the services file has been looked at
-		t.url, t.host = u, u.Host
+func newTarget(service *services.Service, wanted services.Webhook) *target {
+	t := &target{service: service, hook: wanted, signer: hook.NewSigner(wanted.Secret), request: &http.Request{Method: http.MethodPost, URL: &url.URL{}}}
+	if u, err := url.Parse(wanted.URL); err == nil { // the services file has been looked at
+		t.request.URL, t.host = u, u.Host
 	}
-	for _, kind := range hook.Messages {
+	for _, kind := range wanted.Messages {
 		t.kinds = append(t.kinds, narrow(service, kind)...)
 	}
 	for _, kind := range t.kinds {
 		t.filters = append(t.filters, kind.Filters()...)
-		if hook.Reply {
+		if wanted.Reply {
 			t.replies = append(t.replies, kind.ReplyFilters()...)
 		}
 	}

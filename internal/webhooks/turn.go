@@ -43,9 +43,9 @@ type turn struct {
 	settled  bool   // what others left behind is here: accounts can go on in order
 	until    uint64 // what the server had handed out at the last look, by the sequence in the stream
 	awaited  int    // how many of these had no ack and were not here
-	beaten   time.Time
 	held     map[uint64]*item
 	accounts map[string]*account
+	failing  map[*account]bool // those whose first message a try has failed of
 }
 
 // item is one message in a turn.
@@ -56,6 +56,7 @@ type item struct {
 	kind    events.Kind
 	stored  time.Time
 	came    time.Time
+	beaten  time.Time // when the server got the last sign of life
 	posting bool
 	evicted atomic.Bool // it is given up after the next try
 }
@@ -70,7 +71,7 @@ type account struct {
 }
 
 func (s *subscription) newTurn(pin string) *turn {
-	t := &turn{subscription: s, pin: pin, held: map[uint64]*item{}, accounts: map[string]*account{}, beaten: time.Now()}
+	t := &turn{subscription: s, pin: pin, held: map[uint64]*item{}, accounts: map[string]*account{}, failing: map[*account]bool{}}
 	t.ctx, t.cancel = context.WithCancel(s.posts)
 	return t
 }
@@ -102,7 +103,8 @@ func (t *turn) add(m jetstream.Msg) {
 	if kind.MsgType == events.MsgTypeNotice {
 		kind.AppID = m.Headers().Get("ce-subject")
 	}
-	i := &item{msg: m, seq: meta.Sequence.Stream, id: m.Headers().Get("ce-id"), kind: kind, stored: meta.Timestamp, came: time.Now()}
+	now := time.Now()
+	i := &item{msg: m, seq: meta.Sequence.Stream, id: m.Headers().Get("ce-id"), kind: kind, stored: meta.Timestamp, came: now, beaten: now}
 	if i.id == "" {
 		i.id = "message-" + strconv.FormatUint(i.seq, 10)
 	}
@@ -164,8 +166,8 @@ func (t *turn) makeRoom() {
 		return
 	}
 	var most *account
-	for _, a := range t.accounts {
-		if a.tries > 0 && (most == nil || len(a.waiting) > len(most.waiting)) {
+	for a := range t.failing {
+		if most == nil || len(a.waiting) > len(most.waiting) {
 			most = a
 		}
 	}
@@ -184,14 +186,9 @@ func (t *turn) makeRoom() {
 // once as many of the messages that were handed out are here as the server has no ack for.
 func (t *turn) look(info *jetstream.ConsumerInfo, asked time.Time) (settled bool) {
 	t.proven.Store(asked.UnixNano())
+	t.beat(asked)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if asked.Sub(t.beaten) > beatEvery {
-		t.beaten = asked
-		for _, i := range t.held {
-			_ = i.msg.InProgress() // if it can't be sent, the message comes again
-		}
-	}
 	if t.settled {
 		return true
 	}
@@ -203,6 +200,22 @@ func (t *turn) look(info *jetstream.ConsumerInfo, asked time.Time) (settled bool
 	}
 	t.settle()
 	return t.settled
+}
+
+// beat gives a sign of life for each message that has given none for a while.
+func (t *turn) beat(now time.Time) {
+	var silent []*item
+	t.mu.Lock()
+	for _, i := range t.held {
+		if now.Sub(i.beaten) > beatEvery {
+			i.beaten = now
+			silent = append(silent, i)
+		}
+	}
+	t.mu.Unlock() // thousands may be more than the connection takes at once
+	for _, i := range silent {
+		_ = i.msg.InProgress() // if it can't be sent, the message comes again; one that was acked meanwhile gives none
+	}
 }
 
 // settle begins the deliveries once nothing is awaited. The lock is held.
@@ -232,6 +245,7 @@ func (t *turn) next(a *account, done *item) *item {
 		delete(t.held, done.seq)
 	}
 	a.tries = 0
+	delete(t.failing, a)
 	if len(a.waiting) == 0 {
 		a.busy = false
 		delete(t.accounts, a.name)
@@ -245,10 +259,11 @@ func (t *turn) next(a *account, done *item) *item {
 
 // deliver tries until the message was taken or given up, and acks it then. It returns false when the turn ends first.
 func (t *turn) deliver(a *account, i *item) bool {
-	if !t.decided(i) {
+	wanted, ok := t.decided(i)
+	if !ok {
 		return false
 	}
-	if wanted, _ := t.target.Load().wants(i.kind, t.d.Ref); !wanted || t.takenByReply(i) {
+	if !wanted || t.takenByReply(i) {
 		_ = i.msg.Ack()
 		return t.ctx.Err() == nil
 	}
@@ -262,29 +277,27 @@ func (t *turn) deliver(a *account, i *item) bool {
 		if r.taken() {
 			_ = i.msg.Ack() // a lost one brings the message again
 			t.taken.Store(time.Now().UnixNano())
-			t.finish(a, i, true)
 			return true
 		}
 		t.complain(i.kind, i.id, r.why)
 		if why := t.hopeless(i, r); why != "" && t.bury(i, why) == nil {
 			_ = i.msg.Ack()
-			t.finish(a, i, true)
 			return true
 		}
-		if !t.finish(a, i, false) || !t.wait(a, hook.Pause(a.tries, r.after)) {
+		if !t.failed(a, i) || !t.wait(a, hook.Pause(a.tries, r.after)) {
 			return false
 		}
 	}
 }
 
-// decided waits until it is known whose a message is.
-func (t *turn) decided(i *item) bool {
+// decided waits until it is known whose a message is, and reports whether it is wanted; ok is false when the turn ends first.
+func (t *turn) decided(i *item) (wanted, ok bool) {
 	for {
-		if _, known := t.target.Load().wants(i.kind, t.d.Ref); known {
-			return true
+		if wanted, known := t.target.Load().wants(i.kind, t.d.Ref); known {
+			return wanted, true
 		}
 		if !sleep(t.ctx, askAgain) {
-			return false
+			return false, false
 		}
 	}
 }
@@ -321,17 +334,16 @@ func (t *turn) begin(i *item) bool {
 	return true
 }
 
-// finish ends a delivery. It returns false when the turn has ended.
-func (t *turn) finish(a *account, i *item, done bool) bool {
+// failed ends a try that failed. It returns false when the turn has ended.
+func (t *turn) failed(a *account, i *item) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i.posting = false
-	if t.ended && !done {
+	if t.ended {
 		_ = i.msg.Nak()
 	}
-	if !done {
-		a.tries++
-	}
+	a.tries++
+	t.failing[a] = true
 	return !t.ended
 }
 
