@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wxtoken/client"
@@ -64,6 +65,8 @@ type passage struct {
 
 	untouched bool   // its token is a user's, and stays
 	stranger  string // the address of a caller that has shown no key and no token of ours
+
+	broken atomic.Bool // the body did not come to its end. net/http may take that for a caller that has gone, and say so sooner
 }
 
 // whose names the account that a call is for.
@@ -151,7 +154,7 @@ func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
 	}
 	defer rl.accounts.give(account)
 	r = r.WithContext(context.WithValue(reporting(r.Context(), p.service), passageKey{}, p))
-	paced := newPaced(w, r.Body)
+	paced := newPaced(w, r.Body, p)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)
 	}
@@ -325,7 +328,7 @@ func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 		g.d.Log.Error().Err(err).Str("service", p.service).Str("api", p.path).Str("hint", "--spool-dir").Msg("failed to keep a body")
 		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %v", errSpool)
 		return
-	case errors.Is(err, errBody):
+	case errors.Is(err, errBody), errors.Is(err, context.Canceled) && p.broken.Load():
 		g.refuse(w, http.StatusBadRequest, codeBadBody, "data format error: %v", errBody)
 		return
 	case errors.Is(err, wxtoken.ErrRevoked):
@@ -361,10 +364,11 @@ type paced struct {
 	http.ResponseWriter
 	body    io.ReadCloser
 	control *http.ResponseController
+	of      *passage
 }
 
-func newPaced(w http.ResponseWriter, body io.ReadCloser) *paced {
-	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w)}
+func newPaced(w http.ResponseWriter, body io.ReadCloser, of *passage) *paced {
+	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w), of: of}
 	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + 2*answerWithin + paceLimit)) // a server without deadlines has none to move
 	if body == nil || body == http.NoBody {
 		p.read()
@@ -392,6 +396,7 @@ func (p *paced) Read(into []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		p.read()
 	case err != nil:
+		p.of.broken.Store(true)
 		err = errBody
 	}
 	return n, err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -349,6 +350,48 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestHangs has a body stop without an end, WeChat say nothing, and WeChat stop in the middle of a file: each ends within its bound, with an
+// error that names the one who was silent, and the last as a transfer that broke.
+func TestHangs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.g.AnswerWithin(5 * time.Second)
+	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
+	r.wechat.answer(func(w http.ResponseWriter, req *http.Request) bool {
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return true
+		}
+		if strings.HasSuffix(req.URL.Path, "/get") {
+			w.Header().Set("Content-Length", "1000000")
+			_, _ = w.Write(make([]byte, 100_000))
+			panic(http.ErrAbortHandler)
+		}
+		<-req.Context().Done()
+		return true
+	})
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	for name, row := range map[string]struct{ begin, status, errcode string }{
+		"a body":           {"POST /cgi-bin/media/upload?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", "400", "47001"},
+		"a body in chunks": {"POST /cgi-bin/media/upload?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "400", "47001"},
+		"WeChat":           {"GET /cgi-bin/user/info?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "504", "-1"},
+	} {
+		asked.Go(func() { // at once, and not as tests of their own: each waits, and needs no processor
+			if got := r.raw(row.begin, false); !strings.HasPrefix(got, "HTTP/1.1 "+row.status+" ") || !strings.Contains(got, `"errcode":`+row.errcode) {
+				t.Errorf("%s: %q, want %s and %s", name, got, row.status, row.errcode)
+			}
+		})
+	}
+	req, err := http.NewRequestWithContext(t.Context(), "GET", r.url+"/cgi-bin/media/get?access_token="+token, nil)
+	r.must(err)
+	res, err := r.http.Do(req)
+	r.must(err)
+	defer func() { _ = res.Body.Close() }()
+	if got, err := io.ReadAll(res.Body); !errors.Is(err, io.ErrUnexpectedEOF) || len(got) > 100_000 {
+		t.Errorf("half a file came as a whole one: %d bytes, %v", len(got), err)
+	}
+}
+
 // TestCallerGoes has a caller go away in the middle: WeChat's side is let go of, and nothing counts against WeChat.
 func TestCallerGoes(t *testing.T) {
 	t.Parallel()
@@ -424,5 +467,14 @@ func TestNATSAway(t *testing.T) {
 	}
 	if a = r.v1(allKey, "POST", "tokens/"+wxtokentest.Merchant.String()+"/refused", `{"generation":1}`); a.status != http.StatusServiceUnavailable {
 		t.Errorf("a report: %d %s", a.status, a.body)
+	}
+	r.wechat.take()
+	r.ahead.Store(int64(time.Until(r.k.Token(wxtokentest.Merchant).ExpiresAt) + time.Minute))
+	if a = r.v1(allKey, "GET", "tokens/"+wxtokentest.Merchant.String(), ""); a.status != http.StatusServiceUnavailable {
+		t.Errorf("a token that ended meanwhile: %d %s", a.status, a.body)
+	}
+	token = r.token(wxtokentest.Merchant.Authorizer, allKey) // one of ours can be had all the same
+	if a = r.call("GET", "/cgi-bin/user/info?access_token="+token, nil); a.status != http.StatusServiceUnavailable || a.get("errcode") != "-1" || len(r.wechat.take()) > 0 {
+		t.Errorf("a call with a token that ended meanwhile: %d %s", a.status, a.body)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +82,8 @@ type rig struct {
 	metrics *prometheus.Registry
 	wechat  *wechat
 	http    *http.Client
-	stop    func() // ends the gateway, as SIGTERM does, and fails the test where that is not in order
+	ahead   atomic.Int64 // by how much its clock is, in nanoseconds
+	stop    func()       // ends the gateway, as SIGTERM does, and fails the test where that is not in order
 }
 
 // newRig starts all. change may set up the gateway in another way.
@@ -111,7 +113,8 @@ func newRig(t testing.TB, change ...func(*gateway.Config)) *rig {
 		f(&cfg)
 	}
 	r.g, err = gateway.New(cfg, gateway.Deps{
-		NATS: r.nc, Services: watch, Signer: signer, WeChat: far.URL, Log: log, Metrics: r.metrics, Figures: r.metrics, Now: time.Now,
+		NATS: r.nc, Services: watch, Signer: signer, WeChat: far.URL, Log: log, Metrics: r.metrics, Figures: r.metrics,
+		Now: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) },
 	})
 	r.must(err)
 	door, err := serve.Listen("gateway", "127.0.0.1:0", r.g.Handler(), log, serve.NewMetrics(), serve.MaxConns(gateway.MaxConns), serve.OnShutdown(r.g.EndStreams))
