@@ -183,7 +183,7 @@ func since(client *wxtoken.Client, from mark) (items []item) {
 }
 
 // events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID on, or from now.
-func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
+func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, _ *services.Service, _ url.Values) {
 	number, from, ready := g.news.now()
 	if !ready {
 		problem(w, http.StatusServiceUnavailable, errAway.Error())
@@ -207,7 +207,7 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it back
 	g.metrics.streams.Inc()
 	defer g.metrics.streams.Dec()
-	out := stream{g: g, w: w, control: control, client: client, name: s.Name}
+	out := stream{g: g, w: w, control: control, client: client, key: shown(r)}
 	if out.write(batch{from, to, missed}) != nil {
 		return
 	}
@@ -228,7 +228,7 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 			case <-wait:
 				continue
 			case <-beat.C:
-				if out.comment() != nil {
+				if _, err := out.service(); err != nil || out.comment() != nil {
 					return
 				}
 				continue
@@ -249,18 +249,27 @@ type stream struct {
 	w       io.Writer
 	control *http.ResponseController
 	client  *wxtoken.Client
-	name    string
+	key     string // with which it was asked for
 }
 
-// errEnded ends a stream whose service has gone.
+// errEnded ends a stream whose service has gone, or lost the right or the key.
 var errEnded = errors.New("service ended")
+
+// service returns the one that the stream is for, as it is now.
+func (s stream) service() (*services.Service, error) {
+	service, ok := s.g.d.Services.Now().ByKey(s.key)
+	if !ok || !service.May(services.RightEvents) {
+		return nil, errEnded
+	}
+	return service, nil
+}
 
 // write writes those of a batch that the service may see. Only the last one has the new mark as its id: who goes on from the id of one
 // before it gets the whole batch again.
 func (s stream) write(b batch) error {
-	service, ok := s.g.d.Services.Now().ByName(s.name)
-	if !ok || !service.May(services.RightEvents) {
-		return errEnded
+	service, err := s.service()
+	if err != nil {
+		return err
 	}
 	var seen []item
 	for _, i := range b.items {

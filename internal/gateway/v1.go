@@ -97,13 +97,22 @@ func (k *kept) WriteHeader(status int) { k.status = status }
 // Write drops data.
 func (k *kept) Write(data []byte) (int, error) { return len(data), nil }
 
-// authorized answers a request of a service that has the right to make it.
-func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
+// shown returns the key that a request shows, or "".
+func shown(r *http.Request) string {
 	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
+		return ""
+	}
+	return key
+}
+
+// entitled returns the service that makes a request, if it has a right. It answers itself and returns nil otherwise.
+func (g *Gateway) entitled(w http.ResponseWriter, r *http.Request, right services.Right) *services.Service {
+	key := shown(r)
+	if key == "" {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		problem(w, http.StatusUnauthorized, "want the header Authorization: Bearer <the service's key>")
-		return
+		return nil
 	}
 	s := g.service(w, r, key, func(status int, why string) {
 		if status == http.StatusUnauthorized {
@@ -111,12 +120,18 @@ func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
 		}
 		problem(w, status, why)
 	})
-	if s == nil {
-		return
-	}
-	if !s.May(to.right) {
+	if s != nil && !s.May(right) {
 		g.metrics.refused.WithLabelValues("right").Inc()
-		problem(w, http.StatusForbidden, fmt.Sprintf("this service has no right %q", to.right))
+		problem(w, http.StatusForbidden, fmt.Sprintf("this service has no right %q", right))
+		return nil
+	}
+	return s
+}
+
+// authorized answers a request of a service that has the right to make it.
+func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
+	s := g.entitled(w, r, to.right)
+	if s == nil {
 		return
 	}
 	q, err := query(r.URL, to.parameters...)
@@ -161,6 +176,12 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 	if known := r.Header.Get("If-None-Match"); err != nil || known != "" && known == etag(token) {
 		if wait > 0 {
 			token, err = g.await(w, r, client, key, known, wait)
+			if s = g.entitled(w, r, services.RightToken); s == nil { // it may have lost the key, the right or the account meanwhile
+				return
+			}
+			if key, ok = g.named(w, r, client, s); !ok {
+				return
+			}
 		}
 		if err == nil && known != "" && known == etag(token) {
 			w.Header().Set("ETag", known)

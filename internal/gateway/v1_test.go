@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/services"
 	"wxtoken/wechatsim"
 	"wxtoken/wxtokentest"
 )
@@ -136,6 +137,16 @@ func TestV1Token(t *testing.T) {
 	}
 	if a := r.v1(realKey, "GET", path, ""); a.get("access_token") != r.k.Token(wxtokentest.Merchant).Value.Reveal() {
 		t.Error("who may have WeChat's own does not get it")
+	}
+	go func() {
+		renewed <- r.call("GET", "/v1/"+path+"?wait=60", nil, "Authorization", "Bearer "+realKey, "If-None-Match", r.v1(realKey, "GET", path, "").header.Get("ETag"))
+	}()
+	time.Sleep(100 * time.Millisecond) // it waits, or else it is refused all the same
+	r.write(strings.Replace(file(), services.Digest(realKey), services.Digest("another"), 1))
+	r.until("a key that is gone is taken", func() bool { return r.v1(realKey, "GET", path, "").status == http.StatusUnauthorized })
+	r.k.Renew(wxtokentest.Merchant)
+	if a := <-renewed; a.status != http.StatusUnauthorized {
+		t.Errorf("who lost the key while it waited: %d", a.status)
 	}
 }
 
@@ -324,12 +335,18 @@ func TestEvents(t *testing.T) {
 	if a := r.call("GET", "/v1/events", nil, "Authorization", "Bearer "+allKey, "Last-Event-ID", "nonsense"); a.status != 422 {
 		t.Errorf("%d %s", a.status, a.body)
 	}
-	r.write(strings.ReplaceAll(file(), `,"events"`, ""))
+	keyless := r.follow(t.Context(), shopKey, "")
+	r.write(strings.Replace(strings.Replace(file(), `"accounts","events"]`, `"accounts"]`, 1), services.Digest(shopKey), services.Digest("another"), 1))
 	time.Sleep(3 * time.Second) // longer than it takes to look
 	r.k.Renew(wxtokentest.Merchant)
 	for e := range again {
 		if strings.Contains(e.data, `"generation":4`) {
 			t.Error("a service that may no longer follow is told")
+		}
+	}
+	for e := range keyless {
+		if strings.Contains(e.data, `"generation":4`) {
+			t.Error("who has a key that is gone is told")
 		}
 	}
 	if err := r.k.WeChat.Invalidate(wechatsim.DemoAppID, wxtokentest.Merchant.Authorizer); err != nil {
