@@ -3,12 +3,12 @@ package wxtoken
 import (
 	"bytes"
 	"cmp"
+	"container/heap"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +59,9 @@ func (c *Client) Account(key Key) (Status, error) {
 // Config.Accounts and yields nothing without. Don't change what a Status points to: it is shared.
 func (c *Client) Accounts() iter.Seq[Status] {
 	return func(yield func(Status) bool) {
-		for _, a := range c.sorted() {
+		all := c.all(func(*account) bool { return true })
+		slices.SortFunc(all, func(a, b *account) int { return compareKeys(a.key, b.key) }) // not with the lock held: there may be a million
+		for _, a := range all {
 			if !yield(c.current(a.read())) {
 				return
 			}
@@ -67,14 +69,50 @@ func (c *Client) Accounts() iter.Seq[Status] {
 	}
 }
 
-// sorted returns all accounts in the order of their keys.
-func (c *Client) sorted() []*account {
+// AccountsAfter yields what Accounts does, from the first key after another on: page by page, without reading those before. The zero Key
+// comes before all.
+func (c *Client) AccountsAfter(after Key) iter.Seq[Status] {
+	return func(yield func(Status) bool) {
+		rest := ordered(c.all(func(a *account) bool { return after == Key{} || compareKeys(a.key, after) > 0 }))
+		heap.Init(&rest) // a page takes a few of many: they aren't sorted all
+		for len(rest) > 0 {
+			if !yield(c.current(heap.Pop(&rest).(*account).read())) {
+				return
+			}
+		}
+	}
+}
+
+// all returns the accounts that are wanted, in no order.
+func (c *Client) all(wanted func(*account) bool) (all []*account) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.followsAccounts() != nil {
 		return nil
 	}
-	return slices.SortedFunc(maps.Values(c.accounts.byKey), func(a, b *account) int { return compareKeys(a.key, b.key) })
+	for _, a := range c.accounts.byKey {
+		if wanted(a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// ordered is a heap of accounts by their keys.
+type ordered []*account
+
+func (o ordered) Len() int           { return len(o) }
+func (o ordered) Less(i, j int) bool { return compareKeys(o[i].key, o[j].key) < 0 }
+func (o ordered) Swap(i, j int)      { o[i], o[j] = o[j], o[i] }
+
+// Push is never called.
+func (o *ordered) Push(a any) { *o = append(*o, a.(*account)) }
+
+// Pop takes the last one away.
+func (o *ordered) Pop() any {
+	last := (*o)[len(*o)-1]
+	*o = (*o)[:len(*o)-1]
+	return last
 }
 
 // StatusUpdates tells of changes of what Account returns, as Updates does for tokens: first what there is, then each change, of several

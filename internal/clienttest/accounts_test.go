@@ -182,6 +182,37 @@ func TestClientAccount(t *testing.T) {
 	}
 }
 
+// A page begins after any key, whether or not that is there, and has what Accounts has from there on.
+func TestClientAccountsAfter(t *testing.T) {
+	t.Parallel()
+	p := withStatuses(t)
+	for n := range 20 {
+		p.say(wxtoken.AuthorizerKey(shop.Component, fmt.Sprintf("wxb%d", n*7)), wxtoken.StateActive, "")
+	}
+	client := p.client(accounts)
+	var all []wxtoken.Key
+	for status := range client.Accounts() {
+		all = append(all, status.Key)
+	}
+	if len(all) != 20 || !slices.IsSortedFunc(all, func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) }) {
+		t.Errorf("Accounts yields %v", all)
+	}
+	for _, after := range append([]wxtoken.Key{{}, comp, shop, wxtoken.AuthorizerKey(shop.Component, "wxb5")}, all...) {
+		var keys, want []wxtoken.Key
+		for status := range client.AccountsAfter(after) {
+			keys = append(keys, status.Key)
+		}
+		for _, key := range all {
+			if after == (wxtoken.Key{}) || key.String() > after.String() {
+				want = append(want, key)
+			}
+		}
+		if !slices.Equal(keys, want) {
+			t.Errorf("after %s come %v, want %v", after, keys, want)
+		}
+	}
+}
+
 // A status that can't be read changes nothing, and is counted without being shown.
 func TestClientUnreadableStatus(t *testing.T) {
 	t.Parallel()

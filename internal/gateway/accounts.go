@@ -77,8 +77,10 @@ func (g *Gateway) accounts(w http.ResponseWriter, r *http.Request, client *wxtok
 		problem(w, http.StatusUnprocessableEntity, "state: want one of "+joined(states))
 		return
 	}
-	if after := q.Get("after"); after != "" {
-		if _, err := wxtoken.ParseKey(after); err != nil {
+	var after wxtoken.Key
+	if text := q.Get("after"); text != "" {
+		var err error
+		if after, err = wxtoken.ParseKey(text); err != nil {
 			problem(w, http.StatusUnprocessableEntity, "after: "+err.Error())
 			return
 		}
@@ -88,7 +90,7 @@ func (g *Gateway) accounts(w http.ResponseWriter, r *http.Request, client *wxtok
 		Next     string        `json:"next,omitempty"`
 	}{Accounts: []accountJSON{}}
 	last := ""
-	for status := range g.candidates(client, q.Get("ref")) {
+	for status := range g.candidates(client, q.Get("ref"), after) {
 		key := status.Key.String()
 		if key <= q.Get("after") || status.Key.Kind != wxtoken.KindAuthorizer || !g.knows(client, s, status.Key) || !matches(status, q.Get("q"), q.Get("state"), q.Get("component")) {
 			continue
@@ -118,9 +120,9 @@ func joined[T ~string](words []T) string {
 }
 
 // candidates yields the accounts with a ref, or all, in the order of their keys.
-func (g *Gateway) candidates(client *wxtoken.Client, ref string) func(func(wxtoken.Status) bool) {
+func (g *Gateway) candidates(client *wxtoken.Client, ref string, after wxtoken.Key) func(func(wxtoken.Status) bool) {
 	if ref == "" {
-		return client.Accounts()
+		return client.AccountsAfter(after)
 	}
 	return func(yield func(wxtoken.Status) bool) {
 		keys, err := client.Find(ref)
