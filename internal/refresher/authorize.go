@@ -159,7 +159,7 @@ func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred 
 	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 && cred.Renewable() {
 		changes = append(changes, account.Active(r.now()))
 	}
-	r.setStatusAndProfile(ctx, c, cred.Key, changes...)
+	r.setStatusAndProfile(ctx, cred.Key, changes...)
 	return nil
 }
 
@@ -334,6 +334,24 @@ func (r *Refresher) giveBack(ctx context.Context, cred account.Credential, wait 
 	}
 	r.askList(ctx, cred)
 	return events.Later(wait, fmt.Errorf("exchange code: %w", cause))
+}
+
+// calm reports whether a profile can be fetched without a renewal having to wait: for its turn by the rate, or for a hand.
+func (r *Refresher) calm(component string) bool {
+	c, ok := r.component(component)
+	return !ok || c.gate.Idle() && r.absorbing.Load() == 0 && 2*r.busy.Load() <= int64(max(r.cfg.Concurrency, 2))
+}
+
+// fetchMissing fetches the profile of an account that still has none.
+func (r *Refresher) fetchMissing(ctx context.Context, key wxtoken.Key) {
+	c, ok := r.component(key.Component)
+	if s, _, err := r.store.Status(ctx, key); ok && err == nil && lacksProfile(s) {
+		r.fetchProfile(ctx, c, key)
+	}
+}
+
+func lacksProfile(s wxtoken.Status) bool {
+	return s.Authorizer == nil || len(s.Authorizer.Profile) == 0
 }
 
 // fetchProfile fetches what WeChat tells about an account. It is not worth a second try here: the

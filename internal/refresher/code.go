@@ -184,7 +184,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 		if cred.Renewable() {
 			changes = append(changes, account.Active(r.now()))
 		}
-		r.setStatusAndProfile(ctx, c, key, changes...)
+		r.setStatusAndProfile(ctx, key, changes...)
 		return r.links.Finish(ctx, link, cred)
 	}
 	// A cancellation, too, may have come while WeChat was asked: the renewal finds out.

@@ -19,8 +19,8 @@ import (
 const (
 	// listPage is how many authorizers are asked for at once (api_getauthorizerlist: 500 at most).
 	listPage = 500
-	// absorbAtOnce is how many listed authorizers are compared with the store at the same time.
-	absorbAtOnce = 16
+	// absorbAtOnce is how many listed authorizers are compared with the store at the same time. What they store shares batches.
+	absorbAtOnce = 32
 	// listTries is how often a page is asked for.
 	listTries = 4
 	// maxListed bounds what is believed of total_count.
@@ -78,6 +78,8 @@ type reading struct {
 // absorbAll takes over what WeChat's list knows better than the store, and returns how many that were, and how many it names that
 // can't be kept all the same: there is nothing to get their tokens with.
 func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, from reading) (found, unkept int, err error) {
+	r.absorbing.Add(1)
+	defer r.absorbing.Add(-1)
 	var group errgroup.Group
 	group.SetLimit(absorbAtOnce)
 	results := make([]bool, len(all))
@@ -152,7 +154,7 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	if cred, err = r.found(ctx, cred); err != nil {
 		return false, err
 	}
-	cred, err = r.store.Save(ctx, cred.Listed(its.RefreshToken, at, compared == account.ListInstead))
+	cred, err = r.store.SaveDue(ctx, cred.Listed(its.RefreshToken, at, compared == account.ListInstead), events.ReasonListed)
 	if errors.Is(err, store.ErrLost) {
 		return false, nil // something newer came in between
 	}
@@ -160,7 +162,7 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		return false, err
 	}
 	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(at, cred.Ref)))
-	return true, r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
+	return true, nil
 }
 
 // profileToken returns the refresh token that an account's profile tells, "" if it is the one that is stored, or none can be had: all others

@@ -93,6 +93,9 @@ func TestEverybodyComesBack(t *testing.T) {
 			}
 		}
 	}
+	if n := len(at) - r.log.count("token renewed"); n > accounts/4 {
+		t.Errorf("%d other calls took a turn before all tokens were there", n)
+	}
 	// Bursts: one of the limiter, and one of those that somebody waits for.
 	for i := range at {
 		if j := i + 3*perSecond; j < len(at) && at[j].Sub(at[i]) < time.Second {
@@ -110,6 +113,13 @@ func TestEverybodyComesBack(t *testing.T) {
 	}
 
 	r.drained()
+	// Profiles wait until no renewal does.
+	r.eventually(func() error {
+		if n := r.calls(apiInfo); n < accounts {
+			return onTheWay(fmt.Sprintf("%d profiles of %d", n, accounts))
+		}
+		return nil
+	})
 
 	// Once more: nothing is new, and nothing is read or called but the list.
 	calls := len(r.sim.History())

@@ -75,11 +75,13 @@ type Refresher struct {
 	data    *data
 	store   *store.Store // set by Run, before anything uses it
 	view    *store.View
-	derived *derived // these five, too
+	derived *derived // these six, too
 	tell    *teller
 	early   *early
 	answers *answers
 	pushes  *pushes
+
+	profiles *profiles
 
 	dies     time.Time   // when the first token dies, as the last sweep saw it; the sweep's own
 	stopping atomic.Bool // nothing long is to be begun
@@ -245,6 +247,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.tell = &teller{
 		statuses: r.statuses, view: view, store: r.store, log: r.log, now: r.now, again: r.lookNow, batches: make(chan []deadToken),
 	}
+	r.profiles = &profiles{missing: make(chan wxtoken.Key, profilesMissing), calm: r.calm, fetch: r.fetchMissing}
 	r.early = &early{store: r.store, log: r.log, now: r.now}
 	r.answers = &answers{
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
@@ -263,6 +266,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	})
 	working.Go(func() { r.sweeper(ctx) })
 	working.Go(func() { r.tell.run(ctx) })
+	working.Go(func() { r.profiles.run(ctx, work) })
 	working.Go(func() { r.notices.run(ctx, r.notice, r.now) })
 	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
 	requests := door{nc: r.nc, log: r.log, metrics: r.metrics, endpoints: r.endpoints()}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wxtoken/client"
@@ -39,13 +40,20 @@ func (r *Refresher) due(ctx context.Context, m events.Msg) error {
 const seedTries = 10
 
 // hands knows at which keys the handlers of this process are.
-type hands struct{ atWork sync.Map } // wxtoken.Key -> struct{}
+type hands struct {
+	atWork sync.Map // wxtoken.Key -> struct{}
+	busy   atomic.Int64 // how many are at work
+
+	absorbing atomic.Int64 // how many lists of accounts are being taken over
+}
 
 // alone runs f unless another handler of this process is at the same key.
 func (h *hands) alone(key wxtoken.Key, f func() error) error {
 	if _, busy := h.atWork.LoadOrStore(key, struct{}{}); busy {
 		return events.Later(account.ClaimedDelay, fmt.Errorf("%s is being worked at here", key))
 	}
+	h.busy.Add(1)
+	defer h.busy.Add(-1)
 	defer h.atWork.Delete(key)
 	return f()
 }
@@ -140,7 +148,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.counts.Add(counts.Renewed, 1)
 	r.counts.Most(counts.LatestMS, how.Late.Milliseconds())
 	r.step("committed")
-	r.announce(ctx, c, token, cred, due.Reason, began)
+	r.announce(ctx, token, cred, due.Reason, began)
 
 	// f. Ack: the consumer's, last.
 	return nil
@@ -347,28 +355,27 @@ func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, gene
 }
 
 // announce says that a token was stored.
-func (r *Refresher) announce(ctx context.Context, c *component, t wxtoken.Token, before account.Credential, reason string, asked time.Time) {
+func (r *Refresher) announce(ctx context.Context, t wxtoken.Token, before account.Credential, reason string, asked time.Time) {
 	log := r.log.Info().Stringer("key", t.Key).Uint64("generation", t.Generation).Str("reason", reason).
 		Dur("duration", r.now().Sub(asked)).Time("renew_at", t.RenewAt).Time("expires_at", t.ExpiresAt)
 	if before.Failures > 0 {
 		log = log.Int("attempt", before.Failures+1)
 	}
 	log.Msg("token renewed")
-	r.setStatusAndProfile(ctx, c, t.Key, r.inForce(ctx, t.Key), account.Known(before), account.Active(r.now()))
+	r.setStatusAndProfile(ctx, t.Key, r.inForce(ctx, t.Key), account.Known(before), account.Active(r.now()))
 	if t.Key.Kind == wxtoken.KindAuthorizer {
 		r.derived.begin(ctx, before)
 	}
 }
 
-// setStatusAndProfile changes the status of key, and fetches the profile of an account that has none.
-func (r *Refresher) setStatusAndProfile(ctx context.Context, c *component, key wxtoken.Key, changes ...account.Change) {
+// setStatusAndProfile changes the status of key, and has the profile fetched of an account that has none.
+func (r *Refresher) setStatusAndProfile(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
 	unknown := false
 	r.setStatus(ctx, key, append(changes, func(s *wxtoken.Status) {
-		unknown = s.Authorizer == nil || len(s.Authorizer.Profile) == 0
+		unknown = lacksProfile(*s)
 	})...)
-	// While many renewals wait for their turn, a profile waits for a better time.
-	if unknown && key.Kind == wxtoken.KindAuthorizer && c.gate.Idle() {
-		r.fetchProfile(ctx, c, key)
+	if unknown && key.Kind == wxtoken.KindAuthorizer {
+		r.profiles.want(key)
 	}
 }
 

@@ -196,6 +196,21 @@ func (s *Store) Commit(ctx context.Context, c account.Credential, t wxtoken.Toke
 	return s.commit(ctx, c, record, token, schedule)
 }
 
+// SaveDue stores a credential and asks for its next token now: both or nothing. It returns ErrLost as Commit does. Many at once share a
+// batch, where Save and MakeDue take two flushes for each.
+func (s *Store) SaveDue(ctx context.Context, c account.Credential, reason string) (account.Credential, error) {
+	c.Commit = nuid.Next()
+	record, err := s.credentialMsg(c)
+	if err != nil {
+		return c, err
+	}
+	due, err := events.DueMsg(events.Due{Key: c.Key, Generation: c.Generation, Reason: reason})
+	if err != nil {
+		return c, err
+	}
+	return s.commit(ctx, c, record, due)
+}
+
 // Revoke stores a credential whose authorization is over, removes the token, and ends the
 // schedule: all of it or nothing. It returns ErrLost as Commit does.
 func (s *Store) Revoke(ctx context.Context, c account.Credential) (account.Credential, error) {

@@ -387,6 +387,27 @@ func TestMakeDue(t *testing.T) {
 	}
 }
 
+// TestSaveDue stores a credential and a due message: both, or none of them.
+func TestSaveDue(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	first, err := r.store.SaveDue(t.Context(), credential(key, 3), events.ReasonListed)
+	r.must(err)
+	m := r.last(events.DueSubject(key))
+	if due, err := events.ParseDue(m.Data); err != nil || due.Key != key || due.Generation != 3 || due.Reason != events.ReasonListed {
+		t.Errorf("due is %+v, %v", due, err)
+	}
+	if stored, err := r.store.Credential(t.Context(), key); err != nil || stored.Generation != 3 || stored.Revision != first.Revision {
+		t.Errorf("stored: %+v, %v", stored, err)
+	}
+	if _, err := r.store.SaveDue(t.Context(), credential(key, 4), events.ReasonListed); !errors.Is(err, store.ErrLost) {
+		t.Errorf("at a revision that is past: %v", err)
+	}
+	if again := r.last(events.DueSubject(key)); again.Sequence != m.Sequence {
+		t.Error("the due message of a credential that was not stored was")
+	}
+}
+
 func TestScheduleReconcile(t *testing.T) {
 	r := newRig(t)
 	schedule, due := events.ReconcileScheduleSubject("wxc"), events.ReconcileDueSubject("wxc")
