@@ -41,7 +41,7 @@ const seedTries = 10
 
 // hands knows at which keys the handlers of this process are.
 type hands struct {
-	atWork sync.Map // wxtoken.Key -> struct{}
+	atWork sync.Map     // wxtoken.Key -> struct{}
 	busy   atomic.Int64 // how many are at work
 
 	absorbing atomic.Int64 // how many lists of accounts are being taken over
