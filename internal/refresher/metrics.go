@@ -7,10 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"wxtoken/client"
-	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
-	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -161,7 +159,7 @@ func (m *metrics) reconciled(component, result string, now time.Time) {
 	}
 }
 
-// fleet counts the tokens when it is asked, from the live view: no series outlives what it counts.
+// fleet tells of the tokens when it is asked, from the live view and the last look at all keys: no series outlives what it counts.
 type fleet struct{ r *Refresher }
 
 var (
@@ -178,35 +176,20 @@ var (
 	descTicketGot   = prometheus.NewDesc("wxtoken_ticket_last_received_timestamp_seconds", "When the ticket in use came; 0 without one.", []string{"component"}, nil)
 )
 
-// Describe sends the descriptions of what Collect counts.
+// Describe sends the descriptions of what Collect tells.
 func (f fleet) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descAuthorizers, descInvalid, descMinExpiry, descCompExpiry, descCompRenewal, descTicketMade, descTicketGot, descPaused, descDoubted, descHeld, descSealed} {
 		ch <- d
 	}
 }
 
-// Collect counts.
+// Collect tells.
 func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	view := f.r.knownView()
 	if view == nil {
 		return
 	}
 	now := f.r.now()
-	components := map[string]*fleetSums{}
-	for _, id := range appids(f.r.all()) {
-		components[id] = &fleetSums{}
-	}
-	var appid string
-	var s *fleetSums
-	view.Each(func(key wxtoken.Key, e *store.Entry) bool {
-		if key.Component != appid {
-			appid, s = key.Component, components[key.Component]
-		}
-		if s != nil && key.Kind == wxtoken.KindAuthorizer {
-			s.add(e, now)
-		}
-		return false
-	}, nil)
 	sealed := map[string]int{short(f.r.seal.Public()): 0}
 	for public, n := range view.Sealed() {
 		sealed[short(public)] += n
@@ -217,13 +200,9 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	for key, n := range sealed {
 		gauge(descSealed, float64(n), key)
 	}
-	for id, s := range components {
-		gauge(descAuthorizers, float64(s.active), id, string(wxtoken.StateActive))
-		gauge(descAuthorizers, float64(s.retrying), id, string(wxtoken.StateRenewingFailed))
-		gauge(descAuthorizers, float64(s.revoked), id, string(wxtoken.StateRevoked))
-		gauge(descAuthorizers, float64(s.needy), id, string(wxtoken.StateNeedsAuthorization))
-		gauge(descInvalid, float64(s.invalid), id)
-		gauge(descMinExpiry, seconds(s.first.ExpiresAt()), id)
+	tallies := f.r.tallied()
+	for _, id := range appids(f.r.all()) {
+		f.accounts(gauge, id, tallies[id])
 		own, token := view.Component(id)
 		gauge(descCompExpiry, seconds(token.ExpiresAt), id)
 		gauge(descCompRenewal, seconds(token.RenewAt), id)
@@ -243,33 +222,17 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// fleetSums are how many accounts of a component are in which state, and when the first token of those in force dies.
-type fleetSums struct {
-	active, retrying, revoked, needy, invalid int
-	first                                     account.Life
-}
-
-func (s *fleetSums) add(e *store.Entry, now time.Time) {
-	switch e.Credential.State(e.Token, now) {
-	case wxtoken.StateRevoked:
-		s.revoked++
+// accounts tells how many accounts of a component are in which state, as the last look at all keys found it; nothing before the first.
+func (f fleet) accounts(gauge func(*prometheus.Desc, float64, ...string), id string, t *tally) {
+	if t == nil {
 		return
-	case wxtoken.StateNeedsAuthorization:
-		s.needy++
-	case wxtoken.StateActive:
-		s.active++
-	default:
-		s.retrying++
 	}
-	if !e.Token.Exists() && e.Credential.Unrenewable() {
-		return // it never had one
-	}
-	if !e.Token.Lives(now) {
-		s.invalid++
-	}
-	if e.Token.Exists() && (!s.first.Exists() || e.Token.EndsBefore(s.first)) {
-		s.first = e.Token
-	}
+	gauge(descAuthorizers, float64(t.active), id, string(wxtoken.StateActive))
+	gauge(descAuthorizers, float64(t.retrying), id, string(wxtoken.StateRenewingFailed))
+	gauge(descAuthorizers, float64(t.revoked), id, string(wxtoken.StateRevoked))
+	gauge(descAuthorizers, float64(t.needy), id, string(wxtoken.StateNeedsAuthorization))
+	gauge(descInvalid, float64(t.invalid), id)
+	gauge(descMinExpiry, seconds(t.first.ExpiresAt()), id)
 }
 
 // held tells of each reason whether it holds calls of a component back.

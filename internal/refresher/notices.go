@@ -11,12 +11,8 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/notify"
-	"wxtoken/internal/store"
 	"wxtoken/internal/truth"
 )
-
-// maxAsked is how many statuses of accounts are read in one look, for their last errors.
-const maxAsked = 200
 
 // notices has operators told after each sweep. The sweep does not wait: it makes renewals certain, and what reads statuses and JOURNAL
 // may take seconds for each component where NATS is slow.
@@ -54,7 +50,7 @@ func (r *Refresher) notice(ctx context.Context, now time.Time) {
 	for _, c := range r.all() {
 		wrong = append(wrong, r.wrong(ctx, c, now)...)
 	}
-	wrong = append(r.wrongAccounts(ctx, wrong, now), r.mirrors.wrong()...)
+	wrong = append(r.wrongAccounts(ctx, wrong, r.tallied()), r.mirrors.wrong()...)
 	if !slices.ContainsFunc(wrong, func(d events.NoticeData) bool { return d.Cause == string(wxtoken.HeldNATS) }) {
 		wrong = append(wrong, r.notices.dead.wrong(ctx, r)...)
 	}
@@ -156,95 +152,59 @@ func (d *deadLetters) count(ctx context.Context, js jetstream.JetStream) (err er
 }
 
 // wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose token is dead, and causes of their own.
-func (r *Refresher) wrongAccounts(ctx context.Context, wrong []events.NoticeData, now time.Time) []events.NoticeData {
-	held := map[string][]int{} // by component: places in wrong
-	for i, d := range wrong {
-		held[d.Component] = append(held[d.Component], i)
-	}
-	type about struct {
-		component string
-		cause     wxtoken.Reason
-	}
-	groups := map[about]*events.NoticeData{}
-	asked := 0
-	r.view.Each(func(key wxtoken.Key, e *store.Entry) bool {
-		if key.Kind != wxtoken.KindAuthorizer {
-			return false
-		}
-		cause, _, _ := accountCause(*e, now)
-		return cause != "" || e.Credential.Failing()
-	}, func(key wxtoken.Key, e store.Entry) {
-		if _, ours := r.component(key.Component); !ours {
-			return
-		}
-		cause, since, dead := accountCause(e, now)
-		needy := cause == truth.AuthorizationNeeded || cause == truth.NoAPIPermission
-		if !needy && len(held[key.Component]) > 0 { // a failure, or a dead token, is then the component's
-			for _, i := range held[key.Component] {
-				if dead {
-					count(&wrong[i], key)
-				}
+func (r *Refresher) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
+	for component, t := range tallies {
+		held := false
+		groups := map[wxtoken.Reason]*events.NoticeData{}
+		add := func(cause wxtoken.Reason, n int, since time.Time, last *wxtoken.LastError, names ...string) {
+			if groups[cause] == nil {
+				groups[cause] = &events.NoticeData{Component: component, Cause: string(cause), Error: last}
 			}
-			return
+			count(groups[cause], n, since, names...)
 		}
-		var last *wxtoken.LastError
-		if !needy && asked < maxAsked {
-			asked++
-			if s, _, err := r.store.Status(ctx, key); err == nil && s.LastError != nil && s.Failures > 0 {
-				last = s.LastError
-				if truth.Refusal(last).LacksPermission() {
-					cause = truth.PermissionMissing
+		for i := range wrong {
+			d := &wrong[i]
+			if d.Component != component {
+				continue
+			}
+			held = true // a failure, or a dead token, is then the component's
+			if dead := t.wrong[truth.AccountTokenDead]; dead != nil {
+				count(d, dead.Count, time.Time{}, dead.Keys...)
+			}
+			for _, f := range t.fail {
+				if f.dead {
+					count(d, 1, time.Time{}, f.key.String())
 				}
 			}
 		}
-		if cause == "" {
-			return // it is being tried again, and its token lives
+		for cause, d := range t.wrong {
+			if !held || cause != truth.AccountTokenDead {
+				add(cause, d.Count, d.Since, nil, d.Keys...)
+			}
 		}
-		d := groups[about{key.Component, cause}]
-		if d == nil {
-			d = &events.NoticeData{Component: key.Component, Cause: string(cause), Since: since, Error: last}
-			groups[about{key.Component, cause}] = d
+		for _, f := range t.fail {
+			if held {
+				break
+			}
+			if cause, last := r.known(ctx, f); cause != "" {
+				add(cause, 1, f.since, last, f.key.String())
+			}
 		}
-		if !since.IsZero() && (d.Since.IsZero() || since.Before(d.Since)) {
-			d.Since = since
+		for _, d := range groups {
+			wrong = append(wrong, *d)
 		}
-		count(d, key)
-	})
-	for _, d := range groups {
-		wrong = append(wrong, *d)
 	}
 	return wrong
 }
 
-// count adds an account to a notice, which names the first few.
-func count(d *events.NoticeData, key wxtoken.Key) {
-	d.Count++
-	name := key.String()
-	at, _ := slices.BinarySearch(d.Keys, name)
-	if at < events.NoticeKeys {
-		d.Keys = slices.Insert(d.Keys, at, name)
-		d.Keys = d.Keys[:min(len(d.Keys), events.NoticeKeys)]
+// known returns what is wrong with an account that fails, and its last error: its status may know better than its record.
+func (r *Refresher) known(ctx context.Context, f troubled) (wxtoken.Reason, *wxtoken.LastError) {
+	s, _, err := r.store.Status(ctx, f.key)
+	switch {
+	case err != nil || s.LastError == nil || s.Failures == 0:
+		return f.cause, nil
+	case truth.Refusal(s.LastError).LacksPermission():
+		return truth.PermissionMissing, s.LastError
 	}
-}
-
-// accountCause returns what is wrong with an account by its record alone, since when as far as that is in it, and whether its token is dead.
-func accountCause(e store.Entry, now time.Time) (cause wxtoken.Reason, since time.Time, dead bool) {
-	cred := e.Credential
-	dead = !e.Token.Lives(now)
-	switch cred.State(e.Token, now) {
-	case wxtoken.StateRevoked, wxtoken.StateActive:
-		return "", since, false
-	case wxtoken.StateNeedsAuthorization:
-		switch {
-		case cred.BeingAuthorized(now):
-			return "", since, false
-		case cred.GrantedNothing(now):
-			return truth.NoAPIPermission, cred.AuthorizedAt(), dead
-		}
-		return truth.AuthorizationNeeded, since, dead
-	}
-	if dead {
-		return truth.AccountTokenDead, e.Token.ExpiresAt(), true
-	}
-	return "", since, false
+	return f.cause, s.LastError
 }

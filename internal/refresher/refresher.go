@@ -83,8 +83,9 @@ type Refresher struct {
 
 	profiles *profiles
 
-	dies     time.Time   // when the first token dies, as the last sweep saw it; the sweep's own
-	stopping atomic.Bool // nothing long is to be begun
+	tallies  atomic.Pointer[map[string]*tally] // of the last sweep, by component; nothing changes them any more
+	dies     time.Time                         // when the first token dies, as the last sweep saw it; the sweep's own
+	stopping atomic.Bool                       // nothing long is to be begun
 	began    time.Time
 	unopened rate.Sometimes // says that something can't be opened
 
@@ -253,6 +254,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
 		js: r.js, journal: journal{js: r.js, log: r.log, now: r.now}, log: r.log, metrics: r.metrics, now: r.now,
 	}
+	r.tallies.Store(nil)
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
@@ -339,6 +341,14 @@ func (r *Refresher) knownView() *store.View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.view
+}
+
+// tallied returns what the last sweep found of the accounts, by component; nothing before the first.
+func (r *Refresher) tallied() map[string]*tally {
+	if t := r.tallies.Load(); t != nil {
+		return *t
+	}
+	return nil
 }
 
 // ended returns why ctx ended, nil if it was cancelled.

@@ -83,6 +83,7 @@ func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
 	}
 	defer r.notices.look() // also where NATS takes nothing more
 	found := r.survey(ctx, now, grace)
+	r.tallies.Store(&found.tallies)
 	for _, c := range r.all() {
 		if !found.unlisted[c] {
 			c.gate.WantNoList()
@@ -110,6 +111,7 @@ type survey struct {
 	unlisted map[*component]bool // accounts wait for WeChat's list
 	dead     []deadToken         // whose status does not say so yet
 	dies     time.Time           // when the next token does
+	tallies  map[string]*tally   // of the accounts, by component
 }
 
 // survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines first, and asks of what
@@ -119,13 +121,20 @@ func (r *Refresher) survey(ctx context.Context, now time.Time, grace time.Durati
 	for _, c := range r.all() {
 		known[c.appid] = c
 	}
-	found := survey{missed: map[*component]*firsts{}, unlisted: map[*component]bool{}}
+	found := survey{missed: map[*component]*firsts{}, unlisted: map[*component]bool{}, tallies: map[string]*tally{}}
+	for appid := range known {
+		found.tallies[appid] = &tally{}
+	}
 	var first account.Life // of those that live, the one that dies first
 	var appid string
 	var c *component
+	var t *tally
 	look := func(key wxtoken.Key, e *store.Entry) bool {
 		if key.Component != appid {
-			appid, c = key.Component, known[key.Component]
+			appid, c, t = key.Component, known[key.Component], found.tallies[key.Component]
+		}
+		if t != nil && key.Kind == wxtoken.KindAuthorizer {
+			t.add(key, e, now)
 		}
 		lives := e.Token.Lives(now)
 		if lives && (!first.Exists() || e.Token.EndsBefore(first)) {

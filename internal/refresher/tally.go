@@ -1,0 +1,115 @@
+package refresher
+
+import (
+	"slices"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
+	"wxtoken/internal/truth"
+)
+
+// tally is what the last look at all keys found of a component's accounts. Metrics and notices are made from it: a look of their own
+// would cost each of them as much as the sweep.
+type tally struct {
+	active, retrying, revoked, needy, invalid int
+
+	first account.Life                          // of the tokens of those in force, the one that dies first
+	wrong map[wxtoken.Reason]*events.NoticeData // accounts by what is wrong with them
+	fail  []troubled                            // the first few that fail and are not in wrong: their statuses may know why
+}
+
+// troubled is an account whose renewals fail.
+type troubled struct {
+	key   wxtoken.Key
+	cause wxtoken.Reason // "" while its token lives
+	since time.Time
+	dead  bool
+}
+
+// maxFail is how many accounts are in fail, and so how many statuses are read in one look, for their last errors.
+const maxFail = 200
+
+// add counts an account.
+func (t *tally) add(key wxtoken.Key, e *store.Entry, now time.Time) {
+	state := e.Credential.State(e.Token, now)
+	switch state {
+	case wxtoken.StateRevoked:
+		t.revoked++
+		return
+	case wxtoken.StateNeedsAuthorization:
+		t.needy++
+	case wxtoken.StateActive:
+		t.active++
+	default:
+		t.retrying++
+	}
+	if e.Token.Exists() || !e.Credential.Unrenewable() { // else it never had a token
+		if !e.Token.Lives(now) {
+			t.invalid++
+		}
+		if e.Token.Exists() && (!t.first.Exists() || e.Token.EndsBefore(t.first)) {
+			t.first = e.Token
+		}
+	}
+	if state != wxtoken.StateActive {
+		t.note(key, e, state, now)
+	}
+}
+
+// note notes what is wrong with an account, if anything is.
+func (t *tally) note(key wxtoken.Key, e *store.Entry, state wxtoken.State, now time.Time) {
+	cause, since, dead := accountCause(e, state, now)
+	switch {
+	case cause == "" && !e.Credential.Failing():
+		return
+	case cause == truth.AuthorizationNeeded, cause == truth.NoAPIPermission:
+	case len(t.fail) < maxFail:
+		t.fail = append(t.fail, troubled{key, cause, since, dead})
+		return
+	}
+	if cause == "" {
+		return // it is being tried again, and its token lives
+	}
+	if t.wrong == nil {
+		t.wrong = map[wxtoken.Reason]*events.NoticeData{}
+	}
+	d := t.wrong[cause]
+	if d == nil {
+		d = &events.NoticeData{Component: key.Component, Cause: string(cause)}
+		t.wrong[cause] = d
+	}
+	count(d, 1, since, key.String())
+}
+
+// count adds n accounts to a notice, which names the first few. since is when that began, zero if not known.
+func count(d *events.NoticeData, n int, since time.Time, names ...string) {
+	d.Count += n
+	if !since.IsZero() && (d.Since.IsZero() || since.Before(d.Since)) {
+		d.Since = since
+	}
+	for _, name := range names {
+		if at, _ := slices.BinarySearch(d.Keys, name); at < events.NoticeKeys {
+			d.Keys = slices.Insert(d.Keys, at, name)
+			d.Keys = d.Keys[:min(len(d.Keys), events.NoticeKeys)]
+		}
+	}
+}
+
+// accountCause returns what is wrong with an account by its record alone, since when as far as that is in it, and whether its token is dead.
+func accountCause(e *store.Entry, state wxtoken.State, now time.Time) (cause wxtoken.Reason, since time.Time, dead bool) {
+	dead = !e.Token.Lives(now)
+	switch {
+	case state == wxtoken.StateNeedsAuthorization && e.Credential.BeingAuthorized(now):
+		return "", since, false
+	case state == wxtoken.StateNeedsAuthorization && e.Credential.GrantedNothing(now):
+		return truth.NoAPIPermission, e.Credential.AuthorizedAt(), dead
+	case state == wxtoken.StateNeedsAuthorization:
+		return truth.AuthorizationNeeded, since, dead
+	case dead:
+		return truth.AccountTokenDead, e.Token.ExpiresAt(), true
+	}
+	return "", since, false
+}
