@@ -88,7 +88,7 @@ func TestThreeDaysAway(t *testing.T) {
 //
 //	WXTOKEN_TEST_AWAY_ACCOUNTS=3000 go test -run TestHourAway -v ./internal/systemtest
 func TestHourAway(t *testing.T) {
-	many, err := strconv.Atoi(cmp.Or(os.Getenv("WXTOKEN_TEST_AWAY_ACCOUNTS"), "200"))
+	many, err := strconv.Atoi(cmp.Or(os.Getenv("WXTOKEN_TEST_AWAY_ACCOUNTS"), "100"))
 	if err != nil {
 		t.Fatal(err)
 	}
