@@ -36,6 +36,9 @@ import (
 // The last line is one of a benchmark, for scripts/bench-pair. With WXTOKEN_TEST_SIZING_DATA, a folder, what lies in NATS is kept
 // there and used again: a million accounts take minutes to store.
 //
+// With WXTOKEN_TEST_SIZING_DEAD all tokens are dead and WeChat is away: what is measured then is what telling so takes, and what it takes
+// to wait.
+//
 //	WXTOKEN_TEST_SIZING=1000,10000,100000 go test -run TestSizing -v ./internal/systemtest
 func TestSizing(t *testing.T) {
 	wanted := os.Getenv("WXTOKEN_TEST_SIZING")
@@ -104,6 +107,9 @@ func size(t *testing.T, p programs, server string, n int) {
 
 	s := newSite(t, p, 0, "--life=2h") // it has a NATS of its own, which has nothing to do here
 	s.url = func(string) string { return url }
+	if allDead() {
+		s.tell("/down", "")
+	}
 	began, usedByNATS := time.Now(), cpu(t, cmd.Process.Pid)
 	re, in := s.refresher(), s.ingest()
 	poll(t, func() error {
@@ -117,11 +123,13 @@ func size(t *testing.T, p programs, server string, n int) {
 	if !strings.Contains(re.stdout.String(), fmt.Sprintf(`"keys":%d`, n+1)) {
 		t.Errorf("the refresher does not have these accounts: %s", re.stdout.String())
 	}
-	for busy := time.Hour; busy > 500*time.Millisecond; { // the operator's page reads both buckets once
+	for busy := time.Hour; busy > 500*time.Millisecond; { // the operator's page reads both buckets once, and dead tokens are told
 		used := cpu(t, re.cmd.Process.Pid)
 		time.Sleep(5 * time.Second)
 		busy = cpu(t, re.cmd.Process.Pid) - used
 	}
+	t.Logf("quiet %s after it was ready, with %s of processor time and %s of NATS's until then",
+		(time.Since(began) - ready).Round(time.Second), cpu(t, re.cmd.Process.Pid), cpu(t, cmd.Process.Pid)-usedByNATS)
 	const quiet = time.Minute // with two sweeps in it
 	used := cpu(t, re.cmd.Process.Pid)
 	usedByNATS = cpu(t, cmd.Process.Pid)
@@ -154,6 +162,9 @@ func size(t *testing.T, p programs, server string, n int) {
 		n, mib(rss(t, re.cmd.Process.Pid)), ready.Seconds(), readyCPU.Seconds(), 100*idle, 100*idleNATS, mib(rss(t, cmd.Process.Pid)), scrape.Seconds()*1000)
 }
 
+// allDead reports whether all tokens are to be dead.
+func allDead() bool { return os.Getenv("WXTOKEN_TEST_SIZING_DEAD") != "" }
+
 // fill stores so many accounts, each with its schedule and its status, as a refresher leaves them.
 func fill(t *testing.T, nc *nats.Conn, n int) {
 	t.Helper()
@@ -173,6 +184,10 @@ func fill(t *testing.T, nc *nats.Conn, n int) {
 	var group errgroup.Group
 	group.SetLimit(300)
 	now := time.Now().UTC()
+	obtained, expires, due := now, now.AddDate(0, 0, 30), now.AddDate(0, 0, 20)
+	if allDead() {
+		obtained, expires, due = now.Add(-2*time.Hour), now.Add(time.Second), now.Add(-time.Hour)
+	}
 	keys := []wxtoken.Key{wxtoken.ComponentKey(wechatsim.DemoAppID)}
 	for i := range n {
 		keys = append(keys, wxtoken.AuthorizerKey(wechatsim.DemoAppID, fmt.Sprintf("wxa%015d", i)))
@@ -187,7 +202,7 @@ func fill(t *testing.T, nc *nats.Conn, n int) {
 				cred.Ticket = ""
 			}
 			if _, err := st.Commit(ctx, cred, wxtoken.Token{
-				Key: key, Value: wxtoken.NewSecret(strings.Repeat("x", 157)), Generation: 1, ObtainedAt: now, ExpiresAt: now.AddDate(0, 0, 30), RenewAt: now.AddDate(0, 0, 20),
+				Key: key, Value: wxtoken.NewSecret(strings.Repeat("x", 157)), Generation: 1, ObtainedAt: obtained, ExpiresAt: expires, RenewAt: due,
 				Previous: &wxtoken.Previous{Value: wxtoken.NewSecret(strings.Repeat("x", 157)), ValidUntil: now.Add(5 * time.Minute)},
 			}); err != nil {
 				return err
