@@ -101,7 +101,7 @@ func size(t *testing.T, p programs, server string, n int) {
 	empty := rss(t, cmd.Process.Pid)
 	if !filled {
 		began := time.Now()
-		fill(t, nc, n)
+		fill(t, nc, n, 1)
 		t.Logf("%d accounts stored in %s", n, time.Since(began).Round(time.Second))
 	}
 
@@ -165,14 +165,14 @@ func size(t *testing.T, p programs, server string, n int) {
 // allDead reports whether all tokens are to be dead.
 func allDead() bool { return os.Getenv("WXTOKEN_TEST_SIZING_DEAD") != "" }
 
-// fill stores so many accounts, each with its schedule and its status, as a refresher leaves them.
-func fill(t *testing.T, nc *nats.Conn, n int) {
+// fill stores so many accounts, each with its schedule and its status, as a refresher leaves them, and returns where they are.
+func fill(t *testing.T, nc *nats.Conn, n, replicas int) *store.Store {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: replicas, MessagesMaxAge: time.Hour})
 	st, err := store.Open(t.Context(), nc, js, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -214,6 +214,7 @@ func fill(t *testing.T, nc *nats.Conn, n int) {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
+	return st
 }
 
 // rss returns the memory that a process has in use, in bytes.
