@@ -20,10 +20,10 @@ type Report struct {
 	By          string `json:"by,omitempty"`           // what the service calls itself; see CheckName
 }
 
-// maxName is the most characters that a service's name has.
-const maxName = 64
+// maxName is the most characters that such a name has: gateway/ and the longest name of a services file fit.
+const maxName = 80
 
-// CheckName returns an error unless a service may call itself so in a report: up to 64 letters, digits and any of ._:/@- of ASCII, a
+// CheckName returns an error unless a service may call itself so in a report: up to 80 letters, digits and any of ._:/@- of ASCII, a
 // letter or a digit first. "" is no name, and may stand for one.
 func CheckName(name string) error {
 	for i, c := range []byte(name) {

@@ -70,7 +70,11 @@ func TestClientName(t *testing.T) {
 	if want := []any{"shop-backend", "gateway/another", "shop-backend", nil}; !slices.Equal(said, want) {
 		t.Errorf("it said %v, want %v", said, want)
 	}
-	for _, name := range []string{"-shop", "a b", "<b>", "店", "a\n", strings.Repeat("x", 65)} {
+	longest := "gateway/" + strings.Repeat("x", 64) // of a service in a services file
+	if err := wxtoken.CheckName(longest); err != nil {
+		t.Errorf("%q: %v", longest, err)
+	}
+	for _, name := range []string{"-shop", "a b", "<b>", "店", "a\n", strings.Repeat("x", 81)} {
 		if _, err := wxtoken.NewClient(t.Context(), p.srv.Connect(), wxtoken.Config{Name: name}); err == nil || strings.Contains(err.Error(), name) {
 			t.Errorf("%q is a name: %v", name, err)
 		}
