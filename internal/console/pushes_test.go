@@ -475,6 +475,9 @@ func TestCheckPage(t *testing.T) {
 	}
 	r.has(r.html("/check"), "1 of 3 checks fail.", "有 1 项检查未通过，共 3 项。", `runbook: <a href="/runbook/the-appsecret-is-wrong">The AppSecret is wrong</a>`, "有应答", "off &lt;script&gt;")
 	r.has(r.html("/runbook/the-appsecret-is-wrong"), "docs/operations.md#the-appsecret-is-wrong", "docs/operations.zh-CN.md#appsecret-不对", "nats req wxtoken.renew")
+	if text := r.ask(http.MethodGet, "/runbook/the-appsecret-is-wrong", nil, "User-Agent", "curl/8").Body.String(); !strings.HasPrefix(text, "The AppSecret is wrong\n\n*Sign:*") {
+		t.Errorf("for a terminal: %s", text)
+	}
 	if rec := r.ask(http.MethodGet, "/runbook/nowhere", nil, "Accept", "text/html"); rec.Code != http.StatusNotFound {
 		t.Errorf("an entry that is not there: %d", rec.Code)
 	}

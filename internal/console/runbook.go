@@ -1,7 +1,9 @@
 package console
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"html/template"
 	"net/http"
 	"strings"
@@ -15,6 +17,10 @@ func (c *Console) runbookPage() Page {
 	return Page{
 		Path: "/runbook/{entry}", Name: "runbook", Under: "/check", Title: lang.T("Runbook", "运维手册"),
 		Data: func(_ context.Context, q *Request) (any, error) { return runbookEntry(q) },
+		Text: func(out *bytes.Buffer, data any, _ *Request) {
+			e := data.(RunbookEntry)
+			fmt.Fprintf(out, "%s\n\n%s\n\n%s\n", e.Heading, e.Text, e.Address)
+		},
 	}
 }
 
