@@ -40,7 +40,7 @@ func runbookEntry(q *Request) (RunbookEntry, error) {
 		return RunbookEntry{}, &Fault{http.StatusNotFound, lang.T("the runbook has no such entry", "运维手册里没有这一项")}
 	}
 	return RunbookEntry{
-		Heading: strings.ReplaceAll(q.Say(entry.Heading()), "`", ""), Text: entry.Text(q.Language), Address: q.Say(entry.Address()),
+		Heading: strings.ReplaceAll(q.Say(entry.Heading()), "`", ""), Text: entry.Text(q.Language), Address: entry.Address(q.Language),
 	}, nil
 }
 

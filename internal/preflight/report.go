@@ -46,7 +46,7 @@ type written struct {
 // addresses are where the entries of the runbook stand that a remedy names.
 func addresses(remedy string, l lang.Language) (all []string) {
 	for _, m := range runbook.Mentions(remedy) {
-		if address := m.Entry.Address().In(l); !slices.Contains(all, address) {
+		if address := m.Entry.Address(l); !slices.Contains(all, address) {
 			all = append(all, address)
 		}
 	}

