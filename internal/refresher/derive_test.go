@@ -130,12 +130,12 @@ func deskRig(t *testing.T, change func(r *rig)) (*rig, *desk) {
 	return r, d
 }
 
-// kept waits until the ticket of a key is there, and of a generation if one is given.
+// kept waits until the ticket of a key is there, and of a generation or a later one if one is given.
 func (r *rig) kept(key wxtoken.Key, generation ...uint64) (t wxtoken.Token) {
 	r.Helper()
 	r.until(key.String()+" is not there", func() bool {
 		t = r.token(key)
-		return !t.Value.IsZero() && (len(generation) == 0 || t.Generation == generation[0])
+		return !t.Value.IsZero() && (len(generation) == 0 || t.Generation >= generation[0])
 	})
 	return t
 }
