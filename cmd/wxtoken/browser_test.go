@@ -11,7 +11,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/internal/browsertest"
 	"wxtoken/internal/events"
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 )
 
 // answerRejects answers reports as the refresher does.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )

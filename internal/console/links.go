@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/wechat"

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )

@@ -12,7 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/client/document"
 	"wxtoken/internal/counts"
 	"wxtoken/internal/events"

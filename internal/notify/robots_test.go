@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
 	"wxtoken/internal/lang"

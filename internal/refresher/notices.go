@@ -83,12 +83,8 @@ func (r *Refresher) wrong(ctx context.Context, c *component, now time.Time) (wro
 		add(d)
 	}
 	for _, condition := range s.Conditions {
-		switch {
-		case condition.Status != "False":
-		case condition.Type == wxtoken.ConditionEventsOpened:
-			add(events.NoticeData{Cause: string(truth.SealKeyUnknown), Since: condition.Since})
-		case condition.Type == wxtoken.ConditionTicketFlowing:
-			add(events.NoticeData{Cause: string(wxtoken.HeldNoTicket), Since: condition.Since})
+		if cause := truth.OfCondition(condition); cause != "" {
+			add(events.NoticeData{Cause: string(cause), Since: condition.Since})
 		}
 	}
 	return wrong

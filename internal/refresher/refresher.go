@@ -71,16 +71,15 @@ type Refresher struct {
 	now     func() time.Time
 	step    func(string)
 
-	mirrors *mirrors
-	data    *data
-	store   *store.Store // set by Run, before anything uses it
-	view    *store.View
-	derived *derived // these six, too
-	tell    *teller
-	early   *early
-	answers *answers
-	pushes  *pushes
-
+	mirrors  *mirrors
+	data     *data
+	store    *store.Store // set by Run, before anything uses it
+	view     *store.View
+	derived  *derived // these six, too
+	tell     *teller
+	early    *early
+	answers  *answers
+	pushes   *pushes
 	profiles *profiles
 
 	tallies  atomic.Pointer[map[string]*tally] // of the last sweep, by component; nothing changes them any more

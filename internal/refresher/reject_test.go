@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	wxtoken "wxtoken/client"
+	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/wechatsim"

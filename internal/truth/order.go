@@ -66,6 +66,18 @@ func OfAccount(state wxtoken.State, ready wxtoken.Reason, e *wxtoken.LastError, 
 	return RenewalFails
 }
 
+// OfCondition returns what is wrong with a component by one of its conditions, beside what holds it back; "" where that is as it should be.
+func OfCondition(c wxtoken.Condition) wxtoken.Reason {
+	switch {
+	case c.Status != "False":
+	case c.Type == wxtoken.ConditionEventsOpened:
+		return SealKeyUnknown
+	case c.Type == wxtoken.ConditionTicketFlowing:
+		return wxtoken.HeldNoTicket
+	}
+	return ""
+}
+
 // OfComponent returns what is wrong with a component by its status; dead: it has no token that lives. It returns "" for one that is as it
 // should be.
 func OfComponent(s wxtoken.Status, dead bool) wxtoken.Reason {
@@ -73,12 +85,8 @@ func OfComponent(s wxtoken.Status, dead bool) wxtoken.Reason {
 		return held.Reason
 	}
 	for _, condition := range s.Conditions {
-		switch {
-		case condition.Status != "False":
-		case condition.Type == wxtoken.ConditionEventsOpened:
-			return SealKeyUnknown
-		case condition.Type == wxtoken.ConditionTicketFlowing:
-			return wxtoken.HeldNoTicket
+		if cause := OfCondition(condition); cause != "" {
+			return cause
 		}
 	}
 	switch {
