@@ -257,7 +257,7 @@ func TestKilled(t *testing.T) {
 		{"after both events of an authorization", authorizedText, "ingest.after_puback:2", 2, 2, true},
 	}
 	binary := filepath.Join(t.TempDir(), "ingest")
-	if text, err := exec.Command("go", "build", "-tags", "crash", "-o", binary, ".").CombinedOutput(); err != nil {
+	if text, err := exec.Command("go", "build", "-ldflags=-w", "-tags", "crash", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build with the tag crash: %v\n%s", err, text)
 	}
 	for _, row := range rows {

@@ -29,7 +29,7 @@ import (
 // programs are the executables, in the order of docs/config.md.
 var programs = []string{"gateway", "ingest", "refresher", "wechatsim", "wxtoken"}
 
-// bin is where they lie, as go build makes them.
+// bin is where they lie.
 var bin string
 
 // patience is how long a script waits for anything. A slow machine is no fault.
@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		args := []string{"build", "-o", bin + "/"}
+		args := []string{"build", "-ldflags=-w", "-o", bin + "/"} // no tables for a debugger: they are half of the linking
 		for _, name := range programs {
 			args = append(args, "wxtoken/cmd/"+name)
 		}

@@ -39,7 +39,8 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	atEnd.add(func() { _ = os.RemoveAll(dir) })
-	cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator),
+	// Without tables for a debugger, which are half of the linking.
+	cmd := exec.Command("go", "build", "-ldflags=-w", "-o", dir+string(filepath.Separator),
 		"wxtoken/cmd/ingest", "wxtoken/cmd/refresher", "wxtoken/cmd/wechatsim", "github.com/nats-io/nats-server/v2")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the programs: %w\n%s", err, text)
@@ -67,7 +68,7 @@ var builtToCrash = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	atEnd.add(func() { _ = os.RemoveAll(dir) })
-	cmd := exec.Command("go", "build", "-tags", "crash", "-o", dir+string(filepath.Separator), "wxtoken/cmd/ingest", "wxtoken/cmd/refresher")
+	cmd := exec.Command("go", "build", "-ldflags=-w", "-tags", "crash", "-o", dir+string(filepath.Separator), "wxtoken/cmd/ingest", "wxtoken/cmd/refresher")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the programs with the tag crash: %w\n%s", err, text)
 	}
