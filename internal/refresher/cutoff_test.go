@@ -109,7 +109,9 @@ func TestNoCallWhileCutOff(t *testing.T) {
 func TestNoCallWhileNATSIsFull(t *testing.T) {
 	r := newRig(t, options{
 		idle: true, server: func(cfg *natsd.Config) { cfg.MaxStore = 4 << 20 },
-		sim: wechatsim.Config{TokenLife: 20 * time.Second}, cfg: func(c *refresher.Config) { c.RenewFraction, c.SweepEvery = 0.3, time.Second },
+		sim: wechatsim.Config{TokenLife: 20 * time.Second}, cfg: func(c *refresher.Config) {
+			c.RenewFraction, c.SweepEvery, c.ReconcileEvery = 0.3, time.Second, 2*time.Second
+		},
 	})
 	p := r.start()
 	r.ticket()
@@ -147,7 +149,9 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 	r.until("no metric tells", func() bool { return held() == 1 })
 	stream, err := r.js.Stream(t.Context(), events.StreamMessages)
 	r.must(err)
+	lists := r.calls(apiList)
 	r.must(stream.Purge(t.Context()))
+	r.until("the list is not read any more", func() bool { return r.calls(apiList) > lists+2 }) // one may have waited
 	r.until("not renewed", func() bool {
 		return r.token(aliceKey).Generation > token.Generation && r.token(componentKey).Generation > 1
 	})

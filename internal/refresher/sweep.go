@@ -47,6 +47,7 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			r.keepReconciling(ctx)
 		case <-dies:
 		case <-again:
 		case <-r.changed: // the components
@@ -55,6 +56,22 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		case <-soon:
 			soon, looks = nil, looks-1
 			grace = min(grace, returnedGrace)
+		}
+	}
+}
+
+// keepReconciling publishes schedules of reconciles anew that have stopped firing. Only now and then: just after NATS came back
+// they are late, and fire by themselves.
+func (r *Refresher) keepReconciling(ctx context.Context) {
+	if r.store.Proof(ctx) != nil {
+		return // told by the sweep
+	}
+	for _, c := range r.all() {
+		if !c.greeted {
+			continue
+		}
+		if err := r.store.KeepReconciling(ctx, c.appid, r.cfg.ReconcileEvery); err != nil {
+			r.log.Warn().Err(err).Str("component", c.appid).Msg("failed to look after the schedule of reconciles")
 		}
 	}
 }
