@@ -36,6 +36,16 @@ func (c *Client) Find(ref string) ([]Key, error) {
 	return found, nil
 }
 
+// Ref returns your own id for an account ([Authorizer.Ref]), "" if it has none or is not known. It reads memory, and needs Config.Accounts.
+func (c *Client) Ref(key Key) string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.accounts == nil || c.accounts.byKey[key] == nil {
+		return ""
+	}
+	return c.accounts.byKey[key].ref
+}
+
 // Account returns what is known of a key beside its token, as Status does, but from memory. It needs Config.Accounts. Its error is
 // ErrNoStatus for a key that nothing is known about. Don't change what the Status points to: it is shared.
 func (c *Client) Account(key Key) (Status, error) {
@@ -203,6 +213,17 @@ func (c *Client) changes(f *feed) Changes {
 	return batch
 }
 
+// ChangedSince tells what changed after two revisions, as Changes gave them, for those who were not there to hear: of each bucket some keys at
+// most, in the order in which they changed last, and the revisions to go on from. It costs what changed, not what there is. An account that was
+// removed is not told. It needs Config.Accounts and no Config.Keys, and tells nothing otherwise.
+func (c *Client) ChangedSince(tokens, status uint64, most int) (changes Changes) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	changes.Tokens, changes.TokensRevision = c.tokenTrail.after(tokens, most, c.tokensAt)
+	changes.Accounts, changes.StatusRevision = c.statusTrail.after(status, most, c.statusAt)
+	return changes
+}
+
 // beginTokens has a feed begin with the tokens that the view has. The lock is held.
 func (c *Client) beginTokens(f *feed) {
 	for e := range c.view.all() {
@@ -231,6 +252,9 @@ func (c *Client) followsAccounts() error {
 	}
 	return nil
 }
+
+// followsAll reports whether both buckets are followed whole, each by one watch.
+func (c *Client) followsAll() bool { return c.accounts != nil && len(c.declared) == 0 }
 
 // current returns a status with the state of now.
 func (c *Client) current(status Status) Status {
@@ -266,6 +290,9 @@ func compareParts(a, b string) int {
 func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 	if isDeletion(msg) {
 		w.change(func(c *Client) {
+			if old := c.accounts.byKey[key]; old != nil {
+				c.statusTrail.leave(old.revision, key)
+			}
 			c.accounts.remove(key)
 			c.statusAt = max(c.statusAt, revision)
 			c.told.add(key, statusChanged)
@@ -281,12 +308,20 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 		a.ref = strings.Clone(status.Authorizer.Ref)
 	}
 	w.change(func(c *Client) {
-		if old := c.accounts.byKey[key]; old != nil && old.revision == revision {
+		before := uint64(0)
+		if old := c.accounts.byKey[key]; old != nil {
+			before = old.revision
+		}
+		if before == revision {
 			return // read again by a new watch
 		}
 		a.key = c.kept(key)
 		c.accounts.put(a)
 		c.statusAt = max(c.statusAt, revision)
+		if c.followsAll() {
+			c.statusTrail.step(before, revision, &a.key)
+			c.statusAt = revision // lower than before in a bucket that was made anew
+		}
 		c.told.add(a.key, statusChanged)
 	})
 	return nil

@@ -77,6 +77,8 @@ type Client struct {
 	accounts           *accounts         // what the bucket "status" holds; nil without Config.Accounts and after Close
 	told               feeds             // of statuses
 	tokensAt, statusAt uint64            // newest revisions of the two buckets in the view
+	tokenTrail         trail             // of the tokens; kept where everything is followed, and so comes in the order of the revisions
+	statusTrail        trail             // of the accounts, likewise
 	watches            int               // how many there should be
 	live               int               // how many have delivered what the bucket held and go on
 	stats              Stats
@@ -378,6 +380,7 @@ func (c *Client) Close() {
 	defer c.mu.Unlock()
 	c.view.clear() // a view that no longer follows must not look as if it did
 	c.fading, c.accounts = nil, nil
+	c.tokenTrail, c.statusTrail = trail{}, trail{}
 }
 
 // withTimeout gives ctx a deadline if it has none.

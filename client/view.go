@@ -30,6 +30,14 @@ type entry struct{ token Token }
 
 func (e *entry) revoked() bool { return e.token.Value.IsZero() }
 
+// revision is that of e, 0 for none.
+func (e *entry) revision() uint64 {
+	if e == nil {
+		return 0
+	}
+	return e.token.Revision
+}
+
 // usable reports whether e holds a token that is not dead.
 func (e *entry) usable(now time.Time) bool {
 	return e != nil && !e.revoked() && now.Before(e.token.ExpiresAt)

@@ -372,6 +372,10 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 		c.view.set(e)
 		c.stats.Updates++
 		c.tokensAt = max(c.tokensAt, revision)
+		if c.followsAll() {
+			c.tokenTrail.step(old.revision(), revision, &e.token.Key)
+			c.tokensAt = revision // lower than before in a bucket that was made anew
+		}
 		c.feeds.add(e.token.Key, tokenChanged)
 	})
 	return nil
@@ -419,7 +423,9 @@ func (c *Client) fade() {
 		if c.view.find(e.token.Key) == e {
 			token := e.token
 			token.Previous = nil
-			c.view.set(&entry{token})
+			next := &entry{token}
+			c.view.set(next)
+			c.tokenTrail.hold(token.Revision, &next.token.Key) // and no longer e
 		}
 	}
 	clear(c.fading[:gone])

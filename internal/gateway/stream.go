@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,10 @@ import (
 const (
 	// keptNews is how many batches are remembered. A stream that falls behind reads the view instead.
 	keptNews = 1 << 10
+	// missedAtOnce is how many accounts are looked at together for a stream that goes on.
+	missedAtOnce = 512
+	// keptEvents is how many events are kept as they were written: some megabytes.
+	keptEvents = 4096
 	// beatEvery is the time between two signs of life on a quiet stream: shorter than proxies wait.
 	beatEvery = 15 * time.Second
 )
@@ -73,9 +76,12 @@ type news struct {
 	mark    mark
 	changed chan struct{} // closed at the next batch
 	primed  bool          // the view as it was found has been taken note of
+
+	writing sync.Mutex
+	lately  map[written][]byte // events as they were written
 }
 
-func newNews() *news { return &news{changed: make(chan struct{})} }
+func newNews() *news { return &news{changed: make(chan struct{}), lately: map[written][]byte{}} }
 
 // follow notes all changes until ctx ends.
 func (n *news) follow(ctx context.Context, client *wxtoken.Client) {
@@ -86,7 +92,7 @@ func (n *news) follow(ctx context.Context, client *wxtoken.Client) {
 		n.mu.Unlock()
 		var items []item
 		if primed {
-			items = itemsOf(client, changes)
+			items = n.itemsOf(client, changes)
 		}
 		n.add(to, items)
 	}
@@ -128,58 +134,58 @@ func (n *news) now() (number uint64, m mark, ready bool) {
 }
 
 // itemsOf returns the events of some changes.
-func itemsOf(client *wxtoken.Client, changes wxtoken.Changes) (items []item) {
+func (n *news) itemsOf(client *wxtoken.Client, changes wxtoken.Changes) (items []item) {
 	for _, key := range changes.Tokens {
-		items = append(items, tokenItem(client, key))
-	}
-	for _, key := range changes.Accounts {
-		if i, ok := stateItem(client, key); ok {
+		if i, ok := n.tokenItem(client, key); ok {
 			items = append(items, i)
 		}
 	}
+	for _, key := range changes.Accounts {
+		if status, err := client.Account(key); err == nil {
+			items = append(items, n.written(written{eventState, key, status.Revision, status.State}, func() any { return accountOfStatus(status) }))
+		}
+	}
 	return items
 }
 
-// tokenItem tells of a token, or that it is gone.
-func tokenItem(client *wxtoken.Client, key wxtoken.Key) item {
+// tokenItem tells of a token, or that it is gone. Of one that has expired the state tells.
+func (n *news) tokenItem(client *wxtoken.Client, key wxtoken.Key) (item, bool) {
 	token, err := client.Token(key)
-	if errors.Is(err, wxtoken.ErrRevoked) {
-		return item{eventLost, key, mustJSON(map[string]any{"key": key})}
-	}
-	return item{eventToken, key, mustJSON(map[string]any{"key": key, "generation": token.Generation, "expires_at": stamp(token.ExpiresAt)})}
-}
-
-// stateItem tells what else is known of a key.
-func stateItem(client *wxtoken.Client, key wxtoken.Key) (item, bool) {
-	status, err := client.Account(key)
-	if err != nil {
+	switch {
+	case errors.Is(err, wxtoken.ErrRevoked):
+		return item{eventLost, key, mustJSON(map[string]any{"key": key})}, true
+	case err != nil:
 		return item{}, false
 	}
-	return item{eventState, key, mustJSON(accountOfStatus(status))}, true
+	return n.written(written{event: eventToken, key: key, revision: token.Revision}, func() any {
+		return map[string]any{"key": key, "generation": token.Generation, "expires_at": stamp(token.ExpiresAt)}
+	}), true
 }
 
-// since returns what the view has that is newer than a mark, and the mark to go on from. What was lost in between is told by the state.
-func since(client *wxtoken.Client, from mark) (items []item) {
-	type dated struct {
-		at uint64
-		item
-	}
-	var found []dated
-	for status := range client.Accounts() {
-		if token, err := client.Token(status.Key); err == nil && token.Revision > from.tokens {
-			found = append(found, dated{token.Revision, tokenItem(client, status.Key)})
+// written names an event that was written.
+type written struct {
+	event    string
+	key      wxtoken.Key
+	revision uint64
+	state    wxtoken.State // which goes by the clock, too
+}
+
+// written returns an event: as it was written a moment ago, since many streams go on at once after a gateway was restarted, and have missed
+// the same.
+func (n *news) written(w written, say func() any) item {
+	n.writing.Lock()
+	data, ok := n.lately[w]
+	n.writing.Unlock()
+	if !ok {
+		data = mustJSON(say())
+		n.writing.Lock()
+		if len(n.lately) >= keptEvents {
+			clear(n.lately)
 		}
-		if status.Revision > from.status {
-			if i, ok := stateItem(client, status.Key); ok {
-				found = append(found, dated{status.Revision, i})
-			}
-		}
+		n.lately[w] = data
+		n.writing.Unlock()
 	}
-	slices.SortFunc(found, func(a, b dated) int { return cmp.Compare(a.at, b.at) })
-	for _, one := range found {
-		items = append(items, one.item)
-	}
-	return items
+	return item{w.event, w.key, data}
 }
 
 // events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID on, or from now.
@@ -190,15 +196,12 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 		return
 	}
 	resumed := r.Header.Get("Last-Event-ID")
-	var missed []item
-	to := from
 	if resumed != "" {
 		var err error
 		if from, err = parseMark(resumed); err != nil {
 			problem(w, http.StatusUnprocessableEntity, "Last-Event-ID: "+err.Error())
 			return
 		}
-		missed = since(client, from)
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
@@ -208,7 +211,13 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 	g.metrics.streams.Inc()
 	defer g.metrics.streams.Dec()
 	out := stream{g: g, w: w, control: control, client: client, key: shown(r)}
-	if out.write(batch{from, to, missed}) != nil {
+	var err error
+	if resumed != "" {
+		from, err = out.catchUp(from)
+	} else {
+		err = out.write(batch{from, from, nil})
+	}
+	if err != nil {
 		return
 	}
 	beat := time.NewTicker(beatEvery)
@@ -217,8 +226,11 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 		b, wait, lost := g.news.next(number)
 		switch {
 		case lost:
-			number, to, _ = g.news.now()
-			b = batch{from, to, since(client, from)}
+			number, _, _ = g.news.now()
+			if from, err = out.catchUp(from); err != nil {
+				return
+			}
+			continue
 		case wait != nil:
 			select {
 			case <-r.Context().Done():
@@ -264,6 +276,26 @@ func (s stream) service() (*services.Service, error) {
 	return service, nil
 }
 
+// catchUp writes what changed since a mark, and returns the one to go on from. It looks at some at a time: streams that were away for long
+// may be many, and have missed all that there is.
+func (s stream) catchUp(from mark) (mark, error) {
+	for {
+		changes := s.client.ChangedSince(from.tokens, from.status, missedAtOnce)
+		all := len(changes.Tokens) < missedAtOnce && len(changes.Accounts) < missedAtOnce
+		service, err := s.service()
+		if err != nil {
+			return from, err
+		}
+		strange := func(key wxtoken.Key) bool { return !s.g.knows(s.client, service, key) }
+		changes.Tokens, changes.Accounts = slices.DeleteFunc(changes.Tokens, strange), slices.DeleteFunc(changes.Accounts, strange)
+		to := mark{changes.TokensRevision, changes.StatusRevision}
+		if err := s.write(batch{from, to, s.g.news.itemsOf(s.client, changes)}); err != nil || all {
+			return to, err
+		}
+		from = to
+	}
+}
+
 // write writes those of a batch that the service may see. Only the last one has the new mark as its id: who goes on from the id of one
 // before it gets the whole batch again.
 func (s stream) write(b batch) error {
@@ -277,7 +309,7 @@ func (s stream) write(b batch) error {
 			seen = append(seen, i)
 		}
 	}
-	var text strings.Builder
+	var text bytes.Buffer
 	for n, i := range seen {
 		id := b.from
 		if n == len(seen)-1 {
@@ -288,15 +320,16 @@ func (s stream) write(b batch) error {
 	if text.Len() == 0 {
 		fmt.Fprintf(&text, "id: %s\n\n", b.to) // is no event, and moves the mark on
 	}
-	return s.send(text.String())
+	return s.send(text.Bytes())
 }
 
 // comment is a sign of life.
-func (s stream) comment() error { return s.send(": still here\n\n") }
+func (s stream) comment() error { return s.send([]byte(": still here\n\n")) }
 
-func (s stream) send(text string) error {
+// send sends bytes, and not a string: net/http would cut that into chunks of 2 KiB.
+func (s stream) send(text []byte) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(paceLimit))
-	if _, err := io.WriteString(s.w, text); err != nil {
+	if _, err := s.w.Write(text); err != nil {
 		return err
 	}
 	return s.control.Flush()

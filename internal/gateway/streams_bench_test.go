@@ -3,6 +3,8 @@ package gateway_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"wxtoken/client"
+	"wxtoken/internal/events"
+	"wxtoken/internal/store"
 	"wxtoken/wxtokentest"
 )
 
@@ -54,6 +62,70 @@ func BenchmarkStreams(b *testing.B) {
 	}
 }
 
+// BenchmarkResume has b.N streams of events go on at once from where they were before so many tokens changed, as after a
+// restart of the gateway, and reports what each costs the processors and how long it takes until the last has been told.
+func BenchmarkResume(b *testing.B) {
+	const accounts, changed = 100_000, 100
+	r := newRig(b)
+	r.write(strings.Replace(file(), component+"/*", strangeComponent+"/*", 1))
+	fillAccounts(r, 0, accounts, 1)
+	ctx, cut := context.WithCancel(b.Context())
+	before := <-r.follow(ctx, allKey, "") // its first mark
+	cut()
+	fillAccounts(r, accounts-changed, accounts, 2)
+	n := b.N
+	began, spent := time.Now(), processors(b)
+	var readers []*readers
+	for left := n; left > 0; left -= perProcess {
+		readers = append(readers, startReaders(b, strings.TrimPrefix(r.url, "http://"), min(left, perProcess),
+			"LAST="+before.id, fmt.Sprintf(`UNTIL="generation":2,"key":%q`, accountAt(accounts-1)), "SHARE=100", "DIALING=1000"))
+	}
+	for _, some := range readers {
+		some.next(b, "open")
+		some.next(b, "told")
+	}
+	b.ReportMetric(time.Since(began).Seconds(), "s-to-last")
+	b.ReportMetric(float64((processors(b)-spent).Microseconds())/float64(n)/1000, "cpu-ms/stream")
+	b.ReportMetric(float64(n), "streams")
+	for _, some := range readers {
+		some.end(b)
+	}
+}
+
+// strangeComponent is one that the rig's refresher does not serve: it leaves the accounts alone.
+const strangeComponent = "wxc0ffee0000000009"
+
+func accountAt(i int) wxtoken.Key {
+	return wxtoken.AuthorizerKey(strangeComponent, fmt.Sprintf("wxd%015d", i))
+}
+
+// fillAccounts stores tokens and states of some accounts, as a refresher does, and waits until the gateway has them.
+func fillAccounts(r *rig, from, to int, generation uint64) {
+	r.Helper()
+	nc := r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher"))
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1000))
+	r.must(err)
+	now := time.Now().UTC().Truncate(time.Second)
+	for i := from; i < to; i++ {
+		key := accountAt(i)
+		record, err := store.TokenRecord(wxtoken.Token{
+			Key: key, Value: wxtoken.NewSecret(strings.Repeat("x", 157)), Generation: generation,
+			ObtainedAt: now, ExpiresAt: now.Add(2 * time.Hour), RenewAt: now.Add(80 * time.Minute),
+		})
+		r.must(err)
+		status := fmt.Appendf(nil, `{"key":%q,"state":"active","conditions":[{"type":"Ready","status":"True","reason":"Renewed","since":"2026-11-26T01:48:34Z"}],`+
+			`"authorizer":{"authorized_at":"2026-11-26T01:48:34Z","ref":"tenant-%d","func_info":[1,2,18],"nick_name":"%s"},"failures":0}`, key, i, strings.Repeat("x", 500))
+		for subject, data := range map[string][]byte{events.TokenSubject(key): record, "$KV.status." + key.String(): status} {
+			_, err = js.PublishAsync(subject, data, jetstream.WithStallWait(patience))
+			r.must(err)
+		}
+	}
+	<-js.PublishAsyncComplete()
+	r.until("the gateway has all accounts, and the service may see them", func() bool {
+		return r.v1(allKey, "GET", "tokens/"+accountAt(to-1).String(), "").get("generation") == fmt.Sprint(generation)
+	})
+}
+
 // inUse is the memory of heap and stacks that is in use, in bytes.
 func inUse() uint64 {
 	var m runtime.MemStats
@@ -69,10 +141,10 @@ type readers struct {
 	lines *bufio.Scanner
 }
 
-func startReaders(b *testing.B, address string, n int) *readers {
+func startReaders(b *testing.B, address string, n int, more ...string) *readers {
 	b.Helper()
 	cmd := exec.CommandContext(b.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "FOLLOW="+address, "STREAMS="+strconv.Itoa(n))
+	cmd.Env = append(append(os.Environ(), "FOLLOW="+address, "STREAMS="+strconv.Itoa(n)), more...)
 	cmd.Stderr = os.Stderr
 	in, inErr := cmd.StdinPipe()
 	out, outErr := cmd.StdoutPipe()
@@ -103,13 +175,23 @@ func (r *readers) end(b *testing.B) {
 	}
 }
 
-// followMany opens streams and says "open" when all are, and "told" with the time when 99 % of them have had a token.
+// followMany opens streams, as of LAST if that is set, some at a time, and says "open" when all are, and "told" with the time when a share of
+// them has read something: a token, or what is set.
 func followMany(address string) {
-	n, err := strconv.Atoi(os.Getenv("STREAMS"))
-	if err != nil {
-		panic(err)
+	number := func(name string, otherwise int) int {
+		n, err := strconv.Atoi(cmp.Or(os.Getenv(name), strconv.Itoa(otherwise)))
+		if err != nil {
+			panic(err)
+		}
+		return n
 	}
-	opened, told, dialing := make(chan struct{}), make(chan struct{}), make(chan struct{}, 64)
+	n, until := number("STREAMS", 1), []byte(cmp.Or(os.Getenv("UNTIL"), "event: token"))
+	// HTTP/1.0 knows no chunks, between which what is waited for could lie.
+	request := fmt.Sprintf("GET /v1/events HTTP/1.0\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n", allKey)
+	if last := os.Getenv("LAST"); last != "" {
+		request += "Last-Event-ID: " + last + "\r\n"
+	}
+	opened, told, dialing := make(chan struct{}), make(chan struct{}), make(chan struct{}, number("DIALING", 64))
 	var open sync.WaitGroup
 	for range n {
 		dialing <- struct{}{}
@@ -119,19 +201,19 @@ func followMany(address string) {
 		}
 		open.Go(func() {
 			defer func() { _ = conn.Close() }()
-			if _, err := fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n\r\n", allKey); err != nil {
+			if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 				panic(err)
 			}
 			var text []byte
-			buffer := make([]byte, 512)
-			for !bytes.Contains(text, []byte("event: token")) {
-				at := len(text)
+			buffer := make([]byte, 4096)
+			for first := true; !bytes.Contains(text, until); first = false {
+				text = text[max(0, len(text)-len(until)):]
 				m, err := conn.Read(buffer)
 				if err != nil {
 					return // at the end
 				}
-				if text = append(text, buffer[:m]...); at == 0 {
-					if !bytes.HasPrefix(text, []byte("HTTP/1.1 200")) {
+				if text = append(text, buffer[:m]...); first {
+					if !bytes.HasPrefix(text, []byte("HTTP/1.0 200")) {
 						panic(string(text))
 					}
 					<-dialing
@@ -146,7 +228,7 @@ func followMany(address string) {
 		<-opened
 	}
 	fmt.Println("open")
-	for range n * 99 / 100 {
+	for range n * number("SHARE", 99) / 100 {
 		<-told
 	}
 	fmt.Println("told", time.Now().UnixNano())
