@@ -46,13 +46,13 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer nc.Close()
 	health, metrics := &serve.Health{}, serve.NewMetrics()
 	natsconn.Watch(nc, events.RoleGateway, health, metrics, log)
-	var tls []serve.Option
+	options := []serve.Option{serve.Behind(cfg.Operations.Proxies())}
 	if cfg.TLSCert != "" {
-		tls = append(tls, serve.TLS(cfg.TLSCert, cfg.TLSKey))
+		options = append(options, serve.TLS(cfg.TLSCert, cfg.TLSKey))
 	}
 	_, parts, err := doors.Open(cfg.Config, cfg.Redis, doors.Deps{
 		NATS: nc, Services: watch, Signer: cfg.signer, WeChat: cfg.WechatAPIURL, Log: log, Health: health, Metrics: metrics,
-		Flag: "http-addr", Addr: cfg.HTTPAddr, TLS: tls,
+		Flag: "http-addr", Addr: cfg.HTTPAddr, Options: options,
 	})
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	health.Check("AUTH exists", in.Ready)
 	canary := serve.WatchCanary("ingest", health, metrics, in.Canary)
-	pushes, err := serve.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics)
+	pushes, err := serve.Listen("pushes", cfg.HTTPAddr, in.Handler(), log, metrics, serve.Behind(cfg.Operations.Proxies()))
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	guard, err := login.New(cfg.Login, login.Deps{NATS: nc, Public: console.Public, Log: log, Metrics: metrics.Registry, Now: time.Now})
+	guard, err := login.New(cfg.Login, login.Deps{NATS: nc, Trusted: cfg.Operations.Proxies(), Public: console.Public, Log: log, Metrics: metrics.Registry, Now: time.Now})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"wxtoken/internal/doors"
 	"wxtoken/internal/gateway"
+	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
@@ -72,7 +73,7 @@ func (h *house) gateway(wechat string) (addr string, parts []func(context.Contex
 	}
 	addr, parts, err = doors.Open(h.cfg.Gateway, h.cfg.Redis, doors.Deps{
 		NATS: nc, Services: served, Signer: signer, WeChat: wechat, Log: subdued(h.log, h.cfg.Sim), Health: h.health, Metrics: h.metrics,
-		Flag: "gateway-addr", Addr: h.cfg.GatewayAddr,
+		Flag: "gateway-addr", Addr: h.cfg.GatewayAddr, Options: []serve.Option{serve.Behind(h.cfg.Operations.Proxies())},
 	})
 	return addr, parts, nc.Close, err
 }

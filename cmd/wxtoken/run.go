@@ -95,7 +95,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	}
 	h.health.Check("AUTH exists", in.Ready)
 	canaries := []*serve.Canary{serve.WatchCanary("ingest", h.health, h.metrics, in.Canary)}
-	pushes, err := h.listen("http-addr", "pushes", cfg.HTTPAddr, in.Handler())
+	pushes, err := h.listen("http-addr", "pushes", cfg.HTTPAddr, in.Handler(), serve.Behind(cfg.Operations.Proxies()))
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return err
 	}
-	guard, err := login.New(cfg.Login, login.Deps{NATS: keeper, Public: console.Public, Log: log, Metrics: h.metrics.Registry, Now: time.Now})
+	guard, err := login.New(cfg.Login, login.Deps{NATS: keeper, Trusted: cfg.Operations.Proxies(), Public: console.Public, Log: log, Metrics: h.metrics.Registry, Now: time.Now})
 	if err != nil {
 		return err
 	}

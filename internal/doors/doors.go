@@ -27,9 +27,9 @@ type Deps struct {
 	Health   *serve.Health
 	Metrics  *serve.Metrics
 
-	Flag string // of Addr, for an error
-	Addr string // on which it listens
-	TLS  []serve.Option
+	Flag    string // of Addr, for an error
+	Addr    string // on which it listens
+	Options []serve.Option
 }
 
 // Open makes a gateway and has it listen. It returns the address, and the parts for serve.Together.
@@ -46,7 +46,7 @@ func Open(cfg gateway.Config, shared redis.Config, d Deps) (addr string, parts [
 	if err != nil {
 		return "", nil, err
 	}
-	options := append([]serve.Option{serve.MaxConns(gateway.MaxConns), serve.OnShutdown(g.EndStreams)}, d.TLS...)
+	options := append([]serve.Option{serve.MaxConns(gateway.MaxConns), serve.OnShutdown(g.EndStreams)}, d.Options...)
 	door, err := serve.Listen(events.RoleGateway, d.Addr, g.Handler(), d.Log, d.Metrics, options...)
 	if err != nil {
 		return "", nil, fmt.Errorf("%w (--%s chooses another)", err, d.Flag)

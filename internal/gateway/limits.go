@@ -22,7 +22,7 @@ const (
 	openFor        = 2 * time.Second
 )
 
-// hostOf is an address without its port. It is that of the connection: a client can write what it likes into X-Forwarded-For.
+// hostOf is an address without its port: that of the connection, or the one that a proxy names (serve.Behind).
 func hostOf(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {

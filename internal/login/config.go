@@ -15,7 +15,7 @@ type Config struct {
 	UsersFile       string   `name:"console-users-file" group:"Operator's page" placeholder:"file" help:"Who may use the operator's page, and as what: reader, operator or admin, with hashes of their passwords (docs/console-rights.md). It is read again when it changes. Without it and without --console-user-header, the page is for this machine alone, and whoever is on it is an admin."`
 	UserHeader      string   `name:"console-user-header" group:"Operator's page" placeholder:"header" help:"Header in which a proxy that asks people who they are names the person, for instance Remote-User. It is believed from --console-proxies alone."`
 	RoleHeader      string   `name:"console-role-header" group:"Operator's page" placeholder:"header" help:"Header in which that proxy names the person's role, or several with commas between them. Without it the users file says it, and who is not in there is a reader."`
-	Proxies         []string `name:"console-proxies" group:"Operator's page" placeholder:"addresses" help:"Addresses of that proxy, or networks (10.0.0.0/8), with commas between them."`
+	Proxies         []string `name:"console-proxies" group:"Operator's page" placeholder:"addresses" help:"Addresses of that proxy, or networks (10.0.0.0/8), with commas between them. What it says of the client's address is believed, too, as with --trusted-proxies."`
 	MakeConsoleUser string   `name:"make-console-user" group:"Operator's page" placeholder:"name:role" help:"Put a person into --console-users-file, which is made if it is not there, with a new password; print the password; then end. A person who is there already gets another password."`
 }
 
@@ -56,19 +56,8 @@ func headerName(name string) bool {
 }
 
 // proxies returns the networks of Proxies.
-func (c Config) proxies() (all []netip.Prefix, err error) {
-	for _, text := range c.Proxies {
-		network, err := netip.ParsePrefix(text)
-		if err != nil {
-			addr, addrErr := netip.ParseAddr(text)
-			if addrErr != nil {
-				return nil, settings.Fault("console-proxies", "%q is no address: want 10.1.2.3 or 10.1.2.0/24", text)
-			}
-			network = netip.PrefixFrom(addr, addr.BitLen())
-		}
-		all = append(all, network.Masked())
-	}
-	return all, nil
+func (c Config) proxies() ([]netip.Prefix, error) {
+	return settings.Networks("console-proxies", c.Proxies)
 }
 
 // parsePerson reads name:role.

@@ -42,8 +42,9 @@ const (
 
 // Deps is what a Guard works with.
 type Deps struct {
-	NATS    *nats.Conn // for the record of who logged in
-	Public  []string   // paths that anybody may GET: what the login page needs
+	NATS    *nats.Conn     // for the record of who logged in
+	Trusted []netip.Prefix // proxies, whose word is believed on where a request comes from
+	Public  []string       // paths that anybody may GET: what the login page needs
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
 	Now     func() time.Time
@@ -54,7 +55,8 @@ type Guard struct {
 	cfg     Config
 	deps    Deps
 	js      jetstream.JetStream
-	proxies []netip.Prefix
+	namers  serve.Proxies          // whose word is believed on who it is
+	proxies serve.Proxies          // and whose on where a request comes from, these among them
 	file    *settings.File[*users] // nil: there is none
 	origin  http.CrossOriginProtection
 	tries   *serve.Tries  // of passwords
@@ -69,7 +71,7 @@ type Guard struct {
 
 // New returns the guard. It returns an error for a users file that can't be read.
 func New(cfg Config, deps Deps) (*Guard, error) {
-	proxies, err := cfg.proxies()
+	namers, err := cfg.proxies()
 	if err != nil {
 		return nil, settings.NewError(err)
 	}
@@ -78,7 +80,7 @@ func New(cfg Config, deps Deps) (*Guard, error) {
 		return nil, fmt.Errorf("set up JetStream: %w", err)
 	}
 	g := &Guard{
-		cfg: cfg, deps: deps, js: js, proxies: proxies, tries: serve.NewTries(rate.Every(triesEvery), triesBurst), records: rate.NewLimiter(rate.Every(recordsEvery), recordsBurst), hashing: make(chan struct{}, hashesAtOnce),
+		cfg: cfg, deps: deps, js: js, namers: namers, proxies: append(deps.Trusted, namers...), tries: serve.NewTries(rate.Every(triesEvery), triesBurst), records: rate.NewLimiter(rate.Every(recordsEvery), recordsBurst), hashing: make(chan struct{}, hashesAtOnce),
 		seen: map[[sha256.Size]byte]string{}, salt: randomBytes(minSecret),
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "wxtoken_console_logins_total", Help: "Tries to log in to the operator's page, by result.",
@@ -191,8 +193,8 @@ const (
 // who tells whose request that is.
 func (g *Guard) who(r *http.Request) (Person, knownBy, *refusal) {
 	users := g.users()
-	remote := addrOf(r.RemoteAddr)
-	if g.cfg.UserHeader != "" && g.isProxy(remote) {
+	remote := serve.AddrOf(r.RemoteAddr)
+	if g.cfg.UserHeader != "" && g.namers.Trusts(remote) {
 		if names := r.Header.Values(g.cfg.UserHeader); len(names) > 0 {
 			p, no := g.named(r, names, users)
 			return p, byProxy, no
@@ -277,45 +279,17 @@ func notLocal(r *http.Request, remote netip.Addr) lang.Text {
 	return lang.Text{}
 }
 
-// isProxy reports whether the header of an address is believed.
-func (g *Guard) isProxy(addr netip.Addr) bool {
-	return slices.ContainsFunc(g.proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-// client returns the address that a request comes from: the last one that the proxy names, since those before are written by anybody.
-func (g *Guard) client(r *http.Request) netip.Addr {
-	addr := addrOf(r.RemoteAddr)
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		if !g.isProxy(addr) {
-			break
-		}
-		before, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
-			break
-		}
-		addr = before.Unmap()
-	}
-	return addr
-}
+// client returns the address that a request comes from.
+func (g *Guard) client(r *http.Request) netip.Addr { return g.proxies.Client(r) }
 
 // secure reports whether the browser speaks TLS, with this process or with the proxy.
 func (g *Guard) secure(r *http.Request) bool {
-	return r.TLS != nil || g.isProxy(addrOf(r.RemoteAddr)) && r.Header.Get("X-Forwarded-Proto") == "https"
+	return r.TLS != nil || g.proxies.Trusts(serve.AddrOf(r.RemoteAddr)) && r.Header.Get("X-Forwarded-Proto") == "https"
 }
 
 // formFits reports whether a form is of the browser that sends it.
 func (g *Guard) formFits(r *http.Request, form string) bool {
 	return form != "" && subtle.ConstantTimeCompare([]byte(r.PostFormValue(FormField)), []byte(formToken(r, form))) == 1
-}
-
-// addrOf reads "address:port"; the zero Addr stands for what can't be read.
-func addrOf(remote string) netip.Addr {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap().WithZone("")
 }
 
 func safe(r *http.Request) bool {

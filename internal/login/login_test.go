@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -108,10 +109,11 @@ func open(t *testing.T, cfg login.Config, users []byte) *door {
 }
 
 // another is a further process with the same settings.
-func (d *door) another(cfg login.Config) *httptest.Server {
+func (d *door) another(cfg login.Config, trusted ...netip.Prefix) *httptest.Server {
 	d.Helper()
 	guard, err := login.New(cfg, login.Deps{
-		Log: zerolog.New(&d.log), Metrics: prometheus.NewRegistry(), NATS: d.nc, Public: []string{"/console.css"},
+		Trusted: trusted,
+		Log:     zerolog.New(&d.log), Metrics: prometheus.NewRegistry(), NATS: d.nc, Public: []string{"/console.css"},
 		Now: func() time.Time { return d.began.Add(time.Duration(d.ahead.Load())) },
 	})
 	if err != nil {
@@ -611,6 +613,24 @@ func TestProxy(t *testing.T) {
 			t.Parallel()
 			open(t, row.cfg, row.users).browser().get("/", row.headers...).want(t, row.what, row.status, row.text)
 		})
+	}
+}
+
+// TestTrusted comes through a proxy that is believed on where requests come from, and not on who it is.
+func TestTrusted(t *testing.T) {
+	t.Parallel()
+	d := open(t, login.Config{}, usersOf(t, li(t)))
+	d.url = d.another(login.Config{UsersFile: d.file, UserHeader: "Remote-User", Proxies: []string{"10.0.0.1"}}, netip.MustParsePrefix("127.0.0.0/8")).URL
+	b := d.browser()
+	if a := b.get("/", "Remote-User", "zhao", "X-Forwarded-For", "10.0.0.1"); a.status != http.StatusSeeOther || !strings.HasPrefix(a.header.Get("Location"), "/login") {
+		t.Errorf("who it names: %d %s", a.status, a.body)
+	}
+	for n := range 8 {
+		b.do(http.MethodPost, "/login", b.form("/login", "name", "li", "password", "SEKRET-wrong"), "X-Forwarded-For", fmt.Sprintf("203.0.113.%d", n)).
+			want(t, "each from an address of its own", http.StatusUnauthorized, "")
+	}
+	if got := b.get("/login", "X-Forwarded-Proto", "https").header.Get("Set-Cookie"); !strings.Contains(got, "Secure") {
+		t.Errorf("a cookie for http: %s", got)
 	}
 }
 

@@ -42,9 +42,10 @@ type Option func(*door)
 
 // door is what options change.
 type door struct {
-	conns int
-	tls   *tls.Config
-	ends  func()
+	conns   int
+	proxies Proxies
+	tls     *tls.Config
+	ends    func()
 }
 
 // OnShutdown has f called when a server begins to end: for answers that have no end of their own, which it would wait for in vain.
@@ -82,7 +83,7 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 	panics := m.panics.WithLabelValues(name)
 	s := &Server{listener: listener, name: name}
 	s.http = http.Server{
-		Handler:           recovered(handler, log, panics.Inc),
+		Handler:           recovered(d.proxies.named(handler), log, panics.Inc),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,

@@ -19,10 +19,10 @@ import (
 )
 
 // listen runs a server for handler until the test ends, and returns its base URL and its end.
-func listen(t *testing.T, handler http.Handler, m *serve.Metrics) (base string, log *logtest.Buffer, end func() error) {
+func listen(t *testing.T, handler http.Handler, m *serve.Metrics, options ...serve.Option) (base string, log *logtest.Buffer, end func() error) {
 	t.Helper()
 	logger, log := recorder()
-	s, err := serve.Listen("test", "127.0.0.1:0", handler, logger, m)
+	s, err := serve.Listen("test", "127.0.0.1:0", handler, logger, m, options...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,22 +55,16 @@ func (t *Tries) Spent(remote string, now time.Time) bool {
 	return limiter != nil && limiter.TokensAt(now) < 1
 }
 
-// connection looks at the connection alone: any client can write what it likes into X-Forwarded-For. The zero
-// Prefix stands for all whose address can't be read.
-func connection(remote string) (from netip.Prefix) {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return from
-	}
-	return network(ap.Addr())
-}
+// connection looks at the connection alone: any client can write what it likes into X-Forwarded-For. A server with Behind has put there
+// what its proxies say.
+func connection(remote string) netip.Prefix { return network(AddrOf(remote)) }
 
+// network is what counts as one. The zero Prefix stands for all whose address can't be read.
 func network(addr netip.Addr) (from netip.Prefix) {
-	addr = addr.Unmap()
 	bits := addr.BitLen()
 	if addr.Is6() {
 		bits = 64
 	}
-	from, _ = addr.WithZone("").Prefix(bits) // these bits always fit
+	from, _ = addr.Prefix(bits) // these bits always fit
 	return from
 }

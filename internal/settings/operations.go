@@ -12,11 +12,12 @@ import (
 // Operations is what every process lets its operator set. A Program gives another default for
 // OpsAddr where two processes share a machine.
 type Operations struct {
-	OpsAddr   string `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and console; port 0 takes any free one."`
-	OpsExpose bool   `group:"Operations" help:"Allow an ops-addr that others can reach. Health and metrics there ask for no password; the operator's page does (--console-users-file)."`
-	LogLevel  string `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
-	LogFormat string `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
-	Lang      string `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: as LC_ALL, LC_MESSAGES or LANG says, zh for Chinese, else en."`
+	OpsAddr        string   `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and console; port 0 takes any free one."`
+	OpsExpose      bool     `group:"Operations" help:"Allow an ops-addr that others can reach. Health and metrics there ask for no password; the operator's page does (--console-users-file)."`
+	TrustedProxies []string `group:"Operations" placeholder:"addresses" help:"Addresses of the proxies in front of this process, or networks (10.0.0.0/8), with commas between them. Who comes through one of them has the address that it names in X-Forwarded-For: in limits on wrong tries, in logs and records. Without it, that of the connection."`
+	LogLevel       string   `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
+	LogFormat      string   `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
+	Lang           string   `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: as LC_ALL, LC_MESSAGES or LANG says, zh for Chinese, else en."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
@@ -26,6 +27,9 @@ func (s Operations) Validate() error {
 		faults = append(faults, Fault("ops-addr", "%w", err))
 	} else if !s.OpsExpose && !Loopback(s.OpsAddr) {
 		faults = append(faults, Fault("ops-addr", "%q can be reached from outside, and health and metrics there ask for no password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, Variable("ops-expose")))
+	}
+	if _, err := Networks(trustedProxies, s.TrustedProxies); err != nil {
+		faults = append(faults, err)
 	}
 	if _, err := Level(s.LogLevel); err != nil {
 		faults = append(faults, Fault("log-level", "%w", err))
@@ -37,6 +41,14 @@ func (s Operations) Validate() error {
 		faults = append(faults, Fault("lang", "%w", err))
 	}
 	return errors.Join(faults...)
+}
+
+const trustedProxies = "trusted-proxies"
+
+// Proxies returns the networks of TrustedProxies, which Validate has read.
+func (s Operations) Proxies() []netip.Prefix {
+	all, _ := Networks(trustedProxies, s.TrustedProxies)
+	return all
 }
 
 // hostPort says what is wrong with an address to listen on.
