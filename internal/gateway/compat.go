@@ -86,11 +86,14 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 // compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret ("Get_access_token").
 func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		g.refuse(w, http.StatusOK, codeBadBody, "data format error: the query can't be read")
-		return
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost: // some programs POST what is in the query
+		g.refuse(w, http.StatusOK, codeGetWanted, "require GET method")
+	case err != nil, len(q["grant_type"]) > 1, len(q["appid"]) > 1, len(q["secret"]) > 1:
+		g.refuse(w, http.StatusOK, codeBadBody, "data format error: the query can't be read, or has a parameter twice")
+	default:
+		g.issue(w, r, "token", grant{q.Get("grant_type"), q.Get("appid"), q.Get("secret")})
 	}
-	g.issue(w, r, "token", grant{q.Get("grant_type"), q.Get("appid"), q.Get("secret")})
 }
 
 // compatStableToken answers POST /cgi-bin/stable_token. force_refresh changes nothing: nobody but wxtoken renews, and a token that
@@ -110,6 +113,14 @@ func (g *Gateway) compatStableToken(w http.ResponseWriter, r *http.Request) {
 type grant struct{ kind, appid, secret string }
 
 func (g *Gateway) issue(w http.ResponseWriter, r *http.Request, door string, asked grant) {
+	switch "" {
+	case asked.appid:
+		g.refuse(w, http.StatusOK, codeAppIDMissing, "appid missing")
+		return
+	case asked.secret:
+		g.refuse(w, http.StatusOK, codeSecretMissing, "appsecret missing: want a key of the service")
+		return
+	}
 	client, s := g.admit(w, r, asked.secret)
 	if s == nil {
 		return
@@ -133,6 +144,10 @@ func (g *Gateway) compatComponentToken(w http.ResponseWriter, r *http.Request) {
 		Secret    string `json:"component_appsecret"`
 	}
 	if !g.question(w, r, &question) {
+		return
+	}
+	if question.Secret == "" {
+		g.refuse(w, http.StatusOK, codeSecretMissing, "component_appsecret missing: want a key of the service")
 		return
 	}
 	client, s := g.admit(w, r, question.Secret)

@@ -35,10 +35,16 @@ func TestTokens(t *testing.T) {
 		"the component's":             {path: query(component, allKey)},
 		"as a component":              {path: "/cgi-bin/component/api_component_token", body: own(component, allKey)},
 		"wrong key":                   {path: query(merchant, "nonsense"), errcode: "40125"},
-		"no key":                      {path: query(merchant, ""), errcode: "40125"},
+		"no key":                      {path: query(merchant, ""), errcode: "41004"},
+		"no key in JSON":              {path: "/cgi-bin/stable_token?secret=" + shopKey, body: stable("client_credential", merchant, ""), errcode: "41004"},
+		"no key of a component":       {path: "/cgi-bin/component/api_component_token", body: own(component, ""), errcode: "41004"},
+		"a key twice":                 {path: query(merchant, shopKey) + "&secret=nonsense", errcode: "47001"},
+		"an account twice":            {path: query(merchant, shopKey) + "&appid=" + other, errcode: "47001"},
+		"in a form":                   {path: "/cgi-bin/token", body: "grant_type=client_credential&appid=" + merchant + "&secret=" + shopKey, errcode: "41002"},
+		"by POST":                     {path: query(merchant, shopKey), body: "{}"},
 		"another's account":           {path: query(other, shopKey), errcode: "40013"},
 		"unknown account":             {path: query("wxnobody", allKey), errcode: "40013"},
-		"no account":                  {path: query("", allKey), errcode: "40013"},
+		"no account":                  {path: query("", allKey), errcode: "41002"},
 		"another component":           {path: query("wxother/"+merchant, allKey), errcode: "40013"},
 		"component without right":     {path: query(component, shopKey), errcode: "40013"},
 		"wrong grant":                 {path: "/cgi-bin/stable_token", body: stable("password", merchant, shopKey), errcode: "40002"},
@@ -104,7 +110,7 @@ func TestRefreshStaysHere(t *testing.T) {
 		return true
 	})
 	token := r.componentToken()
-	for _, api := range []string{"api_get_authorizer_list", "api_get_authorizer_info", "api_get_authorizer_info/"} {
+	for _, api := range []string{"api_get_authorizer_list", "api_get_authorizer_info", "api_get_authorizer_info/", "API_get_authorizer_Info"} {
 		a := r.call("POST", "/cgi-bin/component/"+api+"?component_access_token="+token, []byte(`{}`))
 		if text := string(a.body); strings.Contains(text, "SEKRET") || strings.Count(text, "refreshtoken@@@kept-by-wxtoken") != 2 || !strings.Contains(text, "12345678901234567890") {
 			t.Errorf("%s: %d %s", api, a.status, text)

@@ -93,7 +93,7 @@ func newRelay(g *Gateway, target *url.URL) *relay {
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
 			p.Out.URL.RawQuery = p.In.URL.RawQuery // tokenIn has looked at it
-			for _, name := range []string{"Authorization", "Cookie", "Accept-Encoding", "X-Real-Ip", "Via"} {
+			for _, name := range []string{"Authorization", "Cookie", "Accept-Encoding", "X-Real-Ip", "Via", "Expect"} {
 				p.Out.Header.Del(name)
 			}
 		},
@@ -122,18 +122,27 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	own := claims.Key.Kind == wxtoken.KindComponent
 	switch {
+	case !slices.Contains(methods, r.Method):
+		g.refuse(w, http.StatusOK, codePostWanted, "require POST method, or GET")
+		return
 	case !s.May(services.RightRelay):
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service has no right relay")
 		return
 	case !s.Calls(path):
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service may not call %s", path)
 		return
-	case compatible[path] != nil, own && path == "/cgi-bin/clear_quota":
+	case answeredHere(path), own && strings.EqualFold(path, "/cgi-bin/clear_quota"):
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not through the gateway, wxtoken does it: docs/gateway.md")
 		return
 	}
 	rl.pass(w, r, &passage{client: client, service: s.Name, account: claims.Key, key: claims.Key, path: path})
 }
+
+// answeredHere reports whether a path is one of those that are answered here, in whatever case of letters: WeChat may not tell them apart.
+func answeredHere(path string) bool { return compatible[strings.ToLower(path)] != nil }
+
+// methods are those of WeChat's API, and of what it may have one day. TRACE would have the token come back.
+var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 
 // pass hands a call on that may be made, within the bounds for all of them.
 func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
@@ -258,7 +267,10 @@ func (rl *relay) guard(res *http.Response) error {
 			return errRedirect
 		}
 	}
-	if secretive[p.path] {
+	if res.StatusCode < http.StatusOK {
+		return errUnreadable // no other protocol is spoken there, and net/http can't write a status below 100
+	}
+	if secretive[strings.ToLower(p.path)] {
 		return scrub(res)
 	}
 	return nil

@@ -24,7 +24,7 @@ func TestRelay(t *testing.T) {
 	r := newRig(t)
 	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
 	a := r.call("POST", "/cgi-bin/message/custom/send?b=2&access_token="+token+"&a=%E4%BD%A0+x&b=1", []byte(`{"touser":"o"}`),
-		"Content-Type", "application/json; charset=x", "Wechatmp-Appid", "wxa", "Wechatmp-Signature", "sig", "Authorization", "Bearer SEKRET", "Cookie", "c=SEKRET", "Accept-Encoding", "gzip")
+		"Content-Type", "application/json; charset=x", "Wechatmp-Appid", "wxa", "Wechatmp-Signature", "sig", "Authorization", "Bearer SEKRET", "Cookie", "c=SEKRET", "Accept-Encoding", "gzip", "Expect", "100-continue")
 	if a.status != 200 || a.get("for") != wxtokentest.Merchant.String() {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
@@ -36,7 +36,7 @@ func TestRelay(t *testing.T) {
 	if c.method != "POST" || c.path != "/cgi-bin/message/custom/send" || c.query != "b=2&access_token="+now+"&a=%E4%BD%A0+x&b=1" || c.body != `{"touser":"o"}` {
 		t.Errorf("it came as %s %s with %q", c.method, c.path, c.body)
 	}
-	for name, want := range map[string]string{"Content-Type": "application/json; charset=x", "Wechatmp-Appid": "wxa", "Wechatmp-Signature": "sig", "Authorization": "", "Cookie": "", "Accept-Encoding": "", "X-Forwarded-For": ""} {
+	for name, want := range map[string]string{"Content-Type": "application/json; charset=x", "Wechatmp-Appid": "wxa", "Wechatmp-Signature": "sig", "Authorization": "", "Cookie": "", "Accept-Encoding": "", "X-Forwarded-For": "", "Expect": ""} {
 		if got := c.header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
@@ -51,6 +51,24 @@ func TestRelay(t *testing.T) {
 	a = r.call("GET", "/cgi-bin/media/get?media_id=m&access_token="+token, nil)
 	if a.status != http.StatusPartialContent || len(a.body) != 3<<20 || a.header.Get("Content-Disposition") != `attachment; filename="a.jpg"` || a.header.Get("Content-Type") != "image/jpeg" {
 		t.Errorf("%d, %d bytes, %v", a.status, len(a.body), a.header)
+	}
+	for _, line := range []string{"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket", "HTTP/1.1 099 Odd"} { // neither is an answer of WeChat's
+		r.wechat.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return true
+			}
+			_, _ = conn.Write([]byte(line + "\r\n\r\n"))
+			return conn.Close() == nil
+		})
+		text := r.raw("GET /cgi-bin/x?access_token="+token+" HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n", false)
+		if !strings.HasPrefix(text, "HTTP/1.1 502 ") || !strings.Contains(text, "WeChat's answer can't be read") {
+			t.Errorf("%s: %s", line, text)
+		}
+	}
+	if strings.Contains(r.log.String(), "panicked") {
+		t.Error(r.log.String())
 	}
 }
 
@@ -80,6 +98,9 @@ func TestRelayRefuses(t *testing.T) {
 		"component's quota, slash":  {"/cgi-bin/clear_quota/?access_token=" + own, "48001"},
 		"new component token":       {"/cgi-bin/component/api_component_token/?component_access_token=" + own, "48001"},
 		"new token, slash":          {"/cgi-bin/token/?access_token=" + all, "48001"},
+		"new token, other letters":  {"/cgi-bin/Stable_Token?access_token=" + all, "48001"},
+		"component's, capitals":     {"/CGI-BIN/COMPONENT/API_COMPONENT_TOKEN?component_access_token=" + own, "48001"},
+		"quota, other letters":      {"/cgi-bin/Clear_Quota?access_token=" + own, "48001"},
 		"double slash":              {"//cgi-bin/user/info?access_token=" + good, "40066"},
 		"dots":                      {"/cgi-bin/../user/info?access_token=" + good, "40066"},
 		"dot":                       {"/cgi-bin/./user/info?access_token=" + good, "40066"},
@@ -107,6 +128,11 @@ func TestRelayRefuses(t *testing.T) {
 	}
 	if text := r.raw("CONNECT api.weixin.qq.com:443 HTTP/1.1\r\nHost: api.weixin.qq.com:443\r\nConnection: close\r\n\r\n", false); !strings.Contains(text, `"errcode":40066`) {
 		t.Errorf("CONNECT: %s", text)
+	}
+	for line, errcode := range map[string]string{"TRACE /cgi-bin/user/info": "43002", "OPTIONS /cgi-bin/user/info": "43002", "get /cgi-bin/user/info": "43002", "PUT /cgi-bin/token": "43001"} {
+		if text := r.raw(line+"?access_token="+good+" HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n", false); !strings.Contains(text, `"errcode":`+errcode) {
+			t.Errorf("%s: %s", line, text)
+		}
 	}
 	if calls := r.wechat.take(); len(calls) > 0 {
 		t.Errorf("WeChat heard of it: %+v", calls)

@@ -153,7 +153,7 @@ func ofUser(u *url.URL) bool {
 func (rl *relay) serveUser(w http.ResponseWriter, r *http.Request, path string) {
 	p := &passage{path: path, untouched: true}
 	switch {
-	case compatible[path] != nil:
+	case answeredHere(path):
 		rl.g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not in this form")
 	case r.Method != http.MethodGet:
 		rl.g.refuse(w, http.StatusOK, codeGetWanted, "require GET method")

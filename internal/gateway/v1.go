@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,13 +98,17 @@ func (k *kept) WriteHeader(status int) { k.status = status }
 // Write drops data.
 func (k *kept) Write(data []byte) (int, error) { return len(data), nil }
 
-// shown returns the key that a request shows, or "".
+// shown returns the key that a request shows, or "": also where there are two, of which a proxy may have looked at the other one.
 func shown(r *http.Request) string {
-	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	headers := r.Header["Authorization"]
+	if len(headers) != 1 {
 		return ""
 	}
-	return key
+	scheme, key, _ := strings.Cut(headers[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") { // in any case of letters, as RFC 9110 says
+		return ""
+	}
+	return strings.TrimLeft(key, " ")
 }
 
 // entitled returns the service that makes a request, if it has a right. It answers itself and returns nil otherwise.
@@ -173,7 +178,7 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 		return
 	}
 	token, err := client.Token(key)
-	if known := r.Header.Get("If-None-Match"); err != nil || known != "" && known == etag(token) {
+	if known := knownTags(r); err != nil || known.has(token) {
 		if wait > 0 {
 			token, err = g.await(w, r, client, key, known, wait)
 			if s = g.entitled(w, r, services.RightToken); s == nil { // it may have lost the key, the right or the account meanwhile
@@ -183,8 +188,8 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 				return
 			}
 		}
-		if err == nil && known != "" && known == etag(token) {
-			w.Header().Set("ETag", known)
+		if err == nil && known.has(token) {
+			g.head(w, token)
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
@@ -237,7 +242,7 @@ next:
 }
 
 // await waits until there is a token that the caller does not know.
-func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, key wxtoken.Key, known string, wait time.Duration) (token wxtoken.Token, err error) {
+func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, key wxtoken.Key, known tags, wait time.Duration) (token wxtoken.Token, err error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(time.Now().Add(wait + paceLimit))
@@ -245,7 +250,7 @@ func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.
 	defer cancel()
 	defer context.AfterFunc(g.serving, cancel)()
 	for token, err = range client.Updates(ctx, key) {
-		if errors.Is(err, wxtoken.ErrRevoked) || err == nil && known != etag(token) {
+		if errors.Is(err, wxtoken.ErrRevoked) || err == nil && !known.has(token) {
 			return token, err
 		}
 	}
@@ -258,6 +263,30 @@ func etag(token wxtoken.Token) string {
 		return ""
 	}
 	return `"` + strconv.FormatUint(token.Generation, 10) + "-" + strconv.FormatUint(token.Revision, 10) + `"`
+}
+
+// tags are the ETags that a caller knows.
+type tags []string
+
+// knownTags returns what a request's If-None-Match names. A proxy that compresses answers makes weak tags of ours.
+func knownTags(r *http.Request) (known tags) {
+	for tag := range strings.SplitSeq(strings.Join(r.Header["If-None-Match"], ","), ",") {
+		known = append(known, strings.TrimPrefix(strings.TrimSpace(tag), "W/"))
+	}
+	return known
+}
+
+// has reports whether a token is one that the caller knows.
+func (t tags) has(token wxtoken.Token) bool {
+	tag := etag(token)
+	return tag != "" && (slices.Contains(t, tag) || slices.Contains(t, "*"))
+}
+
+// head sets the headers of an answer with a token, or without because the caller has it.
+func (g *Gateway) head(w http.ResponseWriter, token wxtoken.Token) {
+	now, h := g.d.Now(), w.Header() // the names are spelled as net/http has them
+	h["Vary"], h["Etag"] = varies, []string{etag(token)}
+	h["Cache-Control"] = []string{"private, max-age=" + strconv.Itoa(max(0, int(min(realLife(token, now), token.RenewAt.Sub(now))/time.Second)))}
 }
 
 // give answers with a token.
@@ -277,10 +306,8 @@ func (g *Gateway) give(w http.ResponseWriter, r *http.Request, s *services.Servi
 	out = strconv.AppendInt(append(out, `,"expires_in":`...), int64(token.ExpiresAt.Sub(now)/time.Second), 10)
 	out = token.ExpiresAt.UTC().AppendFormat(append(out, `,"expires_at":"`...), time.RFC3339)
 	out = append(strconv.AppendUint(append(out, `","generation":`...), token.Generation, 10), '}')
-	h := w.Header() // the names are spelled as net/http has them
-	h["Content-Type"], h["Vary"] = jsonType, varies
-	h["Etag"] = []string{etag(token)}
-	h["Cache-Control"] = []string{"private, max-age=" + strconv.Itoa(max(0, int(min(realLife(token, now), token.RenewAt.Sub(now))/time.Second)))}
+	g.head(w, token)
+	w.Header()["Content-Type"] = jsonType
 	_, _ = w.Write(out) // a client that has gone is no concern of ours
 }
 

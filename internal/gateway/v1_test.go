@@ -99,6 +99,19 @@ func TestV1(t *testing.T) {
 	if a := r.call("GET", "/v1/accounts", nil, "Authorization", "Basic "+allKey); a.status != 401 || a.header.Get("WWW-Authenticate") != "Bearer" {
 		t.Errorf("%d %v", a.status, a.header)
 	}
+	for header, status := range map[string]int{
+		"bearer " + shopKey: 200, "BEARER  " + shopKey: 200, "Bearer": 401, "Bearer " + shopKey + ", Bearer x": 401, shopKey: 401, "Bearer\t" + shopKey: 401,
+	} {
+		if a := r.call("GET", "/v1/accounts", nil, "Authorization", header); a.status != status {
+			t.Errorf("%q: %d %s", header, a.status, a.body)
+		}
+	}
+	twice, err := http.NewRequestWithContext(t.Context(), "GET", r.url+"/v1/accounts", nil)
+	r.must(err)
+	twice.Header["Authorization"] = []string{"Bearer " + shopKey, "Bearer " + allKey}
+	if a := r.do(twice); a.status != 401 {
+		t.Errorf("two keys: %d %s", a.status, a.body)
+	}
 	if a := r.call("GET", "/v1//accounts", nil); a.status != 404 {
 		t.Errorf("a path in two ways: %d", a.status)
 	}
@@ -126,6 +139,12 @@ func TestV1Token(t *testing.T) {
 	}
 	if a := known("1"); a.status != http.StatusNotModified {
 		t.Errorf("after a second: %d %s", a.status, a.body)
+	}
+	for tags, status := range map[string]int{"W/" + etag: 304, `"x", ` + etag: 304, "*": 304, `"x"`: 200, strings.Trim(etag, `"`): 200, "": 200} {
+		a := r.call("GET", "/v1/"+path+"?wait=0", nil, "Authorization", "Bearer "+allKey, "If-None-Match", tags)
+		if a.status != status || a.header.Get("ETag") != etag || !strings.HasPrefix(a.header.Get("Cache-Control"), "private") || a.header.Get("Vary") != "Authorization" {
+			t.Errorf("who knows %s: %d %v", tags, a.status, a.header)
+		}
 	}
 	renewed := make(chan answer, 1)
 	go func() { renewed <- known("60s") }()
