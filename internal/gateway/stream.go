@@ -329,6 +329,7 @@ func (s stream) comment() error { return s.send([]byte(": still here\n\n")) }
 // send sends bytes, and not a string: net/http would cut that into chunks of 2 KiB.
 func (s stream) send(text []byte) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(paceLimit))
+	defer func() { _ = s.control.SetWriteDeadline(time.Time{}) }() // over HTTP/2 it would end a stream on which nothing is being written
 	if _, err := s.w.Write(text); err != nil {
 		return err
 	}

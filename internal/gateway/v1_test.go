@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -371,6 +372,36 @@ func TestEvents(t *testing.T) {
 	if err := r.k.WeChat.Invalidate(wechatsim.DemoAppID, wxtokentest.Merchant.Authorizer); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestQuietOverHTTP2 has a stream of events stay open over HTTP/2 while nothing happens, and tell what does then.
+func TestQuietOverHTTP2(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	door := httptest.NewUnstartedServer(r.g.Handler())
+	door.EnableHTTP2 = true
+	door.StartTLS()
+	defer door.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", door.URL+"/v1/events", nil)
+	r.must(err)
+	req.Header.Set("Authorization", "Bearer "+allKey)
+	res, err := door.Client().Do(req)
+	r.must(err)
+	defer func() { _ = res.Body.Close() }()
+	lines := bufio.NewScanner(res.Body)
+	read := func(until string) {
+		t.Helper()
+		for lines.Scan() && lines.Text() != until {
+		}
+		if res.ProtoMajor != 2 || lines.Err() != nil || lines.Text() != until {
+			t.Fatalf("%s, the last of it %q: %v", res.Proto, lines.Text(), lines.Err())
+		}
+	}
+	read(": still here")
+	r.k.Renew(wxtokentest.Merchant)
+	read("event: token")
 }
 
 // TestEndsWithStreams ends a gateway with a stream and a wait open: both end with it, and it ends in order.
