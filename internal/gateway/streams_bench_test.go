@@ -192,36 +192,17 @@ func followMany(address string) {
 		request += "Last-Event-ID: " + last + "\r\n"
 	}
 	opened, told, dialing := make(chan struct{}), make(chan struct{}), make(chan struct{}, number("DIALING", 64))
-	var open sync.WaitGroup
+	var running sync.WaitGroup
 	for range n {
 		dialing <- struct{}{}
-		conn, err := net.Dial("tcp", address)
-		if err != nil {
-			panic(err)
-		}
-		open.Go(func() {
-			defer func() { _ = conn.Close() }()
-			if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
-				panic(err)
+		running.Go(func() {
+			open := sync.OnceFunc(func() {
+				<-dialing
+				opened <- struct{}{}
+			})
+			for !followOne(address, request, until, open, func() { told <- struct{}{} }) {
+				time.Sleep(100 * time.Millisecond) // it was cut off, since the machine is busy
 			}
-			var text []byte
-			buffer := make([]byte, 4096)
-			for first := true; !bytes.Contains(text, until); first = false {
-				text = text[max(0, len(text)-len(until)):]
-				m, err := conn.Read(buffer)
-				if err != nil {
-					return // at the end
-				}
-				if text = append(text, buffer[:m]...); first {
-					if !bytes.HasPrefix(text, []byte("HTTP/1.0 200")) {
-						panic(string(text))
-					}
-					<-dialing
-					opened <- struct{}{}
-				}
-			}
-			told <- struct{}{}
-			_, _ = io.Copy(io.Discard, conn)
 		})
 	}
 	for range n {
@@ -238,4 +219,34 @@ func followMany(address string) {
 	}()
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)
+}
+
+// followOne opens a stream, reads until something has come, and stays until it ends. It reports whether it came.
+func followOne(address, request string, until []byte, opened, told func()) bool {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
+		return false
+	}
+	var text []byte
+	buffer := make([]byte, 4096)
+	for first := true; !bytes.Contains(text, until); first = false {
+		text = text[max(0, len(text)-len(until)):]
+		m, err := conn.Read(buffer)
+		if err != nil {
+			return false
+		}
+		if text = append(text, buffer[:m]...); first {
+			if !bytes.HasPrefix(text, []byte("HTTP/1.0 200")) {
+				panic(string(text))
+			}
+			opened()
+		}
+	}
+	told()
+	_, _ = io.Copy(io.Discard, conn)
+	return true
 }
