@@ -629,7 +629,7 @@ func TestTrusted(t *testing.T) {
 		b.do(http.MethodPost, "/login", b.form("/login", "name", "li", "password", "SEKRET-wrong"), "X-Forwarded-For", fmt.Sprintf("203.0.113.%d", n)).
 			want(t, "each from an address of its own", http.StatusUnauthorized, "")
 	}
-	if got := b.get("/login", "X-Forwarded-Proto", "https").header.Get("Set-Cookie"); !strings.Contains(got, "Secure") {
+	if got := d.browser().get("/login", "X-Forwarded-Proto", "https").header.Get("Set-Cookie"); !strings.Contains(got, "Secure") {
 		t.Errorf("a cookie for http: %s", got)
 	}
 }
