@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wxtoken/client"
@@ -22,8 +23,8 @@ import (
 const (
 	// keptNews is how many batches are remembered. A stream that falls behind reads the view instead.
 	keptNews = 1 << 10
-	// missedAtOnce is how many accounts are looked at together for a stream that goes on.
-	missedAtOnce = 512
+	// missedAtOnce is how many tokens, and accounts, are looked at together for a stream that goes on: ten thousand may do so at once.
+	missedAtOnce = 64
 	// keptEvents is how many events are kept as they were written: some megabytes.
 	keptEvents = 4096
 	// beatEvery is the time between two signs of life on a quiet stream: shorter than proxies wait.
@@ -77,11 +78,11 @@ type news struct {
 	changed chan struct{} // closed at the next batch
 	primed  bool          // the view as it was found has been taken note of
 
-	writing sync.Mutex
-	lately  map[written][]byte // events as they were written
+	lately sync.Map     // events as they were written: JSON by written
+	many   atomic.Int64 // of them
 }
 
-func newNews() *news { return &news{changed: make(chan struct{}), lately: map[written][]byte{}} }
+func newNews() *news { return &news{changed: make(chan struct{})} }
 
 // follow notes all changes until ctx ends.
 func (n *news) follow(ctx context.Context, client *wxtoken.Client) {
@@ -173,18 +174,15 @@ type written struct {
 // written returns an event: as it was written a moment ago, since many streams go on at once after a gateway was restarted, and have missed
 // the same.
 func (n *news) written(w written, say func() any) item {
-	n.writing.Lock()
-	data, ok := n.lately[w]
-	n.writing.Unlock()
-	if !ok {
-		data = mustJSON(say())
-		n.writing.Lock()
-		if len(n.lately) >= keptEvents {
-			clear(n.lately)
-		}
-		n.lately[w] = data
-		n.writing.Unlock()
+	if data, ok := n.lately.Load(w); ok { // without a lock: ten thousand would wait for it
+		return item{w.event, w.key, data.([]byte)}
 	}
+	data := mustJSON(say())
+	if n.many.Add(1) > keptEvents {
+		n.lately.Clear()
+		n.many.Store(1)
+	}
+	n.lately.Store(w, data)
 	return item{w.event, w.key, data}
 }
 
@@ -289,10 +287,12 @@ func (s stream) catchUp(from mark) (mark, error) {
 		strange := func(key wxtoken.Key) bool { return !s.g.knows(s.client, service, key) }
 		changes.Tokens, changes.Accounts = slices.DeleteFunc(changes.Tokens, strange), slices.DeleteFunc(changes.Accounts, strange)
 		to := mark{changes.TokensRevision, changes.StatusRevision}
-		if err := s.write(batch{from, to, s.g.news.itemsOf(s.client, changes)}); err != nil || all {
-			return to, err
+		if items := s.g.news.itemsOf(s.client, changes); all || len(items) > 0 {
+			err = s.write(batch{from, to, items})
 		}
-		from = to
+		if from = to; all || err != nil {
+			return from, err
+		}
 	}
 }
 
@@ -310,6 +310,11 @@ func (s stream) write(b batch) error {
 		}
 	}
 	var text bytes.Buffer
+	size := 0
+	for _, i := range seen {
+		size += len(i.data) + 64 // and what stands around it
+	}
+	text.Grow(size)
 	for n, i := range seen {
 		id := b.from
 		if n == len(seen)-1 {

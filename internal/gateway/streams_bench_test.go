@@ -117,7 +117,7 @@ func fillAccounts(r *rig, from, to int, generation uint64) {
 		})
 		r.must(err)
 		status := fmt.Appendf(nil, `{"key":%q,"state":"active","conditions":[{"type":"Ready","status":"True","reason":"Renewed","since":"2026-11-26T01:48:34Z"}],`+
-			`"authorizer":{"authorized_at":"2026-11-26T01:48:34Z","ref":"tenant-%d","func_info":[1,2,18],"nick_name":"%s"},"failures":0}`, key, i, strings.Repeat("x", 500))
+			`"authorizer":{"authorized_at":"2026-11-26T01:48:34Z","ref":"tenant-%d","func_info":[1,2,18],"nick_name":"%s"},"failures":%d}`, key, i, strings.Repeat("x", 500), generation)
 		for subject, data := range map[string][]byte{events.TokenSubject(key): record, "$KV.status." + key.String(): status} {
 			_, err = js.PublishAsync(subject, data, jetstream.WithStallWait(patience))
 			r.must(err)
@@ -125,8 +125,10 @@ func fillAccounts(r *rig, from, to int, generation uint64) {
 	}
 	<-js.PublishAsyncComplete()
 	r.until("the gateway has all accounts, and the service may see them", func() bool {
-		return r.v1(allKey, "GET", "tokens/"+accountAt(to-1).String(), "").get("generation") == fmt.Sprint(generation)
+		status, err := r.g.Client(r.Context()).Account(accountAt(to - 1))
+		return err == nil && status.Failures == int(generation) && r.v1(allKey, "GET", "tokens/"+accountAt(to-1).String(), "").get("generation") == fmt.Sprint(generation)
 	})
+	time.Sleep(time.Second) // a stream's first mark is behind the view by a moment
 }
 
 // inUse is the memory of heap and stacks that is in use, in bytes.
