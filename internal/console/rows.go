@@ -127,6 +127,6 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 	if a := s.Authorizer; a != nil {
 		r.Name, r.Principal, r.Ref = quoted(a.Profile["nick_name"]), quoted(a.Profile["principal_name"]), a.Ref
 	}
-	r.ToDo = strings.ReplaceAll(q.Say(whatToDo(s)), "`", "") // a page has no such marks
+	r.ToDo = unmarked(q.Say(whatToDo(s)))
 	return r, nil
 }

@@ -6,16 +6,54 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 
 	"wxtoken/internal/lang"
 	"wxtoken/internal/runbook"
 )
 
-// runbookPage shows one entry of the runbook: that of the version that runs, where a page says what to do.
+// runbookPage lists what the runbook has: that of the version that runs.
 func (c *Console) runbookPage() Page {
 	return Page{
-		Path: "/runbook/{entry}", Name: "runbook", Under: "/check", Title: lang.T("Runbook", "运维手册"),
+		Path: "/runbook", Name: "runbook", Under: "/check", Title: lang.T("Runbook", "运维手册"),
+		Data: func(_ context.Context, q *Request) (any, error) { return runbookList(q), nil },
+		Text: func(out *bytes.Buffer, data any, _ *Request) {
+			for _, s := range data.(Runbook).Sections {
+				fmt.Fprintf(out, "%s\n  %s\n", s.Heading, s.Href)
+			}
+		},
+	}
+}
+
+// Runbook is what the page of the runbook shows.
+type Runbook struct {
+	Sections []RunbookSection `json:"sections"`
+}
+
+// RunbookSection is a section of it.
+type RunbookSection struct {
+	Heading string `json:"heading"` // in the language of the request
+	Href    string `json:"href"`
+	Entry   bool   `json:"entry"` // what to do when something happens, or is to be done; else what stands before
+}
+
+func runbookList(q *Request) (r Runbook) {
+	for _, s := range runbook.Sections() {
+		r.Sections = append(r.Sections, RunbookSection{unmarked(q.Say(s.Heading)), "/runbook/" + s.Name, s.Entry})
+	}
+	return r
+}
+
+// Part returns the entries, or the other sections.
+func (r Runbook) Part(entries bool) (part []RunbookSection) {
+	return slices.DeleteFunc(slices.Clone(r.Sections), func(s RunbookSection) bool { return s.Entry != entries })
+}
+
+// runbookEntryPage shows one section, to which other pages lead.
+func (c *Console) runbookEntryPage() Page {
+	return Page{
+		Path: "/runbook/{entry}", Name: "runbookentry", Under: "/check", Title: lang.T("Runbook", "运维手册"),
 		Data: func(_ context.Context, q *Request) (any, error) { return runbookEntry(q) },
 		Text: func(out *bytes.Buffer, data any, _ *Request) {
 			e := data.(RunbookEntry)
@@ -24,25 +62,32 @@ func (c *Console) runbookPage() Page {
 	}
 }
 
-// RunbookEntry is what the page of an entry shows, in the language of the request.
+// RunbookEntry is what the page of a section shows, in the language of the request.
 type RunbookEntry struct {
-	Heading string `json:"heading"`
-	Text    string `json:"text"`    // Markdown
-	Address string `json:"address"` // in the repository
+	Heading string        `json:"heading"`
+	Text    string        `json:"text"`    // Markdown
+	Address string        `json:"address"` // in the repository
+	HTML    template.HTML `json:"-"`
 }
 
 // Title is the heading.
 func (e RunbookEntry) Title() string { return e.Heading }
 
 func runbookEntry(q *Request) (RunbookEntry, error) {
-	entry, ok := runbook.ByAnchor(q.PathValue("entry"))
-	if !ok {
+	all := runbook.Sections()
+	i := slices.IndexFunc(all, func(s runbook.Section) bool { return s.Name == q.PathValue("entry") })
+	if i < 0 {
 		return RunbookEntry{}, &Fault{http.StatusNotFound, lang.T("the runbook has no such entry", "运维手册里没有这一项")}
 	}
-	return RunbookEntry{
-		Heading: strings.ReplaceAll(q.Say(entry.Heading()), "`", ""), Text: entry.Text(q.Language), Address: entry.Address(q.Language),
-	}, nil
+	s := all[i]
+	e := RunbookEntry{Heading: unmarked(q.Say(s.Heading)), Text: q.Say(s.Text), Address: s.Address(q.Language)}
+	var err error
+	e.HTML, err = rendered(e.Text, q.Language)
+	return e, err
 }
+
+// unmarked is a text without the marks of Markdown that headings and remedies have.
+func unmarked(text string) string { return strings.ReplaceAll(text, "`", "") }
 
 // linked makes links of the entries of the runbook that a text names.
 func linked(text string) template.HTML {

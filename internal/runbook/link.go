@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"strings"
 
-	"wxtoken/docs"
 	"wxtoken/internal/lang"
 )
 
@@ -29,16 +28,6 @@ func (e Entry) Address(l lang.Language) string { return page(l) + "#" + Anchor(h
 
 // Anchor names the entry in an address of the operator's page, the same in both languages.
 func (e Entry) Anchor() string { return Anchor(headings[e].EN) }
-
-// ByAnchor returns the entry of that name.
-func ByAnchor(name string) (Entry, bool) {
-	for e := None + 1; int(e) < len(headings); e++ {
-		if e.Anchor() == name {
-			return e, true
-		}
-	}
-	return None, false
-}
 
 // Mention is a place of a text that names an entry.
 type Mention struct {
@@ -79,17 +68,4 @@ func begins(text string) (found Entry, length int) {
 		}
 	}
 	return found, length
-}
-
-// Text returns what the runbook says, in a language, without the heading.
-func (e Entry) Text(l lang.Language) string {
-	whole, err := docs.Runbook.ReadFile(strings.TrimPrefix(page(l), "docs/"))
-	if err != nil {
-		return ""
-	}
-	_, text, _ := strings.Cut(string(whole), "\n### "+headings[e].In(l)+"\n")
-	if end := regexp.MustCompile(`(?m)^#{1,3} `).FindStringIndex(text); end != nil {
-		text = text[:end[0]]
-	}
-	return strings.TrimSpace(text)
 }

@@ -2,6 +2,7 @@ package runbook
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,20 +39,16 @@ func TestSee(t *testing.T) {
 	}
 }
 
-// TestLinks: an entry is found by the name that it has in an address, where a remedy names it, and its text is that of its page.
+// TestLinks: an entry is a section of the page by the name that it has in an address, and is found where a remedy names it.
 func TestLinks(t *testing.T) {
 	t.Parallel()
-	seen := map[string]bool{}
 	for e := None + 1; int(e) < len(headings); e++ {
-		if found, ok := ByAnchor(e.Anchor()); !ok || found != e || seen[e.Anchor()] {
-			t.Errorf("%q is the name of %q", e.Anchor(), headings[found].EN)
+		at := slices.IndexFunc(Sections(), func(s Section) bool { return s.Name == e.Anchor() })
+		if at < 0 || !Sections()[at].Entry || Sections()[at].Heading != headings[e] {
+			t.Errorf("%q is at %d of the sections", e.Anchor(), at)
 		}
-		seen[e.Anchor()] = true
 		both := lang.Join([]lang.Text{e.See(lang.T("wait", "等")), WeChatAway.See(lang.T("look", "看"))}, lang.T("; ", "；"))
 		for _, l := range []lang.Language{lang.English, lang.Chinese} {
-			if text := e.Text(l); len(text) < 100 || strings.Contains(text, "\n## ") || strings.Contains(text, "\n### ") {
-				t.Errorf("%s in %s: %q", headings[e].EN, l, text)
-			}
 			for _, text := range []string{both.In(l), strings.ReplaceAll(both.In(l), "`", "")} {
 				m := Mentions(text)
 				if len(m) != 2 || m[0].Entry != e || m[1].Entry != WeChatAway || strings.Trim(text[m[0].From:m[0].Upto], "`") != strings.Trim(headings[e].In(l), "`") && !strings.Contains(headings[e].In(l), "`") {
@@ -68,7 +65,28 @@ func TestLinks(t *testing.T) {
 			t.Errorf("it stands at %q, want %q", got, want)
 		}
 	}
-	if _, ok := ByAnchor("nowhere"); ok {
-		t.Error("an entry is nowhere")
+}
+
+// TestSections: each section has a name of its own and a text in both languages, and is found by a link of either page.
+func TestSections(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, s := range Sections() {
+		if seen[s.Name] {
+			t.Errorf("two sections are called %q", s.Name)
+		}
+		seen[s.Name] = true
+		for _, l := range []lang.Language{lang.English, lang.Chinese} {
+			if text := s.Text.In(l); len(text) < 100 || strings.Contains(text, "\n## ") || strings.Contains(text, "\n### ") || strings.Count(text, "```")%2 != 0 {
+				t.Errorf("%s in %s: %q", s.Name, l, text)
+			}
+			_, anchor, _ := strings.Cut(s.Address(l), "#")
+			if found, ok := Linked(anchor, l); !ok || found.Name != s.Name {
+				t.Errorf("#%s leads to %q, want %q", anchor, found.Name, s.Name)
+			}
+		}
+	}
+	if _, ok := Linked("nowhere", lang.English); ok || len(seen) < len(headings) {
+		t.Errorf("%d sections", len(seen))
 	}
 }
