@@ -257,7 +257,7 @@ func TestConsoleWalk(t *testing.T) {
 	pages := []string{
 		"/", "/accounts", "/accounts?q=nothing+like+it", account, "/accounts/" + wxtoken.ComponentKey(wechatsim.DemoAppID).String(), nowhere,
 		"/pushes", w.first("/pushes", "/pushes/messages/"), "/pushes?show=refused", "/pushes?show=dead", w.first("/pushes?show=dead", "/pushes/dead/"),
-		"/links", "/services", "/check", "/runbook/an-authorizer-is-in-state-needs_authorization-or-revoked", "/audit", "/login",
+		"/notices", "/links", "/services", "/check", "/runbook", "/runbook/a-component-is-in-state-operator", "/audit", "/login",
 	}
 	for _, language := range []string{"en", "zh-CN"} {
 		for _, path := range pages {

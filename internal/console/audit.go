@@ -29,9 +29,9 @@ const (
 	auditWindow = 30 * 24 * time.Hour
 	// maxRecords bounds the records that one page counts: of more, the oldest are left out.
 	maxRecords = 20_000
-	// auditBatch is how many are read at once, and auditIdle how long the server keeps what it needs for that.
-	auditBatch = 1000
-	auditIdle  = 10 * time.Second
+	// journalBatch is how many are read at once, and journalIdle how long the server keeps what it needs for that.
+	journalBatch = 1000
+	journalIdle  = 10 * time.Second
 )
 
 // actionWords are the actions that leave a record.
@@ -125,16 +125,22 @@ func readAuditFilter(q *Request) (f auditFilter, page, limit int, err error) {
 			return f, 0, 0, badRequest(lang.T("%s: want a day such as 2026-11-28, or a time such as 2026-11-28T08:00:00Z", "%s：请给出日期（如 2026-11-28）或时间（如 2026-11-28T08:00:00Z）", name))
 		}
 	}
-	most := maxLimit
+	most, otherwise := maxLimit, defaultLimit
 	if q.format == "csv" {
-		most = maxRecords
+		most, otherwise = maxRecords, maxRecords
 	}
-	page, pageErr := strconv.Atoi(cmp.Or(get("page"), "1"))
-	limit, limitErr := strconv.Atoi(cmp.Or(get("limit"), strconv.Itoa(map[bool]int{true: maxRecords, false: defaultLimit}[q.format == "csv"])))
+	page, limit, err = pageAndLimit(q, most, otherwise)
+	return f, page, limit, err
+}
+
+// pageAndLimit reads which part of a list of records is wanted.
+func pageAndLimit(q *Request, most, otherwise int) (page, limit int, err error) {
+	page, pageErr := strconv.Atoi(cmp.Or(strings.TrimSpace(q.Param("page")), "1"))
+	limit, limitErr := strconv.Atoi(cmp.Or(strings.TrimSpace(q.Param("limit")), strconv.Itoa(otherwise)))
 	if pageErr != nil || limitErr != nil || page < 1 || page > maxRecords || limit < 1 || limit > most {
-		return f, 0, 0, badRequest(lang.T("page and limit: want numbers from 1, limit up to %d", "page 和 limit：应为从 1 开始的数字，limit 最大 %d", most))
+		return 0, 0, badRequest(lang.T("page and limit: want numbers from 1, limit up to %d", "page 和 limit：应为从 1 开始的数字，limit 最大 %d", most))
 	}
-	return f, page, limit, nil
+	return page, limit, nil
 }
 
 func (c *Console) audit(ctx context.Context, q *Request) (Audit, error) {
@@ -160,42 +166,49 @@ func (c *Console) records(ctx context.Context, f auditFilter) (all []Recorded, m
 	if f.action != "" {
 		subject = events.JournalSubject(events.JournalAudit, "*", f.action)
 	}
-	from := f.from
+	err = c.journal(ctx, subject, f.from, func(m jetstream.Msg) {
+		var r Recorded
+		if json.Unmarshal(m.Data(), &r.Audit) != nil || !f.matches(r) {
+			return
+		}
+		if all = append(all, r); len(all) > maxRecords {
+			all, more = all[1:], true
+		}
+	})
+	return all, more, err
+}
+
+// journal hands out what lies on JOURNAL on a subject since a time, the oldest first.
+func (c *Console) journal(ctx context.Context, subject string, from time.Time, take func(jetstream.Msg)) error {
 	consumer, err := c.js.CreateConsumer(ctx, events.StreamJournal, jetstream.ConsumerConfig{
 		FilterSubject: subject, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
-		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: auditIdle, MemoryStorage: true, Replicas: 1,
+		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: journalIdle, MemoryStorage: true, Replicas: 1,
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("read %s: %w", events.StreamJournal, err)
+		return fmt.Errorf("read %s: %w", events.StreamJournal, err)
 	}
 	for left := consumer.CachedInfo().NumPending; left > 0; {
-		batch, err := consumer.FetchNoWait(auditBatch)
+		batch, err := consumer.FetchNoWait(journalBatch)
 		if err != nil {
-			return nil, false, fmt.Errorf("read %s: %w", events.StreamJournal, err)
+			return fmt.Errorf("read %s: %w", events.StreamJournal, err)
 		}
 		got := uint64(0)
 		for m := range batch.Messages() {
 			got++
-			var r Recorded
-			if json.Unmarshal(m.Data(), &r.Audit) == nil && f.matches(r) {
-				all = append(all, r)
-			}
+			take(m)
 		}
 		switch {
 		case batch.Error() != nil:
-			return nil, false, fmt.Errorf("read %s: %w", events.StreamJournal, batch.Error())
+			return fmt.Errorf("read %s: %w", events.StreamJournal, batch.Error())
 		case ctx.Err() != nil:
-			return nil, false, errors.New("reading the records takes too long: choose a shorter time")
+			return errors.New("reading the records takes too long: choose a shorter time")
 		case got == 0:
 			left = 0
 		default:
 			left -= min(got, left)
 		}
-		if len(all) > maxRecords {
-			all, more = all[len(all)-maxRecords:], true
-		}
 	}
-	return all, more, nil
+	return nil
 }
 
 // Pager returns links to the other pages.

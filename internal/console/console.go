@@ -60,7 +60,7 @@ func New(cfg Config) (*Console, error) {
 	}
 	c := &Console{cfg: cfg, js: js, now: cfg.Now, index: newIndex(), following: make(chan struct{}, maxStreams)}
 	c.ended, c.end = context.WithCancel(context.Background())
-	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.pushesPage(), c.pushedPage(), c.deadLetterPage(), c.linksPage(), c.servicesPage(), c.checkPage(), c.runbookPage(), c.runbookEntryPage(), c.auditPage()}
+	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.noticesPage(), c.pushesPage(), c.pushedPage(), c.deadLetterPage(), c.linksPage(), c.servicesPage(), c.checkPage(), c.runbookPage(), c.runbookEntryPage(), c.auditPage()}
 	c.looks, err = parseLooks(c.pages)
 	return c, err
 }

@@ -812,7 +812,9 @@ func TestWellFormed(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.some()
-	for _, target := range []string{"/", "/accounts", "/accounts?q=none", "/accounts/" + authorizer(2).String(), "/accounts/x"} {
+	b.tell(time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 1, authorizer(2).String())
+	b.stored(5)
+	for _, target := range []string{"/", "/accounts", "/accounts?q=none", "/accounts/" + authorizer(2).String(), "/accounts/x", "/notices", "/runbook", "/runbook/sizing"} {
 		for _, headers := range [][]string{browser, chinese} {
 			_, body, _ := b.ask(target, headers...)
 			if strings.Count(body, "<h1") != 1 || strings.Count(body, "<main") != 1 || !strings.Contains(body, `href="#main"`) {

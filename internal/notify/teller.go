@@ -108,18 +108,9 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 
 // inOrder returns the subjects of what is seen, what is to be looked at first first: receivers get notices in the order of JOURNAL.
 func inOrder(seen map[string]events.NoticeData) []string {
-	trouble := func(subject string) truth.Trouble {
-		d := seen[subject]
-		t := truth.Trouble{Cause: wxtoken.Reason(d.Cause), Error: d.Error, Accounts: d.Count}
-		switch cause := truth.CauseOf(t.Cause); {
-		case cause.Things:
-			t.Accounts = 0
-		case !cause.Accounts, t.Cause == truth.AccountTokenDead:
-			t.Dead = d.Count
-		}
-		return t
-	}
-	return slices.SortedFunc(maps.Keys(seen), func(a, b string) int { return cmp.Or(trouble(a).Compare(trouble(b)), cmp.Compare(a, b)) })
+	return slices.SortedFunc(maps.Keys(seen), func(a, b string) int {
+		return cmp.Or(truth.OfNotice(seen[a]).Compare(truth.OfNotice(seen[b])), cmp.Compare(a, b))
+	})
 }
 
 // tellDirectly tells that NATS is away, and that it is back, each once.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"wxtoken/client"
+	"wxtoken/internal/events"
 	"wxtoken/internal/wechat"
 )
 
@@ -31,6 +32,18 @@ const (
 func (t Trouble) Compare(other Trouble) int {
 	return cmp.Or(cmp.Compare(t.mender(), other.mender()), cmp.Compare(other.Dead, t.Dead), cmp.Compare(other.Accounts, t.Accounts),
 		cmp.Compare(t.Cause, other.Cause))
+}
+
+// OfNotice returns what a notice is about.
+func OfNotice(d events.NoticeData) Trouble {
+	t := Trouble{Cause: wxtoken.Reason(d.Cause), Error: d.Error, Accounts: d.Count}
+	switch cause := CauseOf(t.Cause); {
+	case cause.Things:
+		t.Accounts = 0
+	case !cause.Accounts, t.Cause == AccountTokenDead:
+		t.Dead = d.Count
+	}
+	return t
 }
 
 func (t Trouble) mender() mender {
