@@ -21,7 +21,7 @@ type Phase string
 // The phases.
 const (
 	PhaseBegan Phase = "began"
-	PhaseGrew  Phase = "grew" // it concerns more accounts than were told
+	PhaseGrew  Phase = "grew" // it concerns more than were told
 	PhaseOver  Phase = "over"
 	PhaseTest  Phase = "test" // sent to try an address, never stored
 )
@@ -55,6 +55,7 @@ type NoticeData struct {
 	Until     *time.Time         `json:"until,omitempty"`    // when it ends or is tried again, if that is known
 	Count     int                `json:"count"`              // accounts without a good token, or that need an authorization, because of it; copies, or messages on DEAD
 	Most      int                `json:"most"`               // how many were told at most
+	Upto      uint64             `json:"upto,omitempty"`     // of messages on DEAD: the sequence up to which they were counted
 	Keys      []string           `json:"keys,omitempty"`     // NoticeKeys of them
 	Names     []string           `json:"names,omitempty"`    // copies that lag, as <account>/<stream>
 	Instance  string             `json:"instance,omitempty"` // host of the refresher that is cut off, of what it tells directly

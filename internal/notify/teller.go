@@ -27,7 +27,7 @@ const (
 	lastsFor   = 4    // a cause that may end by itself; within that time the accounts of a cause come together, too
 	overFor    = 2    // the absence of a cause, before it counts as over
 	removedFor = 20   // that a component is not looked after here, before another refresher is taken not to do so either
-	grownAfter = 20   // that twice as many accounts are concerned as were told
+	grownAfter = 20   // that twice as many accounts are concerned as were told; and fewer, before the others count as mended
 	grownAtAll = 2880 // that more are
 )
 
@@ -39,6 +39,8 @@ type Teller struct {
 	JetStream jetstream.JetStream
 	Log       zerolog.Logger
 	Look      time.Duration // between two looks
+	// Fresh returns how many of a component's messages lie on DEAD beyond a sequence. It may count a part of many.
+	Fresh func(ctx context.Context, component string, sequence uint64) (int, error)
 	// Direct is called with what can't be told through NATS, since it is about NATS: by each refresher for itself.
 	Direct func(events.Notice)
 
@@ -47,6 +49,7 @@ type Teller struct {
 	first  map[string]time.Time // since when a cause is seen here
 	gone   map[string]time.Time // since when one that was told is not seen
 	ended  map[string]bool      // told as over since the component was removed
+	levels map[string]level     // by subject
 	away   *events.Notice       // what was told directly
 }
 
@@ -57,6 +60,15 @@ type record struct {
 	notice   events.Notice
 }
 
+// level is how many accounts are concerned of those that were told: it falls when fewer are seen for a while, so that others that come
+// after them are told.
+type level struct {
+	sequence uint64 // of the notice that told
+	accounts int
+	since    time.Time // since when fewer are seen
+	most     int       // the most of these
+}
+
 // standing reports whether the last notice says that the cause goes on.
 func (r record) standing() bool { return r.sequence > 0 && r.notice.Data.Phase != events.PhaseOver }
 
@@ -64,7 +76,7 @@ func (r record) standing() bool { return r.sequence > 0 && r.notice.Data.Phase !
 // needs no person is passed over.
 func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, wrong []events.NoticeData) error {
 	if t.first == nil {
-		t.last, t.first, t.gone, t.ended = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}, map[string]bool{}
+		t.last, t.first, t.gone, t.ended, t.levels = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}, map[string]bool{}, map[string]level{}
 	}
 	seen := map[string]events.NoticeData{}
 	var away *events.NoticeData
@@ -171,18 +183,42 @@ func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d eve
 	}
 	r := t.last[subject]
 	if r.standing() {
-		told := r.notice.Data
+		left, err := t.left(ctx, now, subject, r, d)
 		since := now.Sub(r.notice.Time)
-		if d.Count <= told.Most || since < grownAfter*t.Look || d.Count < 2*told.Most && since < grownAtAll*t.Look {
-			return nil
+		if err != nil || d.Count <= left || since < grownAfter*t.Look || d.Count < 2*left && since < grownAtAll*t.Look {
+			return err
 		}
-		d.Since = told.Since
-		return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseGrew, told.Since)))
+		d.Since = r.notice.Data.Since
+		return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseGrew, d.Since)))
 	}
 	if truth.CauseOf(wxtoken.Reason(d.Cause)).Lasting && now.Sub(t.first[subject]) < lastsFor*t.Look {
 		return nil
 	}
 	return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseBegan, t.first[subject])))
+}
+
+// left returns how many of those that were told are still there. Of messages on DEAD their sequences say it. Of accounts it is known by
+// their number alone, and a refresher that has just begun takes all to be there.
+func (t *Teller) left(ctx context.Context, now time.Time, subject string, r record, d events.NoticeData) (int, error) {
+	told := r.notice.Data
+	switch {
+	case d.Upto > 0 && d.Upto <= told.Upto:
+		return d.Count, nil
+	case d.Upto > 0:
+		fresh, err := t.Fresh(ctx, d.Component, told.Upto)
+		return min(d.Count-fresh, told.Most), err
+	}
+	l := t.levels[subject]
+	if l.sequence != r.sequence {
+		l = level{sequence: r.sequence, accounts: told.Most, since: now}
+	}
+	if d.Count >= l.accounts {
+		l.since, l.most = now, 0
+	} else if l.most = max(l.most, d.Count); now.Sub(l.since) >= grownAfter*t.Look {
+		l.accounts, l.since, l.most = l.most, now, 0
+	}
+	t.levels[subject] = l
+	return l.accounts, nil
 }
 
 // over tells that a cause is not seen any more, once that has lasted: what one refresher met the others learn a moment later, and a

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -159,7 +160,7 @@ func TestGroups(t *testing.T) {
 	r.see(lastsFor, wrong(truth.AuthorizationNeeded, 37))
 	r.want("AuthorizationNeeded began 37")
 	r.see(60, wrong(truth.AuthorizationNeeded, 37))
-	r.see(60, wrong(truth.AuthorizationNeeded, 12))
+	r.see(grownAfter-1, wrong(truth.AuthorizationNeeded, 12))
 	r.see(60, wrong(truth.AuthorizationNeeded, 73))
 	r.want("AuthorizationNeeded began 37")
 	r.see(1, wrong(truth.AuthorizationNeeded, 74))
@@ -173,6 +174,66 @@ func TestGroups(t *testing.T) {
 	r.see(5, wrong(wxtoken.HeldQuota, 3))
 	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000", "AuthorizationNeeded grew 5001",
 		"QuotaGone began 3", "AuthorizationNeeded over 0")
+}
+
+// TestOthers: accounts that come after others were mended are told, once it has lasted that those are.
+func TestOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	r.see(lastsFor+1, wrong(truth.AuthorizationNeeded, 10))
+	r.see(grownAfter+2, wrong(truth.AuthorizationNeeded, 3))
+	r.see(10, wrong(truth.AuthorizationNeeded, 5))
+	r.want("AuthorizationNeeded began 10")
+	r.see(10, wrong(truth.AuthorizationNeeded, 6))
+	r.want("AuthorizationNeeded began 10", "AuthorizationNeeded grew 6")
+	r.see(60, wrong(truth.AuthorizationNeeded, 6))
+	r.want("AuthorizationNeeded began 10", "AuthorizationNeeded grew 6")
+}
+
+// TestFresh: a message that comes to DEAD after others were dealt with is told once, also where fewer lie there than were told.
+func TestFresh(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	lying := map[uint64]bool{1: true, 2: true, 3: true, 4: true} // sequences
+	for _, teller := range r.tellers {
+		teller.Fresh = func(_ context.Context, _ string, sequence uint64) (n int, err error) {
+			for s := range lying {
+				if s > sequence {
+					n++
+				}
+			}
+			return n, nil
+		}
+	}
+	see := func(looks int, last uint64) {
+		t.Helper()
+		d := wrong(truth.DeadLetters, len(lying))
+		d.Keys, d.Upto = nil, last
+		r.see(looks, d)
+	}
+	see(grownAfter+lastsFor+1, 4)
+	told := []string{"DeadLetters began 4"}
+	r.want(told...)
+	delete(lying, 1)
+	delete(lying, 2)
+	lying[5] = true
+	see(20, 5) // two that were told lie there beside it: within a day
+	r.want(told...)
+	delete(lying, 3)
+	see(5, 5)
+	told = append(told, "DeadLetters grew 2")
+	r.want(told...)
+	clear(lying)
+	lying[6] = true
+	see(grownAfter-10, 6)
+	r.want(told...) // not yet: it would be one message for each that comes
+	r.tellers = r.tellers[1:]
+	see(20, 6)
+	told = append(told, "DeadLetters grew 1")
+	r.want(told...)
+	see(60, 6)
+	r.see(overFor + 1)
+	r.want(append(told, "DeadLetters over 0")...)
 }
 
 // TestHandedOver ends one teller and begins another: it tells nothing again, and the end of what the first one told. It leaves alone

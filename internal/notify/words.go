@@ -40,7 +40,7 @@ func say(n events.Notice, l lang.Language, console string) words {
 	case events.PhaseGrew:
 		title = lang.T("wxtoken: more accounts: %s", "wxtoken 涉及更多授权方：%s", d.What)
 		if cause.Things {
-			title = lang.T("wxtoken: more of it: %s", "wxtoken 数量增加：%s", d.What)
+			title = lang.T("wxtoken: more of it: %s", "wxtoken 又有新增：%s", d.What)
 		}
 	case events.PhaseTest:
 		title = lang.T("wxtoken says: %s", "wxtoken 通知：%s", d.What)

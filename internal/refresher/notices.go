@@ -2,6 +2,7 @@ package refresher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -107,15 +108,48 @@ func (d *deadLetters) wrong(ctx context.Context, r *Refresher) (wrong []events.N
 	}
 	sums := map[string]int{}
 	for component, n := range d.of {
-		if _, ours := r.component(component); !ours {
-			component = ""
-		}
-		sums[component] += n
+		sums[r.ours(component)] += n
 	}
 	for component, n := range sums {
-		wrong = append(wrong, events.NoticeData{Component: component, Cause: string(truth.DeadLetters), Count: n})
+		wrong = append(wrong, events.NoticeData{Component: component, Cause: string(truth.DeadLetters), Count: n, Upto: d.state.LastSeq})
 	}
 	return wrong
+}
+
+// ours returns a component that is looked after here, "" for any other.
+func (r *Refresher) ours(component string) string {
+	if _, ours := r.component(component); !ours {
+		return ""
+	}
+	return component
+}
+
+// maxFresh is how many messages are looked at that came to DEAD since its state was told. Beyond them they are not counted one by one: so
+// many have been told by their number.
+const maxFresh = 500
+
+// freshDead returns how many messages of a component lie on DEAD beyond a sequence.
+func (r *Refresher) freshDead(ctx context.Context, component string, sequence uint64) (n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	stream, err := r.js.Stream(ctx, events.StreamDead)
+	if err != nil {
+		return 0, fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
+	}
+	for range maxFresh {
+		m, err := stream.GetMsg(ctx, sequence+1, jetstream.WithGetMsgSubject(events.DeadSubject(">")))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return 0, fmt.Errorf("read %s: %w", events.StreamDead, err)
+		}
+		sequence = m.Sequence
+		if original, _ := events.OriginalSubject(m.Subject); r.ours(events.ComponentOf(original)) == component {
+			n++
+		}
+	}
+	return n, nil
 }
 
 func (d *deadLetters) count(ctx context.Context, js jetstream.JetStream) (err error) {

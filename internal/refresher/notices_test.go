@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
@@ -130,6 +132,13 @@ func TestNoticesOfAccounts(t *testing.T) {
 	}
 	dead, err := r.js.Stream(t.Context(), events.StreamDead)
 	r.must(err)
+	again, err := r.js.Publish(t.Context(), events.DeadSubject(events.AuthSubject(appid, "updateauthorized")), []byte("SEKRET"))
+	r.must(err)
+	r.must(dead.Purge(t.Context(), jetstream.WithPurgeSequence(again.Sequence)))
+	r.clock.forward(30 * time.Second) // twenty looks
+	if grew := r.told(truth.DeadLetters, events.PhaseGrew); grew.Count != 1 || grew.Upto < again.Sequence {
+		t.Errorf("told %+v, want the one that came after the others were dealt with", grew)
+	}
 	r.must(dead.Purge(t.Context()))
 	need(false)
 	r.told(truth.AuthorizationNeeded, events.PhaseOver)
@@ -140,7 +149,7 @@ func TestNoticesOfAccounts(t *testing.T) {
 	r.told(truth.DeadLetters, events.PhaseOver)
 	r.once(map[string]int{
 		"AuthorizationNeeded began": 1, "AuthorizationNeeded over": 1, "PermissionMissing began": 1, "PermissionMissing over": 1,
-		"DeadLetters began": 2, "DeadLetters over": 2, // of the component, and of one that is not looked after here
+		"DeadLetters began": 2, "DeadLetters grew": 1, "DeadLetters over": 2, // of the component, and of one that is not looked after here
 	})
 }
 

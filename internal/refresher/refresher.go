@@ -129,7 +129,10 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	r.statuses = &statuses{log: r.log, now: r.now, store: opened, gate: gateOf}
 	r.links = &links.Links{Settings: cfg.Settings, ID: r.id, WeChat: wx, Log: r.log, Now: r.now, Store: opened, Gate: gateOf}
 	r.gates = r.newGates(opened)
-	r.notices = notices{teller: &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct}, dead: &deadLetters{}, swept: make(chan struct{}, 1)}
+	r.notices = notices{
+		teller: &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct, Fresh: r.freshDead},
+		dead:   &deadLetters{}, swept: make(chan struct{}, 1),
+	}
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
