@@ -263,6 +263,9 @@ func backTo(r *http.Request) string {
 	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || !strings.HasPrefix(back, "/") || strings.HasPrefix(back, "//") || strings.Contains(back, `\`) {
 		return "/"
 	}
+	if r.PathValue("action") == actionDead && strings.HasPrefix(u.Path, "/pushes/dead/") {
+		return "/pushes?show=dead" // its page is gone
+	}
 	return u.String()
 }
 

@@ -55,10 +55,19 @@ func (c *Console) check(ctx context.Context, q *Request) (CheckReport, error) {
 	switch {
 	case failed > 0:
 		r.Verdict, r.Sentence = "broken", q.Say(lang.T("%d of %d checks fail.", "有 %d 项检查未通过，共 %d 项。", failed, len(r.Lines)))
+		if failed == 1 {
+			r.Sentence = q.Say(lang.T("1 of %d checks fails.", "有 1 项检查未通过，共 %d 项。", len(r.Lines)))
+		}
 	case warned > 0:
 		r.Verdict, r.Sentence = "at_risk", q.Say(lang.T("All works; %d of %d checks warn.", "全部可用；有 %d 项警告，共 %d 项检查。", warned, len(r.Lines)))
+		if warned == 1 {
+			r.Sentence = q.Say(lang.T("All works; 1 of %d checks warns.", "全部可用；有 1 项警告，共 %d 项检查。", len(r.Lines)))
+		}
 	default:
 		r.Verdict, r.Sentence = "ok", q.Say(lang.T("All %d checks are in order.", "%d 项检查全部正常。", len(r.Lines)))
+		if len(r.Lines) == 1 {
+			r.Sentence = q.Say(lang.T("The check is in order.", "检查正常。"))
+		}
 	}
 	return r, nil
 }
@@ -80,7 +89,7 @@ func (l CheckLine) Tone() string {
 func (l CheckLine) SawText() string { return shownWhole(l.Saw) }
 
 // RemedyText says what to do.
-func (l CheckLine) RemedyText() string { return shownWhole(l.Remedy) }
+func (l CheckLine) RemedyText() string { return unmarked(shownWhole(l.Remedy)) }
 
 // MarkText is the mark in words; what scripts look for stays in the JSON.
 func (l CheckLine) MarkText() lang.Text {

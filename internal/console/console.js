@@ -4,13 +4,17 @@
 
 const language = document.documentElement.lang;
 const clock = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+const zones = new Intl.DateTimeFormat(language, { timeZoneName: "short" });
+
+// zone names the reader's time zone, as it is called at that moment.
+const zone = (at) => zones.formatToParts(at).find((part) => part.type === "timeZoneName").value;
 
 // localTimes says the hour of the reader where the server said UTC. The title keeps both.
 function localTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
-    const local = clock.format(at);
+    const local = clock.format(at) + " " + zone(at);
     if (time.classList.contains("when")) time.textContent = local;
     time.title = local + " · " + at.toISOString().replace("T", " ").replace(/\.\d+Z$/, " UTC");
   }
@@ -23,7 +27,7 @@ function localAxis(root) {
     const seconds = text.textContent.length > 5 ? "2-digit" : undefined;
     text.textContent = at.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", second: seconds, hourCycle: "h23" });
   }
-  for (const zone of root.querySelectorAll("svg .zone")) zone.remove();
+  for (const text of root.querySelectorAll("svg .zone")) text.textContent = zone(new Date());
 }
 
 // path finds an element again in another version of the page.

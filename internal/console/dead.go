@@ -10,6 +10,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/runbook"
 	"wxtoken/internal/seal"
 )
 
@@ -89,11 +90,11 @@ func unreadable(subject string) bool { return strings.HasSuffix(subject, "."+eve
 func (d Dead) ToDo() lang.Text {
 	switch {
 	case unreadable(d.Subject):
-		return lang.T("WeChat wrote what can't be read: the runbook says how to read it (DEAD), then discard it", "微信的内容无法解析：按运维手册（DEAD）读出后再丢弃")
+		return unmarkedText(runbook.DeadLetter.See(lang.T("WeChat wrote what can't be read: read it by hand, then discard it", "微信的内容无法解析：人工读出后再丢弃")))
 	case d.Replayable && d.SealedFor != "":
 		return lang.T("if the seed of its seal key was missing, give it to the refreshers, then replay it", "如果缺少其密封密钥的种子，先提供给 refresher，再重放")
 	case d.Replayable:
-		return lang.T("once its cause is gone, replay it; a code in it lives for ten minutes, and is of no use after that", "排除原因后重放；其中的授权码十分钟后失效，此后重放无用")
+		return lang.T("once its cause is gone, replay it; a code in it is dead after an hour at most, and a replay is of no use then", "排除原因后重放；其中的授权码最长一小时失效，此后重放无用")
 	case strings.HasPrefix(d.Subject, "webhook."):
 		return lang.T("the service did not take it for a day: hand it over in another way, or discard it", "业务服务一天之内没有接收：用其他方式转交，或丢弃")
 	}

@@ -49,16 +49,16 @@ func (c *Console) historyPlots(q *Request) []Plot {
 	}
 	from = from.Truncate(slot).Add(slot)
 	slots := int(q.Now.Sub(from)/slot) + 1
-	span := spanText((time.Duration(slots) * slot).Round(10 * time.Minute))
+	span := whole((time.Duration(slots) * slot).Round(10 * time.Minute))
 	series := func(name, class string, label lang.Text) Series {
 		return Series{Name: name, Class: class, Label: q.Say(label), Values: slotted(ticks, name, from, slot, slots)}
 	}
 	plots := []Plot{
-		{Name: "renewals", Title: q.Say(lang.T("Renewals of the last %s", "最近 %s 的续期", span)), Series: []Series{
+		{Name: "renewals", Title: q.Say(lang.T("Renewals of the last %s", "最近%s的续期", span)), Series: []Series{
 			series(counts.Renewed, "c1", lang.T("renewed", "成功")), series(counts.Failed, "c2", lang.T("failed", "失败"))}},
-		{Name: "lateness", Title: q.Say(lang.T("How late the latest renewal was, last %s", "最近 %s 内最迟的续期", span)), Unit: q.Say(lang.T("s", "秒")), Series: []Series{
-			series(counts.LatestMS, "c3", lang.T("latest", "最迟"))}},
-		{Name: "pushes", Title: q.Say(lang.T("Pushes of the last %s", "最近 %s 的推送", span)), Series: []Series{
+		{Name: "lateness", Title: q.Say(lang.T("How many seconds late the latest renewal was, the last %s", "最近%s续期的最大延迟（秒）", span)), Unit: q.Say(lang.T("s", "秒")), Series: []Series{
+			series(counts.LatestMS, "c3", lang.T("latest", "最大延迟"))}},
+		{Name: "pushes", Title: q.Say(lang.T("Pushes of the last %s", "最近%s的推送", span)), Series: []Series{
 			series(counts.Pushes, "c1", lang.T("taken", "已接收")), series(counts.Refused, "c2", lang.T("refused", "已拒绝"))}},
 	}
 	for i := range plots {

@@ -114,13 +114,13 @@ func (c *Console) notices(ctx context.Context, q *Request) (Notices, error) {
 	n.Total = len(n.Over)
 	from := min((page-1)*limit, n.Total)
 	n.Over = n.Over[from:min(from+limit, n.Total)]
-	n.names, err = c.namesOf(ctx, q, n.Standing)
-	n.Verdict, n.Sentence = verdictBroken, q.Say(lang.T("%d things need a person now.", "目前有 %d 件事需要人处理。", standing))
+	n.names, err = c.namesOf(ctx, q, slices.Concat(n.Standing, n.Over))
+	n.Verdict, n.Sentence = verdictBroken, q.Say(lang.T("%d things need a person now.", "目前有 %d 个问题需要处理。", standing))
 	switch standing {
 	case 0:
-		n.Verdict, n.Sentence = verdictOK, q.Say(lang.T("Nothing that was told needs a person now.", "目前没有需要人处理的通知。"))
+		n.Verdict, n.Sentence = verdictOK, q.Say(lang.T("Nothing that was told needs a person now.", "目前没有待处理的通知。"))
 	case 1:
-		n.Sentence = q.Say(lang.T("1 thing needs a person now.", "目前有 1 件事需要人处理。"))
+		n.Sentence = q.Say(lang.T("1 thing needs a person now.", "目前有 1 个问题需要处理。"))
 	}
 	return n, err
 }

@@ -94,7 +94,7 @@ func TestNotices(t *testing.T) {
 	}{
 		{browser, []string{"4 things need a person now.", "7 accounts</a>", "and 5 more", `href="/runbook/an-authorizer-is-in-state-needs_authorization-or-revoked"`, `href="/accounts?component=` + component + `&amp;state=needs_authorization"`,
 			`href="/accounts/` + authorizer(5).String(), "1 message</a>", `href="/pushes?component=` + component + `&amp;show=dead"`, "1 copy", "6 h"}},
-		{chinese, []string{"目前有 4 件事需要人处理。", "需要商家重新授权", "当天处理", "另有 5 个", "1 条消息"}},
+		{chinese, []string{"目前有 4 个问题需要处理。", "需要商家重新授权", "当天处理", "另有 5 个", "1 条消息"}},
 		{nil, []string{"4 things need a person now.\n", "QuotaGone", "-> ", "2026-11-21 08:00:00 UTC", "Over (2)"}},
 	} {
 		_, body, _ := b.ask("/notices", row.headers...)

@@ -209,7 +209,7 @@ func (c *Console) duePlot(q *Request) Plot {
 	far := c.index.dueWithin(q.Now)
 	p := Plot{Name: "due", From: q.Now, Slot: far / dueSlots, language: q.Language}
 	p.Step = int(p.Slot.Seconds())
-	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来 %s 内到期的续期", spanText(far)))
+	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来%s内到期的续期", whole(far)))
 	p.Series = []Series{{Name: "due", Label: q.Say(lang.T("renewals", "续期")), Class: "c1", Values: c.index.due(q.Now, far, dueSlots)}}
 	return p
 }

@@ -217,3 +217,16 @@ func spanText(d time.Duration) lang.Text {
 	}
 	return lang.T("%d s", "%d 秒", int(d/time.Second))
 }
+
+// whole says how long d is in a sentence: "the last hour", and not "the last 1 h".
+func whole(d time.Duration) lang.Text {
+	text := spanText(d)
+	switch d {
+	case time.Minute:
+		text.EN = "minute"
+	case time.Hour:
+		text.EN = "hour"
+	}
+	text.ZH = " " + text.ZH // a figure stands apart from what is before it
+	return text
+}

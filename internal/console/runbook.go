@@ -89,6 +89,9 @@ func runbookEntry(q *Request) (RunbookEntry, error) {
 // unmarked is a text without the marks of Markdown that headings and remedies have.
 func unmarked(text string) string { return strings.ReplaceAll(text, "`", "") }
 
+// unmarkedText is a text in both languages without them.
+func unmarkedText(text lang.Text) lang.Text { return lang.Given(unmarked(text.EN), unmarked(text.ZH)) }
+
 // linked makes links of the entries of the runbook that a text names.
 func linked(text string) template.HTML {
 	var out strings.Builder
