@@ -70,6 +70,7 @@ func (c *Console) auditPage() Page {
 
 // Audit is what the page shows.
 type Audit struct {
+	At      time.Time  `json:"at"`
 	Total   int        `json:"total"`
 	More    bool       `json:"older_left_out,omitempty"` // there are more than maxRecords
 	Page    int        `json:"page"`                     // from 1
@@ -152,7 +153,7 @@ func (c *Console) audit(ctx context.Context, q *Request) (Audit, error) {
 	if err != nil {
 		return Audit{}, err
 	}
-	a := Audit{Total: len(all), More: more, Page: page, Limit: limit, Records: []Recorded{}, query: q, wants: f}
+	a := Audit{At: q.Now, Total: len(all), More: more, Page: page, Limit: limit, Records: []Recorded{}, query: q, wants: f}
 	slices.Reverse(all)
 	if from := (page - 1) * limit; from < len(all) {
 		a.Records = all[from:min(from+limit, len(all))]

@@ -294,7 +294,7 @@ func TestTrue(t *testing.T) {
 		{"a day's quota is gone and all tokens live", quota, []time.Duration{time.Hour}, wxtoken.StateActive, "at_risk",
 			"The one account can call WeChat now, but not all is well.", "唯一的账号目前可以调用微信，但存在问题。"},
 		{"renewals fail", wxtoken.Status{State: wxtoken.StateActive}, []time.Duration{20 * time.Minute, time.Hour}, wxtoken.StateRenewingFailed, "at_risk",
-			"All 2 accounts can call WeChat now, but 2 are not renewed: the first token ends in 20 min.", "全部 2 个账号目前都可以调用微信，但有 2 个没有续期：第一个令牌20 分后到期。"},
+			"All 2 accounts can call WeChat now, but 2 are not renewed: the first token ends in 20 min.", "全部 2 个账号目前都可以调用微信，但有 2 个没有续期：第一个令牌20 分钟后到期。"},
 		{"all have cancelled", wxtoken.Status{State: wxtoken.StateActive}, []time.Duration{time.Hour}, wxtoken.StateRevoked, "empty",
 			"Every account that was here has cancelled: 1.", "全部账号（1 个）都已取消授权。"},
 		{"none yet", wxtoken.Status{State: wxtoken.StateActive}, nil, "", "empty", "No account has authorized yet.", "还没有账号授权。"},
@@ -352,6 +352,18 @@ func TestHeldBack(t *testing.T) {
 	_, body, _ := b.ask("/?format=json")
 	if !strings.Contains(body, `"held_back":{"type":"Renewing","status":"False","reason":"QuotaGone"`) {
 		t.Errorf("the JSON does not tell:\n%s", body)
+	}
+	var o console.Overview
+	if err := json.Unmarshal([]byte(body), &o); err != nil || len(o.Worst) != 1 || o.Worst[0].Key != own {
+		t.Errorf("to look at first: %v %+v", err, o.Worst)
+	}
+	for path, want := range map[string]string{
+		authorizer(1).String(): "It can&#39;t call WeChat since its token ended, 1 s ago: the day&#39;s quota is gone until 00:00 (UTC&#43;8).",
+		own.String():           "It can call WeChat now. Renewals are held back: the day&#39;s quota is gone until 00:00 (UTC&#43;8).",
+	} {
+		if _, body, _ := b.ask("/accounts/"+path, browser...); !strings.Contains(body, want) || !strings.Contains(body, `<a href="/runbook/the-days-quota-is-gone">`) {
+			t.Errorf("no %q, or nothing to do, in\n%s", want, body)
+		}
 	}
 	if list := b.list("/accounts?format=json"); list.Rows[0].State != wxtoken.StateRenewingFailed || list.Rows[0].Key != authorizer(1) || list.Rows[1].State != wxtoken.StateActive {
 		t.Errorf("states %+v", list.Rows)
@@ -472,6 +484,7 @@ func TestNamesAreOnlyText(t *testing.T) {
 		Key: authorizer(1), State: `active" onclick="alert(1)`,
 		Authorizer: profile("<script>alert(1)</script>\x1b[2J\r\n\u202egnp.exe\u2066", "javascript:alert(1)"),
 		LastError:  &wxtoken.LastError{Message: "<img src=x onerror=alert(1)>\x07" + strings.Repeat("长", 5000), RID: "\"><svg>", At: now},
+		Conditions: ready(false, wxtoken.ReasonExpired, time.Minute), // it is among those that changed last
 	})
 	b.status(wxtoken.Status{Key: wxtoken.ComponentKey(component), State: "x", Conditions: []wxtoken.Condition{
 		{Type: "<b>", Status: "True", Reason: "<i>", Since: now}, {Type: wxtoken.ConditionRenewing, Status: "False", Reason: "<u>\x1b", Message: "<u>", Since: now}}})

@@ -25,7 +25,7 @@ type Dead struct {
 	Bytes      int       `json:"bytes"`
 	SealedFor  string    `json:"sealed_for,omitempty"` // public key
 	Replayable bool      `json:"replayable"`
-	Kind       string    `json:"kind"` // in the language of the request
+	Kind       string    `json:"kind"` // push, webhook, renewal, other
 
 	searched string
 }
@@ -39,7 +39,7 @@ func deadLetter(m *jetstream.RawStreamMsg, q *Request) Dead {
 	if sealed(m) {
 		d.SealedFor = m.Header.Get(seal.HeaderFor)
 	}
-	d.Kind = q.Say(deadKind(d.Subject))
+	d.Kind = deadKind(d.Subject)
 	d.searched = strings.ToLower(d.Subject + " " + d.Reason + " " + d.EventID)
 	return d
 }
@@ -49,18 +49,24 @@ func sealed(m *jetstream.RawStreamMsg) bool {
 	return strings.HasPrefix(string(m.Data[:min(len(m.Data), len(seal.Prefix))]), seal.Prefix)
 }
 
-// deadKind says what a subject is of.
-func deadKind(subject string) lang.Text {
+// deadKinds are what dead letters are of, by their names in JSON.
+var deadKinds = map[string]lang.Text{
+	"push": lang.T("a push", "推送"), "webhook": lang.T("a webhook's message", "Webhook 消息"), "renewal": lang.T("a renewal", "续期"), "other": lang.T("something else", "其他"),
+}
+
+// deadKind returns what a subject is of.
+func deadKind(subject string) string {
 	switch first, _, _ := strings.Cut(subject, "."); {
 	case events.IsAuth(subject):
-		return lang.T("push", "推送")
-	case first == "webhook":
-		return lang.T("webhook message", "Webhook 消息")
-	case first == "renewal":
-		return lang.T("renewal", "续期")
+		return "push"
+	case first == "webhook", first == "renewal":
+		return first
 	}
-	return lang.T("other", "其他")
+	return "other"
 }
+
+// KindText says what it is of.
+func (d Dead) KindText() lang.Text { return deadKinds[d.Kind] }
 
 func (d Dead) sequence() uint64 { return d.Sequence }
 

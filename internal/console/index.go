@@ -534,6 +534,13 @@ func (x *index) tally(at time.Time) (all *Tally, of map[string]*Tally) {
 	return all, of
 }
 
+// held returns what keeps the tokens of a component from being renewed.
+func (x *index) held(component string) (wxtoken.Condition, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.whole[component].Held()
+}
+
 // components returns the statuses of the components, by appid; one without a status has only its key.
 func (x *index) components() (out []wxtoken.Status) {
 	x.mu.RLock()

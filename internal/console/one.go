@@ -145,14 +145,16 @@ func accountSentence(r Row, now time.Time) lang.Text {
 	switch {
 	case r.State == wxtoken.StateRevoked:
 		return lang.T("The merchant cancelled the authorization: nothing is renewed.", "商家已取消授权：不再续期。")
+	case r.Valid && r.Held != nil && r.Key.Kind == wxtoken.KindComponent:
+		return lang.T("It can call WeChat now. Renewals are held back: %s.", "目前可以调用微信。续期暂缓：%s。", heldText(*r.Held, now))
 	case r.Valid && r.State == wxtoken.StateActive:
 		return lang.T("It can call WeChat. The next renewal is due %s.", "可以调用微信。下次续期在 %s。", apart(r.RenewAt, now))
 	case r.Valid:
-		return lang.T("It can call WeChat until its token ends, %s: %s.", "在令牌到期（%s）之前可以调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r))
+		return lang.T("It can call WeChat until its token ends, %s: %s.", "在令牌到期（%s）之前可以调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r, now))
 	case r.TokenSHA256 == "":
-		return lang.T("It can't call WeChat, for it has no token: %s.", "没有令牌，无法调用微信：%s。", readyReason(r))
+		return lang.T("It can't call WeChat, for it has no token: %s.", "没有令牌，无法调用微信：%s。", readyReason(r, now))
 	}
-	return lang.T("It can't call WeChat since its token ended, %s: %s.", "令牌已在 %s过期，无法调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r))
+	return lang.T("It can't call WeChat since its token ended, %s: %s.", "令牌已在 %s过期，无法调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r, now))
 }
 
 // ticketSentence says how a ticket is that is got with an account's token.
@@ -160,12 +162,14 @@ func ticketSentence(r Row, now time.Time) lang.Text {
 	if r.Valid {
 		return lang.T("The ticket is valid, and is looked at again %s.", "票据有效，%s再次检查。", apart(r.RenewAt, now))
 	}
-	return lang.T("There is no valid ticket: %s.", "没有有效的票据：%s。", readyReason(r))
+	return lang.T("There is no valid ticket: %s.", "没有有效的票据：%s。", readyReason(r, now))
 }
 
 // readyReason says why the token is as it is.
-func readyReason(r Row) lang.Text {
+func readyReason(r Row, now time.Time) lang.Text {
 	switch c := r.Ready(); {
+	case r.Held != nil:
+		return heldText(*r.Held, now)
 	case c.Status == "False", c.Reason != "" && r.State == wxtoken.StateActive:
 		return reasonWord(c.Reason)
 	case !r.Valid && r.TokenSHA256 != "":

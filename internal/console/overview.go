@@ -140,12 +140,16 @@ func (v ComponentView) trouble() truth.Trouble {
 // worstOf returns what is to be looked at first, components and accounts, by truth's rule.
 func worstOf(components []ComponentView, troubles []suffering, rows []Row) []Worst {
 	all := []Worst{}
+	allHeld := !slices.ContainsFunc(components, func(v ComponentView) bool { return v.Held == nil && v.Accounts.Dead+v.Accounts.AtRisk > 0 })
 	for _, v := range components {
 		if t := v.trouble(); t.Cause != "" && truth.CauseOf(t.Cause).Severity != "" { // others are over in minutes
 			all = append(all, Worst{Row: v.Row, trouble: t})
 		}
 	}
 	for i, row := range rows {
+		if cause := troubles[i].Cause; allHeld && (cause == truth.AccountTokenDead || cause == truth.RenewalFails) {
+			continue // that is the component's trouble
+		}
 		all = append(all, Worst{Row: row, Others: troubles[i].Accounts - 1, trouble: troubles[i].Trouble})
 	}
 	slices.SortStableFunc(all, func(a, b Worst) int { return a.trouble.Compare(b.trouble) })

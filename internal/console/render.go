@@ -211,7 +211,7 @@ func spanText(d time.Duration) lang.Text {
 	case d >= time.Hour:
 		return lang.T("%d h %02d min", "%d 小时 %02d 分", int(d/time.Hour), int(d%time.Hour/time.Minute))
 	case d >= time.Minute && d%time.Minute < time.Second:
-		return lang.T("%d min", "%d 分", int(d/time.Minute))
+		return lang.T("%d min", "%d 分钟", int(d/time.Minute))
 	case d >= time.Minute:
 		return lang.T("%d min %02d s", "%d 分 %02d 秒", int(d/time.Minute), int(d%time.Minute/time.Second))
 	}

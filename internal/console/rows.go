@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/truth"
 )
 
 // maxReads bounds how many records are read at the same time.
@@ -32,7 +34,7 @@ type Row struct {
 	TicketReceivedAt *time.Time          `json:"ticket_received_at,omitempty"`
 	Failures         int                 `json:"failures"`
 	LastError        *wxtoken.LastError  `json:"last_error,omitempty"`
-	Held             *wxtoken.Condition  `json:"held_back,omitempty"` // what keeps the tokens of a component from being renewed
+	Held             *wxtoken.Condition  `json:"held_back,omitempty"` // what keeps the tokens of its component from being renewed, where it is not as it should be
 	Conditions       []wxtoken.Condition `json:"conditions"`
 	ReauthorizeURL   string              `json:"reauthorize_url,omitempty"`
 	ToDo             string              `json:"to_do,omitempty"` // what a person can do, in the language of the request
@@ -54,6 +56,11 @@ func (r Row) ErrorText() string {
 		text += fmt.Sprintf(" (rid %s)", printable(e.RID))
 	}
 	return text
+}
+
+// awaits reports whether it is an account, or a ticket of one, that a renewal would make well.
+func (r Row) awaits() bool {
+	return r.Key.Kind != wxtoken.KindComponent && (r.State == wxtoken.StateRenewingFailed || r.State == wxtoken.StateActive && !r.Valid)
 }
 
 // Href is where more is told of the key.
@@ -128,5 +135,9 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 		r.Name, r.Principal, r.Ref = quoted(a.Profile["nick_name"]), quoted(a.Profile["principal_name"]), a.Ref
 	}
 	r.ToDo = unmarked(q.Say(whatToDo(s)))
+	if held, ok := c.index.held(key.Component); ok && r.awaits() {
+		r.Held = &held
+		r.ToDo = cmp.Or(r.ToDo, unmarked(q.Say(truth.CauseOf(held.Reason).Do(nil))))
+	}
 	return r, nil
 }
