@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -86,7 +88,7 @@ func (b *bench) put(subject string, record any) {
 		}
 		data = string(encoded)
 	}
-	if _, err := b.js.PublishAsync(subject, []byte(data)); err != nil {
+	if _, err := b.js.PublishAsync(subject, []byte(data), jetstream.WithStallWait(patience)); err != nil {
 		b.t.Fatal(err)
 	}
 	if parts := strings.SplitN(subject, ".", 3); parts[0] == "$KV" {
@@ -856,9 +858,15 @@ func TestWellFormed(t *testing.T) {
 	}
 }
 
-// BenchmarkPage is the first page, and one of fifty, out of many accounts; and what the index takes for each.
+// BenchmarkPage is the first page, and one of fifty, out of many accounts: 100,000, or as many as WXTOKEN_TEST_ACCOUNTS says.
 func BenchmarkPage(b *testing.B) {
-	const many = 100_000
+	many := 100_000
+	if text := os.Getenv("WXTOKEN_TEST_ACCOUNTS"); text != "" {
+		var err error
+		if many, err = strconv.Atoi(text); err != nil {
+			b.Fatal(err)
+		}
+	}
 	n := newBench(b)
 	for i := range many {
 		n.token(authorizer(i), 1, time.Hour)
