@@ -119,8 +119,9 @@ func (c *Console) accounts(ctx context.Context, q *Request) (Accounts, error) {
 	all, _ := c.index.tally(q.Now)
 	a := Accounts{
 		At: q.Now, Loading: c.index.loading(), Total: total, Page: page, Limit: limit, Rows: rows, Tally: all,
-		Errcodes: c.index.errcodes(), Components: []string{}, Lacks: c.index.lacks(q.Language), query: q,
+		Components: []string{}, query: q,
 	}
+	a.Errcodes, a.Lacks = c.index.choices(q.Language)
 	for _, s := range c.index.components() {
 		a.Components = append(a.Components, s.Key.Component)
 	}

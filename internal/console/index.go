@@ -549,10 +549,10 @@ func (x *index) components() (out []wxtoken.Status) {
 	for appid, s := range x.whole {
 		out, listed[appid] = append(out, s), true
 	}
-	for i := range x.rows {
-		r := &x.rows[i]
-		if r.there(kindComponent) && !listed[r.appid] {
-			out = append(out, wxtoken.Status{Key: x.key(r)})
+	for i, appid := range x.appids.texts {
+		at, ok := x.places[place{appid: appid, component: uint16(i), kind: kindComponent}]
+		if ok && !listed[appid] && x.rows[at].there(kindComponent) {
+			out = append(out, wxtoken.Status{Key: x.key(&x.rows[at])})
 		}
 	}
 	slices.SortFunc(out, func(a, b wxtoken.Status) int { return cmp.Compare(a.Key.Component, b.Key.Component) })

@@ -67,7 +67,7 @@ func TestIndexForgets(t *testing.T) {
 	if keys, total := x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, words: []string{"tenant-7"}}, now, 0, 100); total != 11 || len(keys) != 11 {
 		t.Errorf("found %d, %v", total, keys)
 	}
-	if lacks := x.lacks(lang.English); len(lacks) != 0 {
+	if _, lacks := x.choices(lang.English); len(lacks) != 0 {
 		t.Errorf("all granted the same: %+v", lacks)
 	}
 }
@@ -220,7 +220,19 @@ func BenchmarkIndex(b *testing.B) {
 		"search": func() {
 			x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, words: []string{"tenant-99"}}, now, 0, 50)
 		},
-		"due": func() { x.due(now, 2*time.Hour, 48) },
+		"first page": func() {
+			x.tally(now)
+			x.upcoming(now)
+			x.components()
+			x.changedLast(maxChanged)
+			x.troubles(now, maxWorst)
+		},
+		"list": func() {
+			x.find(filter{kind: wxtoken.KindAuthorizer, errcode: noErrcode, sort: byWorst}, now, 0, 50)
+			x.tally(now)
+			x.choices(lang.English)
+			x.components()
+		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -206,46 +206,47 @@ var horizons = []time.Duration{time.Minute, 5 * time.Minute, 20 * time.Minute, t
 
 // duePlot plots when the tokens that live are to be renewed, as far ahead as nearly all of them reach.
 func (c *Console) duePlot(q *Request) Plot {
-	far := c.index.dueWithin(q.Now)
+	seconds, all := c.index.upcoming(q.Now)
+	far := horizonOf(seconds, all)
 	p := Plot{Name: "due", From: q.Now, Slot: far / dueSlots, language: q.Language}
 	p.Step = int(p.Slot.Seconds())
 	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来%s内到期的续期", whole(far)))
-	p.Series = []Series{{Name: "due", Label: q.Say(lang.T("renewals", "续期")), Class: "c1", Values: c.index.due(q.Now, far, dueSlots)}}
+	values, until := make([]float64, dueSlots), int(far/time.Second)
+	for s, n := range seconds[:until] {
+		values[s*dueSlots/until] += float64(n)
+	}
+	p.Series = []Series{{Name: "due", Label: q.Say(lang.T("renewals", "续期")), Class: "c1", Values: values}}
 	return p
 }
 
-// dueWithin returns the shortest horizon that nine of ten renewals lie within.
-func (x *index) dueWithin(now time.Time) time.Duration {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	from, within, all := seconds(now), make([]int, len(horizons)), 0
-	for i := range x.rows {
-		if r := &x.rows[i]; r.renews >= from && r.seen != [2]uint8{} {
-			all++
-			for h := range horizons {
-				if r.renews-from < uint32(horizons[h]/time.Second) {
-					within[h]++
-				}
-			}
+// horizonOf returns the shortest horizon that nine of ten renewals lie within.
+func horizonOf(seconds []uint32, all int) time.Duration {
+	within, from := 0, 0
+	for _, h := range horizons {
+		until := int(h / time.Second)
+		for _, n := range seconds[from:until] {
+			within += int(n)
 		}
-	}
-	for h, n := range within {
-		if n*10 >= all*9 {
-			return horizons[h]
+		if from = until; within*10 >= all*9 {
+			return h
 		}
 	}
 	return horizons[len(horizons)-1]
 }
 
-// due counts renewals by slot.
-func (x *index) due(now time.Time, far time.Duration, slots int) []float64 {
+// upcoming counts the renewals to come: all of them, and by second as far as the last horizon. A million rows are gone through once.
+func (x *index) upcoming(now time.Time) (bySecond []uint32, all int) {
+	bySecond = make([]uint32, horizons[len(horizons)-1]/time.Second)
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	from, until, counts := seconds(now), uint32(far/time.Second), make([]float64, slots)
+	from := seconds(now)
 	for i := range x.rows {
-		if r := &x.rows[i]; r.renews >= from && r.renews-from < until && r.seen != [2]uint8{} {
-			counts[int(r.renews-from)*slots/int(until)]++
+		if r := &x.rows[i]; r.renews >= from && r.seen != [2]uint8{} {
+			all++
+			if left := r.renews - from; left < uint32(len(bySecond)) {
+				bySecond[left]++
+			}
 		}
 	}
-	return counts
+	return bySecond, all
 }

@@ -3,9 +3,11 @@ package console
 import (
 	"cmp"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"wxtoken/client"
@@ -50,7 +52,8 @@ type hit struct {
 	row  uint32
 }
 
-// find returns the keys from..from+limit of a list, in order, and how many there are in all.
+// find returns the keys from..from+limit of a list, in order, and how many there are in all. All cores look: to search the texts of a million
+// accounts is to wait for memory.
 func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Key, total int) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -59,19 +62,33 @@ func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Ke
 	if f.sort == byWorst {
 		ranks, _ = x.ranks(n.kind, n.now)
 	}
-	list := best{most: from + limit, order: func(a, b hit) int {
+	order := func(a, b hit) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(x.rows[a.row].appid, x.rows[b.row].appid), cmp.Compare(x.rows[a.row].component, x.rows[b.row].component))
-	}}
-	for i := range x.rows {
-		r := &x.rows[i]
-		if !r.there(n.kind) {
-			continue
-		}
-		if state := r.standing(n.now); x.wanted(&f, &n, r, state) {
-			total++
-			list.add(hit{rankOf(f.sort, r, state, n.now, ranks), uint32(i)})
-		}
 	}
+	parts := make([]best, runtime.GOMAXPROCS(0))
+	share := len(x.rows)/len(parts) + 1
+	var looking sync.WaitGroup
+	for p := range parts {
+		part := &parts[p]
+		part.most, part.order = from+limit, order
+		looking.Go(func() {
+			for i := p * share; i < min((p+1)*share, len(x.rows)); i++ {
+				r := &x.rows[i]
+				if !r.there(n.kind) {
+					continue
+				}
+				if state := r.standing(n.now); x.wanted(&f, &n, r, state) {
+					part.add(hit{rankOf(f.sort, r, state, n.now, ranks), uint32(i)})
+				}
+			}
+		})
+	}
+	looking.Wait()
+	list := parts[0]
+	for _, other := range parts[1:] {
+		list.join(other)
+	}
+	total = list.all
 	shown := list.first()
 	shown = shown[min(from, len(shown)):]
 	keys = make([]wxtoken.Key, len(shown))
@@ -88,12 +105,14 @@ type best struct {
 	order func(a, b hit) int
 	kept  []hit
 	full  bool // kept[most-1] is the last of the first
+	all   int  // that were added
 }
 
 // room is how many rounds of hits are gathered before they are sorted.
 const room = 4
 
 func (b *best) add(h hit) {
+	b.all++
 	if b.full && b.order(h, b.kept[b.most-1]) >= 0 {
 		return
 	}
@@ -101,6 +120,11 @@ func (b *best) add(h hit) {
 		b.kept = b.first()
 		b.full = true
 	}
+}
+
+// join adds what another has.
+func (b *best) join(other best) {
+	b.kept, b.full, b.all = append(b.kept, other.first()...), false, b.all+other.all
 }
 
 // first returns the first of what was added, in order.
@@ -187,15 +211,21 @@ const (
 )
 
 // ranks ranks the plights of rows of a kind by truth's rule, and returns the troubles in that order. The caller holds mu.
-func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles []truth.Trouble) {
-	counts := map[plight]int{}
+func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles []suffering) {
+	plights := map[plight]*suffering{}
 	for i := range x.rows {
 		r := &x.rows[i]
 		if !r.there(kind) {
 			continue
 		}
 		if state := r.standing(now); state != stateActive && state != stateRevoked {
-			counts[r.plight(state, now)]++
+			p := r.plight(state, now)
+			of := plights[p]
+			if of == nil {
+				of = &suffering{row: r}
+				plights[p] = of
+			}
+			of.add(1, r)
 		}
 	}
 	ranks = map[plight]uint64{}
@@ -203,8 +233,8 @@ func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles
 		cause wxtoken.Reason
 		code  int32 // decides who can end it
 	}
-	sums, of := map[suffered]*truth.Trouble{}, map[plight]*truth.Trouble{}
-	for p, n := range counts {
+	sums, of := map[suffered]*suffering{}, map[plight]*suffering{}
+	for p, all := range plights {
 		cause, e := x.cause(p)
 		if cause == "" {
 			ranks[p] = rankUnknown
@@ -212,15 +242,16 @@ func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles
 		}
 		s := suffered{cause, p.errcode}
 		if sums[s] == nil {
-			sums[s] = &truth.Trouble{Cause: cause, Error: e}
+			sums[s] = &suffering{Trouble: truth.Trouble{Cause: cause, Error: e}, row: all.row}
 		}
-		if sums[s].Accounts += n; p.dead {
-			sums[s].Dead += n
+		if sums[s].add(all.Accounts, all.row); p.dead {
+			sums[s].Dead += all.Accounts
 		}
 		of[p] = sums[s]
 	}
-	order := slices.SortedFunc(maps.Values(sums), func(a, b *truth.Trouble) int { return cmp.Or(a.Compare(*b), cmp.Compare(code(a), code(b))) })
+	order := slices.SortedFunc(maps.Values(sums), func(a, b *suffering) int { return cmp.Or(a.Compare(b.Trouble), cmp.Compare(code(a), code(b))) })
 	for _, t := range order {
+		t.first = x.key(t.row)
 		troubles = append(troubles, *t)
 	}
 	for p, t := range of {
@@ -233,33 +264,26 @@ func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles
 type suffering struct {
 	truth.Trouble
 	first wxtoken.Key
-	rank  uint64
+	row   *row // of first, while mu is held
+}
+
+// add adds n accounts, with the one of them whose token ends first.
+func (s *suffering) add(n int, r *row) {
+	if s.Accounts += n; cmp.Or(cmp.Compare(r.expires, s.row.expires), cmp.Compare(r.appid, s.row.appid)) < 0 {
+		s.row = r
+	}
 }
 
 // troubles returns the first of what accounts suffer from.
-func (x *index) troubles(at time.Time, most int) (out []suffering) {
+func (x *index) troubles(at time.Time, most int) []suffering {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	now := seconds(at)
-	ranks, troubles := x.ranks(kindAuthorizer, now)
-	for _, t := range troubles[:min(len(troubles), most)] {
-		out = append(out, suffering{Trouble: t, rank: rankUnknown << 32})
-	}
-	for i := range x.rows {
-		r := &x.rows[i]
-		if !r.there(kindAuthorizer) {
-			continue
-		}
-		rank := rankOf(byWorst, r, r.standing(now), now, ranks)
-		if at := rank >> 32; at < uint64(len(out)) && rank < out[at].rank {
-			out[at].first, out[at].rank = x.key(r), rank
-		}
-	}
-	return out
+	_, troubles := x.ranks(kindAuthorizer, seconds(at))
+	return troubles[:min(len(troubles), most)]
 }
 
 // code is the errcode of a trouble.
-func code(t *truth.Trouble) int {
+func code(t *suffering) int {
 	if t.Error == nil {
 		return noErrcode
 	}
@@ -290,24 +314,6 @@ func rankOf(sort string, r *row, state uint8, now uint32, ranks map[plight]uint6
 	return rank<<32 | uint64(r.expires)
 }
 
-// errcodes returns the codes of last errors, each with how many accounts have it, the most frequent first.
-func (x *index) errcodes() []errcodeCount {
-	out := []errcodeCount{}
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	counts := map[int32]int{}
-	for i := range x.rows {
-		if r := &x.rows[i]; r.there(kindAuthorizer) && r.errcode != noErrcode {
-			counts[r.errcode]++
-		}
-	}
-	for code, n := range counts {
-		out = append(out, errcodeCount{int(code), n})
-	}
-	slices.SortFunc(out, func(a, b errcodeCount) int { return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Code, b.Code)) })
-	return out
-}
-
 // lackCount is how many accounts did not grant a permission set that others did.
 type lackCount struct {
 	ID    int    `json:"id"`
@@ -315,21 +321,37 @@ type lackCount struct {
 	Count int    `json:"lacking"`
 }
 
-// lacks returns the permission sets that some accounts granted and others did not, by id.
-func (x *index) lacks(l lang.Language) []lackCount {
-	out := []lackCount{}
+// choices returns what a list can be made of: the codes of last errors, each with how many accounts have it, the most frequent first; and the
+// permission sets that some accounts granted and others did not, by id.
+func (x *index) choices(l lang.Language) ([]errcodeCount, []lackCount) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	lists, all := make([]int, len(x.grants.texts)+1), 0
+	codes, lists := map[int32]int{}, make([]int, len(x.grants.texts)+1)
 	for i := range x.rows {
-		if r := &x.rows[i]; r.there(kindAuthorizer) && r.granted != 0 {
-			lists[r.granted]++
-			all++
+		r := &x.rows[i]
+		if !r.there(kindAuthorizer) {
+			continue
+		}
+		lists[r.granted]++
+		if r.errcode != noErrcode {
+			codes[r.errcode]++
 		}
 	}
+	errcodes := []errcodeCount{}
+	for code, n := range codes {
+		errcodes = append(errcodes, errcodeCount{int(code), n})
+	}
+	slices.SortFunc(errcodes, func(a, b errcodeCount) int { return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Code, b.Code)) })
+	return errcodes, x.lacks(lists, l)
+}
+
+// lacks counts who did not grant what others did, by how many accounts have each list; the first is of those whose list is not known.
+func (x *index) lacks(lists []int, l lang.Language) []lackCount {
+	out, all := []lackCount{}, 0
 	have := map[int]int{}
-	for list, n := range lists {
-		for _, id := range permissionIDs(x.grants.text(uint32(list))) {
+	for list, n := range lists[1:] {
+		all += n
+		for _, id := range permissionIDs(x.grants.text(uint32(list + 1))) {
 			have[id] += n
 		}
 	}
