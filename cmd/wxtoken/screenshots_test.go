@@ -53,6 +53,8 @@ var screenshots = []screenshot{
 	{"console.zh-CN.png", "", "zh-CN", 1040, 860, 1, troubledPage("/"), true},
 	{"console-accounts.png", "", "en", 1040, 720, 1, troubledPage("/accounts"), true},
 	{"console-accounts.zh-CN.png", "", "zh-CN", 1040, 720, 1, troubledPage("/accounts"), true},
+	{"console-notices.png", "", "en", 1040, 620, 1, toldPage, true},
+	{"console-notices.zh-CN.png", "", "zh-CN", 1040, 620, 1, toldPage, true},
 }
 
 // aLink makes an authorization link.
@@ -98,6 +100,19 @@ func troubledPage(path string) func(*testing.T, context.Context, simRun) string 
 		inState(t, sim, "operator", 1)
 		return sim.ops + path
 	}
+}
+
+// toldPage is the page of notices, once what busyDay brought is told.
+func toldPage(t *testing.T, _ context.Context, sim simRun) string {
+	t.Helper()
+	within(t, 3*time.Minute, "notices on the page", func() error {
+		list, err := fetchBody(sim.ops + "/notices?format=json")
+		if err == nil && (!strings.Contains(list, "PermissionMissing") || !strings.Contains(list, "DeadLetters")) {
+			err = errors.New(list)
+		}
+		return err
+	})
+	return sim.ops + "/notices"
 }
 
 // inState waits until so many accounts are in a state.
