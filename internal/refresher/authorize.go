@@ -13,60 +13,9 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
 	"wxtoken/internal/links"
-	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
-
-// auth handles wechat.auth.>: tickets, codes and cancellations.
-func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
-	a, err := events.OpenAuth(r.seal, m)
-	switch {
-	case errors.Is(err, seal.ErrNoKey):
-		return r.notOpened(ctx, m, err)
-	case err != nil:
-		return events.Never(err)
-	}
-	c, ok := r.component(a.Component)
-	if !ok {
-		return events.Later(unknownFor(m), fmt.Errorf("handle %s: component %s is not in the settings", a.Kind, a.Component))
-	}
-	if a.Authorizer != "" && !wxtoken.ValidAppID(a.Authorizer) {
-		return events.Never(fmt.Errorf("handle %s: the authorizer's appid is not one", a.Kind))
-	}
-	key := wxtoken.ComponentKey(a.Component)
-	if a.Authorizer != "" {
-		key = wxtoken.AuthorizerKey(a.Component, a.Authorizer)
-	}
-	if a.CreateTime.After(a.ReceivedAt.Add(account.MaxAhead)) {
-		r.log.Warn().Stringer("key", key).Str("info_type", a.Kind).Time("create_time", a.CreateTime).Msg("push from the future: is the clock right?")
-		a.CreateTime = a.ReceivedAt // so that it can't hold off those to come
-	}
-	switch a.Kind {
-	case events.KindTicket:
-		return r.alone(key, func() error { return r.ticket(ctx, key, a) })
-	case events.KindUnauthorized:
-		if a.Authorizer == "" {
-			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
-		}
-		return r.unauthorized(ctx, c, key, a, m) // waits for no other handler: the token has to go
-	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
-		if a.Authorizer == "" || a.Code == "" {
-			if a.Kind != events.KindFastRegister {
-				return events.Never(fmt.Errorf("handle %s: authorizer or code is missing", a.Kind))
-			}
-			return nil // a quick registration that failed brings no code: services learn of it from the notice
-		}
-		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
-	case events.KindCallback:
-		return r.code(ctx, c, a, m)
-	case events.KindReleaseCheck:
-		return r.releaseCheck(ctx, c, a, m)
-	case events.KindUnreadable:
-		return r.unreadable(ctx, a)
-	}
-	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
-}
 
 // unreadable has a document put on DEAD, and WeChat's list asked where it may have been about an authorization.
 func (r *Refresher) unreadable(ctx context.Context, a events.Auth) error {

@@ -12,7 +12,7 @@ import (
 
 // unauthorized ends an authorization, unless a newer one is in force: the push may come late.
 func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
-	cred, err := r.load(ctx, key)
+	cred, err := r.store.Credential(ctx, key)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m eve
 	if key, ok := r.view.Find(func(key wxtoken.Key, e *store.Entry) bool {
 		return e.Credential.CameFrom(sum) && key.Component == c.appid
 	}); ok { // so did it here, or a refresher died before the link was written
-		cred, err := r.load(ctx, key)
+		cred, err := r.store.Credential(ctx, key)
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 		return false, nil
 	}
 	key := wxtoken.AuthorizerKey(c.appid, link.BizAppID)
-	cred, err := r.load(ctx, key)
+	cred, err := r.store.Credential(ctx, key)
 	if err != nil {
 		return false, err
 	}

@@ -30,7 +30,6 @@ type derived struct {
 	log   zerolog.Logger
 	now   func() time.Time
 
-	load      func(context.Context, wxtoken.Key) (account.Credential, error)
 	setStatus func(context.Context, wxtoken.Key, ...account.Change)
 }
 
@@ -90,7 +89,11 @@ func (d *derived) end(ctx context.Context, owner wxtoken.Key) {
 		if e, ok := d.view.Get(key); !ok || !e.Credential.Renewable() {
 			continue
 		}
-		if err := d.drop(ctx, key); err != nil {
+		cred, err := d.store.Credential(ctx, key)
+		if err == nil {
+			err = d.drop(ctx, cred)
+		}
+		if err != nil {
 			d.log.Warn().Err(err).Stringer("key", key).Msg("ticket not ended") // its next renewal does
 		}
 	}
@@ -117,26 +120,28 @@ func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, e store.Entry, n
 }
 
 // drop removes a ticket and ends its schedule.
-func (d *derived) drop(ctx context.Context, key wxtoken.Key) error {
-	cred, err := d.load(ctx, key)
-	if err != nil || !cred.Renewable() {
-		return err
+func (d *derived) drop(ctx context.Context, cred account.Credential) error {
+	if !cred.Renewable() {
+		return nil
 	}
 	if _, err := d.store.Revoke(ctx, cred.Dropped(d.now())); err != nil {
 		return err
 	}
-	d.log.Info().Stringer("key", key).Msg("ticket ended")
-	d.setStatus(ctx, key, account.Revoked(d.now(), nil))
+	d.log.Info().Stringer("key", cred.Key).Msg("ticket ended")
+	d.setStatus(ctx, cred.Key, account.Revoked(d.now(), nil))
 	return nil
 }
 
-// unwanted reports whether a ticket is to be kept no longer. What wanted says of an account that authorized just now may be old.
-func (d *derived) unwanted(ctx context.Context, key wxtoken.Key) (bool, error) {
-	if !d.cfg.keeps(key) {
-		return true, nil
+// dropUnwanted removes a ticket that wanted says is not to be kept any longer, and reports whether
+// it did. wanted asks the view, which lags: the account may have authorized just now.
+func (d *derived) dropUnwanted(ctx context.Context, cred account.Credential) (dropped bool, err error) {
+	if d.cfg.keeps(cred.Key) {
+		owner, err := d.store.Credential(ctx, account.Owner(cred.Key))
+		if err != nil || owner.Renewable() {
+			return false, err
+		}
 	}
-	cred, err := d.load(ctx, account.Owner(key))
-	return err == nil && !cred.Renewable(), err
+	return true, d.drop(ctx, cred)
 }
 
 // wanted reports whether a ticket is still to be kept: asked for, and of an account that authorizes.

@@ -200,7 +200,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	for key, n := range sealed {
 		gauge(descSealed, float64(n), key)
 	}
-	tallies := f.r.tallied()
+	tallies := f.r.last.tallied()
 	for _, id := range appids(f.r.all()) {
 		f.accounts(gauge, id, tallies[id])
 		own, token := view.Component(id)

@@ -8,31 +8,31 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/notify"
+	"wxtoken/internal/store"
 	"wxtoken/internal/truth"
 )
 
-// notices has operators told after each sweep. The sweep does not wait: it makes renewals certain, and what reads statuses and JOURNAL
-// may take seconds for each component where NATS is slow.
+// notices has operators told after each sweep, in a goroutine of its own. The sweep does not wait
+// for it: the sweep makes renewals certain, and reading statuses and JOURNAL may take seconds for
+// each component where NATS is slow.
 type notices struct {
-	teller *notify.Teller
-	dead   *deadLetters
-	swept  chan struct{} // holds one, while there was a sweep since the last look
-}
-
-// look asks for a look.
-func (n notices) look() {
-	select {
-	case n.swept <- struct{}{}:
-	default: // one is to come
-	}
+	teller     *notify.Teller
+	dead       *deadLetters
+	swept      bell // there was a sweep since the last look
+	store      func() *store.Store
+	components func() []*component
+	last       *lastSweep
+	mirrors    *mirrors
+	log        zerolog.Logger
 }
 
 // run looks when it is asked to, until ctx ends.
-func (n notices) run(ctx context.Context, notice func(context.Context, time.Time), now func() time.Time) {
+func (n *notices) run(ctx context.Context, notice func(context.Context, time.Time), now func() time.Time) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,26 +43,26 @@ func (n notices) run(ctx context.Context, notice func(context.Context, time.Time
 	}
 }
 
-// notice tells operators what is wrong, and what is over. It sees what the statuses say: the reasons of the gates, the conditions of the
+// tell tells operators what is wrong, and what is over. It sees what the statuses say: the reasons of the gates, the conditions of the
 // components, the records of the accounts.
-func (r *Refresher) notice(ctx context.Context, now time.Time) {
-	told := appids(r.all())
+func (n *notices) tell(ctx context.Context, now time.Time) {
+	told := appids(n.components())
 	var wrong []events.NoticeData
-	for _, c := range r.all() {
-		wrong = append(wrong, r.wrong(ctx, c, now)...)
+	for _, c := range n.components() {
+		wrong = append(wrong, n.wrong(ctx, c, now)...)
 	}
-	wrong = append(r.wrongAccounts(ctx, wrong, r.tallied()), r.mirrors.wrong()...)
+	wrong = append(n.wrongAccounts(ctx, wrong, n.last.tallied()), n.mirrors.wrong()...)
 	if !slices.ContainsFunc(wrong, func(d events.NoticeData) bool { return d.Cause == string(wxtoken.HeldNATS) }) {
-		wrong = append(wrong, r.notices.dead.wrong(ctx, r)...)
+		wrong = append(wrong, n.dead.wrong(ctx, told)...)
 	}
-	if err := r.notices.teller.Tell(ctx, now, told, wrong); err != nil && ctx.Err() == nil {
-		r.log.Warn().Err(err).Msg("failed to tell what is wrong")
+	if err := n.teller.Tell(ctx, now, told, wrong); err != nil && ctx.Err() == nil {
+		n.log.Warn().Err(err).Msg("failed to tell what is wrong")
 	}
 }
 
 // wrong returns what is wrong with a component.
-func (r *Refresher) wrong(ctx context.Context, c *component, now time.Time) (wrong []events.NoticeData) {
-	s, _, err := r.store.Status(ctx, wxtoken.ComponentKey(c.appid))
+func (n *notices) wrong(ctx context.Context, c *component, now time.Time) (wrong []events.NoticeData) {
+	s, _, err := n.store().Status(ctx, wxtoken.ComponentKey(c.appid))
 	if err != nil { // NATS is away, and that is among what the gate knows
 		s = wxtoken.Status{}
 	}
@@ -93,6 +93,8 @@ func (r *Refresher) wrong(ctx context.Context, c *component, now time.Time) (wro
 
 // deadLetters is what lies on DEAD, as far as the last look could tell.
 type deadLetters struct {
+	js     jetstream.JetStream
+	log    zerolog.Logger
 	stream jetstream.Stream
 	state  jetstream.StreamState // when it was counted
 	of     map[string]int        // by component, "" where a message names none
@@ -100,15 +102,15 @@ type deadLetters struct {
 
 // wrong returns how many messages lie on DEAD, by the components that are looked after here. The subjects are counted only where the
 // stream has changed: most looks cost one small question. Where NATS does not tell, it is as it was.
-func (d *deadLetters) wrong(ctx context.Context, r *Refresher) (wrong []events.NoticeData) {
-	if r.nc.IsConnected() { // a look that waits for NATS would tell late that it is away
-		if err := d.count(ctx, r.js); err != nil && ctx.Err() == nil {
-			r.log.Debug().Err(err).Msg("failed to count dead letters")
+func (d *deadLetters) wrong(ctx context.Context, components []string) (wrong []events.NoticeData) {
+	if d.js.Conn().IsConnected() { // a look that waits for NATS would tell late that it is away
+		if err := d.count(ctx); err != nil && ctx.Err() == nil {
+			d.log.Debug().Err(err).Msg("failed to count dead letters")
 		}
 	}
 	sums := map[string]int{}
 	for component, n := range d.of {
-		sums[r.ours(component)] += n
+		sums[ours(components, component)] += n
 	}
 	for component, n := range sums {
 		wrong = append(wrong, events.NoticeData{Component: component, Cause: string(truth.DeadLetters), Count: n, Upto: d.state.LastSeq})
@@ -116,26 +118,27 @@ func (d *deadLetters) wrong(ctx context.Context, r *Refresher) (wrong []events.N
 	return wrong
 }
 
-// ours returns a component that is looked after here, "" for any other.
-func (r *Refresher) ours(component string) string {
-	if _, ours := r.component(component); !ours {
+// ours returns component if it is among those that are looked after here, "" for any other.
+func ours(components []string, component string) string {
+	if !slices.Contains(components, component) {
 		return ""
 	}
 	return component
 }
 
-// maxFresh is how many messages are looked at that came to DEAD since its state was told. Beyond them they are not counted one by one: so
-// many have been told by their number.
+// maxFresh is how many messages are looked at that came to DEAD since its state was told. Beyond them
+// they are not counted one by one: so many have been told by their number.
 const maxFresh = 500
 
 // freshDead returns how many messages of a component lie on DEAD beyond a sequence.
-func (r *Refresher) freshDead(ctx context.Context, component string, sequence uint64) (n int, err error) {
+func (n *notices) freshDead(ctx context.Context, component string, sequence uint64) (fresh int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	stream, err := r.js.Stream(ctx, events.StreamDead)
+	stream, err := n.dead.js.Stream(ctx, events.StreamDead)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
 	}
+	components := appids(n.components())
 	for range maxFresh {
 		m, err := stream.GetMsg(ctx, sequence+1, jetstream.WithGetMsgSubject(events.DeadSubject(">")))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -145,18 +148,18 @@ func (r *Refresher) freshDead(ctx context.Context, component string, sequence ui
 			return 0, fmt.Errorf("read %s: %w", events.StreamDead, err)
 		}
 		sequence = m.Sequence
-		if original, _ := events.OriginalSubject(m.Subject); r.ours(events.ComponentOf(original)) == component {
-			n++
+		if original, _ := events.OriginalSubject(m.Subject); ours(components, events.ComponentOf(original)) == component {
+			fresh++
 		}
 	}
-	return n, nil
+	return fresh, nil
 }
 
-func (d *deadLetters) count(ctx context.Context, js jetstream.JetStream) (err error) {
+func (d *deadLetters) count(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if d.stream == nil {
-		if d.stream, err = js.Stream(ctx, events.StreamDead); err != nil {
+		if d.stream, err = d.js.Stream(ctx, events.StreamDead); err != nil {
 			return fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
 		}
 	}
@@ -182,7 +185,7 @@ func (d *deadLetters) count(ctx context.Context, js jetstream.JetStream) (err er
 }
 
 // wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose token is dead, and causes of their own.
-func (r *Refresher) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
+func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
 	for component, t := range tallies {
 		held := false
 		groups := map[wxtoken.Reason]*events.NoticeData{}
@@ -216,7 +219,7 @@ func (r *Refresher) wrongAccounts(ctx context.Context, wrong []events.NoticeData
 			if held {
 				break
 			}
-			if cause, last := r.known(ctx, f); cause != "" {
+			if cause, last := n.known(ctx, f); cause != "" {
 				add(cause, 1, f.since, last, f.key.String())
 			}
 		}
@@ -228,8 +231,8 @@ func (r *Refresher) wrongAccounts(ctx context.Context, wrong []events.NoticeData
 }
 
 // known returns what is wrong with an account that fails, and its last error: its status may know better than its record.
-func (r *Refresher) known(ctx context.Context, f troubled) (wxtoken.Reason, *wxtoken.LastError) {
-	s, _, err := r.store.Status(ctx, f.key)
+func (n *notices) known(ctx context.Context, f troubled) (wxtoken.Reason, *wxtoken.LastError) {
+	s, _, err := n.store().Status(ctx, f.key)
 	switch {
 	case err != nil || s.LastError == nil || s.Failures == 0:
 		return f.cause, nil

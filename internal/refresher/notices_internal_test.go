@@ -10,7 +10,7 @@ import (
 // TestNoticesHoldUpNoSweep has a look at what is wrong take its time: the sweeps that come meanwhile go on, and one more look follows them.
 func TestNoticesHoldUpNoSweep(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	n := notices{swept: make(chan struct{}, 1)}
+	n := &notices{swept: newBell()}
 	begun, release := make(chan time.Time), make(chan struct{})
 	at := time.Date(2026, 11, 28, 8, 0, 0, 0, time.UTC)
 	var running sync.WaitGroup
@@ -20,12 +20,12 @@ func TestNoticesHoldUpNoSweep(t *testing.T) {
 			<-release
 		}, func() time.Time { return at })
 	})
-	n.look()
+	n.swept.ring()
 	if now := <-begun; !now.Equal(at) {
 		t.Errorf("looked as of %s", now)
 	}
 	for range 100 {
-		n.look()
+		n.swept.ring()
 	}
 	release <- struct{}{}
 	<-begun // one look for all of them

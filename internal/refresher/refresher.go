@@ -22,7 +22,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/client"
-	"wxtoken/internal/account"
 	"wxtoken/internal/bus"
 	"wxtoken/internal/counts"
 	"wxtoken/internal/events"
@@ -65,7 +64,7 @@ type Refresher struct {
 	js      jetstream.JetStream
 	wx      *wechat.Client
 	seal    *seal.Keys
-	changed chan struct{} // the components did, or what holds them back: the sweep is to look
+	changed bell // the components changed, or what holds them back: the sweep is to look
 	log     zerolog.Logger
 	metrics *metrics
 	now     func() time.Time
@@ -82,18 +81,16 @@ type Refresher struct {
 	pushes   *pushes
 	profiles *profiles
 
-	tallies  atomic.Pointer[map[string]*tally] // of the last sweep, by component; nothing changes them any more
-	dies     time.Time                         // when the first token dies, as the last sweep saw it; the sweep's own
-	stopping atomic.Bool                       // nothing long is to be begun
+	last     lastSweep
+	stopping atomic.Bool // nothing long is to be begun
 	began    time.Time
 	unopened rate.Sometimes // says that something can't be opened
 
 	gates      gate.Process
 	links      *links.Links
-	notices    notices
+	notices    *notices
 	mu         sync.Mutex
 	components map[string]*component
-	swept      time.Time
 	ready      bool
 	trouble    error // of the start
 }
@@ -110,7 +107,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	}
 	r := &Refresher{
 		cfg: cfg, id: nuid.Next(), nc: deps.NATS, js: js, wx: wx, seal: deps.Seal, log: deps.Log, now: deps.Now, step: deps.Step,
-		changed: make(chan struct{}, 1), counts: deps.Counts, unopened: rate.Sometimes{Interval: time.Minute},
+		changed: newBell(), counts: deps.Counts, unopened: rate.Sometimes{Interval: time.Minute},
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -129,15 +126,16 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	r.statuses = &statuses{log: r.log, now: r.now, store: opened, gate: gateOf}
 	r.links = &links.Links{Settings: cfg.Settings, ID: r.id, WeChat: wx, Log: r.log, Now: r.now, Store: opened, Gate: gateOf}
 	r.gates = r.newGates(opened)
-	r.notices = notices{
-		teller: &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct, Fresh: r.freshDead},
-		dead:   &deadLetters{}, swept: make(chan struct{}, 1),
-	}
 	r.SetComponents(deps.Components)
 	if r.metrics, err = newMetrics(deps.Metrics, r); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	r.mirrors = &mirrors{cfg: cfg, nc: r.nc, js: js, every: cmp.Or(deps.LookEvery, mirrorEvery), log: r.log, metrics: r.metrics, now: r.now}
+	r.notices = &notices{
+		teller: &notify.Teller{JetStream: js, Log: r.log, Look: cfg.SweepEvery, Direct: deps.Direct},
+		dead:   &deadLetters{js: js, log: r.log}, swept: newBell(), store: opened, components: r.all, last: &r.last, mirrors: r.mirrors, log: r.log,
+	}
+	r.notices.teller.Fresh = r.notices.freshDead
 	r.data = &data{cfg: cfg, nc: r.nc, js: js, seal: r.seal, mirrors: r.mirrors, log: r.log, step: r.step, doubts: make(chan struct{}, 1)}
 	return r, nil
 }
@@ -156,7 +154,7 @@ func (r *Refresher) newGates(opened func() *store.Store) gate.Process {
 		Counted: func(component string, api wechat.API) { r.metrics.calls.WithLabelValues(component, string(api)).Inc() },
 		Changed: func(ctx context.Context, component string) { r.setStatus(ctx, wxtoken.ComponentKey(component)) },
 		Refused: func(ctx context.Context, t wxtoken.Token) error { return r.early.refused(ctx, t) },
-		Opened:  r.lookNow,
+		Opened:  r.changed.ring,
 	}
 }
 
@@ -245,10 +243,10 @@ func (r *Refresher) work(ctx context.Context) error {
 	if !unwatched() || err != nil {
 		return ended(ctx)
 	}
-	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, load: r.load, setStatus: r.setStatus}
+	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, setStatus: r.setStatus}
 	r.pushes = &pushes{statuses: r.statuses, wx: r.wx, view: view, began: r.began}
 	r.tell = &teller{
-		statuses: r.statuses, view: view, store: r.store, log: r.log, now: r.now, again: r.lookNow, batches: make(chan []deadToken),
+		statuses: r.statuses, view: view, store: r.store, log: r.log, now: r.now, again: r.changed.ring, batches: make(chan []deadToken),
 	}
 	r.profiles = &profiles{missing: make(chan wxtoken.Key, profilesMissing), calm: r.calm, fetch: r.fetchMissing}
 	r.early = &early{store: r.store, log: r.log, now: r.now}
@@ -256,7 +254,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
 		js: r.js, journal: journal{js: r.js, log: r.log, now: r.now}, log: r.log, metrics: r.metrics, now: r.now,
 	}
-	r.tallies.Store(nil)
+	r.last.tallies.Store(nil)
 	r.mu.Lock()
 	r.view, r.ready = view, true
 	r.mu.Unlock()
@@ -268,10 +266,14 @@ func (r *Refresher) work(ctx context.Context) error {
 			end() // nothing of what is under way can be stored
 		}
 	})
-	working.Go(func() { r.sweeper(ctx) })
+	sweeps := sweeper{
+		statuses: r.statuses, cfg: r.cfg, nc: r.nc, store: r.store, view: view, derived: r.derived, pushes: r.pushes, tell: r.tell,
+		metrics: r.metrics, components: r.all, working: r.working, changed: r.changed, swept: r.notices.swept, last: &r.last,
+	}
+	working.Go(func() { sweeps.run(ctx) })
 	working.Go(func() { r.tell.run(ctx) })
 	working.Go(func() { r.profiles.run(ctx, work) })
-	working.Go(func() { r.notices.run(ctx, r.notice, r.now) })
+	working.Go(func() { r.notices.run(ctx, r.notices.tell, r.now) })
 	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
 	requests := door{nc: r.nc, log: r.log, metrics: r.metrics, endpoints: r.endpoints()}
 	working.Go(func() { requests.serve(ctx, work) })
@@ -284,7 +286,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		working.Go(func() { c.Run(ctx, work, handle) })
 	}
 	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.seal, r.auth)
-	consume(events.StreamTokens, events.DurableDue, events.AllDue, nil, r.due)
+	consume(events.StreamTokens, events.DurableDue, events.AllDue, nil, r.dueOrReconcile)
 	<-ctx.Done()
 	return ended(ctx)
 }
@@ -304,15 +306,7 @@ func (r *Refresher) SetComponents(components []settings.Component) {
 		now[set.AppID] = c
 	}
 	r.components = now
-	r.lookNow()
-}
-
-// lookNow has the sweep look at once.
-func (r *Refresher) lookNow() {
-	select {
-	case r.changed <- struct{}{}:
-	default:
-	}
+	r.changed.ring()
 }
 
 // Components returns those that the refresher acts for now.
@@ -345,14 +339,6 @@ func (r *Refresher) knownView() *store.View {
 	return r.view
 }
 
-// tallied returns what the last sweep found of the accounts, by component; nothing before the first.
-func (r *Refresher) tallied() map[string]*tally {
-	if t := r.tallies.Load(); t != nil {
-		return *t
-	}
-	return nil
-}
-
 // ended returns why ctx ended, nil if it was cancelled.
 func ended(ctx context.Context) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
@@ -361,45 +347,12 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
-// done. It reports whether that worked.
-func (r *Refresher) greet(ctx context.Context, c *component) bool {
-	if c.greeted {
-		return true
-	}
-	key := wxtoken.ComponentKey(c.appid)
-	cred, err := r.store.Credential(ctx, key)
-	if err == nil && cred.Ticket == "" {
-		r.setStatus(ctx, key, func(s *wxtoken.Status) {
-			// Read once more: the first ticket may come in this moment.
-			if cred, err := r.store.Credential(ctx, key); err == nil && cred.Ticket == "" {
-				account.WaitingForTicket(r.now())(s)
-			}
-		})
-	}
-	if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
-		if err = r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, c.lost); err == nil {
-			c.lost = false
-		}
-	}
-	if err == nil {
-		var s wxtoken.Status
-		s, _, err = r.store.Status(ctx, key)
-		c.doubted = account.RefusalsAreDoubted(s) // by a refresher that has stopped since: it is for this one to say that it has ended
-	}
-	if err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")
-		return false
-	}
-	c.greeted = true
-	return true
-}
-
 // Ready returns an error while the refresher can't do its work.
 func (r *Refresher) Ready(ctx context.Context) error {
 	r.mu.Lock()
-	ready, swept, trouble := r.ready, r.swept, r.trouble
+	ready, trouble := r.ready, r.trouble
 	r.mu.Unlock()
+	swept := r.last.at()
 	switch {
 	case errors.Is(trouble, store.ErrGone):
 		return trouble

@@ -19,7 +19,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 		return r.code(ctx, c, a, m)
 	}
 	// The push may have brought the code a moment ago: the view may not know yet, the store does.
-	cred, err := r.load(ctx, key)
+	cred, err := r.store.Credential(ctx, key)
 	if err != nil {
 		return err
 	}

@@ -19,25 +19,19 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// due handles renewal.due.>: the time has come, or a renewal was asked for.
-func (r *Refresher) due(ctx context.Context, m events.Msg) error {
-	if appid, ok := events.ReconcileComponent(m.Subject); ok {
-		return r.reconcile(ctx, appid, m)
-	}
-	due, err := events.ParseDue(m.Data)
-	if err != nil {
-		return events.Never(err)
-	}
-	err = r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
+// seedTries is how often a record that this refresher has no seed for is offered to the others at
+// once: while the seal key is changed, some refreshers have the new seed and some don't yet.
+const seedTries = 10
+
+// due handles a due message: the time of a key has come, or a renewal was asked for. One handler of
+// this process is at a key at a time; the claim keeps the other processes away.
+func (r *Refresher) due(ctx context.Context, due events.Due, m events.Msg) error {
+	err := r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
 	if errors.Is(err, store.ErrSealed) && m.Deliveries <= seedTries {
-		return events.Later(jittered(account.ClaimedDelay), err) // another refresher has the seed
+		return events.Later(jittered(account.ClaimedDelay), err)
 	}
 	return err
 }
-
-// seedTries is how often a record that this refresher has no seed for is offered to the others at once: while the key is changed, some have
-// it and some do not.
-const seedTries = 10
 
 // hands knows at which keys the handlers of this process are.
 type hands struct {
@@ -71,18 +65,18 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if !ok {
 		return events.Later(unknownFor(m), fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
 	}
-
 	e, _ := r.view.Get(key)
+	wanted := !account.Derived(key) || r.derived.wanted(key)
 	call := renewal(key, e)
 	if due.Reason == events.ReasonListed {
 		call.Last = account.Life{} // the list was read: it says so
 	}
-	if wait, why := r.held(ctx, c, key, call); wait > 0 {
+	if wait, why := c.gate.Held(ctx, call); wait > 0 && wanted { // ending a ticket takes no call
 		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s: %s", key, wait.Round(time.Second), why))
 	}
 
 	// a. Load.
-	cred, err := r.load(ctx, key)
+	cred, err := r.store.Credential(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -91,6 +85,11 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	}
 	if done, err := r.settle(ctx, c, cred, due, m); done || err != nil {
 		return err
+	}
+	if !wanted {
+		if dropped, err := r.derived.dropUnwanted(ctx, cred); dropped || err != nil {
+			return err
+		}
 	}
 	untried := !m.Redelivered || due.Revision == cred.Revision // it may have been put off because the key was being worked at
 	asked := due.Reason == events.ReasonAsked && untried       // by the operator, who need not wait
@@ -141,17 +140,18 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 
 	// e. Commit.
 	stored, err := r.store.Commit(ctx, next, token)
-	if err != nil {
-		return r.resolveLost(ctx, key, err)
+	switch {
+	case err == nil:
+		c.gate.KnowToken(token, stored.Revision)
+		r.counts.Add(counts.Renewed, 1)
+		r.counts.Most(counts.LatestMS, how.Late.Milliseconds())
+		r.step("committed")
+		r.announce(ctx, token, cred, due.Reason, began)
+		return nil // f. Ack: the consumer's, last.
+	case errors.Is(err, store.ErrLost):
+		return r.resolveLost(ctx, key)
 	}
-	c.gate.KnowToken(token, stored.Revision)
-	r.counts.Add(counts.Renewed, 1)
-	r.counts.Most(counts.LatestMS, how.Late.Milliseconds())
-	r.step("committed")
-	r.announce(ctx, token, cred, due.Reason, began)
-
-	// f. Ack: the consumer's, last.
-	return nil
+	return err // delivered again, and taken up at a. or b.
 }
 
 // lateness returns how long after its time the token t, which is that of cred, is replaced.
@@ -183,13 +183,6 @@ func (r *Refresher) settle(ctx context.Context, c *component, cred account.Crede
 		return true, nil
 	case account.WishDone:
 		return true, r.fulfill(ctx, cred)
-	}
-	if account.Derived(key) && !r.derived.wanted(key) {
-		sure, err := r.derived.unwanted(ctx, key)
-		if err == nil && sure {
-			err = r.derived.drop(ctx, key)
-		}
-		return sure, err
 	}
 	return false, nil
 }
@@ -233,34 +226,6 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 		return err
 	}
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
-}
-
-// unknownDelay is the wait for a component that isn't in the settings: it may be added.
-const unknownDelay = time.Minute
-
-// unknownFor is the wait of a message for such a component. One that was removed costs less and less; should it come
-// back, the sweep finds what was missed.
-func unknownFor(m events.Msg) time.Duration {
-	return jittered(min(unknownDelay*time.Duration(max(m.Deliveries, 1)), time.Hour))
-}
-
-// load reads a credential. It answers with Later for one that can't be used.
-func (r *Refresher) load(ctx context.Context, key wxtoken.Key) (account.Credential, error) {
-	cred, err := r.store.Credential(ctx, key)
-	switch {
-	case errors.Is(err, store.ErrUnreadable):
-		r.log.Error().Err(err).Stringer("key", key).Msg("credential unreadable, asking WeChat's list")
-		if err := r.store.ScheduleReconcile(ctx, key.Component, r.cfg.ReconcileEvery, true); err != nil {
-			return cred, err
-		}
-		return cred, events.Later(unknownDelay, err)
-	case errors.Is(err, store.ErrSealed):
-		r.unopened.Do(func() { r.log.Error().Err(err).Stringer("key", key).Msg("record sealed with another key, left alone") })
-		return cred, events.Later(unknownDelay, err)
-	case errors.Is(err, store.ErrNewer):
-		return cred, events.Later(unknownDelay, err)
-	}
-	return cred, err
 }
 
 // claim takes the credential for message m.
@@ -379,14 +344,12 @@ func (r *Refresher) setStatusAndProfile(ctx context.Context, key wxtoken.Key, ch
 	}
 }
 
-// resolveLost deals with a token that could not be stored.
-func (r *Refresher) resolveLost(ctx context.Context, key wxtoken.Key, err error) error {
-	if !errors.Is(err, store.ErrLost) {
-		return err // delivered again, and taken up at a. or b.
-	}
-	// Another state was stored meanwhile. If that is a token, two calls overlapped.
+// resolveLost deals with a token that was not stored because the record had changed meanwhile. If
+// another token was stored, two calls overlapped: only WeChat knows which of the two it takes, so
+// the key is renewed once more, alone.
+func (r *Refresher) resolveLost(ctx context.Context, key wxtoken.Key) error {
 	r.metrics.overlaps.Inc()
-	cred, err := r.load(ctx, key)
+	cred, err := r.store.Credential(ctx, key)
 	if err != nil || !cred.Renewable() {
 		return err
 	}

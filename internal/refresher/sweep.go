@@ -2,7 +2,9 @@ package refresher
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,35 +13,94 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/gate"
 	"wxtoken/internal/store"
 )
 
-// sweeper looks for renewals that were missed until ctx ends. A schedule makes a renewal punctual,
-// the sweep makes it certain. A server that was killed may have lost a due message that it had made: for a while after NATS
-// came back the sweep looks more often, and at what is overdue by less.
-func (r *Refresher) sweeper(ctx context.Context) {
-	t := time.NewTicker(r.cfg.SweepEvery)
+// bell wakes a goroutine. It holds one ring: however often it is rung before it is heard, the
+// goroutine wakes once, and who rings never waits.
+type bell chan struct{}
+
+func newBell() bell { return make(bell, 1) }
+
+func (b bell) ring() {
+	select {
+	case b <- struct{}{}:
+	default: // one is to be heard already
+	}
+}
+
+// lastSweep is what the newest sweep found. Metrics, notices and /readyz ask for it from their own
+// goroutines.
+type lastSweep struct {
+	tallies atomic.Pointer[map[string]*tally] // by component; never changed once it is here
+	began   atomic.Pointer[time.Time]         // of the newest that came to its end
+}
+
+// tallied returns what was found of the accounts, by component; nothing before the first sweep.
+func (l *lastSweep) tallied() map[string]*tally {
+	if t := l.tallies.Load(); t != nil {
+		return *t
+	}
+	return nil
+}
+
+// at returns when the newest sweep began that came to its end, zero before the first.
+func (l *lastSweep) at() time.Time {
+	if t := l.began.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
+
+// sweeper looks through all keys, again and again. A schedule makes a renewal punctual; the sweep
+// makes it certain, whatever was lost on the way: a schedule, a due message, a consumer. It also
+// does what no event asks for: it notices tickets that don't come and tokens that died.
+//
+// All of it is one goroutine, so dies and a component's own fields for the sweep need no lock.
+type sweeper struct {
+	*statuses
+	cfg        Config
+	nc         *nats.Conn
+	store      *store.Store
+	view       *store.View
+	derived    *derived
+	pushes     *pushes
+	tell       *teller
+	metrics    *metrics
+	components func() []*component
+	working    func(wxtoken.Key) bool // whether a handler of this process is at a key
+	changed    bell                   // the components changed, or what holds them back
+	swept      bell                   // rung after each sweep
+	last       *lastSweep
+
+	dies time.Time // when the first token dies, as of the last sweep
+}
+
+// run sweeps until ctx ends. A NATS server that was killed may have lost a due message that it had
+// already made: for a while after NATS came back run sweeps more often, and looks for what is
+// overdue by less.
+func (s *sweeper) run(ctx context.Context) {
+	t := time.NewTicker(s.cfg.SweepEvery)
 	defer t.Stop()
-	connected := r.nc.StatusChanged(nats.CONNECTED)
-	defer r.nc.RemoveStatusListener(connected)
-	grace, looks := r.cfg.SweepEvery, 0 // looks are those still to come because NATS came back
+	connected := s.nc.StatusChanged(nats.CONNECTED)
+	defer s.nc.RemoveStatusListener(connected)
+	grace, looks := s.cfg.SweepEvery, 0 // looks are those still to come because NATS came back
 	var soon <-chan time.Time           // the next of them; a server that comes back again puts it off no further
 	for {
 		var again <-chan time.Time
-		for _, c := range r.all() {
-			if !r.greet(ctx, c) {
+		for _, c := range s.components() {
+			if !s.greet(ctx, c) {
 				again = time.After(time.Second)
 			}
 		}
 		began := time.Now()
-		r.sweep(ctx, grace)
+		s.sweep(ctx, grace)
 		took := time.Since(began)
-		if grace = r.cfg.SweepEvery; looks > 0 && soon == nil {
+		if grace = s.cfg.SweepEvery; looks > 0 && soon == nil {
 			soon = time.After(returnedGrace)
 		}
 		var dies <-chan time.Time // the next token that no renewal came for: its status says so at once
-		if left := r.dies.Sub(r.now()); !r.dies.IsZero() && left < r.cfg.SweepEvery {
+		if left := s.dies.Sub(s.now()); !s.dies.IsZero() && left < s.cfg.SweepEvery {
 			// Where many tokens die one after the other the looks take a tenth of the time at most.
 			dies = time.After(max(left, dieLook, 9*took))
 		}
@@ -47,10 +108,10 @@ func (r *Refresher) sweeper(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			r.keepReconciling(ctx)
+			s.keepReconciling(ctx)
 		case <-dies:
 		case <-again:
-		case <-r.changed: // the components
+		case <-s.changed: // the components
 		case <-connected:
 			looks = returnedLooks
 		case <-soon:
@@ -62,16 +123,16 @@ func (r *Refresher) sweeper(ctx context.Context) {
 
 // keepReconciling publishes schedules of reconciles anew that have stopped firing. Only now and then: just after NATS came back
 // they are late, and fire by themselves.
-func (r *Refresher) keepReconciling(ctx context.Context) {
-	if r.store.Proof(ctx) != nil {
+func (s *sweeper) keepReconciling(ctx context.Context) {
+	if s.store.Proof(ctx) != nil {
 		return // told by the sweep
 	}
-	for _, c := range r.all() {
+	for _, c := range s.components() {
 		if !c.greeted {
 			continue
 		}
-		if err := r.store.KeepReconciling(ctx, c.appid, r.cfg.ReconcileEvery); err != nil {
-			r.log.Warn().Err(err).Str("component", c.appid).Msg("failed to look after the schedule of reconciles")
+		if err := s.store.KeepReconciling(ctx, c.appid, s.cfg.ReconcileEvery); err != nil {
+			s.log.Warn().Err(err).Str("component", c.appid).Msg("failed to look after the schedule of reconciles")
 		}
 	}
 }
@@ -92,32 +153,30 @@ const (
 
 // sweep makes every key due that should have been renewed longer than grace ago and that no handler is at, the one that dies first
 // before the others. It looks after all else that no event asks for, too.
-func (r *Refresher) sweep(ctx context.Context, grace time.Duration) {
-	now := r.now()
-	proof := r.store.Proof(ctx)
-	for _, c := range r.all() {
+func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
+	now := s.now()
+	proof := s.store.Proof(ctx)
+	for _, c := range s.components() {
 		c.gate.NoteProof(ctx, proof)
 	}
-	defer r.notices.look() // also where NATS takes nothing more
-	found := r.survey(ctx, now, grace)
-	r.tallies.Store(&found.tallies)
-	for _, c := range r.all() {
+	defer s.swept.ring() // also where NATS takes nothing more
+	found := s.survey(ctx, now, grace)
+	s.last.tallies.Store(&found.tallies)
+	for _, c := range s.components() {
 		if !found.unlisted[c] {
 			c.gate.WantNoList()
 		}
 	}
-	if !r.makeMissedDue(ctx, found.missed, now, grace) {
+	if !s.makeMissedDue(ctx, found.missed, now, grace) {
 		return
 	}
-	r.metrics.swept.SetToCurrentTime()
-	r.mu.Lock()
-	r.swept = now
-	r.mu.Unlock()
-	r.tell.hand(found.dead)
-	r.dies = found.dies
-	for _, c := range r.all() {
-		r.watchRefusals(ctx, c)
-		r.pushes.watch(ctx, c)
+	s.metrics.swept.SetToCurrentTime()
+	s.last.began.Store(&now)
+	s.tell.hand(found.dead)
+	s.dies = found.dies
+	for _, c := range s.components() {
+		s.watchRefusals(ctx, c)
+		s.pushes.watch(ctx, c)
 		c.gate.Sweep(ctx)
 	}
 }
@@ -133,9 +192,9 @@ type survey struct {
 
 // survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines first, and asks of what
 // is of interest only.
-func (r *Refresher) survey(ctx context.Context, now time.Time, grace time.Duration) survey {
+func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration) survey {
 	known := map[string]*component{}
-	for _, c := range r.all() {
+	for _, c := range s.components() {
 		known[c.appid] = c
 	}
 	found := survey{missed: map[*component]*firsts{}, unlisted: map[*component]bool{}, tallies: map[string]*tally{}}
@@ -157,42 +216,40 @@ func (r *Refresher) survey(ctx context.Context, now time.Time, grace time.Durati
 		if lives && (!first.Exists() || e.Token.EndsBefore(first)) {
 			first = e.Token
 		}
-		return c != nil && (e.Credential.Overdue(e.Token, now, grace) || !lives && e.Token.Exists() || r.derived.looksAfter(key))
+		return c != nil && (e.Credential.Overdue(e.Token, now, grace) || !lives && e.Token.Exists() || s.derived.looksAfter(key))
 	}
-	r.view.Each(look, func(key wxtoken.Key, e store.Entry) { r.examine(ctx, known[key.Component], key, e, now, grace, &found) })
+	s.view.Each(look, func(key wxtoken.Key, e store.Entry) { s.examine(ctx, known[key.Component], key, e, now, grace, &found) })
 	found.dies = first.ExpiresAt()
 	return found
 }
 
 // examine asks whether anything is to be done about a key.
-func (r *Refresher) examine(ctx context.Context, c *component, key wxtoken.Key, e store.Entry, now time.Time, grace time.Duration, found *survey) {
+func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e store.Entry, now time.Time, grace time.Duration, found *survey) {
 	if ctx.Err() != nil {
 		return
 	}
-	call := renewal(key, e)
-	if !found.unlisted[c] && c.gate.Unlisted(call) {
+	if !found.unlisted[c] && c.gate.Unlisted(renewal(key, e)) {
 		found.unlisted[c] = true
 	}
 	if e.Token.Exists() && !e.Token.Lives(now) && e.Credential.Renewable() && !e.Told && len(found.dead) < tellGathered {
 		found.dead = append(found.dead, deadToken{key, e.Token.Revision})
 	}
 	if e.Credential.Overdue(e.Token, now, grace) {
-		wait, _ := r.held(ctx, c, key, call)
-		if wait == 0 && (grace == r.cfg.SweepEvery || !r.working(key)) { // else it waits for its turn
+		if !s.held(ctx, c, key, e) && (grace == s.cfg.SweepEvery || !s.working(key)) { // else it waits for its turn
 			if found.missed[c] == nil {
-				found.missed[c] = &firsts{most: r.cfg.sweptAtMost()}
+				found.missed[c] = &firsts{most: s.cfg.sweptAtMost()}
 			}
 			found.missed[c].add(missed{key, e})
 		}
 	}
-	r.derived.sweep(ctx, key, e, now)
+	s.derived.sweep(ctx, key, e, now)
 }
 
 // makeMissedDue makes keys due. It reports false where NATS did not take that, or ctx ended.
-func (r *Refresher) makeMissedDue(ctx context.Context, of map[*component]*firsts, now time.Time, grace time.Duration) bool {
+func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, now time.Time, grace time.Duration) bool {
 	made := 0 // those really made due
 	for _, those := range of {
-		all := r.reallyMissed(ctx, those.inOrder())
+		all := s.reallyMissed(ctx, those.inOrder())
 		var wishes []store.Wish
 		for _, m := range all {
 			due := events.Due{Key: m.key, Generation: m.entry.Credential.Generation, Reason: events.ReasonSwept}
@@ -205,24 +262,24 @@ func (r *Refresher) makeMissedDue(ctx context.Context, of map[*component]*firsts
 		if ctx.Err() != nil {
 			return false
 		}
-		if err := r.store.MakeAllDue(ctx, wishes); err != nil {
-			r.log.Warn().Err(err).Int("keys", len(wishes)).Msg("sweep failed")
+		if err := s.store.MakeAllDue(ctx, wishes); err != nil {
+			s.log.Warn().Err(err).Int("keys", len(wishes)).Msg("sweep failed")
 			return false
 		}
 	}
 	if made > 0 {
-		r.metrics.missed.Add(float64(made))
-		r.log.Warn().Int("keys", made).Msg("missed renewals found")
+		s.metrics.missed.Add(float64(made))
+		s.log.Warn().Int("keys", made).Msg("missed renewals found")
 	}
 	return true
 }
 
 // reallyMissed returns those of which NATS, too, says that they were missed, in the same order.
-func (r *Refresher) reallyMissed(ctx context.Context, all []missed) []missed {
+func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 	if len(all) == 0 {
 		return nil
 	}
-	waits := r.store.Waiting(ctx)
+	waits := s.store.Waiting(ctx)
 	well := make([]bool, len(all))
 	var group errgroup.Group
 	group.SetLimit(lookAtOnce)
@@ -232,7 +289,7 @@ func (r *Refresher) reallyMissed(ctx context.Context, all []missed) []missed {
 				well[i] = true // its turn comes: another message would take the place of this one, behind all others
 			} else if m.entry.Token.Generation != m.entry.Credential.Generation {
 				// The view may have been between the two messages of a commit: the token is there.
-				t, ok, err := r.store.Token(ctx, m.key)
+				t, ok, err := s.store.Token(ctx, m.key)
 				well[i] = err == nil && ok && t.Generation >= m.entry.Credential.Generation
 			}
 			return nil
@@ -248,11 +305,65 @@ func (r *Refresher) reallyMissed(ctx context.Context, all []missed) []missed {
 	return really
 }
 
-// held answers how long a renewal of key would have to wait for something that concerns all keys of its component, and
-// why; 0 if it would not. A ticket that is not wanted any more waits for nothing: it is ended, and that takes no call.
-func (r *Refresher) held(ctx context.Context, c *component, key wxtoken.Key, call gate.Call) (wait time.Duration, why string) {
-	if account.Derived(key) && !r.derived.wanted(key) {
-		return 0, ""
+// held reports whether a renewal of key would have to wait for something that concerns all keys of
+// its component. A derived ticket that is not wanted any more waits for nothing: ending it takes no
+// call to WeChat.
+func (s *sweeper) held(ctx context.Context, c *component, key wxtoken.Key, e store.Entry) bool {
+	if account.Derived(key) && !s.derived.wanted(key) {
+		return false
 	}
-	return c.gate.Held(ctx, call)
+	wait, _ := c.gate.Held(ctx, renewal(key, e))
+	return wait > 0
+}
+
+// greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
+// done. It reports whether that worked.
+func (s *sweeper) greet(ctx context.Context, c *component) bool {
+	if c.greeted {
+		return true
+	}
+	key := wxtoken.ComponentKey(c.appid)
+	cred, err := s.store.Credential(ctx, key)
+	if err == nil && cred.Ticket == "" {
+		s.setStatus(ctx, key, func(status *wxtoken.Status) {
+			// Read once more: the first ticket may come in this moment.
+			if cred, err := s.store.Credential(ctx, key); err == nil && cred.Ticket == "" {
+				account.WaitingForTicket(s.now())(status)
+			}
+		})
+	}
+	if err == nil || errors.Is(err, store.ErrUnreadable) || errors.Is(err, store.ErrNewer) {
+		if err = s.store.ScheduleReconcile(ctx, c.appid, s.cfg.ReconcileEvery, c.lost); err == nil {
+			c.lost = false
+		}
+	}
+	if err == nil {
+		var status wxtoken.Status
+		status, _, err = s.store.Status(ctx, key)
+		c.doubted = account.RefusalsAreDoubted(status) // by a refresher that has stopped since: it is for this one to say that it has ended
+	}
+	if err != nil {
+		s.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")
+		return false
+	}
+	c.greeted = true
+	return true
+}
+
+// watchRefusals tells the log when the guard closes, and when it opens again; the status says so each time it is written. Meanwhile
+// WeChat's list is asked what is true.
+func (s *sweeper) watchRefusals(ctx context.Context, c *component) {
+	doubted := !c.gate.Believes()
+	if c.doubted == doubted {
+		return
+	}
+	c.doubted = doubted
+	if !doubted {
+		s.log.Info().Str("component", c.appid).Msg("refused authorizations believed again")
+		return
+	}
+	s.log.Error().Str("component", c.appid).Msg("too many authorizations refused at once, none is marked")
+	if err := s.store.ScheduleReconcile(ctx, c.appid, s.cfg.ReconcileEvery, true); err != nil {
+		s.log.Warn().Err(err).Str("component", c.appid).Msg("failed to ask for WeChat's list")
+	}
 }

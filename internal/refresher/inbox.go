@@ -1,0 +1,118 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"wxtoken/client"
+	"wxtoken/internal/account"
+	"wxtoken/internal/events"
+	"wxtoken/internal/seal"
+	"wxtoken/internal/store"
+)
+
+// This file is where messages come in: what is asked is read here, and what a handler could not do
+// because of a record it could not use is put off here.
+
+// dueOrReconcile handles renewal.due.>: a key is due, or a component is to be compared with WeChat's list.
+func (r *Refresher) dueOrReconcile(ctx context.Context, m events.Msg) error {
+	if appid, ok := events.ReconcileComponent(m.Subject); ok {
+		return r.reconcile(ctx, appid, m)
+	}
+	due, err := events.ParseDue(m.Data)
+	if err != nil {
+		return events.Never(err)
+	}
+	return r.setAside(ctx, due.Key.Component, r.due(ctx, due, m))
+}
+
+// auth handles wechat.auth.>: tickets, codes and cancellations, opened if they are sealed.
+func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
+	a, err := events.OpenAuth(r.seal, m)
+	switch {
+	case errors.Is(err, seal.ErrNoKey):
+		return r.notOpened(ctx, m, err)
+	case err != nil:
+		return events.Never(err)
+	}
+	c, ok := r.component(a.Component)
+	if !ok {
+		return events.Later(unknownFor(m), fmt.Errorf("handle %s: component %s is not in the settings", a.Kind, a.Component))
+	}
+	return r.setAside(ctx, a.Component, r.handleAuth(ctx, c, a, m))
+}
+
+// handleAuth leads an opened event to its handler, by kind.
+func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
+	if a.Authorizer != "" && !wxtoken.ValidAppID(a.Authorizer) {
+		return events.Never(fmt.Errorf("handle %s: the authorizer's appid is not one", a.Kind))
+	}
+	key := wxtoken.ComponentKey(a.Component)
+	if a.Authorizer != "" {
+		key = wxtoken.AuthorizerKey(a.Component, a.Authorizer)
+	}
+	if a.CreateTime.After(a.ReceivedAt.Add(account.MaxAhead)) {
+		r.log.Warn().Stringer("key", key).Str("info_type", a.Kind).Time("create_time", a.CreateTime).Msg("push from the future: is the clock right?")
+		a.CreateTime = a.ReceivedAt // so that it can't hold off those to come
+	}
+	switch a.Kind {
+	case events.KindTicket:
+		return r.alone(key, func() error { return r.ticket(ctx, key, a) })
+	case events.KindUnauthorized:
+		if a.Authorizer == "" {
+			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
+		}
+		return r.unauthorized(ctx, c, key, a, m) // waits for no other handler: the token has to go
+	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
+		if a.Authorizer == "" || a.Code == "" {
+			if a.Kind != events.KindFastRegister {
+				return events.Never(fmt.Errorf("handle %s: authorizer or code is missing", a.Kind))
+			}
+			return nil // a quick registration that failed brings no code: services learn of it from the notice
+		}
+		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
+	case events.KindCallback:
+		return r.code(ctx, c, a, m)
+	case events.KindReleaseCheck:
+		return r.releaseCheck(ctx, c, a, m)
+	case events.KindUnreadable:
+		return r.unreadable(ctx, a)
+	}
+	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
+}
+
+// unknownDelay is the wait for a component that is not in the settings: it may be added.
+const unknownDelay = time.Minute
+
+// unknownFor is the wait of a message for such a component. One that was removed costs less and
+// less; should it come back, the sweep finds what was missed.
+func unknownFor(m events.Msg) time.Duration {
+	return jittered(min(unknownDelay*time.Duration(max(m.Deliveries, 1)), time.Hour))
+}
+
+// setAside puts a message off whose record can't be used, and returns any other error as it is. A
+// damaged record is for WeChat's list to bring back, so the list is asked for. One that is sealed
+// with another key, or that a newer program wrote, is left alone: another refresher, or this one
+// after its next start, can read it.
+func (r *Refresher) setAside(ctx context.Context, component string, err error) error {
+	_, later := events.After(err)
+	switch {
+	case later:
+	case errors.Is(err, store.ErrUnreadable):
+		r.log.Error().Err(err).Str("component", component).Msg("credential unreadable, asking WeChat's list")
+		if err := r.store.ScheduleReconcile(ctx, component, r.cfg.ReconcileEvery, true); err != nil {
+			return err
+		}
+		return events.Later(unknownDelay, err)
+	case errors.Is(err, store.ErrSealed):
+		r.unopened.Do(func() {
+			r.log.Error().Err(err).Str("component", component).Msg("record sealed with another key, left alone")
+		})
+		return events.Later(unknownDelay, err)
+	case errors.Is(err, store.ErrNewer):
+		return events.Later(unknownDelay, err)
+	}
+	return err
+}
