@@ -208,7 +208,7 @@ func TicketReceived(now, received time.Time, good bool) Change {
 	}
 }
 
-// TicketLate says: tickets stay away. One that is too old to be used is as good as none.
+// TicketLate says: no ticket has come for a while. One that is too old to be used is as good as none.
 func TicketLate(now time.Time, reason wxtoken.Reason, message string, unusable bool) Change {
 	return func(s *wxtoken.Status) {
 		SetCondition(s, wxtoken.ConditionTicketFlowing, now, false, reason, message)

@@ -50,7 +50,7 @@ type Consumer struct {
 	Log         zerolog.Logger
 	Seal        *seal.Keys   // seals what goes to DEAD, for the subject that it had; may be nil
 	Panicked    func()       // called when a handler panicked; may be nil
-	Troubled    func()       // called when a pull failed; may be nil
+	Troubled    func()       // called when a failed to pull messages; may be nil
 	Step        func(string) // called with "acked" after an ack; may be nil
 }
 
@@ -154,7 +154,7 @@ func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	return cons, nil
 }
 
-// moved reports whether a pull failed because the server that led the consumer stopped, was lost,
+// moved reports whether a failed to pull messages because the server that led the consumer stopped, was lost,
 // or leads it no longer.
 func moved(err error) bool {
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
@@ -164,7 +164,7 @@ func (c Consumer) trouble(ctx context.Context, err error, wait time.Duration) {
 	if ctx.Err() != nil {
 		return
 	}
-	c.Log.Warn().Err(err).Str("stream", c.Stream).Dur("delay", wait).Msg("pull failed")
+	c.Log.Warn().Err(err).Str("stream", c.Stream).Dur("delay", wait).Msg("failed to pull messages")
 	if c.Troubled != nil {
 		c.Troubled()
 	}

@@ -73,7 +73,7 @@ func (c *Console) follow(ctx context.Context, f followed) {
 			return
 		}
 		f.silence()
-		c.cfg.Log.Debug().Err(err).Str("stream", f.stream).Dur("delay", followDelay).Msg("page stopped following")
+		c.cfg.Log.Debug().Err(err).Str("stream", f.stream).Dur("delay", followDelay).Msg("failed to follow stream")
 		select {
 		case <-ctx.Done():
 		case <-time.After(followDelay):

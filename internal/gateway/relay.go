@@ -355,7 +355,7 @@ func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
 		why = err.Error()
 	}
-	g.d.Log.Warn().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Str("error", plainError(err)).Msg("call not answered")
+	g.d.Log.Warn().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Str("error", plainError(err)).Msg("failed to answer call")
 	g.refuse(w, status, codeBusy, "system error: %s", why)
 }
 

@@ -136,7 +136,7 @@ func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string
 		Component: cred.Key.Component, Ref: cred.Ref, AuthType: 3, BizAppID: cred.Key.Authorizer,
 	}, reauthorizeLife)
 	if err != nil {
-		l.Log.Warn().Err(err).Stringer("key", cred.Key).Msg("authorization link not made")
+		l.Log.Warn().Err(err).Stringer("key", cred.Key).Msg("failed to make authorization link")
 	}
 	return link.URL
 }

@@ -118,7 +118,7 @@ func (g *Guard) record(ctx context.Context, a events.Audit) {
 		log.Info().Msg("logged out of the page")
 		return
 	}
-	log.Info().Msg("login to the page tried")
+	log.Info().Msg("login attempted")
 }
 
 // login shows the form, and takes it.

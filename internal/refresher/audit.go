@@ -45,9 +45,9 @@ func recordOf(a events.Audit, err error) events.Audit {
 	return a
 }
 
-// audited answers a request and then leaves a record of it. about tells what is recorded of question and answer; ok is false
+// withRecord answers a request and then leaves a record of it. about tells what is recorded of question and answer; ok is false
 // where nothing was done that needs a record. The action is done by then: where JOURNAL does not take the record, the log has it.
-func audited[Q, A any](j journal, answer func(context.Context, Q) (A, error), about func(events.Asker, Q, A) (record events.Audit, ok bool)) answerer {
+func withRecord[Q, A any](j journal, answer func(context.Context, Q) (A, error), about func(events.Asker, Q, A) (record events.Audit, ok bool)) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		var q Q
 		if err := readQuestion(request.data, &q, true); err != nil {
@@ -67,9 +67,9 @@ func audited[Q, A any](j journal, answer func(context.Context, Q) (A, error), ab
 	}
 }
 
-// permitted answers a request of the operator's page if the role of who asks may have that done. The page has looked before; this
+// ifPermitted answers a request of the operator's page if the role of who asks may have that done. The page has looked before; this
 // is for one that is older, or faulty.
-func permitted(answer answerer) answerer {
+func ifPermitted(answer answerer) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		if request.by.Role != roleOperator && request.by.Role != roleAdmin {
 			return nil, events.Refused(http.StatusForbidden, "a reader has nothing done (header %s: want operator or admin)", events.HeaderRole)
@@ -78,13 +78,13 @@ func permitted(answer answerer) answerer {
 	}
 }
 
-func renewed(_ events.Asker, q events.Renew, v events.Verdict) (events.Audit, bool) {
+func recordOfRenew(_ events.Asker, q events.Renew, v events.Verdict) (events.Audit, bool) {
 	record := events.About(q.Key)
 	record.Action, record.Outcome = events.ActionRenew, string(v.Outcome)
 	return record, q.Key != wxtoken.Key{}
 }
 
-func reconciled(_ events.Asker, q events.ReconcileRequest, answer events.Reconciling) (events.Audit, bool) {
+func recordOfReconcile(_ events.Asker, q events.ReconcileRequest, answer events.Reconciling) (events.Audit, bool) {
 	record := events.Audit{Action: events.ActionReconcile, Component: events.Clip(q.Component), Outcome: answer.Outcome}
 	if q.Authorizer != "" {
 		record.Key = wxtoken.AuthorizerKey(record.Component, events.Clip(q.Authorizer)).String()
@@ -92,13 +92,13 @@ func reconciled(_ events.Asker, q events.ReconcileRequest, answer events.Reconci
 	return record, true
 }
 
-// quotaCleared leaves no record of a look.
-func quotaCleared(_ events.Asker, q events.QuotaRequest, _ events.QuotaAnswer) (events.Audit, bool) {
+// recordOfClear leaves no record of a look.
+func recordOfClear(_ events.Asker, q events.QuotaRequest, _ events.QuotaAnswer) (events.Audit, bool) {
 	return events.Audit{Action: events.ActionClear, Component: events.Clip(q.Component), Outcome: events.OutcomeDone}, q.Clear
 }
 
-// linked leaves no record of the links that backends make, by the thousand: the links themselves tell of those.
-func linked(by events.Asker, q events.ConnectCreate, _ events.ConnectCreated) (events.Audit, bool) {
+// recordOfLink leaves no record of the links that backends make, by the thousand: the links themselves tell of those.
+func recordOfLink(by events.Asker, q events.ConnectCreate, _ events.ConnectCreated) (events.Audit, bool) {
 	record := events.Audit{Action: events.ActionLink, Component: events.Clip(q.Component), Outcome: events.OutcomeDone, Parameters: map[string]any{}}
 	for name, value := range map[string]string{"ref": q.Ref, "biz_appid": q.BizAppID} {
 		if value != "" {
@@ -111,7 +111,7 @@ func linked(by events.Asker, q events.ConnectCreate, _ events.ConnectCreated) (e
 	return record, by.By == events.ByConsole || by.Name != ""
 }
 
-func buried(_ events.Asker, q events.DeadRequest, answer events.DeadAnswer) (events.Audit, bool) {
+func recordOfDead(_ events.Asker, q events.DeadRequest, answer events.DeadAnswer) (events.Audit, bool) {
 	record := events.Audit{Action: events.ActionReplay, Outcome: answer.Outcome, Parameters: map[string]any{"sequence": q.Sequence}}
 	if q.Do != events.DoReplay {
 		record.Action = events.ActionDiscard

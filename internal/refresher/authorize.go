@@ -17,8 +17,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// unreadable has a document put on DEAD, and WeChat's list asked where it may have been about an authorization.
-func (r *Refresher) unreadable(ctx context.Context, a events.Auth) error {
+// handleUnreadable has a document put on DEAD, and WeChat's list asked where it may have been about an authorization.
+func (r *Refresher) handleUnreadable(ctx context.Context, a events.Auth) error {
 	if a.AskList {
 		if err := r.store.ScheduleReconcile(ctx, a.Component, r.cfg.ReconcileEvery, true); err != nil {
 			return err
@@ -27,9 +27,9 @@ func (r *Refresher) unreadable(ctx context.Context, a events.Auth) error {
 	return events.Never(fmt.Errorf("read push: %s", a.Detail))
 }
 
-// authorized exchanges the code of a push. The same code, and an authorization older than the one
+// handleAuthorized exchanges the code of a push. The same code, and an authorization older than the one
 // in force, change nothing.
-func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
+func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.store.Credential(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
 		return events.Later(unknownDelay, err)
@@ -65,7 +65,7 @@ func (r *Refresher) authorized(ctx context.Context, c *component, key wxtoken.Ke
 	if err != nil {
 		return err
 	}
-	if cred, err = r.found(ctx, cred); err != nil {
+	if cred, err = r.recollect(ctx, cred); err != nil {
 		return err
 	}
 	if err = r.links.Claim(ctx, link, m); err != nil {
@@ -140,7 +140,7 @@ func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, 
 		a, err = r.wx.QueryAuth(ctx, token, c.appid, code)
 		return err
 	})
-	r.metrics.exchanged(err)
+	r.metrics.countExchange(err)
 	return a, err
 }
 
@@ -196,7 +196,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 // looked for; one of an earlier authorization is kept until its renewal shows whether it is any good.
 func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) (account.Credential, error) {
 	if info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken {
-		filled, err := r.keepTold(ctx, cred, info)
+		filled, err := r.keepRecovered(ctx, cred, info)
 		if err == nil || !errors.Is(err, store.ErrLost) {
 			return filled, err
 		}
@@ -227,7 +227,7 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 		if info.RefreshToken == "" {
 			return r.seekSpent(ctx, c, cred, a, m, link, cause)
 		}
-		return r.storeTold(ctx, cred, info, a.CreateTime.UTC(), a.Kind, link)
+		return r.storeSpent(ctx, cred, info, a.CreateTime.UTC(), a.Kind, link)
 	case wechat.Revoked: // the account is no longer ours: that event is on its way
 	case wechat.Operator:
 		if wechat.OfAccount(cause) {
@@ -244,9 +244,9 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())
 }
 
-// storeTold stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
+// storeSpent stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
 // its token fetched.
-func (r *Refresher) storeTold(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
+func (r *Refresher) storeSpent(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
 	key := cred.Key
 	ref, _ := links.Ref(cred, link)
 	cred, err := r.store.Save(ctx, cred.Told(info.RefreshToken, ref, at))
@@ -308,7 +308,7 @@ func lacksProfile(s wxtoken.Status) bool {
 func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.Key) wechat.AuthorizerInfo {
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("profile not fetched")
+		r.log.Warn().Err(err).Stringer("key", key).Msg("failed to fetch profile")
 		return info
 	}
 	r.setStatus(ctx, key, account.ProfileOf(info))

@@ -10,8 +10,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// unauthorized ends an authorization, unless a newer one is in force: the push may come late.
-func (r *Refresher) unauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
+// handleUnauthorized ends an authorization, unless a newer one is in force: the push may come late.
+func (r *Refresher) handleUnauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.store.Credential(ctx, key)
 	if err != nil {
 		return err
@@ -58,8 +58,8 @@ func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause e
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, account.Revoked(r.now(), cause)))
 }
 
-// foundCancelled ends an authorization by WeChat's answer to a call. While too many are refused at once the answer is not believed.
-func (r *Refresher) foundCancelled(ctx context.Context, c *component, cred account.Credential, cause error) error {
+// cancelByAnswer ends an authorization by WeChat's answer to a call. While too many are refused at once the answer is not believed.
+func (r *Refresher) cancelByAnswer(ctx context.Context, c *component, cred account.Credential, cause error) error {
 	if !c.gate.Believes() {
 		cred, next := cred.Doubted(r.now(), cause)
 		return r.tryAgain(ctx, cred, next, cause)

@@ -15,8 +15,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// code exchanges a code that does not say yet for which account it is.
-func (r *Refresher) code(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
+// handleCode exchanges a code that does not say yet for which account it is.
+func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Code == "" {
 		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
 	}
@@ -144,10 +144,10 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 	if info.RefreshToken == "" || info.RefreshToken == cred.RefreshToken && cred.RevokedAt.IsZero() {
 		return false, nil
 	}
-	if cred, err = r.found(ctx, cred); err != nil {
+	if cred, err = r.recollect(ctx, cred); err != nil {
 		return false, err
 	}
-	return true, r.storeTold(ctx, cred, info, time.Time{}, events.KindCallback, link) // not known when, as after a redirect
+	return true, r.storeSpent(ctx, cred, info, time.Time{}, events.KindCallback, link) // not known when, as after a redirect
 }
 
 // keepCode stores what a code brought. The code is spent now: whatever happens, its answer must be
@@ -164,7 +164,7 @@ func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key,
 			return err
 		default:
 			wait = plainDelay
-			r.log.Warn().Err(err).Stringer("key", key).Dur("delay", wait).Msg("authorization not stored")
+			r.log.Warn().Err(err).Stringer("key", key).Dur("delay", wait).Msg("failed to store authorization")
 		}
 		select {
 		case <-ctx.Done():
@@ -189,7 +189,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 	}
 	// A cancellation, too, may have come while WeChat was asked: the renewal finds out.
 	overlapped := granted.AccessToken != "" && (cred.ClaimedAt(r.now()) || cred.RefreshToken != "" || !cred.RevokedAt.IsZero())
-	if cred, err = r.found(ctx, cred); err != nil {
+	if cred, err = r.recollect(ctx, cred); err != nil {
 		return err
 	}
 	if overlapped {

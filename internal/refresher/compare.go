@@ -59,11 +59,11 @@ func (r *Refresher) compareOne(ctx context.Context, c *component, key wxtoken.Ke
 		if !c.gate.Believes() {
 			return "", events.Refused(http.StatusServiceUnavailable, "WeChat says that it is cancelled, but that is said of so many that it is not believed: %v", err)
 		}
-		return events.ReconcileCancelled, r.foundCancelled(ctx, c, cred, err)
+		return events.ReconcileCancelled, r.cancelByAnswer(ctx, c, cred, err)
 	case err != nil:
 		return "", err
 	case info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken:
-		_, err := r.keepTold(ctx, cred, info)
+		_, err := r.keepRecovered(ctx, cred, info)
 		return events.ReconcileRecovered, err
 	}
 	r.setStatus(ctx, key, account.ProfileOf(info))

@@ -48,7 +48,7 @@ func (d *data) open(ctx context.Context, ready func(context.Context) error, trou
 		trouble(err)
 		if err.Error() != said || time.Since(saidAt) > complainEvery {
 			said, saidAt = err.Error(), time.Now()
-			d.log.Warn().Err(err).Dur("delay", prepareAgain).Msg("NATS not ready")
+			d.log.Warn().Err(err).Dur("delay", prepareAgain).Msg("waiting for nats")
 		}
 		select {
 		case <-ctx.Done():
@@ -81,7 +81,7 @@ func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (
 	case errors.Is(err, streams.ErrRaising):
 		return nil, err
 	case err != nil:
-		d.log.Warn().Err(err).Msg("mirrors not compared with their streams")
+		d.log.Warn().Err(err).Msg("failed to compare mirrors with their streams")
 	}
 	return store.Open(ctx, d.nc, d.js, d.seal, d.step)
 }

@@ -48,7 +48,7 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 		}
 	}
 	answer.Outcome = map[string]string{events.DoReplay: events.OutcomeReplayed, events.DoDiscard: events.OutcomeDiscarded}[q.Do]
-	a.log.Info().Uint64("sequence", q.Sequence).Str("subject", answer.Subject).Str("outcome", answer.Outcome).Msg("dead letter dealt with")
+	a.log.Info().Uint64("sequence", q.Sequence).Str("subject", answer.Subject).Str("outcome", answer.Outcome).Msg("dead letter handled")
 	return answer, nil
 }
 
@@ -95,10 +95,10 @@ func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 	}
 	record := events.About(q.Key)
 	record.Action, record.Outcome = events.ActionReveal, events.OutcomeRevealed
-	revealed, err := a.revealed(ctx, request.by, q)
+	revealed, err := a.readToken(ctx, request.by, q)
 	record = recordOf(record, err)
 	if lost := a.journal.write(ctx, request.by, record); lost != nil {
-		a.log.Warn().Err(lost).Stringer("key", q.Key).Str("actor", request.by.Name).Str("by", request.by.By).Msg("token not revealed, its record was not stored")
+		a.log.Warn().Err(lost).Stringer("key", q.Key).Str("actor", request.by.Name).Str("by", request.by.By).Msg("failed to store audit record, token not revealed")
 		return nil, errors.Join(err, events.Refused(http.StatusServiceUnavailable, "not revealed: %v", lost))
 	}
 	if err != nil {
@@ -108,7 +108,7 @@ func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 	return revealed, nil
 }
 
-func (a *answers) revealed(ctx context.Context, by events.Asker, q events.RevealRequest) (events.Revealed, error) {
+func (a *answers) readToken(ctx context.Context, by events.Asker, q events.RevealRequest) (events.Revealed, error) {
 	if by.By == events.ByConsole && by.Role != roleAdmin {
 		return events.Revealed{}, events.Refused(http.StatusForbidden, "only an admin has a token revealed")
 	}

@@ -58,7 +58,7 @@ func (d *derived) begin(ctx context.Context, owner account.Credential) {
 			continue
 		}
 		if err := d.keep(ctx, key, owner.Authorizations); err != nil {
-			d.log.Warn().Err(err).Stringer("key", key).Msg("ticket not begun") // the sweep does
+			d.log.Warn().Err(err).Stringer("key", key).Msg("failed to start keeping ticket") // the sweep does
 		}
 	}
 }
@@ -94,7 +94,7 @@ func (d *derived) end(ctx context.Context, owner wxtoken.Key) {
 			err = d.drop(ctx, cred)
 		}
 		if err != nil {
-			d.log.Warn().Err(err).Stringer("key", key).Msg("ticket not ended") // its next renewal does
+			d.log.Warn().Err(err).Stringer("key", key).Msg("failed to end ticket") // its next renewal does
 		}
 	}
 }
@@ -111,7 +111,7 @@ func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, e store.Entry, n
 	cred, err := d.store.Credential(ctx, owner) // the view may lag
 	switch {
 	case err != nil:
-		d.log.Warn().Err(err).Stringer("key", owner).Msg("tickets not compared with their account")
+		d.log.Warn().Err(err).Stringer("key", owner).Msg("failed to compare tickets with their account")
 	case cred.Renewable():
 		d.begin(ctx, cred)
 	default:

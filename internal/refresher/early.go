@@ -20,11 +20,11 @@ type early struct {
 	now   func() time.Time
 }
 
-// refused has a token renewed that WeChat refused to take for one of our own calls.
-func (e *early) refused(ctx context.Context, t wxtoken.Token) (err error) {
+// replaceRefused has a token renewed that WeChat refused to take for one of our own calls.
+func (e *early) replaceRefused(ctx context.Context, t wxtoken.Token) (err error) {
 	if t.Key.Kind == wxtoken.KindComponent {
 		for range 3 {
-			if err = e.note(ctx, t); !errors.Is(err, store.ErrLost) {
+			if err = e.noteRefusal(ctx, t); !errors.Is(err, store.ErrLost) {
 				break
 			}
 		}
@@ -37,8 +37,8 @@ func (e *early) refused(ctx context.Context, t wxtoken.Token) (err error) {
 	return err
 }
 
-// note stores that WeChat refused the component token t, and asks for the next one.
-func (e *early) note(ctx context.Context, t wxtoken.Token) error {
+// noteRefusal stores that WeChat refused the component token t, and asks for the next one.
+func (e *early) noteRefusal(ctx context.Context, t wxtoken.Token) error {
 	cred, err := e.store.Credential(ctx, t.Key)
 	now := e.now()
 	if err != nil || cred.RefusedAlready(t.Generation) {

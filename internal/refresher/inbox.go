@@ -33,7 +33,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	a, err := events.OpenAuth(r.seal, m)
 	switch {
 	case errors.Is(err, seal.ErrNoKey):
-		return r.notOpened(ctx, m, err)
+		return r.keepUnopened(ctx, m, err)
 	case err != nil:
 		return events.Never(err)
 	}
@@ -59,12 +59,12 @@ func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth,
 	}
 	switch a.Kind {
 	case events.KindTicket:
-		return r.alone(key, func() error { return r.ticket(ctx, key, a) })
+		return r.alone(key, func() error { return r.handleTicket(ctx, key, a) })
 	case events.KindUnauthorized:
 		if a.Authorizer == "" {
 			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
 		}
-		return r.unauthorized(ctx, c, key, a, m) // waits for no other handler: the token has to go
+		return r.handleUnauthorized(ctx, c, key, a, m) // waits for no other handler: the token has to go
 	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
 		if a.Authorizer == "" || a.Code == "" {
 			if a.Kind != events.KindFastRegister {
@@ -72,13 +72,13 @@ func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth,
 			}
 			return nil // a quick registration that failed brings no code: services learn of it from the notice
 		}
-		return r.alone(key, func() error { return r.authorized(ctx, c, key, a, m) })
+		return r.alone(key, func() error { return r.handleAuthorized(ctx, c, key, a, m) })
 	case events.KindCallback:
-		return r.code(ctx, c, a, m)
+		return r.handleCode(ctx, c, a, m)
 	case events.KindReleaseCheck:
-		return r.releaseCheck(ctx, c, a, m)
+		return r.handleReleaseCheck(ctx, c, a, m)
 	case events.KindUnreadable:
-		return r.unreadable(ctx, a)
+		return r.handleUnreadable(ctx, a)
 	}
 	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
 }

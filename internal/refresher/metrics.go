@@ -145,14 +145,14 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) asked(kind wxtoken.Kind, reason string, err error, took time.Duration) {
+func (m *metrics) countCall(kind wxtoken.Kind, reason string, err error, took time.Duration) {
 	m.renewals.WithLabelValues(string(kind), outcome(err), reason).Inc()
 	m.durations.WithLabelValues(outcome(err)).Observe(took.Seconds())
 }
 
-func (m *metrics) exchanged(err error) { m.exchanges.WithLabelValues(outcome(err)).Inc() }
+func (m *metrics) countExchange(err error) { m.exchanges.WithLabelValues(outcome(err)).Inc() }
 
-func (m *metrics) reconciled(component, result string, now time.Time) {
+func (m *metrics) countReconcile(component, result string, now time.Time) {
 	m.reconciles.WithLabelValues(result).Inc()
 	if result == "ok" {
 		m.reconciledAt.WithLabelValues(component).Set(seconds(now))
@@ -202,7 +202,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	}
 	tallies := f.r.last.tallied()
 	for _, id := range appids(f.r.all()) {
-		f.accounts(gauge, id, tallies[id])
+		f.collectAccounts(gauge, id, tallies[id])
 		own, token := view.Component(id)
 		gauge(descCompExpiry, seconds(token.ExpiresAt), id)
 		gauge(descCompRenewal, seconds(token.RenewAt), id)
@@ -218,12 +218,12 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 			doubted = 1
 		}
 		gauge(descDoubted, doubted, id)
-		f.held(gauge, id)
+		f.collectHolds(gauge, id)
 	}
 }
 
-// accounts tells how many accounts of a component are in which state, as the last look at all keys found it; nothing before the first.
-func (f fleet) accounts(gauge func(*prometheus.Desc, float64, ...string), id string, t *tally) {
+// collectAccounts tells how many accounts of a component are in which state, as the last look at all keys found it; nothing before the first.
+func (f fleet) collectAccounts(gauge func(*prometheus.Desc, float64, ...string), id string, t *tally) {
 	if t == nil {
 		return
 	}
@@ -235,8 +235,8 @@ func (f fleet) accounts(gauge func(*prometheus.Desc, float64, ...string), id str
 	gauge(descMinExpiry, seconds(t.first.ExpiresAt()), id)
 }
 
-// held tells of each reason whether it holds calls of a component back.
-func (f fleet) held(gauge func(*prometheus.Desc, float64, ...string), id string) {
+// collectHolds tells of each reason whether it holds calls of a component back.
+func (f fleet) collectHolds(gauge func(*prometheus.Desc, float64, ...string), id string) {
 	c, ok := f.r.component(id)
 	if !ok {
 		return

@@ -100,7 +100,7 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 	defer cancel()
 	limit, err := streams.MaxConsumers(ctx, m.nc, api)
 	if err != nil {
-		m.log.Debug().Err(err).Msg("limits of the services' account not known")
+		m.log.Debug().Err(err).Msg("failed to read limits of services' account")
 	}
 	for _, one := range streams.SetupMirrors(ctx, m.nc, m.js, api, m.setupConfig()) {
 		if ctx.Err() != nil {
@@ -113,7 +113,7 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 		behind := 1.0
 		switch {
 		case one.Err != nil:
-			log.Warn().Err(one.Err).Str("hint", notMirrored(one.Err)).Msg("mirror not set up")
+			log.Warn().Err(one.Err).Str("hint", notMirrored(one.Err)).Msg("failed to set up mirror")
 		case one.Created:
 			behind = 0
 			log.Info().Msg("mirror created")

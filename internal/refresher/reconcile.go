@@ -46,7 +46,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 	case len(listed) == 0 && isHeld(listErr):
 		return listErr // not a fault, only not yet
 	default:
-		r.metrics.reconciled(appid, "failed", r.now())
+		r.metrics.countReconcile(appid, "failed", r.now())
 		err = errors.Join(listErr, err)
 		wait := jittered(max(account.RetryAfter(3), account.RetryAfter(m.Deliveries)))
 		if held, ok := events.After(err); ok {
@@ -54,7 +54,7 @@ func (r *Refresher) reconcile(ctx context.Context, appid string, m events.Msg) e
 		}
 		return events.Later(wait, fmt.Errorf("reconcile: %w", err))
 	}
-	r.metrics.reconciled(appid, "ok", r.now())
+	r.metrics.countReconcile(appid, "ok", r.now())
 	r.metrics.unkept.WithLabelValues(appid).Set(float64(unkept))
 	r.log.Info().Str("component", appid).Int("listed", total).Int("recovered", found).Int("unkept", unkept).Msg("reconciled with WeChat's list")
 	if unkept > 0 {
@@ -151,7 +151,7 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 		}
 		its.RefreshToken = told
 	}
-	if cred, err = r.found(ctx, cred); err != nil {
+	if cred, err = r.recollect(ctx, cred); err != nil {
 		return false, err
 	}
 	cred, err = r.store.SaveDue(ctx, cred.Listed(its.RefreshToken, at, compared == account.ListInstead), events.ReasonListed)

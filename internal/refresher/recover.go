@@ -26,7 +26,7 @@ func (r *Refresher) recover(ctx context.Context, c *component, cred account.Cred
 		if again {
 			c.gate.CountRenewal(now, err) // else it is the same refusal
 		}
-		return r.foundCancelled(ctx, c, cred, err)
+		return r.cancelByAnswer(ctx, c, cred, err)
 	case cred.RefreshToken != before:
 		r.metrics.recovered.Inc()
 		r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
@@ -56,9 +56,9 @@ func newestGeneration(ctx context.Context, s *store.Store, key wxtoken.Key) (uin
 	return t.Generation, nil
 }
 
-// found returns a credential that may be new or have been lost with what the token and the status still tell of it. The status
+// recollect returns a credential that may be new or have been lost with what the token and the status still tell of it. The status
 // of an account that cancelled tells of a ref that is free.
-func (r *Refresher) found(ctx context.Context, cred account.Credential) (account.Credential, error) {
+func (r *Refresher) recollect(ctx context.Context, cred account.Credential) (account.Credential, error) {
 	ref := ""
 	if cred.Blank() {
 		s, _, err := r.store.Status(ctx, cred.Key)

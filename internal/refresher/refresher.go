@@ -153,7 +153,7 @@ func (r *Refresher) newGates(opened func() *store.Store) gate.Process {
 		Store: opened, View: r.knownView,
 		Counted: func(component string, api wechat.API) { r.metrics.calls.WithLabelValues(component, string(api)).Inc() },
 		Changed: func(ctx context.Context, component string) { r.setStatus(ctx, wxtoken.ComponentKey(component)) },
-		Refused: func(ctx context.Context, t wxtoken.Token) error { return r.early.refused(ctx, t) },
+		Refused: func(ctx context.Context, t wxtoken.Token) error { return r.early.replaceRefused(ctx, t) },
 		Opened:  r.changed.ring,
 	}
 }
@@ -180,7 +180,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 		for _, c := range r.all() {
 			c.lost = true
 		}
-		r.log.Error().Err(err).Str("hint", goneHint).Msg("data gone, nothing is renewed")
+		r.log.Error().Err(err).Str("hint", goneHint).Msg("data gone, renewals stopped")
 		r.mu.Lock()
 		r.ready, r.trouble = false, fmt.Errorf("%w: %s", err, goneHint)
 		r.mu.Unlock()

@@ -11,12 +11,12 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// releaseCheck does what the full-network-release check wants of a text with a code: exchange it, and send the code
+// handleReleaseCheck does what the full-network-release check wants of a text with a code: exchange it, and send the code
 // back to the user by the account's own API ("releases_instructions"). ingest has answered the text itself.
-func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
+func (r *Refresher) handleReleaseCheck(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	key := wxtoken.AuthorizerKey(a.Component, a.Authorizer)
 	if a.OpenID == "" || a.Authorizer == "" {
-		return r.code(ctx, c, a, m)
+		return r.handleCode(ctx, c, a, m)
 	}
 	// The push may have brought the code a moment ago: the view may not know yet, the store does.
 	cred, err := r.store.Credential(ctx, key)
@@ -24,7 +24,7 @@ func (r *Refresher) releaseCheck(ctx context.Context, c *component, a events.Aut
 		return err
 	}
 	if _, err := c.gate.AccountToken(ctx, key.Authorizer); !cred.Brought(events.Digest(a.Code)) && (err != nil || !m.Redelivered) {
-		if err := r.code(ctx, c, a, m); err != nil {
+		if err := r.handleCode(ctx, c, a, m); err != nil {
 			return err
 		}
 	}

@@ -81,7 +81,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return err
 	}
 	if cred.Missing(r.knows(key), m.Deliveries) {
-		return r.miss(ctx, c, cred, m)
+		return r.restoreRecord(ctx, c, cred, m)
 	}
 	if done, err := r.settle(ctx, c, cred, due, m); done || err != nil {
 		return err
@@ -126,7 +126,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		}
 		return events.Later(wait, err)
 	}
-	r.metrics.asked(key.Kind, due.Reason, err, r.now().Sub(began))
+	r.metrics.countCall(key.Kind, due.Reason, err, r.now().Sub(began))
 
 	// d. Judge.
 	if err != nil {
@@ -193,8 +193,8 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 	return e.Credential.Revision > 0
 }
 
-// miss brings back a credential that was seen and is gone: no program removes one. A component's comes with the next ticket.
-func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
+// restoreRecord brings back a credential that was seen and is gone: no program removes one. A component's comes with the next ticket.
+func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
 	key := cred.Key
 	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
 		return events.Later(account.ClaimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
@@ -213,7 +213,7 @@ func (r *Refresher) miss(ctx context.Context, c *component, cred account.Credent
 		return err
 	}
 	cause := err
-	if cred, err = r.found(ctx, cred); err != nil {
+	if cred, err = r.recollect(ctx, cred); err != nil {
 		return err
 	}
 	switch {
@@ -306,7 +306,7 @@ func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, gene
 	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, reason) || account.Derived(key) {
 		var err error
 		if old, _, err = r.store.Token(ctx, key); err != nil {
-			r.log.Warn().Err(err).Stringer("key", key).Msg("previous token not read")
+			r.log.Warn().Err(err).Stringer("key", key).Msg("failed to read previous token")
 		}
 		if old.Generation != cred.Generation && !account.Derived(key) {
 			old = wxtoken.Token{} // read from a server that is a moment behind: not the previous one
@@ -368,7 +368,7 @@ func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credent
 	case account.DoAskProfile:
 		return r.recover(ctx, c, cred, err)
 	case account.DoCancel:
-		return r.foundCancelled(ctx, c, cred, err)
+		return r.cancelByAnswer(ctx, c, cred, err)
 	case account.DoAskPush:
 		r.pushes.ask(ctx, c)
 	}

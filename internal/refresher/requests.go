@@ -68,12 +68,12 @@ type endpoint struct {
 func (r *Refresher) endpoints() []endpoint {
 	a, free, creates := r.answers, make(chan struct{}, requestsAtOnce), make(chan struct{}, createsAtOnce)
 	own := []endpoint{
-		{events.SubjectRenew, free, true, audited(a.journal, a.renew, renewed)},
-		{events.SubjectReconcile, free, true, audited(a.journal, r.compare, reconciled)},
-		{events.SubjectQuota, free, true, audited(a.journal, a.quota, quotaCleared)},
-		{events.SubjectDead, free, true, audited(a.journal, a.dead, buried)},
+		{events.SubjectRenew, free, true, withRecord(a.journal, a.renew, recordOfRenew)},
+		{events.SubjectReconcile, free, true, withRecord(a.journal, r.compare, recordOfReconcile)},
+		{events.SubjectQuota, free, true, withRecord(a.journal, a.quota, recordOfClear)},
+		{events.SubjectDead, free, true, withRecord(a.journal, a.dead, recordOfDead)},
 		{events.SubjectReveal, free, true, a.reveal},
-		{events.SubjectConnectCreate, creates, false, audited(a.journal, r.links.Create, linked)},
+		{events.SubjectConnectCreate, creates, false, withRecord(a.journal, r.links.Create, recordOfLink)},
 	}
 	all := []endpoint{
 		{events.SubjectReject, free, true, question(a.reject)},
@@ -84,7 +84,7 @@ func (r *Refresher) endpoints() []endpoint {
 	for _, e := range own {
 		all = append(all, e)
 		e.subject = events.ConsoleSubject(e.subject)
-		e.answer = permitted(e.answer)
+		e.answer = ifPermitted(e.answer)
 		all = append(all, e)
 	}
 	return all
@@ -97,7 +97,7 @@ func (d *door) serve(ctx, work context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		d.log.Warn().Err(err).Dur("delay", time.Second).Msg("requests not served")
+		d.log.Warn().Err(err).Dur("delay", time.Second).Msg("failed to serve requests")
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
@@ -110,7 +110,7 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 		Name: events.ServiceName, Version: serviceVersion,
 		Description: "keeper of WeChat access tokens",
 		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
-			d.log.Warn().Str("subject", e.Subject).Str("error", e.Description).Msg("request not answered")
+			d.log.Warn().Str("subject", e.Subject).Str("error", e.Description).Msg("failed to answer request")
 		},
 	})
 	if err != nil {
@@ -138,7 +138,7 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 		name := strings.ReplaceAll(strings.TrimPrefix(e.subject, events.ServiceName+"."), ".", "-")
 		err = errors.Join(err, service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
 			if !isInbox(q.Reply()) {
-				d.log.Error().Str("subject", q.Subject()).Msg("request refused, its answer was to go where no inbox is")
+				d.log.Error().Str("subject", q.Subject()).Msg("request rejected: its reply subject is not an inbox")
 				return
 			}
 			select {
@@ -236,7 +236,7 @@ func (d *door) answer(ctx context.Context, q micro.Request, answer answerer) {
 		return
 	}
 	if err := q.RespondJSON(reply); err != nil {
-		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
+		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("failed to answer request")
 	}
 }
 
@@ -257,7 +257,7 @@ func (d *door) refuse(q micro.Request, cause error) {
 	}
 	d.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
 	if err := refuse(q, code, cause.Error()); err != nil {
-		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("request not answered")
+		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("failed to answer request")
 	}
 }
 

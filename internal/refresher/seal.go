@@ -26,10 +26,10 @@ const (
 	resealTries = 20
 )
 
-// notOpened deals with an event that could be opened with a seed that is not here: it stays, so that nothing is lost when ingest
+// keepUnopened deals with an event that could be opened with a seed that is not here: it stays, so that nothing is lost when ingest
 // was given a new key before the refreshers were. The status of its component says so until a ticket could be opened that is newer:
 // then ingest has a right key again, and of what came before a ticket is of no use any more.
-func (r *Refresher) notOpened(ctx context.Context, m events.Msg, err error) error {
+func (r *Refresher) keepUnopened(ctx context.Context, m events.Msg, err error) error {
 	component, kind, created := events.AuthAbout(m)
 	key := wxtoken.ComponentKey(component)
 	own, _ := r.view.Component(component)
@@ -84,7 +84,7 @@ func reseal(ctx context.Context, s *store.Store, keys *seal.Keys, log zerolog.Lo
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			log.Warn().Err(err).Dur("delay", resealAgain).Msg("records not sealed anew")
+			log.Warn().Err(err).Dur("delay", resealAgain).Msg("failed to seal records anew")
 		case left == 0:
 			log.Info().Int("resealed", resealed).Msg("all records are sealed with the first key")
 			return

@@ -43,9 +43,9 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 		wait, _ := events.After(err)
 		return events.Later(max(wait, jittered(c.gate.Delay())), err) // the more may wait, the longer each
 	case err != nil && wechat.Judge(err) == wechat.Revoked:
-		return r.foundCancelled(ctx, c, cred, err)
+		return r.cancelByAnswer(ctx, c, cred, err)
 	case err == nil && info.RefreshToken != "":
-		return r.take(ctx, cred, info)
+		return r.takeRefreshToken(ctx, cred, info)
 	}
 	cred, next := cred.NotFound(err, c.gate.Shared().ListedAt, now, dying)
 	cause := cmp.Or(err, account.ErrNoRefreshToken)
@@ -77,9 +77,9 @@ func (r *Refresher) tellNeeded(ctx context.Context, cred account.Credential) err
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, r.changeFor(ctx, cred, next, account.ErrNoRefreshToken)))
 }
 
-// take stores the refresh token that WeChat tells of an account that had none, or another one. Its token is renewed in its time.
-func (r *Refresher) take(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) error {
-	cred, err := r.keepTold(ctx, cred, info)
+// takeRefreshToken stores the refresh token that WeChat tells of an account that had none, or another one. Its token is renewed in its time.
+func (r *Refresher) takeRefreshToken(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) error {
+	cred, err := r.keepRecovered(ctx, cred, info)
 	if err != nil {
 		return err
 	}
@@ -90,8 +90,8 @@ func (r *Refresher) take(ctx context.Context, cred account.Credential, info wech
 	return nil
 }
 
-// keepTold stores the refresh token that WeChat tells, and says so.
-func (r *Refresher) keepTold(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) (account.Credential, error) {
+// keepRecovered stores the refresh token that WeChat tells, and says so.
+func (r *Refresher) keepRecovered(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) (account.Credential, error) {
 	stored, err := r.store.Save(ctx, cred.RefreshTokenTold(info.RefreshToken))
 	if err != nil {
 		return cred, err
@@ -136,7 +136,7 @@ func (r *Refresher) absorbEmpty(ctx context.Context, key wxtoken.Key, authTime, 
 	case cred.LookedAfter(authTime, r.now()):
 		return nil
 	}
-	if cred, err = r.found(ctx, cred); err != nil {
+	if cred, err = r.recollect(ctx, cred); err != nil {
 		return err
 	}
 	cred = cred.ListedWithout(began, r.now())

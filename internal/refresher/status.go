@@ -25,7 +25,7 @@ type statuses struct {
 // makes it again.
 func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
 	if err := t.writeStatus(ctx, key, changes...); err != nil {
-		t.log.Warn().Err(err).Stringer("key", key).Msg("status not written")
+		t.log.Warn().Err(err).Stringer("key", key).Msg("failed to store status")
 	}
 }
 

@@ -263,7 +263,7 @@ func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, 
 			return false
 		}
 		if err := s.store.MakeAllDue(ctx, wishes); err != nil {
-			s.log.Warn().Err(err).Int("keys", len(wishes)).Msg("sweep failed")
+			s.log.Warn().Err(err).Int("keys", len(wishes)).Msg("failed to make missed renewals due")
 			return false
 		}
 	}
@@ -343,7 +343,7 @@ func (s *sweeper) greet(ctx context.Context, c *component) bool {
 		c.doubted = account.RefusalsAreDoubted(status) // by a refresher that has stopped since: it is for this one to say that it has ended
 	}
 	if err != nil {
-		s.log.Warn().Err(err).Stringer("key", key).Msg("start not finished")
+		s.log.Warn().Err(err).Stringer("key", key).Msg("failed to prepare component")
 		return false
 	}
 	c.greeted = true
@@ -362,7 +362,7 @@ func (s *sweeper) watchRefusals(ctx context.Context, c *component) {
 		s.log.Info().Str("component", c.appid).Msg("refused authorizations believed again")
 		return
 	}
-	s.log.Error().Str("component", c.appid).Msg("too many authorizations refused at once, none is marked")
+	s.log.Error().Str("component", c.appid).Msg("mass refusals doubted, no account marked")
 	if err := s.store.ScheduleReconcile(ctx, c.appid, s.cfg.ReconcileEvery, true); err != nil {
 		s.log.Warn().Err(err).Str("component", c.appid).Msg("failed to ask for WeChat's list")
 	}

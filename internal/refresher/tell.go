@@ -90,7 +90,7 @@ func (t *teller) tell(ctx context.Context, d deadToken, now time.Time) bool {
 		return true
 	}
 	if err := t.writeStatus(ctx, d.key, account.Expired(now)); err != nil {
-		t.log.Warn().Err(err).Stringer("key", d.key).Msg("status not written")
+		t.log.Warn().Err(err).Stringer("key", d.key).Msg("failed to store status")
 		return false
 	}
 	// The view may lag: should the next token have come meanwhile, that is the newer news.

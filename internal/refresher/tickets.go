@@ -24,10 +24,10 @@ const (
 	askPushAgain = 5 * time.Minute
 )
 
-// ticket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
+// handleTicket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
 // there, because each new component access token ends the one before; but a component without
 // a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one now.
-func (r *Refresher) ticket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
+func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
 	if a.Ticket == "" {
 		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
 	}
@@ -104,11 +104,11 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 		return
 	}
 	if err := p.writeStatus(ctx, wxtoken.ComponentKey(c.appid), account.TicketLate(now, reason, message, unusable)); err != nil {
-		p.log.Warn().Err(err).Str("component", c.appid).Msg("status not written")
+		p.log.Warn().Err(err).Str("component", c.appid).Msg("failed to store status")
 		return
 	}
 	c.late = reason
-	p.log.Error().Str("component", c.appid).Str("reason", string(reason)).Time("received_at", received).Msg("tickets stay away")
+	p.log.Error().Str("component", c.appid).Str("reason", string(reason)).Time("received_at", received).Msg("no component_verify_ticket received")
 }
 
 // ask asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all refreshers together.
@@ -132,7 +132,7 @@ func (p *pushes) ask(ctx context.Context, c *component) {
 		}
 	}
 	if err != nil {
-		p.log.Warn().Err(err).Str("component", c.appid).Msg("ticket pushes not started")
+		p.log.Warn().Err(err).Str("component", c.appid).Msg("failed to start ticket pushes")
 	}
 }
 

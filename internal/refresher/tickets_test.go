@@ -54,7 +54,7 @@ func TestTicketsStayAway(t *testing.T) {
 		return conditionOf(r.status(componentKey), "TicketFlowing").Reason == "TicketExpired"
 	})
 	if !conditionOf(s, "TicketFlowing").Since.Before(r.clock.Now().Add(-8 * time.Hour)) {
-		t.Errorf("tickets stay away since %v", conditionOf(s, "TicketFlowing").Since)
+		t.Errorf("no component_verify_ticket received since %v", conditionOf(s, "TicketFlowing").Since)
 	}
 	if got := r.token(aliceKey); got.Value.IsZero() || got.Generation < token.Generation || r.credential(aliceKey).RevokedAt != (time.Time{}) {
 		t.Error("an account suffered")

@@ -77,7 +77,7 @@ func TestTokensVanish(t *testing.T) {
 				if calls := len(r.sim.History()) - began; calls != 0 {
 					t.Errorf("%d calls to WeChat with nothing to store their answers in", calls)
 				}
-				if n := r.log.count("NATS not ready"); n > 3 {
+				if n := r.log.count("waiting for nats"); n > 3 {
 					t.Errorf("%d log lines about it", n)
 				}
 				if row.name == "deleted" && r.log.count("streams created", `"warn"`) != 0 {
@@ -88,7 +88,7 @@ func TestTokensVanish(t *testing.T) {
 				second.stop() // whatever comes now is the first one's work
 			}
 			r.until("not begun anew", func() bool {
-				return r.log.count("data gone, nothing is renewed") == 1 && first.work.Ready(t.Context()) == nil
+				return r.log.count("data gone, renewals stopped") == 1 && first.work.Ready(t.Context()) == nil
 			})
 			r.must(r.sim.PushTicket(appid))
 			r.send(r.next(events.KindTicket))
@@ -148,7 +148,7 @@ func olderCopy(t *testing.T, written bool) {
 		srv.Close()
 	}
 	r.nats.Restart()
-	r.until("not noticed", func() bool { return r.log.count("data gone, nothing is renewed", "is an older copy") == 1 })
+	r.until("not noticed", func() bool { return r.log.count("data gone, renewals stopped", "is an older copy") == 1 })
 	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 2 })
 	r.generation(bob, 1)
 	r.must(r.accepted(bob.Authorizer))
