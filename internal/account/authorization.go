@@ -9,7 +9,8 @@ const (
 	MaxRef = 256
 	// MaxAhead is how far in the future a push's CreateTime may lie: clocks differ.
 	MaxAhead = 5 * time.Minute
-	// sameAuthorization is how far WeChat's two times of one authorization may lie apart, that of the push and that of the list.
+	// sameAuthorization is how far WeChat's two times of one authorization may lie apart, that of
+	// the push and that of the list.
 	sameAuthorization = time.Minute
 )
 
@@ -24,8 +25,8 @@ type Authorization struct {
 	By           string // the host that exchanged it
 }
 
-// Authorized is the credential after the exchange of a code. Without a token the account gives no API permission, and there is nothing
-// to keep ("api_getauthorizerrefreshtoken").
+// Authorized is the credential after the exchange of a code. Without a token the account gives no
+// API permission, and there is nothing to keep ("api_getauthorizerrefreshtoken").
 func (c Credential) Authorized(a Authorization) Credential {
 	if a.RefreshToken != "" {
 		c.RefreshToken = a.RefreshToken
@@ -41,16 +42,16 @@ func (c Credential) Authorized(a Authorization) Credential {
 	return c.noted(Past{At: a.Now, Reason: ReasonAuthorized, By: a.By})
 }
 
-// Told is the credential after an authorization whose code was used elsewhere: WeChat told its refresh token. at is when it was, zero if
-// not known.
+// Told is the credential after an authorization whose code was used elsewhere: WeChat told its
+// refresh token. at is when it was, zero if not known.
 func (c Credential) Told(refreshToken, ref string, at time.Time) Credential {
 	c.RefreshToken, c.Ref, c.AuthorizedAt, c.RevokedAt = refreshToken, ref, at, time.Time{}
 	c.Authorizations++
 	return c.well()
 }
 
-// RefThrough returns the ref of an account that was authorized through a link. An account that belongs to another ref stays
-// there: who made the link has to say that it may move.
+// RefThrough returns the ref of an account that was authorized through a link. An account that
+// belongs to another ref stays there: who made the link has to say that it may move.
 func (c Credential) RefThrough(ref string, move bool) (_ string, conflict bool) {
 	switch {
 	case ref == "":
@@ -61,7 +62,8 @@ func (c Credential) RefThrough(ref string, move bool) (_ string, conflict bool) 
 	return c.Ref, true
 }
 
-// Dated notes what a second event tells of an authorization that has its tokens: when it was, if the first did not say, and the ref.
+// Dated notes what a second event tells of an authorization that has its tokens: when it was, if
+// the first did not say, and the ref.
 func (c Credential) Dated(at time.Time, ref string) Credential {
 	c.Ref = ref
 	if at.After(c.AuthorizedAt) {
@@ -75,26 +77,29 @@ func (c Credential) Same(at time.Time) bool {
 	return c.RefreshToken != "" && !c.AuthorizedAt.IsZero() && !c.AuthorizedAt.Before(at.Add(-sameAuthorization))
 }
 
-// Cancelled is the credential after WeChat's push of a cancellation that was created at the given time. The time is cut to whole
-// seconds, as WeChat's are, so that an authorization later in this second counts.
+// Cancelled is the credential after WeChat's push of a cancellation that was created at the given
+// time. The time is cut to whole seconds, as WeChat's are, so that an authorization later in this
+// second counts.
 func (c Credential) Cancelled(at time.Time) Credential {
 	c = c.well()
 	c.RevokedAt, c.RefreshToken = at.UTC().Truncate(time.Second), ""
 	return c
 }
 
-// FoundCancelled is the credential after an answer of WeChat's that says that the authorization is over. now is our clock's, and an
-// authorization is dated by WeChat's: one that came right before must still be able to win.
+// FoundCancelled is the credential after an answer of WeChat's that says that the authorization is
+// over. now is our clock's, and an authorization is dated by WeChat's: one that came right before
+// must still be able to win.
 func (c Credential) FoundCancelled(now time.Time) Credential { return c.Cancelled(now.Add(-MaxAhead)) }
 
-// Doubted is the credential after such an answer while so many accounts are refused that none of it is believed.
+// Doubted is the credential after such an answer while so many accounts are refused that none of it
+// is believed.
 func (c Credential) Doubted(now time.Time, cause error) (Credential, Next) {
 	next := Next{Wait: askAgain(c.Failures), Status: Failing(now, c.Failures, cause)}
 	return c.retried(now, next), next
 }
 
-// Imported is the credential after moving in from another keeper: what a line of a file says of it. generation is that of the
-// newest token that is there.
+// Imported is the credential after moving in from another keeper: what a line of a file says of it.
+// generation is that of the newest token that is there.
 func (c Credential) Imported(refreshToken, ref string, at time.Time, generation uint64) Credential {
 	known := c.RefreshToken == refreshToken
 	c.RefreshToken, c.RevokedAt, c.Generation = refreshToken, time.Time{}, max(c.Generation, generation)
@@ -131,8 +136,10 @@ const (
 	ListDated                     // the same refresh token: its time may be news
 	ListUnsure                    // which of the two is the newer one only WeChat can tell
 	ListNewer                     // the list's is newer
-	ListInstead                   // the stored one was refused before the list was read: take the list's, and go on up the ladder
-	ListOlder                     // not a newer authorization; good only where the stored token is long dead
+	// The stored one was refused before the list was read: take the list's, and go on up the
+	// ladder.
+	ListInstead
+	ListOlder // not a newer authorization; good only where the stored token is long dead
 )
 
 // Against compares a credential with what the list says of it.
@@ -142,34 +149,37 @@ func (c Credential) Against(l Listing, now time.Time) Comparison {
 	case c.ClaimedAt(now):
 		return ListBusy
 	case c.RefreshToken == l.RefreshToken && inForce && c.Generation == 0:
-		// Stored by a reading that died, or that got no answer from NATS, before it had the first token fetched.
+		// Stored by a reading that died, or that got no answer from NATS, before it had the first
+		// token fetched.
 		return ListUnasked
 	case c.RefreshToken == l.RefreshToken && inForce:
 		return ListDated
 	case !inForce && !l.At.After(c.RevokedAt), c.RefreshToken != "" && c.AuthorizedAt.IsZero():
-		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong. Or not the refresh token of
-		// an authorization whose time is not known.
+		// Listed, but older than the cancellation: the list may be late, or the cancellation wrong.
+		// Or not the refresh token of an authorization whose time is not known.
 		return ListUnsure
 	case c.RefreshToken == "" || l.At.After(c.AuthorizedAt):
 		return ListNewer
 	case !c.SoughtAt.IsZero() && !l.Began.Before(c.SoughtAt):
 		return ListInstead
 	case c.Revision > l.Seen:
-		// Our clock alone does not tell that the record is older than the list: not where it changed since the list was read.
+		// Our clock alone does not tell that the record is older than the list: not where it
+		// changed since the list was read.
 		return ListKnown
 	}
-	// Should the stored refresh token be dead, its renewal will say so, unless nothing was renewed for so long that the
-	// stored one is surely not newer than the list.
+	// Should the stored refresh token be dead, its renewal will say so, unless nothing was renewed
+	// for so long that the stored one is surely not newer than the list.
 	return ListOlder
 }
 
-// Unclear reports whether WeChat itself has to say which of the two refresh tokens is good, although the list's is to be taken.
+// Unclear reports whether WeChat itself has to say which of the two refresh tokens is good,
+// although the list's is to be taken.
 func (c Credential) Unclear(l Listing) bool {
 	return !l.At.IsZero() && c.AuthorizedAt.Sub(l.At) > sameAuthorization
 }
 
-// Listed is the credential with what the list, or the profile, told. instead keeps the trouble: list and profile may name different
-// ones, and WeChat refuse both.
+// Listed is the credential with what the list, or the profile, told. instead keeps the trouble:
+// list and profile may name different ones, and WeChat refuse both.
 func (c Credential) Listed(refreshToken string, at time.Time, instead bool) Credential {
 	tried := c.Trouble
 	c.RefreshToken, c.AuthorizedAt, c.RevokedAt = refreshToken, at, time.Time{}
@@ -182,9 +192,10 @@ func (c Credential) Listed(refreshToken string, at time.Time, instead bool) Cred
 	return c
 }
 
-// DatedByList notes the time of an authorization of which the list is the first to tell it. A newer one that left the refresh token
-// as it was replaced the access token all the same: then the account is renewed anew, at once, whatever it was refused for before. So it is
-// when it is in trouble and nothing tells of which authorization.
+// DatedByList notes the time of an authorization of which the list is the first to tell it. A newer
+// one that left the refresh token as it was replaced the access token all the same: then the
+// account is renewed anew, at once, whatever it was refused for before. So it is when it is in
+// trouble and nothing tells of which authorization.
 func (c Credential) DatedByList(at time.Time) (_ Credential, anew bool) {
 	anew = at.Sub(c.AuthorizedAt) > sameAuthorization && (c.Failures > 0 || !c.AuthorizedAt.IsZero())
 	c.AuthorizedAt = at
@@ -195,9 +206,10 @@ func (c Credential) DatedByList(at time.Time) (_ Credential, anew bool) {
 	return c, anew
 }
 
-// ListedWithout is an account that the list names without a refresh token, because its code was never exchanged perhaps. Its time stays
-// unknown: the push about it may come yet, and must not count as an old one. It is asked about in a moment, when the list is read to
-// its end and a push under way has come. began is when the reading of the list did.
+// ListedWithout is an account that the list names without a refresh token, because its code was
+// never exchanged perhaps. Its time stays unknown: the push about it may come yet, and must not
+// count as an old one. It is asked about in a moment, when the list is read to its end and a push
+// under way has come. began is when the reading of the list did.
 func (c Credential) ListedWithout(began, now time.Time) Credential {
 	c.RevokedAt, c.AuthorizedAt = time.Time{}, time.Time{}
 	c = c.well()
@@ -206,7 +218,8 @@ func (c Credential) ListedWithout(began, now time.Time) Credential {
 	return c
 }
 
-// LookedAfter reports whether an account is looked after already, or cancelled since, so that a list without its refresh token is no news.
+// LookedAfter reports whether an account is looked after already, or cancelled since, so that a
+// list without its refresh token is no news.
 func (c Credential) LookedAfter(at, now time.Time) bool {
 	return c.ClaimedAt(now) || c.RefreshToken != "" || c.Unrenewable() || !c.RevokedAt.IsZero() && !at.After(c.RevokedAt)
 }

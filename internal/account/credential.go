@@ -25,8 +25,8 @@ type Credential struct {
 	CodeDigest   string    `json:"code_digest,omitempty"`  // SHA-256 of the auth code exchanged last
 	Ref          string    `json:"ref,omitempty"`
 
-	// Authorizations counts those of an authorizer. Of a ticket it tells for which of them it is kept, and Anew that the one stored was
-	// fetched for one before.
+	// Authorizations counts those of an authorizer. Of a ticket it tells for which of them it is
+	// kept, and Anew that the one stored was fetched for one before.
 	Authorizations uint64 `json:"authorizations,omitempty"`
 	Anew           bool   `json:"anew,omitempty"`
 
@@ -37,14 +37,16 @@ type Credential struct {
 	Claim *Claim `json:"claim,omitempty"`
 	// Trouble is empty while all is well.
 	Trouble
-	// ForcedAt is when a renewal that was asked for began last, Forced counts those of that day in China.
+	// ForcedAt is when a renewal that was asked for began last, Forced counts those of that day in
+	// China.
 	Forced   int       `json:"forced,omitempty"`
 	ForcedAt time.Time `json:"forced_at,omitzero"`
 
 	// History tells of the last tokens, the oldest first.
 	History []Past `json:"history,omitempty"`
 
-	// Commit is unique to each commit, so that a committer that got no answer can tell its own record.
+	// Commit is unique to each commit, so that a committer that got no answer can tell its own
+	// record.
 	Commit string `json:"commit,omitempty"`
 
 	// Revision is the sequence of the record in the stream, 0 for a record that isn't stored yet.
@@ -53,20 +55,23 @@ type Credential struct {
 
 // Trouble is what went wrong since the last good renewal.
 type Trouble struct {
-	// Failures counts the failed renewals, Refusals those of them in which WeChat refused the refresh token and named no other
-	// one, Recoveries those in which it did; RetryAt is when the next may start.
+	// Failures counts the failed renewals, Refusals those of them in which WeChat refused the
+	// refresh token and named no other one, Recoveries those in which it did; RetryAt is when the
+	// next may start.
 	Failures   int       `json:"failures,omitempty"`
 	Refusals   int       `json:"refusals,omitempty"`
 	Recoveries int       `json:"recoveries,omitempty"`
 	RetryAt    time.Time `json:"retry_at,omitzero"`
-	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which one is good.
+	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which
+	// one is good.
 	RefreshRefused bool `json:"refresh_refused,omitempty"`
-	// SoughtAt is since when another refresh token is looked for, because this one was refused or there is none. WeChat's list
-	// has to be read after that before the merchant is asked to authorize again, which AuthorizationNeeded says was done.
+	// SoughtAt is since when another refresh token is looked for, because this one was refused or
+	// there is none. WeChat's list has to be read after that before the merchant is asked to
+	// authorize again, which AuthorizationNeeded says was done.
 	SoughtAt            time.Time `json:"sought_at,omitzero"`
 	AuthorizationNeeded bool      `json:"authorization_needed,omitempty"`
-	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did answer,
-	// the stored token is one that was replaced then.
+	// UnsureSince is when WeChat was first asked without its answer becoming known. If it did
+	// answer, the stored token is one that was replaced then.
 	UnsureSince time.Time `json:"unsure_since,omitzero"`
 }
 
@@ -87,11 +92,13 @@ type Claim struct {
 // ClaimedAt reports whether a refresher holds the credential at the given time.
 func (c Credential) ClaimedAt(now time.Time) bool { return c.Claim != nil && now.Before(c.Claim.Until) }
 
-// means is what a key of each kind needs to get a token with, beside an authorization that is in force.
+// means is what a key of each kind needs to get a token with, beside an authorization that is in
+// force.
 var means = map[wxtoken.Kind]func(Credential) bool{
-	wxtoken.KindComponent:    func(c Credential) bool { return c.Ticket != "" },
-	wxtoken.KindAuthorizer:   func(c Credential) bool { return c.RefreshToken != "" },
-	wxtoken.KindJSAPITicket:  func(c Credential) bool { return c.Revision > 0 }, // nothing but the account's token
+	wxtoken.KindComponent:  func(c Credential) bool { return c.Ticket != "" },
+	wxtoken.KindAuthorizer: func(c Credential) bool { return c.RefreshToken != "" },
+	// Nothing but the account's token.
+	wxtoken.KindJSAPITicket:  func(c Credential) bool { return c.Revision > 0 },
 	wxtoken.KindWxCardTicket: func(c Credential) bool { return c.Revision > 0 },
 }
 
@@ -101,8 +108,8 @@ func (c Credential) Renewable() bool {
 	return c.RevokedAt.IsZero() && has != nil && has(c)
 }
 
-// Unrenewable reports whether an account is authorized and there is nothing to renew its token with, and no code is being
-// exchanged that will bring it.
+// Unrenewable reports whether an account is authorized and there is nothing to renew its token
+// with, and no code is being exchanged that will bring it.
 func (c Credential) Unrenewable() bool {
 	return c.Key.Kind == wxtoken.KindAuthorizer && c.RevokedAt.IsZero() && c.RefreshToken == "" && c.Revision > 0 &&
 		(c.Generation > 0 || !c.SoughtAt.IsZero() || c.AuthorizationNeeded)
@@ -128,14 +135,16 @@ const (
 )
 
 const (
-	// sureAfter is with which delivery it is believed that there is nothing to renew: one of several servers may answer that
-	// is a moment behind, and what sent the message stored first what there is to renew.
+	// sureAfter is with which delivery it is believed that there is nothing to renew: one of
+	// several servers may answer that is a moment behind, and what sent the message stored first
+	// what there is to renew.
 	sureAfter = 3
 	// patience is how often a wish is put off for an authorization that may never come.
 	patience = 100
 )
 
-// Wish returns what a due message about the token of a generation asks for, at its nth delivery, from 1.
+// Wish returns what a due message about the token of a generation asks for, at its nth delivery,
+// from 1.
 func (c Credential) Wish(generation uint64, deliveries int) Wish {
 	switch {
 	case generation > c.Generation && (c.Renewable() || deliveries < patience):
@@ -154,7 +163,8 @@ func (c Credential) Wish(generation uint64, deliveries int) Wish {
 	return WishRenewal
 }
 
-// Missing reports whether a credential that was seen before is gone from the store, at the nth reading.
+// Missing reports whether a credential that was seen before is gone from the store, at the nth
+// reading.
 func (c Credential) Missing(seen bool, deliveries int) bool {
 	return c.Revision == 0 && seen && deliveries >= sureAfter
 }

@@ -1,9 +1,10 @@
-// Package account is the life of a credential: what it takes to get the next token of a key, and how each thing that
-// happens to it changes it.
+// Package account is the life of a credential: what it takes to get the next token of a key, and
+// how each thing that happens to it changes it.
 //
-// It is pure. Nothing here reads a clock, asks WeChat or writes to NATS: what happened comes in, the changed record and
-// what follows from it ([Next]) go out. The refresher loads a record, lets it happen here, and stores the result by
-// compare-and-set; where that fails, another refresher was faster, and the record is loaded again.
+// It is pure. Nothing here reads a clock, asks WeChat or writes to NATS: what happened comes in,
+// the changed record and what follows from it ([Next]) go out. The refresher loads a record, lets
+// it happen here, and stores the result by compare-and-set; where that fails, another refresher was
+// faster, and the record is loaded again.
 //
 // # The states
 //
@@ -29,6 +30,6 @@
 //	a derived ticket Kept, Dropped
 //	moving in        Imported
 //
-// testdata/life.txt has each state against each of these, with its outcome. It is made by a test: a change of it is a
-// change of what merchants, services and operators see, so read the difference.
+// testdata/life.txt has each state against each of these, with its outcome. It is made by a test: a
+// change of it is a change of what merchants, services and operators see, so read the difference.
 package account

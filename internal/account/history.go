@@ -10,7 +10,8 @@ import (
 // keptPast is how many tokens of the past a record tells of.
 const keptPast = 8
 
-// Past is how a key came to one of its tokens, for people who look at it later. Nothing is decided by it.
+// Past is how a key came to one of its tokens, for people who look at it later. Nothing is decided
+// by it.
 type Past struct {
 	Generation uint64
 	At         time.Time     // when it was asked for

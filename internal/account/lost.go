@@ -9,10 +9,12 @@ import (
 )
 
 const (
-	// seekPatience is how long a refresh token is looked for at least, so that each source is asked more than once, and a push
-	// that brings it may come, before the merchant is asked to authorize again.
+	// seekPatience is how long a refresh token is looked for at least, so that each source is asked
+	// more than once, and a push that brings it may come, before the merchant is asked to authorize
+	// again.
 	seekPatience = 10 * time.Second
-	// seekLongest is how long WeChat's list, and the profile, are waited for where they can't be had.
+	// seekLongest is how long WeChat's list, and the profile, are waited for where they can't be
+	// had.
 	seekLongest = 10 * time.Minute
 	// giveUpDelay is the wait between tries for an authorizer that needs a new authorization.
 	giveUpDelay = 6 * time.Hour
@@ -27,7 +29,8 @@ func askAgain(n int) time.Duration { return askAgainAfter[min(max(n, 1), len(ask
 // ErrNoRefreshToken stands for an authorization without which nothing can be renewed.
 var ErrNoRefreshToken = errors.New("WeChat gave no refresh token for this account (asked: api_query_auth, api_get_authorizer_info, api_get_authorizer_list)")
 
-// Profile is what WeChat answered when it was asked which refresh token an account has (api_get_authorizer_info).
+// Profile is what WeChat answered when it was asked which refresh token an account has
+// (api_get_authorizer_info).
 type Profile struct {
 	RefreshToken string // "" where the answer has none, or none came
 	Failure             // Err is nil after an answer
@@ -38,13 +41,15 @@ type Profile struct {
 	Cause        error     // why it was asked: WeChat's refusal of the refresh token
 }
 
-// Asked climbs the ladder for a refresh token that WeChat refused (61023). One refusal proves nothing: WeChat itself is asked for
-// the refresh token, and only if it keeps confirming the one that it refuses does the merchant have to authorize again.
+// Asked climbs the ladder for a refresh token that WeChat refused (61023). One refusal proves
+// nothing: WeChat itself is asked for the refresh token, and only if it keeps confirming the one
+// that it refuses does the merchant have to authorize again.
 func (c Credential) Asked(p Profile) (Credential, Next) {
 	if c.RefreshRefused && !p.NotAsked {
 		c.Failures++ // where WeChat's refusal began this, that is counted already
 	}
-	c.RefreshRefused = p.Err != nil // then the next try begins here, and not with the refresh token that was refused
+	// Without an answer the next try begins here, and not with the refused refresh token.
+	c.RefreshRefused = p.Err != nil
 	next := Next{Status: c.stillFailing(p.Now, p.Cause)}
 	switch {
 	case p.Err != nil && wechat.Judge(p.Err) == wechat.Revoked:
@@ -84,9 +89,10 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 	return c.retried(p.Now, next), next
 }
 
-// unconfirmed deals with a profile that names no refresh token at all. That confirms nothing: WeChat's list is asked, too, and the profile
-// again soon, for the token may be dead already and the next answer may have what this one lacks. Only after as long as it takes to
-// confirm a refused one is the merchant asked.
+// unconfirmed deals with a profile that names no refresh token at all. That confirms nothing:
+// WeChat's list is asked, too, and the profile again soon, for the token may be dead already and
+// the next answer may have what this one lacks. Only after as long as it takes to confirm a refused
+// one is the merchant asked.
 func (c Credential) unconfirmed(p Profile, next Next) (Credential, Next) {
 	listed := c.SoughtIn(p.ListedAt)
 	c = c.Sought(p.Now)
@@ -102,11 +108,13 @@ func (c Credential) unconfirmed(p Profile, next Next) (Credential, Next) {
 	return c.retried(p.Now, next), next
 }
 
-// confirmedAfter is how long it takes until a refused refresh token was confirmed often enough for the merchant to be asked.
+// confirmedAfter is how long it takes until a refused refresh token was confirmed often enough for
+// the merchant to be asked.
 const confirmedAfter = time.Minute + 10*time.Minute + time.Hour
 
-// recoveredAfter is the wait before the nth refresh token in a row that WeChat named is tried: the first at once, for the old token
-// may be dead. Should WeChat name another one each time, later and later.
+// recoveredAfter is the wait before the nth refresh token in a row that WeChat named is tried: the
+// first at once, for the old token may be dead. Should WeChat name another one each time, later and
+// later.
 func recoveredAfter(n int) time.Duration {
 	switch {
 	case n == 1:
@@ -130,14 +138,14 @@ func (c Credential) SoughtIn(listedAt time.Time) bool {
 	return !c.SoughtAt.IsZero() && !listedAt.Before(c.SoughtAt)
 }
 
-// AwaitsList reports whether WeChat's list is to be read before the profile is asked about an account that has no refresh token:
-// it brings it without a call for each account.
+// AwaitsList reports whether WeChat's list is to be read before the profile is asked about an
+// account that has no refresh token: it brings it without a call for each account.
 func (c Credential) AwaitsList(listedAt, now time.Time) bool {
 	return !c.SoughtAt.IsZero() && !c.SoughtIn(listedAt) && now.Sub(c.SoughtAt) < seekLongest
 }
 
-// ListWanted reports whether WeChat's list is to be asked for now. It takes long, and is read once for all that wait, and not all
-// the time for a fleet.
+// ListWanted reports whether WeChat's list is to be asked for now. It takes long, and is read once
+// for all that wait, and not all the time for a fleet.
 func (c Credential) ListWanted(listedAt time.Time, long time.Duration, now time.Time) bool {
 	if c.SoughtAt.IsZero() || c.SoughtIn(listedAt) || now.Sub(listedAt) < long {
 		return false
@@ -149,8 +157,9 @@ func (c Credential) ListWanted(listedAt time.Time, long time.Duration, now time.
 // ListRound is the time within which those that ask for WeChat's list share one reading.
 const ListRound = seekPatience
 
-// NotFound is an account without a refresh token when its profile told none, or could not be asked (err). dying says that its token
-// ends before another try; then the merchant is asked, whatever was not asked yet.
+// NotFound is an account without a refresh token when its profile told none, or could not be asked
+// (err). dying says that its token ends before another try; then the merchant is asked, whatever
+// was not asked yet.
 func (c Credential) NotFound(err error, listedAt, now time.Time, dying bool) (Credential, Next) {
 	cause := ErrNoRefreshToken
 	if err != nil {
@@ -169,8 +178,9 @@ func (c Credential) NotFound(err error, listedAt, now time.Time, dying bool) (Cr
 	return c, next
 }
 
-// CodeSpent is a credential whose authorization's code is spent while the profile tells no refresh token. That is no answer: WeChat's list
-// may bring the account, or the profile the next time; only then the merchant is asked.
+// CodeSpent is a credential whose authorization's code is spent while the profile tells no refresh
+// token. That is no answer: WeChat's list may bring the account, or the profile the next time; only
+// then the merchant is asked.
 func (c Credential) CodeSpent(listedAt, now time.Time) (_ Credential, patient bool, next Next) {
 	listed := c.SoughtIn(listedAt)
 	c = c.Sought(now)
@@ -184,21 +194,23 @@ func (c Credential) CodeSpent(listedAt, now time.Time) (_ Credential, patient bo
 	return c, false, next
 }
 
-// GaveUp is a credential that only the merchant can help. The sweep has it looked for again after a while.
+// GaveUp is a credential that only the merchant can help. The sweep has it looked for again after a
+// while.
 func (c Credential) GaveUp(now time.Time) (Credential, Next) {
 	c.AuthorizationNeeded = true
 	next := Next{Wait: giveUpDelay}
 	return c.retried(now, next), next
 }
 
-// RefreshTokenTold is the credential with the refresh token that WeChat told of an account that had none, or another one.
+// RefreshTokenTold is the credential with the refresh token that WeChat told of an account that had
+// none, or another one.
 func (c Credential) RefreshTokenTold(refreshToken string) Credential {
 	c.RefreshToken = refreshToken
 	return c.well()
 }
 
-// Found is a credential that may be new or have been lost, with what the token and the status still tell of it: the newest
-// generation, which never goes down, and the ref.
+// Found is a credential that may be new or have been lost, with what the token and the status still
+// tell of it: the newest generation, which never goes down, and the ref.
 func (c Credential) Found(generation uint64, ref string) Credential {
 	c.Generation = max(c.Generation, generation)
 	if c.Ref == "" {

@@ -10,8 +10,9 @@ import (
 	"wxtoken/client"
 )
 
-// Outline is what a credential says about when and whether, without what the next token is got with. A refresher holds
-// one for each of a million keys: so it is small, and has no pointer that the garbage collector would follow.
+// Outline is what a credential says about when and whether, without what the next token is got
+// with. A refresher holds one for each of a million keys: so it is small, and has no pointer that
+// the garbage collector would follow.
 type Outline struct {
 	Revision       uint64 // 0 if no credential is known
 	Generation     uint64
@@ -48,12 +49,14 @@ func (o Outline) Renewable() bool { return o.renewable }
 // Failing reports whether the last renewal failed.
 func (o Outline) Failing() bool { return o.failing }
 
-// BeingAuthorized reports whether an account that never had a token is about to get its first: its code is being exchanged.
+// BeingAuthorized reports whether an account that never had a token is about to get its first: its
+// code is being exchanged.
 func (o Outline) BeingAuthorized(now time.Time) bool {
 	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) < o.claimedUntil
 }
 
-// GrantedNothing reports whether an account that is in force never had a token, and none is being fetched: it granted no API.
+// GrantedNothing reports whether an account that is in force never had a token, and none is being
+// fetched: it granted no API.
 func (o Outline) GrantedNothing(now time.Time) bool {
 	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) >= o.claimedUntil
 }
@@ -80,8 +83,8 @@ func (o Outline) KeptFor(authorizations uint64) bool {
 	return o.renewable && o.Authorizations == authorizations
 }
 
-// State returns the state of an account by its record, its token and the clock: metrics count by it, and what the status
-// says agrees with it.
+// State returns the state of an account by its record, its token and the clock: metrics count by
+// it, and what the status says agrees with it.
 func (o Outline) State(l Life, now time.Time) wxtoken.State {
 	switch {
 	case o.revokedAt != 0:
@@ -96,7 +99,8 @@ func (o Outline) State(l Life, now time.Time) wxtoken.State {
 	return wxtoken.StateActive
 }
 
-// Overdue reports whether a key should have been renewed longer than grace ago. l is the life of its token.
+// Overdue reports whether a key should have been renewed longer than grace ago. l is the life of
+// its token.
 func (o Outline) Overdue(l Life, now time.Time, grace time.Duration) bool {
 	at := instantOf(now)
 	if !o.renewable && !o.unrenewable || at < o.claimedUntil {
@@ -112,8 +116,8 @@ func (o Outline) Overdue(l Life, now time.Time, grace time.Duration) bool {
 	return at > max(latest, o.retryAt)+instant(grace)
 }
 
-// Follows reports whether a ticket is as its account is: kept for its authorization, or ended with it. owned is the life
-// of the account's token: without one that lives no ticket can be got.
+// Follows reports whether a ticket is as its account is: kept for its authorization, or ended with
+// it. owned is the life of the account's token: without one that lives no ticket can be got.
 func (o Outline) Follows(owner Outline, owned Life, now time.Time) bool {
 	if !owner.renewable {
 		return !o.renewable
@@ -158,8 +162,9 @@ func (l Life) Lives(now time.Time) bool { return instantOf(now) < l.expiresAt }
 // EndsBefore reports whether l ends before another.
 func (l Life) EndsBefore(other Life) bool { return l.expiresAt < other.expiresAt }
 
-// LongDead reports whether a token has been dead for longer than it lived. A refresher that was there would have replaced it:
-// the data is that of a backup, or nothing could be renewed for hours. Either way the refresh token beside it may be an old one.
+// LongDead reports whether a token has been dead for longer than it lived. A refresher that was
+// there would have replaced it: the data is that of a backup, or nothing could be renewed for
+// hours. Either way the refresh token beside it may be an old one.
 func (l Life) LongDead(now time.Time) bool {
 	return l.Exists() && instantOf(now)-l.expiresAt > l.expiresAt-l.obtainedAt
 }
@@ -173,7 +178,8 @@ func (l Life) DiesSoon(now time.Time) bool {
 // seekBefore is how long before a token dies the merchant is asked, whatever was not asked yet.
 const seekBefore = 2 * time.Minute
 
-// instant is a time in 8 bytes, in nanoseconds since 1970; 0 is no time. What lies further away than 146 years is clipped.
+// instant is a time in 8 bytes, in nanoseconds since 1970; 0 is no time. What lies further away
+// than 146 years is clipped.
 type instant int64
 
 func instantOf(t time.Time) instant {

@@ -16,7 +16,8 @@ const (
 	ClaimedDelay = 500 * time.Millisecond
 	// MaxForced is how many renewals of a key a day may be asked for, by a report or by hand.
 	MaxForced = 24
-	// gateDelay is the wait of a renewal that the component's quota stopped: the gate knows how long, and may open any time.
+	// gateDelay is the wait of a renewal that the component's quota stopped: the gate knows how
+	// long, and may open any time.
 	gateDelay = 5 * time.Second
 )
 
@@ -39,8 +40,9 @@ const (
 	DoCancel                 // WeChat says that the authorization is over
 )
 
-// Claimable reports whether a refresher may claim the credential for a message. A claim is respected, unless it was made for the
-// same message: that is delivered again only when the claim's owner is no longer heard of.
+// Claimable reports whether a refresher may claim the credential for a message. A claim is
+// respected, unless it was made for the same message: that is delivered again only when the claim's
+// owner is no longer heard of.
 func (c Credential) Claimable(purpose string, redelivered bool, now time.Time) bool {
 	return !c.ClaimedAt(now) || redelivered && c.Claim.For == purpose
 }
@@ -86,12 +88,14 @@ func (c Credential) WasForced(now time.Time) Credential {
 // forcedOn reports whether Forced counts the day of now.
 func (c Credential) forcedOn(now time.Time) bool { return wechat.Day(c.ForcedAt) == wechat.Day(now) }
 
-// ForcedOften reports whether so many renewals were asked for on the day of now, in China, that no more are made.
+// ForcedOften reports whether so many renewals were asked for on the day of now, in China, that no
+// more are made.
 func (c Credential) ForcedOften(now time.Time) bool { return c.forcedOn(now) && c.Forced >= MaxForced }
 
-// Replaceable answers whether the token t of a credential may be replaced before its time: once however many ask for it, not within
-// a cool-down after the last renewal, and not more than MaxForced times a day. WeChat itself refused it, or a person asks.
-// OutcomeRenewing means: yes; the caller makes it due, unless that is under way.
+// Replaceable answers whether the token t of a credential may be replaced before its time: once
+// however many ask for it, not within a cool-down after the last renewal, and not more than
+// MaxForced times a day. WeChat itself refused it, or a person asks. OutcomeRenewing means: yes;
+// the caller makes it due, unless that is under way.
 func (c Credential) Replaceable(t wxtoken.Token, asked bool, now time.Time) (outcome wxtoken.Outcome, underWay bool) {
 	switch {
 	case !c.Renewable():
@@ -106,7 +110,8 @@ func (c Credential) Replaceable(t wxtoken.Token, asked bool, now time.Time) (out
 	return wxtoken.OutcomeRenewing, false
 }
 
-// Renewed is the credential after a good answer, and how that came about. An empty refresh token never replaces one.
+// Renewed is the credential after a good answer, and how that came about. An empty refresh token
+// never replaces one.
 func (c Credential) Renewed(refreshToken string, how Past) Credential {
 	if refreshToken != "" && c.Key.Kind == wxtoken.KindAuthorizer {
 		c.RefreshToken = refreshToken
@@ -118,15 +123,17 @@ func (c Credential) Renewed(refreshToken string, how Past) Credential {
 
 // Failure is an answer of WeChat's that is no token.
 type Failure struct {
-	Err    error
-	Now    time.Time
-	Dies   time.Time     // when the stored token does; zero if there is none
-	Away   time.Duration // above zero: WeChat does not answer, and one call for all keys is made so often
-	Jitter float64       // 0 to 1, by chance: failures that happen together are not to be tried again together
+	Err  error
+	Now  time.Time
+	Dies time.Time     // when the stored token does; zero if there is none
+	Away time.Duration // above zero: WeChat does not answer, and one call for all keys is made so often
+	// 0 to 1, by chance: failures that happen together are not to be tried again together.
+	Jitter float64
 }
 
-// Failed is the credential after a renewal that WeChat did not answer with a token. With DoAskProfile and DoCancel the caller
-// goes on with the credential that comes back; else it is to be stored.
+// Failed is the credential after a renewal that WeChat did not answer with a token. With
+// DoAskProfile and DoCancel the caller goes on with the credential that comes back; else it is to
+// be stored.
 func (c Credential) Failed(f Failure) (Credential, Next) {
 	if unanswered(f.Err) {
 		c = c.unsure()
@@ -140,7 +147,8 @@ func (c Credential) Failed(f Failure) (Credential, Next) {
 	case wechat.SlowDown:
 		next.Wait = wechat.MinuteLimit + time.Duration(f.Jitter*float64(wechat.MinuteLimit)/2)
 	case wechat.QuotaGone:
-		// It is the component that is in trouble, and its status says so, unless it is the account's own quota.
+		// It is the component that is in trouble, and its status says so, unless it is the
+		// account's own quota.
 		next.Wait, next.Status = gateDelay, nil
 		if ofAccountAPI(f.Err) {
 			next.Wait, next.Status = wechat.QuotaBack(f.Now).Sub(f.Now), Failing(f.Now, c.Failures, f.Err)
@@ -164,7 +172,8 @@ func (c Credential) needsOperator(f Failure) Next {
 		next.Status = Troubled(wxtoken.StateOperator, wxtoken.ReasonOperatorNeeded, f.Now, c.Failures, f.Err)
 	}
 	derived := Derived(c.Key)
-	if wechat.OfAccount(f.Err) || derived { // what a ticket's call meets does not stand in the component's status
+	// What a ticket's call meets does not stand in the component's status.
+	if wechat.OfAccount(f.Err) || derived {
 		next.Wait, next.Status = askAgain(c.Failures), Operator(f.Now, f.Err)
 		if derived && c.Failures > len(askAgainAfter) {
 			next.Wait = giveUpDelay // not every account may have such a ticket

@@ -42,7 +42,8 @@ func Active(now time.Time) Change {
 	}
 }
 
-// AuthorizedAt says: an authorization is in force, again perhaps. ref is the caller's own id for it.
+// AuthorizedAt says: an authorization is in force, again perhaps. ref is the caller's own id for
+// it.
 func AuthorizedAt(at time.Time, ref string) Change {
 	return func(s *wxtoken.Status) {
 		if s.State == wxtoken.StateRevoked || s.State == "" {
@@ -108,7 +109,8 @@ func Failing(now time.Time, failures int, err error) Change {
 	return Troubled(wxtoken.StateRenewingFailed, wxtoken.ReasonRenewalFailed, now, failures, err)
 }
 
-// stillFailing is Failing, but leaves an account alone whose merchant was asked to authorize again: that is so until it works.
+// stillFailing is Failing, but leaves an account alone whose merchant was asked to authorize again:
+// that is so until it works.
 func (c Credential) stillFailing(now time.Time, err error) Change {
 	if c.AuthorizationNeeded {
 		return nil
@@ -208,7 +210,8 @@ func TicketReceived(now, received time.Time, good bool) Change {
 	}
 }
 
-// TicketLate says: no ticket has come for a while. One that is too old to be used is as good as none.
+// TicketLate says: no ticket has come for a while. One that is too old to be used is as good as
+// none.
 func TicketLate(now time.Time, reason wxtoken.Reason, message string, unusable bool) Change {
 	return func(s *wxtoken.Status) {
 		SetCondition(s, wxtoken.ConditionTicketFlowing, now, false, reason, message)
@@ -218,7 +221,8 @@ func TicketLate(now time.Time, reason wxtoken.Reason, message string, unusable b
 	}
 }
 
-// Unopened says: an event of the component is sealed for a key whose seed is not here, so its tickets and codes can't be read.
+// Unopened says: an event of the component is sealed for a key whose seed is not here, so its
+// tickets and codes can't be read.
 func Unopened(now time.Time, err error) Change {
 	return func(s *wxtoken.Status) {
 		if s.State != wxtoken.StateOperator || s.LastError == nil || s.LastError.Message != err.Error() {
@@ -236,7 +240,8 @@ func IsFalse(s wxtoken.Status, kind wxtoken.ConditionType) bool {
 	return slices.ContainsFunc(s.Conditions, func(c wxtoken.Condition) bool { return c.Type == kind && c.Status == "False" })
 }
 
-// RefusalsDoubted says: so many authorizations are refused at once that none of it is believed (or are not any more).
+// RefusalsDoubted says: so many authorizations are refused at once that none of it is believed (or
+// are not any more).
 func RefusalsDoubted(now time.Time, doubted bool) Change {
 	return func(s *wxtoken.Status) {
 		if !doubted {

@@ -19,12 +19,14 @@ func Derived(key wxtoken.Key) bool { return TicketTypes[key.Kind] != "" }
 // Owner returns the key of the token with which a ticket is got.
 func Owner(key wxtoken.Key) wxtoken.Key { return wxtoken.AuthorizerKey(key.Component, key.Authorizer) }
 
-// DroppedFor is how long a ticket stays ended that is to be kept: refreshers with other settings may be running still, and end it again.
+// DroppedFor is how long a ticket stays ended that is to be kept: refreshers with other settings
+// may be running still, and end it again.
 const DroppedFor = 5 * time.Minute
 
-// Kept is a derived ticket from the given authorization of its account on, counted as Credential.Authorizations is. It is fetched anew:
-// whether the one that is there outlives a cancellation, which may have been missed, is not known, and what WeChat refused it
-// for may be over. generation is that of the newest ticket that is stored.
+// Kept is a derived ticket from the given authorization of its account on, counted as
+// Credential.Authorizations is. It is fetched anew: whether the one that is there outlives a
+// cancellation, which may have been missed, is not known, and what WeChat refused it for may be
+// over. generation is that of the newest ticket that is stored.
 func (c Credential) Kept(authorizations, generation uint64) Credential {
 	c.RevokedAt, c.Authorizations, c.Anew = time.Time{}, authorizations, true
 	c.Generation = max(c.Generation, generation)
@@ -43,9 +45,10 @@ func (c Credential) Dropped(now time.Time) Credential {
 	return c
 }
 
-// TicketReceived is a component with a newer component_verify_ticket. It waits for the next renewal there, because each new component
-// access token ends the one before, unless needed: the component has no valid token, or its last renewal failed, for want of a good
-// ticket perhaps. t is the token that is stored, the zero Token if none.
+// TicketReceived is a component with a newer component_verify_ticket. It waits for the next renewal
+// there, because each new component access token ends the one before, unless needed: the component
+// has no valid token, or its last renewal failed, for want of a good ticket perhaps. t is the token
+// that is stored, the zero Token if none.
 func (c Credential) TicketReceived(ticket string, created, received time.Time, t wxtoken.Token, now time.Time) (_ Credential, needed bool) {
 	c.Ticket, c.TicketCreatedAt, c.TicketReceivedAt = ticket, created.UTC(), received.UTC()
 	needed = t.Value.IsZero() || !now.Before(t.ExpiresAt) || c.Failures > 0
@@ -56,13 +59,14 @@ func (c Credential) TicketReceived(ticket string, created, received time.Time, t
 	return c, needed
 }
 
-// earlyAfter is how long to wait with the next component token after the 1st, 2nd, ... in a row that WeChat refused within a tenth
-// of its life; the last one goes on. The first may be a slip of WeChat's. More in a row are what it looks like when another keeper renews
-// for the same component: each ends the token of the other, and one that renews at once has the other do the same.
+// earlyAfter is how long to wait with the next component token after the 1st, 2nd, ... in a row
+// that WeChat refused within a tenth of its life; the last one goes on. The first may be a slip of
+// WeChat's. More in a row are what it looks like when another keeper renews for the same component:
+// each ends the token of the other, and one that renews at once has the other do the same.
 var earlyAfter = []time.Duration{0, time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour}
 
-// TokenRefused is a component whose token t WeChat itself refused to take. The younger the token, and the more often that happened, the
-// later is the next one: after wait.
+// TokenRefused is a component whose token t WeChat itself refused to take. The younger the token,
+// and the more often that happened, the later is the next one: after wait.
 func (c Credential) TokenRefused(t wxtoken.Token, now time.Time) (_ Credential, wait time.Duration) {
 	life := t.ExpiresAt.Sub(t.ObtainedAt)
 	next := Refused{Generation: t.Generation, At: now.UTC()}
@@ -83,7 +87,8 @@ func (c Credential) TokenRefused(t wxtoken.Token, now time.Time) (_ Credential, 
 	return c, wait
 }
 
-// RefusedAlready reports whether it is known of a token of that generation that WeChat refused it, or it was replaced.
+// RefusedAlready reports whether it is known of a token of that generation that WeChat refused it,
+// or it was replaced.
 func (c Credential) RefusedAlready(generation uint64) bool {
 	return c.Generation > generation || c.Refused != nil && c.Refused.Generation >= generation
 }

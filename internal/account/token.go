@@ -38,8 +38,9 @@ var Retries = len(retryAfter)
 func longest() time.Duration { return retryAfter[len(retryAfter)-1] }
 
 // Backoff returns the wait after the given number of failures in a row (from 1). left is the life
-// that the token still has: while it lives, at least four tries find room in what is left.
-// jitter (0 to 1) takes away up to half. What failed more often than retryAfter is long is tried once a minute, come what may.
+// that the token still has: while it lives, at least four tries find room in what is left. jitter
+// (0 to 1) takes away up to half. What failed more often than retryAfter is long is tried once a
+// minute, come what may.
 func Backoff(failures int, left time.Duration, jitter float64) time.Duration {
 	if failures > len(retryAfter) {
 		return longest()
@@ -71,11 +72,13 @@ type Grant struct {
 	Life       time.Duration // as WeChat says
 	Fraction   float64       // of the life, after which it is renewed
 	Jitter     float64       // 0 to 1, by chance
-	// UnsureSince is when WeChat may have been asked before, and its answer was lost; zero if it was not.
+	// UnsureSince is when WeChat may have been asked before, and its answer was lost; zero if it
+	// was not.
 	UnsureSince time.Time
 }
 
-// Token returns the token of a grant that follows old; the zero Token if there is none, or none that is of use to a reader.
+// Token returns the token of a grant that follows old; the zero Token if there is none, or none
+// that is of use to a reader.
 func (g Grant) Token(old wxtoken.Token) wxtoken.Token {
 	if Derived(g.Key) {
 		return g.ticket(old)
@@ -96,26 +99,30 @@ func (g Grant) Token(old wxtoken.Token) wxtoken.Token {
 }
 
 const (
-	// ticketMargin divides the life of a ticket: that part before its end it is asked for once more.
+	// ticketMargin divides the life of a ticket: that part before its end it is asked for once
+	// more.
 	ticketMargin = 60
-	// ticketSlack is how long before its end a ticket counts as ended: the second by which it outlives the next look at it, and the one
-	// to which a schedule is cut.
+	// ticketSlack is how long before its end a ticket counts as ended: the second by which it
+	// outlives the next look at it, and the one to which a schedule is cut.
 	ticketSlack = 2 * time.Second
 )
 
-// ticket returns the derived ticket that follows old. WeChat answers with the same one as long as it lives, and says each
-// time that it has its full life before it ("api_getticket"): a value that is known already gains no life by that.
+// ticket returns the derived ticket that follows old. WeChat answers with the same one as long as
+// it lives, and says each time that it has its full life before it ("api_getticket"): a value that
+// is known already gains no life by that.
 //
-// It may have been made for an earlier call whose answer was lost, at UnsureSince or later: it is believed until it ends if it was made
-// then, and ends at the latest a life after the first answer that brought it. Until a new one can be had it is asked for twice more:
-// shortly before the end, and at the end. From then on each answer proves that it still lives.
+// It may have been made for an earlier call whose answer was lost, at UnsureSince or later: it is
+// believed until it ends if it was made then, and ends at the latest a life after the first answer
+// that brought it. Until a new one can be had it is asked for twice more: shortly before the end,
+// and at the end. From then on each answer proves that it still lives.
 func (g Grant) ticket(old wxtoken.Token) wxtoken.Token {
 	t, known := old, old.Value.Reveal() == g.Value
 	t.Generation, t.Previous, t.Revision = g.Generation, nil, 0
 	if !known {
 		since := g.Asked
 		if !g.UnsureSince.IsZero() {
-			since = g.UnsureSince // WeChat may have made it for a call whose answer was lost, and gives it again
+			// WeChat may have made it for a call whose answer was lost, and gives it again.
+			since = g.UnsureSince
 		}
 		t = wxtoken.Token{
 			Key: g.Key, Value: wxtoken.NewSecret(g.Value), Generation: g.Generation,
@@ -142,8 +149,9 @@ func (g Grant) ticket(old wxtoken.Token) wxtoken.Token {
 	return t
 }
 
-// ticketStep returns when to look again at a ticket that WeChat still gives although it may have ended: at its latest end, left away, or
-// before. One that lives longer than that is looked at less and less often.
+// ticketStep returns when to look again at a ticket that WeChat still gives although it may have
+// ended: at its latest end, left away, or before. One that lives longer than that is looked at less
+// and less often.
 func ticketStep(left, before time.Duration) time.Duration {
 	if left > 0 {
 		return max(time.Second, min(left, before/2))

@@ -10,17 +10,20 @@ import (
 )
 
 const (
-	// MaxPause is the longest wait before a pause is looked at again: it may be over any time, a quota cleared.
+	// MaxPause is the longest wait before a pause is looked at again: it may be over any time, a
+	// quota cleared.
 	MaxPause = 10 * time.Second
-	// awayAfter is how many calls in a row must fail for WeChat to count as away, and awayFrom how many accounts, or
-	// APIs that are about none, they must be about: one account that is always answered "busy" is its own trouble.
+	// awayAfter is how many calls in a row must fail for WeChat to count as away, and awayFrom how
+	// many accounts, or APIs that are about none, they must be about: one account that is always
+	// answered "busy" is its own trouble.
 	awayAfter = 5
 	awayFrom  = 3
 	// ProbeEvery is how often one call is made then, to see whether it is back.
 	ProbeEvery = 10 * time.Second
 	// slowFor is how long calls are made half as often after that.
 	slowFor = 10 * time.Minute
-	// refusedFor is how long no call is made after a refusal that all would meet: it is tried again once a minute.
+	// refusedFor is how long no call is made after a refusal that all would meet: it is tried again
+	// once a minute.
 	refusedFor = time.Minute
 )
 
@@ -43,9 +46,10 @@ func (g *Gate) resume(api wechat.API) {
 
 // closed returns until when no call of api may be made, and why; a time that has passed if one may.
 //
-// Of several reasons it is the one that lasts longest, but for WeChat that is away: its probe is a matter of seconds and
-// moves on, and is looked at only where nothing else closes the gate. A call whose quota is gone is no probe: its refusal
-// would be an answer, and WeChat back, only because it was asked for something that it refuses.
+// Of several reasons it is the one that lasts longest, but for WeChat that is away: its probe is a
+// matter of seconds and moves on, and is looked at only where nothing else closes the gate. A call
+// whose quota is gone is no probe: its refusal would be an answer, and WeChat back, only because it
+// was asked for something that it refuses.
 func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why string) {
 	until, why = g.Shared().Paused[string(api)], quotaIsGone
 	g.mu.Lock()
@@ -62,8 +66,8 @@ func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why strin
 	return until, why
 }
 
-// NotBefore tells a person who asked for a call of api, or for a token that it brings, until when it is held back, and
-// why; the zero time if it is not. A wait of up to patience is none.
+// NotBefore tells a person who asked for a call of api, or for a token that it brings, until when
+// it is held back, and why; the zero time if it is not. A wait of up to patience is none.
 func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Time, why string) {
 	now := g.p.Now()
 	until, why = g.closed(api, now)
@@ -86,9 +90,9 @@ func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Tim
 	return until, why
 }
 
-// wait returns how long no call of api may be made; 0 if one may. While WeChat is away the caller that gets 0 is the one
-// that finds out whether it is back: between the look whether the gate is closed and the lock another may have taken the
-// probe, so it is asked once more.
+// wait returns how long no call of api may be made; 0 if one may. While WeChat is away the caller
+// that gets 0 is the one that finds out whether it is back: between the look whether the gate is
+// closed and the lock another may have taken the probe, so it is asked once more.
 func (g *Gate) wait(api wechat.API, now time.Time) time.Duration {
 	if until, _ := g.closed(api, now); until.After(now) {
 		return min(until.Sub(now), MaxPause)
@@ -101,7 +105,8 @@ func (g *Gate) wait(api wechat.API, now time.Time) time.Duration {
 	if left := g.probe.Sub(now); left > 0 {
 		return left // another was faster
 	}
-	g.probe = now.Add(ProbeEvery) // taken: should this caller never ask WeChat, another does after the same time
+	// Taken: should this caller never ask WeChat, another does after the same time.
+	g.probe = now.Add(ProbeEvery)
 	return 0
 }
 
@@ -115,9 +120,9 @@ func (g *Gate) Away() bool {
 // away is Away for a caller that holds g.mu.
 func (g *Gate) away() bool { return g.silent >= awayAfter && len(g.unheard) >= awayFrom }
 
-// hear notes whether WeChat answered a call about an account, or one of an API that is about none. While WeChat is away
-// each caller waits for the one that probes, instead of counting failures of its own: when it is back, all come at once
-// and none comes late.
+// hear notes whether WeChat answered a call about an account, or one of an API that is about none.
+// While WeChat is away each caller waits for the one that probes, instead of counting failures of
+// its own: when it is back, all come at once and none comes late.
 func (g *Gate) hear(about string, err error, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -140,9 +145,10 @@ func (g *Gate) hear(about string, err error, now time.Time) {
 	}
 }
 
-// halve halves the rate for a while: WeChat said that there were too many calls in this minute. The call that it said so of
-// rests for the minute; the rate is for what comes after, when all that waited would come at once. Each complaint begins
-// the time anew, and does not halve what is halved.
+// halve halves the rate for a while: WeChat said that there were too many calls in this minute. The
+// call that it said so of rests for the minute; the rate is for what comes after, when all that
+// waited would come at once. Each complaint begins the time anew, and does not halve what is
+// halved.
 func (g *Gate) halve(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -151,8 +157,8 @@ func (g *Gate) halve(now time.Time) {
 	g.urgent.SetLimit(g.full / 2)
 }
 
-// count counts a call that is made now, and ends a slow time that is over. No timer does: while no call is made, none is
-// too many.
+// count counts a call that is made now, and ends a slow time that is over. No timer does: while no
+// call is made, none is too many.
 func (g *Gate) count(api wechat.API, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

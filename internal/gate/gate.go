@@ -31,7 +31,8 @@ type Process struct {
 
 	// Counted is called for each call that is made.
 	Counted func(component string, api wechat.API)
-	// Changed is called when what holds a component back may be something else than before. It must not block for long.
+	// Changed is called when what holds a component back may be something else than before. It must
+	// not block for long.
 	Changed func(ctx context.Context, component string)
 	// Refused has a token renewed that WeChat refused in a call.
 	Refused func(ctx context.Context, t wxtoken.Token) error
@@ -39,12 +40,14 @@ type Process struct {
 	Opened func()
 }
 
-// Gate is what every call for one component goes through. All its methods may be called from several goroutines.
+// Gate is what every call for one component goes through. All its methods may be called from
+// several goroutines.
 type Gate struct {
 	p     *Process
 	appid string
-	// Calls that a person or a service waits for have a limiter of their own, so that they don't queue up behind
-	// thousands of renewals. They take their turn from the renewals all the same: see pass.
+	// Calls that a person or a service waits for have a limiter of their own, so that they don't
+	// queue up behind thousands of renewals. They take their turn from the renewals all the same:
+	// see pass.
 	rate   *rate.Limiter
 	urgent *rate.Limiter
 	full   rate.Limit // of both, while WeChat does not complain
@@ -52,9 +55,10 @@ type Gate struct {
 
 	quotaLooked time.Time // when it was asked last what is left of a quota that is gone; Sweep's own
 
-	// mu guards what follows. It is held for a few lookups and never while something is asked or stored: 64 handlers and
-	// the sweep, which looks at each key, go through here. What has to be stored because of it is stored after it was
-	// let go, and may be overtaken; the records are compared and set, and each sweep writes them again.
+	// mu guards what follows. It is held for a few lookups and never while something is asked or
+	// stored: 64 handlers and the sweep, which looks at each key, go through here. What has to be
+	// stored because of it is stored after it was let go, and may be overtaken; the records are
+	// compared and set, and each sweep writes them again.
 	mu     sync.Mutex
 	secret wxtoken.Secret
 	calls  map[string]int           // by API, since they were last added to the shared count
@@ -68,12 +72,16 @@ type Gate struct {
 	probe   time.Time       // while WeChat is away: when the next call may be made
 	empty   int             // answers in a row of api_component_token that had no body
 
-	newest  wxtoken.Token // the component's newest token that this process stored, with its credential's revision
-	refused uint64        // the newest generation of the component's token that WeChat refused, as far as this process knows
-	taken   time.Time     // when WeChat took the component's token last, after it had refused it in another call
-	ticket  time.Time     // when the newest ticket was created that this process stored
-	waiting time.Time     // since when accounts wait for WeChat's list; zero while none does
-	unread  time.Time     // when the list was read before they began to wait
+	// The component's newest token that this process stored, with its credential's revision.
+	newest wxtoken.Token
+	// The newest generation of the component's token that WeChat refused, as far as this process
+	// knows.
+	refused uint64
+	// When WeChat took the component's token last, after it had refused it in another call.
+	taken   time.Time
+	ticket  time.Time // when the newest ticket was created that this process stored
+	waiting time.Time // since when accounts wait for WeChat's list; zero while none does
+	unread  time.Time // when the list was read before they began to wait
 }
 
 // everyAPI stands for all calls of a component.
@@ -93,8 +101,8 @@ func (p *Process) New(appid string, secret wxtoken.Secret) *Gate {
 type Call struct {
 	API     wechat.API
 	Account string // appid of the authorizer that it is about; "" if it is about none
-	// Last is the life of the token that a renewal replaces, zero for any other call. Where it is long dead the data is old,
-	// and the renewal waits for WeChat's list.
+	// Last is the life of the token that a renewal replaces, zero for any other call. Where it is
+	// long dead the data is old, and the renewal waits for WeChat's list.
 	Last account.Life
 }
 
@@ -104,8 +112,9 @@ type Turn struct {
 	call Call
 }
 
-// Admit waits for the turn of a call. While the call may not be made it answers at once with an error of events.Later,
-// which says for how long and why. A turn need not be used: another refresher may have been faster.
+// Admit waits for the turn of a call. While the call may not be made it answers at once with an
+// error of events.Later, which says for how long and why. A turn need not be used: another
+// refresher may have been faster.
 func (g *Gate) Admit(ctx context.Context, call Call) (Turn, error) {
 	if _, err := g.meansFor(ctx, call); err != nil {
 		return Turn{}, err
@@ -119,10 +128,10 @@ func (g *Gate) Admit(ctx context.Context, call Call) (Turn, error) {
 	return Turn{g, call}, nil
 }
 
-// Make makes an admitted call: it counts it, calls ask with the secret that the call is made with (a token, or the
-// component's AppSecret), and learns from the answer what is closed or open from now on. A token that WeChat refused is
-// renewed. The error is ask's; or one of events.Later, and ask was not called: the token died while the turn was waited
-// for.
+// Make makes an admitted call: it counts it, calls ask with the secret that the call is made with
+// (a token, or the component's AppSecret), and learns from the answer what is closed or open from
+// now on. A token that WeChat refused is renewed. The error is ask's; or one of events.Later, and
+// ask was not called: the token died while the turn was waited for.
 func (t Turn) Make(ctx context.Context, ask func(secret string) error) error {
 	with, err := t.g.meansFor(ctx, t.call)
 	if err != nil {
@@ -148,8 +157,8 @@ func (g *Gate) pass(ctx context.Context, api wechat.API) error {
 	}
 	limiter := g.rate
 	if kinds[api].urgent {
-		// Its turn is taken from the renewals without waiting for it. So both together stay below the rate, but for one
-		// burst, and an urgent call waits for its like only.
+		// Its turn is taken from the renewals without waiting for it. So both together stay below
+		// the rate, but for one burst, and an urgent call waits for its like only.
 		g.rate.Reserve()
 		limiter = g.urgent
 	}
@@ -186,11 +195,13 @@ func (g *Gate) make(ctx context.Context, call Call, with means, ask func(secret 
 	return err
 }
 
-// Held answers how long a call would be held back now, and why; 0 if it would not be. It looks at nothing but this
-// process's memory and takes no turn. That accounts wait for WeChat's list it has to store, once for all of them.
+// Held answers how long a call would be held back now, and why; 0 if it would not be. It looks at
+// nothing but this process's memory and takes no turn. That accounts wait for WeChat's list it has
+// to store, once for all of them.
 //
-// No wait is long, whatever the reason: a quota may be cleared, an address be let in, and none waits longer than it
-// must. The more keys there are, the longer each waits, so that together they look a few hundred times a second.
+// No wait is long, whatever the reason: a quota may be cleared, an address be let in, and none
+// waits longer than it must. The more keys there are, the longer each waits, so that together they
+// look a few hundred times a second.
 func (g *Gate) Held(ctx context.Context, call Call) (wait time.Duration, why string) {
 	if why := g.lacks(call); why != "" {
 		return g.Delay(), why
@@ -206,7 +217,8 @@ func (g *Gate) Held(ctx context.Context, call Call) (wait time.Duration, why str
 }
 
 const (
-	// heldDelay is the wait of what is held back for a token that is not there, or for WeChat's list.
+	// heldDelay is the wait of what is held back for a token that is not there, or for WeChat's
+	// list.
 	heldDelay = 5 * time.Second
 	// heldRate is how often a second all that wait so look again, together.
 	heldRate = 200
@@ -235,7 +247,8 @@ func (g *Gate) Secret() wxtoken.Secret {
 	return g.secret
 }
 
-// SetSecret gives the component another AppSecret. Calls that were refused for the old one may be made again.
+// SetSecret gives the component another AppSecret. Calls that were refused for the old one may be
+// made again.
 func (g *Gate) SetSecret(secret wxtoken.Secret) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -247,14 +260,16 @@ func (g *Gate) SetSecret(secret wxtoken.Secret) {
 	maps.DeleteFunc(g.own, func(_ string, h store.Hold) bool { return h.Reason == wxtoken.HeldRefused })
 }
 
-// Forget drops what this process knows of records: the data of NATS may be others now. What it met with WeChat stays.
+// Forget drops what this process knows of records: the data of NATS may be others now. What it met
+// with WeChat stays.
 func (g *Gate) Forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.newest, g.ticket, g.refused, g.waiting = wxtoken.Token{}, time.Time{}, 0, time.Time{}
 }
 
-// Shared returns what this process knows of the record that all processes share; an empty one when nothing is known.
+// Shared returns what this process knows of the record that all processes share; an empty one when
+// nothing is known.
 func (g *Gate) Shared() store.Quota {
 	if view := g.p.View(); view != nil {
 		return view.Quota(g.appid)
@@ -262,16 +277,17 @@ func (g *Gate) Shared() store.Quota {
 	return store.Quota{}
 }
 
-// Sweep does what no event asks for: it adds up the calls, looks whether a quota is there again, and tells what holds
-// the component back. It is called every few seconds to minutes, never twice at once.
+// Sweep does what no event asks for: it adds up the calls, looks whether a quota is there again,
+// and tells what holds the component back. It is called every few seconds to minutes, never twice
+// at once.
 func (g *Gate) Sweep(ctx context.Context) {
 	g.AddCalls(ctx)
 	g.watchQuota(ctx)
 	g.tell(ctx)
 }
 
-// Leave stores what nothing could store later, because this process ends: the calls that it made. And it takes back what
-// it met: no other process would know when that is over.
+// Leave stores what nothing could store later, because this process ends: the calls that it made.
+// And it takes back what it met: no other process would know when that is over.
 func (g *Gate) Leave(ctx context.Context) {
 	g.AddCalls(ctx)
 	if err := g.replaceHolds(ctx, nil, g.p.Now()); err != nil {

@@ -7,12 +7,13 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// A renewal that is refused may mean two things: the merchant cancelled, or something is wrong that all accounts have in
-// common. One by one they look the same, and to believe the second kind would take the tokens of a whole fleet away, which
-// only their merchants could bring back. Merchants cancel one at a time; so the guard looks at the share.
+// A renewal that is refused may mean two things: the merchant cancelled, or something is wrong that
+// all accounts have in common. One by one they look the same, and to believe the second kind would
+// take the tokens of a whole fleet away, which only their merchants could bring back. Merchants
+// cancel one at a time; so the guard looks at the share.
 
-// guard keeps a fault of ours, or of WeChat's, from marking all accounts as gone: when more than a fifth of the renewals
-// end with WeChat saying that the authorization is no good, none is marked.
+// guard keeps a fault of ours, or of WeChat's, from marking all accounts as gone: when more than a
+// fifth of the renewals end with WeChat saying that the authorization is no good, none is marked.
 type guard struct {
 	mu                 sync.Mutex // its own: all handlers count here, and none of them needs Gate.mu for it
 	renewals, refusals []time.Time
@@ -48,10 +49,11 @@ func recent(times []time.Time, now time.Time) []time.Time {
 	return times
 }
 
-// Believes reports whether it is believed when WeChat says that an authorization is no good. While it says so of many at
-// once it is not.
+// Believes reports whether it is believed when WeChat says that an authorization is no good. While
+// it says so of many at once it is not.
 func (g *Gate) Believes() bool { return g.guard.open(g.p.Now()) }
 
-// CountRenewal counts how a renewal ended that began at the given time. Make does so for each api_authorizer_token; an
-// answer to another call that says the same of an account is its caller's to count.
+// CountRenewal counts how a renewal ended that began at the given time. Make does so for each
+// api_authorizer_token; an answer to another call that says the same of an account is its caller's
+// to count.
 func (g *Gate) CountRenewal(began time.Time, err error) { g.guard.saw(began, err) }

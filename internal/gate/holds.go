@@ -24,8 +24,8 @@ import (
 //   - what the component's record and token tell: no ticket, a dead token.
 
 const (
-	// holdLasts is how long a reason counts that was not seen again, by the process that met it or because that process
-	// is gone. A call that is refused is tried again once a minute.
+	// holdLasts is how long a reason counts that was not seen again, by the process that met it or
+	// because that process is gone. A call that is refused is tried again once a minute.
 	holdLasts = 3 * time.Minute
 	// shareAgain is how often a reason that lasts is shared again.
 	shareAgain = time.Minute
@@ -54,8 +54,8 @@ var Reasons = []Reason{
 	{wxtoken.HeldMinuteLimit, ""},
 }
 
-// gravity is the place of a reason among Reasons; -1 for one of a newer release, whose process shares its record with
-// this one.
+// gravity is the place of a reason among Reasons; -1 for one of a newer release, whose process
+// shares its record with this one.
 func gravity(h store.Hold) int {
 	return slices.IndexFunc(Reasons, func(r Reason) bool { return r.Name == h.Reason })
 }
@@ -113,7 +113,8 @@ func (g *Gate) Holds() []store.Hold {
 		}
 	}
 	if token, _ := g.componentToken(); !token.Value.IsZero() {
-		// Some refresher got a token since: whatever kept this one from it is over, although it did not ask again.
+		// Some refresher got a token since: whatever kept this one from it is over, although it did
+		// not ask again.
 		maps.DeleteFunc(all, func(_ string, h store.Hold) bool {
 			return h.API == string(wechat.APIComponentToken) && h.Reason != wxtoken.HeldQuota && token.ObtainedAt.After(h.SeenAt)
 		})
@@ -123,8 +124,8 @@ func (g *Gate) Holds() []store.Hold {
 	return out
 }
 
-// met returns what processes met, this one and the others. What this one met itself is the newer news: the record says
-// what it was a moment ago, so its own entries there are passed over.
+// met returns what processes met, this one and the others. What this one met itself is the newer
+// news: the record says what it was a moment ago, so its own entries there are passed over.
 func (g *Gate) met(now time.Time) map[string]store.Hold {
 	all := map[string]store.Hold{}
 	for by, h := range g.Shared().Held {
@@ -204,8 +205,8 @@ func (g *Gate) tokenHold(view *store.View, now time.Time) (h store.Hold, ok bool
 	return h, true
 }
 
-// fought reports whether another keeper seems to renew for the same component: two tokens in a row were refused early,
-// and the newest has not outlived that age yet.
+// fought reports whether another keeper seems to renew for the same component: two tokens in a row
+// were refused early, and the newest has not outlived that age yet.
 func fought(last *account.Refused, newest wxtoken.Token, now time.Time) bool {
 	return last != nil && last.Early > 1 && now.Sub(newest.ObtainedAt) < newest.ExpiresAt.Sub(newest.ObtainedAt)/10
 }
@@ -236,9 +237,9 @@ func Message(holds []store.Hold, now time.Time) string {
 	return strings.Join(parts, "; ")
 }
 
-// tell lets the others know what holds the component back: the log, the other refreshers, the status. The shared record is
-// written before the status: the next refresher that writes the status makes it from the record, and must not take back
-// what this one said.
+// tell lets the others know what holds the component back: the log, the other refreshers, the
+// status. The shared record is written before the status: the next refresher that writes the status
+// makes it from the record, and must not take back what this one said.
 func (g *Gate) tell(ctx context.Context) {
 	now := g.p.Now()
 	g.log(g.Holds(), now)
@@ -248,9 +249,9 @@ func (g *Gate) tell(ctx context.Context) {
 	g.p.Changed(ctx, g.appid)
 }
 
-// log logs when a reason begins or ends. What is compared are the names: the texts hold times and counts, and would make a
-// line of each probe. Two handlers that tell at once may log in the other order than they looked; the next sweep puts it
-// right.
+// log logs when a reason begins or ends. What is compared are the names: the texts hold times and
+// counts, and would make a line of each probe. Two handlers that tell at once may log in the other
+// order than they looked; the next sweep puts it right.
 func (g *Gate) log(holds []store.Hold, now time.Time) {
 	var names []string
 	for _, h := range holds {
@@ -270,9 +271,10 @@ func (g *Gate) log(holds []store.Hold, now time.Time) {
 	}
 }
 
-// share writes what this process met into the shared record, where that says otherwise, and takes out what is over: its own,
-// and what processes left behind that were killed. Any process may take that out, for the time of SeenAt says it to all. A
-// quota stands in Paused alone; and what NATS does not store can't be shared through it.
+// share writes what this process met into the shared record, where that says otherwise, and takes
+// out what is over: its own, and what processes left behind that were killed. Any process may take
+// that out, for the time of SeenAt says it to all. A quota stands in Paused alone; and what NATS
+// does not store can't be shared through it.
 func (g *Gate) share(ctx context.Context, now time.Time) error {
 	g.mu.Lock()
 	maps.DeleteFunc(g.own, func(_ string, h store.Hold) bool { return !lasts(h, now) })
@@ -289,8 +291,9 @@ func (g *Gate) share(ctx context.Context, now time.Time) error {
 	return g.replaceHolds(ctx, mine, now)
 }
 
-// replaceHolds replaces what the shared record says of this process. The view is asked first whether there is anything
-// to write: it costs nothing, and most of the time there is not. The record itself is asked again, under compare-and-set.
+// replaceHolds replaces what the shared record says of this process. The view is asked first
+// whether there is anything to write: it costs nothing, and most of the time there is not. The
+// record itself is asked again, under compare-and-set.
 func (g *Gate) replaceHolds(ctx context.Context, mine map[string]store.Hold, now time.Time) error {
 	differs := func(held map[string]store.Hold) bool {
 		for by, h := range held {

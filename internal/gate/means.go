@@ -20,8 +20,9 @@ const (
 	withSecret // the component's AppSecret: an answer proves that WeChat takes it
 )
 
-// kinds are the calls. urgent ones are waited for by a person, by a service, or, as the component's own token is, by all
-// others. One that is aside is needed for no token: what becomes of it is told to those who make it, and is no reason.
+// kinds are the calls. urgent ones are waited for by a person, by a service, or, as the component's
+// own token is, by all others. One that is aside is needed for no token: what becomes of it is told
+// to those who make it, and is no reason.
 var kinds = map[wechat.API]struct {
 	with          with
 	urgent, aside bool
@@ -45,11 +46,12 @@ type means struct {
 	token  wxtoken.Token
 }
 
-// tokenDelay is the wait of a call for a component access token that is not there: a renewal is under way, or waits for a
-// ticket.
+// tokenDelay is the wait of a call for a component access token that is not there: a renewal is
+// under way, or waits for a ticket.
 const tokenDelay = time.Second
 
-// meansFor returns what a call is made with. Without a token that is good for it the error is one of events.Later.
+// meansFor returns what a call is made with. Without a token that is good for it the error is one
+// of events.Later.
 func (g *Gate) meansFor(ctx context.Context, call Call) (means, error) {
 	switch kinds[call.API].with {
 	case withSecret:
@@ -73,8 +75,8 @@ func (g *Gate) componentMeans() (means, error) {
 	return means{t.Value.Reveal(), t}, nil
 }
 
-// lacks says what a call lacks to be made with, in words; "" if nothing. It is meansFor without the cost of an error, for
-// the sweep.
+// lacks says what a call lacks to be made with, in words; "" if nothing. It is meansFor without the
+// cost of an error, for the sweep.
 func (g *Gate) lacks(call Call) string {
 	switch kinds[call.API].with {
 	case withSecret:
@@ -99,8 +101,9 @@ func (g *Gate) accountLife(appid string) account.Life {
 	return e.Token
 }
 
-// AccountToken returns an account's token that is good for a call. Without one the error is one of events.Later. The view
-// says whether there is one; it is read from NATS, because the view holds none.
+// AccountToken returns an account's token that is good for a call. Without one the error is one of
+// events.Later. The view says whether there is one; it is read from NATS, because the view holds
+// none.
 func (g *Gate) AccountToken(ctx context.Context, appid string) (wxtoken.Token, error) {
 	key, life, now := wxtoken.AuthorizerKey(g.appid, appid), g.accountLife(appid), g.p.Now()
 	if !life.Lives(now) {
@@ -116,16 +119,18 @@ func (g *Gate) AccountToken(ctx context.Context, appid string) (wxtoken.Token, e
 	return t, nil
 }
 
-// componentToken returns the component's newest token that is known here, and whether WeChat refused it.
+// componentToken returns the component's newest token that is known here, and whether WeChat
+// refused it.
 //
-// The view is a moment behind what this process stored itself. Without a look at that each renewal of the component
-// would be followed by calls with the token that it has just ended.
+// The view is a moment behind what this process stored itself. Without a look at that each renewal
+// of the component would be followed by calls with the token that it has just ended.
 func (g *Gate) componentToken() (t wxtoken.Token, refused bool) {
 	view := g.p.View()
 	if view == nil {
 		return t, false
 	}
-	seen := view.Seen() // before the look: what comes in between makes the view newer than it seems, never older
+	// Before the look: what comes in between makes the view newer than it seems, never older.
+	seen := view.Seen()
 	own, t := view.Component(g.appid)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -139,7 +144,8 @@ func (g *Gate) componentToken() (t wxtoken.Token, refused bool) {
 	return t, known > 0 && known >= t.Generation
 }
 
-// KnowToken notes a token that this process stored, with the revision of the credential that was stored just before it.
+// KnowToken notes a token that this process stored, with the revision of the credential that was
+// stored just before it.
 func (g *Gate) KnowToken(t wxtoken.Token, revision uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -157,13 +163,13 @@ func (g *Gate) KnowTicket(created time.Time) {
 	}
 }
 
-// tokenRefused deals with a component token that WeChat refused: nothing more is called with it, and one renewal is asked
-// for, however many calls were refused and by whichever refresher. It is not asked whether the token is too young, as
-// for an account's: WeChat's word need not be true for long. The younger the token is, and the more often that happened,
-// the later is the next one.
+// tokenRefused deals with a component token that WeChat refused: nothing more is called with it,
+// and one renewal is asked for, however many calls were refused and by whichever refresher. It is
+// not asked whether the token is too young, as for an account's: WeChat's word need not be true for
+// long. The younger the token is, and the more often that happened, the later is the next one.
 func (g *Gate) tokenRefused(ctx context.Context, t wxtoken.Token) {
-	// The mark is set before anything is asked, under the lock: from here on nobody is handed this token, and of 64 calls
-	// that are refused at once the first one goes on.
+	// The mark is set before anything is asked, under the lock: from here on nobody is handed this
+	// token, and of 64 calls that are refused at once the first one goes on.
 	g.mu.Lock()
 	news := g.refused < t.Generation
 	g.refused = max(g.refused, t.Generation)
@@ -187,12 +193,13 @@ func (g *Gate) tokenRefused(ctx context.Context, t wxtoken.Token) {
 	g.tell(ctx)
 }
 
-// takenElsewhere reports whether WeChat takes a component token that it refused in one call. Where that happens again
-// within the life of a token it may be about that call's account alone, and all others would wait, longer each time, for
-// a renewal that changes nothing. So a call about no account is made; its word counts for ProbeEvery.
+// takenElsewhere reports whether WeChat takes a component token that it refused in one call. Where
+// that happens again within the life of a token it may be about that call's account alone, and all
+// others would wait, longer each time, for a renewal that changes nothing. So a call about no
+// account is made; its word counts for ProbeEvery.
 //
-// The call is made past Admit, which would not let it through: the token counts as refused by now, so that nothing else
-// is called with it while WeChat is asked.
+// The call is made past Admit, which would not let it through: the token counts as refused by now,
+// so that nothing else is called with it while WeChat is asked.
 func (g *Gate) takenElsewhere(ctx context.Context, t wxtoken.Token) bool {
 	now := g.p.Now()
 	own, _ := g.p.View().Component(g.appid)

@@ -15,15 +15,18 @@ import (
 const (
 	// quotaIsGone says why a call rests until the day turns.
 	quotaIsGone = "the day's quota is gone"
-	// quotaBridge is how long a process holds calls back by itself, until it sees in its view that all do.
+	// quotaBridge is how long a process holds calls back by itself, until it sees in its view that
+	// all do.
 	quotaBridge = 5 * time.Second
-	// quotaLook is how often WeChat is asked whether there is something left of a quota that was gone.
+	// quotaLook is how often WeChat is asked whether there is something left of a quota that was
+	// gone.
 	quotaLook = 10 * time.Minute
 )
 
-// closeForTheDay keeps all refreshers from making a call until the day turns, or until its quota is cleared. All hear of it
-// through their views. Until this one sees its own write there, it is closed by a pause of its own: of 64 handlers that are
-// under way the others would make the call once more, and a refused call counts, too.
+// closeForTheDay keeps all refreshers from making a call until the day turns, or until its quota is
+// cleared. All hear of it through their views. Until this one sees its own write there, it is
+// closed by a pause of its own: of 64 handlers that are under way the others would make the call
+// once more, and a refused call counts, too.
 func (g *Gate) closeForTheDay(ctx context.Context, api wechat.API, cause error, now time.Time) {
 	until, said := wechat.QuotaBack(now), account.LastError(now, cause)
 	g.pause(api, now.Add(quotaBridge))
@@ -49,9 +52,10 @@ func (g *Gate) closeForTheDay(ctx context.Context, api wechat.API, cause error, 
 	}
 }
 
-// Calls are counted in memory and added to the shared record by each sweep and at the end: one write for all calls of half
-// a minute, instead of one for each. A process that is killed takes the count of that half minute with it. The count is
-// for people; what WeChat counts itself is asked for beside it.
+// Calls are counted in memory and added to the shared record by each sweep and at the end: one
+// write for all calls of half a minute, instead of one for each. A process that is killed takes the
+// count of that half minute with it. The count is for people; what WeChat counts itself is asked
+// for beside it.
 
 // takeCalls returns the calls that are not in the shared count yet, and takes them for added.
 func (g *Gate) takeCalls() map[string]int {
@@ -62,7 +66,8 @@ func (g *Gate) takeCalls() map[string]int {
 	return taken
 }
 
-// giveCalls takes back what takeCalls gave, because it could not be added. Calls that were made meanwhile are kept.
+// giveCalls takes back what takeCalls gave, because it could not be added. Calls that were made
+// meanwhile are kept.
 func (g *Gate) giveCalls(calls map[string]int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -80,8 +85,9 @@ func (g *Gate) AddCalls(ctx context.Context) {
 	now := g.p.Now()
 	err := g.p.Store().UpdateQuota(ctx, g.appid, func(q *store.Quota) bool {
 		if day := wechat.Day(now); q.Day != day {
-			// The first to write on a new day begins the count anew, and takes out the pauses that ended with the old one.
-			// A pause that was set in the first minutes of the day, for a quota of the day before, is kept.
+			// The first to write on a new day begins the count anew, and takes out the pauses that
+			// ended with the old one. A pause that was set in the first minutes of the day, for a
+			// quota of the day before, is kept.
 			q.Day, q.Calls = day, nil
 			q.Paused = maps.Clone(q.Paused)
 			maps.DeleteFunc(q.Paused, func(_ string, until time.Time) bool { return !until.After(now) })
@@ -110,7 +116,8 @@ func (g *Gate) QuotaLeft(ctx context.Context, api wechat.API) (left wechat.Quota
 	return left, err
 }
 
-// ClearQuota has WeChat count from zero ("component/clear_quota/v2"), and lets all refreshers call again.
+// ClearQuota has WeChat count from zero ("component/clear_quota/v2"), and lets all refreshers call
+// again.
 func (g *Gate) ClearQuota(ctx context.Context) error {
 	err := g.Do(ctx, Call{API: wechat.APIClearQuota}, func(secret string) error {
 		return g.p.WeChat.ClearQuota(ctx, g.appid, secret)
@@ -122,11 +129,12 @@ func (g *Gate) ClearQuota(ctx context.Context) error {
 	return g.callAgain(ctx, func(string) bool { return true })
 }
 
-// callAgain lets all refreshers make the calls again that rest for want of a quota, as far as that is over.
+// callAgain lets all refreshers make the calls again that rest for want of a quota, as far as that
+// is over.
 //
-// The shared record is changed first and this process's own pause ended after it: the other way round a call in between
-// would find the gate open here and closed there. The own pause has to go too, for it may outlive the record's by
-// quotaBridge.
+// The shared record is changed first and this process's own pause ended after it: the other way
+// round a call in between would find the gate open here and closed there. The own pause has to go
+// too, for it may outlive the record's by quotaBridge.
 func (g *Gate) callAgain(ctx context.Context, over func(api string) bool) error {
 	var freed []string // set anew by each try of the compare-and-set
 	err := g.p.Store().UpdateQuota(ctx, g.appid, func(q *store.Quota) bool {
@@ -147,8 +155,8 @@ func (g *Gate) callAgain(ctx context.Context, over func(api string) bool) error 
 	return err
 }
 
-// watchQuota ends the rest of calls whose quota was cleared elsewhere, or raised. It asks for the figures: the call
-// itself is not made before the day turns.
+// watchQuota ends the rest of calls whose quota was cleared elsewhere, or raised. It asks for the
+// figures: the call itself is not made before the day turns.
 func (g *Gate) watchQuota(ctx context.Context) {
 	now := g.p.Now()
 	var rest []string

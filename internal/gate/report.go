@@ -13,21 +13,24 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// emptyPatience is how many answers in a row without a body it takes for them to count as a refusal. WeChat answers a
-// wrong appid or secret so at times.
+// emptyPatience is how many answers in a row without a body it takes for them to count as a
+// refusal. WeChat answers a wrong appid or secret so at times.
 const emptyPatience = 4
 
-// report notes how a call ended. A refusal that the next call would meet too closes the gate for those calls, whichever
-// process makes them, and is told for as long as it lasts; what ends it, an answer of another kind, too.
+// report notes how a call ended. A refusal that the next call would meet too closes the gate for
+// those calls, whichever process makes them, and is told for as long as it lasts; what ends it, an
+// answer of another kind, too.
 func (g *Gate) report(ctx context.Context, call Call, err error) {
 	now := g.p.Now()
 	before := g.reasons()
 	g.hear(cmp.Or(call.Account, string(call.API)), err, now)
-	if !call.API.OfAccount() { // what an account's own quota and permissions don't allow is no concern of the others
+	// What an account's own quota and permissions don't allow is no concern of the others.
+	if !call.API.OfAccount() {
 		g.reopen(call.API, err, now) // first: the same answer may end one reason and begin another
 		g.close(ctx, call.API, err, now)
 	}
-	// Told when the list changes, not with each answer: while WeChat refuses, hundreds of answers say the same.
+	// Told when the list changes, not with each answer: while WeChat refuses, hundreds of answers
+	// say the same.
 	if g.reasons() != before {
 		g.tell(ctx)
 	}
@@ -54,7 +57,8 @@ func (g *Gate) close(ctx context.Context, api wechat.API, err error, now time.Ti
 			return // the others must not wait for it
 		}
 		hold.Reason, hold.Until = wxtoken.HeldRefused, now.Add(refusedFor)
-		if api != wechat.APIComponentToken { // its own retries have their own times; without a token no other call is made
+		// Its own retries have their own times; without a token no other call is made.
+		if api != wechat.APIComponentToken {
 			g.pause(everyAPI, hold.Until)
 		}
 		api = refusedAPI(api, err)
@@ -66,8 +70,9 @@ func (g *Gate) close(ctx context.Context, api wechat.API, err error, now time.Ti
 	}
 }
 
-// reopen ends what an answer to a call of api proves to be over. A wrong secret is wrong while nothing asks: so it is an
-// answer that ends a reason, and not the time at which the next call may be made.
+// reopen ends what an answer to a call of api proves to be over. A wrong secret is wrong while
+// nothing asks: so it is an answer that ends a reason, and not the time at which the next call may
+// be made.
 func (g *Gate) reopen(api wechat.API, err error, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -96,8 +101,8 @@ func (g *Gate) reopen(api wechat.API, err error, now time.Time) {
 	}
 }
 
-// countEmpty counts answers of api_component_token that have no body: no refusal stands in them, and they are often one.
-// The caller holds g.mu.
+// countEmpty counts answers of api_component_token that have no body: no refusal stands in them,
+// and they are often one. The caller holds g.mu.
 func (g *Gate) countEmpty(err error, now time.Time) {
 	switch e, ok := errors.AsType[*wechat.Error](err); {
 	case ok && e.Empty:
@@ -122,8 +127,8 @@ func (g *Gate) NoteProof(ctx context.Context, err error) {
 	}
 }
 
-// refusedAPI returns the call whose next answer tells whether a refusal is over: for the address, or the component's
-// state, any call; for its secret one with the secret.
+// refusedAPI returns the call whose next answer tells whether a refusal is over: for the address,
+// or the component's state, any call; for its secret one with the secret.
 func refusedAPI(api wechat.API, err error) wechat.API {
 	switch {
 	case wechat.Concerns(err) == wechat.ConcernAddress:

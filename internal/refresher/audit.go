@@ -45,8 +45,9 @@ func recordOf(a events.Audit, err error) events.Audit {
 	return a
 }
 
-// withRecord answers a request and then leaves a record of it. about tells what is recorded of question and answer; ok is false
-// where nothing was done that needs a record. The action is done by then: where JOURNAL does not take the record, the log has it.
+// withRecord answers a request and then leaves a record of it. about tells what is recorded of
+// question and answer; ok is false where nothing was done that needs a record. The action is done
+// by then: where JOURNAL does not take the record, the log has it.
 func withRecord[Q, A any](j journal, answer func(context.Context, Q) (A, error), about func(events.Asker, Q, A) (record events.Audit, ok bool)) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		var q Q
@@ -67,8 +68,8 @@ func withRecord[Q, A any](j journal, answer func(context.Context, Q) (A, error),
 	}
 }
 
-// ifPermitted answers a request of the operator's page if the role of who asks may have that done. The page has looked before; this
-// is for one that is older, or faulty.
+// ifPermitted answers a request of the operator's page if the role of who asks may have that done.
+// The page has looked before; this is for one that is older, or faulty.
 func ifPermitted(answer answerer) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		if request.by.Role != roleOperator && request.by.Role != roleAdmin {
@@ -97,7 +98,8 @@ func recordOfClear(_ events.Asker, q events.QuotaRequest, _ events.QuotaAnswer) 
 	return events.Audit{Action: events.ActionClear, Component: events.Clip(q.Component), Outcome: events.OutcomeDone}, q.Clear
 }
 
-// recordOfLink leaves no record of the links that backends make, by the thousand: the links themselves tell of those.
+// recordOfLink leaves no record of the links that backends make, by the thousand: the links
+// themselves tell of those.
 func recordOfLink(by events.Asker, q events.ConnectCreate, _ events.ConnectCreated) (events.Audit, bool) {
 	record := events.Audit{Action: events.ActionLink, Component: events.Clip(q.Component), Outcome: events.OutcomeDone, Parameters: map[string]any{}}
 	for name, value := range map[string]string{"ref": q.Ref, "biz_appid": q.BizAppID} {

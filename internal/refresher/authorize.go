@@ -17,7 +17,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// handleUnreadable has a document put on DEAD, and WeChat's list asked where it may have been about an authorization.
+// handleUnreadable has a document put on DEAD, and WeChat's list asked where it may have been about
+// an authorization.
 func (r *Refresher) handleUnreadable(ctx context.Context, a events.Auth) error {
 	if a.AskList {
 		if err := r.store.ScheduleReconcile(ctx, a.Component, r.cfg.ReconcileEvery, true); err != nil {
@@ -27,8 +28,8 @@ func (r *Refresher) handleUnreadable(ctx context.Context, a events.Auth) error {
 	return events.Never(fmt.Errorf("read push: %s", a.Detail))
 }
 
-// handleAuthorized exchanges the code of a push. The same code, and an authorization older than the one
-// in force, change nothing.
+// handleAuthorized exchanges the code of a push. The same code, and an authorization older than the
+// one in force, change nothing.
 func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.store.Credential(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
@@ -45,8 +46,9 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 	if link, err = r.links.For(ctx, link, key.Authorizer); err != nil {
 		return err
 	}
-	// That of a link whose end is not known yet is WeChat's to judge when only the list told of the account: its ref must
-	// not get lost because the list came first. An older code exchanged over a newer one would end the newer authorization.
+	// That of a link whose end is not known yet is WeChat's to judge when only the list told of the
+	// account: its ref must not get lost because the list came first. An older code exchanged over
+	// a newer one would end the newer authorization.
 	listed := link != nil && link.Authorizer == "" && (cred.CodeDigest == "" || cred.Brought(events.Digest(a.Code)))
 	if created.Before(cred.RevokedAt) || created.Before(cred.AuthorizedAt) && !listed {
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("authorization ignored, a newer event came before it")
@@ -56,7 +58,8 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 		created = cred.AuthorizedAt
 		a.CreateTime = created
 	}
-	// One link is one authorization: if the redirect came first, its code has brought the tokens already.
+	// One link is one authorization: if the redirect came first, its code has brought the tokens
+	// already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(account.MaxAhead))
 	if cred.Brought(events.Digest(a.Code)) || redirected && cred.RefreshToken != "" {
 		return r.repeatAuthorization(ctx, c, cred, created, link, m)
@@ -90,7 +93,8 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 		}
 		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
 	}
-	// ErrLost: an older cancellation, say, was stored meanwhile. The code is spent now; WeChat knows its refresh token.
+	// ErrLost: an older cancellation, say, was stored meanwhile. The code is spent now; WeChat
+	// knows its refresh token.
 	return r.establish(ctx, c, cred, granted, a, created, asked, link)
 }
 
@@ -112,8 +116,8 @@ func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred 
 	return nil
 }
 
-// noteAuthorization notes what a second event tells of an authorization that has its tokens: when it was, if a redirect had
-// told of it, which does not say; and the link, if that was not known.
+// noteAuthorization notes what a second event tells of an authorization that has its tokens: when
+// it was, if a redirect had told of it, which does not say; and the link, if that was not known.
 func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credential, created time.Time, link *store.Connect) (account.Credential, error) {
 	ref := cred.Ref
 	if link != nil && link.Authorizer == "" {
@@ -144,8 +148,9 @@ func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, 
 	return a, err
 }
 
-// establish stores an authorization of the given time, zero if not known: refresh token, token and schedule at once. It replaces what was
-// there, and keeps no previous token: WeChat ends the old authorization.
+// establish stores an authorization of the given time, zero if not known: refresh token, token and
+// schedule at once. It replaces what was there, and keeps no previous token: WeChat ends the old
+// authorization.
 func (r *Refresher) establish(ctx context.Context, c *component, cred account.Credential, granted wechat.Authorization, a events.Auth, at, asked time.Time, link *store.Connect) error {
 	key := cred.Key
 	ref, conflict := links.Ref(cred, link)
@@ -192,8 +197,9 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 	return r.links.Finish(ctx, link, cred)
 }
 
-// fill completes an authorization whose answer had no refresh token: the profile, asked right after, may tell it. If it does not, it is
-// looked for; one of an earlier authorization is kept until its renewal shows whether it is any good.
+// fill completes an authorization whose answer had no refresh token: the profile, asked right
+// after, may tell it. If it does not, it is looked for; one of an earlier authorization is kept
+// until its renewal shows whether it is any good.
 func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) (account.Credential, error) {
 	if info.RefreshToken != "" && info.RefreshToken != cred.RefreshToken {
 		filled, err := r.keepRecovered(ctx, cred, info)
@@ -214,8 +220,8 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 	cred = cred.GivenBack()
 	switch wechat.Judge(cause) {
 	case wechat.CodeSpent:
-		// Used by the redirect, or by a refresher that died before it stored the answer: the refresh
-		// token that the code brought is WeChat's to tell.
+		// Used by the redirect, or by a refresher that died before it stored the answer: the
+		// refresh token that the code brought is WeChat's to tell.
 		info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 		if err != nil && wechat.Judge(err) == wechat.Revoked {
 			cause = err
@@ -244,8 +250,8 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 	return r.links.Fail(ctx, link, "", wechat.Judge(cause).String())
 }
 
-// storeSpent stores an authorization of the given time, zero if not known, whose code is spent, with the refresh token that WeChat tells, and has
-// its token fetched.
+// storeSpent stores an authorization of the given time, zero if not known, whose code is spent,
+// with the refresh token that WeChat tells, and has its token fetched.
 func (r *Refresher) storeSpent(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
 	key := cred.Key
 	ref, _ := links.Ref(cred, link)
@@ -261,8 +267,8 @@ func (r *Refresher) storeSpent(ctx context.Context, cred account.Credential, inf
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// eventDelay is how long an event is put off that WeChat did not let be handled: as long as the call said,
-// if it was not even made, and longer each time otherwise.
+// eventDelay is how long an event is put off that WeChat did not let be handled: as long as the
+// call said, if it was not even made, and longer each time otherwise.
 func eventDelay(m events.Msg, err error) time.Duration {
 	if wait, ok := events.After(err); ok {
 		return wait
@@ -285,7 +291,8 @@ func (r *Refresher) giveBack(ctx context.Context, cred account.Credential, wait 
 	return events.Later(wait, fmt.Errorf("exchange code: %w", cause))
 }
 
-// calm reports whether a profile can be fetched without a renewal having to wait: for its turn by the rate, or for a hand.
+// calm reports whether a profile can be fetched without a renewal having to wait: for its turn by
+// the rate, or for a hand.
 func (r *Refresher) calm(component string) bool {
 	c, ok := r.component(component)
 	return !ok || c.gate.Idle() && r.absorbing.Load() == 0 && 2*r.busy.Load() <= int64(max(r.cfg.Concurrency, 2))

@@ -7,8 +7,8 @@ import (
 	"wxtoken/internal/bus"
 )
 
-// Canary has NATS prove that a renewal could be stored and read back. Before the store is open nothing is written to it: it may be
-// another refresher's.
+// Canary has NATS prove that a renewal could be stored and read back. Before the store is open
+// nothing is written to it: it may be another refresher's.
 func (r *Refresher) Canary(ctx context.Context) error {
 	r.mu.Lock()
 	ready := r.ready

@@ -19,8 +19,8 @@ func (r *Refresher) handleUnauthorized(ctx context.Context, c *component, key wx
 	created := a.CreateTime.UTC()
 	switch {
 	case cred.Revision == 0:
-		// Stored for an unknown account, too: a code of it may still be on its way, and its handler must not revive the account
-		// without asking WeChat what is true now.
+		// Stored for an unknown account, too: a code of it may still be on its way, and its handler
+		// must not revive the account without asking WeChat what is true now.
 		return r.cancel(ctx, cred.Cancelled(created), nil)
 	case !cred.RevokedAt.IsZero():
 		// Once more: the refresher that stored it may have died before the status was written.
@@ -34,7 +34,8 @@ func (r *Refresher) handleUnauthorized(ctx context.Context, c *component, key wx
 		info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 		switch {
 		case err == nil && info.RefreshToken == "" && m.Deliveries <= account.Retries:
-			// That confirms nothing. WeChat's push is signed; should it have been an old one, the list brings the account back.
+			// That confirms nothing. WeChat's push is signed; should it have been an old one, the
+			// list brings the account back.
 			return events.Later(eventDelay(m, account.ErrNoRefreshToken), fmt.Errorf("check cancellation: %w", account.ErrNoRefreshToken))
 		case err == nil && info.RefreshToken == "":
 		case err == nil:
@@ -47,8 +48,8 @@ func (r *Refresher) handleUnauthorized(ctx context.Context, c *component, key wx
 	return r.cancel(ctx, cred.Cancelled(created), nil)
 }
 
-// cancel ends an authorization that WeChat says is over. cred is as account.Cancelled or FoundCancelled left it, cause WeChat's answer,
-// nil if it was a push.
+// cancel ends an authorization that WeChat says is over. cred is as account.Cancelled or
+// FoundCancelled left it, cause WeChat's answer, nil if it was a push.
 func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause error) error {
 	if _, err := r.store.Revoke(ctx, cred); err != nil {
 		return err
@@ -58,7 +59,8 @@ func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause e
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, account.Revoked(r.now(), cause)))
 }
 
-// cancelByAnswer ends an authorization by WeChat's answer to a call. While too many are refused at once the answer is not believed.
+// cancelByAnswer ends an authorization by WeChat's answer to a call. While too many are refused at
+// once the answer is not believed.
 func (r *Refresher) cancelByAnswer(ctx context.Context, c *component, cred account.Credential, cause error) error {
 	if !c.gate.Believes() {
 		cred, next := cred.Doubted(r.now(), cause)

@@ -91,8 +91,8 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 	return err
 }
 
-// spentPatience is how long a link whose code is spent waits for the push that may have spent it, before it is
-// called failed.
+// spentPatience is how long a link whose code is spent waits for the push that may have spent it,
+// before it is called failed.
 const spentPatience = 10 * time.Second
 
 // awaitPush deals with a redirect's code that was spent before.
@@ -113,9 +113,10 @@ func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Con
 	return events.Later(spentDelay, errors.New("exchange code: it was used already, waiting for the push that may have used it"))
 }
 
-// finishMissed finishes a link that is limited to one account when neither the answer to its code came, nor the push, and WeChat
-// knows of a new authorization of that account. Anybody who has the link can come back with a code that is no good, so that the
-// account is authorized is not enough: without news since the code came the ref stays where it is.
+// finishMissed finishes a link that is limited to one account when neither the answer to its code
+// came, nor the push, and WeChat knows of a new authorization of that account. Anybody who has the
+// link can come back with a code that is no good, so that the account is authorized is not enough:
+// without news since the code came the ref stays where it is.
 func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.Connect, m events.Msg) (done bool, err error) {
 	if link.BizAppID == "" {
 		return false, nil
@@ -128,7 +129,8 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 	if cred.ClaimedAt(r.now()) {
 		return false, events.Later(account.ClaimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
 	}
-	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-account.MaxAhead)) { // the list has told
+	// The list has told.
+	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-account.MaxAhead)) {
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
 			return false, err
 		}
@@ -147,7 +149,8 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 	if cred, err = r.recollect(ctx, cred); err != nil {
 		return false, err
 	}
-	return true, r.storeSpent(ctx, cred, info, time.Time{}, events.KindCallback, link) // not known when, as after a redirect
+	// Not known when, as after a redirect.
+	return true, r.storeSpent(ctx, cred, info, time.Time{}, events.KindCallback, link)
 }
 
 // keepCode stores what a code brought. The code is spent now: whatever happens, its answer must be
@@ -193,8 +196,9 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 		return err
 	}
 	if overlapped {
-		// A renewal may have asked WeChat after us: it is not known which token is the newer one. The wish
-		// comes first: it waits for the generation that is stored next, and can't be lost in between.
+		// A renewal may have asked WeChat after us: it is not known which token is the newer one.
+		// The wish comes first: it waits for the generation that is stored next, and can't be lost
+		// in between.
 		due := events.Due{Key: key, Generation: cred.Generation + 1, Reason: events.ReasonOverlap}
 		if err := r.store.MakeDue(ctx, due, ""); err != nil {
 			return err

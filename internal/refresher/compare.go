@@ -12,7 +12,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// compare answers wxtoken.reconcile: for a component WeChat's list is read, for one account WeChat is asked for it, now.
+// compare answers wxtoken.reconcile: for a component WeChat's list is read, for one account WeChat
+// is asked for it, now.
 func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (answer events.Reconciling, err error) {
 	if q.Authorizer == "" {
 		return r.answers.reconcile(ctx, q)
@@ -41,7 +42,8 @@ func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (ans
 	return answer, err
 }
 
-// compareOne asks WeChat for an account, and takes over what is new. Of an account that has nothing to renew with, the list knows more.
+// compareOne asks WeChat for an account, and takes over what is new. Of an account that has nothing
+// to renew with, the list knows more.
 func (r *Refresher) compareOne(ctx context.Context, c *component, key wxtoken.Key) (outcome string, err error) {
 	cred, err := r.store.Credential(ctx, key)
 	switch {

@@ -5,8 +5,9 @@ import (
 	"wxtoken/internal/gate"
 )
 
-// component is one third-party platform: the gate that every call for it passes, and what the sweep remembers of it. The
-// sweep's own fields need no lock: it is one goroutine, and Run touches them only while there is none.
+// component is one third-party platform: the gate that every call for it passes, and what the sweep
+// remembers of it. The sweep's own fields need no lock: it is one goroutine, and Run touches them
+// only while there is none.
 type component struct {
 	appid string
 	gate  *gate.Gate

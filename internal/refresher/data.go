@@ -29,8 +29,9 @@ type data struct {
 	doubts chan struct{} // whether the stream is still there
 }
 
-// open opens the store as soon as NATS is there and ready returns no error. It calls trouble with what each try failed with. It returns
-// an error when the server can't be used at all, or the store is somebody else's; it returns no error when ctx ends.
+// open opens the store as soon as NATS is there and ready returns no error. It calls trouble with
+// what each try failed with. It returns an error when the server can't be used at all, or the store
+// is somebody else's; it returns no error when ctx ends.
 func (d *data) open(ctx context.Context, ready func(context.Context) error, trouble func(error)) (*store.Store, error) {
 	said := ""
 	var saidAt time.Time
@@ -77,7 +78,8 @@ func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (
 	if err := ready(ctx); err != nil {
 		return nil, err
 	}
-	switch err := streams.Raise(ctx, d.nc, d.js, d.mirrors.setupConfig()); { // before anything is stored that services would not hear of
+	// Before anything is stored that services would not hear of.
+	switch err := streams.Raise(ctx, d.nc, d.js, d.mirrors.setupConfig()); {
 	case errors.Is(err, streams.ErrRaising):
 		return nil, err
 	case err != nil:
@@ -99,13 +101,14 @@ func (d *data) setup(ctx context.Context) error {
 	return err
 }
 
-// again makes no stream: it only looks whether the one that all rests in is there again. What else is missing, readiness tells.
+// again makes no stream: it only looks whether the one that all rests in is there again. What else
+// is missing, readiness tells.
 func (d *data) again(ctx context.Context) error {
 	return streams.Intact(ctx, d.js, d.cfg.Setup(), events.StreamTokens)
 }
 
-// watch looks after each sweep's time, and at once where a consumer ended, whether the stream is the one that this
-// work began with. It returns ErrGone when it is not, for two looks in a row.
+// watch looks after each sweep's time, and at once where a consumer ended, whether the stream is
+// the one that this work began with. It returns ErrGone when it is not, for two looks in a row.
 func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View) error {
 	every := time.NewTicker(d.cfg.SweepEvery)
 	defer every.Stop()
@@ -133,7 +136,8 @@ func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View)
 	}
 }
 
-// lookAgainAfter is the time between two looks, where the first said nothing, or something bad: a replica may be a moment behind.
+// lookAgainAfter is the time between two looks, where the first said nothing, or something bad: a
+// replica may be a moment behind.
 const lookAgainAfter = time.Second
 
 // doubt has watch look now.

@@ -14,8 +14,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// dead answers wxtoken.dead: a message on DEAD is tried again, or is not wanted any more. The subject is in the answer also where
-// it is refused, for the record.
+// dead answers wxtoken.dead: a message on DEAD is tried again, or is not wanted any more. The
+// subject is in the answer also where it is refused, for the record.
 func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events.DeadAnswer, err error) {
 	switch {
 	case q.Do != events.DoReplay && q.Do != events.DoDiscard:
@@ -40,8 +40,8 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 			return answer, err
 		}
 	}
-	// The content is overwritten: it may be a code or a ticket. Of two at once one finds the message gone, which nats.go v1.55 tells by
-	// text alone: so it is looked for.
+	// The content is overwritten: it may be a code or a ticket. Of two at once one finds the
+	// message gone, which nats.go v1.55 tells by text alone: so it is looked for.
 	if err := stream.SecureDeleteMsg(ctx, q.Sequence); err != nil {
 		if _, gone := stream.GetMsg(ctx, q.Sequence); !errors.Is(gone, jetstream.ErrMsgNotFound) {
 			return answer, fmt.Errorf("delete message %d of %s: %w", q.Sequence, events.StreamDead, err)
@@ -52,7 +52,8 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 	return answer, nil
 }
 
-// replay publishes what lies on DEAD once more, as it came: a value that is sealed is sealed for its first subject.
+// replay publishes what lies on DEAD once more, as it came: a value that is sealed is sealed for
+// its first subject.
 func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawStreamMsg) error {
 	if !events.IsAuth(subject) {
 		return events.Refused(http.StatusConflict, "%s: %s", events.Clip(subject), whyNot(subject))
@@ -64,8 +65,9 @@ func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawSt
 		}
 	}
 	again.Data = m.Data
-	// Its own id, so that it is no repeat of the first; and always the same one, so that two who press the button at once, or one
-	// whose message could not be deleted, have it tried again once.
+	// Its own id, so that it is no repeat of the first; and always the same one, so that two who
+	// press the button at once, or one whose message could not be deleted, have it tried again
+	// once.
 	id := fmt.Sprintf("dead.%d.%d", m.Sequence, m.Time.UnixNano())
 	if _, err := a.js.PublishMsg(ctx, again, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(0)); err != nil {
 		return fmt.Errorf("publish %s again: %w", subject, err)
@@ -84,7 +86,8 @@ func whyNot(subject string) string {
 	return "only events on " + events.AllAuth + " are tried again"
 }
 
-// reveal answers wxtoken.reveal with a token in the clear. There is a record first: without one, no token.
+// reveal answers wxtoken.reveal with a token in the clear. There is a record first: without one, no
+// token.
 func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 	var q events.RevealRequest
 	if err := readQuestion(request.data, &q, true); err != nil {

@@ -21,8 +21,8 @@ func (c Config) keeps(key wxtoken.Key) bool {
 		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
 }
 
-// derived keeps the tickets that the settings ask for beside the tokens of accounts. They follow their account: they begin with
-// its token, and end with its authorization.
+// derived keeps the tickets that the settings ask for beside the tokens of accounts. They follow
+// their account: they begin with its token, and end with its authorization.
 type derived struct {
 	cfg   Config
 	store *store.Store
@@ -51,7 +51,8 @@ func (d *derived) looksAfter(owner wxtoken.Key) bool {
 	return len(d.cfg.Derive) > 0 && owner.Kind == wxtoken.KindAuthorizer
 }
 
-// begin has the tickets of an account kept, which has a token now. It costs a look into the view for those that are kept.
+// begin has the tickets of an account kept, which has a token now. It costs a look into the view
+// for those that are kept.
 func (d *derived) begin(ctx context.Context, owner account.Credential) {
 	for _, key := range d.of(owner.Key) {
 		if e, _ := d.view.Get(key); e.Credential.KeptFor(owner.Authorizations) {
@@ -63,7 +64,8 @@ func (d *derived) begin(ctx context.Context, owner account.Credential) {
 	}
 }
 
-// keep has a ticket fetched for an authorization of its account, its record made if need be. After a new one it is fetched anew, at once.
+// keep has a ticket fetched for an authorization of its account, its record made if need be. After
+// a new one it is fetched anew, at once.
 func (d *derived) keep(ctx context.Context, key wxtoken.Key, authorizations uint64) error {
 	cred, err := d.store.Credential(ctx, key)
 	if err != nil && !errors.Is(err, store.ErrUnreadable) || err == nil && cred.KeptFor(authorizations) {
@@ -99,7 +101,8 @@ func (d *derived) end(ctx context.Context, owner wxtoken.Key) {
 	}
 }
 
-// sweep has the tickets of an account follow it: whoever stored its authorization, or the end of it, may have died before that.
+// sweep has the tickets of an account follow it: whoever stored its authorization, or the end of
+// it, may have died before that.
 func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, e store.Entry, now time.Time) {
 	follows := func(key wxtoken.Key) bool {
 		ticket, _ := d.view.Get(key)
@@ -144,7 +147,8 @@ func (d *derived) dropUnwanted(ctx context.Context, cred account.Credential) (dr
 	return true, d.drop(ctx, cred)
 }
 
-// wanted reports whether a ticket is still to be kept: asked for, and of an account that authorizes.
+// wanted reports whether a ticket is still to be kept: asked for, and of an account that
+// authorizes.
 func (d *derived) wanted(key wxtoken.Key) bool {
 	e, ok := d.view.Get(account.Owner(key))
 	return d.cfg.keeps(key) && ok && e.Credential.Renewable()

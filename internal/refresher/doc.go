@@ -23,6 +23,7 @@
 //
 // # Where things are decided
 //
-// What an event makes of a credential, when it is tried again and what the status says: internal/account, which is pure.
-// Whether a call may be made now: internal/gate. Here they are put in order, around NATS and WeChat.
+// What an event makes of a credential, when it is tried again and what the status says:
+// internal/account, which is pure. Whether a call may be made now: internal/gate. Here they are put
+// in order, around NATS and WeChat.
 package refresher

@@ -62,8 +62,8 @@ func (e *early) noteRefusal(ctx context.Context, t wxtoken.Token) error {
 	return e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, events.ReasonRefused))
 }
 
-// replace has the token t of a key replaced before its time, where the account lets it. by is the service that reported it, as far as that
-// is known.
+// replace has the token t of a key replaced before its time, where the account lets it. by is the
+// service that reported it, as far as that is known.
 func (e *early) replace(ctx context.Context, t wxtoken.Token, reason, by string) (wxtoken.Outcome, error) {
 	cred, err := e.store.Credential(ctx, t.Key)
 	if err != nil {

@@ -15,14 +15,16 @@ type missed struct {
 	entry store.Entry
 }
 
-// compare orders those first that die first, and of those that never had a token the oldest authorization.
+// compare orders those first that die first, and of those that never had a token the oldest
+// authorization.
 func (m missed) compare(other missed) int {
 	a, b := m.entry, other.entry
 	return cmp.Or(a.Token.ExpiresAt().Compare(b.Token.ExpiresAt()), a.Credential.AuthorizedAt().Compare(b.Credential.AuthorizedAt()))
 }
 
-// firsts are the keys that die first of all that were missed, so many at most. After an hour without refreshers that is
-// every key: those that are not among the first are due all the same, and the sweep has them before it when their time comes.
+// firsts are the keys that die first of all that were missed, so many at most. After an hour
+// without refreshers that is every key: those that are not among the first are due all the same,
+// and the sweep has them before it when their time comes.
 type firsts struct {
 	most int
 	heap []missed // the last of them on top
@@ -60,7 +62,8 @@ const (
 	mostSwept  = 50_000
 )
 
-// sweptAtMost is how many keys of a component one sweep makes due: twice what can be renewed until the next.
+// sweptAtMost is how many keys of a component one sweep makes due: twice what can be renewed until
+// the next.
 func (c Config) sweptAtMost() int {
 	return int(min(max(2*c.APIRate*c.SweepEvery.Seconds(), leastSwept), mostSwept))
 }

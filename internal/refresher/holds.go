@@ -11,8 +11,9 @@ import (
 	"wxtoken/internal/store"
 )
 
-// renewing sets the conditions that say what holds a component back, RefusalsBelieved among them, and the state because of it: all
-// from one look, so that they agree. When nothing holds it back any more, the state is again that of its own token.
+// renewing sets the conditions that say what holds a component back, RefusalsBelieved among them,
+// and the state because of it: all from one look, so that they agree. When nothing holds it back
+// any more, the state is again that of its own token.
 func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 	return func(s *wxtoken.Status) {
 		now := clock()
@@ -55,7 +56,8 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 func (r *Refresher) heldConditions(ctx context.Context) map[string]wxtoken.Condition {
 	held := map[string]wxtoken.Condition{}
 	for _, c := range r.all() {
-		s, _, _ := r.store.Status(ctx, wxtoken.ComponentKey(c.appid)) // since when; if it can't be read, this is told all the same
+		// Since when; if it can't be read, this is told all the same.
+		s, _, _ := r.store.Status(ctx, wxtoken.ComponentKey(c.appid))
 		renewing(c.gate, r.now)(&s)
 		if condition, ok := s.Held(); ok {
 			held[c.appid] = condition
@@ -64,7 +66,8 @@ func (r *Refresher) heldConditions(ctx context.Context) map[string]wxtoken.Condi
 	return held
 }
 
-// heldUntil returns when the gravest of the reasons ends, or is looked at again; nil if that is not known.
+// heldUntil returns when the gravest of the reasons ends, or is looked at again; nil if that is not
+// known.
 func heldUntil(holds []store.Hold) *time.Time {
 	if holds[0].Until.IsZero() {
 		return nil

@@ -16,7 +16,8 @@ import (
 // This file is where messages come in: what is asked is read here, and what a handler could not do
 // because of a record it could not use is put off here.
 
-// dueOrReconcile handles renewal.due.>: a key is due, or a component is to be compared with WeChat's list.
+// dueOrReconcile handles renewal.due.>: a key is due, or a component is to be compared with
+// WeChat's list.
 func (r *Refresher) dueOrReconcile(ctx context.Context, m events.Msg) error {
 	if appid, ok := events.ReconcileComponent(m.Subject); ok {
 		return r.reconcile(ctx, appid, m)
@@ -70,7 +71,9 @@ func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth,
 			if a.Kind != events.KindFastRegister {
 				return events.Never(fmt.Errorf("handle %s: authorizer or code is missing", a.Kind))
 			}
-			return nil // a quick registration that failed brings no code: services learn of it from the notice
+			// A quick registration that failed brings no code: services learn of it from the
+			// notice.
+			return nil
 		}
 		return r.alone(key, func() error { return r.handleAuthorized(ctx, c, key, a, m) })
 	case events.KindCallback:

@@ -19,8 +19,9 @@ type lister struct {
 	stopping func() bool
 }
 
-// read reads WeChat's list, oldest authorization first. With an error it returns what was read until then. WeChat promises no
-// order, so an account may be on two pages, and another on none: that one is found the next time.
+// read reads WeChat's list, oldest authorization first. With an error it returns what was read
+// until then. WeChat promises no order, so an account may be on two pages, and another on none:
+// that one is found the next time.
 func (l lister) read(ctx context.Context, c *component) (listed []wechat.ListedAuthorizer, total int, err error) {
 	seen := map[string]bool{}
 	// A page that is full of news may have a next one, whatever total_count says.
@@ -48,7 +49,8 @@ func (l lister) read(ctx context.Context, c *component) (listed []wechat.ListedA
 	return listed, total, err
 }
 
-// page asks for one page of WeChat's list, a few times if need be: of a long list some page always fails.
+// page asks for one page of WeChat's list, a few times if need be: of a long list some page always
+// fails.
 func (l lister) page(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
 	for try := range listTries {
 		turn, held := c.gate.Admit(ctx, gate.Call{API: wechat.APIAuthorizerList})

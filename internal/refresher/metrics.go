@@ -127,7 +127,8 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 		return m, nil
 	}
 	if err := reg.Register(panics); err != nil {
-		there := prometheus.AlreadyRegisteredError{} // a process counts those of its HTTP servers under the same name
+		// A process counts those of its HTTP servers under the same name.
+		there := prometheus.AlreadyRegisteredError{}
 		if !errors.As(err, &there) {
 			return nil, err
 		}
@@ -159,7 +160,8 @@ func (m *metrics) countReconcile(component, result string, now time.Time) {
 	}
 }
 
-// fleet tells of the tokens when it is asked, from the live view and the last look at all keys: no series outlives what it counts.
+// fleet tells of the tokens when it is asked, from the live view and the last look at all keys: no
+// series outlives what it counts.
 type fleet struct{ r *Refresher }
 
 var (
@@ -222,7 +224,8 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectAccounts tells how many accounts of a component are in which state, as the last look at all keys found it; nothing before the first.
+// collectAccounts tells how many accounts of a component are in which state, as the last look at
+// all keys found it; nothing before the first.
 func (f fleet) collectAccounts(gauge func(*prometheus.Desc, float64, ...string), id string, t *tally) {
 	if t == nil {
 		return

@@ -27,7 +27,8 @@ type mirrorLook struct {
 	ahead  bool   // it had more
 }
 
-// mirrors looks after the copies of streams that services read in accounts of their own. No renewal waits for them.
+// mirrors looks after the copies of streams that services read in accounts of their own. No renewal
+// waits for them.
 type mirrors struct {
 	cfg     Config
 	nc      *nats.Conn
@@ -37,7 +38,8 @@ type mirrors struct {
 	metrics *metrics
 	now     func() time.Time
 
-	services []string // prefixes of the API in the accounts that were found. Only one goroutine at a time is at them
+	// Prefixes of the API in the accounts that were found. Only one goroutine at a time is at them.
+	services []string
 
 	mu    sync.Mutex
 	since map[string]time.Time // when copies were first seen to lag, by <account>/<stream>
@@ -94,7 +96,8 @@ func (m *mirrors) run(ctx context.Context) {
 	}
 }
 
-// look makes what is missing in one account. It believes what is wrong at the second look only: a replica may be a moment behind.
+// look makes what is missing in one account. It believes what is wrong at the second look only: a
+// replica may be a moment behind.
 func (m *mirrors) look(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -131,7 +134,8 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 	}
 }
 
-// countWatches tells how many consumers services have on a mirror: where there are as many as may be, no service that starts gets a watch.
+// countWatches tells how many consumers services have on a mirror: where there are as many as may
+// be, no service that starts gets a watch.
 func (m *mirrors) countWatches(one streams.Mirror, limit int) {
 	m.metrics.watches.WithLabelValues(one.Account, one.Stream).Set(float64(one.Watches))
 	if limit == 0 {
@@ -156,7 +160,8 @@ func notMirrored(err error) string {
 	return "services may read old values: do both accounts export and import what --services-api needs?"
 }
 
-// insufficientStorage is nats-server's JSStorageResourcesExceededErr, which the client has no name for.
+// insufficientStorage is nats-server's JSStorageResourcesExceededErr, which the client has no name
+// for.
 const insufficientStorage = 10047
 
 // setupConfig says how the streams are to be, and who has mirrors of them.
@@ -166,8 +171,8 @@ func (m *mirrors) setupConfig() events.SetupConfig {
 	return cfg
 }
 
-// findServices looks for accounts of services that were not found yet: one may have been slow to answer, or may be made later. The
-// default is there only where the NATS server is set up for it.
+// findServices looks for accounts of services that were not found yet: one may have been slow to
+// answer, or may be made later. The default is there only where the NATS server is set up for it.
 func (m *mirrors) findServices(ctx context.Context) {
 	for _, api := range m.cfg.ServicesAPI {
 		switch {

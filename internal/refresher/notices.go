@@ -43,8 +43,8 @@ func (n *notices) run(ctx context.Context, notice func(context.Context, time.Tim
 	}
 }
 
-// tell tells operators what is wrong, and what is over. It sees what the statuses say: the reasons of the gates, the conditions of the
-// components, the records of the accounts.
+// tell tells operators what is wrong, and what is over. It sees what the statuses say: the reasons
+// of the gates, the conditions of the components, the records of the accounts.
 func (n *notices) tell(ctx context.Context, now time.Time) {
 	told := appids(n.components())
 	var wrong []events.NoticeData
@@ -100,8 +100,9 @@ type deadLetters struct {
 	of     map[string]int        // by component, "" where a message names none
 }
 
-// wrong returns how many messages lie on DEAD, by the components that are looked after here. The subjects are counted only where the
-// stream has changed: most looks cost one small question. Where NATS does not tell, it is as it was.
+// wrong returns how many messages lie on DEAD, by the components that are looked after here. The
+// subjects are counted only where the stream has changed: most looks cost one small question. Where
+// NATS does not tell, it is as it was.
 func (d *deadLetters) wrong(ctx context.Context, components []string) (wrong []events.NoticeData) {
 	if d.js.Conn().IsConnected() { // a look that waits for NATS would tell late that it is away
 		if err := d.count(ctx); err != nil && ctx.Err() == nil {
@@ -184,7 +185,8 @@ func (d *deadLetters) count(ctx context.Context) (err error) {
 	return nil
 }
 
-// wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose token is dead, and causes of their own.
+// wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose
+// token is dead, and causes of their own.
 func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
 	for component, t := range tallies {
 		held := false
@@ -230,7 +232,8 @@ func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, 
 	return wrong
 }
 
-// known returns what is wrong with an account that fails, and its last error: its status may know better than its record.
+// known returns what is wrong with an account that fails, and its last error: its status may know
+// better than its record.
 func (n *notices) known(ctx context.Context, f troubled) (wxtoken.Reason, *wxtoken.LastError) {
 	s, _, err := n.store().Status(ctx, f.key)
 	switch {

@@ -8,9 +8,10 @@ import (
 	"wxtoken/client"
 )
 
-// profiles fetches what WeChat tells about accounts that were renewed, and that it was not asked about yet. It does so beside the renewals,
-// and while these need neither the hands nor the calls of the rate: with all data gone there are as many profiles to fetch as tokens, and
-// the tokens are what services wait for.
+// profiles fetches what WeChat tells about accounts that were renewed, and that it was not asked
+// about yet. It does so beside the renewals, and while these need neither the hands nor the calls
+// of the rate: with all data gone there are as many profiles to fetch as tokens, and the tokens are
+// what services wait for.
 type profiles struct {
 	missing chan wxtoken.Key
 	calm    func(component string) bool // nothing waits for what a profile would take
@@ -20,7 +21,8 @@ type profiles struct {
 const (
 	// profilesAtOnce is how many are fetched at the same time.
 	profilesAtOnce = 8
-	// profilesMissing is how many accounts are remembered whose profile is missing. Of one beyond these the next renewal says so again.
+	// profilesMissing is how many accounts are remembered whose profile is missing. Of one beyond
+	// these the next renewal says so again.
 	profilesMissing = 10_000
 	// calmEvery is the time between two looks whether a profile may be fetched now.
 	calmEvery = time.Second

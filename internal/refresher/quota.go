@@ -10,7 +10,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// quota answers wxtoken.quota: what WeChat says is left, what the refreshers counted, and what is paused.
+// quota answers wxtoken.quota: what WeChat says is left, what the refreshers counted, and what is
+// paused.
 func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.QuotaAnswer, error) {
 	answer := events.QuotaAnswer{Component: q.Component}
 	c, ok := a.component(q.Component)

@@ -19,7 +19,8 @@ import (
 const (
 	// listPage is how many authorizers are asked for at once (api_getauthorizerlist: 500 at most).
 	listPage = 500
-	// absorbAtOnce is how many listed authorizers are compared with the store at the same time. What they store shares batches.
+	// absorbAtOnce is how many listed authorizers are compared with the store at the same time.
+	// What they store shares batches.
 	absorbAtOnce = 32
 	// listTries is how often a page is asked for.
 	listTries = 4
@@ -75,8 +76,9 @@ type reading struct {
 	insist bool   // an account that could not be asked about is an error; else it is left for the next time
 }
 
-// absorbAll takes over what WeChat's list knows better than the store, and returns how many that were, and how many it names that
-// can't be kept all the same: there is nothing to get their tokens with.
+// absorbAll takes over what WeChat's list knows better than the store, and returns how many that
+// were, and how many it names that can't be kept all the same: there is nothing to get their tokens
+// with.
 func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, from reading) (found, unkept int, err error) {
 	r.absorbing.Add(1)
 	defer r.absorbing.Add(-1)
@@ -165,8 +167,9 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	return true, nil
 }
 
-// profileToken returns the refresh token that an account's profile tells, "" if it is the one that is stored, or none can be had: all others
-// must not be listed again and again for the sake of this one.
+// profileToken returns the refresh token that an account's profile tells, "" if it is the one that
+// is stored, or none can be had: all others must not be listed again and again for the sake of this
+// one.
 func (r *Refresher) profileToken(ctx context.Context, c *component, cred account.Credential, from reading) (string, error) {
 	info, err := r.authorizerInfo(ctx, c, cred.Key.Authorizer)
 	switch {
@@ -181,8 +184,9 @@ func (r *Refresher) profileToken(ctx context.Context, c *component, cred account
 // errStopping leaves what is not done to another refresher.
 var errStopping = errors.New("this refresher is stopping")
 
-// unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited for as long as a claim lasts: the
-// refresher that claimed it for the exchange of a code may be gone, and the code with it, if NATS lost what came after.
+// unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited
+// for as long as a claim lasts: the refresher that claimed it for the exchange of a code may be
+// gone, and the code with it, if NATS lost what came after.
 func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred account.Credential, err error) {
 	for waited := time.Duration(0); ; waited += time.Second {
 		cred, err = r.store.Credential(ctx, key)
@@ -200,8 +204,8 @@ func (r *Refresher) unclaimed(ctx context.Context, key wxtoken.Key) (cred accoun
 	}
 }
 
-// dateListed notes the time of an authorization of which the list is the first to tell it. Where it is another one than that stored, the account is
-// renewed at once.
+// dateListed notes the time of an authorization of which the list is the first to tell it. Where it
+// is another one than that stored, the account is renewed at once.
 func (r *Refresher) dateListed(ctx context.Context, cred account.Credential, authTime time.Time) (added bool, err error) {
 	if !authTime.After(cred.AuthorizedAt) {
 		return false, nil

@@ -12,7 +12,8 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// recover asks WeChat itself which refresh token is good, after it refused the one that is stored. One refusal proves nothing.
+// recover asks WeChat itself which refresh token is good, after it refused the one that is stored.
+// One refusal proves nothing.
 func (r *Refresher) recover(ctx context.Context, c *component, cred account.Credential, cause error) error {
 	now, again, before := r.now(), cred.RefreshRefused, cred.RefreshToken
 	info, err := r.authorizerInfo(ctx, c, cred.Key.Authorizer)
@@ -46,8 +47,8 @@ func (r *Refresher) authorizerInfo(ctx context.Context, c *component, authorizer
 	return info, err
 }
 
-// newestGeneration returns the generation of the newest token of a key, 0 if there is none that can be read. The token may tell it where
-// the record is new, or was lost: it never goes down.
+// newestGeneration returns the generation of the newest token of a key, 0 if there is none that can
+// be read. The token may tell it where the record is new, or was lost: it never goes down.
 func newestGeneration(ctx context.Context, s *store.Store, key wxtoken.Key) (uint64, error) {
 	t, _, err := s.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
@@ -56,8 +57,8 @@ func newestGeneration(ctx context.Context, s *store.Store, key wxtoken.Key) (uin
 	return t.Generation, nil
 }
 
-// recollect returns a credential that may be new or have been lost with what the token and the status still tell of it. The status
-// of an account that cancelled tells of a ref that is free.
+// recollect returns a credential that may be new or have been lost with what the token and the
+// status still tell of it. The status of an account that cancelled tells of a ref that is free.
 func (r *Refresher) recollect(ctx context.Context, cred account.Credential) (account.Credential, error) {
 	ref := ""
 	if cred.Blank() {

@@ -44,9 +44,10 @@ type Deps struct {
 	Metrics    prometheus.Registerer
 	Transport  http.RoundTripper // to WeChat; nil = Go's default
 	Now        func() time.Time  // nil = time.Now
-	Step       func(name string) // called at each step of a renewal; nil = nothing. Tests end the process there
-	Counts     *counts.Counter   // what it does, by ten minutes; nil = it is not written down
-	LookEvery  time.Duration     // between two looks at the mirrors; 0 = 30 s
+	// Called at each step of a renewal; nil = nothing. Tests end the process there.
+	Step      func(name string)
+	Counts    *counts.Counter // what it does, by ten minutes; nil = it is not written down
+	LookEvery time.Duration   // between two looks at the mirrors; 0 = 30 s
 	// Direct is called with a notice that can't be told through NATS; nil = nothing.
 	Direct func(events.Notice)
 }
@@ -116,7 +117,8 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if r.step == nil {
 		r.step = func(string) {}
 	}
-	opened := func() *store.Store { return r.store } // asked for each time: there is another one after the data was gone
+	// Asked for each time: there is another one after the data was gone.
+	opened := func() *store.Store { return r.store }
 	gateOf := func(appid string) (*gate.Gate, bool) {
 		if c, ok := r.component(appid); ok {
 			return c.gate, true
@@ -140,7 +142,8 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	return r, nil
 }
 
-// hostname returns the name of this machine as a record keeps it: people know it, and not the id of a process.
+// hostname returns the name of this machine as a record keeps it: people know it, and not the id of
+// a process.
 func hostname() string {
 	name, _ := os.Hostname() // without a name nothing is lost but that
 	return name[:min(len(name), 32)]
@@ -162,8 +165,9 @@ func (r *Refresher) newGates(opened func() *store.Store) gate.Process {
 // for NATS when that is away, at the start too. It returns an error when the NATS server can't be
 // used at all, and when the connection was closed for good.
 //
-// When what rested in NATS vanishes, Run ends all work and makes nothing: streams that were there may come back from a
-// backup, and an empty one in their place would be taken for good. It begins anew, with nothing remembered, once there are streams again.
+// When what rested in NATS vanishes, Run ends all work and makes nothing: streams that were there
+// may come back from a backup, and an empty one in their place would be taken for good. It begins
+// anew, with nothing remembered, once there are streams again.
 func (r *Refresher) Run(ctx context.Context) error {
 	for ready := r.data.setup; ; ready = r.data.again {
 		opened, err := r.data.open(ctx, ready, r.notYetOpen)
@@ -199,7 +203,8 @@ func (r *Refresher) notYetOpen(why error) {
 	}
 }
 
-// work is Run between the moment at which the streams are there and the one at which they are not any more.
+// work is Run between the moment at which the streams are there and the one at which they are not
+// any more.
 func (r *Refresher) work(ctx context.Context) error {
 	r.began = r.now()
 	r.stopping.Store(false)
@@ -291,8 +296,8 @@ func (r *Refresher) work(ctx context.Context) error {
 	return ended(ctx)
 }
 
-// SetComponents replaces the components that the refresher acts for: what is new is taken up, for what is gone nothing
-// more is begun, and a secret that changed is used from the next call on.
+// SetComponents replaces the components that the refresher acts for: what is new is taken up, for
+// what is gone nothing more is begun, and a secret that changed is used from the next call on.
 func (r *Refresher) SetComponents(components []settings.Component) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,8 +11,9 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// handleReleaseCheck does what the full-network-release check wants of a text with a code: exchange it, and send the code
-// back to the user by the account's own API ("releases_instructions"). ingest has answered the text itself.
+// handleReleaseCheck does what the full-network-release check wants of a text with a code: exchange
+// it, and send the code back to the user by the account's own API ("releases_instructions"). ingest
+// has answered the text itself.
 func (r *Refresher) handleReleaseCheck(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	key := wxtoken.AuthorizerKey(a.Component, a.Authorizer)
 	if a.OpenID == "" || a.Authorizer == "" {

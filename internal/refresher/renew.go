@@ -91,8 +91,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 			return err
 		}
 	}
-	untried := !m.Redelivered || due.Revision == cred.Revision // it may have been put off because the key was being worked at
-	asked := due.Reason == events.ReasonAsked && untried       // by the operator, who need not wait
+	// It may have been put off because the key was being worked at.
+	untried := !m.Redelivered || due.Revision == cred.Revision
+	asked := due.Reason == events.ReasonAsked && untried // by the operator, who need not wait
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
 	}
@@ -162,7 +163,8 @@ func lateness(l account.Life, cred account.Credential, now time.Time) time.Durat
 	return max(0, now.Sub(l.RenewAt()))
 }
 
-// settle deals with a due message that asks for no renewal, or for none yet; it reports false for any other.
+// settle deals with a due message that asks for no renewal, or for none yet; it reports false for
+// any other.
 func (r *Refresher) settle(ctx context.Context, c *component, cred account.Credential, due events.Due, m events.Msg) (bool, error) {
 	key := due.Key
 	switch cred.Wish(due.Generation, m.Deliveries) {
@@ -193,7 +195,8 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 	return e.Credential.Revision > 0
 }
 
-// restoreRecord brings back a credential that was seen and is gone: no program removes one. A component's comes with the next ticket.
+// restoreRecord brings back a credential that was seen and is gone: no program removes one. A
+// component's comes with the next ticket.
 func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
 	key := cred.Key
 	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
@@ -218,7 +221,8 @@ func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred accoun
 	}
 	switch {
 	case cause != nil && wechat.Judge(cause) == wechat.Revoked && c.gate.Believes():
-		return r.cancel(ctx, cred.FoundCancelled(r.now()), cause) // else it stays missing, rather than be stored with nothing to renew with
+		// Only a record with something to renew with is stored in its place; any other stays missing.
+		return r.cancel(ctx, cred.FoundCancelled(r.now()), cause)
 	case cause != nil, info.RefreshToken == "":
 		return events.Later(unknownFor(m), errors.Join(gone, cause))
 	}
@@ -244,7 +248,8 @@ func (r *Refresher) fulfill(ctx context.Context, cred account.Credential) error 
 	if err != nil || !ok {
 		return err
 	}
-	if token.Generation < cred.Generation { // they are stored together: it was read from a server that is a moment behind
+	// They are stored together: it was read from a server that is a moment behind.
+	if token.Generation < cred.Generation {
 		return events.Later(account.ClaimedDelay, fmt.Errorf("renew %s: the token read is of generation %d, the record of %d", cred.Key, token.Generation, cred.Generation))
 	}
 	if err := r.store.Reschedule(ctx, token); err != nil {
@@ -257,7 +262,8 @@ func (r *Refresher) fulfill(ctx context.Context, cred account.Credential) error 
 	return nil
 }
 
-// renewals are the calls that get the next token of a key, by its kind. secret is what the call is made with.
+// renewals are the calls that get the next token of a key, by its kind. secret is what the call is
+// made with.
 var renewals = map[wxtoken.Kind]struct {
 	api wechat.API
 	ask func(ctx context.Context, wx *wechat.Client, cred account.Credential, secret string) (wechat.Grant, error)
@@ -281,9 +287,10 @@ func renewal(key wxtoken.Key, e store.Entry) gate.Call {
 	return call
 }
 
-// admit waits for the turn of the call that gets the next token, and returns the call. The gate is asked before the key
-// is claimed: a key that can't be asked for is left to others and to its next message. The call itself is counted when
-// it is made, after the claim; if the claim was lost it is not made, and only its turn is.
+// admit waits for the turn of the call that gets the next token, and returns the call. The gate is
+// asked before the key is claimed: a key that can't be asked for is left to others and to its next
+// message. The call itself is counted when it is made, after the claim; if the claim was lost it is
+// not made, and only its turn is.
 func (r *Refresher) admit(ctx context.Context, c *component, call gate.Call, cred account.Credential) (ask func(context.Context) (wechat.Grant, error), err error) {
 	turn, err := c.gate.Admit(ctx, call)
 	if err != nil {
@@ -302,7 +309,8 @@ func (r *Refresher) admit(ctx context.Context, c *component, call gate.Call, cre
 func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, generation uint64, grant wechat.Grant, reason string, began time.Time) wxtoken.Token {
 	key := cred.Key
 	var old wxtoken.Token
-	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is the same until its end.
+	// A token that was refused, or of another authorization, is of no use to a reader. A ticket is
+	// the same until its end.
 	if !slices.Contains([]string{events.ReasonRefused, events.ReasonListed, events.ReasonImported}, reason) || account.Derived(key) {
 		var err error
 		if old, _, err = r.store.Token(ctx, key); err != nil {
@@ -333,7 +341,8 @@ func (r *Refresher) announce(ctx context.Context, t wxtoken.Token, before accoun
 	}
 }
 
-// setStatusAndProfile changes the status of key, and has the profile fetched of an account that has none.
+// setStatusAndProfile changes the status of key, and has the profile fetched of an account that has
+// none.
 func (r *Refresher) setStatusAndProfile(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
 	unknown := false
 	r.setStatus(ctx, key, append(changes, func(s *wxtoken.Status) {
@@ -361,7 +370,8 @@ func (r *Refresher) resolveLost(ctx context.Context, key wxtoken.Key) error {
 	return r.store.MakeDue(ctx, due, "")
 }
 
-// fail deals with a renewal that WeChat did not answer with a token: it stores when to try again, gives the claim back and says so.
+// fail deals with a renewal that WeChat did not answer with a token: it stores when to try again,
+// gives the claim back and says so.
 func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credential, err error) error {
 	cred, next := cred.Failed(r.failure(c, cred.Key, err))
 	switch next.Do {
@@ -399,7 +409,8 @@ func (r *Refresher) tryAgain(ctx context.Context, cred account.Credential, next 
 	return events.Later(next.Wait, cause)
 }
 
-// changeFor returns what the status says of what follows. Where only the merchant can help that is a link for a new authorization.
+// changeFor returns what the status says of what follows. Where only the merchant can help that is
+// a link for a new authorization.
 func (r *Refresher) changeFor(ctx context.Context, cred account.Credential, next account.Next, cause error) account.Change {
 	if next.Merchant == "" {
 		return next.Status

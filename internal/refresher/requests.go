@@ -27,8 +27,8 @@ import (
 const (
 	// requestTime bounds the answer to one request.
 	requestTime = 8 * time.Second
-	// requestsAtOnce bounds how many are being answered. Links have bounds of their own, so that whoever calls up their pages
-	// holds up no report of a refused token.
+	// requestsAtOnce bounds how many are being answered. Links have bounds of their own, so that
+	// whoever calls up their pages holds up no report of a refused token.
 	requestsAtOnce = 64
 	opensAtOnce    = 64
 	createsAtOnce  = 16
@@ -155,7 +155,8 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 				d.answer(work, q, e.answer)
 			}) {
 				<-e.free
-				_ = refuse(q, http.StatusServiceUnavailable, "this refresher is stopping") // the connection may be gone
+				// The connection may be gone.
+				_ = refuse(q, http.StatusServiceUnavailable, "this refresher is stopping")
 			}
 		}), micro.WithEndpointSubject(e.subject)))
 	}
@@ -166,14 +167,16 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 	return nil
 }
 
-// isInbox reports whether a subject is one on which somebody waits for an answer. NATS lets whoever may ask name any
-// subject for the answer, and this process may publish where others may not: tokens, for instance.
+// isInbox reports whether a subject is one on which somebody waits for an answer. NATS lets whoever
+// may ask name any subject for the answer, and this process may publish where others may not:
+// tokens, for instance.
 func isInbox(reply string) bool {
 	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_") // from another account
 }
 
-// question reads a request of type Q for an answer of type A. A field that Q does not have is refused: "refx" would make a
-// link without a ref, and the caller would hear of it when the merchant has authorized.
+// question reads a request of type Q for an answer of type A. A field that Q does not have is
+// refused: "refx" would make a link without a ref, and the caller would hear of it when the
+// merchant has authorized.
 func question[Q, A any](answer func(context.Context, Q) (A, error)) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		var q Q
@@ -184,7 +187,8 @@ func question[Q, A any](answer func(context.Context, Q) (A, error)) answerer {
 	}
 }
 
-// ownQuestion is question for a request of ingest's, which may be newer than this refresher and say more.
+// ownQuestion is question for a request of ingest's, which may be newer than this refresher and say
+// more.
 func ownQuestion[Q, A any](answer func(context.Context, Q) (A, error)) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		var q Q
@@ -267,7 +271,8 @@ func refuse(q micro.Request, code int, text string) error {
 	if err != nil {
 		return err
 	}
-	// Not q.Error: it leaves a note for whoever called the handler, who does not wait for this goroutine.
+	// Not q.Error: it leaves a note for whoever called the handler, who does not wait for this
+	// goroutine.
 	headers := micro.Headers{micro.ErrorHeader: {text}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
 	return q.Respond(body, micro.WithHeaders(headers))
 }
@@ -301,8 +306,8 @@ type answers struct {
 	now            func() time.Time
 }
 
-// reject answers wxtoken.reject: WeChat refused a token. Whoever comes late is told that there is a newer
-// one; of all who report the same token the first has it renewed.
+// reject answers wxtoken.reject: WeChat refused a token. Whoever comes late is told that there is a
+// newer one; of all who report the same token the first has it renewed.
 func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	switch {
 	case q.Key == (wxtoken.Key{}):
@@ -397,8 +402,8 @@ func (a *answers) renew(ctx context.Context, q events.Renew) (events.Verdict, er
 	return events.Verdict{Outcome: outcome, Revision: t.Revision}, nil
 }
 
-// notNow returns an error for a request while something keeps WeChat from being asked by a call of api, with until when
-// and why. A wait of up to patience is none.
+// notNow returns an error for a request while something keeps WeChat from being asked by a call of
+// api, with until when and why. A wait of up to patience is none.
 func notNow(c *component, api wechat.API, patience time.Duration) error {
 	until, why := c.gate.NotBefore(api, patience)
 	if until.IsZero() {
@@ -410,7 +415,8 @@ func notNow(c *component, api wechat.API, patience time.Duration) error {
 // replaceWait is how long who reported a refused token waits for the next one.
 const replaceWait = 30 * time.Second
 
-// notYet is notNow for the next token of a key, which is fetched by itself once nothing holds it back.
+// notYet is notNow for the next token of a key, which is fetched by itself once nothing holds it
+// back.
 func (a *answers) notYet(key wxtoken.Key, patience time.Duration) error {
 	c, ok := a.component(key.Component)
 	if !ok {

@@ -17,18 +17,22 @@ import (
 )
 
 const (
-	// unopenedDelay is when an event is tried again that is sealed for a key whose seed is not here.
+	// unopenedDelay is when an event is tried again that is sealed for a key whose seed is not
+	// here.
 	unopenedDelay = time.Minute
-	// unopenedTries is how often. AUTH keeps an event for 24 hours; before that it goes to DEAD, sealed as it is.
+	// unopenedTries is how often. AUTH keeps an event for 24 hours; before that it goes to DEAD,
+	// sealed as it is.
 	unopenedTries = 900
-	// resealAgain is when records are looked at again that somebody held, and resealTries how often.
+	// resealAgain is when records are looked at again that somebody held, and resealTries how
+	// often.
 	resealAgain = 30 * time.Second
 	resealTries = 20
 )
 
-// keepUnopened deals with an event that could be opened with a seed that is not here: it stays, so that nothing is lost when ingest
-// was given a new key before the refreshers were. The status of its component says so until a ticket could be opened that is newer:
-// then ingest has a right key again, and of what came before a ticket is of no use any more.
+// keepUnopened deals with an event that could be opened with a seed that is not here: it stays, so
+// that nothing is lost when ingest was given a new key before the refreshers were. The status of
+// its component says so until a ticket could be opened that is newer: then ingest has a right key
+// again, and of what came before a ticket is of no use any more.
 func (r *Refresher) keepUnopened(ctx context.Context, m events.Msg, err error) error {
 	component, kind, created := events.AuthAbout(m)
 	key := wxtoken.ComponentKey(component)
@@ -69,8 +73,8 @@ func sealOf(own *seal.Keys, public string) events.ConnectOpened {
 	return events.ConnectOpened{State: state, SealKeys: keys}
 }
 
-// reseal has everything sealed with the first of the keys: after sealing was turned on, and after a key was changed. What is written
-// later is sealed so in any case.
+// reseal has everything sealed with the first of the keys: after sealing was turned on, and after a
+// key was changed. What is written later is sealed so in any case.
 func reseal(ctx context.Context, s *store.Store, keys *seal.Keys, log zerolog.Logger, now func() time.Time) {
 	if keys == nil {
 		log.Info().Msg("credentials are in the clear")

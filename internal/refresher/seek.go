@@ -14,8 +14,9 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// seek looks for the refresh token of an account that has none: in its profile, and in WeChat's list, which brings it by itself. Only when
-// both were asked, and the answer to the code had none, is the merchant asked to authorize again; that is before the token dies.
+// seek looks for the refresh token of an account that has none: in its profile, and in WeChat's
+// list, which brings it by itself. Only when both were asked, and the answer to the code had none,
+// is the merchant asked to authorize again; that is before the token dies.
 func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credential) error {
 	key, now := cred.Key, r.now()
 	if wait := cred.RetryAt.Sub(now); wait > 0 {
@@ -66,8 +67,8 @@ func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change 
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)), change)
 }
 
-// tellNeeded has the status of an account that was given up say so, should NATS not have stored that. The message is done with it: it is the
-// sweep that has the account looked for again.
+// tellNeeded has the status of an account that was given up say so, should NATS not have stored
+// that. The message is done with it: it is the sweep that has the account looked for again.
 func (r *Refresher) tellNeeded(ctx context.Context, cred account.Credential) error {
 	s, _, err := r.store.Status(ctx, cred.Key)
 	if err != nil || s.State == wxtoken.StateNeedsAuthorization || account.ReadyReason(s) == wxtoken.ReasonNoAPIPermission {
@@ -77,7 +78,8 @@ func (r *Refresher) tellNeeded(ctx context.Context, cred account.Credential) err
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, r.changeFor(ctx, cred, next, account.ErrNoRefreshToken)))
 }
 
-// takeRefreshToken stores the refresh token that WeChat tells of an account that had none, or another one. Its token is renewed in its time.
+// takeRefreshToken stores the refresh token that WeChat tells of an account that had none, or
+// another one. Its token is renewed in its time.
 func (r *Refresher) takeRefreshToken(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) error {
 	cred, err := r.keepRecovered(ctx, cred, info)
 	if err != nil {
@@ -106,8 +108,9 @@ func (r *Refresher) keepRecovered(ctx context.Context, cred account.Credential, 
 	return stored, nil
 }
 
-// askList has WeChat's list read for an account whose refresh token is looked for, after that was stored: then what the list says is
-// taken over. It is read once for all that wait, and not all the time for a fleet.
+// askList has WeChat's list read for an account whose refresh token is looked for, after that was
+// stored: then what the list says is taken over. It is read once for all that wait, and not all the
+// time for a fleet.
 func (r *Refresher) askList(ctx context.Context, cred account.Credential) {
 	c, ok := r.component(cred.Key.Component)
 	if !ok {
@@ -124,8 +127,9 @@ func (r *Refresher) askList(ctx context.Context, cred account.Credential) {
 	}
 }
 
-// absorbEmpty looks after an account that WeChat's list names without a refresh token, because its code was never exchanged perhaps: it
-// gets a record, so that it is looked for, counted and told. began is when the reading of the list did.
+// absorbEmpty looks after an account that WeChat's list names without a refresh token, because its
+// code was never exchanged perhaps: it gets a record, so that it is looked for, counted and told.
+// began is when the reading of the list did.
 func (r *Refresher) absorbEmpty(ctx context.Context, key wxtoken.Key, authTime, began time.Time) error {
 	cred, err := r.unclaimed(ctx, key)
 	switch {
@@ -150,8 +154,9 @@ func (r *Refresher) absorbEmpty(ctx context.Context, key wxtoken.Key, authTime, 
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// seekSpent deals with a code that is spent where the profile tells no refresh token either: that is no answer. WeChat's list may bring the
-// account, or the profile the next time; only then the merchant is asked.
+// seekSpent deals with a code that is spent where the profile tells no refresh token either: that
+// is no answer. WeChat's list may bring the account, or the profile the next time; only then the
+// merchant is asked.
 func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now, key := r.now(), cred.Key
 	if created := a.CreateTime.UTC(); cred.Same(created) {

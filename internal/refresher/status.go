@@ -15,21 +15,23 @@ import (
 
 // statuses writes what the bucket status says of keys.
 type statuses struct {
-	log   zerolog.Logger
-	now   func() time.Time
-	store func() *store.Store                            // asked for each time: after the data was gone there is another one
+	log zerolog.Logger
+	now func() time.Time
+	// Asked for each time: after the data was gone there is another one.
+	store func() *store.Store
 	gate  func(component string) (g *gate.Gate, ok bool) // of a component of the settings
 }
 
-// setStatus changes the status of key. Where it can't be written that is only logged: the next renewal
-// makes it again.
+// setStatus changes the status of key. Where it can't be written that is only logged: the next
+// renewal makes it again.
 func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
 	if err := t.writeStatus(ctx, key, changes...); err != nil {
 		t.log.Warn().Err(err).Stringer("key", key).Msg("failed to store status")
 	}
 }
 
-// writeStatus changes the status of key. That of a component says each time what holds it back, whatever else is said.
+// writeStatus changes the status of key. That of a component says each time what holds it back,
+// whatever else is said.
 func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
 	if g, ok := t.gate(key.Component); ok && key.Kind == wxtoken.KindComponent {
 		changes = append(slices.Clip(changes), renewing(g, t.now))
@@ -43,9 +45,9 @@ func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...
 	})
 }
 
-// ifRevoked makes a change only while the authorization is over (over), or only while it is in force.
-// News of an authorization and of its cancellation may overtake each other on their way here; the
-// credential, read after the status that is to be replaced, says which of them is true.
+// ifRevoked makes a change only while the authorization is over (over), or only while it is in
+// force. News of an authorization and of its cancellation may overtake each other on their way
+// here; the credential, read after the status that is to be replaced, says which of them is true.
 func (t *statuses) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, change account.Change) account.Change {
 	return func(s *wxtoken.Status) {
 		cred, err := t.store().Credential(ctx, key)
@@ -56,8 +58,8 @@ func (t *statuses) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, ch
 	}
 }
 
-// inForce takes back that the authorization is over, where that is no longer so: a ticket that is kept again, or an account
-// whose news was lost with the refresher that brought it back.
+// inForce takes back that the authorization is over, where that is no longer so: a ticket that is
+// kept again, or an account whose news was lost with the refresher that brought it back.
 func (t *statuses) inForce(ctx context.Context, key wxtoken.Key) account.Change {
 	return func(s *wxtoken.Status) {
 		if s.State != wxtoken.StateRevoked {

@@ -85,7 +85,8 @@ func (s *sweeper) run(ctx context.Context) {
 	connected := s.nc.StatusChanged(nats.CONNECTED)
 	defer s.nc.RemoveStatusListener(connected)
 	grace, looks := s.cfg.SweepEvery, 0 // looks are those still to come because NATS came back
-	var soon <-chan time.Time           // the next of them; a server that comes back again puts it off no further
+	// The next of them; a server that comes back again puts it off no further.
+	var soon <-chan time.Time
 	for {
 		var again <-chan time.Time
 		for _, c := range s.components() {
@@ -140,19 +141,22 @@ func (s *sweeper) keepReconciling(ctx context.Context) {
 const (
 	// dieLook is the least time between two looks because tokens die.
 	dieLook = 2 * time.Second
-	// returnedGrace is the time between two looks after NATS came back, and by how much a key is overdue then. It is longer than
-	// the server takes to make the due messages of what is overdue.
+	// returnedGrace is the time between two looks after NATS came back, and by how much a key is
+	// overdue then. It is longer than the server takes to make the due messages of what is overdue.
 	returnedGrace = 2 * time.Second
-	// returnedLooks is how often it is looked: for longer than a claim, which a refresher that died may have left.
+	// returnedLooks is how often it is looked: for longer than a claim, which a refresher that died
+	// may have left.
 	returnedLooks = int(account.ClaimFor/returnedGrace) + 2
-	// sweptAgain is after how many times the grace a key that the sweep made due, and that is still overdue, is made due once more.
+	// sweptAgain is after how many times the grace a key that the sweep made due, and that is still
+	// overdue, is made due once more.
 	sweptAgain = 5
 	// lookAtOnce is how many keys are looked up in NATS at the same time.
 	lookAtOnce = 16
 )
 
-// sweep makes every key due that should have been renewed longer than grace ago and that no handler is at, the one that dies first
-// before the others. It looks after all else that no event asks for, too.
+// sweep makes every key due that should have been renewed longer than grace ago and that no handler
+// is at, the one that dies first before the others. It looks after all else that no event asks for,
+// too.
 func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
 	now := s.now()
 	proof := s.store.Proof(ctx)
@@ -190,8 +194,8 @@ type survey struct {
 	tallies  map[string]*tally   // of the accounts, by component
 }
 
-// survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines first, and asks of what
-// is of interest only.
+// survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines
+// first, and asks of what is of interest only.
 func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration) survey {
 	known := map[string]*component{}
 	for _, c := range s.components() {
@@ -235,7 +239,8 @@ func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e 
 		found.dead = append(found.dead, deadToken{key, e.Token.Revision})
 	}
 	if e.Credential.Overdue(e.Token, now, grace) {
-		if !s.held(ctx, c, key, e) && (grace == s.cfg.SweepEvery || !s.working(key)) { // else it waits for its turn
+		// One that is held back waits for its turn; so does one that a handler here is at.
+		if !s.held(ctx, c, key, e) && (grace == s.cfg.SweepEvery || !s.working(key)) {
 			if found.missed[c] == nil {
 				found.missed[c] = &firsts{most: s.cfg.sweptAtMost()}
 			}
@@ -253,7 +258,8 @@ func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, 
 		var wishes []store.Wish
 		for _, m := range all {
 			due := events.Due{Key: m.key, Generation: m.entry.Credential.Generation, Reason: events.ReasonSwept}
-			// Many sweepers make one due message, or two where a period begins. After it there is another: the first may have been lost, too.
+			// Many sweepers make one due message, or two where a period begins. After it there is
+			// another: the first may have been lost, too.
 			wishes = append(wishes, store.Wish{Due: due, ID: fmt.Sprintf("%s/%d/sweep/%d", m.key, due.Generation, now.UnixNano()/int64(sweptAgain*grace))})
 			if m.entry.Credential.Renewable() { // else it is only looked for again
 				made++
@@ -286,7 +292,9 @@ func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 	for i, m := range all {
 		group.Go(func() error {
 			if waits(ctx, m.key) {
-				well[i] = true // its turn comes: another message would take the place of this one, behind all others
+				// Its turn comes: another message would take the place of this one, behind all
+				// others.
+				well[i] = true
 			} else if m.entry.Token.Generation != m.entry.Credential.Generation {
 				// The view may have been between the two messages of a commit: the token is there.
 				t, ok, err := s.store.Token(ctx, m.key)
@@ -316,8 +324,8 @@ func (s *sweeper) held(ctx context.Context, c *component, key wxtoken.Key, e sto
 	return wait > 0
 }
 
-// greet says what is known of a component that is new here, and has it compared with WeChat's list if that was never
-// done. It reports whether that worked.
+// greet says what is known of a component that is new here, and has it compared with WeChat's list
+// if that was never done. It reports whether that worked.
 func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	if c.greeted {
 		return true
@@ -340,7 +348,8 @@ func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	if err == nil {
 		var status wxtoken.Status
 		status, _, err = s.store.Status(ctx, key)
-		c.doubted = account.RefusalsAreDoubted(status) // by a refresher that has stopped since: it is for this one to say that it has ended
+		// By a refresher that has stopped since: it is for this one to say that it has ended.
+		c.doubted = account.RefusalsAreDoubted(status)
 	}
 	if err != nil {
 		s.log.Warn().Err(err).Stringer("key", key).Msg("failed to prepare component")
@@ -350,8 +359,8 @@ func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	return true
 }
 
-// watchRefusals tells the log when the guard closes, and when it opens again; the status says so each time it is written. Meanwhile
-// WeChat's list is asked what is true.
+// watchRefusals tells the log when the guard closes, and when it opens again; the status says so
+// each time it is written. Meanwhile WeChat's list is asked what is true.
 func (s *sweeper) watchRefusals(ctx context.Context, c *component) {
 	doubted := !c.gate.Believes()
 	if c.doubted == doubted {

@@ -11,14 +11,15 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// tally is what the last look at all keys found of a component's accounts. Metrics and notices are made from it: a look of their own
-// would cost each of them as much as the sweep.
+// tally is what the last look at all keys found of a component's accounts. Metrics and notices are
+// made from it: a look of their own would cost each of them as much as the sweep.
 type tally struct {
 	active, retrying, revoked, needy, invalid int
 
 	first account.Life                          // of the tokens of those in force, the one that dies first
 	wrong map[wxtoken.Reason]*events.NoticeData // accounts by what is wrong with them
-	fail  []troubled                            // the first few that fail and are not in wrong: their statuses may know why
+	// The first few that fail and are not in wrong: their statuses may know why.
+	fail []troubled
 }
 
 // troubled is an account whose renewals fail.
@@ -29,7 +30,8 @@ type troubled struct {
 	dead  bool
 }
 
-// maxFail is how many accounts are in fail, and so how many statuses are read in one look, for their last errors.
+// maxFail is how many accounts are in fail, and so how many statuses are read in one look, for
+// their last errors.
 const maxFail = 200
 
 // add counts an account.
@@ -84,7 +86,8 @@ func (t *tally) note(key wxtoken.Key, e *store.Entry, state wxtoken.State, now t
 	count(d, 1, since, key.String())
 }
 
-// count adds n accounts to a notice, which names the first few. since is when that began, zero if not known.
+// count adds n accounts to a notice, which names the first few. since is when that began, zero if
+// not known.
 func count(d *events.NoticeData, n int, since time.Time, names ...string) {
 	d.Count += n
 	if !since.IsZero() && (d.Since.IsZero() || since.Before(d.Since)) {
@@ -98,7 +101,8 @@ func count(d *events.NoticeData, n int, since time.Time, names ...string) {
 	}
 }
 
-// accountCause returns what is wrong with an account by its record alone, since when as far as that is in it, and whether its token is dead.
+// accountCause returns what is wrong with an account by its record alone, since when as far as that
+// is in it, and whether its token is dead.
 func accountCause(e *store.Entry, state wxtoken.State, now time.Time) (cause wxtoken.Reason, since time.Time, dead bool) {
 	dead = !e.Token.Lives(now)
 	switch {

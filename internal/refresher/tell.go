@@ -19,8 +19,9 @@ type deadToken struct {
 	revision uint64
 }
 
-// teller has the status say of each dead token that it is dead, once: whatever kept the next one away, the key is not
-// active. The sweep finds them, and does not wait: where a hundred thousand die together that takes minutes.
+// teller has the status say of each dead token that it is dead, once: whatever kept the next one
+// away, the key is not active. The sweep finds them, and does not wait: where a hundred thousand
+// die together that takes minutes.
 type teller struct {
 	*statuses
 	view  *store.View
@@ -40,7 +41,8 @@ const (
 	tellGathered = 10_000
 )
 
-// hand gives the teller what the sweep found. One that is busy has the sweep look again when it is not.
+// hand gives the teller what the sweep found. One that is busy has the sweep look again when it is
+// not.
 func (t *teller) hand(dead []deadToken) {
 	if len(dead) == 0 {
 		return
@@ -84,7 +86,8 @@ func (t *teller) tellAll(ctx context.Context, dead []deadToken) {
 	_ = group.Wait() // each has told what went wrong
 }
 
-// tell has the status say that a token is dead, and reports whether that was written, or is true no more.
+// tell has the status say that a token is dead, and reports whether that was written, or is true no
+// more.
 func (t *teller) tell(ctx context.Context, d deadToken, now time.Time) bool {
 	if e, _ := t.view.Get(d.key); e.Token.Revision != d.revision {
 		return true

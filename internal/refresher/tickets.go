@@ -15,18 +15,20 @@ import (
 )
 
 const (
-	// silence is how long no ticket may come before WeChat is asked to push them: they come every 10
-	// minutes ("component_verify_ticket").
+	// silence is how long no ticket may come before WeChat is asked to push them: they come every
+	// 10 minutes ("component_verify_ticket").
 	silence = 25 * time.Minute
-	// askPushEvery bounds how often WeChat is asked to push a component's tickets, by all refreshers together.
+	// askPushEvery bounds how often WeChat is asked to push a component's tickets, by all
+	// refreshers together.
 	askPushEvery = time.Hour
 	// askPushAgain is when that is tried again after it failed.
 	askPushAgain = 5 * time.Minute
 )
 
-// handleTicket stores a component_verify_ticket if it is the newest. It only waits for the next renewal
-// there, because each new component access token ends the one before; but a component without
-// a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one now.
+// handleTicket stores a component_verify_ticket if it is the newest. It only waits for the next
+// renewal there, because each new component access token ends the one before; but a component
+// without a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one
+// now.
 func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
 	if a.Ticket == "" {
 		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
@@ -111,7 +113,8 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 	p.log.Error().Str("component", c.appid).Str("reason", string(reason)).Time("received_at", received).Msg("no component_verify_ticket received")
 }
 
-// ask asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all refreshers together.
+// ask asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all
+// refreshers together.
 func (p *pushes) ask(ctx context.Context, c *component) {
 	mine, now := false, p.now()
 	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {

@@ -304,7 +304,7 @@ func TestCredentialVanishesAmongRefusals(t *testing.T) {
 	for _, key := range crowd {
 		r.pokeOnce(key)
 	}
-	r.until("refusals are believed", func() bool { return r.log.count("too many authorizations refused at once") > 0 })
+	r.until("refusals are believed", func() bool { return r.log.count("mass refusals doubted") > 0 })
 	r.keep()
 	r.fail(wechatsim.Fault{API: apiInfo, Errcode: 61003})
 	stream, err := r.js.Stream(t.Context(), events.StreamTokens)

@@ -50,7 +50,8 @@ func leaderless(info *jetstream.StreamInfo) bool {
 
 // same is Same as it looks to those who have a message with this sequence.
 func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
-	records, seen := v.records(), max(v.Seen(), s.acked.Load()) // before the look: what comes in between is no loss
+	// Before the look: what comes in between is no loss.
+	records, seen := v.records(), max(v.Seen(), s.acked.Load())
 	stream, err := s.js.Stream(ctx, events.StreamTokens)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: %s was deleted", ErrGone, events.StreamTokens)

@@ -15,13 +15,14 @@ import (
 // maxConnects bounds how many links are read for a list.
 const maxConnects = 2000
 
-// connectsSince are how far back links are looked for, in turn, until there are enough. The last is longer than any link is kept.
+// connectsSince are how far back links are looked for, in turn, until there are enough. The last is
+// longer than any link is kept.
 var connectsSince = []time.Duration{time.Hour, day, 7 * day, 40 * day}
 
 const day = 24 * time.Hour
 
-// Connects returns the links that are as wanted and were stored last, the newest first; more is true where there are others.
-// Links that can't be read are left out.
+// Connects returns the links that are as wanted and were stored last, the newest first; more is
+// true where there are others. Links that can't be read are left out.
 func (s *Store) Connects(ctx context.Context, now time.Time, most int, wanted func(Connect) bool) (found []Connect, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -44,7 +45,8 @@ func (s *Store) Connects(ctx context.Context, now time.Time, most int, wanted fu
 	return found, false, nil
 }
 
-// connects reads the links that were stored since a time; complete is false where there are more than maxConnects.
+// connects reads the links that were stored since a time; complete is false where there are more
+// than maxConnects.
 func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Connect) bool) (found []Connect, complete bool, err error) {
 	cons, err := s.js.CreateConsumer(ctx, events.StreamTokens, jetstream.ConsumerConfig{
 		FilterSubject: events.AllConnects, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
@@ -54,7 +56,8 @@ func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Conne
 		return nil, false, fmt.Errorf("read links: %w", err)
 	}
 	defer func() {
-		_ = s.js.DeleteConsumer(context.WithoutCancel(ctx), events.StreamTokens, cons.CachedInfo().Name) // it goes by itself, too
+		// It goes by itself, too.
+		_ = s.js.DeleteConsumer(context.WithoutCancel(ctx), events.StreamTokens, cons.CachedInfo().Name)
 	}()
 	pending := int(cons.CachedInfo().NumPending)
 	for left := min(pending, maxConnects); left > 0; {

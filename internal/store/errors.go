@@ -10,8 +10,9 @@ import (
 // LostDelay is the wait after ErrLost before the record is loaded again.
 const LostDelay = 50 * time.Millisecond
 
-// ErrLost is returned by a save or commit that came late: the credential changed meanwhile.
-// Nothing was stored. Load it again before doing anything else: a handler that ends with it has its message come again after LostDelay.
+// ErrLost is returned by a save or commit that came late: the credential changed meanwhile. Nothing
+// was stored. Load it again before doing anything else: a handler that ends with it has its message
+// come again after LostDelay.
 var ErrLost = events.Later(LostDelay, errors.New("the credential changed meanwhile"))
 
 // ErrUnreadable is returned for a record that can't be read. WeChat's list can replace it.

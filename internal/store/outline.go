@@ -8,8 +8,8 @@ import (
 	"wxtoken/internal/account"
 )
 
-// outline returns the outline of a record. What can't be read stands in a view as an empty record: there is
-// nothing to renew with.
+// outline returns the outline of a record. What can't be read stands in a view as an empty record:
+// there is nothing to renew with.
 func outline(key wxtoken.Key, record []byte, revision uint64) account.Outline {
 	c, ok := scanCredential(key, record)
 	if !ok {
@@ -19,8 +19,9 @@ func outline(key wxtoken.Key, record []byte, revision uint64) account.Outline {
 	return account.OutlineOf(c)
 }
 
-// scanCredential reads of a record what an outline needs, in a third of the time that its JSON takes; ok is false for one
-// that has more in it than plain texts, numbers and times, such as a claim, or a field that this program does not know.
+// scanCredential reads of a record what an outline needs, in a third of the time that its JSON
+// takes; ok is false for one that has more in it than plain texts, numbers and times, such as a
+// claim, or a field that this program does not know.
 func scanCredential(key wxtoken.Key, record []byte) (c account.Credential, ok bool) {
 	rest := scan{record}
 	if !rest.skip("{") {
@@ -103,7 +104,8 @@ func (s *scan) skip(text string) bool {
 	return true
 }
 
-// text returns a text up to its quotation mark, and goes past that; nil for one that is not plain ASCII.
+// text returns a text up to its quotation mark, and goes past that; nil for one that is not plain
+// ASCII.
 func (s *scan) text() []byte {
 	i := bytes.IndexByte(s.left, '"')
 	for _, b := range s.left[:max(i, 0)] {

@@ -16,7 +16,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// reading is some messages of the stream in their order. They are decoded while those before are put into the view.
+// reading is some messages of the stream in their order. They are decoded while those before are
+// put into the view.
 type reading struct {
 	msgs    []jetstream.Msg
 	news    []news
@@ -42,8 +43,8 @@ type news struct {
 // errMissed ends a watch: the next one reads everything again.
 var errMissed = errors.New("messages lost on the way")
 
-// readAll gathers messages and has them decoded on all processors, until the consumer ends. A credential takes as long to
-// open and decode as the server to send ten.
+// readAll gathers messages and has them decoded on all processors, until the consumer ends. A
+// credential takes as long to open and decode as the server to send ten.
 func (s *Store) readAll(msgs jetstream.MessagesContext, out chan<- *reading) error {
 	arrived := make(chan jetstream.Msg, watchGathered)
 	failed := make(chan error, 1)
@@ -126,7 +127,8 @@ func (s *Store) decode(m jetstream.Msg, n *news) {
 	}
 }
 
-// decodeToken reads when a token lives, and the token itself of a component. A deletion, and what is no token, is none.
+// decodeToken reads when a token lives, and the token itself of a component. A deletion, and what
+// is no token, is none.
 func (s *Store) decodeToken(key wxtoken.Key, m jetstream.Msg, sequence uint64) (*wxtoken.Token, *account.Life) {
 	var t wxtoken.Token
 	var l account.Life
@@ -188,7 +190,8 @@ func (v *View) applyCredential(e *entry, n *news) {
 	v.sealed[e.sealed].n++
 }
 
-// sealedAt returns where the credentials are counted that are sealed for a public key. There are few.
+// sealedAt returns where the credentials are counted that are sealed for a public key. There are
+// few.
 func (v *View) sealedAt(public string) uint32 {
 	i := slices.IndexFunc(v.sealed, func(s sealed) bool { return s.public == public })
 	if i < 0 {
@@ -212,7 +215,8 @@ func (v *View) applyComponent(n *news) {
 	}
 }
 
-// Credentials returns all credentials that can be read, by key. Each is whole: at a million accounts that is a gigabyte.
+// Credentials returns all credentials that can be read, by key. Each is whole: at a million
+// accounts that is a gigabyte.
 func (s *Store) Credentials(ctx context.Context) (map[wxtoken.Key]account.Credential, error) {
 	all := map[wxtoken.Key]account.Credential{}
 	err := s.eachRecord(ctx, false, func(m jetstream.Msg) {
@@ -225,7 +229,8 @@ func (s *Store) Credentials(ctx context.Context) (map[wxtoken.Key]account.Creden
 	return all, err
 }
 
-// eachRecord hands out what lies below credential., once. After a reconnect a record may come twice, the newer last.
+// eachRecord hands out what lies below credential., once. After a reconnect a record may come
+// twice, the newer last.
 func (s *Store) eachRecord(ctx context.Context, headersOnly bool, visit func(jetstream.Msg)) error {
 	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: headersOnly,

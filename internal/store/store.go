@@ -196,8 +196,8 @@ func (s *Store) Commit(ctx context.Context, c account.Credential, t wxtoken.Toke
 	return s.commit(ctx, c, record, token, schedule)
 }
 
-// SaveDue stores a credential and asks for its next token now: both or nothing. It returns ErrLost as Commit does. Many at once share a
-// batch, where Save and MakeDue take two flushes for each.
+// SaveDue stores a credential and asks for its next token now: both or nothing. It returns ErrLost
+// as Commit does. Many at once share a batch, where Save and MakeDue take two flushes for each.
 func (s *Store) SaveDue(ctx context.Context, c account.Credential, reason string) (account.Credential, error) {
 	c.Commit = nuid.Next()
 	record, err := s.credentialMsg(c)
@@ -301,8 +301,8 @@ func (s *Store) MakeAllDue(ctx context.Context, all []Wish) error {
 	return nil
 }
 
-// Waiting returns a function that reports whether a due message of a key lies in the stream that no refresher has been
-// handed yet. Where that can't be found out it says that none does.
+// Waiting returns a function that reports whether a due message of a key lies in the stream that no
+// refresher has been handed yet. Where that can't be found out it says that none does.
 func (s *Store) Waiting(ctx context.Context) func(context.Context, wxtoken.Key) bool {
 	none := func(context.Context, wxtoken.Key) bool { return false }
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)

@@ -9,8 +9,9 @@ import (
 	"wxtoken/internal/account"
 )
 
-// tokenRecord is a token as it lies in the bucket: a wxtoken.Token that shows its secrets, which a Token by itself does
-// not. The fields are in the order in which a person reads them. To read one the Token is enough.
+// tokenRecord is a token as it lies in the bucket: a wxtoken.Token that shows its secrets, which a
+// Token by itself does not. The fields are in the order in which a person reads them. To read one
+// the Token is enough.
 type tokenRecord struct {
 	Key        wxtoken.Key     `json:"key"`
 	Value      string          `json:"value"`
@@ -26,8 +27,8 @@ type previousRecord struct {
 	ValidUntil time.Time `json:"valid_until"`
 }
 
-// TokenRecord returns the record of t for the bucket, with its value in the clear. The error wraps wxtoken.ErrBadKey for a
-// token whose key can't be one.
+// TokenRecord returns the record of t for the bucket, with its value in the clear. The error wraps
+// wxtoken.ErrBadKey for a token whose key can't be one.
 func TokenRecord(t wxtoken.Token) ([]byte, error) {
 	r := tokenRecord{
 		Key: t.Key, Value: t.Value.Reveal(), Generation: t.Generation,
@@ -46,7 +47,8 @@ func readToken(record []byte, revision uint64) (t wxtoken.Token, err error) {
 	return t, err
 }
 
-// readLife reads of a record of the bucket when its token lives. Its values are left alone: a view holds a million lives.
+// readLife reads of a record of the bucket when its token lives. Its values are left alone: a view
+// holds a million lives.
 func readLife(record []byte, revision uint64) (account.Life, error) {
 	if l, ok := scanLife(record, revision); ok {
 		return l, nil
@@ -55,8 +57,8 @@ func readLife(record []byte, revision uint64) (account.Life, error) {
 	return account.LifeOf(t), err
 }
 
-// scanLife is readLife for a record as TokenRecord writes it, in a tenth of the time that the JSON of any would take; ok is
-// false for another.
+// scanLife is readLife for a record as TokenRecord writes it, in a tenth of the time that the JSON
+// of any would take; ok is false for another.
 func scanLife(record []byte, revision uint64) (l account.Life, ok bool) {
 	rest := scan{record}
 	if !rest.skip(`{"key":"`) || len(rest.text()) == 0 || !rest.skip(`,"value":"`) || len(rest.text()) == 0 || !rest.skip(`,"generation":`) {

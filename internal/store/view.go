@@ -25,8 +25,8 @@ type Entry struct {
 }
 
 // View is a live outline of all tokens and credentials. It may lag a little behind: what it says is
-// good for choosing what to look at, never for changing a record. Only what a component calls WeChat
-// with is held whole.
+// good for choosing what to look at, never for changing a record. Only what a component calls
+// WeChat with is held whole.
 type View struct {
 	mu      sync.RWMutex
 	places  map[place]uint32 // of each key in chunks
@@ -41,9 +41,9 @@ type View struct {
 	seen       uint64 // sequence of the newest message
 	read       uint64 // sequence of the newest message since all was read from the beginning
 
-	// How many credentials were known at the beginning of a reading and were not read again, or only
-	// older than they were: see entry.unread. Once all is read, what is left is lost; but a replica may
-	// be a moment behind.
+	// How many credentials were known at the beginning of a reading and were not read again, or
+	// only older than they were: see entry.unread. Once all is read, what is left is lost; but a
+	// replica may be a moment behind.
 	unread  int
 	reading bool
 }
@@ -64,7 +64,9 @@ type place struct {
 type entry struct {
 	place
 	Entry
-	unread uint64 // the revision of the credential that was known when a reading began, until that or a newer one is read again
+	// The revision of the credential that was known when a reading began, until that or a newer one
+	// is read again.
+	unread uint64
 	sealed uint32 // for which key, in View.sealed
 }
 
@@ -80,7 +82,8 @@ type own struct {
 	token      wxtoken.Token
 }
 
-// chunkLen is how many entries are made, and looked at, in one go: that takes some ten microseconds.
+// chunkLen is how many entries are made, and looked at, in one go: that takes some ten
+// microseconds.
 const chunkLen = 1 << 12
 
 func newView() *View {
@@ -239,9 +242,9 @@ func (v *View) Seen() uint64 {
 	return v.seen
 }
 
-// Each looks at every entry, and calls visit for those of which look says so. look is called with the
-// view locked, a chunk at a time: it must not ask the view, and what it is shown is good until it
-// returns. visit may do anything.
+// Each looks at every entry, and calls visit for those of which look says so. look is called with
+// the view locked, a chunk at a time: it must not ask the view, and what it is shown is good until
+// it returns. visit may do anything.
 func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key, Entry)) {
 	type found struct {
 		key   wxtoken.Key
@@ -269,13 +272,15 @@ func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key,
 	}
 }
 
-// Find returns the key of an entry that is as wanted; ok is false when there is none. wanted is called as look is by Each.
+// Find returns the key of an entry that is as wanted; ok is false when there is none. wanted is
+// called as look is by Each.
 func (v *View) Find(wanted func(wxtoken.Key, *Entry) bool) (key wxtoken.Key, ok bool) {
 	v.Each(func(k wxtoken.Key, e *Entry) bool { return !ok && wanted(k, e) }, func(k wxtoken.Key, _ Entry) { key, ok = k, true })
 	return key, ok
 }
 
-// NoteTold marks a token as one of which something was told: Entry.Told says so as long as it is the token of its key.
+// NoteTold marks a token as one of which something was told: Entry.Told says so as long as it is
+// the token of its key.
 func (v *View) NoteTold(key wxtoken.Key, revision uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -303,7 +308,8 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 				}
 			}); err != nil && ctx.Err() == nil {
 				log.Warn().Err(err).Dur("delay", time.Second).Msg("watch ended")
-				if errors.Is(err, context.DeadlineExceeded) { // with millions of messages a busy server takes its time
+				// With millions of messages a busy server takes its time.
+				if errors.Is(err, context.DeadlineExceeded) {
 					patience = min(2*patience, mostPatience)
 				}
 				select {
@@ -325,8 +331,8 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 // follow copies the stream into v until ctx ends or the consumer does. It calls ready when
 // everything that lay there at the start is in. patience bounds the wait for the consumer.
 //
-// At any doubt it ends, and the next reads everything again, as the Go client's watch does and for the same reasons
-// (docs/adr/0006). Why the two are not one: docs/adr/0041.
+// At any doubt it ends, and the next reads everything again, as the Go client's watch does and for
+// the same reasons (docs/adr/0006). Why the two are not one: docs/adr/0041.
 func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, ready func()) error {
 	makeCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -385,12 +391,14 @@ const (
 	watchHeartbeat = 2 * time.Second
 	// watchExpiry is how long one pull of the watch waits.
 	watchExpiry = 30 * time.Second
-	// watchPatience is how long the server may take to make the consumer. Each time that it takes longer it gets twice as long.
+	// watchPatience is how long the server may take to make the consumer. Each time that it takes
+	// longer it gets twice as long.
 	watchPatience = 3 * time.Second
 	mostPatience  = time.Minute
 	// watchAtOnce is how many messages one pull asks for.
 	watchAtOnce = 4096
-	// watchGathered is how many messages that lie there are decoded in one go, and watchAhead how many such goes are under way.
+	// watchGathered is how many messages that lie there are decoded in one go, and watchAhead how
+	// many such goes are under way.
 	watchGathered = 128
 	watchAhead    = 16
 )
