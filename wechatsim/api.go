@@ -230,7 +230,8 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if len(r.TransferEncoding) > 0 {
-		// WeChat's front takes no body without a Content-Length: callers of the real platform found out.
+		// WeChat's front takes no body without a Content-Length: callers of the real platform found
+		// out.
 		w.WriteHeader(http.StatusPreconditionFailed)
 		return
 	}

@@ -26,8 +26,9 @@ type Rotation string
 
 // The rotations.
 const (
-	RotateNever       Rotation = "never"         // the refresh token stays until the next authorization
-	RotateEach        Rotation = "each"          // each refresh makes a new one; the old one works for 5 minutes more
+	RotateNever Rotation = "never" // the refresh token stays until the next authorization
+	// Each refresh makes a new one; the old one works for 5 minutes more.
+	RotateEach        Rotation = "each"
 	RotateEachOldDead Rotation = "each-old-dead" // each refresh makes a new one and the old one dies at once
 )
 
@@ -48,29 +49,38 @@ type Config struct {
 	Overlap     time.Duration // how long a replaced token still works; 0 means 5 min; Off means not at all
 	CodeLife    time.Duration // life of an authorization code; 0 means 1 h
 
-	AccountTicketLife time.Duration // life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0 means TokenLife
+	// Life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0 means TokenLife.
+	AccountTicketLife time.Duration
 
-	Rotation           Rotation // "" means RotateNever
-	PushRetry          Retry
-	PausePushes        bool          // ticket pushes stop after failing for six times TicketEvery, until api_start_push_ticket
-	OldTicketDies      bool          // a new ticket kills the older ones, delivered or not
-	KeepTokensOnCancel bool          // access tokens and the account's tickets outlive a cancelled authorization
-	HideUnexchanged    bool          // the list shows no refresh_token until the code was exchanged
-	TwoCodes           bool          // the redirect of an authorization carries another code than its push
-	ShuffleList        bool          // the list's order changes from call to call
-	ShuffleWithin      time.Duration // events are pushed in random order within this time; 0 keeps the order per account
-	VaryForm           bool          // pushes and answers vary in order, spacing, CDATA, extra fields, numbers as strings
+	Rotation  Rotation // "" means RotateNever
+	PushRetry Retry
+	// Ticket pushes stop after failing for six times TicketEvery, until api_start_push_ticket.
+	PausePushes   bool
+	OldTicketDies bool // a new ticket kills the older ones, delivered or not
+	// Access tokens and the account's tickets outlive a cancelled authorization.
+	KeepTokensOnCancel bool
+	HideUnexchanged    bool // the list shows no refresh_token until the code was exchanged
+	TwoCodes           bool // the redirect of an authorization carries another code than its push
+	ShuffleList        bool // the list's order changes from call to call
+	// Events are pushed in random order within this time; 0 keeps the order per account.
+	ShuffleWithin time.Duration
+	// Pushes and answers vary in order, spacing, CDATA, extra fields, numbers as strings.
+	VaryForm bool
 
 	BusyRate       float64 // share of calls answered with errcode -1 and not executed, 0 to 1
 	LostAnswerRate float64 // share of calls executed whose answer never comes
 	RepeatPushRate float64 // share of answered pushes that are sent once more
 	LatePushRate   float64 // share of pushes that come up to a tenth of TicketEvery late
 
-	Latency       time.Duration // time an API answer takes: half of it before the call is executed, half after
+	// Time an API answer takes: half of it before the call is executed, half after.
+	Latency       time.Duration
 	LatencyJitter time.Duration // up to this much more, at random
 
-	KeepMedia  int64          // media/get brings back what came in uploads of so many bytes; of longer ones only length and digest are kept. 0 means 1 MiB
-	DailyLimit map[string]int // calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009
+	// Media/get brings back what came in uploads of so many bytes; of longer ones only length and
+	// digest are kept. 0 means 1 MiB.
+	KeepMedia int64
+	// Calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009.
+	DailyLimit map[string]int
 
 	Seed      uint64            // seeds all randomness
 	Transport http.RoundTripper // carries the pushes; nil means an own http.Transport

@@ -17,17 +17,22 @@ const (
 	FaultLost    FaultMode = "lost"    // executed, then the connection is cut
 	FaultDrop    FaultMode = "drop"    // the connection is cut, not executed
 	FaultHTML    FaultMode = "html"    // answered with the 502 page of a proxy, not executed
-	FaultBody    FaultMode = "body"    // answered with Fault.Body as it is, not executed; an empty one is text/html
-	FaultSlow    FaultMode = "slow"    // executed at once, answered after Fault.Delay
+	// Answered with Fault.Body as it is, not executed; an empty one is text/html.
+	FaultBody FaultMode = "body"
+	FaultSlow FaultMode = "slow" // executed at once, answered after Fault.Delay
 
-	FaultNoRefresh    FaultMode = "no_refresh"    // executed, but the answer has no refresh token; of a list Fault.Authorizer names the account
+	// Executed, but the answer has no refresh token; of a list Fault.Authorizer names the account.
+	FaultNoRefresh    FaultMode = "no_refresh"
 	FaultEmptyRefresh FaultMode = "empty_refresh" // the same, with an empty one
-	FaultRaw          FaultMode = "raw"           // executed, but the answer has control characters, half a character and a name twice
+	// Executed, but the answer has control characters, half a character and a name twice.
+	FaultRaw FaultMode = "raw"
 )
 
 // Fault is a trouble with calls of the API. Empty fields match every call.
 type Fault struct {
-	API        string // path, or name: its end after /cgi-bin/ or /cgi-bin/component/api_, as in "api_authorizer_token"
+	// Path, or name: its end after /cgi-bin/ or /cgi-bin/component/api_, as in
+	// "api_authorizer_token".
+	API        string
 	Component  string
 	Authorizer string // the account that a call is about, by its body, code or token
 

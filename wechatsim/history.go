@@ -30,8 +30,9 @@ const (
 	OutcomeDown     = "down"     // call: the platform was down
 	OutcomeSent     = "sent"     // push: on its way
 	OutcomeSuccess  = "success"  // push answer, verify: as WeChat wants it
-	OutcomeRefused  = "refused"  // push answer, verify: anything else; page, consent: an error, which Text tells
-	OutcomeFailed   = "failed"   // push answer, verify: none (no connection, or not within 5 s)
+	// Push answer, verify: anything else; page, consent: an error, which Text tells.
+	OutcomeRefused = "refused"
+	OutcomeFailed  = "failed" // push answer, verify: none (no connection, or not within 5 s)
 )
 
 // Entry is one line of the history. Fields that do not apply are zero.

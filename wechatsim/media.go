@@ -41,8 +41,8 @@ type media struct {
 }
 
 // readUpload reads an upload to its end, whatever becomes of the call: WeChat's front does so too.
-// It keeps the file if the whole body has no more than keep bytes. It returns nil for a body that has
-// no file with a name in the field media; the error is one of the connection.
+// It keeps the file if the whole body has no more than keep bytes. It returns nil for a body that
+// has no file with a name in the field media; the error is one of the connection.
 func readUpload(r *http.Request, keep int64) (*media, error) {
 	m, formErr := readMedia(r, keep)
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {

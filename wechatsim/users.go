@@ -19,8 +19,8 @@ type user struct {
 	ends, refreshEnds  time.Time
 }
 
-// logIn checks what a user's log-in to an account needs, and uses its code up. There is no page that gives
-// codes: each serves, once.
+// logIn checks what a user's log-in to an account needs, and uses its code up. There is no page
+// that gives codes: each serves, once.
 func (p *Platform) logIn(c *call, code string) int {
 	if errcode := c.forUsers("authorization_code"); errcode != codeOK {
 		return errcode

@@ -31,8 +31,8 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// What a Keeper keeps from the start: the token of one component, and the token, the jsapi_ticket and the wx_card ticket
-// of two merchants who authorized it.
+// What a Keeper keeps from the start: the token of one component, and the token, the jsapi_ticket
+// and the wx_card ticket of two merchants who authorized it.
 var (
 	Component     = wxtoken.ComponentKey(wechatsim.DemoAppID)
 	Merchant      = wxtoken.AuthorizerKey(wechatsim.DemoAppID, "wxa000000000000001")
@@ -45,15 +45,17 @@ const (
 	poll     = 5 * time.Millisecond
 	tryFor   = 5 * time.Second
 
-	// age is how old the first tokens are: wxtoken does not replace one that is younger than a minute.
+	// age is how old the first tokens are: wxtoken does not replace one that is younger than a
+	// minute.
 	age = 10 * time.Minute
 )
 
-// Keeper is a wxtoken that runs in this process, and the WeChat that it works with. Its methods may be called by
-// several goroutines at a time. They end the test where what they are for does not come to be within a minute; without
-// a test, in a Keeper from [Start], they panic.
+// Keeper is a wxtoken that runs in this process, and the WeChat that it works with. Its methods may
+// be called by several goroutines at a time. They end the test where what they are for does not
+// come to be within a minute; without a test, in a Keeper from [Start], they panic.
 type Keeper struct {
-	// WeChat is the fake platform, for what has no verb here: troubles, quotas, other pushes, the truth about tokens.
+	// WeChat is the fake platform, for what has no verb here: troubles, quotas, other pushes, the
+	// truth about tokens.
 	WeChat *wechatsim.Platform
 
 	t       reporter
@@ -82,15 +84,15 @@ func (panics) Fatalf(format string, args ...any) {
 	panic("wxtokentest: " + fmt.Sprintf(format, args...))
 }
 
-// clock is what refresher, ingest and platform go by: it stays behind while the first tokens are fetched, so that they
-// have an age, and tells the time afterwards.
+// clock is what refresher, ingest and platform go by: it stays behind while the first tokens are
+// fetched, so that they have an age, and tells the time afterwards.
 type clock struct{ behind atomic.Int64 }
 
 func (c *clock) now() time.Time { return time.Now().Add(-time.Duration(c.behind.Load())) }
 
-// New returns a Keeper with the tokens of Component, Merchant and OtherMerchant. They are ten minutes old, and have an hour
-// and fifty minutes to live. Everything ends with the test. What refresher, ingest and NATS warn of stands in the test's
-// output.
+// New returns a Keeper with the tokens of Component, Merchant and OtherMerchant. They are ten
+// minutes old, and have an hour and fifty minutes to live. Everything ends with the test. What
+// refresher, ingest and NATS warn of stands in the test's output.
 func New(t testing.TB) *Keeper {
 	t.Helper()
 	k := &Keeper{t: t}
@@ -117,7 +119,8 @@ func Start() *Keeper {
 	return k
 }
 
-// Close ends everything, connections of Connect and clients of Client included. A Keeper from New is closed with its test.
+// Close ends everything, connections of Connect and clients of Client included. A Keeper from New
+// is closed with its test.
 func (k *Keeper) Close() {
 	k.mu.Lock()
 	ends := k.ends
@@ -141,8 +144,8 @@ func (k *Keeper) atEnd(f func()) {
 	}
 }
 
-// Connect returns a connection as the user service, closed with the Keeper. opts come after those of a service: an inbox of
-// its own, and no end of tries.
+// Connect returns a connection as the user service, closed with the Keeper. opts come after those
+// of a service: an inbox of its own, and no end of tries.
 func (k *Keeper) Connect(opts ...nats.Option) *nats.Conn {
 	k.t.Helper()
 	nc, err := k.connect("service", opts...)
@@ -152,8 +155,8 @@ func (k *Keeper) Connect(opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// Client returns a client on a connection of Connect, both closed with the Keeper. It waits for cfg.Keys as
-// [wxtoken.NewClient] does.
+// Client returns a client on a connection of Connect, both closed with the Keeper. It waits for
+// cfg.Keys as [wxtoken.NewClient] does.
 func (k *Keeper) Client(cfg wxtoken.Config) *wxtoken.Client {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -179,7 +182,8 @@ func (k *Keeper) connect(user string, opts ...nats.Option) (*nats.Conn, error) {
 	return nc, err
 }
 
-// passwords are those of the users of nats-server.conf. Nothing outside of the process reaches the server.
+// passwords are those of the users of nats-server.conf. Nothing outside of the process reaches the
+// server.
 var passwords = map[string]string{
 	"service": "service", "operator": "operator", "ingest": "ingest", "refresher": "refresher", "gateway": "gateway", "console": "console", "backup": "backup",
 }
@@ -242,7 +246,8 @@ func (k *Keeper) open(ctx context.Context, nc *nats.Conn, in *ingest.Ingest) err
 	})
 }
 
-// firstTokens has the merchants authorize, sets the clock, and waits until a service sees the tokens: it reads a mirror.
+// firstTokens has the merchants authorize, sets the clock, and waits until a service sees the
+// tokens: it reads a mirror.
 func (k *Keeper) firstTokens(ctx context.Context) error {
 	if _, err := k.awaitToken(ctx, Component, 1); err != nil {
 		return err
@@ -344,7 +349,8 @@ func (k *Keeper) transport() *http.Transport {
 	return t
 }
 
-// await calls try until it succeeds or ctx ends. A try has some seconds: what NATS did not hear is asked again.
+// await calls try until it succeeds or ctx ends. A try has some seconds: what NATS did not hear is
+// asked again.
 func await(ctx context.Context, try func(context.Context) error) error {
 	for {
 		one, cancel := context.WithTimeout(ctx, tryFor)

@@ -21,8 +21,8 @@ func (k *Keeper) Token(key wxtoken.Key) wxtoken.Token {
 	return token
 }
 
-// Authorize has a merchant authorize Component, for the first time or again after Revoke, and returns the token. appid is
-// 1 to 64 of A-Z a-z 0-9 _ -.
+// Authorize has a merchant authorize Component, for the first time or again after Revoke, and
+// returns the token. appid is 1 to 64 of A-Z a-z 0-9 _ -.
 func (k *Keeper) Authorize(appid string) wxtoken.Token {
 	k.t.Helper()
 	key := wxtoken.AuthorizerKey(Component.Component, appid)
@@ -33,9 +33,10 @@ func (k *Keeper) Authorize(appid string) wxtoken.Token {
 	return k.until(key, "a token of "+key.String(), func(token wxtoken.Token, ok bool) bool { return ok && token.Revision > revision })
 }
 
-// Renew has the next token of key fetched, as the refresher does when two thirds of a token's life are over, and
-// returns it. The token before is accepted for another 5 minutes. A token that Expire let die is renewed as well: WeChat
-// issues tokens again. (A jsapi_ticket or wx_card ticket has the same value until its end: WeChat's way.)
+// Renew has the next token of key fetched, as the refresher does when two thirds of a token's life
+// are over, and returns it. The token before is accepted for another 5 minutes. A token that Expire
+// let die is renewed as well: WeChat issues tokens again. (A jsapi_ticket or wx_card ticket has the
+// same value until its end: WeChat's way.)
 //
 // The new token is younger than a minute, so a report of it is answered with too_soon.
 func (k *Keeper) Renew(key wxtoken.Key) wxtoken.Token {
@@ -51,9 +52,10 @@ func (k *Keeper) Renew(key wxtoken.Key) wxtoken.Token {
 	})
 }
 
-// Reject has WeChat refuse the tokens of key from now on, the newest included, as when another system fetched one: a call
-// made with it would be answered with errcode 40001, see Accepts. wxtoken hears of it when a service reports the token
-// ([wxtoken.Client.Replace]), and replaces it then. key is of a component or an authorizer.
+// Reject has WeChat refuse the tokens of key from now on, the newest included, as when another
+// system fetched one: a call made with it would be answered with errcode 40001, see Accepts.
+// wxtoken hears of it when a service reports the token ([wxtoken.Client.Replace]), and replaces it
+// then. key is of a component or an authorizer.
 func (k *Keeper) Reject(key wxtoken.Key) {
 	k.t.Helper()
 	if key.Kind != wxtoken.KindComponent && key.Kind != wxtoken.KindAuthorizer {
@@ -64,8 +66,8 @@ func (k *Keeper) Reject(key wxtoken.Key) {
 	}
 }
 
-// Accepts reports whether WeChat would take token now, for the part of a test that plays WeChat's API towards the service:
-// answer {"errcode":40001} where it does not.
+// Accepts reports whether WeChat would take token now, for the part of a test that plays WeChat's
+// API towards the service: answer {"errcode":40001} where it does not.
 func (k *Keeper) Accepts(token wxtoken.Token) bool {
 	key, value := token.Key, token.Value.Reveal()
 	switch key.Kind {
@@ -77,8 +79,9 @@ func (k *Keeper) Accepts(token wxtoken.Token) bool {
 	return k.WeChat.Accepts(key.Component, key.Authorizer, value)
 }
 
-// Expire lets the token of key die without a successor: WeChat answers every try to renew it with "busy", its expires_at
-// is over, and its status is renewing_failed. That lasts until Renew, or until WeChat.Heal and the next try.
+// Expire lets the token of key die without a successor: WeChat answers every try to renew it with
+// "busy", its expires_at is over, and its status is renewing_failed. That lasts until Renew, or
+// until WeChat.Heal and the next try.
 func (k *Keeper) Expire(key wxtoken.Key) {
 	k.t.Helper()
 	fault := wechatsim.Fault{Component: key.Component, Authorizer: key.Authorizer, Mode: wechatsim.FaultBusy}
@@ -90,7 +93,8 @@ func (k *Keeper) Expire(key wxtoken.Key) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	// Stored as the refresher stores a renewal, schedule included: it tries to renew at once, and fails.
+	// Stored as the refresher stores a renewal, schedule included: it tries to renew at once, and
+	// fails.
 	if err := await(ctx, func(ctx context.Context) error { return k.expire(ctx, key) }); err != nil {
 		k.t.Fatalf("expire %s: %v", key, err)
 	}
@@ -115,8 +119,8 @@ func (k *Keeper) expire(ctx context.Context, key wxtoken.Key) error {
 	return err
 }
 
-// Revoke has a merchant cancel the authorization: the token and the tickets are removed, and the status is revoked. key is
-// of an authorizer.
+// Revoke has a merchant cancel the authorization: the token and the tickets are removed, and the
+// status is revoked. key is of an authorizer.
 func (k *Keeper) Revoke(key wxtoken.Key) {
 	k.t.Helper()
 	if key.Kind != wxtoken.KindAuthorizer {
@@ -131,9 +135,9 @@ func (k *Keeper) Revoke(key wxtoken.Key) {
 	k.untilState(key, wxtoken.StateRevoked)
 }
 
-// Say has a user send a text to the account of key, and returns the content of the text that a service replied with by
-// wechat.reply.>; "" where none did. It takes the whole way, encrypted and through ingest, which waits for services for
-// 4 seconds at most.
+// Say has a user send a text to the account of key, and returns the content of the text that a
+// service replied with by wechat.reply.>; "" where none did. It takes the whole way, encrypted and
+// through ingest, which waits for services for 4 seconds at most.
 func (k *Keeper) Say(key wxtoken.Key, text string) (reply string) {
 	k.t.Helper()
 	k.talking.Lock()

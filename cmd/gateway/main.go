@@ -1,4 +1,5 @@
-// Command gateway is the door to wxtoken for programs that speak HTTP: WeChat's own calls, with the token put in, and /v1.
+// Command gateway is the door to wxtoken for programs that speak HTTP: WeChat's own calls, with the
+// token put in, and /v1.
 package main
 
 import (

@@ -14,7 +14,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// program is this executable. Its ops-addr leaves 8081 and 8082 to a refresher and an ingest on the same machine.
+// program is this executable. Its ops-addr leaves 8081 and 8082 to a refresher and an ingest on the
+// same machine.
 var program = settings.Program{
 	Name:        "gateway",
 	Description: "Gives tokens to programs that speak HTTP, and hands their calls on to WeChat with the current token: an SDK gets its address as API host, the authorizer's appid, and a key as secret.",
@@ -41,7 +42,8 @@ type config struct {
 // maxDrain bounds how long the end of the process can take.
 const maxDrain = time.Minute
 
-// Validate reads the keys that sign, and returns what is wrong with them, with the drain and with TLS.
+// Validate reads the keys that sign, and returns what is wrong with them, with the drain and with
+// TLS.
 func (s *config) Validate() error {
 	if s.MakeTokenKey || s.MakeKey != "" {
 		return nil // that needs nothing else

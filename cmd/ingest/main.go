@@ -20,8 +20,9 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// gcPercent lets the heap grow to five times what is in use, some 20 MB: with the default of twice, at the thousands of pushes a second for
-// which it matters, the collector begins anew every few hundred pushes and takes a tenth of the time.
+// gcPercent lets the heap grow to five times what is in use, some 20 MB: with the default of twice,
+// at the thousands of pushes a second for which it matters, the collector begins anew every few
+// hundred pushes and takes a tenth of the time.
 const gcPercent = 400
 
 func main() {
@@ -84,7 +85,8 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
-	written, end := context.WithCancel(context.WithoutCancel(ctx)) // what became of the last pushes is written down too
+	// What became of the last pushes is written down too.
+	written, end := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return counter.Run(written) })
 	group.Go(func() error { return in.Run(written) })
 	group.Go(func() error {

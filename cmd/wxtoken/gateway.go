@@ -20,7 +20,8 @@ const tokenKeyFile = "gateway.key"
 // demoKey is the key of the one service that the gateway serves with --sim. NOT FOR PRODUCTION.
 const demoKey = "demo-key"
 
-// signer returns the keys that sign the gateway's tokens: those of --token-key-file, or one of the process's own, made at the first start.
+// signer returns the keys that sign the gateway's tokens: those of --token-key-file, or one of the
+// process's own, made at the first start.
 func (s *config) signer() (*gateway.Signer, error) {
 	if s.Gateway.TokenKeyFile != "" {
 		return s.Gateway.Signer()

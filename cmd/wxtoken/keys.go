@@ -22,7 +22,8 @@ import (
 
 // The keys that the process makes for itself, files in the data directory.
 const (
-	natsKeyFile = "nats.key" // encrypts the files of the NATS server: the access tokens lie there in the clear otherwise
+	// Encrypts the files of the NATS server: the access tokens lie there in the clear otherwise.
+	natsKeyFile = "nats.key"
 	sealKeyFile = "seal.key" // seeds of the seal key, as --seal-key-file of the refresher takes them
 )
 
@@ -46,7 +47,8 @@ func readKey(file string) (text string, ok bool, err error) {
 	if err != nil {
 		return "", false, fmt.Errorf("read a key of this process: %w", err)
 	}
-	if text = strings.TrimSpace(string(data)); text == "" { // the process that made it died, and has used it for nothing
+	// The process that made it died, and has used it for nothing.
+	if text = strings.TrimSpace(string(data)); text == "" {
 		return "", false, os.Remove(file)
 	}
 	return text, true, nil

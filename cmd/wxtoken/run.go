@@ -169,7 +169,8 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	return serve.Together(ctx, append([]func(context.Context) error{components.Run}, parts...)...)
 }
 
-// counter counts for a role. With --sim tokens live for seconds, and so does a record of what was done.
+// counter counts for a role. With --sim tokens live for seconds, and so does a record of what was
+// done.
 func (h *house) counter(role string, js jetstream.JetStream) *counts.Counter {
 	c := counts.New(role, js, h.log)
 	if h.cfg.Sim {

@@ -151,7 +151,8 @@ func (s *config) meet(platform, pushes string) {
 	s.Refresher.WechatAPIURL = "http://" + platform
 	s.Refresher.WechatPageURL = cmp.Or(s.Refresher.WechatPageURL, s.Refresher.WechatAPIURL)
 	if host, port, err := net.SplitHostPort(pushes); err == nil && net.ParseIP(host).IsUnspecified() {
-		pushes = net.JoinHostPort("127.0.0.1", port) // of all its addresses the one at which a browser on this machine finds it
+		// Of all its addresses the one at which a browser on this machine finds it.
+		pushes = net.JoinHostPort("127.0.0.1", port)
 	}
 	s.Refresher.PublicURL = cmp.Or(s.Refresher.PublicURL, "http://"+pushes)
 }

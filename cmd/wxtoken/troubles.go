@@ -7,15 +7,16 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// The accounts that troubles are of. They authorize when the first trouble comes; the accounts of --sim-authorizers are left
-// in peace.
+// The accounts that troubles are of. They authorize when the first trouble comes; the accounts of
+// --sim-authorizers are left in peace.
 const (
 	troubledShop = "wxb000000000000001"
 	fickleShop   = "wxb000000000000002"
 )
 
-// troubles has accounts of the fake platform meet one trouble after the other, so that a person who looks at the page sees them
-// come and go. It begins after two lives of a token, and anew when all are over.
+// troubles has accounts of the fake platform meet one trouble after the other, so that a person who
+// looks at the page sees them come and go. It begins after two lives of a token, and anew when all
+// are over.
 func (s *simulation) troubles(ctx context.Context) error {
 	p, life := s.platform, s.life
 	fail := func(f wechatsim.Fault) func() error {
@@ -32,7 +33,8 @@ func (s *simulation) troubles(ctx context.Context) error {
 			{pause, func() error { return p.Authorize("", troubledShop) }},
 			{0, func() error { return p.Authorize("", fickleShop) }},
 			{life, visit},
-			{life, fail(wechatsim.Fault{Mode: wechatsim.FaultBusy})}, // renewals fail, the token dies, and all is well again
+			// Renewals fail, the token dies, and all is well again.
+			{life, fail(wechatsim.Fault{Mode: wechatsim.FaultBusy})},
 			{3 * life, visit},
 			{2 * life, func() error { return p.Cancel("", fickleShop) }},
 			{2 * life, fail(wechatsim.Fault{Errcode: 48001})}, // a person has to act

@@ -1,4 +1,5 @@
-// Package natsconf holds deploy/nats/nats-server.conf, so that what is rehearsed has the same walls as what is deployed.
+// Package natsconf holds deploy/nats/nats-server.conf, so that what is rehearsed has the same walls
+// as what is deployed.
 package natsconf
 
 import (
@@ -12,8 +13,9 @@ import (
 //go:embed nats-server.conf
 var Accounts string
 
-// Conf returns nats-server.conf with its variables, for a server within a process, which decides by itself where it
-// listens and whether it encrypts: passwords has one for each user. A client that names no user is the user service.
+// Conf returns nats-server.conf with its variables, for a server within a process, which decides by
+// itself where it listens and whether it encrypts: passwords has one for each user. A client that
+// names no user is the user service.
 func Conf(passwords map[string]string) string {
 	var text strings.Builder
 	for user, password := range passwords {

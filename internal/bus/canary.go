@@ -34,7 +34,8 @@ func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
 		return fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
 	}
 	got, err := stream.GetLastMsgForSubject(ctx, events.ProofSubject)
-	for err == nil && got.Sequence < stored { // a replica that is behind, or gone back: one that is only behind gets there
+	// A replica that is behind, or gone back: one that is only behind gets there.
+	for err == nil && got.Sequence < stored {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("read from %s: what was just stored is not there: %w", events.StreamTokens, ctx.Err())

@@ -154,8 +154,8 @@ func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	return cons, nil
 }
 
-// moved reports whether a failed to pull messages because the server that led the consumer stopped, was lost,
-// or leads it no longer.
+// moved reports whether a failed to pull messages because the server that led the consumer stopped,
+// was lost, or leads it no longer.
 func moved(err error) bool {
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
 }
@@ -226,8 +226,9 @@ func (c Consumer) guarded(ctx context.Context, m events.Msg, handle events.Handl
 	return handle(ctx, m)
 }
 
-// logPutOff logs that a message comes again. Due messages are put off by the thousand while WeChat is away, and the status tells of
-// each; but an event, a code perhaps, that comes to nothing for the 10th, 100th and 1,000th time is for an operator to see.
+// logPutOff logs that a message comes again. Due messages are put off by the thousand while WeChat
+// is away, and the status tells of each; but an event, a code perhaps, that comes to nothing for
+// the 10th, 100th and 1,000th time is for an operator to see.
 func (c Consumer) logPutOff(m jetstream.Msg, wait time.Duration, err error) {
 	level, deliveries := zerolog.DebugLevel, uint64(0)
 	if meta, metaErr := m.Metadata(); metaErr == nil {

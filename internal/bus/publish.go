@@ -23,8 +23,8 @@ func Publish(ctx context.Context, js jetstream.JetStream, e events.Event) (dupli
 // recordWithin bounds the wait for JOURNAL.
 const recordWithin = 3 * time.Second
 
-// Record stores a record of something that was done on JOURNAL, and returns when the server has acked it. It is stored also where
-// who asked has gone.
+// Record stores a record of something that was done on JOURNAL, and returns when the server has
+// acked it. It is stored also where who asked has gone.
 func Record(ctx context.Context, js jetstream.JetStream, a events.Audit) error {
 	m, err := a.Msg()
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package counts keeps what a process did, by ten minutes, on the stream TRAFFIC: for plots that survive restarts.
+// Package counts keeps what a process did, by ten minutes, on the stream TRAFFIC: for plots that
+// survive restarts.
 package counts
 
 import (
@@ -132,8 +133,8 @@ func (c *Counter) Run(ctx context.Context) error {
 	}
 }
 
-// write writes a record of what was counted since the last. What NATS does not take is counted on: the next record is of
-// a longer time.
+// write writes a record of what was counted since the last. What NATS does not take is counted on:
+// the next record is of a longer time.
 func (c *Counter) write(ctx context.Context) {
 	c.mu.Lock()
 	r := Record{Role: c.role, From: c.since, To: c.Now().UTC(), Counts: c.counts}

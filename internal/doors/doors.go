@@ -1,4 +1,5 @@
-// Package doors puts a gateway together for the commands that run one: calls over HTTP, webhooks, and keys in Redis.
+// Package doors puts a gateway together for the commands that run one: calls over HTTP, webhooks,
+// and keys in Redis.
 package doors
 
 import (

@@ -12,7 +12,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Probes look at what a gateway wants beside NATS and WeChat: a folder for bodies, and Redis where it is to be kept filled.
+// Probes look at what a gateway wants beside NATS and WeChat: a folder for bodies, and Redis where
+// it is to be kept filled.
 func Probes(cfg gateway.Config, shared redis.Config) []preflight.Probe {
 	folder := cmp.Or(cfg.SpoolDir, os.TempDir())
 	probes := []preflight.Probe{{

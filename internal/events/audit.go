@@ -90,8 +90,9 @@ type Asker struct {
 	Inbox string
 }
 
-// AskerOf tells who asks. What the headers say is proven on subjects of the operator's page, which nobody else may publish on, and
-// is a claim elsewhere: within an account, NATS does not tell who published a message.
+// AskerOf tells who asks. What the headers say is proven on subjects of the operator's page, which
+// nobody else may publish on, and is a claim elsewhere: within an account, NATS does not tell who
+// published a message.
 func AskerOf(subject, reply string, header func(string) string) Asker {
 	inbox, _, _ := strings.Cut(reply, ".")
 	a := Asker{Name: clean(header(HeaderActor)), By: ByNATS, Inbox: Clip(inbox)}

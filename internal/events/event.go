@@ -13,8 +13,9 @@ import (
 // Event is one message on AUTH or MESSAGES. Its attributes travel as CloudEvents 1.0 headers
 // (NATS protocol binding, binary mode).
 type Event struct {
-	Subject     string    // NATS subject
-	ID          string    // ce-id and Nats-Msg-Id: the same push has the same id, however often WeChat repeats it
+	Subject string // NATS subject
+	// Ce-id and Nats-Msg-Id: the same push has the same id, however often WeChat repeats it.
+	ID          string
 	Source      string    // ce-source: the path on which it came in, without a query
 	Type        string    // ce-type: WeChat's own word for it
 	About       string    // ce-subject: the appid that it is about

@@ -14,7 +14,8 @@ type ConnectList struct {
 // MaxConnectList is how many links one answer holds at most.
 const MaxConnectList = 200
 
-// ConnectListed answers SubjectConnectList: the links that were made or changed last, the newest first.
+// ConnectListed answers SubjectConnectList: the links that were made or changed last, the newest
+// first.
 type ConnectListed struct {
 	Links []ConnectSeen `json:"links"`
 	More  bool          `json:"more"` // there are older ones

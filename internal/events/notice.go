@@ -32,8 +32,9 @@ const (
 	SeverityTicket = "ticket" // today
 )
 
-// Notice tells operators that something needs a person, or that it is over: a CloudEvent in the structured JSON format,
-// on journal.notice.<component>.<cause>. The last one on a subject is what holds now.
+// Notice tells operators that something needs a person, or that it is over: a CloudEvent in the
+// structured JSON format, on journal.notice.<component>.<cause>. The last one on a subject is what
+// holds now.
 type Notice struct {
 	SpecVersion string     `json:"specversion"`
 	ID          string     `json:"id"`

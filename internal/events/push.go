@@ -2,8 +2,8 @@ package events
 
 import "time"
 
-// Push is the record on journal.push.<component>.<result> of a push that was refused, odd, repeated or answered late. It
-// holds nothing of what the push says, and nothing of its query.
+// Push is the record on journal.push.<component>.<result> of a push that was refused, odd, repeated
+// or answered late. It holds nothing of what the push says, and nothing of its query.
 type Push struct {
 	At        time.Time `json:"at"` // when it was answered
 	Result    string    `json:"result"`

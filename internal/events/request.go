@@ -31,8 +31,8 @@ const (
 	SubjectDead          = "wxtoken.dead"
 	SubjectReveal        = "wxtoken.reveal"
 
-	// ConsolePrefix begins the subjects on which the operator's page asks, and nobody else may: there a request says, in its
-	// headers, which person asks.
+	// ConsolePrefix begins the subjects on which the operator's page asks, and nobody else may:
+	// there a request says, in its headers, which person asks.
 	ConsolePrefix = "wxtoken.console."
 )
 
@@ -158,7 +158,8 @@ type QuotaTold struct {
 	At         time.Time `json:"at"`
 }
 
-// AccountRequest is the request on SubjectAccount: what is recorded of a key beside its token and its status.
+// AccountRequest is the request on SubjectAccount: what is recorded of a key beside its token and
+// its status.
 type AccountRequest struct {
 	Key wxtoken.Key `json:"key"`
 }
@@ -255,7 +256,8 @@ const (
 
 // ConnectOpen is ingest's request on SubjectConnectOpen. An id that does not exist is answered with
 // 404, one that expired or was used with 410, a browser that never opened the landing page with
-// 403, and one too many at once with 503. With Over the answer tells in the place of a 410 why the link is over.
+// 403, and one too many at once with 503. With Over the answer tells in the place of a 410 why the
+// link is over.
 type ConnectOpen struct {
 	ID         string `json:"id"`
 	Step       string `json:"step,omitempty"`        // StepLanding by default

@@ -45,7 +45,8 @@ func Rights(role string, services ...string) (rights []Right) {
 	case RoleIngest:
 		add(MayPublish, AllAuth, prefixMessage+">", prefixNotice+">", jsInfo+StreamAuth, SubjectConnectOpen, prefixReply+">", JournalFilter(JournalPush), JournalFilter(JournalCount))
 	case RoleGateway:
-		for _, bucket := range []string{BucketTokens, BucketStatus} { // watched by a consumer that has any name but those of others: x
+		// Watched by a consumer that has any name but those of others: x.
+		for _, bucket := range []string{BucketTokens, BucketStatus} {
 			stream := "KV_" + bucket
 			add(MayPublish, jsInfo+stream, "$JS.API.CONSUMER.CREATE."+stream+".x.$KV."+bucket+".>", "$JS.API.CONSUMER.DELETE."+stream+".x", "$JS.FC."+stream+".x.y")
 		}
@@ -68,11 +69,16 @@ func Rights(role string, services ...string) (rights []Right) {
 			add(MayPublish, "$JS.API.CONSUMER.CREATE."+name+".>", "$JS.API.CONSUMER.INFO."+name+".*",
 				"$JS.API.CONSUMER.MSG.NEXT."+name+".*", jsAck+name+".>")
 		}
-		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamTraffic+".>", "$JS.API.CONSUMER.INFO."+StreamTraffic+".*", "$JS.API.CONSUMER.MSG.NEXT."+StreamTraffic+".*") // of its page
-		add(MayPublish, SubjectAccount, SubjectQuota)                                                                                                                // of its page, too
-		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamStatus+".*.$KV."+BucketStatus+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamStatus+".*")                         // of its page
-		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")                                                                                                // of its watch
-		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens)                                                                                             // is there an account of services?
+		// Of its page.
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamTraffic+".>", "$JS.API.CONSUMER.INFO."+StreamTraffic+".*", "$JS.API.CONSUMER.MSG.NEXT."+StreamTraffic+".*")
+		// Of its page, too.
+		add(MayPublish, SubjectAccount, SubjectQuota)
+		// Of its page.
+		add(MayPublish, "$JS.API.CONSUMER.CREATE."+StreamStatus+".*.$KV."+BucketStatus+".>", "$JS.API.CONSUMER.MSG.NEXT."+StreamStatus+".*")
+		// Of its watch.
+		add(MayPublish, "$JS.API.CONSUMER.DELETE."+StreamTokens+".*")
+		// Is there an account of services?
+		add(MayPublish, DefaultServicesAPI+".STREAM.INFO."+StreamTokens)
 		for _, api := range services {
 			add(MayPublish, api+".INFO") // its limits
 			for _, m := range Mirrors(SetupConfig{}) {

@@ -20,7 +20,8 @@ type Due struct {
 	Reason     string      `json:"reason"`
 	// By is what the service that reported the token calls itself.
 	By string `json:"by,omitempty"`
-	// Revision is that of the key's credential when somebody asked. While it stands, nobody has tried since.
+	// Revision is that of the key's credential when somebody asked. While it stands, nobody has
+	// tried since.
 	Revision uint64 `json:"revision,omitempty"`
 }
 
@@ -30,11 +31,12 @@ const (
 	ReasonSwept     = "swept"     // its time had passed and no refresher held a claim
 	ReasonRefused   = "refused"   // WeChat refused the token
 	ReasonTicket    = "ticket"    // a ticket came for a component without a valid token
-	ReasonListed    = "listed"    // WeChat lists an authorizer that was not known or had another refresh token
-	ReasonOverlap   = "overlap"   // two calls overlapped: which token WeChat holds for the newest is unknown
-	ReasonAsked     = "asked"     // the operator asked
-	ReasonDerived   = "derived"   // a ticket is to be kept for an account
-	ReasonImported  = "imported"  // the refresh token came from another keeper
+	// WeChat lists an authorizer that was not known or had another refresh token.
+	ReasonListed   = "listed"
+	ReasonOverlap  = "overlap"  // two calls overlapped: which token WeChat holds for the newest is unknown
+	ReasonAsked    = "asked"    // the operator asked
+	ReasonDerived  = "derived"  // a ticket is to be kept for an account
+	ReasonImported = "imported" // the refresh token came from another keeper
 )
 
 // ParseDue reads a due message.

@@ -90,21 +90,23 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:    replicas,
 		},
 		{
-			// What operators read, and refreshers alone write: records with a life of their own each, the longest for who
-			// did what. It may lose the oldest, never hold anything up. It stands before TRAFFIC, whose subjects it once had.
+			// What operators read, and refreshers alone write: records with a life of their own
+			// each, the longest for who did what. It may lose the oldest, never hold anything up.
+			// It stands before TRAFFIC, whose subjects it once had.
 			Name:        StreamJournal,
 			Description: "what operators read: audit, notices; private, never a secret",
 			Subjects:    []string{JournalFilter(JournalAudit), JournalFilter(JournalNotice)},
 			MaxAge:      400 * day,
-			MaxMsgs:     journalRecords, // and no size: that would be set aside at once, and a small disk be full
+			// And no size: that would be set aside at once, and a small disk be full.
+			MaxMsgs:     journalRecords,
 			MaxMsgSize:  journalRecord,
 			AllowDirect: true,
 			AllowMsgTTL: true,
 			Replicas:    replicas,
 		},
 		{
-			// What strangers can cause, and processes that face them can write: however much of it comes, it pushes out
-			// nothing but its like.
+			// What strangers can cause, and processes that face them can write: however much of it
+			// comes, it pushes out nothing but its like.
 			Name:              StreamTraffic,
 			Description:       "what operators read: counts, refused pushes; private, never a secret",
 			Subjects:          []string{JournalFilter(JournalCount), JournalFilter(JournalPush)},

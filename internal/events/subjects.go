@@ -60,7 +60,8 @@ const (
 	AllJournal     = prefixJournal + ">"
 )
 
-// Sorts of records: the second token of journal.<sort>.<whose>.<what>. The first two lie on JOURNAL, the others on TRAFFIC.
+// Sorts of records: the second token of journal.<sort>.<whose>.<what>. The first two lie on
+// JOURNAL, the others on TRAFFIC.
 const (
 	JournalAudit  = "audit"  // who had what done: <component>.<action>
 	JournalNotice = "notice" // what needs a person, and that it is over: <component>.<type>
@@ -68,7 +69,8 @@ const (
 	JournalPush   = "push"   // a push that was refused, or odd: <component>.<result>
 )
 
-// JournalSubject returns where a record of a sort lies; an empty whose is "_". In the place of whose or what, "*" makes a filter.
+// JournalSubject returns where a record of a sort lies; an empty whose is "_". In the place of
+// whose or what, "*" makes a filter.
 func JournalSubject(sort, whose, what string) string {
 	if whose != "*" {
 		whose = token(whose)
@@ -144,7 +146,8 @@ func OriginalSubject(dead string) (subject string, ok bool) {
 	return strings.CutPrefix(dead, prefixDead)
 }
 
-// ComponentOf returns the component that the subject of an event, a message or a due message names; "" for other subjects.
+// ComponentOf returns the component that the subject of an event, a message or a due message names;
+// "" for other subjects.
 func ComponentOf(subject string) string {
 	if tail, ok := strings.CutPrefix(subject, "webhook."); ok { // as a service's webhook did not take it
 		_, subject, _ = strings.Cut(tail, ".")
@@ -239,13 +242,16 @@ func token(s string) string {
 	return string(b)
 }
 
-// MsgTypeNotice stands for notices where kinds of messages are named: the Event of such a Kind is the InfoType.
+// MsgTypeNotice stands for notices where kinds of messages are named: the Event of such a Kind is
+// the InfoType.
 const MsgTypeNotice = "notice"
 
-// Kind is what the subject of a message, a notice or a question for a reply says. Notices have no AppID: their header ce-subject has it.
+// Kind is what the subject of a message, a notice or a question for a reply says. Notices have no
+// AppID: their header ce-subject has it.
 type Kind struct{ Component, AppID, MsgType, Event string }
 
-// ParseKind reads a subject below wechat.message., wechat.notice. or wechat.reply.; ok is false for others.
+// ParseKind reads a subject below wechat.message., wechat.notice. or wechat.reply.; ok is false for
+// others.
 func ParseKind(subject string) (k Kind, ok bool) {
 	if tail, found := strings.CutPrefix(subject, prefixNotice); found {
 		component, infoType, ok := strings.Cut(tail, ".")
@@ -266,7 +272,8 @@ func ParseKind(subject string) (k Kind, ok bool) {
 	return k, true
 }
 
-// Filters returns the filters for the messages or notices of a kind: "*" as AppID or MsgType stands for all, an empty Event too.
+// Filters returns the filters for the messages or notices of a kind: "*" as AppID or MsgType stands
+// for all, an empty Event too.
 func (k Kind) Filters() []string {
 	switch {
 	case k.MsgType == MsgTypeNotice && k.Event == "":
@@ -286,7 +293,8 @@ func (k Kind) Filters() []string {
 	return []string{account + k.MsgType}
 }
 
-// ReplyFilters returns where the services are asked for replies to messages of a kind; none to notices.
+// ReplyFilters returns where the services are asked for replies to messages of a kind; none to
+// notices.
 func (k Kind) ReplyFilters() (filters []string) {
 	for _, f := range k.Filters() {
 		if tail, ok := strings.CutPrefix(f, prefixMessage); ok {
@@ -308,7 +316,8 @@ func DeadWebhookSubject(service, subject string) string {
 	return prefixDead + "webhook." + service + "." + subject
 }
 
-// AnsweredSubject is where gateways tell one another how a receiver took a message that it was asked to reply to.
+// AnsweredSubject is where gateways tell one another how a receiver took a message that it was
+// asked to reply to.
 func AnsweredSubject(subscription string) string { return "webhook.answered." + subscription }
 
 // TypeOf returns the ce-type of a message of a kind.

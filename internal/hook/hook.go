@@ -1,5 +1,6 @@
-// Package hook has what POSTs to the addresses of others have in common: the address, the signature of Standard Webhooks, the
-// client, and how long to wait after a failure. Nothing here shows an address: there may be a secret in it.
+// Package hook has what POSTs to the addresses of others have in common: the address, the signature
+// of Standard Webhooks, the client, and how long to wait after a failure. Nothing here shows an
+// address: there may be a secret in it.
 package hook
 
 import (
@@ -25,7 +26,8 @@ const (
 	// minSecret and maxSecret bound a secret, in bytes ("Standard Webhooks": 24 to 64).
 	minSecret, maxSecret = 24, 64
 
-	// maxSigned is about how long the longer is of a signature and of what is signed before the body, in bytes.
+	// maxSigned is about how long the longer is of a signature and of what is signed before the
+	// body, in bytes.
 	maxSigned = 96
 
 	// dialWithin bounds the way to a receiver.

@@ -224,8 +224,8 @@ func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAn
 	return redirect(v.path() + "/" + pageCallback)
 }
 
-// overAgain answers a browser that comes back with a code to a link that has taken another one. What WeChat was told by this
-// browser stands, without the link; it is not said to have been taken.
+// overAgain answers a browser that comes back with a code to a link that has taken another one.
+// What WeChat was told by this browser stands, without the link; it is not said to have been taken.
 func (v *visit) overAgain(opened events.ConnectOpened, now time.Time) pageAnswer {
 	a := v.over(opened, now)
 	if v.said == saidAlready || v.said == saidCancelled {
@@ -318,7 +318,8 @@ func (v *visit) ended(said string, opened events.ConnectOpened) pageAnswer {
 	a := v.says(said)
 	a.component, a.opened = opened.Component, opened
 	if said == saidFailed {
-		v.err = fmt.Errorf("the authorization came to nothing: %s", opened.Reason) // a word of the refresher's
+		// A word of the refresher's.
+		v.err = fmt.Errorf("the authorization came to nothing: %s", opened.Reason)
 	}
 	return a
 }

@@ -37,11 +37,12 @@
 //
 // Once a message is stored, the services are asked about it: a request on wechat.reply.…, with the
 // document as it is on MESSAGES, and Content-Type and ce-id as there. Where no service listens the
-// answer is "success" at once, and on a subject with many messages most are not asked about (listeners.go). The answer of a service counts until 4 seconds after the message's
-// arrival, and has to be an XML or JSON document of at most 64 KiB; empty, or "success", is no
-// reply. Whatever else it is, WeChat gets "success". A reply goes back as the message came: in XML
-// or JSON, encrypted with the key and signed with the token that the message was made with, in
-// plain mode in the clear. A message that WeChat repeats is asked about again, with the same ce-id.
+// answer is "success" at once, and on a subject with many messages most are not asked about
+// (listeners.go). The answer of a service counts until 4 seconds after the message's arrival, and
+// has to be an XML or JSON document of at most 64 KiB; empty, or "success", is no reply. Whatever
+// else it is, WeChat gets "success". A reply goes back as the message came: in XML or JSON,
+// encrypted with the key and signed with the token that the message was made with, in plain mode in
+// the clear. A message that WeChat repeats is asked about again, with the same ce-id.
 //
 // The ten accounts of the network release check are answered by ingest itself (release.go).
 //

@@ -19,10 +19,11 @@ import (
 
 // Bounds of one push.
 const (
-	maxBody     = 64 << 10        // bytes
-	usualBody   = 4 << 10         // bytes that are made room for when a request says that it has so many
-	maxParsing  = 64              // pushes parsed at once
-	maxAsking   = 256             // messages about which the services are asked at once; a server has 512 connections
+	maxBody    = 64 << 10 // bytes
+	usualBody  = 4 << 10  // bytes that are made room for when a request says that it has so many
+	maxParsing = 64       // pushes parsed at once
+	// Messages about which the services are asked at once; a server has 512 connections.
+	maxAsking   = 256
 	readTime    = 2 * time.Second // for the body
 	answerTime  = 4 * time.Second // until the answer; WeChat waits 5 ("message_push")
 	maxAge      = 24 * time.Hour  // by CreateTime; older pushes are not stored
@@ -238,7 +239,8 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	conn := http.NewResponseController(w)
 	// Where a connection has no deadline of its own the server's holds.
 	_ = conn.SetReadDeadline(time.Now().Add(readTime))
-	// It stays behind the body: where a push takes longer to be stored, the connection ends with its answer.
+	// It stays behind the body: where a push takes longer to be stored, the connection ends with
+	// its answer.
 	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usualBody)+bytes.MinRead))
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	return body.Bytes(), err
@@ -343,8 +345,8 @@ func agent(r *http.Request) string {
 	return text[:min(len(text), maxLogAgent)]
 }
 
-// isLook reports whether a request is no push, but a look whether the URL is there: a browser's, or the one that --check
-// takes. The metrics and the log have it.
+// isLook reports whether a request is no push, but a look whether the URL is there: a browser's, or
+// the one that --check takes. The metrics and the log have it.
 func isLook(r *http.Request, a answer) bool {
 	return a.reason == reasonMethod && (r.Method == http.MethodGet || r.Method == http.MethodHead)
 }

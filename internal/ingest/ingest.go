@@ -50,15 +50,17 @@ type Deps struct {
 	Seal      *seal.Keys // seals the events on AUTH; nil = they are in the clear
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
-	Counts    *counts.Counter   // what it does, by ten minutes; nil = it is not written down
-	Now       func() time.Time  // the clock against which CreateTime is held
-	Step      func(name string) // called at "ingest.before_publish" and "ingest.after_puback"; tests end the process there
+	Counts    *counts.Counter  // what it does, by ten minutes; nil = it is not written down
+	Now       func() time.Time // the clock against which CreateTime is held
+	// Called at "ingest.before_publish" and "ingest.after_puback"; tests end the process there.
+	Step func(name string)
 }
 
 // Ingest takes WeChat's pushes. It is safe for concurrent use.
 type Ingest struct {
-	components atomic.Pointer[map[string]*wechat.Crypter] // by component_appid; the map is replaced, never changed
-	looks      atomic.Pointer[looks]                      // of their pages; replaced with them
+	// By component_appid; the map is replaced, never changed.
+	components atomic.Pointer[map[string]*wechat.Crypter]
+	looks      atomic.Pointer[looks] // of their pages; replaced with them
 	js         jetstream.JetStream
 	seal       *seal.Keys
 	now        func() time.Time
@@ -127,8 +129,8 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 	return i, nil
 }
 
-// Run writes down for operators which pushes were refused, odd, repeated or answered late, until ctx ends. Pushes are
-// taken without it, too. It always returns nil.
+// Run writes down for operators which pushes were refused, odd, repeated or answered late, until
+// ctx ends. Pushes are taken without it, too. It always returns nil.
 func (i *Ingest) Run(ctx context.Context) error {
 	i.journal.run(ctx)
 	return nil

@@ -28,19 +28,22 @@ const (
 )
 
 const (
-	// lateAfter is when an answer is late. WeChat waits 5 seconds, the way to it included ("message_push").
+	// lateAfter is when an answer is late. WeChat waits 5 seconds, the way to it included
+	// ("message_push").
 	lateAfter = 3 * time.Second
 	// journalEvery is the time between two records of the same component and result.
 	journalEvery = time.Second
 	// journalWithin bounds the wait for NATS, for one record.
 	journalWithin = 2 * time.Second
-	// maxPath and maxMethod bound what is kept of a path and a method, in bytes. Anybody can send any.
+	// maxPath and maxMethod bound what is kept of a path and a method, in bytes. Anybody can send
+	// any.
 	maxPath, maxMethod = 128, 16
 )
 
-// journal writes down which pushes were refused, odd, repeated or answered late, for the operator's page: one a second
-// for each component and result, and how many were left out. It never holds up a push: note keeps a record in memory, and
-// run writes it. While NATS is away the first of each waits, and the others are counted.
+// journal writes down which pushes were refused, odd, repeated or answered late, for the operator's
+// page: one a second for each component and result, and how many were left out. It never holds up a
+// push: note keeps a record in memory, and run writes it. While NATS is away the first of each
+// waits, and the others are counted.
 type journal struct {
 	js  jetstream.JetStream
 	log zerolog.Logger
@@ -172,8 +175,8 @@ func clip(text string, most int) string {
 	return strings.ToValidUTF8(text[:min(len(text), most)], "\uFFFD")
 }
 
-// network returns the network of a connection's other end: enough to tell WeChat from a stranger, and of no one house.
-// It is that of the proxy where there is one.
+// network returns the network of a connection's other end: enough to tell WeChat from a stranger,
+// and of no one house. It is that of the proxy where there is one.
 func network(remote string) string {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {

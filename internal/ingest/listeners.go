@@ -12,9 +12,10 @@ const (
 	maxSilent    = 100_000 // subjects; what is beyond is asked about
 )
 
-// listeners remembers where no service listens: a question there costs as much as half of the storing, for nothing. Of the questions on
-// a subject the first few of each second are asked all the same, so that a service that begins to listen is heard within a second, and
-// at once where messages are few.
+// listeners remembers where no service listens: a question there costs as much as half of the
+// storing, for nothing. Of the questions on a subject the first few of each second are asked all
+// the same, so that a service that begins to listen is heard within a second, and at once where
+// messages are few.
 type listeners struct {
 	now func() time.Time
 

@@ -18,7 +18,8 @@ import (
 //go:embed page.css
 var baseCSS string
 
-// prefixAssets begins the paths of what pages load: style sheets and logos. No link has an id that short.
+// prefixAssets begins the paths of what pages load: style sheets and logos. No link has an id that
+// short.
 const prefixAssets = prefixConnect + "-/"
 
 // look is how the pages of one component look, and what they call it.
@@ -104,8 +105,9 @@ func (l *looks) lookOf(component string) *look {
 	return l.unknown
 }
 
-// find returns what a page loads, and whether that is of the very content that the path names. While processes of two
-// settings run side by side, a page of one may ask the other: then today's is better than none.
+// find returns what a page loads, and whether that is of the very content that the path names.
+// While processes of two settings run side by side, a page of one may ask the other: then today's
+// is better than none.
 func (l *looks) find(path string) (found asset, exact, ok bool) {
 	if found, ok = l.assets[path]; ok {
 		return found, true, true
@@ -148,7 +150,8 @@ func (i *Ingest) serveAsset(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// The grounds on which links stand where they are hardest to read; in page.css they are called soft.
+// The grounds on which links stand where they are hardest to read; in page.css they are called
+// soft.
 var (
 	lightGround = color.RGBA{0xf4, 0xf6, 0xf5, 0xff}
 	darkGround  = color.RGBA{0x23, 0x28, 0x26, 0xff}
@@ -165,9 +168,9 @@ const (
 	visible  = 3
 )
 
-// colours returns the part of a style sheet that a component's colour makes. A button has that colour, or one so near that
-// white can be read on it; where that is far, its text is black. Its edge, and links, have the next colour that can be read
-// on the card.
+// colours returns the part of a style sheet that a component's colour makes. A button has that
+// colour, or one so near that white can be read on it; where that is far, its text is black. Its
+// edge, and links, have the next colour that can be read on the card.
 func colours(hex string) string {
 	if hex == "" {
 		hex = defaultColour

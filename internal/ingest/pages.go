@@ -288,8 +288,8 @@ func moment(at time.Time) lang.Text {
 // maxShown bounds a foreign text on a page, in characters.
 const maxShown = 80
 
-// plain takes out of a foreign text what is not seen, and what turns a line around. Of the characters that are not seen
-// one stays: it joins emoji.
+// plain takes out of a foreign text what is not seen, and what turns a line around. Of the
+// characters that are not seen one stays: it joins emoji.
 func plain(foreign string) string {
 	const joiner = '\u200d'
 	seen := []rune(strings.Map(func(r rune) rune {

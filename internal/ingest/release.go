@@ -29,8 +29,8 @@ var releaseAccounts = map[string]string{
 	"gh_2b3713f184a6": "wxa35b9c23cfe664eb", "gh_7818dcb60240": "wx5910277cae6fd970",
 }
 
-// releaseAccount returns the appid of the lent account that a message is for; empty for a message to any other
-// account. Either of appid, which is that of the path, and ToUserName tells.
+// releaseAccount returns the appid of the lent account that a message is for; empty for a message
+// to any other account. Either of appid, which is that of the path, and ToUserName tells.
 func releaseAccount(appid string, m message.Message) string {
 	if lent, ok := releaseAccounts[m.ToUserName]; ok {
 		return lent
@@ -52,7 +52,8 @@ func releaseCode(m message.Message) string {
 	return code
 }
 
-// releaseReply returns the reply that the check wants to a message for a lent account, nil when it wants none.
+// releaseReply returns the reply that the check wants to a message for a lent account, nil when it
+// wants none.
 func (i *Ingest) releaseReply(m message.Message) []byte {
 	var content string
 	switch {

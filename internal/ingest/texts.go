@@ -58,7 +58,8 @@ type aNotice struct {
 	title, text, do lang.Text
 }
 
-// noticeOf returns the notice for what a page says. who asks for the authorization; reason is why it failed.
+// noticeOf returns the notice for what a page says. who asks for the authorization; reason is why
+// it failed.
 func noticeOf(said, reason string, who lang.Text) aNotice {
 	newLink := lang.T("To try again, ask %s for a new link.", "如需再次授权，请向%s索取新的链接。", who)
 	switch said {
@@ -122,8 +123,8 @@ func noticeOf(said, reason string, who lang.Text) aNotice {
 		lang.T("What arrived here is not complete.", "收到的内容不完整。"), lang.T("Please begin again with the authorization link.", "请从授权链接重新开始。")}
 }
 
-// failure says why an authorization came to nothing, and what to do about it. The reasons are those that the refresher
-// notes on a link.
+// failure says why an authorization came to nothing, and what to do about it. The reasons are those
+// that the refresher notes on a link.
 func failure(reason string, who lang.Text) (text, do lang.Text) {
 	do = lang.T("Ask %s for a new link and authorize once more.", "请向%s索取新的链接，重新授权一次。", who)
 	switch reason {

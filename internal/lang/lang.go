@@ -1,5 +1,5 @@
-// Package lang holds what operators and merchants read in both of their languages. The two texts stand beside each
-// other where they are used; there are no catalogues.
+// Package lang holds what operators and merchants read in both of their languages. The two texts
+// stand beside each other where they are used; there are no catalogues.
 package lang
 
 import (

@@ -1,4 +1,5 @@
-// Package links keeps authorization links: what a backend sends to a merchant, who authorizes the platform with it.
+// Package links keeps authorization links: what a backend sends to a merchant, who authorizes the
+// platform with it.
 //
 // # The life of a link
 //
@@ -11,12 +12,15 @@
 //	conflict    Finish: the tokens are stored, and the account kept another ref
 //	failed      Fail: it came to nothing, and says why; another code may still be brought, until the link ends
 //
-// Whoever opens a link that is over is told why, how it ended and about which account; nothing of that leads on.
+// Whoever opens a link that is over is told why, how it ended and about which account; nothing of
+// that leads on.
 //
-// Two events tell of one authorization, the redirect and the push, each perhaps with a code of its own, in any order, and
-// either may be missing. [Links.Of] finds the link of an event: the redirect names it, and the push names the pre-auth code.
-// [Links.Claim] has one of the two codes exchanged. So an account that is authorized before the browser is back makes the
-// link authorized without a callback.
+// Two events tell of one authorization, the redirect and the push, each perhaps with a code of its
+// own, in any order, and either may be missing. [Links.Of] finds the link of an event: the redirect
+// names it, and the push names the pre-auth code. [Links.Claim] has one of the two codes exchanged.
+// So an account that is authorized before the browser is back makes the link authorized without a
+// callback.
 //
-// This package exchanges no code and stores no token: the refresher does, and says here how it ended.
+// This package exchanges no code and stores no token: the refresher does, and says here how it
+// ended.
 package links

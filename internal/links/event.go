@@ -29,8 +29,9 @@ func (l *Links) Of(ctx context.Context, a events.Auth) (*store.Connect, error) {
 	return &c, nil
 }
 
-// For returns the link if it is one for that account, and nil if not: a link is one authorization, and may be limited to
-// one account. What another account authorized stands, without the link's ref.
+// For returns the link if it is one for that account, and nil if not: a link is one authorization,
+// and may be limited to one account. What another account authorized stands, without the link's
+// ref.
 func (l *Links) For(ctx context.Context, link *store.Connect, account string) (*store.Connect, error) {
 	switch {
 	case link == nil || link.Authorizer != "" && link.Authorizer != account:
@@ -43,14 +44,15 @@ func (l *Links) For(ctx context.Context, link *store.Connect, account string) (*
 	return link, nil
 }
 
-// ForAnother reports whether a link is limited to another account. WeChat's page sees to that, but a redirect's code may come
-// from anywhere.
+// ForAnother reports whether a link is limited to another account. WeChat's page sees to that, but
+// a redirect's code may come from anywhere.
 func ForAnother(link *store.Connect, account string) bool {
 	return link != nil && link.BizAppID != "" && link.BizAppID != account
 }
 
-// Claim takes a link for a code, so that redirect and push don't both have theirs exchanged. A claim that is
-// still in force is respected, but for one that the same event brought before it was delivered again.
+// Claim takes a link for a code, so that redirect and push don't both have theirs exchanged. A
+// claim that is still in force is respected, but for one that the same event brought before it was
+// delivered again.
 func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) error {
 	if link == nil {
 		return nil
@@ -76,7 +78,8 @@ func Ref(cred account.Credential, link *store.Connect) (ref string, conflict boo
 	return cred.RefThrough(link.Ref, link.Move)
 }
 
-// Finish notes on the link through which an authorization came that it has its tokens. cred is as it was stored.
+// Finish notes on the link through which an authorization came that it has its tokens. cred is as
+// it was stored.
 func (l *Links) Finish(ctx context.Context, link *store.Connect, cred account.Credential) error {
 	state := events.ConnectAuthorized
 	if link != nil && link.Ref != "" && cred.Ref != link.Ref {
@@ -85,7 +88,8 @@ func (l *Links) Finish(ctx context.Context, link *store.Connect, cred account.Cr
 	return l.end(ctx, link, state, cred.Key.Authorizer, "")
 }
 
-// Fail notes on a link why its authorization came to nothing; authorizer is "" where it is not known whose it was.
+// Fail notes on a link why its authorization came to nothing; authorizer is "" where it is not
+// known whose it was.
 func (l *Links) Fail(ctx context.Context, link *store.Connect, authorizer, reason string) error {
 	return l.end(ctx, link, events.ConnectFailed, authorizer, reason)
 }

@@ -21,16 +21,17 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// Links makes and keeps the authorization links of one process. All its methods may be called from several goroutines,
-// and by any number of processes: each record is compared and set.
+// Links makes and keeps the authorization links of one process. All its methods may be called from
+// several goroutines, and by any number of processes: each record is compared and set.
 type Links struct {
 	Settings
 	ID     string // stands in the claims of this process
 	WeChat *wechat.Client
 	Log    zerolog.Logger
 	Now    func() time.Time
-	Store  func() *store.Store                            // asked for each time: after the data was gone there is another one
-	Gate   func(component string) (g *gate.Gate, ok bool) // of a component of the settings
+	// Asked for each time: after the data was gone there is another one.
+	Store func() *store.Store
+	Gate  func(component string) (g *gate.Gate, ok bool) // of a component of the settings
 
 	landings singleflight.Group
 }
@@ -127,7 +128,8 @@ func (l *Links) checkReturn(address string) error {
 	return events.BadRequest("return: host %q is not among %s", events.Clip(u.Host), settings.Name("return-hosts"))
 }
 
-// Reauthorize returns a link for an account that has to authorize again; "" where no links are made.
+// Reauthorize returns a link for an account that has to authorize again; "" where no links are
+// made.
 func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string {
 	if l.PublicURL == "" || cred.Key.Kind != wxtoken.KindAuthorizer {
 		return ""

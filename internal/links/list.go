@@ -13,7 +13,8 @@ import (
 // linkShown is how many characters of a link's id are shown: they tell links apart, and open none.
 const linkShown = 8
 
-// maxListed bounds an answer, in bytes: refs are of any length up to theirs, and a server may take messages of 256 KiB.
+// maxListed bounds an answer, in bytes: refs are of any length up to theirs, and a server may take
+// messages of 256 KiB.
 const maxListed = 128 << 10
 
 // defaultList is how many links are listed where the request does not say.

@@ -24,7 +24,8 @@ import (
 const (
 	// preAuthLeft is how much life a pre-auth code must have left to be shown again.
 	preAuthLeft = 5 * time.Minute
-	// preAuthTries is how often a pre-auth code is asked for while a page is being made, preAuthPause the time between.
+	// preAuthTries is how often a pre-auth code is asked for while a page is being made,
+	// preAuthPause the time between.
 	preAuthTries = 3
 	preAuthPause = 200 * time.Millisecond
 )
@@ -64,8 +65,8 @@ func (l *Links) opened(c store.Connect) events.ConnectOpened {
 	return events.ConnectOpened{State: c.State, Component: c.Component, URL: l.url(c)}
 }
 
-// over answers for a link that this browser can do nothing with any more. An ingest that does not ask why is of an earlier
-// version, and would take the answer for a link that is good.
+// over answers for a link that this browser can do nothing with any more. An ingest that does not
+// ask why is of an earlier version, and would take the answer for a link that is good.
 func (l *Links) over(ctx context.Context, c store.Connect, q events.ConnectOpen, why string) (events.ConnectOpened, error) {
 	if !q.Over {
 		return l.opened(c), errLinkOver
@@ -101,8 +102,8 @@ func whyOver(c store.Connect, now time.Time) string {
 	return ""
 }
 
-// landing answers for the page that leads to WeChat. All who open a link while WeChat is asked share its answer: the page
-// can be loaded again and again, and by many.
+// landing answers for the page that leads to WeChat. All who open a link while WeChat is asked
+// share its answer: the page can be loaded again and again, and by many.
 func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
 	shared, err, _ := l.landings.Do(q.ID, func() (any, error) {
 		for {
@@ -136,7 +137,8 @@ func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.Conne
 	return opened, nil
 }
 
-// newSession returns what the landing page gives to one browser. No two have the same, and nothing is stored for any.
+// newSession returns what the landing page gives to one browser. No two have the same, and nothing
+// is stored for any.
 func newSession(c store.Connect) string {
 	visit := rand.Text()
 	return visit + "." + sessionSum(c, visit)
@@ -153,7 +155,8 @@ func sessionSum(c store.Connect, visit string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// step takes one step of an authorization by link after the first. ErrLost: another request took one meanwhile.
+// step takes one step of an authorization by link after the first. ErrLost: another request took
+// one meanwhile.
 func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen) (events.ConnectOpened, error) {
 	now := l.Now()
 	opened := l.opened(c)
@@ -198,14 +201,14 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 	return opened, nil
 }
 
-// cameToNothing reports whether a link's code is known to be no good, so that it must not keep out the next one: any browser
-// that has the link can open it and come back with nonsense.
+// cameToNothing reports whether a link's code is known to be no good, so that it must not keep out
+// the next one: any browser that has the link can open it and come back with nonsense.
 func cameToNothing(c store.Connect) bool {
 	return c.Authorizer == "" && (c.State == events.ConnectFailed || !c.SpentAt.IsZero())
 }
 
-// preAuth returns the link with a pre-auth code that is good for a while. One that was shown before is shown again, so that
-// a page that is loaded a hundred times costs WeChat one call.
+// preAuth returns the link with a pre-auth code that is good for a while. One that was shown before
+// is shown again, so that a page that is loaded a hundred times costs WeChat one call.
 func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, error) {
 	now := l.Now()
 	if c.PreAuthCode != "" && c.PreAuthExpiresAt.Sub(now) > preAuthLeft {

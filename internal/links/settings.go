@@ -40,8 +40,8 @@ func (s Settings) Faults() []error {
 	return faults
 }
 
-// checkPublicURL says what is wrong with the address under which merchants and WeChat find ingest. It has to be
-// https: the code that comes back there is a credential.
+// checkPublicURL says what is wrong with the address under which merchants and WeChat find ingest.
+// It has to be https: the code that comes back there is a credential.
 func checkPublicURL(text string) error {
 	u, err := bareURL(text)
 	if err == nil && u.Scheme != "https" && !loopbackHost(u.Hostname()) {
@@ -50,8 +50,8 @@ func checkPublicURL(text string) error {
 	return err
 }
 
-// bareURL reads an address of which nothing but scheme and host is given. Its error does not show the text,
-// which may hold a password.
+// bareURL reads an address of which nothing but scheme and host is given. Its error does not show
+// the text, which may hold a password.
 func bareURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || text != u.Scheme+"://"+u.Host || !validHost(u.Host) {
@@ -60,14 +60,15 @@ func bareURL(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// checkReturnHost says what is wrong with a host to which a browser may be sent. It is compared with a URL's as
-// it stands, so there is one way to write it.
+// checkReturnHost says what is wrong with a host to which a browser may be sent. It is compared
+// with a URL's as it stands, so there is one way to write it.
 func checkReturnHost(host string) error {
 	switch {
 	case strings.Contains(host, "*"):
 		return fmt.Errorf("%q: no wildcards: name each host, with commas between", host)
 	case strings.ContainsAny(host, "/@?#"):
-		return errors.New("holds more than a host: want shop.example.com or shop.example.com:8443, without https:// and path") // not shown: it might hold a password
+		// Not shown: it might hold a password.
+		return errors.New("holds more than a host: want shop.example.com or shop.example.com:8443, without https:// and path")
 	case strings.ToLower(host) != host:
 		return fmt.Errorf("%q: want it in lower case: %s", host, strings.ToLower(host))
 	case !validHost(host):

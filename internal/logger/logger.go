@@ -1,6 +1,6 @@
-// Package logger makes the logger of a process, and says how lines and errors are written: fields, times,
-// and no password of a URL. It sets zerolog's global names, so mains and their near surroundings import
-// it; other rooms are handed a logger.
+// Package logger makes the logger of a process, and says how lines and errors are written: fields,
+// times, and no password of a URL. It sets zerolog's global names, so mains and their near
+// surroundings import it; other rooms are handed a logger.
 package logger
 
 import (
@@ -29,7 +29,8 @@ func init() {
 	zerolog.MessageFieldName = "msg"
 	zerolog.TimeFieldFormat = tsFormat
 	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
-	zerolog.DurationFieldFormat = zerolog.DurationFormatString // "1.5s": a number would need its unit in the name
+	// "1.5s": a number would need its unit in the name.
+	zerolog.DurationFieldFormat = zerolog.DurationFormatString
 }
 
 // New returns the logger of a process. Format json writes one JSON object a line with ts
@@ -58,7 +59,8 @@ func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
 }
 
-// init has all loggers of the process write errors as Text does: the field error is written by all rooms.
+// init has all loggers of the process write errors as Text does: the field error is written by all
+// rooms.
 func init() {
 	zerolog.ErrorMarshalFunc = func(err error) any {
 		if err == nil {
@@ -123,8 +125,8 @@ func End(ctx context.Context, log zerolog.Logger, err error) {
 	log.Error().Str("error", Text(err)).Msg("stopped by an error")
 }
 
-// Text is the text of err without the userinfo of a URL in it, and with what the client library means: its buffer for the time
-// without a connection has no room, because natsconn gives it none.
+// Text is the text of err without the userinfo of a URL in it, and with what the client library
+// means: its buffer for the time without a connection has no room, because natsconn gives it none.
 func Text(err error) string {
 	if err == nil {
 		return "connection closed"

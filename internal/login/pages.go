@@ -42,7 +42,8 @@ const (
 	resultLimited = "limited"
 )
 
-// tryBasic is try for a program, which sends name and password with each request: what was right is looked at, and recorded, once.
+// tryBasic is try for a program, which sends name and password with each request: what was right is
+// looked at, and recorded, once.
 func (g *Guard) tryBasic(r *http.Request, name, password string) (*user, *refusal) {
 	mac := hmac.New(sha256.New, g.salt)
 	_, _ = fmt.Fprintf(mac, "%d %s %s", len(name), name, password) // it never fails
@@ -108,7 +109,8 @@ func (g *Guard) noteRight(pair [sha256.Size]byte, hash string) {
 	g.seen[pair] = hash
 }
 
-// record leaves a record of a login. That it can't be stored keeps nobody out: he may be the one to help.
+// record leaves a record of a login. That it can't be stored keeps nobody out: he may be the one to
+// help.
 func (g *Guard) record(ctx context.Context, a events.Audit) {
 	log := g.deps.Log.With().Str("actor", a.Actor).Str("from", a.From).Str("outcome", a.Outcome).Logger()
 	if err := bus.Record(ctx, g.js, a); err != nil {
@@ -189,7 +191,8 @@ func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
 		return
 	}
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && cookie(r, sessionCookie) == "" {
-		// A link in a message led here. The browser has kept the session back, because another site asks: from this page it won't.
+		// A link in a message led here. The browser has kept the session back, because another site
+		// asks: from this page it won't.
 		writeView(w, r, http.StatusOK, loginView{Again: true})
 		return
 	}

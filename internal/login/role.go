@@ -39,7 +39,8 @@ const Local = "local"
 
 type personKey struct{}
 
-// Of returns the person whose request has the context; the zero Person, which may do nothing, for none.
+// Of returns the person whose request has the context; the zero Person, which may do nothing, for
+// none.
 func Of(ctx context.Context) Person {
 	p, _ := ctx.Value(personKey{}).(Person)
 	return p
@@ -50,7 +51,8 @@ func With(ctx context.Context, p Person) context.Context {
 	return context.WithValue(ctx, personKey{}, p)
 }
 
-// namePattern is what a person can be called: letters and digits of any language, and what accounts and mail addresses have.
+// namePattern is what a person can be called: letters and digits of any language, and what accounts
+// and mail addresses have.
 var namePattern = regexp.MustCompile(`^[\p{L}\p{N}][\p{L}\p{N}._@+-]*$`)
 
 var errName = errors.New("name: want letters, digits and any of . _ @ + -, 64 bytes at most, beginning with a letter or digit")

@@ -32,8 +32,8 @@ type session struct {
 
 var encoding = base64.RawURLEncoding.Strict()
 
-// key returns what signs the sessions of a person. With the hash in it, a new password ends them all; with the secret in it, a hash
-// that somebody has seen makes none.
+// key returns what signs the sessions of a person. With the hash in it, a new password ends them
+// all; with the secret in it, a hash that somebody has seen makes none.
 func (u *users) key(of *user) []byte {
 	mac := hmac.New(sha256.New, u.secret)
 	_, _ = mac.Write([]byte("wxtoken console session\n" + of.Password)) // it never fails
@@ -75,13 +75,15 @@ func (u *users) holder(cookie string, now time.Time) (*user, bool) {
 	return of, true
 }
 
-// formToken returns what a form of this browser brings back: the digest of cookies that no other page can read.
+// formToken returns what a form of this browser brings back: the digest of cookies that no other
+// page can read.
 func formToken(r *http.Request, form string) string {
 	sum := sha256.Sum256([]byte("wxtoken form\n" + form + "\n" + cookie(r, sessionCookie)))
 	return encoding.EncodeToString(sum[:])
 }
 
-// cookie returns the value of a cookie, "" where there is none, or more than one: a page of a neighbouring host may have set the other.
+// cookie returns the value of a cookie, "" where there is none, or more than one: a page of a
+// neighbouring host may have set the other.
 func cookie(r *http.Request, name string) string {
 	if all := r.CookiesNamed(name); len(all) == 1 {
 		return all[0].Value
@@ -89,7 +91,8 @@ func cookie(r *http.Request, name string) string {
 	return ""
 }
 
-// setCookie gives the browser a cookie that scripts can't read and other sites can't have sent; without a value it takes it away.
+// setCookie gives the browser a cookie that scripts can't read and other sites can't have sent;
+// without a value it takes it away.
 func setCookie(w http.ResponseWriter, name, value string, secure bool, life time.Duration) {
 	c := &http.Cookie{Name: name, Value: value, Path: "/", HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode}
 	if c.MaxAge = int(life / time.Second); value == "" {

@@ -41,12 +41,14 @@ type users struct {
 
 const (
 	minSecret = 32 // bytes
-	// A hash takes a core for about 0.2 s with the cost that is made here. Costs that take no time, or more than seconds, are refused.
+	// A hash takes a core for about 0.2 s with the cost that is made here. Costs that take no time,
+	// or more than seconds, are refused.
 	cost, minCost, maxCost = 12, 10, 15
 	maxPassword            = 72 // bytes; bcrypt looks at no more
 )
 
-// parseUsers reads a users file. The error names every fault with its place, and shows no hash and no secret.
+// parseUsers reads a users file. The error names every fault with its place, and shows no hash and
+// no secret.
 func parseUsers(text []byte) (*users, error) {
 	f, err := decodeUsers(text)
 	if err != nil {
@@ -102,7 +104,8 @@ func decodeUsers(text []byte) (f usersFile, err error) {
 	return f, nil
 }
 
-// readable takes Go's names out of an error of encoding/json, and values out of it: one may be a hash.
+// readable takes Go's names out of an error of encoding/json, and values out of it: one may be a
+// hash.
 func readable(err error) error {
 	var kind *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
@@ -132,7 +135,8 @@ func (u *users) passwords() bool {
 	return slices.ContainsFunc(u.all, func(one *user) bool { return one.Password != "" })
 }
 
-// nobody is the hash of a password that is nobody's, so that a name that is not there takes as long as one that is.
+// nobody is the hash of a password that is nobody's, so that a name that is not there takes as long
+// as one that is.
 var nobody = sync.OnceValue(func() string { return hashOf(rand.Text()) })
 
 func hashOf(password string) string {
@@ -197,7 +201,8 @@ func makeUser(path, name string, role Role) (password string, err error) {
 	return password, replace(path, append(text, '\n'))
 }
 
-// replace writes a file beside another and puts it in its place, so that a process that follows it reads it whole.
+// replace writes a file beside another and puts it in its place, so that a process that follows it
+// reads it whole.
 func replace(path string, text []byte) error {
 	file, err := os.CreateTemp(filepath.Dir(path), ".users-*") // for the owner alone
 	if err != nil {

@@ -24,7 +24,8 @@ import (
 	"wxtoken/client"
 )
 
-// ErrLocked is returned by Start when another server, in this or in another process, uses the directory.
+// ErrLocked is returned by Start when another server, in this or in another process, uses the
+// directory.
 var ErrLocked = errors.New("directory in use by another server")
 
 // lockName is the file in StoreDir that carries the lock. It stays behind, empty and unlocked:
@@ -36,14 +37,27 @@ const readyPoll = 50 * time.Millisecond
 
 // Config says how a Server runs. Only StoreDir must be set.
 type Config struct {
-	StoreDir   string         // directory of the streams; made, readable by its owner alone, if it is not there
-	Addr       string         // host:port to listen on, port 0 for any; empty: no listener, InProcessConn alone reaches the server
-	MaxStore   int64          // bytes that the streams may fill; 0: what Conf says, else three quarters of what they hold plus what the disk has free
-	Key        wxtoken.Secret // what the files of the streams are encrypted with; empty: they are not. Files in the clear are encrypted when a server with a key first finds them
-	SyncAlways bool           // flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of acked messages
-	Conf       string         // of nats-server, for accounts and users alone: what is above decides, and it opens no other address
-	Bubble     bool           // for testing/synctest: no system account, whose timers belong to the world outside; no advisories either
-	Log        zerolog.Logger // the server's own lines go here as role=nats
+	// Directory of the streams; made, readable by its owner alone, if it is not there.
+	StoreDir string
+	// Host:port to listen on, port 0 for any; empty: no listener, InProcessConn alone reaches the
+	// server.
+	Addr string
+	// Bytes that the streams may fill; 0: what Conf says, else three quarters of what they hold
+	// plus what the disk has free.
+	MaxStore int64
+	// What the files of the streams are encrypted with; empty: they are not. Files in the clear are
+	// encrypted when a server with a key first finds them.
+	Key wxtoken.Secret
+	// Flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of
+	// acked messages.
+	SyncAlways bool
+	// Of nats-server, for accounts and users alone: what is above decides, and it opens no other
+	// address.
+	Conf string
+	// For testing/synctest: no system account, whose timers belong to the world outside; no
+	// advisories either.
+	Bubble bool
+	Log    zerolog.Logger // the server's own lines go here as role=nats
 }
 
 // Server is a running NATS server.
@@ -148,8 +162,9 @@ func dropKeyless(dir string) error {
 	return nil
 }
 
-// ErrUnreadable is returned by Start when a stream lies in the directory that the server can't read: it would go on without it, and
-// whoever makes the streams that are missing would write over it.
+// ErrUnreadable is returned by Start when a stream lies in the directory that the server can't
+// read: it would go on without it, and whoever makes the streams that are missing would write over
+// it.
 var ErrUnreadable = errors.New("unreadable stream")
 
 // complete returns an error that wraps ErrUnreadable unless the server has every stream whose file

@@ -17,7 +17,8 @@ const certificateSoon = 14 * 24 * time.Hour
 // callback looks at the push URL of each component from outside, as far as this machine is outside:
 // ingest answers a GET there with 405.
 func (c *Checker) callback(ctx context.Context) (lines []Line) {
-	if c.WechatURL == "" || c.Role == events.RoleGateway { // ingest does not know its address, and a gateway has none
+	// Ingest does not know its address, and a gateway has none.
+	if c.WechatURL == "" || c.Role == events.RoleGateway {
 		return nil
 	}
 	const name = "callback"
@@ -37,7 +38,8 @@ func (c *Checker) pushURL(ctx context.Context, name, target string) Line {
 	fail := func(saw, remedy lang.Text) Line {
 		return Line{Fail, name, lang.T("%s %s", "%s：%s", target, saw), remedy}
 	}
-	early := func(line Line) Line { // ingest is in this process, and does not run: there is no server to answer yet
+	// Ingest is in this process, and does not run: there is no server to answer yet.
+	early := func(line Line) Line {
 		if c.NATS == nil {
 			line.Mark, line.Remedy = Warn, lang.T("start wxtoken and check again; if it stays so, %s",
 				"启动 wxtoken 后再检查一次；如果还是这样，%s", line.Remedy)

@@ -32,10 +32,11 @@ func (c *Checker) Lines(ctx context.Context, line func(mark, name string, saw, r
 	}
 }
 
-// Handler answers GET /check with the report: as text, or as JSON where the request asks for that; in the language of
-// Accept-Language, or that of the target. A browser is shown the page that next has of it, if there is a next. However many
-// requests come, the checks are made by one at a time and every few seconds; WeChat is asked less often still. Other paths
-// are for next, which may be nil.
+// Handler answers GET /check with the report: as text, or as JSON where the request asks for that;
+// in the language of Accept-Language, or that of the target. A browser is shown the page that next
+// has of it, if there is a next. However many requests come, the checks are made by one at a time
+// and every few seconds; WeChat is asked less often still. Other paths are for next, which may be
+// nil.
 func (c *Checker) Handler(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {

@@ -13,7 +13,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Notices looks whether those who are to be told of trouble are told: the file as it is now, and what waits for each receiver.
+// Notices looks whether those who are to be told of trouble are told: the file as it is now, and
+// what waits for each receiver.
 func Notices(nc *nats.Conn, file string) Probe {
 	return Probe{Name: "notices", Look: func(ctx context.Context) Line { return notices(ctx, nc, file) }}
 }

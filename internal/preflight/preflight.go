@@ -32,10 +32,12 @@ type Server struct {
 
 // Target is what is looked at. What is zero is not.
 type Target struct {
-	NATS       *nats.Conn // connected or not; nil: the server does not run
-	NATSURL    string     // for the remedy, without a password
-	Role       string     // whose rights the user must have: events.RoleIngest or RoleRefresher; empty: the server knows no users
-	Streams    []string   // those that the process may look at
+	NATS    *nats.Conn // connected or not; nil: the server does not run
+	NATSURL string     // for the remedy, without a password
+	// Whose rights the user must have: events.RoleIngest or RoleRefresher; empty: the server knows
+	// no users.
+	Role       string
+	Streams    []string // those that the process may look at
 	Setup      events.SetupConfig
 	Probes     []Probe // what else must work once the streams are there
 	Apart      []Probe // what must work beside NATS
@@ -90,8 +92,9 @@ func New(t Target) (*Checker, error) {
 		c.Transport = own
 	}
 	c.client = &http.Client{
-		Transport:     c.Transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // WeChat follows none
+		Transport: c.Transport,
+		// WeChat follows none.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
 }
@@ -100,7 +103,8 @@ func New(t Target) (*Checker, error) {
 func (c *Checker) Run(ctx context.Context) Report {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	onNATS := func(ctx context.Context) []Line { // one after the other: what NATS refuses is told to the connection, not to who asked
+	// One after the other: what NATS refuses is told to the connection, not to who asked.
+	onNATS := func(ctx context.Context) []Line {
 		return append(c.nats(ctx), c.statuses(ctx)...)
 	}
 	apart := func(ctx context.Context) (lines []Line) {

@@ -218,8 +218,8 @@ func few(all []lang.Text) lang.Text {
 	return lang.Join(all, comma)
 }
 
-// dead reports whether an account is in force and its token is dead. The status alone does not tell: a renewal that failed after the
-// token died says that it failed.
+// dead reports whether an account is in force and its token is dead. The status alone does not
+// tell: a renewal that failed after the token died says that it failed.
 func (c *Checker) dead(ctx context.Context, tokens jetstream.Stream, key wxtoken.Key, s *wxtoken.Status) bool {
 	switch {
 	case s == nil || tokens == nil:

@@ -40,12 +40,13 @@ func New(text string) Code {
 	return Code{Size: code.Size + 2*quietZone, Path: path.String()}
 }
 
-// Picture returns the code of a text as a picture within the page: one that can be pressed and saved on a phone. It is empty where New
-// has none.
+// Picture returns the code of a text as a picture within the page: one that can be pressed and
+// saved on a phone. It is empty where New has none.
 func Picture(text string) template.URL {
 	code, err := qr.Encode(text, qr.M)
 	if err != nil || text == "" {
 		return ""
 	}
-	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(code.PNG())) //nolint:gosec // our own picture
+	// Our own picture.
+	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(code.PNG())) //nolint:gosec
 }

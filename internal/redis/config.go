@@ -24,7 +24,8 @@ type Config struct {
 	RedisFormat []string       `name:"redis-format" group:"Gateway" placeholder:"name,..." help:"Keys to fill there: wxjava[:prefix], silenceper, wechatpy[:prefix], or a key with {component} and {appid}, such as token:{component}:{appid}; several, comma-separated (docs/redis.md)."`
 }
 
-// Validate returns all that is wrong with the settings, joined. It never shows the URL, which may hold a password.
+// Validate returns all that is wrong with the settings, joined. It never shows the URL, which may
+// hold a password.
 func (c Config) Validate() error {
 	var faults []error
 	switch on := !c.RedisURL.IsZero(); {

@@ -41,7 +41,8 @@ func (s server) dial(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", s, readable(err))
 	}
-	c := &connection{Conn: conn, stop: context.AfterFunc(ctx, func() { _ = wire.Close() })} // an answer is not waited for any longer
+	// An answer is not waited for any longer.
+	c := &connection{Conn: conn, stop: context.AfterFunc(ctx, func() { _ = wire.Close() })}
 	for _, script := range []*redis.Script{put, remove} {
 		if err := script.Load(conn); err != nil {
 			c.Close()
@@ -91,7 +92,8 @@ func (c *connection) pipeline(commands []command) ([]any, error) {
 	return answers, nil
 }
 
-// readable is an error of Redis's without what a command held: of a command that it does not know, Redis repeats the arguments.
+// readable is an error of Redis's without what a command held: of a command that it does not know,
+// Redis repeats the arguments.
 func readable(err error) error {
 	refusal, ok := errors.AsType[redis.Error](err)
 	if !ok {

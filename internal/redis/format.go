@@ -13,29 +13,32 @@ import (
 
 // format is how an SDK names and writes the tokens that its processes share.
 type format struct {
-	component string                  // only its accounts; empty: those of all
-	keys      map[wxtoken.Kind]string // by kind of token, with {component} and {appid}; kinds that are missing are not written
-	json      bool                    // the value is a string of JSON; otherwise the token as it is
+	component string // only its accounts; empty: those of all
+	// By kind of token, with {component} and {appid}; kinds that are missing are not written.
+	keys map[wxtoken.Kind]string
+	json bool // the value is a string of JSON; otherwise the token as it is
 }
 
 // Keys of SDKs, as their sources have them.
 var (
-	// WxJava 4.7.2.B, AbstractWxOpenInRedisConfigStorage.java: Jedis, RedisTemplate and Redisson alike.
+	// WxJava 4.7.2.B, AbstractWxOpenInRedisConfigStorage.java: Jedis, RedisTemplate and Redisson
+	// alike.
 	wxjavaKeys = map[wxtoken.Kind]string{
 		wxtoken.KindComponent:    "wechat_component_access_token:{component}",
 		wxtoken.KindAuthorizer:   "wechat_authorizer_access_token:{component}:{appid}",
 		wxtoken.KindJSAPITicket:  "wechat_jsapi_ticket:{component}:{appid}",
 		wxtoken.KindWxCardTicket: "wechat_card_api_ticket:{component}:{appid}",
 	}
-	// silenceper/wechat v2.1.10, openplatform/context/accessToken.go and credential/default_js_ticket.go, whose prefix ends in "_" and
-	// is followed by another one. It has no card ticket.
+	// silenceper/wechat v2.1.10, openplatform/context/accessToken.go and
+	// credential/default_js_ticket.go, whose prefix ends in "_" and is followed by another one. It
+	// has no card ticket.
 	silenceperKeys = map[wxtoken.Kind]string{
 		wxtoken.KindComponent:   "component_access_token_{component}",
 		wxtoken.KindAuthorizer:  "authorizer_access_token_{appid}",
 		wxtoken.KindJSAPITicket: "gowechat_officialaccount__jsapi_ticket_{appid}",
 	}
-	// wechatpy 2.0.0.alpha26, component.py, client/__init__.py and session/redisstorage.py, which writes JSON. Its tickets have their end
-	// under a second key, and are not written.
+	// wechatpy 2.0.0.alpha26, component.py, client/__init__.py and session/redisstorage.py, which
+	// writes JSON. Its tickets have their end under a second key, and are not written.
 	wechatpyKeys = map[wxtoken.Kind]string{
 		wxtoken.KindComponent:  "{component}_component_access_token",
 		wxtoken.KindAuthorizer: "{appid}_access_token",
@@ -110,7 +113,8 @@ func parseFormat(text string) (format, error) {
 	return f, nil
 }
 
-// parseTemplate reads a key with placeholders. What it is for stands before it, kind=; without, it is for the tokens of authorizers.
+// parseTemplate reads a key with placeholders. What it is for stands before it, kind=; without, it
+// is for the tokens of authorizers.
 func parseTemplate(text string) (format, error) {
 	kind := wxtoken.KindAuthorizer
 	if name, rest, ok := strings.Cut(text, "="); ok && slices.Contains(kinds, wxtoken.Kind(name)) {

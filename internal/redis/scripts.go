@@ -14,12 +14,14 @@ import (
 
 const (
 	markPrefix = "wxtoken:"
-	// margin is how far apart the clocks of refreshers may be. Of two tokens obtained further apart the later one is the newer; of others
-	// the one with the higher generation. Generations alone would not do: they begin anew where the data of NATS was lost.
+	// margin is how far apart the clocks of refreshers may be. Of two tokens obtained further apart
+	// the later one is the newer; of others the one with the higher generation. Generations alone
+	// would not do: they begin anew where the data of NATS was lost.
 	margin = time.Minute
 )
 
-// markOf is the name of the mark beside a key. The braces keep both on one node of a cluster behind a proxy.
+// markOf is the name of the mark beside a key. The braces keep both on one node of a cluster behind
+// a proxy.
 func markOf(key string) string { return markPrefix + "{" + key + "}" }
 
 // keyOf is the key that a mark belongs to.
@@ -69,8 +71,9 @@ const (
 	outcomeForeign = "foreign" // a value of another process lies there
 )
 
-// compare is the beginning of both scripts. KEYS are the key and its mark; ARGV[1] to [4] the token's owner, generation and time, and
-// the margin. MGET, because it takes a key of another type for none. Numbers are exact up to 2^53.
+// compare is the beginning of both scripts. KEYS are the key and its mark; ARGV[1] to [4] the
+// token's owner, generation and time, and the margin. MGET, because it takes a key of another type
+// for none. Numbers are exact up to 2^53.
 const compare = `
 local got = redis.call('MGET', KEYS[1], KEYS[2])
 local owner, G, A, margin = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -83,10 +86,12 @@ local newer = state and (at > A + margin or at >= A - margin and gen > G)
 `
 
 var (
-	// put writes a token unless what lies there is newer. ARGV[5] is the value, [6] its life in milliseconds, [7] the mark.
+	// put writes a token unless what lies there is newer. ARGV[5] is the value, [6] its life in
+	// milliseconds, [7] the mark.
 	//
-	// A value that differs while the mark is that of the same token was written by another process: it is left alone. Where that is an SDK
-	// that renewed, ours is the one that WeChat kills, and to put it back would have the SDK renew again, and again.
+	// A value that differs while the mark is that of the same token was written by another process:
+	// it is left alone. Where that is an SDK that renewed, ours is the one that WeChat kills, and
+	// to put it back would have the SDK renew again, and again.
 	put = redis.NewScript(2, compare+`
 if state and whose ~= owner then
   if state == 'set' and got[1] and (at > A or at == A and whose < owner) then return 'shared' end
@@ -101,8 +106,8 @@ redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6])
 redis.call('SET', KEYS[2], ARGV[7], 'PX', ARGV[6])
 return 'written'`)
 
-	// remove deletes a key unless a newer token lies there, or that of another component. ARGV[5] is how long the mark says so, in
-	// milliseconds, and [6] the mark; 0: it goes as well.
+	// remove deletes a key unless a newer token lies there, or that of another component. ARGV[5]
+	// is how long the mark says so, in milliseconds, and [6] the mark; 0: it goes as well.
 	remove = redis.NewScript(2, compare+`
 if state == 'set' and whose ~= owner then return 'shared' end
 if newer then return 'older' end

@@ -28,8 +28,8 @@ type entry struct {
 	old   *held // not nil: the key goes, and this lay there
 }
 
-// write brings Redis to what the view says of some tokens. With check it reads first, and writes what is missing or old: for a pass over
-// all, most of which lie there.
+// write brings Redis to what the view says of some tokens. With check it reads first, and writes
+// what is missing or old: for a pass over all, most of which lie there.
 func (w *Writer) write(conn *connection, keys []wxtoken.Key, check bool) error {
 	readers := w.readers()
 	for some := range slices.Chunk(keys, atOnce) {
@@ -56,7 +56,8 @@ func (w *Writer) write(conn *connection, keys []wxtoken.Key, check bool) error {
 	return nil
 }
 
-// entries returns what belongs into Redis of a token: nothing where it is not to lie there, or has expired.
+// entries returns what belongs into Redis of a token: nothing where it is not to lie there, or has
+// expired.
 func (w *Writer) entries(readers []*services.Service, key wxtoken.Key) (all []entry) {
 	token, err := w.client.Token(key)
 	have, lies := w.held[key]
@@ -95,8 +96,8 @@ func (w *Writer) hold(key wxtoken.Key, h held) {
 	}
 }
 
-// release notes that a token was removed. That of the same account under another component may belong under the same key of Redis: it is
-// looked at.
+// release notes that a token was removed. That of the same account under another component may
+// belong under the same key of Redis: it is looked at.
 func (w *Writer) release(key wxtoken.Key) {
 	w.hold(key, held{})
 	for _, component := range w.client.Components() {
@@ -185,8 +186,9 @@ func (w *Writer) settle(e entry, outcome string) {
 		Msg("key of redis shared by two components")
 }
 
-// sweep removes keys that lie in Redis from before and that no service may have any more: of a process that ran with other services or
-// formats, or that was away when an account was cancelled. What this process has written is not its matter: write removes that.
+// sweep removes keys that lie in Redis from before and that no service may have any more: of a
+// process that ran with other services or formats, or that was away when an account was cancelled.
+// What this process has written is not its matter: write removes that.
 func (w *Writer) sweep(conn *connection) error {
 	readers := w.readers()
 	for cursor := "0"; ; {
@@ -243,8 +245,8 @@ func (w *Writer) strays(conn *connection, readers []*services.Service, marks []s
 	return out, nil
 }
 
-// belongs reports whether a token may lie under a key of Redis. One that the view does not have may: NATS may have lost it, and WeChat
-// takes it until it expires.
+// belongs reports whether a token may lie under a key of Redis. One that the view does not have
+// may: NATS may have lost it, and WeChat takes it until it expires.
 func (w *Writer) belongs(readers []*services.Service, owner wxtoken.Key, key string) bool {
 	if !w.shared(readers, owner) || w.revoked(owner) {
 		return false

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// lookEvery is the time between two looks whether Redis was emptied, passEvery that between two passes over all keys.
+	// lookEvery is the time between two looks whether Redis was emptied, passEvery that between two
+	// passes over all keys.
 	lookEvery = time.Second
 	passEvery = time.Minute
 	// filledLife is how long a note stays in Redis that says that this process has filled it.
@@ -61,8 +62,9 @@ type held struct {
 	keys    int // of Redis
 }
 
-// New returns a writer for the Redis that cfg names, which has to be there. The client must follow all tokens, and accounts
-// (Config.Accounts). now is the clock that the rest of a token's life is reckoned with. The metrics are registered.
+// New returns a writer for the Redis that cfg names, which has to be there. The client must follow
+// all tokens, and accounts (Config.Accounts). now is the clock that the rest of a token's life is
+// reckoned with. The metrics are registered.
 func New(cfg Config, client *wxtoken.Client, watch *services.Watch, log zerolog.Logger, registry prometheus.Registerer, now func() time.Time) (*Writer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -86,7 +88,8 @@ func New(cfg Config, client *wxtoken.Client, watch *services.Watch, log zerolog.
 	}, nil
 }
 
-// Fill runs a writer on the client that it waits for, until ctx ends. Without a URL it does nothing.
+// Fill runs a writer on the client that it waits for, until ctx ends. Without a URL it does
+// nothing.
 func Fill(ctx context.Context, cfg Config, client func(context.Context) *wxtoken.Client, watch *services.Watch, log zerolog.Logger, registry prometheus.Registerer, now func() time.Time) error {
 	if cfg.RedisURL.IsZero() {
 		<-ctx.Done()
@@ -103,8 +106,8 @@ func Fill(ctx context.Context, cfg Config, client func(context.Context) *wxtoken
 	return w.Run(ctx)
 }
 
-// Run keeps Redis filled until ctx ends, and returns nil then. What lies in Redis stays there until it expires. While Redis is away it is
-// tried again and again, and filled when it is back.
+// Run keeps Redis filled until ctx ends, and returns nil then. What lies in Redis stays there until
+// it expires. While Redis is away it is tried again and again, and filled when it is back.
 func (w *Writer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var following sync.WaitGroup
@@ -145,7 +148,8 @@ func (w *Writer) tell(err error) {
 	}
 }
 
-// followRefs has the tokens of an account looked at when its ref, and with it perhaps its service, has changed.
+// followRefs has the tokens of an account looked at when its ref, and with it perhaps its service,
+// has changed.
 func (w *Writer) followRefs(ctx context.Context) {
 	refs := map[wxtoken.Key]string{}
 	for status := range w.client.StatusUpdates(ctx) {
@@ -187,7 +191,8 @@ func (w *Writer) take() []wxtoken.Key {
 	return keys
 }
 
-// session keeps Redis filled over one connection, until its first fault. It reports whether Redis was filled.
+// session keeps Redis filled over one connection, until its first fault. It reports whether Redis
+// was filled.
 func (w *Writer) session(ctx context.Context) (filled bool, err error) {
 	conn, err := w.server.dial(ctx)
 	if err != nil {
@@ -240,7 +245,8 @@ func (w *Writer) refill(conn *connection) error {
 	return w.fill(conn)
 }
 
-// fill looks through all keys, writes those that are missing or old, and leaves the note that this was done.
+// fill looks through all keys, writes those that are missing or old, and leaves the note that this
+// was done.
 func (w *Writer) fill(conn *connection) error {
 	w.take()
 	if err := w.write(conn, slices.Collect(maps.Keys(w.known)), true); err != nil {
@@ -255,7 +261,8 @@ func (w *Writer) readers() []*services.Service {
 	return slices.DeleteFunc(w.services.Now().All(), func(s *services.Service) bool { return !s.May(services.RightReal) })
 }
 
-// shared reports whether a token is one that lies in Redis: that of an account of a service which may have it.
+// shared reports whether a token is one that lies in Redis: that of an account of a service which
+// may have it.
 func (w *Writer) shared(readers []*services.Service, key wxtoken.Key) bool {
 	ref := ""
 	if key.Kind != wxtoken.KindComponent {

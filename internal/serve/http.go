@@ -48,13 +48,15 @@ type door struct {
 	ends    func()
 }
 
-// OnShutdown has f called when a server begins to end: for answers that have no end of their own, which it would wait for in vain.
+// OnShutdown has f called when a server begins to end: for answers that have no end of their own,
+// which it would wait for in vain.
 func OnShutdown(f func()) Option { return func(d *door) { d.ends = f } }
 
 // MaxConns has a server hold more connections, or fewer, than the 512 that others do.
 func MaxConns(n int) Option { return func(d *door) { d.conns = n } }
 
-// TLS has a server speak TLS, with a certificate and its key in files (PEM). They are read again when they have changed.
+// TLS has a server speak TLS, with a certificate and its key in files (PEM). They are read again
+// when they have changed.
 func TLS(certFile, keyFile string) Option {
 	files := &certificate{cert: certFile, key: keyFile}
 	return func(d *door) {
@@ -64,7 +66,8 @@ func TLS(certFile, keyFile string) Option {
 
 // Listen binds addr (port 0: any free one) and returns a server for handler with tight limits on
 // time, headers and connections, on which a panic costs one answer and no more. The name stands in
-// the log and in wxtoken_panics_total. It returns an error when the address can't be bound, or a certificate can't be read.
+// the log and in wxtoken_panics_total. It returns an error when the address can't be bound, or a
+// certificate can't be read.
 func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metrics, options ...Option) (*Server, error) {
 	d := door{conns: maxConns}
 	for _, change := range options {

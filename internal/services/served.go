@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Served is the record on journal.count.gateway.<instance> of what a gateway serves, and of what it did between two times.
-// A later record with the same From takes the place of an earlier one. A gateway with many services has several, of some
-// services each.
+// Served is the record on journal.count.gateway.<instance> of what a gateway serves, and of what it
+// did between two times. A later record with the same From takes the place of an earlier one. A
+// gateway with many services has several, of some services each.
 type Served struct {
 	Role     string          `json:"role"` // gateway
 	Instance string          `json:"instance"`

@@ -45,10 +45,12 @@ type Service struct {
 
 // Webhook is a URL that gets messages of accounts.
 type Webhook struct {
-	URL      string
-	Messages []events.Kind // <component>/<appid or *>/<msgtype or *>[/<event>]; of notices <component>/<appid or *>/notice[/<infotype>]
-	Reply    bool          // its answer is the passive reply
-	Secret   []byte        // signs what it gets, as Standard Webhooks say
+	URL string
+	// <component>/<appid or *>/<msgtype or *>[/<event>]; of notices <component>/<appid or
+	// *>/notice[/<infotype>].
+	Messages []events.Kind
+	Reply    bool   // its answer is the passive reply
+	Secret   []byte // signs what it gets, as Standard Webhooks say
 }
 
 // scope is one entry of a service's accounts.
@@ -300,7 +302,8 @@ type Said struct {
 	Webhooks []SaidWebhook `json:"webhooks,omitempty"`
 }
 
-// SaidWebhook is a webhook of a Said. Of its URL it has the host alone: the rest may be a secret of the receiver's.
+// SaidWebhook is a webhook of a Said. Of its URL it has the host alone: the rest may be a secret of
+// the receiver's.
 type SaidWebhook struct {
 	Host     string   `json:"host"`
 	Messages []string `json:"messages"`
@@ -351,8 +354,8 @@ func kindText(k events.Kind) string {
 // May reports whether the service has a right.
 func (s *Service) May(right Right) bool { return s.may[right] }
 
-// Knows reports whether an account, whose ref is given, is one of the service's. A component's own key is where one of the
-// component's accounts is, and the service has RightComponent.
+// Knows reports whether an account, whose ref is given, is one of the service's. A component's own
+// key is where one of the component's accounts is, and the service has RightComponent.
 func (s *Service) Knows(key wxtoken.Key, ref string) bool {
 	own := key.Kind == wxtoken.KindComponent
 	if own && !s.may[RightComponent] {
@@ -374,8 +377,9 @@ func (s *Service) Calls(path string) bool {
 	return s.apis == nil || slices.ContainsFunc(s.apis, func(prefix string) bool { return strings.HasPrefix(path, prefix) })
 }
 
-// MayLink reports whether the service may make a link: for any account of one of its components, for its own refs, or for one account
-// of its own. One that takes accounts away from other refs (move) is for those who have the whole component.
+// MayLink reports whether the service may make a link: for any account of one of its components,
+// for its own refs, or for one account of its own. One that takes accounts away from other refs
+// (move) is for those who have the whole component.
 func (s *Service) MayLink(link wxtoken.LinkRequest) bool {
 	if !s.may[RightLinks] {
 		return false
@@ -396,8 +400,8 @@ func (s *Service) Wants(component string) bool {
 	return slices.ContainsFunc(s.accounts, func(a scope) bool { return a.component == "*" || a.component == component })
 }
 
-// Reach returns the accounts of a component that the service names one by one; all is true where it may have others too, by a whole
-// component or by their refs.
+// Reach returns the accounts of a component that the service names one by one; all is true where it
+// may have others too, by a whole component or by their refs.
 func (s *Service) Reach(component string) (appids []string, all bool) {
 	for _, a := range s.accounts {
 		switch {

@@ -12,7 +12,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Watch follows the services file. What it names is always whole: a file that can't be read, or is faulty, changes nothing.
+// Watch follows the services file. What it names is always whole: a file that can't be read, or is
+// faulty, changes nothing.
 type Watch struct {
 	file  *settings.File[*Services] // nil: fixed is in force
 	fixed *Services
@@ -21,7 +22,8 @@ type Watch struct {
 	changed chan struct{} // closed at the next change
 }
 
-// Open reads the services file, and returns the error of that. Without a path there are no services.
+// Open reads the services file, and returns the error of that. Without a path there are no
+// services.
 func Open(path string, log zerolog.Logger) (*Watch, error) {
 	if path == "" {
 		return Fixed(&Services{}), nil
@@ -59,7 +61,8 @@ func (w *Watch) Changed() <-chan struct{} {
 	return w.changed
 }
 
-// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force stays so.
+// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force
+// stays so.
 func (w *Watch) Run(ctx context.Context) error {
 	if w.file == nil {
 		<-ctx.Done()
@@ -68,7 +71,8 @@ func (w *Watch) Run(ctx context.Context) error {
 	return w.file.Run(ctx)
 }
 
-// tell ends the wait of all who wait for a change. Others are in force already, so that who looks now misses none.
+// tell ends the wait of all who wait for a change. Others are in force already, so that who looks
+// now misses none.
 func (w *Watch) tell() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

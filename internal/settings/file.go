@@ -19,8 +19,8 @@ const (
 	maxFile = 16 << 20
 )
 
-// File is a file of settings that is followed while the process runs. What it says is always whole: a file that can't be read, or
-// is faulty, changes nothing.
+// File is a file of settings that is followed while the process runs. What it says is always whole:
+// a file that can't be read, or is faulty, changes nothing.
 type File[T any] struct {
 	what  string
 	path  string
@@ -29,8 +29,8 @@ type File[T any] struct {
 	text  []byte // that was last in order; of OpenFile, then of Run
 	now   atomic.Pointer[T]
 
-	// Changed is called by Run with what came into force, and Refused with a fault, once for each; they may be replaced before. By
-	// themselves they write a line of log.
+	// Changed is called by Run with what came into force, and Refused with a fault, once for each;
+	// they may be replaced before. By themselves they write a line of log.
 	Changed func(T)
 	Refused func(why string)
 }
@@ -54,7 +54,8 @@ func OpenFile[T any](what, path string, parse func([]byte) (T, error), log zerol
 // Now returns what is in force.
 func (f *File[T]) Now() T { return *f.now.Load() }
 
-// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force stays so.
+// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force
+// stays so.
 func (f *File[T]) Run(ctx context.Context) error {
 	told := ""
 	for {

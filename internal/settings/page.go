@@ -30,7 +30,8 @@ const (
 	maxCategorys = 200
 )
 
-// Page is what merchants are told about a component on the pages of its authorization links. The zero Page says nothing.
+// Page is what merchants are told about a component on the pages of its authorization links. The
+// zero Page says nothing.
 type Page struct {
 	Name        string `json:"name"`             // who asks
 	NameEN      string `json:"name_en"`          // Name for readers of English, where it differs
@@ -121,8 +122,8 @@ func (p *Page) readLogo(dir string) error {
 	return nil
 }
 
-// isSVG reports whether content is an XML document whose root is svg. Document types are refused: entities can make a
-// large picture of a small file.
+// isSVG reports whether content is an XML document whose root is svg. Document types are refused:
+// entities can make a large picture of a small file.
 func isSVG(content []byte) bool {
 	d := xml.NewDecoder(bytes.NewReader(content))
 	for root := ""; ; {

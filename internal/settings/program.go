@@ -27,9 +27,10 @@ const (
 
 // Program is one executable and how it is set.
 type Program struct {
-	Name        string            // name of the executable
-	Description string            // what it does, for --help
-	Defaults    map[string]string // by flag, in place of the default in the tag: {"ops-addr": "127.0.0.1:8082"}
+	Name        string // name of the executable
+	Description string // what it does, for --help
+	// By flag, in place of the default in the tag: {"ops-addr": "127.0.0.1:8082"}.
+	Defaults map[string]string
 }
 
 // Parse fills cfg, a pointer to a struct with kong's tags, from args, the environment and the

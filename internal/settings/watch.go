@@ -24,8 +24,8 @@ type ComponentWatch struct {
 	Known      []Component        // what the process began with
 
 	// Changed is called with all components that are to be in force from now on, sorted by appid,
-	// whenever one was added or removed, or has other secrets or another page. After an error the ones before count
-	// as being in force, and it is called again.
+	// whenever one was added or removed, or has other secrets or another page. After an error the
+	// ones before count as being in force, and it is called again.
 	Changed func([]Component) error
 
 	Every time.Duration // between two readings; 0 = 5 s

@@ -16,13 +16,15 @@ import (
 // Mirror is how one mirror of a stream is doing.
 type Mirror struct {
 	MirrorOf
-	Created bool          // just now: there is nothing more to tell
-	Watches int           // consumers that services have on it
-	Newest  uint64        // sequence of the newest message that it is to have
-	Last    uint64        // sequence of the newest message of the stream that is mirrored
-	Has     uint64        // sequence of the newest message that it has
-	Silent  time.Duration // since it last heard of the stream that is mirrored, each second in quiet times; below 0: never yet
-	Err     error         // why it is not there, or not as it should be
+	Created bool   // just now: there is nothing more to tell
+	Watches int    // consumers that services have on it
+	Newest  uint64 // sequence of the newest message that it is to have
+	Last    uint64 // sequence of the newest message of the stream that is mirrored
+	Has     uint64 // sequence of the newest message that it has
+	// Since it last heard of the stream that is mirrored, each second in quiet times; below 0:
+	// never yet.
+	Silent time.Duration
+	Err    error // why it is not there, or not as it should be
 }
 
 // MirrorOf names a mirror.
@@ -146,7 +148,8 @@ func look(ctx context.Context, js, there jetstream.JetStream, account string, m 
 		return state, errors.New("it was made with other settings: purge that account with the system user (nats server account purge), and it is made anew")
 	}
 	state.Has, state.Silent, state.Watches = info.State.LastSeq, info.Mirror.Active, info.State.Consumers
-	state.Newest, state.Last, err = newest(ctx, js, m) // after the mirror: what comes in between is no sign that it is ahead
+	// After the mirror: what comes in between is no sign that it is ahead.
+	state.Newest, state.Last, err = newest(ctx, js, m)
 	return state, err
 }
 

@@ -204,7 +204,8 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 		if err != nil && !errors.Is(err, store.ErrUnreadable) {
 			return "", err
 		}
-		if fate = importFate(cred, line); apply && fate == importSame { // an import may have died before it wrote the status
+		// An import may have died before it wrote the status.
+		if fate = importFate(cred, line); apply && fate == importSame {
 			return fate, s.UpdateStatus(ctx, cred.Key, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref))
 		}
 		if !apply || !slices.Contains([]string{importNew, importNewer, importRef}, fate) {

@@ -19,7 +19,8 @@ type Trouble struct {
 // mender is who can end a cause.
 type mender uint8
 
-// In the order in which causes are looked at: an operator who reads on is the one who can mend the first, and nothing else will.
+// In the order in which causes are looked at: an operator who reads on is the one who can mend the
+// first, and nothing else will.
 const (
 	operator   mender = iota
 	refreshers        // they try again
@@ -27,8 +28,9 @@ const (
 	minutes // it is over before a person has read of it
 )
 
-// Compare orders what is wrong, what is to be looked at first first: what an operator can mend, then renewals that fail and are tried
-// again, then what only merchants can do; among those what leaves the most accounts without a token, then what concerns the most.
+// Compare orders what is wrong, what is to be looked at first first: what an operator can mend,
+// then renewals that fail and are tried again, then what only merchants can do; among those what
+// leaves the most accounts without a token, then what concerns the most.
 func (t Trouble) Compare(other Trouble) int {
 	return cmp.Or(cmp.Compare(t.mender(), other.mender()), cmp.Compare(other.Dead, t.Dead), cmp.Compare(other.Accounts, t.Accounts),
 		cmp.Compare(t.Cause, other.Cause))
@@ -59,8 +61,9 @@ func (c Cause) refused(e *wxtoken.LastError) bool {
 	return e != nil && c.byErrcode && wechat.Judge(Refusal(e)) == wechat.Operator
 }
 
-// OfAccount returns what is wrong with an account by its status: e is the error of a renewal that failed since the last good one, nil
-// where none did; dead: it has no token that lives. It returns "" for an account that is as it should be, or that has cancelled.
+// OfAccount returns what is wrong with an account by its status: e is the error of a renewal that
+// failed since the last good one, nil where none did; dead: it has no token that lives. It returns
+// "" for an account that is as it should be, or that has cancelled.
 func OfAccount(state wxtoken.State, ready wxtoken.Reason, e *wxtoken.LastError, dead bool) wxtoken.Reason {
 	switch {
 	case state == wxtoken.StateRevoked:
@@ -79,7 +82,8 @@ func OfAccount(state wxtoken.State, ready wxtoken.Reason, e *wxtoken.LastError, 
 	return RenewalFails
 }
 
-// OfCondition returns what is wrong with a component by one of its conditions, beside what holds it back; "" where that is as it should be.
+// OfCondition returns what is wrong with a component by one of its conditions, beside what holds it
+// back; "" where that is as it should be.
 func OfCondition(c wxtoken.Condition) wxtoken.Reason {
 	switch {
 	case c.Status != "False":
@@ -91,8 +95,8 @@ func OfCondition(c wxtoken.Condition) wxtoken.Reason {
 	return ""
 }
 
-// OfComponent returns what is wrong with a component by its status; dead: it has no token that lives. It returns "" for one that is as it
-// should be.
+// OfComponent returns what is wrong with a component by its status; dead: it has no token that
+// lives. It returns "" for one that is as it should be.
 func OfComponent(s wxtoken.Status, dead bool) wxtoken.Reason {
 	if held, ok := s.Held(); ok {
 		return held.Reason

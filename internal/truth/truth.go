@@ -1,5 +1,5 @@
-// Package truth puts into words why accounts can't call WeChat and what to do about it. Checks, pages and notices say the same
-// because each asks here.
+// Package truth puts into words why accounts can't call WeChat and what to do about it. Checks,
+// pages and notices say the same because each asks here.
 package truth
 
 import (
@@ -14,24 +14,32 @@ import (
 
 // The causes beside those that hold a component back, which are the wxtoken.Held reasons.
 const (
-	SealKeyUnknown      = wxtoken.ReasonSealKeyUnknown       // a component's events can't be opened
-	AuthorizationNeeded = "AuthorizationNeeded"              // accounts whose merchants have to authorize again
-	NoAPIPermission     = wxtoken.ReasonNoAPIPermission      // accounts that granted no API permission: there is no token for them
-	PermissionMissing   = "PermissionMissing"                // accounts whose renewal WeChat refuses because a permission set is missing
-	AccountTokenDead    = wxtoken.Reason("AccountTokenDead") // accounts without a token that lives, while nothing holds their component back
-	MirrorBehind        = wxtoken.Reason("MirrorBehind")     // copies that services read are older than what is kept
-	DeadLetters         = wxtoken.Reason("DeadLetters")      // messages lie on DEAD
-	RenewalFails        = wxtoken.Reason("RenewalFails")     // accounts whose token lives, and whose renewal failed
+	SealKeyUnknown = wxtoken.ReasonSealKeyUnknown // a component's events can't be opened
+	// Accounts whose merchants have to authorize again.
+	AuthorizationNeeded = "AuthorizationNeeded"
+	// Accounts that granted no API permission: there is no token for them.
+	NoAPIPermission = wxtoken.ReasonNoAPIPermission
+	// Accounts whose renewal WeChat refuses because a permission set is missing.
+	PermissionMissing = "PermissionMissing"
+	// Accounts without a token that lives, while nothing holds their component back.
+	AccountTokenDead = wxtoken.Reason("AccountTokenDead")
+	// Copies that services read are older than what is kept.
+	MirrorBehind = wxtoken.Reason("MirrorBehind")
+	DeadLetters  = wxtoken.Reason("DeadLetters") // messages lie on DEAD
+	// Accounts whose token lives, and whose renewal failed.
+	RenewalFails = wxtoken.Reason("RenewalFails")
 )
 
 // Cause is one of the things that keep accounts from calling WeChat.
 type Cause struct {
-	Name     wxtoken.Reason // a Held reason, or one of the constants above
-	Severity string         // events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and nobody is told
-	Lasting  bool           // it may end by itself: it is told once it has lasted for a while
-	Accounts bool           // it is the trouble of single accounts, and not of their component
-	Things   bool           // what is counted of it are messages or copies, and no accounts
-	Path     string         // of the operator's page that shows it; "": the first
+	Name wxtoken.Reason // a Held reason, or one of the constants above
+	// Events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and nobody is
+	// told.
+	Severity string
+	Lasting  bool   // it may end by itself: it is told once it has lasted for a while
+	Accounts bool   // it is the trouble of single accounts, and not of their component
+	Things   bool   // what is counted of it are messages or copies, and no accounts
+	Path     string // of the operator's page that shows it; "": the first
 
 	what      lang.Text
 	do        lang.Text
@@ -154,7 +162,8 @@ func CauseOf(name wxtoken.Reason) Cause {
 	return Cause{Name: name, Severity: events.SeverityPage, what: lang.Same(string(name)), do: reasons, entry: runbook.HeldBack}
 }
 
-// What says what is wrong, in a sentence without its full stop. Of WeChat's word only code and call are shown.
+// What says what is wrong, in a sentence without its full stop. Of WeChat's word only code and call
+// are shown.
 func (c Cause) What(e *wxtoken.LastError) lang.Text {
 	switch {
 	case e == nil || e.Code == 0:
@@ -163,7 +172,8 @@ func (c Cause) What(e *wxtoken.LastError) lang.Text {
 	return lang.T("%s: %s was answered errcode %d", "%s：%s 得到 errcode %d", c.what, cmp.Or(e.API, "api"), e.Code)
 }
 
-// Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused calls, its errcode decides.
+// Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused
+// calls, its errcode decides.
 func (c Cause) Do(e *wxtoken.LastError) lang.Text {
 	if c.refused(e) {
 		return Refusal(e).Remedy()

@@ -51,7 +51,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.BaseURL == "" {
 		cfg.BaseURL = DefaultBaseURL
 	}
-	base, err := url.Parse(strings.TrimRight(cfg.BaseURL, "/") + "/") // JoinPath makes no absolute path of an empty one
+	// JoinPath makes no absolute path of an empty one.
+	base, err := url.Parse(strings.TrimRight(cfg.BaseURL, "/") + "/")
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" ||
 		base.User != nil || base.RawQuery != "" || base.ForceQuery || base.Fragment != "" || base.Opaque != "" {
 		return nil, errors.New("WeChat's API address: want http:// or https:// with a host and no user, query or fragment, such as " + DefaultBaseURL)
@@ -84,9 +85,10 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 // Grant is an access token that WeChat issued.
 type Grant struct {
 	hidden
-	AccessToken  string
-	ExpiresIn    time.Duration // counts from before the call
-	RefreshToken string        // often the one that was sent; empty when WeChat sent none: keep the old one then
+	AccessToken string
+	ExpiresIn   time.Duration // counts from before the call
+	// Often the one that was sent; empty when WeChat sent none: keep the old one then.
+	RefreshToken string
 }
 
 // ComponentToken gets a new component_access_token for a ticket ("api_getcomponentaccesstoken").
@@ -180,9 +182,10 @@ func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component,
 // AuthorizerInfo is what WeChat tells of an account.
 type AuthorizerInfo struct {
 	hidden
-	Profile      map[string]json.RawMessage // authorizer_info as it is: nick_name, principal_name, account_status, ...
-	FuncInfo     []int                      // ids of the permission sets granted
-	RefreshToken string                     // the current one; may be empty
+	// Authorizer_info as it is: nick_name, principal_name, account_status, ...
+	Profile      map[string]json.RawMessage
+	FuncInfo     []int  // ids of the permission sets granted
+	RefreshToken string // the current one; may be empty
 }
 
 // AuthorizerInfo asks for an account's profile, permission sets and refresh token

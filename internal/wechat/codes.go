@@ -94,11 +94,16 @@ var table = []errcode{
 	{code: -1, verdict: Retry, remedy: waitMinute},    // system busy
 	{code: -1000, verdict: Retry, remedy: waitMinute}, // system error
 
-	{code: 40001, verdict: RenewComponentToken, remedy: tokenRenewed, elsewhere: copySecret}, // credential invalid or not the latest
-	{code: 40014, verdict: RenewComponentToken, remedy: tokenRenewed},                        // access_token invalid
-	{code: 40094, verdict: RenewComponentToken, remedy: tokenRenewed},                        // component credential invalid
-	{code: 42001, verdict: RenewComponentToken, remedy: tokenRenewed},                        // access_token expired; on api_authorizer_token, too, it is the component's
-	{code: 42006, verdict: RenewComponentToken, remedy: tokenRenewed},                        // component_access_token expired
+	// Credential invalid or not the latest.
+	{code: 40001, verdict: RenewComponentToken, remedy: tokenRenewed, elsewhere: copySecret},
+	// Access_token invalid.
+	{code: 40014, verdict: RenewComponentToken, remedy: tokenRenewed},
+	// Component credential invalid.
+	{code: 40094, verdict: RenewComponentToken, remedy: tokenRenewed},
+	// Access_token expired; on api_authorizer_token, too, it is the component's.
+	{code: 42001, verdict: RenewComponentToken, remedy: tokenRenewed},
+	// Component_access_token expired.
+	{code: 42006, verdict: RenewComponentToken, remedy: tokenRenewed},
 
 	{code: 40091, verdict: WaitForTicket, remedy: waitTicket}, // component ticket invalid
 	{code: 61005, verdict: WaitForTicket, remedy: waitTicket}, // component ticket expired
@@ -117,22 +122,34 @@ var table = []errcode{
 	{code: 45011, verdict: SlowDown, remedy: waitMinute},  // quota of the minute
 
 	{code: 40090, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // client IP refused
-	{code: 40164, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // IP not on the whitelist
+	// IP not on the whitelist.
+	{code: 40164, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
 	{code: 45035, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // IP not registered
-	{code: 61004, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // IP not on the component's whitelist
-	{code: 89501, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator has to confirm the IP
-	{code: 89502, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator has to confirm the IP
-	{code: 89503, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator has to confirm the IP
-	{code: 89504, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator has to confirm the IP
-	{code: 89505, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator has to confirm the IP
-	{code: 89506, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator refused the IP for 24 h
-	{code: 89507, verdict: Operator, concern: ConcernAddress, remedy: allowAddress}, // administrator refused the IP for 1 h
+	// IP not on the component's whitelist.
+	{code: 61004, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator has to confirm the IP.
+	{code: 89501, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator has to confirm the IP.
+	{code: 89502, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator has to confirm the IP.
+	{code: 89503, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator has to confirm the IP.
+	{code: 89504, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator has to confirm the IP.
+	{code: 89505, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator refused the IP for 24 h.
+	{code: 89506, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
+	// Administrator refused the IP for 1 h.
+	{code: 89507, verdict: Operator, concern: ConcernAddress, remedy: allowAddress},
 
-	{code: 40125, verdict: Operator, concern: ConcernComponent, remedy: copySecret},   // appsecret invalid
-	{code: 40243, verdict: Operator, concern: ConcernComponent, remedy: copySecret},   // appsecret frozen
-	{code: 61000, verdict: Operator, concern: ConcernComponent, remedy: compareAppID}, // component's type or appid
-	{code: 61001, verdict: Operator, concern: ConcernComponent, remedy: compareAppID}, // component's type or appid
-	{code: 61002, verdict: Operator, concern: ConcernComponent, remedy: compareAppID}, // component's type or appid
+	{code: 40125, verdict: Operator, concern: ConcernComponent, remedy: copySecret}, // appsecret invalid
+	{code: 40243, verdict: Operator, concern: ConcernComponent, remedy: copySecret}, // appsecret frozen
+	// Component's type or appid.
+	{code: 61000, verdict: Operator, concern: ConcernComponent, remedy: compareAppID},
+	// Component's type or appid.
+	{code: 61001, verdict: Operator, concern: ConcernComponent, remedy: compareAppID},
+	// Component's type or appid.
+	{code: 61002, verdict: Operator, concern: ConcernComponent, remedy: compareAppID},
 	{code: 61011, verdict: Operator, concern: ConcernComponent, remedy: compareAppID}, // component invalid
 	{code: 61061, verdict: Operator, concern: ConcernComponent, remedy: lookUp},       // access from overseas
 
@@ -223,8 +240,8 @@ func Concerns(err error) Concern {
 // OfAccount reports whether err concerns one account, and not all calls of its component.
 func OfAccount(err error) bool { return Concerns(err) == ConcernAccount }
 
-// OfComponent reports whether every call of the component would meet err: its secret, its state, or the address that it calls
-// from.
+// OfComponent reports whether every call of the component would meet err: its secret, its state, or
+// the address that it calls from.
 func OfComponent(err error) bool { return Concerns(err) >= ConcernComponent }
 
 // Remedy tells an operator what to do about the refusal, and which entry of the runbook tells more.

@@ -56,7 +56,9 @@ type Error struct {
 	Message string // WeChat's errmsg or what went wrong, at most 200 bytes
 	RID     string // WeChat's request id; the platform explains it for seven days ("rid")
 	Empty   bool   // WeChat answered, with nothing in the body
-	cause   error  // context.Canceled or context.DeadlineExceeded; anything else could hold the URL with its token
+	// Context.Canceled or context.DeadlineExceeded; anything else could hold the URL with its
+	// token.
+	cause error
 }
 
 // Error returns the call, WeChat's errcode and the message.
@@ -82,7 +84,8 @@ const maxMessage = 200
 
 var (
 	ridPattern = regexp.MustCompile(`,?\s*\brid:\s*([0-9A-Za-z-]{1,64})`)
-	// WeChat marks most of its secrets; an access token is no more than a long run of letters and digits.
+	// WeChat marks most of its secrets; an access token is no more than a long run of letters and
+	// digits.
 	secretPattern = regexp.MustCompile(`(?i)\b(` + strings.Join(secretMarks, "|") + `)[^\s"'&,;]*|[0-9a-z_+=-]{40,}`)
 )
 
@@ -122,16 +125,23 @@ type Verdict int
 
 // The verdicts.
 const (
-	Retry               Verdict = iota // try again, later and later: busy, no answer, nonsense, unknown
-	SlowDown                           // too many calls in this minute: go on after 60 s
-	QuotaGone                          // too many calls today: stop this call until midnight in China, or until an operator clears the quota
-	RenewComponentToken                // the component token that was sent is not good any more: get a new one, once
-	RenewAccountToken                  // the account's access token that was sent is not good any more: get a new one, once
-	WaitForTicket                      // the ticket is not good any more: use a newer one
-	RecoverRefreshToken                // the refresh token is not good: ask WeChat's list for the current one, once
-	Revoked                            // the account cancelled the authorization, or was frozen
-	CodeSpent                          // the authorization code was used or has expired: WeChat's list may know the account
-	Operator                           // only a person can put this right: secret, IP whitelist, permissions, or a fault of ours
+	Retry    Verdict = iota // try again, later and later: busy, no answer, nonsense, unknown
+	SlowDown                // too many calls in this minute: go on after 60 s
+	// Too many calls today: stop this call until midnight in China, or until an operator clears the
+	// quota.
+	QuotaGone
+	// The component token that was sent is not good any more: get a new one, once.
+	RenewComponentToken
+	// The account's access token that was sent is not good any more: get a new one, once.
+	RenewAccountToken
+	WaitForTicket // the ticket is not good any more: use a newer one
+	// The refresh token is not good: ask WeChat's list for the current one, once.
+	RecoverRefreshToken
+	Revoked // the account cancelled the authorization, or was frozen
+	// The authorization code was used or has expired: WeChat's list may know the account.
+	CodeSpent
+	// Only a person can put this right: secret, IP whitelist, permissions, or a fault of ours.
+	Operator
 )
 
 var verdictNames = [...]string{

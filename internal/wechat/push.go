@@ -17,7 +17,8 @@ const (
 	InfoAuthorized       = "authorized"
 	InfoUpdateAuthorized = "updateauthorized"
 	InfoUnauthorized     = "unauthorized"
-	InfoFastRegister     = "notify_third_fasteregister" // quick registration of a mini program; the e is WeChat's
+	// Quick registration of a mini program; the e is WeChat's.
+	InfoFastRegister = "notify_third_fasteregister"
 )
 
 // Push is what WeChat says on the authorization event URL. Fields that are not there, or can't be
@@ -32,7 +33,8 @@ type Push struct {
 	Code            string    // authorization code for api_query_auth
 	PreAuthCode     string    // ties the event to the authorization link that led to it
 
-	Lacks string            // what a keeper of tokens needs of this InfoType and can't read; empty when nothing is missing
+	// What a keeper of tokens needs of this InfoType and can't read; empty when nothing is missing.
+	Lacks string
 	Odd   []document.Oddity // what is odd about the document
 
 	text [sha256.Size]byte // digest of the document, where the fields don't tell all of it
@@ -96,7 +98,9 @@ func (p *Push) readFields(d *document.Document) {
 	case InfoFastRegister:
 		appID, code = "appid", "auth_code"
 		if d.Sole("status") == "0" {
-			field = d.Sole // a registration that worked has all three, so that a second one from a company's name would show
+			// A registration that worked has all three, so that a second one from a company's name
+			// would show.
+			field = d.Sole
 		}
 	}
 	printable := func(name string, limit int) string {

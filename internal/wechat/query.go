@@ -12,8 +12,10 @@ type Query struct {
 	Timestamp    string // epoch seconds, ten digits, as received
 	Nonce        string // 1 to 32 letters and digits
 	MsgSignature string // 40 lower-case hex digits, or empty when absent
-	Signature    string // the signature of a GET with echostr; it does not cover a body, so a push is never believed for it
-	EchoStr      string // printable ASCII, or empty when absent
+	// The signature of a GET with echostr; it does not cover a body, so a push is never believed
+	// for it.
+	Signature string
+	EchoStr   string // printable ASCII, or empty when absent
 }
 
 // Bounds of a query. WeChat sends six parameters.

@@ -12,7 +12,8 @@ var secretNames = [][]byte{
 	[]byte("ComponentVerifyTicket"), []byte("AuthorizationCode"), []byte("PreAuthCode"), []byte("auth_code"),
 }
 
-// secretMarks begin WeChat's secrets, wherever they stand: in a document, and in an error text (scrub).
+// secretMarks begin WeChat's secrets, wherever they stand: in a document, and in an error text
+// (scrub).
 var secretMarks = []string{"ticket@@@", "queryauthcode@@@", "preauthcode@@@", "refreshtoken@@@"}
 
 // Redact returns a copy of the document in which ComponentVerifyTicket, AuthorizationCode,

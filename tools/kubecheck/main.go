@@ -1,6 +1,6 @@
-// Command kubecheck builds deploy/kubernetes as kubectl does, and checks every object against Kubernetes's own types: a
-// field that they do not have, or a value of another type, is a fault. Then it looks whether what the objects call
-// each other is there.
+// Command kubecheck builds deploy/kubernetes as kubectl does, and checks every object against
+// Kubernetes's own types: a field that they do not have, or a value of another type, is a fault.
+// Then it looks whether what the objects call each other is there.
 //
 //	go -C tools/kubecheck run . ../../deploy/kubernetes
 //
@@ -102,7 +102,8 @@ func (c *cluster) decode(from string, text []byte) (err error) {
 			c.names = append(c.names, kind.Kind+" (not of Kubernetes itself, unchecked)")
 			continue
 		}
-		object, kind, strictErr := decoder.Decode(document, nil, nil) // the YAML, or a field that stands there twice would not be seen
+		// The YAML, or a field that stands there twice would not be seen.
+		object, kind, strictErr := decoder.Decode(document, nil, nil)
 		if decodeErr = errors.Join(decodeErr, strictErr); decodeErr != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", from, decodeErr))
 			continue

@@ -1,4 +1,5 @@
-// plot draws what was measured of several sizes: for each unit a curve for each build, both axes logarithmic.
+// plot draws what was measured of several sizes: for each unit a curve for each build, both axes
+// logarithmic.
 //
 //	go -C tools run ./plot 'Sizing/accounts=' refresher-MiB,ready-cpu-s before=/tmp/before.txt after=/tmp/after.txt >docs/sizing.svg
 //

@@ -1,5 +1,6 @@
-// Command sdk runs github.com/silenceper/wechat against the gateway, for TestSDKs of cmd/wxtoken. That SDK has no setting for
-// the address of the API: it gets an HTTP client that goes to the gateway instead.
+// Command sdk runs github.com/silenceper/wechat against the gateway, for TestSDKs of cmd/wxtoken.
+// That SDK has no setting for the address of the API: it gets an HTTP client that goes to the
+// gateway instead.
 package main
 
 import (
@@ -96,7 +97,8 @@ func session(wc *wechat.Wechat, account *officialaccount.OfficialAccount, code s
 	return user.OpenID, err
 }
 
-// logIn is what a web page does with the code of a user: it has his tokens, looks whether they are good, renews them, and asks who he is.
+// logIn is what a web page does with the code of a user: it has his tokens, looks whether they are
+// good, renews them, and asks who he is.
 func logIn(account *officialaccount.OfficialAccount, code string) (string, error) {
 	oauth := account.GetOauth()
 	user, err := oauth.GetUserAccessToken(code)
@@ -113,8 +115,8 @@ func logIn(account *officialaccount.OfficialAccount, code string) (string, error
 	return info.OpenID, err
 }
 
-// component is what a third-party platform does: it has the component's token, renews an account's and calls with it. Ticket and
-// refresh token are made up, since WeChat's are wxtoken's alone.
+// component is what a third-party platform does: it has the component's token, renews an account's
+// and calls with it. Ticket and refresh token are made up, since WeChat's are wxtoken's alone.
 func component(wc *wechat.Wechat, account *officialaccount.OfficialAccount, appid string) (string, error) {
 	own := account.GetContext().Config
 	platform := wc.GetOpenPlatform(&openconfig.Config{AppID: appid, AppSecret: own.AppSecret, Cache: cache.NewMemory()})
@@ -127,7 +129,8 @@ func component(wc *wechat.Wechat, account *officialaccount.OfficialAccount, appi
 	return users(platform.GetOfficialAccount(own.AppID).OfficialAccount)
 }
 
-// download takes the address from the SDK, which fetches nothing itself: the client must be the one that goes to the gateway.
+// download takes the address from the SDK, which fetches nothing itself: the client must be the one
+// that goes to the gateway.
 func download(account *officialaccount.OfficialAccount, client *http.Client, id string) (string, error) {
 	from, err := account.GetMaterial().GetMediaURL(id)
 	if err != nil {
