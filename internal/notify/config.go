@@ -103,7 +103,8 @@ func ReadFile(path string) ([]Receiver, error) {
 	return receivers, nil
 }
 
-// Parse reads the text of a notify file. The error names every fault with its place, and shows no URL and no secret.
+// Parse reads the text of a notify file. The error names every fault with its place, and shows no
+// URL and no secret.
 func Parse(data []byte) ([]Receiver, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()

@@ -22,25 +22,29 @@ import (
 )
 
 const (
-	// giveUpAfter is how old a notice is when it is given up, after a try that failed. The page shows it all the same.
+	// giveUpAfter is how old a notice is when it is given up, after a try that failed. The page
+	// shows it all the same.
 	giveUpAfter = 24 * time.Hour
 	// ackWait is longer than a message may wait for its turn and be tried.
 	ackWait = 30 * time.Second
 	// unusedFor is how long the server keeps the consumer of a receiver that no refresher serves.
 	unusedFor = 7 * 24 * time.Hour
-	// pullExpiry and pullBeat are how long a pull waits, and how often the server says that it stands.
+	// pullExpiry and pullBeat are how long a pull waits, and how often the server says that it
+	// stands.
 	pullExpiry = 30 * time.Second
 	pullBeat   = 5 * time.Second
 	// requestWait bounds other requests.
 	requestWait = 3 * time.Second
-	// troubleDelay is the wait after a fault of NATS, and complaintEvery the time between two log lines about it.
+	// troubleDelay is the wait after a fault of NATS, and complaintEvery the time between two log
+	// lines about it.
 	troubleDelay   = 2 * time.Second
 	complaintEvery = time.Minute
 	// clocksApart is how much the clocks of refresher and server may differ.
 	clocksApart = time.Minute
 	// lookEvery is the time between two looks at the file that is followed.
 	lookEvery = 2 * time.Second
-	// directTries is how often something is tried that does not lie on JOURNAL, and directQueue how many of these wait.
+	// directTries is how often something is tried that does not lie on JOURNAL, and directQueue how
+	// many of these wait.
 	directTries = 8
 	directQueue = 16
 )
@@ -57,8 +61,9 @@ type Deps struct {
 	Transport http.RoundTripper // nil = one for the addresses of others
 }
 
-// Deliverer brings notices to the receivers of a file. All refreshers share a durable consumer for each receiver, with one notice on its
-// way at a time: so notices come in order, and however many refreshers there are, not more often than a robot allows.
+// Deliverer brings notices to the receivers of a file. All refreshers share a durable consumer for
+// each receiver, with one notice on its way at a time: so notices come in order, and however many
+// refreshers there are, not more often than a robot allows.
 type Deliverer struct {
 	cfg    Config
 	file   *settings.File[[]Receiver] // nil: there are no receivers
@@ -193,7 +198,8 @@ func (v *Deliverer) serve(ctx context.Context, r Receiver) {
 	}
 }
 
-// consumer returns the durable consumer of a receiver. One that is new begins with what came since the receiver was named here.
+// consumer returns the durable consumer of a receiver. One that is new begins with what came since
+// the receiver was named here.
 func (v *Deliverer) consumer(ctx context.Context, r Receiver, since time.Time) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
@@ -229,8 +235,8 @@ func (v *Deliverer) follow(ctx context.Context, r Receiver, since time.Time, log
 	}
 }
 
-// deliver tries to bring one notice to a receiver. The wait before it keeps messages apart, those of other refreshers too: no other is on
-// its way meanwhile.
+// deliver tries to bring one notice to a receiver. The wait before it keeps messages apart, those
+// of other refreshers too: no other is on its way meanwhile.
 func (v *Deliverer) deliver(ctx context.Context, r Receiver, m jetstream.Msg, log zerolog.Logger) {
 	n, err := events.ParseNotice(m.Data())
 	if err != nil {
@@ -289,7 +295,8 @@ func (v *Deliverer) tell(ctx context.Context, r Receiver, n events.Notice) {
 	v.log.Error().Str("receiver", r.Name).Str("cause", n.Data.Cause).Str("reason", out.why).Msg("notice given up")
 }
 
-// Test sends a test notice to each receiver and writes what came of it. It returns an error when one did not take it.
+// Test sends a test notice to each receiver and writes what came of it. It returns an error when
+// one did not take it.
 func Test(ctx context.Context, cfg Config, now func() time.Time, transport http.RoundTripper, out io.Writer, l lang.Language) error {
 	receivers, err := ReadFile(cfg.NotifyFile)
 	if err != nil {

@@ -95,7 +95,8 @@ func judged(r Receiver, robot robot, body []byte) result {
 	return out
 }
 
-// shown returns what may be shown of a robot's words: they are foreign, and must not repeat what is secret in the address.
+// shown returns what may be shown of a robot's words: they are foreign, and must not repeat what is
+// secret in the address.
 func (r Receiver) shown(said string) string {
 	secrets := []string{r.secret.Reveal()}
 	if u, err := url.Parse(r.url); err == nil {

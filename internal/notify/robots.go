@@ -29,12 +29,14 @@ type robot struct {
 // robots are all kinds, by their names.
 var robots = map[string]robot{
 	KindWebhook: {write: plainNotice},
-	// "群机器人配置说明" (developer.work.weixin.qq.com/document/path/91770): 20 messages a minute, a markdown of 4096 bytes; 45009 beyond
+	// "群机器人配置说明" (developer.work.weixin.qq.com/document/path/91770): 20 messages a minute, a
+	// markdown of 4096 bytes; 45009 beyond
 	KindWeCom: {apart: 3100 * time.Millisecond, rest: time.Minute, busy: []int{45009}, write: wecom, judge: errcode},
-	// "自定义机器人接入", "自定义机器人安全设置" (open.dingtalk.com/document/robots/custom-robot-access): 20 a minute, and ten minutes of
-	// silence beyond
+	// "自定义机器人接入", "自定义机器人安全设置" (open.dingtalk.com/document/robots/custom-robot-access): 20 a
+	// minute, and ten minutes of silence beyond
 	KindDingTalk: {apart: 3100 * time.Millisecond, rest: 10 * time.Minute, busy: []int{130101}, write: dingtalk, judge: errcode},
-	// "自定义机器人使用指南" (open.feishu.cn/document/client-docs/bot-v3/add-custom-bot): 100 a minute and 5 a second
+	// "自定义机器人使用指南" (open.feishu.cn/document/client-docs/bot-v3/add-custom-bot): 100 a minute and 5
+	// a second
 	KindFeishu: {apart: time.Second, rest: time.Minute, busy: []int{9499, 11232}, write: feishu, judge: feishuCode},
 }
 
@@ -68,8 +70,8 @@ func wecom(r Receiver, _ events.Notice, w words, _ time.Time) (string, []byte) {
 	return r.url, encoded(map[string]any{"msgtype": "markdown", "markdown": map[string]string{"content": text}})
 }
 
-// dingtalk writes a markdown message for a robot of DingTalk (钉钉). With a secret (加签) the time in milliseconds and the signature of
-// it go into the query.
+// dingtalk writes a markdown message for a robot of DingTalk (钉钉). With a secret (加签) the time in
+// milliseconds and the signature of it go into the query.
 func dingtalk(r Receiver, _ events.Notice, w words, now time.Time) (string, []byte) {
 	text := "### " + w.title
 	for _, l := range w.lines {
@@ -94,8 +96,8 @@ func dingtalk(r Receiver, _ events.Notice, w words, now time.Time) (string, []by
 	return u.String(), body
 }
 
-// feishu writes a card for a robot of Feishu (飞书). With a secret (签名校验) the time in seconds and the signature go into the body; the
-// key is time and secret, and nothing is signed with it.
+// feishu writes a card for a robot of Feishu (飞书). With a secret (签名校验) the time in seconds and the
+// signature go into the body; the key is time and secret, and nothing is signed with it.
 func feishu(r Receiver, _ events.Notice, w words, now time.Time) (string, []byte) {
 	color := "red"
 	if w.good {
@@ -142,7 +144,8 @@ func errcode(body []byte) (code int, said string, ok bool) {
 	return *a.Code, a.Said, true
 }
 
-// feishuCode reads an answer of Feishu: {"code":0,"msg":"success"}, in older robots {"StatusCode":0,"StatusMessage":"success"}.
+// feishuCode reads an answer of Feishu: {"code":0,"msg":"success"}, in older robots
+// {"StatusCode":0,"StatusMessage":"success"}.
 func feishuCode(body []byte) (code int, said string, ok bool) {
 	var a struct {
 		Code   *int   `json:"code"`

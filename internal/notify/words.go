@@ -11,7 +11,8 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// words is a notice as a robot says it: nothing in it is foreign but appids, which are letters and digits.
+// words is a notice as a robot says it: nothing in it is foreign but appids, which are letters and
+// digits.
 type words struct {
 	good  bool // it is over
 	title string
@@ -26,7 +27,8 @@ type line struct{ name, text string }
 // maxLine bounds one line, in characters: robots take a few thousand bytes.
 const maxLine = 300
 
-// say puts a notice into the words of a language. The title begins with wxtoken, a word that a robot may insist on.
+// say puts a notice into the words of a language. The title begins with wxtoken, a word that a
+// robot may insist on.
 func say(n events.Notice, l lang.Language, console string) words {
 	d := n.Data
 	cause := truth.CauseOf(wxtoken.Reason(d.Cause))
@@ -93,7 +95,8 @@ func accounts(d events.NoticeData) lang.Text {
 	return lang.T("%d without a good token: %s", "%d 个没有有效令牌：%s", d.Count, named)
 }
 
-// china is the time of the day at which WeChat's quota turns, and of the people who read Chinese here.
+// china is the time of the day at which WeChat's quota turns, and of the people who read Chinese
+// here.
 var china = time.FixedZone("UTC+8", 8*60*60)
 
 // clock says a time: in UTC in English, in the time of China in Chinese.

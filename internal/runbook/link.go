@@ -23,7 +23,8 @@ func Anchor(heading string) string {
 	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
 
-// Address is where the entry stands, from the root of the repository: what the alerts have as runbook_url.
+// Address is where the entry stands, from the root of the repository: what the alerts have as
+// runbook_url.
 func (e Entry) Address(l lang.Language) string { return page(l) + "#" + Anchor(headings[e].In(l)) }
 
 // Anchor names the entry in an address of the operator's page, the same in both languages.
@@ -35,7 +36,8 @@ type Mention struct {
 	From, Upto int // of its heading, in bytes
 }
 
-// Mentions returns where a text that See wrote, or several that were joined, names entries. A page may have taken the backticks out.
+// Mentions returns where a text that See wrote, or several that were joined, names entries. A page
+// may have taken the backticks out.
 func Mentions(text string) (all []Mention) {
 	for at := 0; at < len(text); {
 		next, after := -1, ""
