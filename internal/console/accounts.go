@@ -173,8 +173,8 @@ func writeAccounts(out *bytes.Buffer, a Accounts, q *Request) {
 	}
 }
 
-// writeCSV writes a list for a spreadsheet. A text that begins like a formula is made a text; the mark at the beginning has
-// Excel read Chinese.
+// writeCSV writes a list for a spreadsheet. A text that begins like a formula is made a text; the
+// mark at the beginning has Excel read Chinese.
 func writeCSV(out io.Writer, a Accounts) error {
 	if _, err := io.WriteString(out, "\ufeff"); err != nil {
 		return err
@@ -202,7 +202,8 @@ func writeCSV(out io.Writer, a Accounts) error {
 	return w.Error()
 }
 
-// cellText makes a text safe for a spreadsheet, which takes what begins so for a formula. A negative number is none.
+// cellText makes a text safe for a spreadsheet, which takes what begins so for a formula. A
+// negative number is none.
 func cellText(text string) string {
 	begins := strings.TrimLeft(text, " ")
 	if begins == "" || !strings.Contains("=+-@\t\r|%", begins[:1]) {

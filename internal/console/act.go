@@ -22,8 +22,8 @@ import (
 	"wxtoken/internal/qrcode"
 )
 
-// Everything that a button does is a request on NATS, for the person who pressed it: the refreshers look at the role again, do it,
-// and leave the record.
+// Everything that a button does is a request on NATS, for the person who pressed it: the refreshers
+// look at the role again, do it, and leave the record.
 
 const (
 	// actWithin bounds one request: the refreshers answer within 8 s.
@@ -33,7 +33,8 @@ const (
 	saidFor    = time.Minute
 )
 
-// action is what a button does. do returns what is said of it; an error that is an *events.RequestError is said, too.
+// action is what a button does. do returns what is said of it; an error that is an
+// *events.RequestError is said, too.
 type action struct {
 	role login.Role
 	do   func(c *Console, r *http.Request) (Said, error)
@@ -193,7 +194,8 @@ func dead(c *Console, r *http.Request) (s Said, err error) {
 	return Said{Outcome: answer.Outcome}, err
 }
 
-// act answers POST /act/{action}: it does what the button says, and leads back to the page, which says what came of it.
+// act answers POST /act/{action}: it does what the button says, and leads back to the page, which
+// says what came of it.
 func (c *Console) act(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("action")
 	a, ok := actions[name]
@@ -275,7 +277,8 @@ type revealed struct{ events.Revealed }
 // Title says whose it is.
 func (r revealed) Title() string { return r.Key.String() }
 
-// reveal answers POST /reveal with a token: with a page, not with a way to one, so that no address, no cookie and no history has it.
+// reveal answers POST /reveal with a token: with a page, not with a way to one, so that no address,
+// no cookie and no history has it.
 func (c *Console) reveal(w http.ResponseWriter, r *http.Request) {
 	q := c.posted(r)
 	if !q.Reveals() {
@@ -345,7 +348,8 @@ var outcomes = map[string]lang.Text{
 	events.OutcomeDiscarded:           lang.T("The message is discarded.", "消息已丢弃。"),
 }
 
-// keep has the next page say it: in a cookie, for an address that says something could be made by anybody.
+// keep has the next page say it: in a cookie, for an address that says something could be made by
+// anybody.
 func (s Said) keep(w http.ResponseWriter, r *http.Request) {
 	text, err := json.Marshal(s)
 	if err != nil {

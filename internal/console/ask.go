@@ -43,7 +43,8 @@ type APICall struct {
 	API         string     `json:"api"`
 	Calls       int        `json:"calls"` // by all refreshers, today in China
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
-	// Told is what WeChat said when it was last asked; nil: it never was, and its limit is not known.
+	// Told is what WeChat said when it was last asked; nil: it never was, and its limit is not
+	// known.
 	Told *events.QuotaTold `json:"told,omitempty"`
 }
 
@@ -76,8 +77,8 @@ func (c *callsCache) forget(component string) {
 	delete(c.kept, component)
 }
 
-// callsOf returns the calls of a component that were made today, by the refreshers' own count; none where no refresher
-// answers.
+// callsOf returns the calls of a component that were made today, by the refreshers' own count; none
+// where no refresher answers.
 func (c *Console) callsOf(ctx context.Context, q *Request, component string) []APICall {
 	calls, _ := c.calls.of(component).get(q.Now, callsGood, func() ([]APICall, error) {
 		var answer events.QuotaAnswer

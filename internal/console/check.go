@@ -8,8 +8,8 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// Checks makes the checks of --check and hands out each line: its mark (ok, warn, FAIL, skip), the name of the check, what was
-// seen and what to do.
+// Checks makes the checks of --check and hands out each line: its mark (ok, warn, FAIL, skip), the
+// name of the check, what was seen and what to do.
 type Checks func(ctx context.Context, line func(mark, name string, saw, remedy lang.Text))
 
 // checkPage shows what --check says.

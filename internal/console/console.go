@@ -25,8 +25,8 @@ type Config struct {
 	NATS *nats.Conn // with the rights of a refresher
 	// Components returns the appids that the refreshers act for; nil = those of the index.
 	Components func() []string
-	// Ready returns nil once the process does its work. The index is read from then on, so that it holds up no start; nil =
-	// at once.
+	// Ready returns nil once the process does its work. The index is read from then on, so that it
+	// holds up no start; nil = at once.
 	Ready func(context.Context) error
 	// Checks are those of --check; nil: the process makes none.
 	Checks Checks
@@ -65,8 +65,8 @@ func New(cfg Config) (*Console, error) {
 	return c, err
 }
 
-// Run follows the buckets until ctx ends. Then it ends the streams of events, so that the server that carries them can
-// end.
+// Run follows the buckets until ctx ends. Then it ends the streams of events, so that the server
+// that carries them can end.
 func (c *Console) Run(ctx context.Context) error {
 	defer c.end()
 	for c.cfg.Ready != nil && c.cfg.Ready(ctx) != nil {
@@ -87,9 +87,9 @@ func (c *Console) Run(ctx context.Context) error {
 // readyPoll is the time between two looks whether the process does its work.
 const readyPoll = 100 * time.Millisecond
 
-// Handler returns the pages, which live at their paths, and what they load: "/console.css", "/console.js" and the
-// stream of events "/events". Other paths are answered with 404. While NATS does not answer, pages are answered with
-// status 503, and say what was known before.
+// Handler returns the pages, which live at their paths, and what they load: "/console.css",
+// "/console.js" and the stream of events "/events". Other paths are answered with 404. While NATS
+// does not answer, pages are answered with status 503, and say what was known before.
 func (c *Console) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, p := range c.pages {

@@ -35,7 +35,8 @@ func deadLetter(m *jetstream.RawStreamMsg, q *Request) Dead {
 	d := Dead{Sequence: m.Sequence, At: m.Time.UTC(), Reason: m.Header.Get(events.HeaderReason), EventID: m.Header.Get("ce-id"), Bytes: len(m.Data)}
 	d.Subject, _ = events.OriginalSubject(m.Subject)
 	d.Component = events.ComponentOf(d.Subject)
-	d.Replayable = events.IsAuth(d.Subject) && !unreadable(d.Subject) // what can't be read, can't the next time either
+	// What can't be read, can't the next time either.
+	d.Replayable = events.IsAuth(d.Subject) && !unreadable(d.Subject)
 	if sealed(m) {
 		d.SealedFor = m.Header.Get(seal.HeaderFor)
 	}
@@ -137,8 +138,8 @@ const (
 	hiddenUnknown = "unknown"
 )
 
-// deadDocument shows what may be shown of a payload: of an event that the refreshers act on what it is about, and that there
-// is a ticket or a code, never which.
+// deadDocument shows what may be shown of a payload: of an event that the refreshers act on what it
+// is about, and that there is a ticket or a code, never which.
 func deadDocument(m *jetstream.RawStreamMsg, q *Request) Document {
 	none := func(why string) Document { return Document{Hidden: why, Fields: []Field{}} }
 	subject, _ := events.OriginalSubject(m.Subject)

@@ -35,8 +35,8 @@ const (
 // hiddenSecret is why a document is not shown.
 const hiddenSecret = "secret"
 
-// decode reads a document. What is secret is blanked before anything of it is looked at; where that can't be told from the
-// rest, nothing is shown.
+// decode reads a document. What is secret is blanked before anything of it is looked at; where that
+// can't be told from the rest, nothing is shown.
 func decode(data []byte) Document {
 	d := Document{Fields: []Field{}}
 	blanked := wechat.Redact(data)
@@ -84,7 +84,8 @@ func (f Field) ValueText() string { return printable(f.Value) }
 // Shown is the text as it can be shown.
 func (d Document) Shown() string { return shownWhole(d.Text) }
 
-// shownWhole takes out of a text what a terminal would obey and what turns a line around, and leaves its lines.
+// shownWhole takes out of a text what a terminal would obey and what turns a line around, and
+// leaves its lines.
 func shownWhole(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {

@@ -9,7 +9,8 @@ import (
 const (
 	// maxStreams bounds the streams of events: each holds a connection of the ops address.
 	maxStreams = 64
-	// newsEvery is the shortest time between two news on one stream. A large house renews several tokens a second.
+	// newsEvery is the shortest time between two news on one stream. A large house renews several
+	// tokens a second.
 	newsEvery = 2 * time.Second
 	// beatEvery is the time between two signs of life on a quiet stream: shorter than proxies wait.
 	beatEvery = 15 * time.Second
@@ -17,8 +18,9 @@ const (
 	paceLimit = 10 * time.Second
 )
 
-// stream answers GET /events: one event "changed" whenever pages may have changed, and nothing about how. Its id says
-// up to where; a browser that comes back names it, and is told at once if there is more.
+// stream answers GET /events: one event "changed" whenever pages may have changed, and nothing
+// about how. Its id says up to where; a browser that comes back names it, and is told at once if
+// there is more.
 func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 	select {
 	case c.following <- struct{}{}:

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// followHeartbeat is how often the server says that a quiet consumer stands; after two that did not come it ends.
+	// followHeartbeat is how often the server says that a quiet consumer stands; after two that did
+	// not come it ends.
 	followHeartbeat = 2 * time.Second
 	// followExpiry is how long one pull waits.
 	followExpiry = 30 * time.Second
@@ -81,8 +82,8 @@ func (c *Console) follow(ctx context.Context, f followed) {
 	}
 }
 
-// followOnce reads a stream from the beginning and then follows it. At any doubt it ends, and the next reads everything
-// again, as the client's watch does and for the same reasons (docs/adr/0006).
+// followOnce reads a stream from the beginning and then follows it. At any doubt it ends, and the
+// next reads everything again, as the client's watch does and for the same reasons (docs/adr/0006).
 func (c *Console) followOnce(ctx context.Context, f followed) error {
 	makeCtx, cancel := context.WithTimeout(ctx, followHeartbeat+time.Second)
 	defer cancel()
@@ -109,7 +110,8 @@ func (c *Console) followOnce(ctx context.Context, f followed) error {
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
-	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats that can't come.
+	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats
+	// that can't come.
 	again := c.cfg.NATS.StatusChanged(nats.CONNECTED, nats.RECONNECTING)
 	defer c.cfg.NATS.RemoveStatusListener(again)
 	ended := make(chan struct{})

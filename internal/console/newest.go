@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// firstWindow and maxWindow are how many sequences are looked through in one go, from the newest back. A window with
-	// nothing in it makes the next one wider.
+	// firstWindow and maxWindow are how many sequences are looked through in one go, from the
+	// newest back. A window with nothing in it makes the next one wider.
 	firstWindow, maxWindow = 64, 1 << 22
 	// fullWindow is how many messages a window may have; one with more is made narrower.
 	fullWindow = 256
@@ -19,8 +19,9 @@ const (
 	maxLooked = 2000
 )
 
-// newest reads the messages of a stream that a filter takes in and that lie before a sequence (0: all), the newest first,
-// until take says that it is enough. left is true where there may be older ones: those were not looked at.
+// newest reads the messages of a stream that a filter takes in and that lie before a sequence (0:
+// all), the newest first, until take says that it is enough. left is true where there may be older
+// ones: those were not looked at.
 func (c *Console) newest(ctx context.Context, stream, filter string, before uint64, take func(*jetstream.RawStreamMsg) (enough bool)) (left bool, err error) {
 	s, err := c.js.Stream(ctx, stream)
 	if err != nil {

@@ -114,7 +114,8 @@ func (c *Console) ticketsOf(ctx context.Context, q *Request, key wxtoken.Key) ([
 	return slices.DeleteFunc(rows, func(r Row) bool { return r.TokenSHA256 == "" && r.State == "" }), err
 }
 
-// messagesOf counts the messages of an account that MESSAGES keeps, by kind, most first; none where NATS does not tell.
+// messagesOf counts the messages of an account that MESSAGES keeps, by kind, most first; none where
+// NATS does not tell.
 func (c *Console) messagesOf(ctx context.Context, key wxtoken.Key) []MessageCount {
 	counts := []MessageCount{}
 	stream, err := c.js.Stream(ctx, events.StreamMessages)

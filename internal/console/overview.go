@@ -142,7 +142,8 @@ func worstOf(components []ComponentView, troubles []suffering, rows []Row) []Wor
 	all := []Worst{}
 	allHeld := !slices.ContainsFunc(components, func(v ComponentView) bool { return v.Held == nil && v.Accounts.Dead+v.Accounts.AtRisk > 0 })
 	for _, v := range components {
-		if t := v.trouble(); t.Cause != "" && truth.CauseOf(t.Cause).Severity != "" { // others are over in minutes
+		// Others are over in minutes.
+		if t := v.trouble(); t.Cause != "" && truth.CauseOf(t.Cause).Severity != "" {
 			all = append(all, Worst{Row: v.Row, trouble: t})
 		}
 	}
@@ -208,8 +209,8 @@ func callSentence(n int) lang.Text {
 	return lang.T("All %s accounts can call WeChat.", "全部 %s 个账号都可以调用微信。", grouped(n))
 }
 
-// deadSentence says how many accounts can't call WeChat, and why: what holds their components back, else what each of
-// them suffers from.
+// deadSentence says how many accounts can't call WeChat, and why: what holds their components back,
+// else what each of them suffers from.
 func deadSentence(o *Overview, now time.Time) lang.Text {
 	n := lang.T("%s accounts have no valid token", "%s 个账号没有有效的令牌", grouped(o.Tally.Dead))
 	if o.Tally.Dead == 1 {
@@ -229,7 +230,8 @@ func deadSentence(o *Overview, now time.Time) lang.Text {
 	return lang.T("%s: %s.", "%s：%s。", n, lang.Join(why, lang.T("; ", "；")))
 }
 
-// deadReasons says what accounts without a token suffer from, one by one: what WeChat answered, else what their status says.
+// deadReasons says what accounts without a token suffer from, one by one: what WeChat answered,
+// else what their status says.
 func deadReasons(t *Tally) (why []lang.Text) {
 	var codes []string
 	refused := 0
@@ -288,7 +290,8 @@ func moreSentence(n int) lang.Text {
 	return lang.T("%s more can call WeChat now and are not renewed as they should be.", "另有 %s 个目前可以调用微信，但没有按时续期。", grouped(n))
 }
 
-// changedLast returns the keys of accounts and components whose condition Ready changed last, the newest first.
+// changedLast returns the keys of accounts and components whose condition Ready changed last, the
+// newest first.
 func (x *index) changedLast(n int) []wxtoken.Key {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

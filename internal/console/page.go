@@ -18,8 +18,8 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// Page is one page of the console. To add one: write its function and its template pages/<name>.html, and name it in
-// New.
+// Page is one page of the console. To add one: write its function and its template
+// pages/<name>.html, and name it in New.
 type Page struct {
 	Path  string    // a pattern of net/http, without the method
 	Name  string    // of the template
@@ -28,8 +28,9 @@ type Page struct {
 	Title lang.Text
 	// Params names what the query may hold, beside format and lang. Other names are refused.
 	Params []string
-	// Data returns what the page shows. JSON and HTML are made from it; a value with a method Title says what the page is
-	// called. An error that is a *Fault is answered with its status, any other with 503.
+	// Data returns what the page shows. JSON and HTML are made from it; a value with a method Title
+	// says what the page is called. An error that is a *Fault is answered with its status, any
+	// other with 503.
 	Data func(context.Context, *Request) (any, error)
 	// Text writes the page for a terminal; nil: a terminal is given JSON.
 	Text func(*bytes.Buffer, any, *Request)
@@ -63,7 +64,8 @@ type Request struct {
 // Say returns a text in the language of the request.
 func (r *Request) Say(text lang.Text) string { return text.In(r.Language) }
 
-// With returns the address of this page with some parameters changed; "" takes one away. Others are kept.
+// With returns the address of this page with some parameters changed; "" takes one away. Others are
+// kept.
 func (r *Request) With(pairs ...string) string {
 	values := url.Values{}
 	for name, all := range r.Query {
@@ -150,7 +152,8 @@ func accepted(p Page, accept string) string {
 // cookieLanguage keeps the language that was chosen.
 const cookieLanguage = "wxtoken_lang"
 
-// spoken returns the language of a request: the one that was chosen, or that its browser likes best.
+// spoken returns the language of a request: the one that was chosen, or that its browser likes
+// best.
 func spoken(r *http.Request) lang.Language {
 	if cookie, err := r.Cookie(cookieLanguage); err == nil {
 		if l := lang.Language(cookie.Value); l == lang.English || l == lang.Chinese {
@@ -182,7 +185,8 @@ func (c *Console) serve(p Page) http.Handler {
 		within := loadWithin
 		if q.format == "csv" { // thousands of rows, each read from NATS
 			within = fileWithin
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(fileWithin + paceLimit)) // a server without deadlines has none to move
+			// A server without deadlines has none to move.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(fileWithin + paceLimit))
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), within)
 		defer cancel()

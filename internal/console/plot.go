@@ -77,7 +77,8 @@ const (
 	plotBottom = 24.0
 )
 
-// SVG draws a plot. Each column says on hover what it stands for; colours are those of the style sheet.
+// SVG draws a plot. Each column says on hover what it stands for; colours are those of the style
+// sheet.
 func (p Plot) SVG() template.HTML {
 	var out strings.Builder
 	slots := p.slots()
@@ -204,7 +205,8 @@ const dueSlots = 48
 // horizons are how far ahead the renewals that are due are shown.
 var horizons = []time.Duration{time.Minute, 5 * time.Minute, 20 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour}
 
-// duePlot plots when the tokens that live are to be renewed, as far ahead as nearly all of them reach.
+// duePlot plots when the tokens that live are to be renewed, as far ahead as nearly all of them
+// reach.
 func (c *Console) duePlot(q *Request) Plot {
 	seconds, all := c.index.upcoming(q.Now)
 	far := horizonOf(seconds, all)

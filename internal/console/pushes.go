@@ -153,7 +153,8 @@ type listed interface {
 	sequence() uint64
 }
 
-// list reads the newest entries that are wanted into out. before is where the next older ones begin; 0: there are none.
+// list reads the newest entries that are wanted into out. before is where the next older ones
+// begin; 0: there are none.
 func list[T listed](ctx context.Context, c *Console, stream string, filters []string, w wantedPushes, read func(*jetstream.RawStreamMsg) T, out *[]T) (before uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, searchWithin)
 	defer cancel()
@@ -299,7 +300,8 @@ type NotedPush struct {
 	searched string
 }
 
-// notedPush reads a record of ingest's; one that can't be read is an empty one, which no list wants.
+// notedPush reads a record of ingest's; one that can't be read is an empty one, which no list
+// wants.
 func notedPush(m *jetstream.RawStreamMsg) NotedPush {
 	one := NotedPush{Sequence: m.Sequence, searched: strings.ToLower(string(m.Data))}
 	if json.Unmarshal(m.Data, &one.Push) != nil {

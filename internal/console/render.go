@@ -53,8 +53,8 @@ func (l loading) All() int { return l.Read + l.Pending }
 // Percent returns how much is read.
 func (l loading) Percent() int { return 100 * l.Read / max(l.All(), 1) }
 
-// parseLooks reads the templates: the layout, what pages share, and one page each. A text stands in a template in both
-// languages, side by side: {{t "all accounts" "全部账号"}}.
+// parseLooks reads the templates: the layout, what pages share, and one page each. A text stands in
+// a template in both languages, side by side: {{t "all accounts" "全部账号"}}.
 func parseLooks(pages []Page) (map[lang.Language]look, error) {
 	looks := map[lang.Language]look{}
 	names := []string{"fault", "revealed"}
@@ -107,7 +107,8 @@ func filled(l lang.Language, en, zh string, args []any) string {
 	return fmt.Sprintf(text, args...)
 }
 
-// render writes a page as HTML. Its mark is of before its data was read: what changed since is news.
+// render writes a page as HTML. Its mark is of before its data was read: what changed since is
+// news.
 func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data any) error {
 	f := frame{
 		Language: q.Language, Title: q.Say(p.Title), Now: q.Now, Loading: c.index.loading(), Away: !c.cfg.NATS.IsConnected(),
@@ -154,7 +155,8 @@ func instant(at any) (t time.Time, ok bool) {
 	return t.UTC(), !t.IsZero()
 }
 
-// when writes a time as an element that a script turns into local time; without scripts it says UTC.
+// when writes a time as an element that a script turns into local time; without scripts it says
+// UTC.
 func when(at any, l lang.Language) template.HTML {
 	t, ok := instant(at)
 	if !ok {

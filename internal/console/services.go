@@ -22,11 +22,12 @@ type servedAt struct {
 	from     int64 // ns since 1970
 }
 
-// silentAfter is when a gateway of which nothing is heard is called silent: it tells of each ten minutes.
+// silentAfter is when a gateway of which nothing is heard is called silent: it tells of each ten
+// minutes.
 const silentAfter = 21 * time.Minute
 
-// serve takes what a gateway says that it serves. A later record of the same time takes the place of an earlier one; one
-// that is of the same moment has the other services.
+// serve takes what a gateway says that it serves. A later record of the same time takes the place
+// of an earlier one; one that is of the same moment has the other services.
 func (x *index) serve(subject string, data []byte) {
 	var s services.Served
 	if json.Unmarshal(data, &s) != nil || s.Role != events.RoleGateway || s.From.IsZero() || subject != events.JournalSubject(events.JournalCount, s.Role, s.Instance) {
@@ -108,7 +109,8 @@ func (c *Console) services(ctx context.Context, q *Request) Services {
 	return s
 }
 
-// with adds what one more gateway says of a service; v is nil at first. What the gateway that was heard last says counts.
+// with adds what one more gateway says of a service; v is nil at first. What the gateway that was
+// heard last says counts.
 func (v *ServiceView) with(one services.ServedService, at time.Time, silent bool) *ServiceView {
 	if v == nil {
 		v = &ServiceView{Said: one.Said, LeftOut: one.LeftOut, saidAt: at}
@@ -131,7 +133,8 @@ func same(a, b services.Said) bool {
 	return err == nil && otherErr == nil && string(one) == string(other)
 }
 
-// servedNow returns what each gateway said last, and of a day the sums and the last use of each service.
+// servedNow returns what each gateway said last, and of a day the sums and the last use of each
+// service.
 func (x *index) servedNow(now time.Time) (newest []services.Served, sums map[string]services.Figures, used map[string]time.Time) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -154,7 +157,8 @@ func (x *index) servedNow(now time.Time) (newest []services.Served, sums map[str
 	return newest, sums, used
 }
 
-// deadByService counts the messages on DEAD that no webhook of a service took; known is false where NATS does not tell.
+// deadByService counts the messages on DEAD that no webhook of a service took; known is false where
+// NATS does not tell.
 func (c *Console) deadByService(ctx context.Context) (dead map[string]uint64, known bool) {
 	s, err := c.js.Stream(ctx, events.StreamDead)
 	if err != nil {

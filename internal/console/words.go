@@ -126,8 +126,8 @@ func heldText(held wxtoken.Condition, now time.Time) lang.Text {
 	return text
 }
 
-// whatToDo says what a person can do about a key that is in trouble; a zero text: nothing. It is what --check and notices say of
-// the same.
+// whatToDo says what a person can do about a key that is in trouble; a zero text: nothing. It is
+// what --check and notices say of the same.
 func whatToDo(s wxtoken.Status) lang.Text {
 	if held, ok := s.Held(); ok {
 		return truth.CauseOf(held.Reason).Do(s.LastError)
