@@ -137,7 +137,8 @@ func (g *Gateway) candidates(client *wxtoken.Client, ref string, after wxtoken.K
 	}
 }
 
-// matches reports whether an account fits: q is part of its appid, ref, nickname or principal, in any case of letters.
+// matches reports whether an account fits: q is part of its appid, ref, nickname or principal, in
+// any case of letters.
 func matches(status wxtoken.Status, q, state, component string) bool {
 	if state != "" && string(status.State) != state || component != "" && status.Key.Component != component {
 		return false

@@ -37,13 +37,16 @@ const (
 const (
 	// maxQuestion bounds the body of a call that is answered here, in bytes.
 	maxQuestion = 64 << 10
-	// overlap is for how long WeChat takes a token that was replaced, less a minute for clocks and ways ("Get_access_token": 5 minutes).
+	// overlap is for how long WeChat takes a token that was replaced, less a minute for clocks and
+	// ways ("Get_access_token": 5 minutes).
 	overlap = 4 * time.Minute
-	// leastLife is the life of a token whose renewal is late, as it is told to those who get WeChat's own.
+	// leastLife is the life of a token whose renewal is late, as it is told to those who get
+	// WeChat's own.
 	leastLife = time.Minute
 )
 
-// compatible are the calls that issue or renew tokens. They are answered, or refused, as WeChat would: none of them reaches it as it is.
+// compatible are the calls that issue or renew tokens. They are answered, or refused, as WeChat
+// would: none of them reaches it as it is.
 var compatible = map[string]func(*Gateway, http.ResponseWriter, *http.Request){
 	"/cgi-bin/token":                           (*Gateway).compatToken,
 	"/cgi-bin/stable_token":                    (*Gateway).compatStableToken,
@@ -74,7 +77,8 @@ func (g *Gateway) refuse(w http.ResponseWriter, status, code int, format string,
 	}{code, fmt.Sprintf(format, args...) + " (wxtoken gateway)"})
 }
 
-// writeJSON answers with a value that can always be written, without a line break at its end: co-wechat-api 3.11.0 can't parse that.
+// writeJSON answers with a value that can always be written, without a line break at its end:
+// co-wechat-api 3.11.0 can't parse that.
 func writeJSON(w http.ResponseWriter, status int, value any) {
 	if w.Header().Get("Content-Type") == "" {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -83,7 +87,8 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 	_, _ = w.Write(mustJSON(value)) // a client that has gone is no concern of ours
 }
 
-// compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret ("Get_access_token").
+// compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret
+// ("Get_access_token").
 func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	switch {
@@ -96,8 +101,8 @@ func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// compatStableToken answers POST /cgi-bin/stable_token. force_refresh changes nothing: nobody but wxtoken renews, and a token that
-// WeChat refuses is replaced when that happens.
+// compatStableToken answers POST /cgi-bin/stable_token. force_refresh changes nothing: nobody but
+// wxtoken renews, and a token that WeChat refuses is replaced when that happens.
 func (g *Gateway) compatStableToken(w http.ResponseWriter, r *http.Request) {
 	var question struct {
 		GrantType string `json:"grant_type"`
@@ -137,7 +142,8 @@ func (g *Gateway) issue(w http.ResponseWriter, r *http.Request, door string, ask
 	g.hand(w, r, client, s, key, door, "access_token", nil)
 }
 
-// compatComponentToken answers api_component_token, with the service's key as component_appsecret and whatever ticket.
+// compatComponentToken answers api_component_token, with the service's key as component_appsecret
+// and whatever ticket.
 func (g *Gateway) compatComponentToken(w http.ResponseWriter, r *http.Request) {
 	var question struct {
 		Component string `json:"component_appid"`
@@ -166,8 +172,8 @@ func (g *Gateway) compatComponentToken(w http.ResponseWriter, r *http.Request) {
 	g.hand(w, r, client, s, key, "component", "component_access_token", nil)
 }
 
-// compatAuthorizerToken answers api_authorizer_token from what is stored: the refresh token that was sent comes back, and WeChat hears
-// nothing of it.
+// compatAuthorizerToken answers api_authorizer_token from what is stored: the refresh token that
+// was sent comes back, and WeChat hears nothing of it.
 func (g *Gateway) compatAuthorizerToken(w http.ResponseWriter, r *http.Request) {
 	client, s, claims, ok := g.bearer(w, r)
 	if !ok {
@@ -251,14 +257,15 @@ func (g *Gateway) audit(r *http.Request, s *services.Service, key wxtoken.Key, d
 	g.d.Log.Info().Str("service", s.Name).Stringer("key", key).Str("door", door).Bool("real", real).Str("address", hostOf(r.RemoteAddr)).Msg("token handed out")
 }
 
-// realLife is for how long a program may cache WeChat's own token: until it was replaced and WeChat takes it no more, and never beyond
-// its end.
+// realLife is for how long a program may cache WeChat's own token: until it was replaced and WeChat
+// takes it no more, and never beyond its end.
 func realLife(token wxtoken.Token, now time.Time) time.Duration {
 	good := max(token.RenewAt.Add(overlap).Sub(now), leastLife)
 	return min(good, token.ExpiresAt.Sub(now))
 }
 
-// question reads the JSON of a call that is answered here. It answers itself and returns false for what is none.
+// question reads the JSON of a call that is answered here. It answers itself and returns false for
+// what is none.
 func (g *Gateway) question(w http.ResponseWriter, r *http.Request, into any) bool {
 	if r.Method != http.MethodPost {
 		g.refuse(w, http.StatusOK, codePostWanted, "require POST method")
@@ -272,7 +279,8 @@ func (g *Gateway) question(w http.ResponseWriter, r *http.Request, into any) boo
 	return true
 }
 
-// bearer reads the gateway's token of a call out of its query. It answers itself and returns ok false where there is none that is good.
+// bearer reads the gateway's token of a call out of its query. It answers itself and returns ok
+// false where there is none that is good.
 func (g *Gateway) bearer(w http.ResponseWriter, r *http.Request) (client *wxtoken.Client, s *services.Service, claims Claims, ok bool) {
 	deny := func(code int, format string, args ...any) (*wxtoken.Client, *services.Service, Claims, bool) {
 		g.refuse(w, http.StatusOK, code, format, args...)
@@ -330,7 +338,8 @@ func tokenIn(query string) (string, error) {
 	return token, nil
 }
 
-// isTokenParameter reports whether WeChat could take a parameter for one with a token, however it is spelled.
+// isTokenParameter reports whether WeChat could take a parameter for one with a token, however it
+// is spelled.
 func isTokenParameter(name string) bool {
 	for _, one := range wxtoken.TokenParameters {
 		if strings.EqualFold(name, one) || strings.HasPrefix(strings.ToLower(name), one+"[") {

@@ -1,8 +1,10 @@
-// Package gateway is the door to wxtoken for programs that speak HTTP and nothing else: it answers as WeChat does to whom
-// takes it for WeChat, hands calls on to WeChat with the current token in the place of ours, and gives tokens to programs that know us.
+// Package gateway is the door to wxtoken for programs that speak HTTP and nothing else: it answers
+// as WeChat does to whom takes it for WeChat, hands calls on to WeChat with the current token in
+// the place of ours, and gives tokens to programs that know us.
 //
-// It is an ordinary service on NATS, built on package wxtoken. It holds no state that matters: a token of the gateway's is signed and
-// not remembered, so any number of gateways run side by side, and one that is killed is replaced by any other.
+// It is an ordinary service on NATS, built on package wxtoken. It holds no state that matters: a
+// token of the gateway's is signed and not remembered, so any number of gateways run side by side,
+// and one that is killed is replaced by any other.
 //
 // # The way of a request
 //

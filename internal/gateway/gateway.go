@@ -74,8 +74,9 @@ type Deps struct {
 	WeChat   string // URL of WeChat's API
 	Log      zerolog.Logger
 	Metrics  prometheus.Registerer
-	Figures  prometheus.Gatherer // where those of the process are read; nil: what is served is not written down
-	Now      func() time.Time
+	// Where those of the process are read; nil: what is served is not written down.
+	Figures prometheus.Gatherer
+	Now     func() time.Time
 }
 
 // Gateway is the door. Its Handler may be called before Run: it answers that NATS is away then.
@@ -108,8 +109,8 @@ func New(cfg Config, d Deps) (*Gateway, error) {
 	return g, nil
 }
 
-// Run reads tokens and accounts, and follows them, until ctx ends: after the server, whose last requests still want them. It always
-// returns nil.
+// Run reads tokens and accounts, and follows them, until ctx ends: after the server, whose last
+// requests still want them. It always returns nil.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.relay.close()
 	for ctx.Err() == nil {
@@ -139,7 +140,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 // EndStreams ends streams of events, and waits for tokens: for serve.OnShutdown.
 func (g *Gateway) EndStreams() { g.endStreams() }
 
-// Client returns the view of tokens and accounts once it has been read, for other doors of the process; nil if ctx ends before.
+// Client returns the view of tokens and accounts once it has been read, for other doors of the
+// process; nil if ctx ends before.
 func (g *Gateway) Client(ctx context.Context) *wxtoken.Client {
 	select {
 	case <-g.there:

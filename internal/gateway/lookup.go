@@ -9,11 +9,12 @@ import (
 	"wxtoken/internal/services"
 )
 
-// errUnknown is the error for an account that does not exist, and for one of another service: the two can't be told apart.
+// errUnknown is the error for an account that does not exist, and for one of another service: the
+// two can't be told apart.
 var errUnknown = errors.New("no account of this service")
 
-// service returns the service whose key that is. It answers itself and returns nil where there is none, or the address has tried too
-// many wrong ones.
+// service returns the service whose key that is. It answers itself and returns nil where there is
+// none, or the address has tried too many wrong ones.
 func (g *Gateway) service(w http.ResponseWriter, r *http.Request, key string, refuse func(status int, why string)) *services.Service {
 	if g.tries.Spent(r.RemoteAddr, g.d.Now()) {
 		w.Header().Set("Retry-After", "1")
@@ -53,8 +54,8 @@ func exists(client *wxtoken.Client, key wxtoken.Key) bool {
 	return err == nil || errors.Is(err, wxtoken.ErrExpired)
 }
 
-// find returns the account that a service means by an appid: <appid>, or <component>/<appid> where one account belongs to several
-// components. A component's own appid means the component.
+// find returns the account that a service means by an appid: <appid>, or <component>/<appid> where
+// one account belongs to several components. A component's own appid means the component.
 func (g *Gateway) find(client *wxtoken.Client, s *services.Service, text string) (wxtoken.Key, error) {
 	component, appid, both := strings.Cut(text, "/")
 	var found []wxtoken.Key

@@ -6,7 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxAPIs is how many paths the metrics tell apart: they come from services, and a service may make them up.
+// maxAPIs is how many paths the metrics tell apart: they come from services, and a service may make
+// them up.
 const maxAPIs = 300
 
 // metrics is what the gateway counts:

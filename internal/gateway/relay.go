@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	// How long the parts of a call may take. A body has no bound but that it must go on: paceLimit between two pieces.
+	// How long the parts of a call may take. A body has no bound but that it must go on: paceLimit
+	// between two pieces.
 	dialWithin   = 5 * time.Second
 	answerWithin = 30 * time.Second // from the end of the request to the head of the answer
 	paceLimit    = 15 * time.Second
@@ -35,13 +36,15 @@ const (
 	idleFor    = 90 * time.Second // how long one is kept
 )
 
-// secretive are the calls whose answers hold refresh tokens. Those stay here: who gets one can become a second keeper.
+// secretive are the calls whose answers hold refresh tokens. Those stay here: who gets one can
+// become a second keeper.
 var secretive = map[string]bool{
 	"/cgi-bin/component/api_get_authorizer_info": true,
 	"/cgi-bin/component/api_get_authorizer_list": true,
 }
 
-// keptRefreshToken stands where WeChat's refresh token stood. api_authorizer_token takes it, and any other.
+// keptRefreshToken stands where WeChat's refresh token stood. api_authorizer_token takes it, and
+// any other.
 const keptRefreshToken = "refreshtoken@@@kept-by-wxtoken"
 
 // relay hands calls on to WeChat.
@@ -66,7 +69,9 @@ type passage struct {
 	untouched bool   // its token is a user's, and stays
 	stranger  string // the address of a caller that has shown no key and no token of ours
 
-	broken atomic.Bool // the body did not come to its end. net/http may take that for a caller that has gone, and say so sooner
+	// The body did not come to its end. net/http may take that for a caller that has gone, and say
+	// so sooner.
+	broken atomic.Bool
 }
 
 // whose names the account that a call is for.
@@ -207,7 +212,8 @@ func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.RoundTrip(req)
 }
 
-// untouched makes a call as it is. Its token is a user's: where WeChat refuses that, no other is to be had here.
+// untouched makes a call as it is. Its token is a user's: where WeChat refuses that, no other is to
+// be had here.
 func (rl *relay) untouched(req *http.Request, p *passage) (*http.Response, error) {
 	res, err := watched{rl}.RoundTrip(req)
 	if err != nil {
@@ -238,7 +244,8 @@ func (w watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// answered counts what WeChat said, and logs what went wrong, with the id by which WeChat finds it again.
+// answered counts what WeChat said, and logs what went wrong, with the id by which WeChat finds it
+// again.
 func (rl *relay) answered(p *passage, a wxtoken.Answer) {
 	m := rl.g.metrics
 	m.calls.WithLabelValues(p.service, m.api(p.path), strconv.Itoa(a.Errcode)).Inc()
@@ -259,7 +266,8 @@ func (rl *relay) answered(p *passage, a wxtoken.Answer) {
 	}
 }
 
-// guard looks at an answer before it is handed on: no refresh token leaves, and no redirect that would carry the token.
+// guard looks at an answer before it is handed on: no refresh token leaves, and no redirect that
+// would carry the token.
 func (rl *relay) guard(res *http.Response) error {
 	p := res.Request.Context().Value(passageKey{}).(*passage)
 	if location := res.Header.Get("Location"); location != "" {
@@ -371,7 +379,8 @@ func plainError(err error) string {
 // shortPath is a path for the log.
 func shortPath(r *http.Request) string { return fmt.Sprintf("%.64s", r.URL.Path) }
 
-// paced is a request's body and the answer to it, of which each piece has to come, and to go, within paceLimit.
+// paced is a request's body and the answer to it, of which each piece has to come, and to go,
+// within paceLimit.
 type paced struct {
 	http.ResponseWriter
 	body    io.ReadCloser
@@ -381,14 +390,16 @@ type paced struct {
 
 func newPaced(w http.ResponseWriter, body io.ReadCloser, of *passage) *paced {
 	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w), of: of}
-	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + 2*answerWithin + paceLimit)) // a server without deadlines has none to move
+	// A server without deadlines has none to move.
+	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + 2*answerWithin + paceLimit))
 	if body == nil || body == http.NoBody {
 		p.read()
 	}
 	return p
 }
 
-// read notes that the body has come. A deadline for reading that is still set would end the call: net/http takes it for a caller that has gone.
+// read notes that the body has come. A deadline for reading that is still set would end the call:
+// net/http takes it for a caller that has gone.
 func (p *paced) read() { _ = p.control.SetReadDeadline(time.Time{}) }
 
 // Unwrap lets http.ResponseController through.

@@ -11,10 +11,12 @@ import (
 	"wxtoken/internal/services"
 )
 
-// usersPaths begin the paths of the calls for an account's users: they log in there, and have tokens of their own.
+// usersPaths begin the paths of the calls for an account's users: they log in there, and have
+// tokens of their own.
 const usersPaths = "/sns/"
 
-// logIn is a call with which an account logs its users in, and what a third-party platform calls instead.
+// logIn is a call with which an account logs its users in, and what a third-party platform calls
+// instead.
 type logIn struct {
 	component string // the path ("thirdpartyCode2Session", "official_account_website_authorization")
 	code      string // the parameter that says who logs in
@@ -34,8 +36,8 @@ var wrongUser = []int{40001, 40014, 40030}
 // errSeveral is the error for an account of several components.
 var errSeveral = errors.New("this account belongs to several components: ask for <component>/<appid>")
 
-// compatLogIn makes the log-in of an account's user with the token of its component: accounts of a third-party platform give it no
-// AppSecret.
+// compatLogIn makes the log-in of an account's user with the token of its component: accounts of a
+// third-party platform give it no AppSecret.
 func (g *Gateway) compatLogIn(w http.ResponseWriter, r *http.Request) {
 	to := logIns[r.URL.Path]
 	q, err := url.ParseQuery(r.URL.RawQuery)
@@ -66,7 +68,8 @@ func (g *Gateway) compatLogIn(w http.ResponseWriter, r *http.Request) {
 	g.relay.pass(w, out, p)
 }
 
-// logInOf finds the account that a log-in is for, and whose it is. It answers itself and returns nil where that may not be.
+// logInOf finds the account that a log-in is for, and whose it is. It answers itself and returns
+// nil where that may not be.
 func (g *Gateway) logInOf(w http.ResponseWriter, r *http.Request, q url.Values) *passage {
 	var (
 		p       = &passage{path: r.URL.Path}
@@ -101,8 +104,8 @@ func (g *Gateway) logInOf(w http.ResponseWriter, r *http.Request, q url.Values) 
 	return p
 }
 
-// stranger lets a call through that has no key and no token of ours, where some service may make it. It answers itself and returns
-// false otherwise.
+// stranger lets a call through that has no key and no token of ours, where some service may make
+// it. It answers itself and returns false otherwise.
 func (g *Gateway) stranger(w http.ResponseWriter, r *http.Request, p *passage) bool {
 	if p.client = g.view.Load(); p.client == nil {
 		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %v", errAway)

@@ -8,19 +8,21 @@ import (
 	"os"
 )
 
-// spool is the body of a call that came without a length. It goes on with one: WeChat answers HTTP 412 to a body in chunks, whoever
-// sends it.
+// spool is the body of a call that came without a length. It goes on with one: WeChat answers HTTP
+// 412 to a body in chunks, whoever sends it.
 type spool struct {
 	memory []byte
-	file   *os.File // instead of memory, for a long body. It has no name any more: nothing is left of it, however the process ends
+	// Instead of memory, for a long body. It has no name any more: nothing is left of it, however
+	// the process ends.
+	file   *os.File
 	length int64
 }
 
 // errSpool is the error for a body that can't be kept.
 var errSpool = errors.New("no room for a body without a length")
 
-// newSpool reads a body to its end: so many bytes of it into memory, and a longer one into a file in dir ("": where the system has such
-// files). The error is that of body, or wraps errSpool.
+// newSpool reads a body to its end: so many bytes of it into memory, and a longer one into a file
+// in dir ("": where the system has such files). The error is that of body, or wraps errSpool.
 func newSpool(body io.Reader, inMemory int64, dir string) (*spool, error) {
 	var head bytes.Buffer
 	if _, err := io.Copy(&head, io.LimitReader(body, inMemory+1)); err != nil {

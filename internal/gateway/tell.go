@@ -22,8 +22,9 @@ const (
 	tellFor, tellKept = 10 * time.Minute, 48 * time.Hour
 	// tellNow is the life of a record of a time that is not over. The last of it takes its place.
 	tellNow = tellFor + time.Minute
-	// tellAgain is the first wait after NATS did not take a record, as long as refreshers have not made TRAFFIC for instance. It doubles
-	// up to tellAgainMost: a user without the right to write it is refused each time.
+	// tellAgain is the first wait after NATS did not take a record, as long as refreshers have not
+	// made TRAFFIC for instance. It doubles up to tellAgainMost: a user without the right to write
+	// it is refused each time.
 	tellAgain, tellAgainMost = time.Second, time.Minute
 	// tellWithin bounds the wait for NATS.
 	tellWithin = 5 * time.Second
@@ -42,8 +43,8 @@ type teller struct {
 	rest time.Time     // when the next record may be tried
 }
 
-// Tell writes down what is served and how much, until ctx ends: on the stream TRAFFIC, a record for ten minutes. While
-// something happens there is one sooner. It always returns nil.
+// Tell writes down what is served and how much, until ctx ends: on the stream TRAFFIC, a record for
+// ten minutes. While something happens there is one sooner. It always returns nil.
 func (g *Gateway) Tell(ctx context.Context) error {
 	if g.d.Figures == nil {
 		<-ctx.Done()
@@ -81,7 +82,8 @@ func (t *teller) pause() time.Duration {
 	return min(t.wait, tellEvery)
 }
 
-// tell writes a record if there is news, or if the time of one is over. What NATS does not take is told with the next.
+// tell writes a record if there is news, or if the time of one is over. What NATS does not take is
+// told with the next.
 func (t *teller) tell(ctx context.Context, last bool) {
 	now, of := t.g.d.Now().UTC(), t.g.d.Services.Now()
 	figures, err := t.figures()

@@ -20,10 +20,11 @@ import (
 )
 
 const (
-	// TokenLife is how long a token of the gateway's is good: as long as WeChat's ("Get_access_token"), so that an SDK caches it as
-	// it always did.
+	// TokenLife is how long a token of the gateway's is good: as long as WeChat's
+	// ("Get_access_token"), so that an SDK caches it as it always did.
 	TokenLife = 7200 * time.Second
-	// tokenGrace is how much longer it is taken: some SDKs use a token to its last second, and ask for no other when that was one too late.
+	// tokenGrace is how much longer it is taken: some SDKs use a token to its last second, and ask
+	// for no other when that was one too late.
 	tokenGrace = time.Minute
 	// tokenPrefix begins each of them. WeChat's own begin with a number and "_".
 	tokenPrefix = "wxg1_"
@@ -43,7 +44,8 @@ type Claims struct {
 	Key     wxtoken.Key // the account, or the component itself
 	Ends    time.Time   // whole seconds
 
-	// Generation is that of WeChat's token when this one was made. The relay takes the newest, whatever it is.
+	// Generation is that of WeChat's token when this one was made. The relay takes the newest,
+	// whatever it is.
 	Generation uint64
 }
 
@@ -61,11 +63,12 @@ func newMACKey(key []byte) *macKey {
 	return &macKey{hashes: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
 }
 
-// What is signed is one line: service, key, end in seconds since 1970, generation and a nonce, so that no two are the same: SDKs tell by
-// that whether a token was replaced.
+// What is signed is one line: service, key, end in seconds since 1970, generation and a nonce, so
+// that no two are the same: SDKs tell by that whether a token was replaced.
 const signedFields = 5
 
-// ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error shows none of them.
+// ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error
+// shows none of them.
 func ReadSigner(in io.Reader) (*Signer, error) {
 	s := &Signer{start: rand.Text()[:8]}
 	lines := bufio.NewScanner(in)
@@ -101,7 +104,8 @@ func (s *Signer) Sign(c Claims) wxtoken.Secret {
 	return wxtoken.NewSecret(string(s.appendToken(nil, c)))
 }
 
-// appendToken appends the token that says claims, which goes out at once: a Secret costs more than all the rest of it.
+// appendToken appends the token that says claims, which goes out at once: a Secret costs more than
+// all the rest of it.
 func (s *Signer) appendToken(to []byte, c Claims) []byte {
 	raw := make([]byte, sha256.Size, sha256.Size+128)
 	raw = append(append(raw, c.Service...), ' ')
@@ -113,8 +117,8 @@ func (s *Signer) appendToken(to []byte, c Claims) []byte {
 	return base64.RawURLEncoding.AppendEncode(append(to, tokenPrefix...), raw)
 }
 
-// Open returns what a token says. It returns ErrForged for what no key of ours signed, and ErrExpired, with the claims, for a token
-// that has ended.
+// Open returns what a token says. It returns ErrForged for what no key of ours signed, and
+// ErrExpired, with the claims, for a token that has ended.
 func (s *Signer) Open(token string, now time.Time) (Claims, error) {
 	encoded, ok := strings.CutPrefix(token, tokenPrefix)
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)

@@ -111,7 +111,8 @@ func shown(r *http.Request) string {
 	return strings.TrimLeft(key, " ")
 }
 
-// entitled returns the service that makes a request, if it has a right. It answers itself and returns nil otherwise.
+// entitled returns the service that makes a request, if it has a right. It answers itself and
+// returns nil otherwise.
 func (g *Gateway) entitled(w http.ResponseWriter, r *http.Request, right services.Right) *services.Service {
 	key := shown(r)
 	if key == "" {
@@ -152,7 +153,8 @@ func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
 	to.answer(w, r, client, s, q)
 }
 
-// named reads the key in the path, which has to be one of the service's. It answers itself and returns false otherwise.
+// named reads the key in the path, which has to be one of the service's. It answers itself and
+// returns false otherwise.
 func (g *Gateway) named(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) (wxtoken.Key, bool) {
 	key, err := wxtoken.ParseKey(r.PathValue("key"))
 	if err != nil {
@@ -217,7 +219,8 @@ func waiting(q url.Values) (time.Duration, error) {
 	return wait, nil
 }
 
-// query reads the parameters of a request, each of which has a name that is known and stands there once.
+// query reads the parameters of a request, each of which has a name that is known and stands there
+// once.
 func query(u *url.URL, names ...string) (url.Values, error) {
 	if u.RawQuery == "" {
 		return nil, nil
@@ -294,7 +297,8 @@ func (g *Gateway) give(w http.ResponseWriter, r *http.Request, s *services.Servi
 	now := g.d.Now()
 	real := s.May(services.RightReal)
 	g.audit(r, s, token.Key, "v1", real)
-	// Written by hand: services ask for this again and again, and encoding/json costs as much as all the rest.
+	// Written by hand: services ask for this again and again, and encoding/json costs as much as
+	// all the rest.
 	out := append(make([]byte, 0, 512), `{"key":"`...)
 	out = append(append(out, token.Key.String()...), `","access_token":`...) // a key has no character that JSON escapes
 	if real {
@@ -392,7 +396,8 @@ func (g *Gateway) reported(client *wxtoken.Client, key wxtoken.Key, generation u
 		if err == nil && current.Value == value {
 			return current, nil
 		}
-		return wxtoken.Token{Key: key, Value: value}, nil // one from before: the refreshers know by its digest
+		// One from before: the refreshers know by its digest.
+		return wxtoken.Token{Key: key, Value: value}, nil
 	}
 	switch {
 	case err != nil:
