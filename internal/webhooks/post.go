@@ -68,7 +68,8 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	// Made without net/http's NewRequest and Client, which read the URL and copy the headers for each: no redirect is followed anyway.
+	// Made without net/http's NewRequest and Client, which read the URL and copy the headers for
+	// each: no redirect is followed anyway.
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.body)), nil }
 	body, _ := open()
 	req := t.request.WithContext(ctx)
@@ -95,7 +96,8 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	return judge(res, answer)
 }
 
-// attributes are the headers of a message that are handed on, spelled as net/http has them; and so is any other that begins with ce-.
+// attributes are the headers of a message that are handed on, spelled as net/http has them; and so
+// is any other that begins with ce-.
 var attributes = map[string]string{
 	"Content-Type": "Content-Type", "ce-id": "Ce-Id", "ce-source": "Ce-Source", "ce-specversion": "Ce-Specversion", "ce-subject": "Ce-Subject",
 	"ce-time": "Ce-Time", "ce-type": "Ce-Type",

@@ -13,7 +13,8 @@ import (
 const (
 	// replyTime is how long the durable consumer leaves a message to the question for its reply.
 	replyTime = 5 * time.Second
-	// maxReplies is how many replies of one webhook are asked for at once; others are not: WeChat gets no reply.
+	// maxReplies is how many replies of one webhook are asked for at once; others are not: WeChat
+	// gets no reply.
 	maxReplies = 256
 )
 
@@ -64,8 +65,8 @@ func (s *subscription) answerReplies(ctx context.Context) error {
 	return nil
 }
 
-// reply delivers a message whose reply is asked for, answers with what the receiver says, and tells the gateway that has the durable
-// consumer whether the receiver has the message.
+// reply delivers a message whose reply is asked for, answers with what the receiver says, and tells
+// the gateway that has the durable consumer whether the receiver has the message.
 func (s *subscription) reply(ctx context.Context, m *nats.Msg) {
 	t := s.target.Load()
 	kind, ok := events.ParseKind(m.Subject)
@@ -135,7 +136,8 @@ func (a *answered) tell(id string, taken bool) {
 	}
 }
 
-// taken waits until it is known how a message was taken, or until a time. It reports whether the receiver has the message.
+// taken waits until it is known how a message was taken, or until a time. It reports whether the
+// receiver has the message.
 func (a *answered) taken(ctx context.Context, id string, until time.Time) bool {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()

@@ -19,19 +19,22 @@ import (
 const (
 	// group is the one priority group of the consumer: the server pins it to one client.
 	group = "gateway"
-	// pinTTL is how long a gateway keeps the pin that asks for nothing; it asks every pullExpiry at least.
+	// pinTTL is how long a gateway keeps the pin that asks for nothing; it asks every pullExpiry at
+	// least.
 	pinTTL     = 10 * time.Second
 	pullExpiry = 4 * time.Second
 	pullBeat   = time.Second
 	// batch is how many messages are asked for at once.
 	batch = 512
-	// ackWait is how long a message may go without a sign of life before it comes again, and beatEvery the time between two signs. Most
-	// are delivered before they need one.
+	// ackWait is how long a message may go without a sign of life before it comes again, and
+	// beatEvery the time between two signs. Most are delivered before they need one.
 	ackWait   = 30 * time.Second
 	beatEvery = 15 * time.Second
-	// window is how many messages of one webhook are under way or wait for their next try. Beyond it nothing more is taken.
+	// window is how many messages of one webhook are under way or wait for their next try. Beyond
+	// it nothing more is taken.
 	window = 20_000
-	// unusedFor is how long the server keeps the consumer of a webhook that no gateway serves: as long as MESSAGES keeps a message by default.
+	// unusedFor is how long the server keeps the consumer of a webhook that no gateway serves: as
+	// long as MESSAGES keeps a message by default.
 	unusedFor = 7 * 24 * time.Hour
 	// requestWait bounds other requests.
 	requestWait = 3 * time.Second
@@ -87,7 +90,8 @@ func (s *subscription) run(ctx context.Context) {
 	}
 }
 
-// consumer returns the durable consumer, and makes it where it isn't there. What stands in one that is there stays so, but for the filters.
+// consumer returns the durable consumer, and makes it where it isn't there. What stands in one that
+// is there stays so, but for the filters.
 func (s *subscription) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
@@ -117,7 +121,8 @@ func (s *subscription) consumer(ctx context.Context) (jetstream.Consumer, error)
 	return cons, nil
 }
 
-// follow takes messages, in the turns in which the server pins this gateway, until ctx ends or something is wrong.
+// follow takes messages, in the turns in which the server pins this gateway, until ctx ends or
+// something is wrong.
 func (s *subscription) follow(ctx context.Context) error {
 	cons, err := s.consumer(ctx)
 	if err != nil {
@@ -174,7 +179,8 @@ func (s *subscription) follow(ctx context.Context) error {
 	}
 }
 
-// look asks the server how the consumer is. It returns when to look again, and whether the pin may still be this turn's.
+// look asks the server how the consumer is. It returns when to look again, and whether the pin may
+// still be this turn's.
 func (s *subscription) look(ctx context.Context, cons jetstream.Consumer, t *turn) (next time.Duration, mine bool) {
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()

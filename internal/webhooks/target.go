@@ -42,7 +42,8 @@ func newTarget(service *services.Service, wanted services.Webhook) *target {
 	return t
 }
 
-// narrow makes of "all accounts" those that a service names one by one, so that nothing of others comes.
+// narrow makes of "all accounts" those that a service names one by one, so that nothing of others
+// comes.
 func narrow(service *services.Service, kind events.Kind) []events.Kind {
 	appids, all := service.Reach(kind.Component)
 	if all || kind.AppID != "*" && slices.Contains(appids, kind.AppID) {
@@ -78,7 +79,8 @@ func (t *target) wants(kind events.Kind, ref func(wxtoken.Key) (string, bool)) (
 	return t.service.Knows(key, text), known
 }
 
-// apart returns filters for all that these stand for, and more where two overlap: one consumer can't have filters that do.
+// apart returns filters for all that these stand for, and more where two overlap: one consumer
+// can't have filters that do.
 func apart(filters []string) []string {
 	out := distinct(filters)
 	for again := true; again; {
@@ -98,7 +100,8 @@ func apart(filters []string) []string {
 	return out
 }
 
-// union returns the narrowest filter for all that a and b stand for, if there is something that both stand for.
+// union returns the narrowest filter for all that a and b stand for, if there is something that
+// both stand for.
 func union(a, b string) (both string, overlap bool) {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	var out []string

@@ -19,18 +19,19 @@ import (
 const (
 	// giveUpAfter is how old a message is when it is given up, after a try that failed.
 	giveUpAfter = 24 * time.Hour
-	// proofLasts is how long the server's word counts that this gateway has the pin. It ends before another can have it: pinTTL later.
+	// proofLasts is how long the server's word counts that this gateway has the pin. It ends before
+	// another can have it: pinTTL later.
 	proofLasts = 8 * time.Second
-	// crowded is how many messages wait when one account must not take more of the window; others are being delivered if one was within
-	// aliveWithin.
+	// crowded is how many messages wait when one account must not take more of the window; others
+	// are being delivered if one was within aliveWithin.
 	crowded     = window * 9 / 10
 	aliveWithin = time.Minute
 	// askAgain is the wait where it isn't known yet whose a message is.
 	askAgain = time.Second
 )
 
-// turn is the time in which the server pins the consumer to this gateway: it alone delivers. All that is not acked when it ends comes
-// again, to the gateway that has the next one.
+// turn is the time in which the server pins the consumer to this gateway: it alone delivers. All
+// that is not acked when it ends comes again, to the gateway that has the next one.
 type turn struct {
 	*subscription
 	pin    string
@@ -61,7 +62,8 @@ type item struct {
 	evicted atomic.Bool // it is given up after the next try
 }
 
-// account has the messages of one account, the oldest first. Its goroutine runs while there are some.
+// account has the messages of one account, the oldest first. Its goroutine runs while there are
+// some.
 type account struct {
 	name    string
 	waiting []*item
@@ -129,7 +131,9 @@ func (t *turn) add(m jetstream.Msg) {
 		at = 1 // the first is under way
 	}
 	a.waiting = slices.Insert(a.waiting, at, i)
-	if i.seq <= t.until && !t.settled { // not before it has its place: it may be the one that was awaited, and the first of its account
+	// Not before it has its place: it may be the one that was awaited, and the first of its
+	// account.
+	if i.seq <= t.until && !t.settled {
 		t.awaited--
 		t.settle()
 	}
@@ -147,7 +151,8 @@ func (t *turn) start(a *account) {
 	}
 }
 
-// oldest returns when the oldest message was stored that is held; ok is false where none is, or where older ones may be elsewhere.
+// oldest returns when the oldest message was stored that is held; ok is false where none is, or
+// where older ones may be elsewhere.
 func (t *turn) oldest() (stored time.Time, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -159,8 +164,9 @@ func (t *turn) oldest() (stored time.Time, ok bool) {
 	return stored, ok && t.settled
 }
 
-// makeRoom has the oldest message of the account given up that has most of the window, while other accounts get theirs: one account
-// must not hold up the others. Where nothing is delivered nothing is given up. The lock is held.
+// makeRoom has the oldest message of the account given up that has most of the window, while other
+// accounts get theirs: one account must not hold up the others. Where nothing is delivered nothing
+// is given up. The lock is held.
 func (t *turn) makeRoom() {
 	if time.Since(time.Unix(0, t.taken.Load())) > aliveWithin {
 		return
@@ -180,10 +186,12 @@ func (t *turn) makeRoom() {
 	}
 }
 
-// look takes in what the server says of the consumer, as of a time. It reports whether the turn is settled.
+// look takes in what the server says of the consumer, as of a time. It reports whether the turn is
+// settled.
 //
-// A new turn must not begin with what is new: what the last one left comes only when its ackWait is over, and is older. It is settled
-// once as many of the messages that were handed out are here as the server has no ack for.
+// A new turn must not begin with what is new: what the last one left comes only when its ackWait is
+// over, and is older. It is settled once as many of the messages that were handed out are here as
+// the server has no ack for.
 func (t *turn) look(info *jetstream.ConsumerInfo, asked time.Time) (settled bool) {
 	t.proven.Store(asked.UnixNano())
 	t.beat(asked)
@@ -214,7 +222,8 @@ func (t *turn) beat(now time.Time) {
 	}
 	t.mu.Unlock() // thousands may be more than the connection takes at once
 	for _, i := range silent {
-		_ = i.msg.InProgress() // if it can't be sent, the message comes again; one that was acked meanwhile gives none
+		// If it can't be sent, the message comes again; one that was acked meanwhile gives none.
+		_ = i.msg.InProgress()
 	}
 }
 
@@ -236,7 +245,8 @@ func (t *turn) work(a *account) {
 	}
 }
 
-// next takes away what is done, and returns the next message of an account, or nil when its goroutine is to end.
+// next takes away what is done, and returns the next message of an account, or nil when its
+// goroutine is to end.
 func (t *turn) next(a *account, done *item) *item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -257,7 +267,8 @@ func (t *turn) next(a *account, done *item) *item {
 	return a.waiting[0]
 }
 
-// deliver tries until the message was taken or given up, and acks it then. It returns false when the turn ends first.
+// deliver tries until the message was taken or given up, and acks it then. It returns false when
+// the turn ends first.
 func (t *turn) deliver(a *account, i *item) bool {
 	wanted, ok := t.decided(i)
 	if !ok {
@@ -290,7 +301,8 @@ func (t *turn) deliver(a *account, i *item) bool {
 	}
 }
 
-// decided waits until it is known whose a message is, and reports whether it is wanted; ok is false when the turn ends first.
+// decided waits until it is known whose a message is, and reports whether it is wanted; ok is false
+// when the turn ends first.
 func (t *turn) decided(i *item) (wanted, ok bool) {
 	for {
 		if wanted, known := t.target.Load().wants(i.kind, t.d.Ref); known {
@@ -310,8 +322,8 @@ func (t *turn) takenByReply(i *item) bool {
 	return t.answered.taken(t.ctx, i.id, i.came.Add(replyTime))
 }
 
-// begin waits for a free hand, and for the proof that the pin is still here: a process that was frozen, or cut off, must not deliver
-// what another one delivers.
+// begin waits for a free hand, and for the proof that the pin is still here: a process that was
+// frozen, or cut off, must not deliver what another one delivers.
 func (t *turn) begin(i *item) bool {
 	select {
 	case t.slots <- struct{}{}:

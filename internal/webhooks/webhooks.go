@@ -31,7 +31,8 @@ const (
 type Deps struct {
 	NATS     *nats.Conn
 	Services *services.Watch
-	// Ref returns an account's ref; ok is false while that can't be told yet. nil: no account has one.
+	// Ref returns an account's ref; ok is false while that can't be told yet. nil: no account has
+	// one.
 	Ref     func(wxtoken.Key) (ref string, ok bool)
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
@@ -55,7 +56,8 @@ func New(d Deps) (*Webhooks, error) {
 	return &Webhooks{d: d, js: js, http: hook.Client(concurrency), metrics: newMetrics(d.Metrics), giveUp: giveUpAfter}, nil
 }
 
-// Run follows the services until ctx ends, and then waits for deliveries that are under way, for a few seconds.
+// Run follows the services until ctx ends, and then waits for deliveries that are under way, for a
+// few seconds.
 func (w *Webhooks) Run(ctx context.Context) error {
 	defer w.http.CloseIdleConnections()
 	running := map[string]*running{}
@@ -132,8 +134,8 @@ func (w *Webhooks) wanted() map[string]*target {
 	return wanted
 }
 
-// durable names a webhook's consumer by what stays when its messages and its secret change. A name holds no URL: that may have a secret
-// in its path.
+// durable names a webhook's consumer by what stays when its messages and its secret change. A name
+// holds no URL: that may have a secret in its path.
 func durable(service string, hook services.Webhook) string {
 	sum := sha256.Sum256([]byte(hook.URL + " " + strconv.FormatBool(hook.Reply)))
 	return "webhook-" + service + "-" + hex.EncodeToString(sum[:8])
