@@ -9,8 +9,9 @@ import (
 // tick is how precise the clock is: WeChat counts a token's life in seconds.
 const tick = time.Second
 
-// clock tells the time to those who ask millions of times a second: a look at it is a look into memory, where time.Now costs more than
-// all the rest of [Client.Token]. It is ahead by up to a tick, so that a dead token never passes for a living one.
+// clock tells the time to those who ask millions of times a second: a look at it is a look into
+// memory, where time.Now costs more than all the rest of [Client.Token]. It is ahead by up to a
+// tick, so that a dead token never passes for a living one.
 type clock struct {
 	exact func() time.Time // Config.Now, which is asked each time; or nil
 	ahead atomic.Pointer[time.Time]

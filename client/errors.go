@@ -26,7 +26,8 @@ var ErrNoStatus = errors.New("no status")
 // ErrClosed is returned by the methods of a Client after Close.
 var ErrClosed = errors.New("client closed")
 
-// ErrTooSoon is returned by Replace for a token that is too young to be replaced: it is hardly what WeChat refused.
+// ErrTooSoon is returned by Replace for a token that is too young to be replaced: it is hardly what
+// WeChat refused.
 var ErrTooSoon = errors.New("token too young to be replaced")
 
 // ErrNotKept is returned by Replace for a token that wxtoken keeps no token for, or can't renew.

@@ -20,17 +20,17 @@ const (
 
 var kinds = [...]Kind{KindAuthorizer, KindComponent, KindJSAPITicket, KindWxCardTicket}
 
-// Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line. Make one with
-// [ComponentKey], [AuthorizerKey], [JSAPITicketKey] or [WxCardTicketKey], or read one with [ParseKey].
-// The zero Key names nothing.
+// Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line.
+// Make one with [ComponentKey], [AuthorizerKey], [JSAPITicketKey] or [WxCardTicketKey], or read one
+// with [ParseKey]. The zero Key names nothing.
 type Key struct {
 	Kind       Kind
 	Component  string // component_appid
 	Authorizer string // authorizer_appid; empty for KindComponent
 }
 
-// ComponentKey returns the key of a component's own access token. No constructor looks whether appids are appids
-// ([ValidAppID]): what takes a key that can't be one says so, with ErrBadKey.
+// ComponentKey returns the key of a component's own access token. No constructor looks whether
+// appids are appids ([ValidAppID]): what takes a key that can't be one says so, with ErrBadKey.
 func ComponentKey(component string) Key {
 	return Key{Kind: KindComponent, Component: component}
 }
@@ -40,12 +40,14 @@ func AuthorizerKey(component, authorizer string) Key {
 	return Key{Kind: KindAuthorizer, Component: component, Authorizer: authorizer}
 }
 
-// JSAPITicketKey returns the key of the jsapi_ticket of authorizer under component. It is kept with --derive=jsapi.
+// JSAPITicketKey returns the key of the jsapi_ticket of authorizer under component. It is kept with
+// --derive=jsapi.
 func JSAPITicketKey(component, authorizer string) Key {
 	return Key{Kind: KindJSAPITicket, Component: component, Authorizer: authorizer}
 }
 
-// WxCardTicketKey returns the key of the wx_card ticket of authorizer under component. It is kept with --derive=wx_card.
+// WxCardTicketKey returns the key of the wx_card ticket of authorizer under component. It is kept
+// with --derive=wx_card.
 func WxCardTicketKey(component, authorizer string) Key {
 	return Key{Kind: KindWxCardTicket, Component: component, Authorizer: authorizer}
 }
@@ -88,7 +90,8 @@ func (k Key) String() string {
 	return string(k.Kind) + "." + k.Component + "." + k.Authorizer
 }
 
-// MarshalText returns String, or an error that wraps ErrBadKey for a Key that UnmarshalText would refuse.
+// MarshalText returns String, or an error that wraps ErrBadKey for a Key that UnmarshalText would
+// refuse.
 func (k Key) MarshalText() ([]byte, error) {
 	if err := k.check(); err != nil {
 		return nil, err
@@ -102,8 +105,9 @@ func (k *Key) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// ValidAppID reports whether s can stand as an appid in a key: 1 to 64 of A-Z a-z 0-9 _ -. It never carries a character
-// that means something in a subject. Look at appids that come from elsewhere before a key is made of them.
+// ValidAppID reports whether s can stand as an appid in a key: 1 to 64 of A-Z a-z 0-9 _ -. It never
+// carries a character that means something in a subject. Look at appids that come from elsewhere
+// before a key is made of them.
 func ValidAppID(s string) bool { return document.IsAppID(s) }
 
 // maxShown bounds how much of a foreign text an error shows, in bytes.

@@ -13,7 +13,8 @@ import (
 
 const createLinkSubject = "wxtoken.connect.create"
 
-// LinkRequest asks for a link with which a merchant authorizes an account. Only Component is required.
+// LinkRequest asks for a link with which a merchant authorizes an account. Only Component is
+// required.
 type LinkRequest struct {
 	Component      string `json:"component"`                  // component_appid
 	Ref            string `json:"ref,omitempty"`              // your own id for the account, 256 bytes at most
@@ -43,9 +44,9 @@ func (e *RequestError) Error() string {
 	return fmt.Sprintf("the refresher answered %s %q", e.Code, e.Message)
 }
 
-// CreateLink makes a link. It waits for 5 s at most where ctx has no deadline. The error is a *RequestError where the refresher
-// refused the request, and wraps nats.ErrNoResponders when no refresher is listening, nats.ErrPermissionViolation when this user
-// may make none.
+// CreateLink makes a link. It waits for 5 s at most where ctx has no deadline. The error is a
+// *RequestError where the refresher refused the request, and wraps nats.ErrNoResponders when no
+// refresher is listening, nats.ErrPermissionViolation when this user may make none.
 func (c *Client) CreateLink(ctx context.Context, request LinkRequest) (link Link, err error) {
 	if err = c.request(ctx, createLinkSubject, request, &link); err != nil {
 		return Link{}, fmt.Errorf("make an authorization link: %w", err)

@@ -7,14 +7,15 @@ import (
 	"time"
 )
 
-// replaceTimeout bounds Replace: a renewal takes less than a second, and a WeChat that is away is not worth more
-// of a caller's time.
+// replaceTimeout bounds Replace: a renewal takes less than a second, and a WeChat that is away is
+// not worth more of a caller's time.
 const replaceTimeout = 30 * time.Second
 
-// Replace is what to do when WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call made
-// with it. It reports the token as [Client.Report] does, waits as [Client.Next] does until the view has another
-// one, and returns that one: make the call once more with it, and only once. Where the view has a newer one already
-// it is returned at once. However many callers and services report one token, WeChat is asked for one new one.
+// Replace is what to do when WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a
+// call made with it. It reports the token as [Client.Report] does, waits as [Client.Next] does
+// until the view has another one, and returns that one: make the call once more with it, and only
+// once. Where the view has a newer one already it is returned at once. However many callers and
+// services report one token, WeChat is asked for one new one.
 //
 // It takes 30 s at most, less where ctx ends earlier. The errors:
 //
@@ -59,8 +60,8 @@ func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 	return Token{}, fmt.Errorf("replace the refused token of %s: the refresher answered %q, which this version does not know: update this package", token.Key, outcome)
 }
 
-// newer returns what the view has for the key of token, if that came later. A token that is not from a Client has
-// no Revision, and can't be compared.
+// newer returns what the view has for the key of token, if that came later. A token that is not
+// from a Client has no Revision, and can't be compared.
 func (c *Client) newer(token Token) (Token, bool) {
 	now, err := c.Token(token.Key)
 	return now, err == nil && token.Revision > 0 && now.Revision > token.Revision && now.Value != token.Value

@@ -11,8 +11,9 @@ import (
 
 const reportSubject = "wxtoken.reject"
 
-// Report is the request on wxtoken.reject: WeChat refused this token. [Client.Report] sends it; a program without a Client
-// sends the JSON of one. One of Revision and TokenSHA256 tells which token of the key it was.
+// Report is the request on wxtoken.reject: WeChat refused this token. [Client.Report] sends it; a
+// program without a Client sends the JSON of one. One of Revision and TokenSHA256 tells which token
+// of the key it was.
 type Report struct {
 	Key         Key    `json:"key"`
 	Revision    uint64 `json:"revision,omitempty"`     // of the bucket's entry
@@ -20,11 +21,13 @@ type Report struct {
 	By          string `json:"by,omitempty"`           // what the service calls itself; see CheckName
 }
 
-// maxName is the most characters that such a name has: gateway/ and the longest name of a services file fit.
+// maxName is the most characters that such a name has: gateway/ and the longest name of a services
+// file fit.
 const maxName = 80
 
-// CheckName returns an error unless a service may call itself so in a report: up to 80 letters, digits and any of ._:/@- of ASCII, a
-// letter or a digit first. "" is no name, and may stand for one.
+// CheckName returns an error unless a service may call itself so in a report: up to 80 letters,
+// digits and any of ._:/@- of ASCII, a letter or a digit first. "" is no name, and may stand for
+// one.
 func CheckName(name string) error {
 	for i, c := range []byte(name) {
 		alphanumeric := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
@@ -37,8 +40,9 @@ func CheckName(name string) error {
 
 type reporterKey struct{}
 
-// WithName returns a context for calls that may report a token ([Client.Report], [Client.Replace], and requests through a [Transport]) in
-// the name of another service than Config.Name: for a program that calls WeChat for others.
+// WithName returns a context for calls that may report a token ([Client.Report], [Client.Replace],
+// and requests through a [Transport]) in the name of another service than Config.Name: for a
+// program that calls WeChat for others.
 func WithName(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, reporterKey{}, name)
 }
@@ -48,19 +52,23 @@ type Outcome string
 
 // The outcomes of a report.
 const (
-	OutcomeRenewing       Outcome = "renewing"        // the token is being replaced: wait for it with Next
-	OutcomeAlreadyRenewed Outcome = "already_renewed" // there is a newer token: Next returns it at once or within milliseconds
-	OutcomeTooSoon        Outcome = "too_soon"        // the token is so young that it is hardly the reason: look elsewhere, report again later
-	OutcomeUnknownKey     Outcome = "unknown_key"     // wxtoken keeps no token for this key
+	OutcomeRenewing Outcome = "renewing" // the token is being replaced: wait for it with Next
+	// There is a newer token: Next returns it at once or within milliseconds.
+	OutcomeAlreadyRenewed Outcome = "already_renewed"
+	// The token is so young that it is hardly the reason: look elsewhere, report again later.
+	OutcomeTooSoon    Outcome = "too_soon"
+	OutcomeUnknownKey Outcome = "unknown_key" // wxtoken keeps no token for this key
 )
 
-// Report says that WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call made with it. It returns
-// when a refresher has answered, and does not wait for the next token: [Client.Replace] does all of that. However many
-// services report a token, it is replaced once. A token without a Revision, because it does not come from a Client, is
-// reported by a digest of its value.
+// Report says that WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a call made
+// with it. It returns when a refresher has answered, and does not wait for the next token:
+// [Client.Replace] does all of that. However many services report a token, it is replaced once. A
+// token without a Revision, because it does not come from a Client, is reported by a digest of its
+// value.
 //
-// It waits for 5 s at most where ctx has no deadline. The error wraps ErrClosed, ErrBadKey for a key that can't be one,
-// nats.ErrNoResponders when no refresher is listening, and nats.ErrPermissionViolation when this user may not report tokens.
+// It waits for 5 s at most where ctx has no deadline. The error wraps ErrClosed, ErrBadKey for a
+// key that can't be one, nats.ErrNoResponders when no refresher is listening, and
+// nats.ErrPermissionViolation when this user may not report tokens.
 func (c *Client) Report(ctx context.Context, token Token) (Outcome, error) {
 	outcome, err := c.report(ctx, token)
 	if err != nil {

@@ -13,15 +13,17 @@ import (
 // Secret holds a value that must not be shown. It prints, logs and marshals as "[redacted]";
 // only Reveal gives the value. Two Secrets are == when their values are.
 type Secret struct {
-	// Masked, since package fmt calls no method of a field that is not exported and prints what it finds in there, which would be the
-	// value wherever a Secret lies in such a field of another struct. A string, since a Client holds millions of them: what a
-	// unique.Handle keeps beside a value takes longer to make than the rest of a token to read, and more memory than the value.
+	// Masked, since package fmt calls no method of a field that is not exported and prints what it
+	// finds in there, which would be the value wherever a Secret lies in such a field of another
+	// struct. A string, since a Client holds millions of them: what a unique.Handle keeps beside a
+	// value takes longer to make than the rest of a token to read, and more memory than the value.
 	masked string // "" for ""
 }
 
 const redacted = "[redacted]"
 
-// NewSecret returns a Secret that holds value, for instance for [Client.Report] of a token that does not come from a Client.
+// NewSecret returns a Secret that holds value, for instance for [Client.Report] of a token that
+// does not come from a Client.
 func NewSecret(value string) Secret {
 	if value == "" {
 		return Secret{}
@@ -64,8 +66,9 @@ func (s *Secret) UnmarshalText(value []byte) error {
 	return nil
 }
 
-// mask makes values unreadable within this process: AES in counter mode, begun at a digest of the value, so that equal values are equal
-// when they are masked, and others share no key stream. Its keys are made anew in each process and never leave it.
+// mask makes values unreadable within this process: AES in counter mode, begun at a digest of the
+// value, so that equal values are equal when they are masked, and others share no key stream. Its
+// keys are made anew in each process and never leave it.
 type mask struct {
 	seed  maphash.Seed
 	block cipher.Block

@@ -12,10 +12,12 @@ import (
 	"sync/atomic"
 )
 
-// defaultMaxSpool is how long a body may be whose length was not said, in bytes: it takes room on a disk.
+// defaultMaxSpool is how long a body may be whose length was not said, in bytes: it takes room on a
+// disk.
 const defaultMaxSpool = 1 << 30
 
-// ErrBodyTooLong is returned by Transport for a body whose length was not said and that is longer than MaxSpool.
+// ErrBodyTooLong is returned by Transport for a body whose length was not said and that is longer
+// than MaxSpool.
 var ErrBodyTooLong = errors.New("request body without a length is too long (set the request's ContentLength, or MaxSpool)")
 
 // kept is a request's body that was read to its end: in memory, or in a file.
@@ -27,7 +29,8 @@ type kept struct {
 	users  atomic.Int32 // of the file: net/http may read the body yet when the answer is there
 }
 
-// keep reads a body to its end: up to so many bytes into memory, and what is longer into a file. The end of ctx ends it.
+// keep reads a body to its end: up to so many bytes into memory, and what is longer into a file.
+// The end of ctx ends it.
 func (t *Transport) keep(ctx context.Context, from io.ReadCloser, inMemory int64) (*kept, error) {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -61,7 +64,8 @@ func (t *Transport) read(from io.Reader, inMemory int64) (*kept, error) {
 	}
 	k := &kept{file: file}
 	k.users.Store(1)
-	if os.Remove(file.Name()) != nil { // Windows removes no open file; elsewhere nothing is left of it, however the process ends
+	// Windows removes no open file; elsewhere nothing is left of it, however the process ends.
+	if os.Remove(file.Name()) != nil {
 		k.name = file.Name()
 	}
 	most := t.MaxSpool

@@ -15,8 +15,10 @@ const (
 	StateRenewingFailed     State = "renewing_failed"     // the last renewal failed; it is being tried again
 	StateNeedsAuthorization State = "needs_authorization" // the merchant has to authorize again
 	StateRevoked            State = "revoked"             // the merchant cancelled the authorization
-	StateWaitingForTicket   State = "waiting_for_ticket"  // the component has no usable component_verify_ticket
-	StateOperator           State = "operator"            // a person must act: secret wrong, IP not on the whitelist, quota gone
+	// The component has no usable component_verify_ticket.
+	StateWaitingForTicket State = "waiting_for_ticket"
+	// A person must act: secret wrong, IP not on the whitelist, quota gone.
+	StateOperator State = "operator"
 )
 
 // Status is what wxtoken knows about a key beside its token: the value in the bucket "status"
@@ -43,35 +45,42 @@ type Condition struct {
 	Until   *time.Time    `json:"until,omitempty"` // of Renewing: when that ends or is tried again, if it is known
 }
 
-// ConditionType says which aspect of a key a Condition is about. A refresher of a later time may know more of them.
+// ConditionType says which aspect of a key a Condition is about. A refresher of a later time may
+// know more of them.
 type ConditionType string
 
 // The types of conditions. All but Ready are of components alone.
 const (
-	ConditionReady            ConditionType = "Ready"            // the token is good
-	ConditionTicketFlowing    ConditionType = "TicketFlowing"    // WeChat pushes component_verify_tickets
-	ConditionRefusalsBelieved ConditionType = "RefusalsBelieved" // an account whose refresh token WeChat refuses is marked
-	ConditionEventsOpened     ConditionType = "EventsOpened"     // what ingest seals can be opened; missing until it could not
+	ConditionReady         ConditionType = "Ready"         // the token is good
+	ConditionTicketFlowing ConditionType = "TicketFlowing" // WeChat pushes component_verify_tickets
+	// An account whose refresh token WeChat refuses is marked.
+	ConditionRefusalsBelieved ConditionType = "RefusalsBelieved"
+	// What ingest seals can be opened; missing until it could not.
+	ConditionEventsOpened ConditionType = "EventsOpened"
 
-	// ConditionRenewing says whether anything keeps tokens from being renewed: those of the component's accounts, or its
-	// own. It is "False" for as long as that lasts, and its reason is one of the Held constants.
+	// ConditionRenewing says whether anything keeps tokens from being renewed: those of the
+	// component's accounts, or its own. It is "False" for as long as that lasts, and its reason is
+	// one of the Held constants.
 	ConditionRenewing ConditionType = "Renewing"
 )
 
-// Reason is why a Condition is as it is, in one word. A refresher of a later time may know more of them.
+// Reason is why a Condition is as it is, in one word. A refresher of a later time may know more of
+// them.
 type Reason string
 
 // The reasons of Ready.
 const (
-	ReasonRenewed             Reason = "Renewed"             // True
-	ReasonRenewalFailed       Reason = "RenewalFailed"       // the last renewal failed; it is tried again
-	ReasonExpired             Reason = "Expired"             // the token expired before the next one came
-	ReasonRefreshTokenInvalid Reason = "RefreshTokenInvalid" // WeChat refuses the refresh token, and no other is to be had
-	ReasonNoRefreshToken      Reason = "NoRefreshToken"      // there is no refresh token, and none is to be had
-	ReasonNoAPIPermission     Reason = "NoAPIPermission"     // the account granted no API permission
-	ReasonTicketRefused       Reason = "TicketRefused"       // WeChat refuses the component_verify_ticket
-	ReasonOperatorNeeded      Reason = "OperatorNeeded"      // an operator must act; the message says how
-	ReasonCancelled           Reason = "Cancelled"           // the merchant cancelled the authorization
+	ReasonRenewed       Reason = "Renewed"       // True
+	ReasonRenewalFailed Reason = "RenewalFailed" // the last renewal failed; it is tried again
+	ReasonExpired       Reason = "Expired"       // the token expired before the next one came
+	// WeChat refuses the refresh token, and no other is to be had.
+	ReasonRefreshTokenInvalid Reason = "RefreshTokenInvalid"
+	// There is no refresh token, and none is to be had.
+	ReasonNoRefreshToken  Reason = "NoRefreshToken"
+	ReasonNoAPIPermission Reason = "NoAPIPermission" // the account granted no API permission
+	ReasonTicketRefused   Reason = "TicketRefused"   // WeChat refuses the component_verify_ticket
+	ReasonOperatorNeeded  Reason = "OperatorNeeded"  // an operator must act; the message says how
+	ReasonCancelled       Reason = "Cancelled"       // the merchant cancelled the authorization
 )
 
 // The reasons of TicketFlowing.
@@ -90,25 +99,28 @@ const (
 	ReasonSealKeyUnknown Reason = "SealKeyUnknown" // the refreshers don't have the seed that ingest seals for
 )
 
-// The reasons of Renewing: why tokens are not renewed, the gravest first. Where several hold at a time the condition names
-// the first, and its message tells all.
+// The reasons of Renewing: why tokens are not renewed, the gravest first. Where several hold at a
+// time the condition names the first, and its message tells all.
 const (
 	ReasonUnhindered Reason = "Unhindered" // True
 
-	HeldNATS         Reason = "NATSNotStoring"  // NATS stores nothing: an answer of WeChat's would be lost
-	HeldNoTicket     Reason = "NoTicket"        // there is no component_verify_ticket that WeChat takes
-	HeldRefused      Reason = "CallsRefused"    // WeChat refuses the component: secret, IP whitelist, state
-	HeldEmptyAnswers Reason = "EmptyAnswers"    // WeChat answers api_component_token with nothing, again and again
+	HeldNATS     Reason = "NATSNotStoring" // NATS stores nothing: an answer of WeChat's would be lost
+	HeldNoTicket Reason = "NoTicket"       // there is no component_verify_ticket that WeChat takes
+	HeldRefused  Reason = "CallsRefused"   // WeChat refuses the component: secret, IP whitelist, state
+	// WeChat answers api_component_token with nothing, again and again.
+	HeldEmptyAnswers Reason = "EmptyAnswers"
 	HeldQuota        Reason = "QuotaGone"       // the day's quota of a call is gone
 	HeldDoubted      Reason = "RefusalsDoubted" // so many accounts are refused at once that it is not believed
 	HeldAway         Reason = "WeChatAway"      // WeChat does not answer
-	HeldTokenRefused Reason = "TokenRefused"    // WeChat refused the component's token before its time; another keeper may renew it
-	HeldTokenDead    Reason = "TokenDead"       // the component has no token that lives
-	HeldListFirst    Reason = "ListFirst"       // the data is old: WeChat's list is read before any renewal
-	HeldMinuteLimit  Reason = "MinuteLimit"     // WeChat takes no more of a call in this minute
+	// WeChat refused the component's token before its time; another keeper may renew it.
+	HeldTokenRefused Reason = "TokenRefused"
+	HeldTokenDead    Reason = "TokenDead"   // the component has no token that lives
+	HeldListFirst    Reason = "ListFirst"   // the data is old: WeChat's list is read before any renewal
+	HeldMinuteLimit  Reason = "MinuteLimit" // WeChat takes no more of a call in this minute
 )
 
-// Held returns the condition that says what keeps tokens from being renewed; ok is false while nothing does.
+// Held returns the condition that says what keeps tokens from being renewed; ok is false while
+// nothing does.
 func (s Status) Held() (c Condition, ok bool) {
 	for _, c := range s.Conditions {
 		if c.Type == ConditionRenewing && c.Status == "False" {
@@ -118,8 +130,8 @@ func (s Status) Held() (c Condition, ok bool) {
 	return Condition{}, false
 }
 
-// StateAt returns the state at a time: a token that has expired is not active, whatever was written last. expiresAt is that of the
-// newest token of the key, zero if there is none.
+// StateAt returns the state at a time: a token that has expired is not active, whatever was written
+// last. expiresAt is that of the newest token of the key, zero if there is none.
 func (s Status) StateAt(now, expiresAt time.Time) State {
 	if s.State == StateActive && !now.Before(expiresAt) {
 		return StateRenewingFailed

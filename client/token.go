@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Token is one access token. Its JSON is the record in the bucket and on token.updated.<key> (docs/contract.md), so a
-// program that gets one without a Client reads it with json.Unmarshal; written, its secrets are "[redacted]".
-// Times are UTC.
+// Token is one access token. Its JSON is the record in the bucket and on token.updated.<key>
+// (docs/contract.md), so a program that gets one without a Client reads it with json.Unmarshal;
+// written, its secrets are "[redacted]". Times are UTC.
 type Token struct {
 	Key        Key       `json:"key"`
 	Value      Secret    `json:"value"`       // what goes into access_token=
@@ -23,15 +23,15 @@ type Token struct {
 	Revision   uint64    `json:"-"` // revision of the bucket's entry; 0 for a token that does not come from a Client
 }
 
-// Previous is the token before, for as long as WeChat still accepts it. A Token has none after a re-authorization. Those
-// who read the Token share what it points to: don't change it.
+// Previous is the token before, for as long as WeChat still accepts it. A Token has none after a
+// re-authorization. Those who read the Token share what it points to: don't change it.
 type Previous struct {
 	Value      Secret    `json:"value"`
 	ValidUntil time.Time `json:"valid_until"` // the earlier of its own expiry and 5 minutes after its successor was obtained
 }
 
-// UnmarshalJSON reads a record of the bucket and ignores fields that it does not know. It returns an error that wraps
-// ErrBadToken when the record is not a token; the error never shows the record.
+// UnmarshalJSON reads a record of the bucket and ignores fields that it does not know. It returns
+// an error that wraps ErrBadToken when the record is not a token; the error never shows the record.
 func (t *Token) UnmarshalJSON(text []byte) error {
 	token, err := readToken(text, time.Time{})
 	if err == nil {
@@ -40,7 +40,8 @@ func (t *Token) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// tokenRecord is the JSON of a Token as it is read: a Secret is made of what is kept, and of nothing else.
+// tokenRecord is the JSON of a Token as it is read: a Secret is made of what is kept, and of
+// nothing else.
 type tokenRecord struct {
 	Key        string
 	Value      string
@@ -56,8 +57,9 @@ type previousRecord struct {
 	ValidUntil time.Time `json:"valid_until"`
 }
 
-// plain reads a record as wxtoken writes it, all of it and nothing else, several times as fast as encoding/json: a Client reads a
-// million of them before it is ready. ok is false for any other form, and r is not to be used then.
+// plain reads a record as wxtoken writes it, all of it and nothing else, several times as fast as
+// encoding/json: a Client reads a million of them before it is ready. ok is false for any other
+// form, and r is not to be used then.
 func (r *tokenRecord) plain(text []byte) (ok bool) {
 	value := func(before, behind string) []byte {
 		rest, found := bytes.CutPrefix(text, []byte(before))

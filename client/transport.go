@@ -18,44 +18,50 @@ import (
 const (
 	// defaultRetryBody is how large a request body is kept for a second try, in bytes.
 	defaultRetryBody = 1 << 20
-	// maxRefusal is how long an answer may be that is looked at: a refusal of WeChat's is far shorter.
+	// maxRefusal is how long an answer may be that is looked at: a refusal of WeChat's is far
+	// shorter.
 	maxRefusal = 2 << 10
 )
 
 // TokenParameters are the parameters of a query in which WeChat takes a token.
 var TokenParameters = []string{"access_token", "component_access_token"}
 
-// refusedCodes are the errcodes by which WeChat says that it does not take a token ("Global return codes").
+// refusedCodes are the errcodes by which WeChat says that it does not take a token ("Global return
+// codes").
 var refusedCodes = []int{40001, 40014, 42001}
 
-// Transport is an http.RoundTripper for calls to WeChat's API: it puts the current token of a key into the query, and when WeChat
-// refuses the token it has that replaced ([Client.Replace]) and makes the call once more, if the request's body can be sent again. A body
-// goes out with a length, also where the request says none: it is read to its end before.
-// Nothing else is repeated here: a call may have worked although its answer was lost. (net/http itself may make a GET once more where a
-// connection that it had kept breaks.) A refusal that can't be mended so is
-// handed on as it came, when the next token is there.
+// Transport is an http.RoundTripper for calls to WeChat's API: it puts the current token of a key
+// into the query, and when WeChat refuses the token it has that replaced ([Client.Replace]) and
+// makes the call once more, if the request's body can be sent again. A body goes out with a length,
+// also where the request says none: it is read to its end before. Nothing else is repeated here: a
+// call may have worked although its answer was lost. (net/http itself may make a GET once more
+// where a connection that it had kept breaks.) A refusal that can't be mended so is handed on as it
+// came, when the next token is there.
 //
-// The token takes the place of access_token or component_access_token, whichever the query has; without one it is added under the
-// name that the kind of the key wants. Neither RoundTrip's errors nor the Request of an answer hold the token. Where WeChat redirects, an
-// http.Client follows without it: the token is for the address that was called.
+// The token takes the place of access_token or component_access_token, whichever the query has;
+// without one it is added under the name that the kind of the key wants. Neither RoundTrip's errors
+// nor the Request of an answer hold the token. Where WeChat redirects, an http.Client follows
+// without it: the token is for the address that was called.
 type Transport struct {
 	Client *Client
 	Key    Key
 
-	// Base makes the calls. Default: http.DefaultTransport. Its answers must not be compressed, which is so unless the request has a
-	// header Accept-Encoding.
+	// Base makes the calls. Default: http.DefaultTransport. Its answers must not be compressed,
+	// which is so unless the request has a header Accept-Encoding.
 	Base http.RoundTripper
 
-	// RetryBody is how large a body of a request without GetBody is kept in memory for a second try, in bytes. Default: 1 MiB; less than
-	// 0: none.
+	// RetryBody is how large a body of a request without GetBody is kept in memory for a second
+	// try, in bytes. Default: 1 MiB; less than 0: none.
 	RetryBody int64
 
-	// SpoolDir is where a body goes that is longer than RetryBody and whose length the request does not say (ContentLength 0 or -1): WeChat
-	// refuses a body in chunks, so it gets a length. The file has no name any more while it is used, but on Windows. Such a body can be sent twice.
+	// SpoolDir is where a body goes that is longer than RetryBody and whose length the request does
+	// not say (ContentLength 0 or -1): WeChat refuses a body in chunks, so it gets a length. The
+	// file has no name any more while it is used, but on Windows. Such a body can be sent twice.
 	// Default: os.TempDir.
 	SpoolDir string
 
-	// MaxSpool is how long such a body may be, in bytes; what is longer is ErrBodyTooLong. Default: 1 GiB.
+	// MaxSpool is how long such a body may be, in bytes; what is longer is ErrBodyTooLong. Default:
+	// 1 GiB.
 	MaxSpool int64
 
 	// Answered, if not nil, is told of each answer before RoundTrip returns it.
@@ -68,10 +74,13 @@ type Answer struct {
 	RID     string // WeChat's request id, of an answer with an errcode
 	Refused bool   // WeChat refused the first token
 	Again   bool   // the call was made once more, and this is the second answer
-	Err     error  // why the call was not made once more, where Refused and not Again; nil where its body can't be sent twice
+	// Why the call was not made once more, where Refused and not Again; nil where its body can't be
+	// sent twice.
+	Err error
 }
 
-// RoundTrip makes the call. It returns the errors of [Client.Token], those of Base without URLs, and the request body's own.
+// RoundTrip makes the call. It returns the errors of [Client.Token], those of Base without URLs,
+// and the request body's own.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Response != nil {
 		return t.redirected(req)
@@ -92,7 +101,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.told(res, answer, err)
 	}
 	answer.Refused = true
-	// Also where the body can't be sent again: a program that repeats the call by itself, as many SDKs do, does so at once.
+	// Also where the body can't be sent again: a program that repeats the call by itself, as many
+	// SDKs do, does so at once.
 	next, err := t.Client.Replace(req.Context(), token)
 	if err == nil && body.again != nil {
 		var again io.ReadCloser
@@ -131,7 +141,8 @@ type outgoing struct {
 	release func()
 }
 
-// body makes a request's body ready to be sent with its length, and twice where that may be. A length that is not said is 0, or -1.
+// body makes a request's body ready to be sent with its length, and twice where that may be. A
+// length that is not said is 0, or -1.
 func (t *Transport) body(req *http.Request) (outgoing, error) {
 	limit := t.RetryBody
 	if limit == 0 {
@@ -230,7 +241,8 @@ func withToken(query string, token Token) string {
 	return query + name + "=" + value
 }
 
-// ReadAnswer reads the beginning of an answer of WeChat's, as far as a refusal may be long, and puts it back.
+// ReadAnswer reads the beginning of an answer of WeChat's, as far as a refusal may be long, and
+// puts it back.
 func ReadAnswer(res *http.Response) (Answer, error) {
 	if res.ContentLength > maxRefusal || res.ContentLength == 0 || res.Body == nil || media(res.Header.Get("Content-Type")) {
 		return Answer{}, nil

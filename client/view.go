@@ -7,11 +7,13 @@ import (
 	"time"
 )
 
-// view is what a Client has of the bucket "tokens". Readers look into it without a lock: a look writes nothing, so that any number of
-// them at once cost each other nothing. Writers hold the Client's lock. The zero view is empty.
+// view is what a Client has of the bucket "tokens". Readers look into it without a lock: a look
+// writes nothing, so that any number of them at once cost each other nothing. Writers hold the
+// Client's lock. The zero view is empty.
 //
-// It is an open table: a key's entry stands at the place that its digest names, or at one of the next. Nothing is ever taken out (a
-// removed token leaves an entry that says so), so a search may end at the first empty place.
+// It is an open table: a key's entry stands at the place that its digest names, or at one of the
+// next. Nothing is ever taken out (a removed token leaves an entry that says so), so a search may
+// end at the first empty place.
 type view struct {
 	seed   maphash.Seed
 	places atomic.Pointer[[]place] // a power of two of them, a quarter of them empty; replaced when it grows
@@ -72,8 +74,8 @@ func (v *view) free(places []place, key Key) *place {
 	}
 }
 
-// digest is that of the appid alone, which costs a third of that of the whole key: an account is known to few components. Its tickets
-// stand beside its token.
+// digest is that of the appid alone, which costs a third of that of the whole key: an account is
+// known to few components. Its tickets stand beside its token.
 func (v *view) digest(key Key) uint64 {
 	appID := key.Authorizer
 	if appID == "" {

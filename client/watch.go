@@ -40,7 +40,8 @@ const (
 	// heartbeat is how often the server says that a quiet watch still stands.
 	heartbeat = 2 * time.Second
 
-	// maxMissed is how many times a heartbeat long a watch may say nothing before it counts as dead.
+	// maxMissed is how many times a heartbeat long a watch may say nothing before it counts as
+	// dead.
 	maxMissed = 2
 
 	// A watch that can't be made is tried again after retryMin, then after twice as long each
@@ -79,8 +80,9 @@ type watch struct {
 	over bool // nothing that still arrives counts; guarded by Client.mu
 }
 
-// follow keeps a watch on some keys of a bucket going until the client is closed, or the connection. Where this user may not make
-// a consumer with several filters, each key gets a watch of its own.
+// follow keeps a watch on some keys of a bucket going until the client is closed, or the
+// connection. Where this user may not make a consumer with several filters, each key gets a watch
+// of its own.
 func (c *Client) follow(b *bucket, filters []string) {
 	status := c.nc.StatusChanged()
 	defer c.nc.RemoveStatusListener(status)
@@ -118,9 +120,9 @@ func (c *Client) follow(b *bucket, filters []string) {
 	}
 }
 
-// hearAgain has the connection made anew when NATS had taken the inbox of its requests away and allows inboxes again. The library
-// goes on believing in a subscription that a reload of the server's permissions removed: no answer would be heard any more, by
-// anything on this connection.
+// hearAgain has the connection made anew when NATS had taken the inbox of its requests away and
+// allows inboxes again. The library goes on believing in a subscription that a reload of the
+// server's permissions removed: no answer would be heard any more, by anything on this connection.
 func (c *Client) hearAgain() {
 	refused := func(subject string) bool {
 		err := c.nc.LastError()
@@ -168,7 +170,8 @@ func (c *Client) watch(b *bucket, filters []string, status <-chan nats.Status) (
 	}
 	defer w.end(sub)
 
-	// Made on the side, because an answer that was lost with the connection would be waited for in vain.
+	// Made on the side, because an answer that was lost with the connection would be waited for in
+	// vain.
 	ctx, cancel := context.WithTimeout(c.ctx, requestTimeout)
 	defer cancel()
 	consumer := make(chan error, 1)
@@ -215,7 +218,8 @@ func (w *watch) consume(ctx context.Context, filters []string, deliver string) e
 		IdleHeartbeat:  heartbeat,
 	}
 	if len(filters) == 1 {
-		config.FilterSubject = w.of.subject() + filters[0] // alone, it stands in the request's subject, where permissions can see it
+		// Alone, it stands in the request's subject, where permissions can see it.
+		config.FilterSubject = w.of.subject() + filters[0]
 	} else {
 		for _, filter := range filters {
 			config.FilterSubjects = append(config.FilterSubjects, w.of.subject()+filter)
@@ -237,8 +241,8 @@ func (w *watch) consume(ctx context.Context, filters []string, deliver string) e
 	return nil
 }
 
-// untilRefused returns a context that also ends, with errShared, when NATS refuses this connection to publish to a subject: it does not answer
-// such a request.
+// untilRefused returns a context that also ends, with errShared, when NATS refuses this connection
+// to publish to a subject: it does not answer such a request.
 func (w *watch) untilRefused(ctx context.Context, subject string) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w.c.wg.Go(func() {
@@ -288,7 +292,9 @@ func (w *watch) receive(msg *nats.Msg) {
 			return
 		}
 		if stalled == "" {
-			w.loaded() // the server beats only when it has nothing left to send, or has not heard that we took what it sent
+			// The server beats only when it has nothing left to send, or has not heard that we took
+			// what it sent.
+			w.loaded()
 		}
 		return
 	default:
@@ -330,9 +336,10 @@ func (w *watch) loaded() {
 	w.c.feeds.wake()
 }
 
-// apply brings one message of the bucket into the view. A message that can't be read changes nothing: what
-// the view has is better than nothing. Nor is anything removed but by a message that says so: a bucket that
-// was lost is filled again, and until then WeChat still accepts the tokens that it held.
+// apply brings one message of the bucket into the view. A message that can't be read changes
+// nothing: what the view has is better than nothing. Nor is anything removed but by a message that
+// says so: a bucket that was lost is filled again, and until then WeChat still accepts the tokens
+// that it held.
 func (w *watch) apply(msg *nats.Msg, revision uint64) {
 	key, err := ParseKey(strings.TrimPrefix(msg.Subject, w.of.subject()))
 	if err == nil {
@@ -397,7 +404,8 @@ func readEntry(key Key, msg *nats.Msg, revision uint64, now time.Time) (*entry, 
 	return &entry{token}, nil
 }
 
-// kept returns a key that may be kept for long: it holds no more than itself alive, and shares what keys have in common. The lock is held.
+// kept returns a key that may be kept for long: it holds no more than itself alive, and shares what
+// keys have in common. The lock is held.
 func (c *Client) kept(key Key) Key {
 	if e := c.view.find(key); e != nil {
 		return e.token.Key
@@ -410,7 +418,8 @@ func (c *Client) kept(key Key) Key {
 	return Key{Kind: key.Kind, Component: component, Authorizer: strings.Clone(key.Authorizer)}
 }
 
-// fade forgets the tokens before, once WeChat no longer accepts them: of a million keys all but a few have one.
+// fade forgets the tokens before, once WeChat no longer accepts them: of a million keys all but a
+// few have one.
 func (c *Client) fade() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

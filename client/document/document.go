@@ -10,7 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of a document, far above what WeChat sends and far below what costs us anything. What lies beyond is not read.
+// Bounds of a document, far above what WeChat sends and far below what costs us anything. What lies
+// beyond is not read.
 const (
 	maxDepth    = 16   // nested elements, the root included
 	maxElements = 1024 // in the whole document
@@ -20,19 +21,25 @@ const (
 
 const space = " \t\r\n"
 
-// ErrDocType is the error for a document with a document type or a declaration of its own: nothing of it is read.
+// ErrDocType is the error for a document with a document type or a declaration of its own: nothing
+// of it is read.
 var ErrDocType = errors.New("document type or declaration: WeChat sends none")
 
-// Kind says in one word what is odd about a document. Kinds label a counter, so there are few of them.
+// Kind says in one word what is odd about a document. Kinds label a counter, so there are few of
+// them.
 type Kind string
 
 // The kinds of oddities.
 const (
-	Markup     Kind = "markup"     // attributes, comments, instructions, names that are no ASCII, references that stand for nothing
-	Characters Kind = "characters" // bytes that are no UTF-8, control characters and others that XML does not have
-	Beside     Kind = "beside"     // text that stands in no field
-	Twice      Kind = "twice"      // a name stands twice
-	Structure  Kind = "structure"  // tags or quotes that don't fit together: a text's own, or a document cut short
+	// Attributes, comments, instructions, names that are no ASCII, references that stand for
+	// nothing.
+	Markup Kind = "markup"
+	// Bytes that are no UTF-8, control characters and others that XML does not have.
+	Characters Kind = "characters"
+	Beside     Kind = "beside" // text that stands in no field
+	Twice      Kind = "twice"  // a name stands twice
+	// Tags or quotes that don't fit together: a text's own, or a document cut short.
+	Structure  Kind = "structure"
 	Bounds     Kind = "bounds"     // too deep, too many or too long
 	Space      Kind = "space"      // white space around what WeChat writes itself
 	Field      Kind = "field"      // a field that decides is missing, or can't be what WeChat sends
@@ -44,7 +51,8 @@ func Kinds() []Kind {
 	return []Kind{Markup, Characters, Beside, Twice, Structure, Bounds, Space, Field, Unreadable}
 }
 
-// Oddity is one kind of oddity and where it was seen first. Its detail shows nothing of the document.
+// Oddity is one kind of oddity and where it was seen first. Its detail shows nothing of the
+// document.
 type Oddity struct {
 	Kind   Kind
 	Detail string
@@ -81,8 +89,9 @@ type Document struct {
 
 var byteOrderMark = []byte("\uFEFF")
 
-// Read reads a document, XML or JSON, and calls visit, which may be nil, at the end of each element. It returns nil for a text that is
-// neither, and ErrDocType; whatever else is odd is told by the Document.
+// Read reads a document, XML or JSON, and calls visit, which may be nil, at the end of each
+// element. It returns nil for a text that is neither, and ErrDocType; whatever else is odd is told
+// by the Document.
 func Read(text []byte, visit func(Element)) (*Document, error) {
 	return new(Document).read(text, visit) // to be inlined: then most documents stay off the heap
 }
@@ -118,7 +127,8 @@ func (d *Document) read(text []byte, visit func(Element)) (*Document, error) {
 	return d, nil
 }
 
-// Odd notes an oddity, if it is the first of its kind. Its detail must show nothing of the document.
+// Odd notes an oddity, if it is the first of its kind. Its detail must show nothing of the
+// document.
 func (d *Document) Odd(kind Kind, format string, args ...any) {
 	if !d.Is(kind) {
 		d.Oddities = append(d.Oddities, Oddity{kind, fmt.Sprintf(format, args...)})
@@ -166,7 +176,8 @@ func isPlain(eight uint64) bool {
 	return (eight|(eight-each*' '))&high == 0
 }
 
-// own are the fields that WeChat writes itself: no user can put a text of his own into them. What decides is among them.
+// own are the fields that WeChat writes itself: no user can put a text of his own into them. What
+// decides is among them.
 var own = map[string]bool{
 	"AppId": true, "InfoType": true, "CreateTime": true, "ComponentVerifyTicket": true,
 	"AuthorizerAppid": true, "AuthorizationCode": true, "AuthorizationCodeExpiredTime": true, "PreAuthCode": true,
@@ -180,11 +191,12 @@ func isOwn(e *Element) bool { return e.Leaf && own[string(e.Name)] }
 
 // settle finds out what can be trusted.
 //
-// WeChat writes a user's text raw. If there are the right tags in it, they look like WeChat's own; but the text ends where WeChat ends
-// it, with a tag that fits none in the text, or with one whose name then stands twice. So where all tags fit, no text has made a field
-// outside of two fields of one name, unless the second of the two is inside of a field, which another text of the user has to close.
-// There, and where tags don't fit, what is trusted are WeChat's own fields before the first field that may hold a text, and those behind
-// the last one: no text reaches there.
+// WeChat writes a user's text raw. If there are the right tags in it, they look like WeChat's own;
+// but the text ends where WeChat ends it, with a tag that fits none in the text, or with one whose
+// name then stands twice. So where all tags fit, no text has made a field outside of two fields of
+// one name, unless the second of the two is inside of a field, which another text of the user has
+// to close. There, and where tags don't fit, what is trusted are WeChat's own fields before the
+// first field that may hold a text, and those behind the last one: no text reaches there.
 func (d *Document) settle() {
 	if d.Whole {
 		switch {
@@ -222,7 +234,8 @@ func (d *Document) again() bool {
 	return slices.ContainsFunc(d.fields, func(e Element) bool { return !isOwn(&e) && names[string(e.Name)] })
 }
 
-// outermost returns WeChat's own fields before the first field that may hold a text, and behind the last one.
+// outermost returns WeChat's own fields before the first field that may hold a text, and behind the
+// last one.
 func (d *Document) outermost() []Element {
 	first, last := 0, len(d.fields)
 	for first < last && isOwn(&d.fields[first]) {
@@ -234,7 +247,8 @@ func (d *Document) outermost() []Element {
 	return slices.Concat(d.fields[:first], d.fields[last:])
 }
 
-// outsideOfTwins returns the fields that don't stand between two fields of one name, which a text may have made of one.
+// outsideOfTwins returns the fields that don't stand between two fields of one name, which a text
+// may have made of one.
 func (d *Document) outsideOfTwins() (outside []Element) {
 	last := make(map[string]int, len(d.fields))
 	for i := range d.fields {
@@ -287,7 +301,8 @@ func (d *Document) Is(kind Kind) bool {
 	return slices.ContainsFunc(d.Oddities, func(o Oddity) bool { return o.Kind == kind })
 }
 
-// Field returns one of WeChat's own fields without the white space around it; empty if it is not there, or can't be told without doubt.
+// Field returns one of WeChat's own fields without the white space around it; empty if it is not
+// there, or can't be told without doubt.
 func (d *Document) Field(name string) string {
 	value, _ := d.find(name)
 	return value
@@ -332,7 +347,8 @@ func (d *Document) find(name string) (value string, found *Element) {
 	return d.valid(value), found
 }
 
-// always reports whether a document has the field in any case, so that a single one can't be a user's.
+// always reports whether a document has the field in any case, so that a single one can't be a
+// user's.
 func (d *Document) always(name string) bool {
 	has := func(name string) bool { return bytes.Contains(d.text, []byte(name)) }
 	message, push := !has("InfoType") && d.isMessage(), !has("MsgType") && !has("ToUserName")
@@ -347,8 +363,8 @@ func (d *Document) always(name string) bool {
 	return false
 }
 
-// isMessage reports whether a document in doubt has what every message has. One with no more than a ToUserName may have no MsgType either, and one
-// that is found is a user's.
+// isMessage reports whether a document in doubt has what every message has. One with no more than a
+// ToUserName may have no MsgType either, and one that is found is a user's.
 func (d *Document) isMessage() bool {
 	to := false
 	for _, e := range d.trusted {
@@ -362,8 +378,8 @@ func (d *Document) isMessage() bool {
 	return !to && bytes.Contains(d.text, []byte("FromUserName"))
 }
 
-// Sole is Field for a field that the document has in any case, or for documents in which no user has a text: if it stands once it is WeChat's,
-// wherever that is.
+// Sole is Field for a field that the document has in any case, or for documents in which no user
+// has a text: if it stands once it is WeChat's, wherever that is.
 func (d *Document) Sole(name string) string {
 	value, found := d.find(name)
 	if found == nil && d.doubted {
@@ -372,7 +388,8 @@ func (d *Document) Sole(name string) string {
 	return value
 }
 
-// Text returns the text of a field that may be a user's: all of it, blanks and all. Of two fields with one name it is the first one.
+// Text returns the text of a field that may be a user's: all of it, blanks and all. Of two fields
+// with one name it is the first one.
 func (d *Document) Text(name string) string {
 	if d.Whole {
 		for i := range d.fields {

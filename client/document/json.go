@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// jsonScanner walks through a JSON object. Texts may hold whatever they like, raw; it ends where quotes, commas and brackets don't fit
-// together.
+// jsonScanner walks through a JSON object. Texts may hold whatever they like, raw; it ends where
+// quotes, commas and brackets don't fit together.
 type jsonScanner struct {
 	d        *Document
 	text     []byte
@@ -177,8 +177,8 @@ func (s *jsonScanner) unescape(text []byte) []byte {
 	return out
 }
 
-// codeUnits reads the four digits of an escape, and those of a second one that belongs to it. A half of a pair, and less than four
-// digits, are U+FFFD.
+// codeUnits reads the four digits of an escape, and those of a second one that belongs to it. A
+// half of a pair, and less than four digits, are U+FFFD.
 func codeUnits(text []byte) (r rune, size int) {
 	high, ok := fourDigits(text)
 	if !ok {
@@ -205,10 +205,12 @@ func fourDigits(text []byte) (rune, bool) {
 	return rune(n), err == nil
 }
 
-// lastMember is the last member of an object that is a number, or a text without quotes and escapes.
+// lastMember is the last member of an object that is a number, or a text without quotes and
+// escapes.
 var lastMember = regexp.MustCompile(`[,{][ \t\r\n]*"([A-Za-z_]+)"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|-?[0-9]+)[ \t\r\n]*$`)
 
-// lastMembers reads the object from its end, as long as there are WeChat's own fields. It goes no further than to from.
+// lastMembers reads the object from its end, as long as there are WeChat's own fields. It goes no
+// further than to from.
 func (d *Document) lastMembers(from int) (found []Element) {
 	end := bytes.LastIndexByte(d.text, '}')
 	if end < from || len(bytes.TrimSpace(d.text[end+1:])) > 0 {
@@ -259,7 +261,8 @@ func (d *Document) soleMember(name string) (string, *Element) {
 	return d.valid(string(e.Value)), &e
 }
 
-// Plain returns a JSON text as encoding/json can read it: what has no place in a text is left out, bytes that are no UTF-8 become U+FFFD.
+// Plain returns a JSON text as encoding/json can read it: what has no place in a text is left out,
+// bytes that are no UTF-8 become U+FFFD.
 func Plain(text []byte) []byte {
 	text = bytes.TrimPrefix(text, byteOrderMark)
 	if !utf8.Valid(text) {

@@ -13,8 +13,8 @@ var (
 	cdataEnd   = []byte("]]>")
 )
 
-// xmlScanner walks through XML: elements, text, CDATA, references. Attributes, comments and instructions are passed over. It ends where
-// tags don't fit together.
+// xmlScanner walks through XML: elements, text, CDATA, references. Attributes, comments and
+// instructions are passed over. It ends where tags don't fit together.
 type xmlScanner struct {
 	d        *Document
 	text     []byte
@@ -211,8 +211,8 @@ func (s *xmlScanner) endTag() {
 	s.close(at)
 }
 
-// tagName reads the name at pos and the white space after it. There is another byte at s.pos afterwards. It returns nil where
-// there is none.
+// tagName reads the name at pos and the white space after it. There is another byte at s.pos
+// afterwards. It returns nil where there is none.
 func (s *xmlScanner) tagName(pos int) []byte {
 	end := pos
 	for end < len(s.text) && !endsName[s.text[end]] {
@@ -355,7 +355,8 @@ func normalizeLines(text []byte) []byte {
 	return bytes.ReplaceAll(text, []byte("\r"), []byte("\n"))
 }
 
-// unescape resolves references in text and normalizes line ends outside them. What stands for no character stays as it is.
+// unescape resolves references in text and normalizes line ends outside them. What stands for no
+// character stays as it is.
 func (s *xmlScanner) unescape(text []byte) []byte {
 	resolved := make([]byte, 0, len(text))
 	for {
@@ -415,7 +416,8 @@ func reference(name string) (rune, bool) {
 	return rune(n), true
 }
 
-// lastElements reads the document from its end, as long as there are WeChat's own fields. It goes no further than to from.
+// lastElements reads the document from its end, as long as there are WeChat's own fields. It goes
+// no further than to from.
 func (d *Document) lastElements(from int) (found []Element) {
 	end := bytes.LastIndex(d.text, []byte("</xml>"))
 	if end < from || bytes.ContainsAny(d.text[end+len("</xml>"):], "<>") {
@@ -443,7 +445,8 @@ func (d *Document) lastElements(from int) (found []Element) {
 	return found
 }
 
-// simple reads the element whose start tag begins at start and whose end tag begins at end: a text, or CDATA, and no tag inside.
+// simple reads the element whose start tag begins at start and whose end tag begins at end: a text,
+// or CDATA, and no tag inside.
 func (d *Document) simple(start int, name []byte, end int) (Element, bool) {
 	if start < 0 || start+1+len(name) >= end {
 		return Element{}, false
@@ -500,7 +503,8 @@ func (d *Document) sole(name string) (string, *Element) {
 	return d.valid(string(e.Value)), &e
 }
 
-// between returns what stands between the first start tag of a field and its last end tag, which is the text of a user who wrote tags.
+// between returns what stands between the first start tag of a field and its last end tag, which is
+// the text of a user who wrote tags.
 func (d *Document) between(name string) string {
 	text := d.text[d.root:]
 	start := bytes.Index(text, []byte("<"+name+">"))

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Reply begins the reply to m: sender and receiver change places, now becomes its CreateTime, and it is
-// XML or JSON as m is. Each method of Reply returns a whole document, which is the answer on wechat.reply.>.
+// Reply begins the reply to m: sender and receiver change places, now becomes its CreateTime, and
+// it is XML or JSON as m is. Each method of Reply returns a whole document, which is the answer on
+// wechat.reply.>.
 func (m Message) Reply(now time.Time) Reply {
 	return Reply{json: m.JSON, head: []field{
 		{name: "ToUserName", text: m.FromUserName},
@@ -20,8 +21,8 @@ func (m Message) Reply(now time.Time) Reply {
 	}}
 }
 
-// Reply writes passive replies ("Passive_user_reply_message"). Texts may hold anything; a character that XML can't
-// carry becomes U+FFFD.
+// Reply writes passive replies ("Passive_user_reply_message"). Texts may hold anything; a character
+// that XML can't carry becomes U+FFFD.
 type Reply struct {
 	head []field
 	json bool
@@ -70,8 +71,8 @@ func (r Reply) Music(m Music) []byte {
 // Article is one entry of News.
 type Article struct{ Title, Description, PicURL, URL string }
 
-// News returns 1 to 8 articles, and an error for another number of them. WeChat shows but the first one in reply to
-// most messages.
+// News returns 1 to 8 articles, and an error for another number of them. WeChat shows but the first
+// one in reply to most messages.
 func (r Reply) News(articles ...Article) ([]byte, error) {
 	if len(articles) == 0 || len(articles) > maxArticles {
 		return nil, fmt.Errorf("reply with news: %d articles, want 1 to %d", len(articles), maxArticles)
