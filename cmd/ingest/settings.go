@@ -13,7 +13,7 @@ import (
 // program is this executable. Its ops-addr leaves 8081 to a refresher on the same machine.
 var program = settings.Program{
 	Name:        "ingest",
-	Description: "Turns WeChat's pushes into events on NATS. It can read no token, and calls nobody but NATS.",
+	Description: "Turns WeChat's pushes into events on NATS. It can read no token, and connects to NATS only.",
 	Defaults:    map[string]string{"ops-addr": "127.0.0.1:8082"},
 }
 

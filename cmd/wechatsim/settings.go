@@ -23,7 +23,7 @@ const prefix = "sim"
 type flags struct {
 	Addr               string `default:"127.0.0.1:8090" help:"Address of the platform's API."`
 	ControlAddr        string `default:"127.0.0.1:8091" help:"Address of the control door."`
-	ExposeTestPlatform bool   `help:"Allow addresses that are not loopback: whoever reaches the control door can do everything."`
+	ExposeTestPlatform bool   `help:"Allow addresses that are not loopback: any program that reaches the control door can do everything."`
 
 	Components int `default:"1" help:"Third-party platforms (components), all authorized by the same accounts."`
 

@@ -196,7 +196,7 @@ func (h *house) startNATS(ctx context.Context) (*natsd.Server, error) {
 	case !settings.Loopback(addr):
 		h.log.Warn().Str("addr", addr).Msg("nats exposed without a password")
 	case h.walls == nil:
-		h.log.Info().Str("addr", addr).Str("hint", "whoever reaches this address may do everything; users and accounts: docs/nats.md").Msg("nats without users")
+		h.log.Info().Str("addr", addr).Str("hint", "every program that reaches this address may do everything; users and accounts: docs/nats.md").Msg("nats without users")
 	}
 	key, err := cfg.natsKey()
 	if err != nil {

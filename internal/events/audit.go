@@ -91,7 +91,7 @@ type Asker struct {
 }
 
 // AskerOf tells who asks. What the headers say is proven on subjects of the operator's page, which
-// nobody else may publish on, and is a claim elsewhere: within an account, NATS does not tell who
+// no other process may publish on, and is a claim elsewhere: within an account, NATS does not tell who
 // published a message.
 func AskerOf(subject, reply string, header func(string) string) Asker {
 	inbox, _, _ := strings.Cut(reply, ".")

@@ -21,7 +21,7 @@ type ConnectListed struct {
 	More  bool          `json:"more"` // there are older ones
 }
 
-// ConnectSeen is what can be said of a link. Nobody can open the link with that.
+// ConnectSeen is what can be said of a link. The link can't be opened with that.
 type ConnectSeen struct {
 	Link       string    `json:"link"` // the beginning of its id, as in the log
 	Component  string    `json:"component"`

@@ -31,7 +31,7 @@ const (
 	SubjectDead          = "wxtoken.dead"
 	SubjectReveal        = "wxtoken.reveal"
 
-	// ConsolePrefix begins the subjects on which the operator's page asks, and nobody else may:
+	// ConsolePrefix begins the subjects on which the operator's page asks, and no other process may:
 	// there a request says, in its headers, which person asks.
 	ConsolePrefix = "wxtoken.console."
 )

@@ -20,8 +20,8 @@ type Due struct {
 	Reason     string      `json:"reason"`
 	// By is what the service that reported the token calls itself.
 	By string `json:"by,omitempty"`
-	// Revision is that of the key's credential when somebody asked. While it stands, nobody has
-	// tried since.
+	// Revision is that of the key's credential when the renewal was asked for.
+	// While the record still has it, no refresher has tried since.
 	Revision uint64 `json:"revision,omitempty"`
 }
 

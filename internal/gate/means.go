@@ -168,7 +168,7 @@ func (g *Gate) KnowTicket(created time.Time) {
 // not asked whether the token is too young, as for an account's: WeChat's word need not be true for
 // long. The younger the token is, and the more often that happened, the later is the next one.
 func (g *Gate) tokenRefused(ctx context.Context, t wxtoken.Token) {
-	// The mark is set before anything is asked, under the lock: from here on nobody is handed this
+	// The mark is set before anything is asked, under the lock: from here on no call gets this
 	// token, and of 64 calls that are refused at once the first one goes on.
 	g.mu.Lock()
 	news := g.refused < t.Generation

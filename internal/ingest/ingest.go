@@ -29,7 +29,7 @@ import (
 type Config struct {
 	HTTPAddr      string `name:"http-addr" group:"Pushes" default:":8080" help:"Address for WeChat's pushes. The one that is open to all networks by default: WeChat has to reach it, through a proxy that speaks TLS."`
 	ReleaseCheck  bool   `name:"release-check" group:"Pushes" default:"true" help:"Answer WeChat's full-network-release check for the ten accounts that it lends. On unless --release-check=false: switch it off when the release is through."`
-	PlainMessages bool   `name:"plain-messages" group:"Pushes" help:"Take messages in plain mode too, for the test of an account: they are neither encrypted nor signed, so whoever saw one URL can send any. NOT FOR PRODUCTION."`
+	PlainMessages bool   `name:"plain-messages" group:"Pushes" help:"Take messages in plain mode too, for the test of an account: they are neither encrypted nor signed, so anyone who saw one URL can send any. NOT FOR PRODUCTION."`
 }
 
 // Validate returns what is wrong with the settings.

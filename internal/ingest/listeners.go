@@ -8,7 +8,7 @@ import (
 // What is remembered of subjects on which no service answers.
 const (
 	silenceLasts = time.Second
-	silentAfter  = 8       // questions in a row within that time on which nobody listened
+	silentAfter  = 8       // questions in a row within that time that had no listener
 	maxSilent    = 100_000 // subjects; what is beyond is asked about
 )
 
@@ -21,7 +21,7 @@ type listeners struct {
 
 	mu    sync.Mutex
 	since time.Time
-	none  map[string]uint8 // by subject: questions since then on which nobody listened
+	none  map[string]uint8 // by subject: questions since then that had no listener
 }
 
 // maybe reports whether a question on a subject may find a service.

@@ -18,7 +18,7 @@ const (
 	saidWaiting     = "waiting"     // not done yet
 	saidBusy        = "busy"        // another browser is at it
 	saidUnknown     = "unknown"     // no such link
-	saidExpired     = "expired"     // nobody authorized in time
+	saidExpired     = "expired"     // no merchant authorized in time
 	saidUsed        = "used"        // by another browser, and a code came from this one
 	saidGone        = "gone"        // used or expired: a refresher of an earlier version does not tell which
 	saidForbidden   = "forbidden"   // another browser

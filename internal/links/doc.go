@@ -12,7 +12,7 @@
 //	conflict    Finish: the tokens are stored, and the account kept another ref
 //	failed      Fail: it came to nothing, and says why; another code may still be brought, until the link ends
 //
-// Whoever opens a link that is over is told why, how it ended and about which account; nothing of
+// A merchant who opens a link that is over is told why, how it ended and about which account; nothing of
 // that leads on.
 //
 // Two events tell of one authorization, the redirect and the push, each perhaps with a code of its

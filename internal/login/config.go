@@ -12,7 +12,7 @@ import (
 
 // Config is what an operator can set.
 type Config struct {
-	UsersFile       string   `name:"console-users-file" group:"Operator's page" placeholder:"file" help:"Who may use the operator's page, and as what: reader, operator or admin, with hashes of their passwords (docs/console-rights.md). It is read again when it changes. Without it and without --console-user-header, the page is for this machine alone, and whoever is on it is an admin."`
+	UsersFile       string   `name:"console-users-file" group:"Operator's page" placeholder:"file" help:"Who may use the operator's page, and as what: reader, operator or admin, with hashes of their passwords (docs/console-rights.md). It is read again when it changes. Without it and without --console-user-header, the page is for this machine alone, and everyone on it is an admin."`
 	UserHeader      string   `name:"console-user-header" group:"Operator's page" placeholder:"header" help:"Header in which a proxy that asks people who they are names the person, for instance Remote-User. It is believed from --console-proxies alone."`
 	RoleHeader      string   `name:"console-role-header" group:"Operator's page" placeholder:"header" help:"Header in which that proxy names the person's role, or several with commas between them. Without it the users file says it, and who is not in there is a reader."`
 	Proxies         []string `name:"console-proxies" group:"Operator's page" placeholder:"addresses" help:"Addresses of that proxy, or networks (10.0.0.0/8), with commas between them. What it says of the client's address is believed, too, as with --trusted-proxies."`
@@ -31,7 +31,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.RoleHeader != "" && c.UserHeader == "" {
-		fault("console-role-header", "a role is nobody's without a name: want %s too", settings.Name("console-user-header"))
+		fault("console-role-header", "a role needs a name to belong to: want %s too", settings.Name("console-user-header"))
 	}
 	if c.UserHeader != "" && len(c.Proxies) == 0 {
 		fault("console-proxies", "none: anybody could write %s by himself; name the proxy's address, for instance 127.0.0.1", c.UserHeader)

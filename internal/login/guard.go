@@ -219,7 +219,7 @@ func (g *Guard) who(r *http.Request) (Person, knownBy, *refusal) {
 		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("no name came with the request: the page is behind a proxy that asks for it", "请求中没有用户名：本页面须经由负责登录的代理访问")}
 	}
 	if why := notLocal(r, remote); !why.IsZero() {
-		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("%s; nobody has a login yet, and until then the page is for this machine alone: set %s, or %s with %s",
+		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("%s; no login is set up yet, and until then the page is for this machine alone: set %s, or %s with %s",
 			"%s；尚未设置登录，此时本页面只允许本机访问：请设置 %s，或 %s 和 %s",
 			why, settings.Name("console-users-file"), settings.Name("console-user-header"), settings.Name("console-proxies"))}
 	}

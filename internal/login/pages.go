@@ -58,7 +58,7 @@ func (g *Guard) tryBasic(r *http.Request, name, password string) (*user, *refusa
 	return of, no
 }
 
-// try looks at a name and a password. It tells nobody which of the two is wrong.
+// try looks at a name and a password. Its answer does not tell which of the two is wrong.
 func (g *Guard) try(r *http.Request, name, password string) (*user, *refusal) {
 	of, _ := g.users().byName(name)
 	from := g.client(r)
@@ -109,8 +109,8 @@ func (g *Guard) noteRight(pair [sha256.Size]byte, hash string) {
 	g.seen[pair] = hash
 }
 
-// record leaves a record of a login. That it can't be stored keeps nobody out: he may be the one to
-// help.
+// record leaves a record of a login. Where it can't be stored the login goes
+// on: this may be the person who repairs NATS.
 func (g *Guard) record(ctx context.Context, a events.Audit) {
 	log := g.deps.Log.With().Str("actor", a.Actor).Str("from", a.From).Str("outcome", a.Outcome).Logger()
 	if err := bus.Record(ctx, g.js, a); err != nil {

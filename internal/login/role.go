@@ -34,7 +34,7 @@ type Person struct {
 	Form string // belongs into each form, as the field FormField
 }
 
-// Local is the name of whoever uses the page from this machine, where no login is asked for.
+// Local is the name of every user of the page on this machine, where no login is asked for.
 const Local = "local"
 
 type personKey struct{}

@@ -33,7 +33,7 @@ type session struct {
 var encoding = base64.RawURLEncoding.Strict()
 
 // key returns what signs the sessions of a person. With the hash in it, a new password ends them
-// all; with the secret in it, a hash that somebody has seen makes none.
+// all; with the secret in it, a hash alone, once seen, makes none.
 func (u *users) key(of *user) []byte {
 	mac := hmac.New(sha256.New, u.secret)
 	_, _ = mac.Write([]byte("wxtoken console session\n" + of.Password)) // it never fails

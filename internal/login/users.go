@@ -135,9 +135,9 @@ func (u *users) passwords() bool {
 	return slices.ContainsFunc(u.all, func(one *user) bool { return one.Password != "" })
 }
 
-// nobody is the hash of a password that is nobody's, so that a name that is not there takes as long
-// as one that is.
-var nobody = sync.OnceValue(func() string { return hashOf(rand.Text()) })
+// unmatched is the hash of a random password. A login with an unknown name is compared with it, so
+// that it takes as long as one with a known name.
+var unmatched = sync.OnceValue(func() string { return hashOf(rand.Text()) })
 
 func hashOf(password string) string {
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
@@ -154,7 +154,7 @@ func (u *user) check(password string) bool {
 		hash = u.Password
 	}
 	if hash == "" {
-		hash = nobody()
+		hash = unmatched()
 	}
 	err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password))
 	return err == nil && u != nil && u.Password != "" && len(password) <= maxPassword

@@ -163,7 +163,7 @@ func dropKeyless(dir string) error {
 }
 
 // ErrUnreadable is returned by Start when a stream lies in the directory that the server can't
-// read: it would go on without it, and whoever makes the streams that are missing would write over
+// read: it would go on without it, and a refresher, which makes missing streams, would write over
 // it.
 var ErrUnreadable = errors.New("unreadable stream")
 

@@ -255,7 +255,7 @@ func (c *Checker) server(ctx context.Context) []Line {
 	if c.Role == events.RoleIngest || c.Role == events.RoleGateway { // they are in the account of others
 		return nil
 	}
-	cipher := skip(nameCipher, lang.T("NATS tells it nobody: look for jetstream.cipher in its configuration, or see that its disk is encrypted",
+	cipher := skip(nameCipher, lang.T("NATS does not tell: look for jetstream.cipher in its configuration, or see that its disk is encrypted",
 		"NATS 不对外说明：看它的配置里有没有 jetstream.cipher，或者确认磁盘已加密"))
 	s := c.Server
 	if s == nil {

@@ -186,7 +186,7 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component s
 }
 
 // How long WeChat's word about a component counts. It wants the call a few times an hour at most;
-// whoever mends something wants to see it.
+// a person who mends something wants to see the effect.
 const (
 	goodLasts = 15 * time.Minute
 	badLasts  = time.Minute

@@ -204,7 +204,7 @@ func (w *Writer) session(ctx context.Context) (filled bool, err error) {
 		return false, err
 	}
 	if err := w.sweep(conn); err != nil {
-		return false, fmt.Errorf("look for keys that are nobody's: %w", err)
+		return false, fmt.Errorf("look for keys without an owner: %w", err)
 	}
 	w.metrics.connected.Set(1)
 	w.fault = ""

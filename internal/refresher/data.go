@@ -31,7 +31,7 @@ type data struct {
 
 // open opens the store as soon as NATS is there and ready returns no error. It calls trouble with
 // what each try failed with. It returns an error when the server can't be used at all, or the store
-// is somebody else's; it returns no error when ctx ends.
+// is sealed with other keys; it returns no error when ctx ends.
 func (d *data) open(ctx context.Context, ready func(context.Context) error, trouble func(error)) (*store.Store, error) {
 	said := ""
 	var saidAt time.Time
@@ -95,7 +95,7 @@ func (d *data) setup(ctx context.Context) error {
 	switch {
 	case len(created) == len(events.StreamNames()):
 		d.log.Info().Strs("streams", created).Msg("streams created")
-	case len(created) > 0: // where others were: has somebody deleted these?
+	case len(created) > 0: // where others were: were these deleted?
 		d.log.Warn().Strs("streams", created).Msg("streams created")
 	}
 	return err

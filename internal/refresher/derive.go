@@ -101,8 +101,8 @@ func (d *derived) end(ctx context.Context, owner wxtoken.Key) {
 	}
 }
 
-// sweep has the tickets of an account follow it: whoever stored its authorization, or the end of
-// it, may have died before that.
+// sweep has the tickets of an account follow it: the refresher that stored its authorization, or
+// the end of it, may have died before it told the tickets.
 func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, e store.Entry, now time.Time) {
 	follows := func(key wxtoken.Key) bool {
 		ticket, _ := d.view.Get(key)

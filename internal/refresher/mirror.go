@@ -180,7 +180,7 @@ func (m *mirrors) findServices(ctx context.Context) {
 		case streams.HasServices(ctx, m.nc, api):
 			m.services = append(m.services, api)
 			m.log.Info().Str("api", api).Msg("account of services found")
-		case api != events.DefaultServicesAPI && ctx.Err() == nil: // somebody asked for it
+		case api != events.DefaultServicesAPI && ctx.Err() == nil: // it was asked for in the settings
 			m.log.Warn().Str("api", api).Str("hint", "do both accounts export and import what --services-api needs?").Msg("account of services not found, nothing is mirrored for it")
 		}
 	}

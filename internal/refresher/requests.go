@@ -27,8 +27,8 @@ import (
 const (
 	// requestTime bounds the answer to one request.
 	requestTime = 8 * time.Second
-	// requestsAtOnce bounds how many are being answered. Links have bounds of their own, so that
-	// whoever calls up their pages holds up no report of a refused token.
+	// requestsAtOnce bounds how many are being answered. Links have bounds of their own: their pages
+	// are open to the internet, and must not hold up a report of a refused token.
 	requestsAtOnce = 64
 	opensAtOnce    = 64
 	createsAtOnce  = 16
@@ -167,8 +167,8 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 	return nil
 }
 
-// isInbox reports whether a subject is one on which somebody waits for an answer. NATS lets whoever
-// may ask name any subject for the answer, and this process may publish where others may not:
+// isInbox reports whether a subject is one on which a requester waits. NATS lets a requester name any
+// subject for the answer, and this process may publish where others may not:
 // tokens, for instance.
 func isInbox(reply string) bool {
 	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_") // from another account
@@ -230,7 +230,7 @@ func fieldsOf(q any) string {
 	return strings.Join(names, ", ")
 }
 
-// answer answers one request. Whoever waits for something that may come is told to ask again (503).
+// answer answers one request. A requester that waits for something that may come is told to ask again (503).
 func (d *door) answer(ctx context.Context, q micro.Request, answer answerer) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
@@ -271,8 +271,8 @@ func refuse(q micro.Request, code int, text string) error {
 	if err != nil {
 		return err
 	}
-	// Not q.Error: it leaves a note for whoever called the handler, who does not wait for this
-	// goroutine.
+	// Not q.Error: it leaves a note for the caller of the handler, which does not wait for
+	// this goroutine.
 	headers := micro.Headers{micro.ErrorHeader: {text}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
 	return q.Respond(body, micro.WithHeaders(headers))
 }
@@ -306,8 +306,8 @@ type answers struct {
 	now            func() time.Time
 }
 
-// reject answers wxtoken.reject: WeChat refused a token. Whoever comes late is told that there is a
-// newer one; of all who report the same token the first has it renewed.
+// reject answers wxtoken.reject: WeChat refused a token. A late report is told that there is a newer
+// one; of all reports of the same token the first has it renewed.
 func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	switch {
 	case q.Key == (wxtoken.Key{}):

@@ -23,7 +23,7 @@ const (
 	// unopenedTries is how often. AUTH keeps an event for 24 hours; before that it goes to DEAD,
 	// sealed as it is.
 	unopenedTries = 900
-	// resealAgain is when records are looked at again that somebody held, and resealTries how
+	// resealAgain is when records are looked at again that were claimed, and resealTries how
 	// often.
 	resealAgain = 30 * time.Second
 	resealTries = 20

@@ -9,7 +9,7 @@
 //	I2   bounded gap          no reader is given an expired token when WeChat was away for less than 38 minutes
 //	I3   exactly one event    a push that was answered with success is one message, no more and no less
 //	I4   no step back         generations, and the age of the authorization, never go down; at the end WeChat takes the refresh token
-//	I6   no storm             calls to WeChat stay within what the troubles explain; after "busy" nobody asks at once
+//	I6   no storm             calls to WeChat stay within what the troubles explain; after "busy" no refresher asks at once
 //	I7   cancelled stays      a cancelled account loses its token and gets none by itself
 //	I9   newest ticket        the component_verify_ticket in use never gets older
 //	I11  covered              each account has a schedule, or a due message that is not acked

@@ -33,8 +33,8 @@ const (
 // Cause is one of the things that keep accounts from calling WeChat.
 type Cause struct {
 	Name wxtoken.Reason // a Held reason, or one of the constants above
-	// Events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and nobody is
-	// told.
+	// Severity is events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and
+	// no notice is written.
 	Severity string
 	Lasting  bool   // it may end by itself: it is told once it has lasted for a while
 	Accounts bool   // it is the trouble of single accounts, and not of their component
