@@ -251,9 +251,9 @@ func (c *Client) refuse(key Key, e *entry, now time.Time) error {
 // what Token returns for each of the keys that the view has, and again for each that changes;
 // without keys, for every key. With an error the Token has only its Key.
 //
-// It ends when ctx ends, when the client is closed or when the loop is left. A slow loop holds up nobody: of
-// changes to one key that come while it is busy it sees the newest. Keys come in no order. That
-// a token expires without a successor is not a change.
+// It ends when ctx ends, when the client is closed or when the loop is left. A slow loop holds up
+// no other: of changes to one key that come while it is busy it sees the newest. Keys come in no
+// order. That a token expires without a successor is not a change.
 func (c *Client) Updates(ctx context.Context, keys ...Key) iter.Seq2[Token, error] {
 	return func(yield func(Token, error) bool) {
 		f := c.subscribe(newFeed(keys))
@@ -391,9 +391,9 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, requestTimeout)
 }
 
-// explain adds to err, the end of a request on a subject that begins with subject, what NATS refused this
-// connection last, if it fits. Nobody answers a request that may not be made, so without it a
-// missing permission looks like a slow server.
+// explain adds to err, the end of a request on a subject that begins with subject, what NATS
+// refused this connection last, if it fits. A request that may not be made gets no answer, so
+// without it a missing permission looks like a slow server.
 func explain(nc *nats.Conn, err error, subject string) error {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == consumersLimit {
 		return fmt.Errorf("%w: max_consumers of this NATS account is reached: raise it in the server's settings, or have fewer watches", err)

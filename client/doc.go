@@ -42,7 +42,7 @@
 //
 // # When a token is refused
 //
-// A token can die before its time: somebody else asked WeChat for one, or the merchant changed
+// A token can die before its time: another program asked WeChat for one, or the merchant changed
 // the authorization. WeChat then answers a call with errcode 40001, 40014 or 42001. Have the
 // token replaced, and call once more, only once:
 //
@@ -81,7 +81,7 @@
 // nothing away.
 //
 // Expiry is judged by the clock of this machine, to the second: keep it within a minute of the
-// truth. Publish [Client.Stats] as metrics, and let somebody know when Live is false for minutes.
+// truth. Publish [Client.Stats] as metrics, and alert when Live is false for minutes.
 //
 // # Permissions needed
 //

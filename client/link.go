@@ -26,7 +26,7 @@ type LinkRequest struct {
 	Move           bool   `json:"move,omitempty"`             // an account that has another ref gets this one
 }
 
-// Link is a link with which a merchant authorizes. Whoever has it can.
+// Link is a link with which a merchant authorizes. It opens for anyone who has it: treat it as a secret.
 type Link struct {
 	URL       string    `json:"url"`
 	ID        string    `json:"id"`

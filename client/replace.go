@@ -44,7 +44,7 @@ func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 	}
 	outcome, err := c.Report(ctx, token)
 	if err != nil {
-		if newer, ok := c.newer(token); ok { // it came while nobody answered
+		if newer, ok := c.newer(token); ok { // it came while the request had no answer
 			return newer, nil
 		}
 		return Token{}, err

@@ -289,7 +289,7 @@ func parseAnswer(text []byte) Answer {
 	return answer
 }
 
-// closeResponse lets go of an answer that nobody reads, so that its connection is used again.
+// closeResponse lets go of an answer that is not read, so that its connection is used again.
 func closeResponse(res *http.Response) {
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxRefusal))
 	_ = res.Body.Close()

@@ -261,7 +261,7 @@ func (w *watch) untilRefused(ctx context.Context, subject string) (context.Conte
 	return ctx, func() { cancel(nil) }
 }
 
-// end stops w. The server removes the consumer by itself when nobody listens, so no time is spent
+// end stops w. The server removes the consumer by itself when no client listens, so no time is spent
 // on asking it to.
 func (w *watch) end(sub *nats.Subscription) {
 	_ = sub.Unsubscribe() // fails only where the connection is closing and does the same

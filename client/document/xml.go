@@ -424,7 +424,7 @@ func (d *Document) lastElements(from int) (found []Element) {
 		return nil
 	}
 	for len(found) < maxElements {
-		// A word beside the fields is nobody's; a comment may have been, but is not looked for.
+		// A word beside the fields belongs to none of them; a comment may have been, but is not looked for.
 		close := bytes.LastIndexByte(d.text[from:end], '>') + from
 		tag := bytes.LastIndexByte(d.text[from:max(from, close)], '<') + from
 		if tag < from || !bytes.HasPrefix(d.text[tag:], []byte("</")) || bytes.ContainsAny(d.text[close+1:end], "<]") {

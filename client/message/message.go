@@ -33,7 +33,7 @@ var ErrUnreadable = errors.New("unreadable message")
 // account: wechat.reply.<component>.<authorizer>.>, where the tail is <msgtype>[.<event>]. Give "*"
 // as authorizer for all accounts of the component.
 //
-// Whoever listens there is asked while WeChat waits: data is the document, the answer is the
+// A service that listens there is asked while WeChat waits: data is the document, the answer is the
 // document of a reply, and nothing, or the text success, when there is none. It counts within 4
 // seconds of the message's arrival. Subscribe in a queue group, so that one instance of a service
 // answers. The header ce-id is the same when WeChat sends a message again.

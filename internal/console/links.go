@@ -136,12 +136,12 @@ var linkReasons = map[string]lang.Text{
 func (v LinkView) Outcome() lang.Text {
 	switch v.Standing {
 	case linkWaits:
-		return lang.T("Nobody has opened it.", "还没有人打开。")
+		return lang.T("It was not opened yet.", "还没有人打开。")
 	case linkOpened:
 		return lang.T("A browser opened it, and has not come back from WeChat.", "已在浏览器中打开，尚未从微信返回。")
 	case linkExpired:
 		if v.OpenedAt.IsZero() {
-			return lang.T("It ran out, and nobody had opened it. Make another.", "已过期，无人打开。请重新生成。")
+			return lang.T("It expired without being opened. Make another.", "已过期，无人打开。请重新生成。")
 		}
 		return lang.T("It was opened and ran out before the merchant confirmed. Make another.", "打开过，但商家确认之前已过期。请重新生成。")
 	case events.ConnectExchanging:

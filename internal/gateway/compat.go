@@ -101,7 +101,7 @@ func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// compatStableToken answers POST /cgi-bin/stable_token. force_refresh changes nothing: nobody but
+// compatStableToken answers POST /cgi-bin/stable_token. force_refresh changes nothing: only
 // wxtoken renews, and a token that WeChat refuses is replaced when that happens.
 func (g *Gateway) compatStableToken(w http.ResponseWriter, r *http.Request) {
 	var question struct {

@@ -30,7 +30,7 @@ const (
 
 // Config is what an operator can set.
 type Config struct {
-	ServicesFile string `group:"Gateway" placeholder:"file" help:"JSON file with the services that may ask, their keys and rights. It is read again when it changes. Without it nobody may."`
+	ServicesFile string `group:"Gateway" placeholder:"file" help:"JSON file with the services that may ask, their keys and rights. It is read again when it changes. Without it no service may."`
 	TokenKeyFile string `group:"Gateway" placeholder:"file" help:"Keys that sign the gateway's tokens, one a line: the first signs, all are believed. The same for all gateways; gateway --make-token-key prints one."`
 	RetryBody    int64  `group:"Gateway" default:"1048576" help:"Bytes of a call's body that are kept, so that it can be made again when WeChat refuses the token. Calls with more are handed on, and not made again."`
 	SpoolDir     string `group:"Gateway" placeholder:"folder" help:"Where a body lies that comes without a length and is longer than --retry-body: it goes to WeChat when all of it is there. Default: the system's folder for temporary files."`

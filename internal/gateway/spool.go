@@ -9,7 +9,7 @@ import (
 )
 
 // spool is the body of a call that came without a length. It goes on with one: WeChat answers HTTP
-// 412 to a body in chunks, whoever sends it.
+// 412 to a body in chunks.
 type spool struct {
 	memory []byte
 	// Instead of memory, for a long body. It has no name any more: nothing is left of it, however

@@ -83,7 +83,7 @@ func (g *Gateway) newV1() http.Handler {
 	return mux
 }
 
-// kept is an answer that nobody gets.
+// kept is an answer that is kept here and not sent.
 type kept struct {
 	header http.Header
 	status int
