@@ -20,7 +20,8 @@ const (
 	roleAdmin    = "admin"
 )
 
-// journal keeps the record of who had what done.
+// journal keeps the record of who had what done, in the stream JOURNAL. Actions are recorded after
+// they are done, and a token that is revealed before: there, no record means no answer.
 type journal struct {
 	js  jetstream.JetStream
 	log zerolog.Logger

@@ -29,7 +29,15 @@ func (r *Refresher) handleUnreadable(ctx context.Context, a events.Auth) error {
 }
 
 // handleAuthorized exchanges the code of a push. The same code, and an authorization older than the
-// one in force, change nothing.
+// one in force, change nothing: pushes may be repeated, late and out of order.
+//
+// The code is good once. Between the call that spends it and the commit lies the only moment in
+// which an authorization can be lost, should this refresher die; then WeChat's profile or list
+// still knows the refresh token, and endExchange asks for it when the message comes again.
+//
+// One merchant's consent may come twice, as a push and as the redirect of a link, in either order
+// and with codes of their own. Whichever comes first brings the tokens; the other one only adds
+// what it alone knows, the time or the ref.
 func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.store.Credential(ctx, key)
 	if errors.Is(err, store.ErrNewer) {
@@ -138,7 +146,8 @@ func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credenti
 	return saved, nil
 }
 
-// exchange turns a code into the first tokens of an authorization.
+// exchange turns a code into the first tokens of an authorization. The turn was got before the
+// claim, so that no claim runs out while the call waits for its turn.
 func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, code string) (a wechat.Authorization, err error) {
 	err = turn.Make(ctx, func(token string) (err error) {
 		a, err = r.wx.QueryAuth(ctx, token, c.appid, code)
@@ -149,8 +158,11 @@ func (r *Refresher) exchange(ctx context.Context, c *component, turn gate.Turn, 
 }
 
 // establish stores an authorization of the given time, zero if not known: refresh token, token and
-// schedule at once. It replaces what was there, and keeps no previous token: WeChat ends the old
-// authorization.
+// schedule in one batch. It replaces what was there, and keeps no previous token: WeChat ends the
+// old authorization.
+//
+// What follows the commit may be lost with this refresher. The status is written again when the
+// event is delivered again, the profile with the next renewal, the tickets by the sweep.
 func (r *Refresher) establish(ctx context.Context, c *component, cred account.Credential, granted wechat.Authorization, a events.Auth, at, asked time.Time, link *store.Connect) error {
 	key := cred.Key
 	ref, conflict := links.Ref(cred, link)
@@ -213,7 +225,9 @@ func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wech
 	return cred, r.store.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// endExchange deals with a code that WeChat did not turn into tokens.
+// endExchange deals with a code that WeChat did not turn into tokens. A spent code is the ordinary
+// case: the redirect of a link used it, or a refresher that died before it stored the answer. It is
+// not tried again, for WeChat would say the same; the refresh token that it brought is asked for.
 func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now := r.now()
 	key := cred.Key
@@ -267,57 +281,12 @@ func (r *Refresher) storeSpent(ctx context.Context, cred account.Credential, inf
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// eventDelay is how long an event is put off that WeChat did not let be handled: as long as the
-// call said, if it was not even made, and longer each time otherwise.
-func eventDelay(m events.Msg, err error) time.Duration {
-	if wait, ok := events.After(err); ok {
-		return wait
-	}
-	switch wechat.Judge(err) {
-	case wechat.QuotaGone:
-		return jittered(gate.MaxPause)
-	case wechat.SlowDown, wechat.Operator:
-		return jittered(wechat.MinuteLimit)
-	}
-	return account.Backoff(m.Deliveries, 0, rand.Float64())
-}
-
-// giveBack ends a claim and puts the event off.
+// giveBack ends a claim and puts the event off. A lost compare-and-set is no fault here: another
+// event of this account was stored meanwhile, and ended the claim.
 func (r *Refresher) giveBack(ctx context.Context, cred account.Credential, wait time.Duration, cause error) error {
 	if _, err := r.store.Save(ctx, cred); err != nil && !errors.Is(err, store.ErrLost) {
 		return err
 	}
 	r.askList(ctx, cred)
 	return events.Later(wait, fmt.Errorf("exchange code: %w", cause))
-}
-
-// calm reports whether a profile can be fetched without a renewal having to wait: for its turn by
-// the rate, or for a hand.
-func (r *Refresher) calm(component string) bool {
-	c, ok := r.component(component)
-	return !ok || c.gate.Idle() && r.absorbing.Load() == 0 && 2*r.busy.Load() <= int64(max(r.cfg.Concurrency, 2))
-}
-
-// fetchMissing fetches the profile of an account that still has none.
-func (r *Refresher) fetchMissing(ctx context.Context, key wxtoken.Key) {
-	c, ok := r.component(key.Component)
-	if s, _, err := r.store.Status(ctx, key); ok && err == nil && lacksProfile(s) {
-		r.fetchProfile(ctx, c, key)
-	}
-}
-
-func lacksProfile(s wxtoken.Status) bool {
-	return s.Authorizer == nil || len(s.Authorizer.Profile) == 0
-}
-
-// fetchProfile fetches what WeChat tells about an account. It is not worth a second try here: the
-// next renewal makes one when the profile is still missing.
-func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.Key) wechat.AuthorizerInfo {
-	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
-	if err != nil {
-		r.log.Warn().Err(err).Stringer("key", key).Msg("failed to fetch profile")
-		return info
-	}
-	r.setStatus(ctx, key, account.ProfileOf(info))
-	return info
 }

@@ -10,7 +10,9 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// handleUnauthorized ends an authorization, unless a newer one is in force: the push may come late.
+// handleUnauthorized ends an authorization, unless a newer one is in force: the push may come late,
+// or after the merchant has authorized again. WeChat's times decide, not the order in which things
+// came; where two times are equal, or one is not known, WeChat is asked.
 func (r *Refresher) handleUnauthorized(ctx context.Context, c *component, key wxtoken.Key, a events.Auth, m events.Msg) error {
 	cred, err := r.store.Credential(ctx, key)
 	if err != nil {
@@ -59,8 +61,8 @@ func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause e
 	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, true, account.Revoked(r.now(), cause)))
 }
 
-// cancelByAnswer ends an authorization by WeChat's answer to a call. While too many are refused at
-// once the answer is not believed.
+// cancelByAnswer ends an authorization that WeChat, in its answer to a call, says is over. While
+// too many accounts are refused at once the answer is not believed: see gate.Believes.
 func (r *Refresher) cancelByAnswer(ctx context.Context, c *component, cred account.Credential, cause error) error {
 	if !c.gate.Believes() {
 		cred, next := cred.Doubted(r.now(), cause)

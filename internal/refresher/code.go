@@ -15,7 +15,11 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// handleCode exchanges a code that does not say yet for which account it is.
+// handleCode exchanges the code that a link's redirect brought. It does not say for which account
+// it is, and not when the merchant agreed: WeChat's answer tells the first, the push the second.
+//
+// The code can't be claimed under a key that is not known yet. So it is the link that is claimed,
+// and what other handlers do to the account meanwhile is sorted out when the answer is stored.
 func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Code == "" {
 		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
@@ -95,7 +99,9 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 // before it is called failed.
 const spentPatience = 10 * time.Second
 
-// awaitPush deals with a redirect's code that was spent before.
+// awaitPush deals with a redirect's code that was spent before, most likely by the push, whose
+// handler may be at work in this moment. The link waits for it for ten seconds; after that the
+// account is looked for, and if nothing is found the link has failed.
 func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Connect, m events.Msg) error {
 	if link == nil {
 		return nil
@@ -153,8 +159,9 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 	return true, r.storeSpent(ctx, cred, info, time.Time{}, events.KindCallback, link)
 }
 
-// keepCode stores what a code brought. The code is spent now: whatever happens, its answer must be
-// stored. A handler that is at the key meanwhile loses its compare-and-set, and renews once more.
+// keepCode stores what a code brought, and tries for as long as it takes. The code is spent now, so
+// the answer must not be lost: giving the message back would ask WeChat with a code that is no good
+// any more. A handler that is at the key meanwhile loses its compare-and-set, and renews once more.
 func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	for {
 		err := r.tryKeepCode(ctx, c, key, granted, a, asked, link)
@@ -177,6 +184,9 @@ func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key,
 	}
 }
 
+// tryKeepCode stores the answer once. No claim keeps others from the key, so a renewal may be under
+// way: its token and this one are then both fresh, and which one WeChat holds for the newest is not
+// known. Renewing once more, after both, settles it.
 func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	cred, err := r.store.Credential(ctx, key)
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {

@@ -22,7 +22,7 @@ type Config struct {
 	Replicas         int           `name:"replicas" default:"1" help:"Copies that NATS keeps of each stream (1 or 3)."`
 	MessagesMaxAge   time.Duration `name:"messages-max-age" default:"168h" help:"How long the stream MESSAGES keeps a message."`
 	MessagesMaxBytes int64         `name:"messages-max-bytes" default:"1073741824" help:"How many bytes of messages the stream MESSAGES keeps (0 = no limit)."`
-	ServicesAPI      []string      `name:"services-api" default:"services.API" help:"Prefix of JetStream's API in the NATS account of the services, as this account imports it; several, if there are several: what services read is mirrored there. Where nothing answers, they read in this account."`
+	ServicesAPI      []string      `name:"services-api" default:"services.API" help:"Prefixes of the JetStream API in the NATS accounts of the services, as this account imports them. What services read is mirrored there; an account that does not answer is left out."`
 	SweepEvery       time.Duration `name:"sweep-every" default:"30s" help:"How often to look for renewals that were missed."`
 	ReconcileEvery   time.Duration `name:"reconcile-every" default:"6h" help:"How often to compare with WeChat's list of authorizers."`
 	Derive           []string      `name:"derive" placeholder:"jsapi,wx_card" help:"Tickets to keep beside the tokens: jsapi, wx_card, or both."`

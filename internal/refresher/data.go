@@ -16,7 +16,9 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// data is what rests in NATS: is it there, can it be worked with, and is it still the same?
+// data is what is stored in NATS: is it there, can it be worked with, and is it still the same? A
+// refresher that went on with other data than it knows would trust its view, which never removes
+// what vanished without a word, and would find nothing to do.
 type data struct {
 	cfg     Config
 	nc      *nats.Conn
@@ -66,6 +68,9 @@ const (
 	complainEvery = 30 * time.Second
 )
 
+// tryOpen opens the store once. The seal keys are checked first, before anything is changed: with
+// wrong keys a refresher would overwrite what it can't read. Mirrors are compared before anything
+// is stored, because a mirror that is ahead of its stream would not take what comes.
 func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (*store.Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -108,7 +113,9 @@ func (d *data) again(ctx context.Context) error {
 }
 
 // watch looks after each sweep's time, and at once where a consumer ended, whether the stream is
-// the one that this work began with. It returns ErrGone when it is not, for two looks in a row.
+// the one that this work began with. It returns ErrGone when it is not, for two looks in a row: one
+// answer may come from a replica that is a moment behind, and to stop all renewals for that would
+// be an outage of our own making.
 func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View) error {
 	every := time.NewTicker(d.cfg.SweepEvery)
 	defer every.Stop()

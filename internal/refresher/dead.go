@@ -52,8 +52,9 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 	return answer, nil
 }
 
-// replay publishes what lies on DEAD once more, as it came: a value that is sealed is sealed for
-// its first subject.
+// replay publishes what lies on DEAD once more, with its headers and on its first subject, to which
+// a sealed value is bound. Only events of WeChat's are tried again: a due message would speak of a
+// generation that is long over.
 func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawStreamMsg) error {
 	if !events.IsAuth(subject) {
 		return events.Refused(http.StatusConflict, "%s: %s", events.Clip(subject), whyNot(subject))

@@ -21,8 +21,12 @@ func (c Config) keeps(key wxtoken.Key) bool {
 		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
 }
 
-// derived keeps the tickets that the settings ask for beside the tokens of accounts. They follow
-// their account: they begin with its token, and end with its authorization.
+// derived keeps the tickets that the settings ask for beside the tokens of accounts (jsapi_ticket,
+// wx_card_ticket). They follow their account: they begin with its token, and end with its
+// authorization. Once there, a ticket is renewed like any other key.
+//
+// Nothing stores account and tickets together. A refresher may die between the two, so the sweep
+// compares them, by counting authorizations: a ticket remembers which one it is kept for.
 type derived struct {
 	cfg   Config
 	store *store.Store
@@ -65,7 +69,9 @@ func (d *derived) begin(ctx context.Context, owner account.Credential) {
 }
 
 // keep has a ticket fetched for an authorization of its account, its record made if need be. After
-// a new one it is fetched anew, at once.
+// a new authorization it is fetched anew at once, since the old one may have died with the old
+// token. When two refreshers do this at the same time, one loses its compare-and-set and has
+// nothing to do.
 func (d *derived) keep(ctx context.Context, key wxtoken.Key, authorizations uint64) error {
 	cred, err := d.store.Credential(ctx, key)
 	if err != nil && !errors.Is(err, store.ErrUnreadable) || err == nil && cred.KeptFor(authorizations) {

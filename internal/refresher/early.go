@@ -21,6 +21,10 @@ type early struct {
 }
 
 // replaceRefused has a token renewed that WeChat refused to take for one of our own calls.
+//
+// For a component's token it is noted in the record first, so that no refresher makes another call
+// with it; the compare-and-set is tried again, for a ticket that comes in between changes the
+// record, too. For an account's token the same rules hold as for a report by a service.
 func (e *early) replaceRefused(ctx context.Context, t wxtoken.Token) (err error) {
 	if t.Key.Kind == wxtoken.KindComponent {
 		for range 3 {
@@ -62,8 +66,12 @@ func (e *early) noteRefusal(ctx context.Context, t wxtoken.Token) error {
 	return e.store.MakeDue(ctx, due, fmt.Sprintf("%s/%d/%s", t.Key, cred.Revision, events.ReasonRefused))
 }
 
-// replace has the token t of a key replaced before its time, where the account lets it. by is the
+// replace has the token t of a key replaced before its time, where the account lets it: not twice
+// for the same token, not while it is new, and not more often in a day than WeChat bears. by is the
 // service that reported it, as far as that is known.
+//
+// Services report in crowds: of all reports of one token the first makes the due message, and the
+// message id, which holds the record's revision, makes one of those that come at the same time.
 func (e *early) replace(ctx context.Context, t wxtoken.Token, reason, by string) (wxtoken.Outcome, error) {
 	cred, err := e.store.Credential(ctx, t.Key)
 	if err != nil {

@@ -52,7 +52,9 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 	}
 }
 
-// heldConditions returns the condition Renewing of each component that is held back.
+// heldConditions returns the condition Renewing of each component that is held back. The page and
+// --check ask for it, and must get an answer while NATS stores nothing: so it is made from what
+// this process knows, and the status adds since when, if it can be read.
 func (r *Refresher) heldConditions(ctx context.Context) map[string]wxtoken.Condition {
 	held := map[string]wxtoken.Condition{}
 	for _, c := range r.all() {

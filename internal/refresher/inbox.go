@@ -16,8 +16,12 @@ import (
 // This file is where messages come in: what is asked is read here, and what a handler could not do
 // because of a record it could not use is put off here.
 
-// dueOrReconcile handles renewal.due.>: a key is due, or a component is to be compared with
-// WeChat's list.
+// dueOrReconcile handles what the schedules in KV_tokens send on renewal.due.>: a key is due, or a
+// component is to be compared with WeChat's list. Both lie in one stream and come through one
+// consumer, so that one limit bounds all handlers at work.
+//
+// A message that can't be read would come again for ever. It goes to DEAD instead, where an
+// operator sees it; its key is found by the sweep.
 func (r *Refresher) dueOrReconcile(ctx context.Context, m events.Msg) error {
 	if appid, ok := events.ReconcileComponent(m.Subject); ok {
 		return r.reconcile(ctx, appid, m)
@@ -29,7 +33,13 @@ func (r *Refresher) dueOrReconcile(ctx context.Context, m events.Msg) error {
 	return r.setAside(ctx, due.Key.Component, r.due(ctx, due, m))
 }
 
-// auth handles wechat.auth.>: tickets, codes and cancellations, opened if they are sealed.
+// auth handles wechat.auth.>: tickets, codes and cancellations, opened if they are sealed. WeChat
+// was told success when ingest had published them and sends none of them again, so nothing here may
+// be lost: what can't be handled now is put off, for as long as the stream keeps it, and what can
+// never be handled goes to DEAD.
+//
+// An event of a component that is not in the settings waits, too: the settings are read again while
+// refreshers run, and of two refreshers one may have read them a moment earlier.
 func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 	a, err := events.OpenAuth(r.seal, m)
 	switch {
@@ -46,6 +56,11 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 }
 
 // handleAuth leads an opened event to its handler, by kind.
+//
+// Tickets and authorizations take the key for this process first, so that a renewal of the same key
+// does not lose its compare-and-set for nothing. A cancellation doesn't: the merchant has withdrawn
+// the rights, and a token that is being fetched meanwhile has to go, too. It changes the record,
+// and the renewal's commit is refused by the revision.
 func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Authorizer != "" && !wxtoken.ValidAppID(a.Authorizer) {
 		return events.Never(fmt.Errorf("handle %s: the authorizer's appid is not one", a.Kind))
@@ -95,10 +110,13 @@ func unknownFor(m events.Msg) time.Duration {
 	return jittered(min(unknownDelay*time.Duration(max(m.Deliveries, 1)), time.Hour))
 }
 
-// setAside puts a message off whose record can't be used, and returns any other error as it is. A
-// damaged record is for WeChat's list to bring back, so the list is asked for. One that is sealed
-// with another key, or that a newer program wrote, is left alone: another refresher, or this one
-// after its next start, can read it.
+// setAside puts a message off whose record can't be used, and returns any other error as it is. It
+// stands here, once, and not in the handlers: each of them reads a record, and none could do more
+// about it.
+//
+// A damaged record is for WeChat's list to bring back, so the list is asked for. A record that is
+// sealed with another key, or that a newer program wrote, is left alone: another refresher, or this
+// one after its next start, can read it. To replace it would destroy what the other still needs.
 func (r *Refresher) setAside(ctx context.Context, component string, err error) error {
 	_, later := events.After(err)
 	switch {

@@ -51,6 +51,8 @@ func outcome(err error) string {
 var reasons = []string{events.ReasonScheduled, events.ReasonSwept, events.ReasonRefused, events.ReasonTicket,
 	events.ReasonListed, events.ReasonOverlap, events.ReasonAsked, events.ReasonDerived, events.ReasonImported}
 
+// newMetrics registers what a refresher counts. Each series with known labels is there from the
+// start: an alert on an increase does not see a counter that appears with its first event.
 func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "wxtoken_" + name, Help: help})
@@ -60,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 			Name: "wxtoken_refresh_total", Help: "Calls to WeChat for the next token of a key.",
 		}, []string{"kind", "outcome", "trigger"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "wxtoken_refresh_duration_seconds", Help: "How long WeChat took to answer them.",
+			Name: "wxtoken_refresh_duration_seconds", Help: "Time that WeChat took to answer a call for the next token of a key.",
 			Buckets: []float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"outcome"}),
 		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -95,7 +97,7 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 		Name: "wxtoken_reports_total", Help: "Reports of a refused token.",
 	}, []string{"outcome"})
 	m.mirrorsBehind = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "wxtoken_mirror_behind", Help: "Whether services of an account read old values of a stream (1) or not (0).",
+		Name: "wxtoken_mirror_behind", Help: "1 while services of an account read old values of a stream, else 0.",
 	}, []string{"account", "stream"})
 	m.watches = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "wxtoken_mirror_consumers", Help: "Consumers that services of an account have on a stream.",
@@ -160,8 +162,9 @@ func (m *metrics) countReconcile(component, result string, now time.Time) {
 	}
 }
 
-// fleet tells of the tokens when it is asked, from the live view and the last look at all keys: no
-// series outlives what it counts.
+// fleet is a collector: it counts when Prometheus asks and keeps nothing up to date in between. It
+// takes its figures from the view and from the last sweep, and never asks NATS, so that metrics
+// work while NATS is away, which is when they are needed.
 type fleet struct{ r *Refresher }
 
 var (

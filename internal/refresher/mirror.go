@@ -27,8 +27,9 @@ type mirrorLook struct {
 	ahead  bool   // it had more
 }
 
-// mirrors looks after the copies of streams that services read in accounts of their own. No renewal
-// waits for them.
+// mirrors looks after the copies of streams that services read in NATS accounts of their own. A
+// copy that stands still looks well from where services are: they read a token and don't know that
+// it is old. So it is compared from here. No renewal waits for any of this.
 type mirrors struct {
 	cfg     Config
 	nc      *nats.Conn
@@ -96,8 +97,9 @@ func (m *mirrors) run(ctx context.Context) {
 	}
 }
 
-// look makes what is missing in one account. It believes what is wrong at the second look only: a
-// replica may be a moment behind.
+// look makes what is missing in one account, and compares each copy with what its stream had at the
+// look before: a copy is always a moment behind, and only one that did not move in the meantime
+// stands still. The same holds for one that is ahead, after a stream was put back from a backup.
 func (m *mirrors) look(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

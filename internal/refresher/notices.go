@@ -43,8 +43,9 @@ func (n *notices) run(ctx context.Context, notice func(context.Context, time.Tim
 	}
 }
 
-// tell tells operators what is wrong, and what is over. It sees what the statuses say: the reasons
-// of the gates, the conditions of the components, the records of the accounts.
+// tell tells operators what is wrong, and what is over. It looks at what the statuses say: the
+// reasons of the gates, the conditions of the components, the records of the accounts. Any number
+// of refreshers do so; the teller writes a notice only if JOURNAL does not have it yet.
 func (n *notices) tell(ctx context.Context, now time.Time) {
 	told := appids(n.components())
 	var wrong []events.NoticeData
@@ -186,7 +187,9 @@ func (d *deadLetters) count(ctx context.Context) (err error) {
 }
 
 // wrongAccounts adds the accounts to what is wrong: to each cause of their component those whose
-// token is dead, and causes of their own.
+// token is dead, and causes of their own. While the component itself is held back, its accounts are
+// counted there and get no notice of their own: a thousand dead tokens with one cause are one
+// notice.
 func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
 	for component, t := range tallies {
 		held := false

@@ -1,9 +1,13 @@
 package refresher
 
 import (
+	"math/rand/v2"
 	"time"
 
+	"wxtoken/internal/account"
+	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/wechat"
 )
 
 const (
@@ -20,3 +24,18 @@ const (
 
 // jittered spreads a wait over d to 1.5 d, so that those who wait together do not come together.
 var jittered = gate.Jittered
+
+// eventDelay is how long an event is put off that WeChat did not let be handled: as long as the
+// call said, if it was not even made, and longer each time otherwise.
+func eventDelay(m events.Msg, err error) time.Duration {
+	if wait, ok := events.After(err); ok {
+		return wait
+	}
+	switch wechat.Judge(err) {
+	case wechat.QuotaGone:
+		return jittered(gate.MaxPause)
+	case wechat.SlowDown, wechat.Operator:
+		return jittered(wechat.MinuteLimit)
+	}
+	return account.Backoff(m.Deliveries, 0, rand.Float64())
+}

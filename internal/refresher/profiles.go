@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
+	"wxtoken/internal/wechat"
 )
 
 // profiles fetches what WeChat tells about accounts that were renewed, and that it was not asked
@@ -67,4 +69,35 @@ func (p *profiles) await(ctx context.Context, component string) bool {
 		}
 	}
 	return true
+}
+
+// calm reports whether a profile can be fetched without a renewal having to wait: for its turn by
+// the rate, or for a hand.
+func (r *Refresher) calm(component string) bool {
+	c, ok := r.component(component)
+	return !ok || c.gate.Idle() && r.absorbing.Load() == 0 && 2*r.busy.Load() <= int64(max(r.cfg.Concurrency, 2))
+}
+
+// fetchMissing fetches the profile of an account that still has none.
+func (r *Refresher) fetchMissing(ctx context.Context, key wxtoken.Key) {
+	c, ok := r.component(key.Component)
+	if s, _, err := r.store.Status(ctx, key); ok && err == nil && lacksProfile(s) {
+		r.fetchProfile(ctx, c, key)
+	}
+}
+
+func lacksProfile(s wxtoken.Status) bool {
+	return s.Authorizer == nil || len(s.Authorizer.Profile) == 0
+}
+
+// fetchProfile fetches what WeChat tells about an account. It is not worth a second try here: the
+// next renewal makes one when the profile is still missing.
+func (r *Refresher) fetchProfile(ctx context.Context, c *component, key wxtoken.Key) wechat.AuthorizerInfo {
+	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
+	if err != nil {
+		r.log.Warn().Err(err).Stringer("key", key).Msg("failed to fetch profile")
+		return info
+	}
+	r.setStatus(ctx, key, account.ProfileOf(info))
+	return info
 }

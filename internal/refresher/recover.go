@@ -13,7 +13,10 @@ import (
 )
 
 // recover asks WeChat itself which refresh token is good, after it refused the one that is stored.
-// One refusal proves nothing.
+// One refusal proves nothing: the stored one may be old because another refresher, another program
+// or a restored backup came in between, and a merchant who is asked to authorize again for nothing
+// may not do it twice. What follows from the answer is the account's to say: see
+// account.Credential.Asked.
 func (r *Refresher) recover(ctx context.Context, c *component, cred account.Credential, cause error) error {
 	now, again, before := r.now(), cred.RefreshRefused, cred.RefreshToken
 	info, err := r.authorizerInfo(ctx, c, cred.Key.Authorizer)
@@ -48,7 +51,8 @@ func (r *Refresher) authorizerInfo(ctx context.Context, c *component, authorizer
 }
 
 // newestGeneration returns the generation of the newest token of a key, 0 if there is none that can
-// be read. The token may tell it where the record is new, or was lost: it never goes down.
+// be read. A record that is new, or was lost, does not know it; the token does. Generations never
+// go down, because readers and due messages go by them.
 func newestGeneration(ctx context.Context, s *store.Store, key wxtoken.Key) (uint64, error) {
 	t, _, err := s.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
@@ -57,8 +61,9 @@ func newestGeneration(ctx context.Context, s *store.Store, key wxtoken.Key) (uin
 	return t.Generation, nil
 }
 
-// recollect returns a credential that may be new or have been lost with what the token and the
-// status still tell of it. The status of an account that cancelled tells of a ref that is free.
+// recollect returns a credential that may be new, or was lost and made anew, with what the token
+// and the status still tell of it: the generation, and the caller's ref. The status of an account
+// that cancelled tells of a ref that is free.
 func (r *Refresher) recollect(ctx context.Context, cred account.Credential) (account.Credential, error) {
 	ref := ""
 	if cred.Blank() {

@@ -52,7 +52,15 @@ type Deps struct {
 	Direct func(events.Notice)
 }
 
-// Refresher is one of any number of refreshers that work side by side.
+// Refresher is one of any number of refreshers that work side by side. It keeps nothing that it
+// could not lose: records, tokens and timers are in NATS, and another refresher goes on where this
+// one ends.
+//
+// Its fields fall into three lots. What New sets stays for the life of the process. What work sets
+// (store, view and all that use them) lives from the moment at which the streams are there to the
+// one at which they are gone; handlers run only in between, so they need no lock for it. What is
+// asked from outside at any time, by /readyz, metrics or a reload of the settings, is guarded by
+// mu.
 type Refresher struct {
 	*statuses
 	hands
@@ -165,9 +173,9 @@ func (r *Refresher) newGates(opened func() *store.Store) gate.Process {
 // for NATS when that is away, at the start too. It returns an error when the NATS server can't be
 // used at all, and when the connection was closed for good.
 //
-// When what rested in NATS vanishes, Run ends all work and makes nothing: streams that were there
-// may come back from a backup, and an empty one in their place would be taken for good. It begins
-// anew, with nothing remembered, once there are streams again.
+// When the streams in NATS vanish, Run ends all work and makes none: streams that were there may
+// come back from a backup, and an empty one in their place would hide the loss. It begins anew,
+// with nothing remembered, once there are streams again.
 func (r *Refresher) Run(ctx context.Context) error {
 	for ready := r.data.setup; ; ready = r.data.again {
 		opened, err := r.data.open(ctx, ready, r.notYetOpen)
@@ -205,6 +213,12 @@ func (r *Refresher) notYetOpen(why error) {
 
 // work is Run between the moment at which the streams are there and the one at which they are not
 // any more.
+//
+// Two contexts order the end. ctx ends when nothing new is to be begun: consumers pull no more, and
+// the sweep stops. work ends after the last handler has: the committer, which stores what handlers
+// hand it, and the view must outlive all of them, or a token that WeChat has just issued could not
+// be stored. The deferred calls run in the reverse order of their lines, and each waits for the lot
+// before it.
 func (r *Refresher) work(ctx context.Context) error {
 	r.began = r.now()
 	r.stopping.Store(false)
@@ -296,8 +310,10 @@ func (r *Refresher) work(ctx context.Context) error {
 	return ended(ctx)
 }
 
-// SetComponents replaces the components that the refresher acts for: what is new is taken up, for
-// what is gone nothing more is begun, and a secret that changed is used from the next call on.
+// SetComponents replaces the components that the refresher acts for: a new one is taken up, for one
+// that is gone nothing more is begun, and a secret that changed is used from the next call on. A
+// component that stays keeps its gate, with all that it learned: a quota that is gone is still
+// gone.
 func (r *Refresher) SetComponents(components []settings.Component) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -352,7 +368,9 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// Ready returns an error while the refresher can't do its work.
+// Ready returns an error while the refresher can't do its work, with what is missing. A sweep that
+// has not come to its end for two rounds counts as "can't": something in it hangs, most likely
+// NATS.
 func (r *Refresher) Ready(ctx context.Context) error {
 	r.mu.Lock()
 	ready, trouble := r.ready, r.trouble

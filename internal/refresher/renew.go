@@ -23,8 +23,15 @@ import (
 // once: while the seal key is changed, some refreshers have the new seed and some don't yet.
 const seedTries = 10
 
-// due handles a due message: the time of a key has come, or a renewal was asked for. One handler of
-// this process is at a key at a time; the claim keeps the other processes away.
+// due handles a due message: the time of a key has come, or a renewal was asked for.
+//
+// Two locks keep two renewals of a key apart. In this process it is alone, which costs nothing and
+// makes the second handler wait without a read. Between processes it is the claim in the record,
+// which outlives the process that took it. Neither is trusted with the data: the commit compares
+// and sets.
+//
+// A record that is sealed with a key whose seed is not here goes to the other refreshers at once,
+// ten times: while the seal key is changed, one of them has the seed.
 func (r *Refresher) due(ctx context.Context, due events.Due, m events.Msg) error {
 	err := r.alone(due.Key, func() error { return r.renew(ctx, due, m) })
 	if errors.Is(err, store.ErrSealed) && m.Deliveries <= seedTries {
@@ -33,7 +40,8 @@ func (r *Refresher) due(ctx context.Context, due events.Due, m events.Msg) error
 	return err
 }
 
-// hands knows at which keys the handlers of this process are.
+// hands knows at which keys the handlers of this process are, and how many are at work. Profiles
+// are fetched only while hands are free.
 type hands struct {
 	atWork sync.Map     // wxtoken.Key -> struct{}
 	busy   atomic.Int64 // how many are at work
@@ -41,7 +49,9 @@ type hands struct {
 	absorbing atomic.Int64 // how many lists of accounts are being taken over
 }
 
-// alone runs f unless another handler of this process is at the same key.
+// alone runs f unless another handler of this process is at the same key; then the message comes
+// again after a moment. It does not wait for the other handler: that would take a hand away from
+// other keys for as long as WeChat takes to answer.
 func (h *hands) alone(key wxtoken.Key, f func() error) error {
 	if _, busy := h.atWork.LoadOrStore(key, struct{}{}); busy {
 		return events.Later(account.ClaimedDelay, fmt.Errorf("%s is being worked at here", key))
@@ -58,7 +68,16 @@ func (h *hands) working(key wxtoken.Key) bool {
 	return busy
 }
 
-// renew is the story of a renewal; see the package's comment.
+// renew is the story of a renewal; see the package's comment for the steps.
+//
+// The order of the checks is an order of cost. What is held back is known from memory and is put
+// off before anything is read: while WeChat is away, or a quota is gone, a hundred thousand due
+// messages come by here every few minutes. Then one read, of the record, decides whether there is
+// anything to do. Then comes the turn at the gate, which may take seconds; and only when the call
+// may really be made is the key claimed, so that no other refresher waits for one that waits.
+//
+// From the claim on every return either commits, gives the claim back, or leaves it to its
+// deadline.
 func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) error {
 	key := due.Key
 	c, ok := r.component(key.Component)
@@ -66,6 +85,8 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		return events.Later(unknownFor(m), fmt.Errorf("renew %s: component %s is not in the settings", key, key.Component))
 	}
 	e, _ := r.view.Get(key)
+	// A derived ticket that is not to be kept any more is no matter for the gate: it is ended
+	// without a call.
 	wanted := !account.Derived(key) || r.derived.wanted(key)
 	call := renewal(key, e)
 	if due.Reason == events.ReasonListed {
@@ -91,7 +112,9 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 			return err
 		}
 	}
-	// It may have been put off because the key was being worked at.
+	// An operator's wish need not wait for the backoff, for its first try: the revision tells
+	// whether any refresher has tried since the wish. A delivery that was put off because the key
+	// was being worked at is still the first.
 	untried := !m.Redelivered || due.Revision == cred.Revision
 	asked := due.Reason == events.ReasonAsked && untried // by the operator, who need not wait
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
@@ -118,9 +141,13 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if cred.RefreshRefused {
 		return r.recover(ctx, c, cred.GivenBack(), errRefused)
 	}
+	// WeChat counts a life from when it made the token, which is between here and the answer.
+	// Counting from here errs by seconds to the safe side.
 	began := r.now()
 	grant, err := ask(ctx)
 	r.step("asked")
+	// The call was not made after all: the token that it needs died while the turn was waited for.
+	// The claim is given back, so that the message need not wait for it when it comes again.
 	if wait, ok := events.After(err); ok { // the call was not made after all
 		if _, err := r.store.Save(ctx, cred.GivenBack()); err != nil {
 			return err
@@ -164,7 +191,10 @@ func lateness(l account.Life, cred account.Credential, now time.Time) time.Durat
 }
 
 // settle deals with a due message that asks for no renewal, or for none yet; it reports false for
-// any other.
+// any other. What the message asks is the account's to say: see account.Credential.Wish.
+//
+// Reads may be answered by a replica that is a moment behind. So "the record is older than the
+// message" and "there is nothing to renew with" are not believed at once: the message comes again.
 func (r *Refresher) settle(ctx context.Context, c *component, cred account.Credential, due events.Due, m events.Msg) (bool, error) {
 	key := due.Key
 	switch cred.Wish(due.Generation, m.Deliveries) {
@@ -195,8 +225,12 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 	return e.Credential.Revision > 0
 }
 
-// restoreRecord brings back a credential that was seen and is gone: no program removes one. A
-// component's comes with the next ticket.
+// restoreRecord brings back a credential that was seen and is gone: no program removes one, but a
+// person with the nats command may. A component's comes with the next ticket, a derived ticket's is
+// made anew, and of an account WeChat knows the refresh token.
+//
+// That a record is gone is said by the stream's leader alone. A replica that is behind has not got
+// it yet, and taking its word would ask WeChat about accounts that are well.
 func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
 	key := cred.Key
 	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
@@ -232,7 +266,13 @@ func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred accoun
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// claim takes the credential for message m.
+// claim takes the credential for message m: a lease of 15 seconds, longer than a call to WeChat
+// lasts.
+//
+// The claim names the message. A message that is delivered again is so because its first handler
+// died, or gave it back; so the handler that gets it may take the claim over at once, and a
+// refresher that died delays a renewal by seconds only. For any other message the claim stands
+// until its end.
 func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events.Msg, stream string) (account.Credential, error) {
 	purpose := fmt.Sprintf("%s/%d", stream, m.Sequence)
 	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
@@ -241,8 +281,12 @@ func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events
 	return r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
 }
 
-// fulfill ends a due message whose generation is past. A schedule that was replaced while it
-// fired is lost; this message is the only sign of that, so the current one is published again.
+// fulfill ends a due message whose generation is past.
+//
+// NATS loses a schedule that is replaced in the moment in which it fires: the old one fires, and
+// takes its successor with it. This message, for a generation that is over, is the only sign of
+// that. So the current schedule is published again; where it was not lost, it replaces itself and
+// nothing changes.
 func (r *Refresher) fulfill(ctx context.Context, cred account.Credential) error {
 	token, ok, err := r.store.Token(ctx, cred.Key)
 	if err != nil || !ok {
@@ -305,7 +349,9 @@ func (r *Refresher) admit(ctx context.Context, c *component, call gate.Call, cre
 	}, nil
 }
 
-// tokenFrom returns the token of a grant, which follows that of cred.
+// tokenFrom returns the token of a grant, which follows that of cred. Readers are told the previous
+// token, too, for WeChat takes it for five minutes more; unless it was refused, or belongs to
+// another authorization.
 func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, generation uint64, grant wechat.Grant, reason string, began time.Time) wxtoken.Token {
 	key := cred.Key
 	var old wxtoken.Token
@@ -327,7 +373,9 @@ func (r *Refresher) tokenFrom(ctx context.Context, cred account.Credential, gene
 	return g.Token(old)
 }
 
-// announce says that a token was stored.
+// announce tells log, status and tickets that a token was stored. All of it comes after the commit:
+// a refresher that dies here has renewed the token, and the status is written again by the next one
+// to come by.
 func (r *Refresher) announce(ctx context.Context, t wxtoken.Token, before account.Credential, reason string, asked time.Time) {
 	log := r.log.Info().Stringer("key", t.Key).Uint64("generation", t.Generation).Str("reason", reason).
 		Dur("duration", r.now().Sub(asked)).Time("renew_at", t.RenewAt).Time("expires_at", t.ExpiresAt)
@@ -371,7 +419,8 @@ func (r *Refresher) resolveLost(ctx context.Context, key wxtoken.Key) error {
 }
 
 // fail deals with a renewal that WeChat did not answer with a token: it stores when to try again,
-// gives the claim back and says so.
+// gives the claim back and says so. The account decides what follows, from the verdict on the
+// errcode; here it is done.
 func (r *Refresher) fail(ctx context.Context, c *component, cred account.Credential, err error) error {
 	cred, next := cred.Failed(r.failure(c, cred.Key, err))
 	switch next.Do {
@@ -395,7 +444,9 @@ func (r *Refresher) failure(c *component, key wxtoken.Key, err error) account.Fa
 	return f
 }
 
-// tryAgain stores that cred failed and when it may be tried again, and answers with Later.
+// tryAgain stores that cred failed and when it may be tried again, and answers with Later. The
+// record is stored first. Should NATS not take it, the message comes again after the ack wait and
+// the failure is not counted, which is better than a delay that no record tells of.
 func (r *Refresher) tryAgain(ctx context.Context, cred account.Credential, next account.Next, cause error) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		return err

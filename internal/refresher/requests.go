@@ -39,7 +39,8 @@ const (
 
 var errKey = events.BadRequest("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>")
 
-// door takes the requests in, and gives the answers out.
+// door takes the requests of operators, services and ingest in, and gives the answers out. Any
+// refresher may get any request: NATS hands each one to one of them.
 type door struct {
 	nc        *nats.Conn
 	log       zerolog.Logger
@@ -56,7 +57,9 @@ type asked struct {
 // answerer answers a request.
 type answerer func(ctx context.Context, q asked) (reply any, err error)
 
-// endpoint is what is answered on one subject.
+// endpoint is what is answered on one subject. How many are answered at once is bounded by subject
+// or group of subjects, not by the whole: reports of refused tokens must get through while a
+// browser somewhere keeps opening links.
 type endpoint struct {
 	subject string
 	free    chan struct{} // has room for as many as are answered at once
@@ -105,6 +108,13 @@ func (d *door) serve(ctx, work context.Context) {
 	}
 }
 
+// serveOnce answers requests until ctx ends or the service can't be set up.
+//
+// NATS calls the handlers one after the other, on one goroutine for each subject, so each request
+// is answered in a goroutine of its own. At the end that needs care: after Stop the service may
+// still hand over requests that it had received. The flag stopped, under mu, divides them: what
+// began before it was set is waited for, and what comes later is refused, so that no goroutine is
+// started once Wait has begun.
 func (d *door) serveOnce(ctx, work context.Context) error {
 	service, err := micro.AddService(d.nc, micro.Config{
 		Name: events.ServiceName, Version: serviceVersion,
@@ -306,8 +316,10 @@ type answers struct {
 	now            func() time.Time
 }
 
-// reject answers wxtoken.reject: WeChat refused a token. A late report is told that there is a newer
-// one; of all reports of the same token the first has it renewed.
+// reject answers wxtoken.reject: WeChat refused a token that a service used. A report of an old
+// token is told that there is a newer one; of all reports of the current one the first has it
+// renewed. The answer comes at once, and the service sees the new token in its view when it is
+// there.
 func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	switch {
 	case q.Key == (wxtoken.Key{}):
@@ -334,6 +346,10 @@ func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, 
 	return v, nil
 }
 
+// judgeReport decides about a report. The view is asked first: it may lag, but that a token is old
+// it knows for certain, and after a renewal most reports are about the old one. Else the token is
+// read, and read again if it was renewed in between, so that the answer can name the current
+// revision.
 func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	if _, ok := a.component(q.Key.Component); !ok {
 		return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
@@ -370,7 +386,8 @@ func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verd
 	return v, nil
 }
 
-// renew answers wxtoken.renew: the operator wants the next token of a key now.
+// renew answers wxtoken.renew: an operator wants the next token of a key now. It does not renew by
+// itself. It makes a due message like the schedule does, so that one story covers every renewal.
 func (a *answers) renew(ctx context.Context, q events.Renew) (events.Verdict, error) {
 	if q.Key == (wxtoken.Key{}) {
 		return events.Verdict{}, errKey

@@ -73,8 +73,9 @@ func sealOf(own *seal.Keys, public string) events.ConnectOpened {
 	return events.ConnectOpened{State: state, SealKeys: keys}
 }
 
-// reseal has everything sealed with the first of the keys: after sealing was turned on, and after a
-// key was changed. What is written later is sealed so in any case.
+// reseal has every record sealed with the first of the keys: after sealing was turned on, and after
+// a key was changed. What is written later is sealed so in any case. Records that are claimed are
+// left for the next round, for rewriting one would make the renewal lose its compare-and-set.
 func reseal(ctx context.Context, s *store.Store, keys *seal.Keys, log zerolog.Logger, now func() time.Time) {
 	if keys == nil {
 		log.Info().Msg("credentials are in the clear")

@@ -14,9 +14,14 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// seek looks for the refresh token of an account that has none: in its profile, and in WeChat's
-// list, which brings it by itself. Only when both were asked, and the answer to the code had none,
-// is the merchant asked to authorize again; that is before the token dies.
+// seek looks for the refresh token of an account that has none. There are three sources, and WeChat
+// may leave it out of any of them for a while: the answer to the code, the profile, and WeChat's
+// list, which brings it by itself when it is read. Only when all three were asked is the merchant
+// asked to authorize again; or when the token is about to die, for then there is no time left to
+// ask.
+//
+// For a whole fleet, after data was lost, the list is the cheap source: one call for 500 accounts,
+// where the profile takes one for each. So the list is awaited before any profile is asked.
 func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credential) error {
 	key, now := cred.Key, r.now()
 	if wait := cred.RetryAt.Sub(now); wait > 0 {
@@ -109,8 +114,8 @@ func (r *Refresher) keepRecovered(ctx context.Context, cred account.Credential, 
 }
 
 // askList has WeChat's list read for an account whose refresh token is looked for, after that was
-// stored: then what the list says is taken over. It is read once for all that wait, and not all the
-// time for a fleet.
+// stored: then what the list says is taken over. The message id is the same within a few seconds,
+// so the list is read once for all that wait, and not all the time for a fleet.
 func (r *Refresher) askList(ctx context.Context, cred account.Credential) {
 	c, ok := r.component(cred.Key.Component)
 	if !ok {

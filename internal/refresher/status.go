@@ -30,8 +30,9 @@ func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...ac
 	}
 }
 
-// writeStatus changes the status of key. That of a component says each time what holds it back,
-// whatever else is said.
+// writeStatus changes the status of key, by compare-and-set: a change gets the stored status and
+// says what is different, so that two handlers that tell different things both get through. That of
+// a component says each time what holds it back, whatever else is said.
 func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
 	if g, ok := t.gate(key.Component); ok && key.Kind == wxtoken.KindComponent {
 		changes = append(slices.Clip(changes), renewing(g, t.now))

@@ -155,8 +155,13 @@ const (
 )
 
 // sweep makes every key due that should have been renewed longer than grace ago and that no handler
-// is at, the one that dies first before the others. It looks after all else that no event asks for,
-// too.
+// is at, the one that dies first before the others.
+//
+// All refreshers sweep, and don't agree on who does: a sweep costs milliseconds, an election would
+// have to be right. Several sweeps of one key make one due message, by its message id.
+//
+// The statuses and the log are told in the end, and only if NATS took the due messages: where it
+// does not, nothing else would be stored either.
 func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
 	now := s.now()
 	proof := s.store.Proof(ctx)
@@ -227,7 +232,9 @@ func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration
 	return found
 }
 
-// examine asks whether anything is to be done about a key.
+// examine looks closer at a key that survey's quick look picked out: does it wait for WeChat's
+// list, is its status to say that its token is dead, was its renewal missed, do its tickets follow
+// it?
 func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e store.Entry, now time.Time, grace time.Duration, found *survey) {
 	if ctx.Err() != nil {
 		return
@@ -251,6 +258,10 @@ func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e 
 }
 
 // makeMissedDue makes keys due. It reports false where NATS did not take that, or ctx ended.
+//
+// The message id holds the period, five times the grace, in which the key was found. So of many
+// sweepers one makes the message, and should that one be lost as well, the next period makes
+// another.
 func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, now time.Time, grace time.Duration) bool {
 	made := 0 // those really made due
 	for _, those := range of {
@@ -280,7 +291,10 @@ func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, 
 	return true
 }
 
-// reallyMissed returns those of which NATS, too, says that they were missed, in the same order.
+// reallyMissed returns those of which NATS, too, says that they were missed, in the same order. The
+// view lags, and after an outage a hundred thousand due messages wait in the stream for their turn.
+// To make those due again would be worse than useless: a subject keeps one message, and the new one
+// would lie behind all the others.
 func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 	if len(all) == 0 {
 		return nil
@@ -325,7 +339,8 @@ func (s *sweeper) held(ctx context.Context, c *component, key wxtoken.Key, e sto
 }
 
 // greet says what is known of a component that is new here, and has it compared with WeChat's list
-// if that was never done. It reports whether that worked.
+// if that was never done. It reports whether that worked. It is part of the sweep, and not of the
+// start: components come and go while a refresher runs, and NATS may be away when one comes.
 func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	if c.greeted {
 		return true
@@ -359,8 +374,9 @@ func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	return true
 }
 
-// watchRefusals tells the log when the guard closes, and when it opens again; the status says so
-// each time it is written. Meanwhile WeChat's list is asked what is true.
+// watchRefusals tells the log when the guard against mass refusals closes, and when it opens again;
+// the status says so each time it is written. While it is closed no account is marked as gone, so
+// WeChat's list is asked what is true.
 func (s *sweeper) watchRefusals(ctx context.Context, c *component) {
 	doubted := !c.gate.Believes()
 	if c.doubted == doubted {

@@ -61,7 +61,8 @@ func (t *tally) add(key wxtoken.Key, e *store.Entry, now time.Time) {
 	}
 }
 
-// note notes what is wrong with an account, if anything is.
+// note notes what is wrong with an account, if anything is. What the record alone can't tell is put
+// aside, up to maxFail accounts, for notices to look up in the statuses.
 func (t *tally) note(key wxtoken.Key, e *store.Entry, state wxtoken.State, now time.Time) {
 	cause, since, dead := accountCause(e, state, now)
 	switch {
@@ -102,18 +103,24 @@ func count(d *events.NoticeData, n int, since time.Time, names ...string) {
 }
 
 // accountCause returns what is wrong with an account by its record alone, since when as far as that
-// is in it, and whether its token is dead.
+// is in it, and whether its token is dead. The words are those for a status (truth.OfAccount). What
+// the record does not have is WeChat's last error: where that could tell more, the cause is "".
 func accountCause(e *store.Entry, state wxtoken.State, now time.Time) (cause wxtoken.Reason, since time.Time, dead bool) {
-	dead = !e.Token.Lives(now)
-	switch {
-	case state == wxtoken.StateNeedsAuthorization && e.Credential.BeingAuthorized(now):
+	if state == wxtoken.StateNeedsAuthorization && e.Credential.BeingAuthorized(now) {
 		return "", since, false
-	case state == wxtoken.StateNeedsAuthorization && e.Credential.GrantedNothing(now):
-		return truth.NoAPIPermission, e.Credential.AuthorizedAt(), dead
-	case state == wxtoken.StateNeedsAuthorization:
-		return truth.AuthorizationNeeded, since, dead
-	case dead:
-		return truth.AccountTokenDead, e.Token.ExpiresAt(), true
 	}
-	return "", since, false
+	var ready wxtoken.Reason
+	if state == wxtoken.StateNeedsAuthorization && e.Credential.GrantedNothing(now) {
+		ready = wxtoken.ReasonNoAPIPermission
+	}
+	dead = !e.Token.Lives(now)
+	switch cause = truth.OfAccount(state, ready, nil, dead); cause {
+	case truth.NoAPIPermission:
+		since = e.Credential.AuthorizedAt()
+	case truth.AccountTokenDead:
+		since = e.Token.ExpiresAt()
+	case truth.RenewalFails:
+		cause = "" // its status may know more
+	}
+	return cause, since, dead
 }

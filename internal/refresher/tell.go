@@ -69,6 +69,8 @@ func (t *teller) run(ctx context.Context) {
 	}
 }
 
+// tellAll tells of a batch, sixteen statuses at a time: each is a read and a write in NATS. What
+// was told is noted in the view, with the token's revision, so that no later sweep finds it again.
 func (t *teller) tellAll(ctx context.Context, dead []deadToken) {
 	var group errgroup.Group
 	group.SetLimit(tellAtOnce)
@@ -87,7 +89,8 @@ func (t *teller) tellAll(ctx context.Context, dead []deadToken) {
 }
 
 // tell has the status say that a token is dead, and reports whether that was written, or is true no
-// more.
+// more. A renewal may store the next token between the look and the write; then its "active" would
+// be overwritten. So the token is read again after the write, and if it lives the status says so.
 func (t *teller) tell(ctx context.Context, d deadToken, now time.Time) bool {
 	if e, _ := t.view.Get(d.key); e.Token.Revision != d.revision {
 		return true

@@ -25,10 +25,11 @@ const (
 	askPushAgain = 5 * time.Minute
 )
 
-// handleTicket stores a component_verify_ticket if it is the newest. It only waits for the next
-// renewal there, because each new component access token ends the one before; but a component
-// without a valid token, or whose last renewal failed, for want of a good ticket perhaps, gets one
-// now.
+// handleTicket stores a component_verify_ticket if it is the newest; pushes may come in any order.
+// The ticket then waits in the record for the next renewal of the component's token. It does not
+// cause one: each new component token ends the one before, and with a ticket every ten minutes that
+// would be 144 tokens a day. A component without a valid token, or whose last renewal failed,
+// perhaps for lack of a good ticket, gets one now.
 func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
 	if a.Ticket == "" {
 		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
@@ -114,7 +115,9 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 }
 
 // ask asks WeChat to push tickets ("api_start_push_ticket"), once an hour at most, by all
-// refreshers together.
+// refreshers together: the time is in the shared record of the component's calls, and the refresher
+// that wins the compare-and-set makes the call. If the call fails the time is set back, so that it
+// is tried again in five minutes and not in an hour.
 func (p *pushes) ask(ctx context.Context, c *component) {
 	mine, now := false, p.now()
 	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {
