@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )

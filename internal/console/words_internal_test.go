@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/login"
 )
