@@ -286,3 +286,22 @@ func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
 	}
 	return nil
 }
+
+// StopAtReconnect stops msgs when the connection comes to one of the statuses. A server that was
+// started anew has forgotten a consumer that it held in memory: there is no need to wait for
+// heartbeats that can't come. The function that it returns ends the watch for that.
+func StopAtReconnect(nc *nats.Conn, msgs jetstream.MessagesContext, statuses ...nats.Status) (end func()) {
+	again := nc.StatusChanged(statuses...)
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-again:
+			msgs.Stop()
+		case <-ended:
+		}
+	}()
+	return func() {
+		close(ended)
+		nc.RemoveStatusListener(again)
+	}
+}

@@ -46,7 +46,7 @@ func TestFaultyUsers(t *testing.T) {
 	good := hash(t, "SEKRET")
 	for text, want := range map[string]string{
 		"":                           "too early",
-		"SEKRET":                     "no JSON from byte 1",
+		"SEKRET":                     "no JSON at byte 1",
 		`{"secret":"` + secret + `"`: "too early",
 		`{"sekret":"SEKRET"}`:        "unknown field",
 		`{"users":[{"name":7}]}`:     "users.name",

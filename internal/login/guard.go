@@ -167,17 +167,6 @@ func (g *Guard) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// Allow lets a request through whose person has the role, or one above it.
-func Allow(role Role, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p := Of(r.Context()); !p.Role.May(role) {
-			writeRefusal(w, r, refusal{status: http.StatusForbidden, text: lang.T("your role %q may not do that: it takes %q", "您的角色 %q 没有权限，需要 %q", string(p.Role), string(role))})
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
 var badForm = refusal{status: http.StatusForbidden, text: lang.T("the form is of another session: load the page again", "表单属于另一个会话，请重新打开页面")}
 
 // How a person is known.

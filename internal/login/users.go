@@ -1,18 +1,15 @@
 package login
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/crypto/bcrypt"
@@ -93,32 +90,8 @@ func parseUsers(text []byte) (*users, error) {
 }
 
 func decodeUsers(text []byte) (f usersFile, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&f); err != nil {
-		return f, readable(err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return f, errors.New("something follows its end")
-	}
-	return f, nil
-}
-
-// readable takes Go's names out of an error of encoding/json, and values out of it: one may be a
-// hash.
-func readable(err error) error {
-	var kind *json.UnmarshalTypeError
-	var syntax *json.SyntaxError
-	name, unknown := strings.CutPrefix(err.Error(), "json: unknown field ")
-	switch {
-	case errors.As(err, &kind):
-		return fmt.Errorf("%s: a value of another kind belongs there", kind.Field)
-	case errors.As(err, &syntax):
-		return fmt.Errorf("no JSON from byte %d on", syntax.Offset)
-	case unknown:
-		return fmt.Errorf("unknown field %.40s: want secret and users, and of each name, role and password", name)
-	}
-	return errors.New("it ends too early")
+	err = settings.DecodeJSON(text, &f, "secret and users, and of each name, role and password")
+	return f, err
 }
 
 // byName returns the person of that name.

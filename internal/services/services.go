@@ -1,14 +1,11 @@
 package services
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +13,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
+	"wxtoken/internal/settings"
 )
 
 // A Right is something that a service may do.
@@ -106,14 +104,9 @@ func Parse(data []byte) (*Services, error) {
 }
 
 func parse(data []byte) (*Services, error) {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
 	var f file
-	if err := decoder.Decode(&f); err != nil {
-		return nil, readable(err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows its end")
+	if err := settings.DecodeJSON(data, &f, ""); err != nil {
+		return nil, err
 	}
 	s := &Services{}
 	var faults []error
@@ -189,18 +182,6 @@ func (s *Services) read(e entry) (*Service, []error) {
 		service.Webhooks = append(service.Webhooks, parsed)
 	}
 	return service, faults
-}
-
-// readable takes Go's names out of an error of encoding/json.
-func readable(err error) error {
-	var kind *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &kind):
-		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, kind.Value)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return errors.New("it ends too early")
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 func join[T ~string](words []T) string {

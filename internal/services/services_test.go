@@ -53,7 +53,7 @@ func TestParseFaults(t *testing.T) {
 	}{
 		"empty":                {"", []string{"ends too early"}},
 		"half written":         {`{"services":[{"name":"shop","keys":["SEKRET`, []string{"ends too early"}},
-		"no JSON":              {"services: []", []string{"invalid character"}},
+		"no JSON":              {"services: []", []string{"no JSON at byte 1"}},
 		"two documents":        {`{"services":[]}{"services":[]}`, []string{"something follows its end"}},
 		"an unknown field":     {`{"services":[],"service":[]}`, []string{`unknown field "service"`}},
 		"unknown in a service": {entry(`,"right":["token"]`), []string{`unknown field "right"`}},

@@ -3,9 +3,12 @@ package settings
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -98,4 +101,34 @@ func (f *File[T]) read() (value T, text []byte, err error) {
 		return value, nil, fmt.Errorf("%s: %w", f.what, err)
 	}
 	return value, text, nil
+}
+
+// DecodeJSON reads a file of settings that is one JSON object. A field that into does not have is a
+// fault, since a misspelled one would be a setting without effect; want names the right ones, "" for
+// no hint. The error shows no value of the file: it may be a secret.
+func DecodeJSON(text []byte, into any, want string) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(into)
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case err == nil:
+	case errors.As(err, &kind):
+		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, kind.Value)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("no JSON at byte %d", syntax.Offset)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return errors.New("it ends too early")
+	default:
+		if want != "" {
+			want = ": want " + want
+		}
+		name, _ := strings.CutPrefix(err.Error(), "json: unknown field ")
+		return fmt.Errorf("unknown field %.40s%s", name, want)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows its end")
+	}
+	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 )
 
@@ -357,19 +358,7 @@ func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, rea
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
-	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats
-	// that can't come.
-	again := s.nc.StatusChanged(nats.CONNECTED)
-	defer s.nc.RemoveStatusListener(again)
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-again:
-			msgs.Stop()
-		case <-ended:
-		}
-	}()
+	defer bus.StopAtReconnect(s.nc, msgs, nats.CONNECTED)()
 	news := make(chan *reading, watchAhead)
 	failed := make(chan error, 1)
 	go func() {
