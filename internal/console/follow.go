@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 )
 
@@ -110,19 +111,7 @@ func (c *Console) followOnce(ctx context.Context, f followed) error {
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
-	// A server that was started anew has forgotten the consumer: no need to wait for heartbeats
-	// that can't come.
-	again := c.cfg.NATS.StatusChanged(nats.CONNECTED, nats.RECONNECTING)
-	defer c.cfg.NATS.RemoveStatusListener(again)
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-again:
-			msgs.Stop()
-		case <-ended:
-		}
-	}()
+	defer bus.StopAtReconnect(c.cfg.NATS, msgs, nats.CONNECTED, nats.RECONNECTING)()
 	read := info.NumPending == 0
 	for next := uint64(1); ; next++ {
 		m, err := msgs.Next()

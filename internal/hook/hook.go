@@ -126,3 +126,15 @@ func Pause(tries int, after time.Duration) time.Duration {
 	d := max(backoff[min(tries, len(backoff))-1], after)
 	return d - rand.N(d/5+1)
 }
+
+// Sleep waits between two tries, and reports whether ctx goes on.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

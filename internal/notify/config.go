@@ -1,11 +1,8 @@
 package notify
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"regexp"
@@ -106,14 +103,9 @@ func ReadFile(path string) ([]Receiver, error) {
 // Parse reads the text of a notify file. The error names every fault with its place, and shows no
 // URL and no secret.
 func Parse(data []byte) ([]Receiver, error) {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
 	var f file
-	if err := decoder.Decode(&f); err != nil {
-		return nil, readable(err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows its end")
+	if err := settings.DecodeJSON(data, &f, ""); err != nil {
+		return nil, err
 	}
 	var receivers []Receiver
 	var faults []error
@@ -165,19 +157,4 @@ func (e entry) receiver() (Receiver, []error) {
 		fault("kind: want %s", strings.Join([]string{KindWebhook, KindWeCom, KindDingTalk, KindFeishu}, ", "))
 	}
 	return r, faults
-}
-
-// readable takes Go's names out of an error of encoding/json, and shows no value.
-func readable(err error) error {
-	var kind *json.UnmarshalTypeError
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &kind):
-		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, kind.Value)
-	case errors.As(err, &syntax):
-		return fmt.Errorf("no JSON at byte %d", syntax.Offset)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return errors.New("it ends too early")
-	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: ")) // an unknown field, by its name
 }

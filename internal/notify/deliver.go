@@ -194,7 +194,7 @@ func (v *Deliverer) serve(ctx context.Context, r Receiver) {
 			return
 		}
 		complaints.Do(func() { log.Warn().Err(err).Dur("delay", troubleDelay).Msg("failed to read notices") })
-		sleep(ctx, troubleDelay)
+		hook.Sleep(ctx, troubleDelay)
 	}
 }
 
@@ -244,7 +244,7 @@ func (v *Deliverer) deliver(ctx context.Context, r Receiver, m jetstream.Msg, lo
 		_ = m.Term() // it is no better for being read again
 		return
 	}
-	if !sleep(ctx, robots[r.Kind].apart) {
+	if !hook.Sleep(ctx, robots[r.Kind].apart) {
 		_ = m.Nak()
 		return
 	}
@@ -287,7 +287,7 @@ func (v *Deliverer) try(ctx context.Context, r Receiver, n events.Notice) result
 func (v *Deliverer) tell(ctx context.Context, r Receiver, n events.Notice) {
 	var out result
 	for tries := 1; tries <= directTries; tries++ {
-		if out = v.try(ctx, r, n); out.outcome == outcomeOK || !sleep(ctx, hook.Pause(tries, out.after)) {
+		if out = v.try(ctx, r, n); out.outcome == outcomeOK || !hook.Sleep(ctx, hook.Pause(tries, out.after)) {
 			return
 		}
 	}
@@ -321,16 +321,4 @@ func Test(ctx context.Context, cfg Config, now func() time.Time, transport http.
 		}
 	}
 	return failed
-}
-
-// sleep waits, and reports whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/hook"
 )
 
 const (
@@ -85,7 +86,7 @@ func (s *subscription) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.follow(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn().Err(err).Dur("delay", troubleDelay).Msg("failed to read messages")
-			sleep(ctx, troubleDelay)
+			hook.Sleep(ctx, troubleDelay)
 		}
 	}
 }

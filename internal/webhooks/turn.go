@@ -308,7 +308,7 @@ func (t *turn) decided(i *item) (wanted, ok bool) {
 		if wanted, known := t.target.Load().wants(i.kind, t.d.Ref); known {
 			return wanted, true
 		}
-		if !sleep(t.ctx, askAgain) {
+		if !hook.Sleep(t.ctx, askAgain) {
 			return false, false
 		}
 	}
@@ -331,7 +331,7 @@ func (t *turn) begin(i *item) bool {
 		return false
 	}
 	for time.Since(time.Unix(0, t.proven.Load())) > proofLasts {
-		if !sleep(t.ctx, lookSoon) {
+		if !hook.Sleep(t.ctx, lookSoon) {
 			<-t.slots
 			return false
 		}

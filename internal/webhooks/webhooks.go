@@ -145,15 +145,3 @@ func durable(service string, hook services.Webhook) string {
 func (t *target) sameFilters(other *target) bool {
 	return slices.Equal(t.filters, other.filters) && slices.Equal(t.replies, other.replies)
 }
-
-// sleep waits, and reports whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
