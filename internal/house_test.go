@@ -69,7 +69,7 @@ var paired = []string{"internal/preflight", "internal/truth", "internal/wechat"}
 // variable is the name of a variable in a text.
 var variable = regexp.MustCompile(`WXTOKEN_[A-Z_]+`)
 
-// banned are the names that nobody uses, by the path of their package.
+// banned are names that are not used here, by the path of their package.
 var banned = map[string]map[string]string{
 	"net/http": {
 		"DefaultServeMux":   "anybody may add to it: make a mux of your own",
@@ -87,6 +87,9 @@ var banned = map[string]map[string]string{
 
 // clockless are the rooms into which the clock comes as a value.
 var clockless = []string{"internal/account"}
+
+// kindless are the rooms that don't compare kinds of keys: internal/account/kind.go says what is different about each.
+var kindless = []string{"internal/account", "internal/gate", "internal/links", "internal/refresher", "internal/store", "internal/transfer"}
 
 // source is one Go file.
 type source struct {
@@ -309,9 +312,29 @@ func spellingFaults(s source) (faults []string) {
 	return faults
 }
 
+// kindFaults says where a file tells kinds of keys apart by itself, in the rooms that ask account.KindOf.
+func kindFaults(s source) (faults []string) {
+	if s.test || !in(s.room, kindless) {
+		return nil
+	}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		if compared, ok := n.(*ast.BinaryExpr); ok && (compared.Op == token.EQL || compared.Op == token.NEQ) {
+			for _, side := range []ast.Expr{compared.X, compared.Y} {
+				if kind, ok := side.(*ast.SelectorExpr); ok && strings.HasPrefix(kind.Sel.Name, "Kind") && len(kind.Sel.Name) > len("Kind") {
+					if pkg, ok := kind.X.(*ast.Ident); ok && pkg.Name == "wxtoken" {
+						faults = append(faults, s.fset.Position(kind.Pos()).String()+": a branch on "+kind.Sel.Name+": ask account.KindOf")
+					}
+				}
+			}
+		}
+		return true
+	})
+	return faults
+}
+
 // allFaults says what is wrong with a file.
 func allFaults(s source) []string {
-	return slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s), spellingFaults(s))
+	return slices.Concat(importFaults(s), nameFaults(s), credentialFaults(s), spellingFaults(s), kindFaults(s))
 }
 
 func TestRulesOfTheHouse(t *testing.T) {
@@ -359,6 +382,9 @@ func TestTheRulesBite(t *testing.T) {
 		{"a credential's field", "internal/refresher", `func f() { cred.RetryAt = x }`, false, "RetryAt is written outside"},
 		{"a credential's counter", "internal/transfer", `func f() { e.Credential.Failures++ }`, false, "Failures is written outside"},
 		{"a field of something else", "internal/refresher", `func f() { q.ListedAt = x }`, false, ""},
+		{"a branch on a kind", "internal/refresher", `func f() { _ = key.Kind == wxtoken.KindComponent }`, false, "ask account.KindOf"},
+		{"a kind where it is no branch", "internal/refresher", `func f() { _ = wxtoken.Key{Kind: wxtoken.KindComponent} }`, false, ""},
+		{"a kind event", "internal/refresher", `func f() { _ = a.Kind != events.KindFastRegister }`, false, ""},
 		{"guessable jitter is fine elsewhere", "internal/refresher", `import _ "math/rand/v2"`, false, ""},
 		{"default mux", "internal/console", `import "net/http"; var _ = http.DefaultServeMux`, false, "http.DefaultServeMux"},
 		{"under another name", "internal/console", `import web "net/http"; var _ = web.ListenAndServe`, false, "ListenAndServe"},

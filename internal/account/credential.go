@@ -92,26 +92,15 @@ type Claim struct {
 // ClaimedAt reports whether a refresher holds the credential at the given time.
 func (c Credential) ClaimedAt(now time.Time) bool { return c.Claim != nil && now.Before(c.Claim.Until) }
 
-// means is what a key of each kind needs to get a token with, beside an authorization that is in
-// force.
-var means = map[wxtoken.Kind]func(Credential) bool{
-	wxtoken.KindComponent:  func(c Credential) bool { return c.Ticket != "" },
-	wxtoken.KindAuthorizer: func(c Credential) bool { return c.RefreshToken != "" },
-	// Nothing but the account's token.
-	wxtoken.KindJSAPITicket:  func(c Credential) bool { return c.Revision > 0 },
-	wxtoken.KindWxCardTicket: func(c Credential) bool { return c.Revision > 0 },
-}
-
 // Renewable reports whether there is anything to get a token with.
 func (c Credential) Renewable() bool {
-	has := means[c.Key.Kind]
-	return c.RevokedAt.IsZero() && has != nil && has(c)
+	return c.RevokedAt.IsZero() && KindOf(c.Key).has(c)
 }
 
 // Unrenewable reports whether an account is authorized and there is nothing to renew its token
 // with, and no code is being exchanged that will bring it.
 func (c Credential) Unrenewable() bool {
-	return c.Key.Kind == wxtoken.KindAuthorizer && c.RevokedAt.IsZero() && c.RefreshToken == "" && c.Revision > 0 &&
+	return KindOf(c.Key).OfMerchant && c.RevokedAt.IsZero() && c.RefreshToken == "" && c.Revision > 0 &&
 		(c.Generation > 0 || !c.SoughtAt.IsZero() || c.AuthorizationNeeded)
 }
 

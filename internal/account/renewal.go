@@ -113,7 +113,7 @@ func (c Credential) Replaceable(t wxtoken.Token, asked bool, now time.Time) (out
 // Renewed is the credential after a good answer, and how that came about. An empty refresh token
 // never replaces one.
 func (c Credential) Renewed(refreshToken string, how Past) Credential {
-	if refreshToken != "" && c.Key.Kind == wxtoken.KindAuthorizer {
+	if refreshToken != "" && KindOf(c.Key).OfMerchant {
 		c.RefreshToken = refreshToken
 	}
 	c.Generation++
@@ -168,7 +168,7 @@ func (c Credential) Failed(f Failure) (Credential, Next) {
 // needsOperator is what follows from a refusal that only a person can put right.
 func (c Credential) needsOperator(f Failure) Next {
 	next := Next{Wait: longest()}
-	if c.Key.Kind == wxtoken.KindComponent {
+	if KindOf(c.Key).OfComponent {
 		next.Status = Troubled(wxtoken.StateOperator, wxtoken.ReasonOperatorNeeded, f.Now, c.Failures, f.Err)
 	}
 	derived := Derived(c.Key)

@@ -60,7 +60,7 @@ func AuthorizedAt(at time.Time, ref string) Change {
 // Known says: what the credential tells of an account, where the status has lost it.
 func Known(cred Credential) Change {
 	return func(s *wxtoken.Status) {
-		if s.Authorizer == nil && cred.Key.Kind == wxtoken.KindAuthorizer {
+		if s.Authorizer == nil && KindOf(cred.Key).OfMerchant {
 			AuthorizedAt(cred.AuthorizedAt, cred.Ref)(s)
 		}
 	}

@@ -4,17 +4,7 @@ import (
 	"time"
 
 	"wxtoken/client"
-	"wxtoken/internal/wechat"
 )
-
-// TicketTypes are the tickets that can be kept beside an account's token, by the kind of their key.
-var TicketTypes = map[wxtoken.Kind]wechat.TicketType{
-	wxtoken.KindJSAPITicket:  wechat.TicketJSAPI,
-	wxtoken.KindWxCardTicket: wechat.TicketWxCard,
-}
-
-// Derived reports whether a key is that of a ticket that is got with an account's token.
-func Derived(key wxtoken.Key) bool { return TicketTypes[key.Kind] != "" }
 
 // Owner returns the key of the token with which a ticket is got.
 func Owner(key wxtoken.Key) wxtoken.Key { return wxtoken.AuthorizerKey(key.Component, key.Authorizer) }

@@ -149,7 +149,7 @@ func (g *Gate) componentToken() (t wxtoken.Token, refused bool) {
 func (g *Gate) KnowToken(t wxtoken.Token, revision uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t.Key.Kind == wxtoken.KindComponent && revision > g.newest.Revision {
+	if account.KindOf(t.Key).OfComponent && revision > g.newest.Revision {
 		g.newest, g.newest.Revision = t, revision
 	}
 }

@@ -131,7 +131,7 @@ func (l *Links) checkReturn(address string) error {
 // Reauthorize returns a link for an account that has to authorize again; "" where no links are
 // made.
 func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string {
-	if l.PublicURL == "" || cred.Key.Kind != wxtoken.KindAuthorizer {
+	if l.PublicURL == "" || !account.KindOf(cred.Key).OfMerchant {
 		return ""
 	}
 	link, err := l.newLink(ctx, events.ConnectCreate{

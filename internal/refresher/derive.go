@@ -17,7 +17,7 @@ import (
 
 // keeps reports whether the settings ask for a ticket.
 func (c Config) keeps(key wxtoken.Key) bool {
-	return slices.Contains(c.Derive, string(account.TicketTypes[key.Kind])) &&
+	return slices.Contains(c.Derive, string(account.KindOf(key).Ticket)) &&
 		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
 }
 
@@ -42,7 +42,7 @@ func (d *derived) of(owner wxtoken.Key) (keys []wxtoken.Key) {
 	if !d.looksAfter(owner) {
 		return nil
 	}
-	for kind := range account.TicketTypes {
+	for _, kind := range account.TicketKinds {
 		if key := (wxtoken.Key{Kind: kind, Component: owner.Component, Authorizer: owner.Authorizer}); d.cfg.keeps(key) {
 			keys = append(keys, key)
 		}
@@ -52,7 +52,7 @@ func (d *derived) of(owner wxtoken.Key) (keys []wxtoken.Key) {
 
 // looksAfter reports whether the settings ask for tickets beside the token of a key.
 func (d *derived) looksAfter(owner wxtoken.Key) bool {
-	return len(d.cfg.Derive) > 0 && owner.Kind == wxtoken.KindAuthorizer
+	return len(d.cfg.Derive) > 0 && account.KindOf(owner).OfMerchant
 }
 
 // begin has the tickets of an account kept, which has a token now. It costs a look into the view
@@ -92,7 +92,7 @@ func (d *derived) keep(ctx context.Context, key wxtoken.Key, authorizations uint
 
 // end ends the tickets of an account whose authorization is over.
 func (d *derived) end(ctx context.Context, owner wxtoken.Key) {
-	for kind := range account.TicketTypes {
+	for _, kind := range account.TicketKinds {
 		key := wxtoken.Key{Kind: kind, Component: owner.Component, Authorizer: owner.Authorizer}
 		if e, ok := d.view.Get(key); !ok || !e.Credential.Renewable() {
 			continue
@@ -162,6 +162,6 @@ func (d *derived) wanted(key wxtoken.Key) bool {
 
 // askTicket gets a ticket with its account's token.
 func askTicket(ctx context.Context, wx *wechat.Client, cred account.Credential, accountToken string) (wechat.Grant, error) {
-	ticket, err := wx.Ticket(ctx, accountToken, account.TicketTypes[cred.Key.Kind])
+	ticket, err := wx.Ticket(ctx, accountToken, account.KindOf(cred.Key).Ticket)
 	return wechat.Grant{AccessToken: ticket.Value, ExpiresIn: ticket.ExpiresIn}, err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
 )
@@ -26,7 +27,7 @@ type early struct {
 // with it; the compare-and-set is tried again, for a ticket that comes in between changes the
 // record, too. For an account's token the same rules hold as for a report by a service.
 func (e *early) replaceRefused(ctx context.Context, t wxtoken.Token) (err error) {
-	if t.Key.Kind == wxtoken.KindComponent {
+	if account.KindOf(t.Key).OfComponent {
 		for range 3 {
 			if err = e.noteRefusal(ctx, t); !errors.Is(err, store.ErrLost) {
 				break

@@ -239,7 +239,7 @@ func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred accoun
 	r.log.Error().Stringer("key", key).Msg("credential gone: it was removed from the stream")
 	gone := fmt.Errorf("renew %s: its credential is gone", key)
 	switch {
-	case key.Kind == wxtoken.KindComponent:
+	case account.KindOf(key).OfComponent:
 		return events.Later(unknownFor(m), gone)
 	case account.Derived(key):
 		owner, _ := r.view.Get(account.Owner(key))
@@ -384,7 +384,7 @@ func (r *Refresher) announce(ctx context.Context, t wxtoken.Token, before accoun
 	}
 	log.Msg("token renewed")
 	r.setStatusAndProfile(ctx, t.Key, r.inForce(ctx, t.Key), account.Known(before), account.Active(r.now()))
-	if t.Key.Kind == wxtoken.KindAuthorizer {
+	if account.KindOf(t.Key).OfMerchant {
 		r.derived.begin(ctx, before)
 	}
 }
@@ -396,7 +396,7 @@ func (r *Refresher) setStatusAndProfile(ctx context.Context, key wxtoken.Key, ch
 	r.setStatus(ctx, key, append(changes, func(s *wxtoken.Status) {
 		unknown = lacksProfile(*s)
 	})...)
-	if unknown && key.Kind == wxtoken.KindAuthorizer {
+	if unknown && account.KindOf(key).OfMerchant {
 		r.profiles.want(key)
 	}
 }

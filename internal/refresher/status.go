@@ -34,7 +34,7 @@ func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...ac
 // says what is different, so that two handlers that tell different things both get through. That of
 // a component says each time what holds it back, whatever else is said.
 func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
-	if g, ok := t.gate(key.Component); ok && key.Kind == wxtoken.KindComponent {
+	if g, ok := t.gate(key.Component); ok && account.KindOf(key).OfComponent {
 		changes = append(slices.Clip(changes), renewing(g, t.now))
 	}
 	return t.store().UpdateStatus(ctx, key, func(s *wxtoken.Status) {

@@ -218,7 +218,7 @@ func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration
 		if key.Component != appid {
 			appid, c, t = key.Component, known[key.Component], found.tallies[key.Component]
 		}
-		if t != nil && key.Kind == wxtoken.KindAuthorizer {
+		if t != nil && account.KindOf(key).OfMerchant {
 			t.add(key, e, now)
 		}
 		lives := e.Token.Lives(now)

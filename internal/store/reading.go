@@ -111,7 +111,7 @@ func (s *Store) decode(m jetstream.Msg, n *news) {
 		record, _ := s.open(m.Subject(), m.Headers(), m.Data()) // nothing, where that can't be opened
 		o := outline(key, record, n.sequence)
 		n.key, n.outline, n.sealed = key, &o, sealedFor(m.Headers(), m.Data())
-		if key.Kind == wxtoken.KindComponent {
+		if account.KindOf(key).OfComponent {
 			c, _ := decodeCredential(key, record)
 			c.Key, c.Revision = key, n.sequence
 			n.credential = &c
@@ -134,14 +134,14 @@ func (s *Store) decodeToken(key wxtoken.Key, m jetstream.Msg, sequence uint64) (
 	var l account.Life
 	switch {
 	case deletes(m.Headers()):
-	case key.Kind == wxtoken.KindComponent:
+	case account.KindOf(key).OfComponent:
 		if read, err := readToken(m.Data(), sequence); err == nil {
 			t, l = read, account.LifeOf(read)
 		}
 	default:
 		l, _ = readLife(m.Data(), sequence)
 	}
-	if key.Kind != wxtoken.KindComponent {
+	if !account.KindOf(key).OfComponent {
 		return nil, &l
 	}
 	return &t, &l

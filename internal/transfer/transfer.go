@@ -273,7 +273,7 @@ func Export(ctx context.Context, s *store.Store, out io.Writer) (n int, err erro
 	encoder.SetEscapeHTML(false)
 	for _, key := range slices.SortedFunc(maps.Keys(all), func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) }) {
 		cred := all[key]
-		if key.Kind != wxtoken.KindAuthorizer || !cred.Renewable() {
+		if !account.KindOf(key).OfMerchant || !cred.Renewable() {
 			continue
 		}
 		line := authorization{
