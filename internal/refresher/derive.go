@@ -15,10 +15,9 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// keeps reports whether the settings ask for a ticket.
-func (c Config) keeps(key wxtoken.Key) bool {
-	return slices.Contains(c.Derive, string(account.KindOf(key).Ticket)) &&
-		(len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, key.Authorizer))
+// keeps reports whether the settings ask for a ticket of an account.
+func (c Config) keeps(ticket wechat.TicketType, authorizer string) bool {
+	return slices.Contains(c.Derive, string(ticket)) && (len(c.DeriveFor) == 0 || slices.Contains(c.DeriveFor, authorizer))
 }
 
 // derived keeps the tickets that the settings ask for beside the tokens of accounts (jsapi_ticket,
@@ -43,7 +42,7 @@ func (d *derived) of(owner wxtoken.Key) (keys []wxtoken.Key) {
 		return nil
 	}
 	for _, kind := range account.TicketKinds {
-		if key := (wxtoken.Key{Kind: kind, Component: owner.Component, Authorizer: owner.Authorizer}); d.cfg.keeps(key) {
+		if key := (wxtoken.Key{Kind: kind, Component: owner.Component, Authorizer: owner.Authorizer}); d.cfg.keeps(account.KindOf(key).Ticket, key.Authorizer) {
 			keys = append(keys, key)
 		}
 	}
@@ -144,7 +143,7 @@ func (d *derived) drop(ctx context.Context, cred account.Credential) error {
 // dropUnwanted removes a ticket that wanted says is not to be kept any longer, and reports whether
 // it did. wanted asks the view, which lags: the account may have authorized just now.
 func (d *derived) dropUnwanted(ctx context.Context, cred account.Credential) (dropped bool, err error) {
-	if d.cfg.keeps(cred.Key) {
+	if d.cfg.keeps(account.KindOf(cred.Key).Ticket, cred.Key.Authorizer) {
 		owner, err := d.store.Credential(ctx, account.Owner(cred.Key))
 		if err != nil || owner.Renewable() {
 			return false, err
@@ -153,11 +152,15 @@ func (d *derived) dropUnwanted(ctx context.Context, cred account.Credential) (dr
 	return true, d.drop(ctx, cred)
 }
 
-// wanted reports whether a ticket is still to be kept: asked for, and of an account that
-// authorizes.
+// wanted reports whether a key is still to be renewed. A ticket is while the settings ask for it
+// and its account authorizes; any other key always is.
 func (d *derived) wanted(key wxtoken.Key) bool {
+	ticket := account.KindOf(key).Ticket
+	if ticket == "" {
+		return true
+	}
 	e, ok := d.view.Get(account.Owner(key))
-	return d.cfg.keeps(key) && ok && e.Credential.Renewable()
+	return d.cfg.keeps(ticket, key.Authorizer) && ok && e.Credential.Renewable()
 }
 
 // askTicket gets a ticket with its account's token.

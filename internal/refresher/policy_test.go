@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/wechat"
 )
 
@@ -82,7 +83,7 @@ func TestKeeps(t *testing.T) {
 		{one, key(wxtoken.KindWxCardTicket, "wxa"), true},
 		{one, key(wxtoken.KindJSAPITicket, "wxb"), false},
 	} {
-		if row.cfg.keeps(row.key) != row.want {
+		if row.cfg.keeps(account.KindOf(row.key).Ticket, row.key.Authorizer) != row.want {
 			t.Errorf("%v, for %v: %s is kept %t", row.cfg.Derive, row.cfg.DeriveFor, row.key, !row.want)
 		}
 	}

@@ -87,7 +87,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	e, _ := r.view.Get(key)
 	// A derived ticket that is not to be kept any more is no matter for the gate: it is ended
 	// without a call.
-	wanted := !account.Derived(key) || r.derived.wanted(key)
+	wanted := r.derived.wanted(key)
 	call := renewal(key, e)
 	if due.Reason == events.ReasonListed {
 		call.Last = account.Life{} // the list was read: it says so
@@ -116,7 +116,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	// whether any refresher has tried since the wish. A delivery that was put off because the key
 	// was being worked at is still the first.
 	untried := !m.Redelivered || due.Revision == cred.Revision
-	asked := due.Reason == events.ReasonAsked && untried // by the operator, who need not wait
+	asked := due.Reason == events.ReasonAsked && untried
 	if wait := cred.RetryAt.Sub(r.now()); wait > 0 && !asked {
 		return events.Later(wait, fmt.Errorf("renew %s: waiting after %d failures", key, cred.Failures))
 	}
@@ -148,7 +148,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	r.step("asked")
 	// The call was not made after all: the token that it needs died while the turn was waited for.
 	// The claim is given back, so that the message need not wait for it when it comes again.
-	if wait, ok := events.After(err); ok { // the call was not made after all
+	if wait, ok := events.After(err); ok {
 		if _, err := r.store.Save(ctx, cred.GivenBack()); err != nil {
 			return err
 		}
@@ -161,9 +161,17 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 		r.counts.Add(counts.Failed, 1)
 		return r.fail(ctx, c, cred, err)
 	}
-	how := account.Past{At: began, Reason: due.Reason, Late: lateness(e.Token, cred, began), Took: r.now().Sub(began), By: r.host, Reporter: due.By}
+	return r.commit(ctx, c, cred, grant, account.Past{
+		At: began, Reason: due.Reason, Late: lateness(e.Token, cred, began), Took: r.now().Sub(began), By: r.host, Reporter: due.By,
+	})
+}
+
+// commit stores what WeChat granted: credential, token and next schedule in one batch, on the
+// revision of the claim. So a late answer never replaces a newer token: whatever was stored since
+// the claim, by a cancellation or by a refresher that took it over, has moved the revision on.
+func (r *Refresher) commit(ctx context.Context, c *component, cred account.Credential, grant wechat.Grant, how account.Past) error {
 	next := cred.Renewed(grant.RefreshToken, how)
-	token := r.tokenFrom(ctx, cred, next.Generation, grant, due.Reason, began)
+	token := r.tokenFrom(ctx, cred, next.Generation, grant, how.Reason, how.At)
 	r.step("judged")
 
 	// e. Commit.
@@ -171,13 +179,13 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	switch {
 	case err == nil:
 		c.gate.KnowToken(token, stored.Revision)
+		r.step("committed")
+		r.announce(ctx, token, cred, how.Reason, how.At)
 		r.counts.Add(counts.Renewed, 1)
 		r.counts.Most(counts.LatestMS, how.Late.Milliseconds())
-		r.step("committed")
-		r.announce(ctx, token, cred, due.Reason, began)
 		return nil // f. Ack: the consumer's, last.
 	case errors.Is(err, store.ErrLost):
-		return r.resolveLost(ctx, key)
+		return r.resolveLost(ctx, cred.Key)
 	}
 	return err // delivered again, and taken up at a. or b.
 }

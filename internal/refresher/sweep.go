@@ -331,7 +331,7 @@ func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 // its component. A derived ticket that is not wanted any more waits for nothing: ending it takes no
 // call to WeChat.
 func (s *sweeper) held(ctx context.Context, c *component, key wxtoken.Key, e store.Entry) bool {
-	if account.Derived(key) && !s.derived.wanted(key) {
+	if !s.derived.wanted(key) {
 		return false
 	}
 	wait, _ := c.gate.Held(ctx, renewal(key, e))
