@@ -20,8 +20,9 @@ import (
 // errNoAccounts says that the client was not told to follow accounts.
 var errNoAccounts = errors.New("this client does not follow accounts: set Config.Accounts")
 
-// Find returns the keys of the accounts that have a ref, your own id for them ([Authorizer.Ref]), in order. It reads memory, and needs
-// Config.Accounts. An account stays where it is after a cancellation: State tells.
+// Find returns the keys of the accounts that have a ref, your own id for them ([Authorizer.Ref]),
+// in order. It reads memory, and needs Config.Accounts. An account stays where it is after a
+// cancellation: State tells.
 func (c *Client) Find(ref string) ([]Key, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -36,7 +37,8 @@ func (c *Client) Find(ref string) ([]Key, error) {
 	return found, nil
 }
 
-// Ref returns your own id for an account ([Authorizer.Ref]), "" if it has none or is not known. It reads memory, and needs Config.Accounts.
+// Ref returns your own id for an account ([Authorizer.Ref]), "" if it has none or is not known. It
+// reads memory, and needs Config.Accounts.
 func (c *Client) Ref(key Key) string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -46,8 +48,9 @@ func (c *Client) Ref(key Key) string {
 	return c.accounts.byKey[key].ref
 }
 
-// Account returns what is known of a key beside its token, as Status does, but from memory. It needs Config.Accounts. Its error is
-// ErrNoStatus for a key that nothing is known about. Don't change what the Status points to: it is shared.
+// Account returns what is known of a key beside its token, as Status does, but from memory. It
+// needs Config.Accounts. Its error is ErrNoStatus for a key that nothing is known about. Don't
+// change what the Status points to: it is shared.
 func (c *Client) Account(key Key) (Status, error) {
 	c.mu.RLock()
 	var a *account
@@ -65,12 +68,14 @@ func (c *Client) Account(key Key) (Status, error) {
 	return c.current(a.status()), nil
 }
 
-// Accounts yields what is known of every key, in the order of the keys, from memory: what it knew when the loop began. It needs
-// Config.Accounts and yields nothing without. Don't change what a Status points to: it is shared.
+// Accounts yields what is known of every key, in the order of the keys, from memory: what it knew
+// when the loop began. It needs Config.Accounts and yields nothing without. Don't change what a
+// Status points to: it is shared.
 func (c *Client) Accounts() iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		all := c.all(func(*account) bool { return true })
-		slices.SortFunc(all, func(a, b *account) int { return compareKeys(a.key, b.key) }) // not with the lock held: there may be a million
+		// Not with the lock held: there may be a million.
+		slices.SortFunc(all, func(a, b *account) int { return compareKeys(a.key, b.key) })
 		for _, a := range all {
 			if !yield(c.current(a.read())) {
 				return
@@ -79,8 +84,8 @@ func (c *Client) Accounts() iter.Seq[Status] {
 	}
 }
 
-// AccountsAfter yields what Accounts does, from the first key after another on: page by page, without reading those before. The zero Key
-// comes before all.
+// AccountsAfter yields what Accounts does, from the first key after another on: page by page,
+// without reading those before. The zero Key comes before all.
 func (c *Client) AccountsAfter(after Key) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		rest := ordered(c.all(func(a *account) bool { return after == Key{} || compareKeys(a.key, after) > 0 }))
@@ -125,9 +130,10 @@ func (o *ordered) Pop() any {
 	return last
 }
 
-// StatusUpdates tells of changes of what Account returns, as Updates does for tokens: first what there is, then each change, of several
-// to one key the newest. It needs Config.Accounts, and ends at once without. It ends when ctx ends, when the client is closed or when
-// the loop is left. That a token expires is not a change, and a status that is removed is not told: Changes does that.
+// StatusUpdates tells of changes of what Account returns, as Updates does for tokens: first what
+// there is, then each change, of several to one key the newest. It needs Config.Accounts, and ends
+// at once without. It ends when ctx ends, when the client is closed or when the loop is left. That
+// a token expires is not a change, and a status that is removed is not told: Changes does that.
 func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		f := newFeed(keys)
@@ -162,13 +168,15 @@ type Changes struct {
 	Tokens   []Key // whose token changed, or went
 	Accounts []Key // of which something else is known now
 
-	// Revisions of the buckets tokens and status up to which nothing is missing, once these changes have been looked at.
+	// Revisions of the buckets tokens and status up to which nothing is missing, once these changes
+	// have been looked at.
 	TokensRevision, StatusRevision uint64
 }
 
-// Changes tells of all changes of the view, batch by batch: first everything that it has, then what has changed since. Of several
-// changes to one key that come while the loop is busy it tells once. It is what to build a feed for others on, with the revisions as
-// the mark from which one goes on. It ends when ctx ends, when the client is closed or when the loop is left.
+// Changes tells of all changes of the view, batch by batch: first everything that it has, then what
+// has changed since. Of several changes to one key that come while the loop is busy it tells once.
+// It is what to build a feed for others on, with the revisions as the mark from which one goes on.
+// It ends when ctx ends, when the client is closed or when the loop is left.
 func (c *Client) Changes(ctx context.Context) iter.Seq[Changes] {
 	return func(yield func(Changes) bool) {
 		f := newFeed(nil)
@@ -213,9 +221,10 @@ func (c *Client) changes(f *feed) Changes {
 	return batch
 }
 
-// ChangedSince tells what changed after two revisions, as Changes gave them, for those who were not there to hear: of each bucket some keys at
-// most, in the order in which they changed last, and the revisions to go on from. It costs what changed, not what there is. An account that was
-// removed is not told. It needs Config.Accounts and no Config.Keys, and tells nothing otherwise.
+// ChangedSince tells what changed after two revisions, as Changes gave them, for those who were not
+// there to hear: of each bucket some keys at most, in the order in which they changed last, and the
+// revisions to go on from. It costs what changed, not what there is. An account that was removed is
+// not told. It needs Config.Accounts and no Config.Keys, and tells nothing otherwise.
 func (c *Client) ChangedSince(tokens, status uint64, most int) (changes Changes) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -275,7 +284,8 @@ func compareKeys(a, b Key) int {
 	return cmp.Or(compareParts(a.Component, b.Component), strings.Compare(a.Authorizer, b.Authorizer))
 }
 
-// compareParts compares what a dot follows: a part that is the beginning of the other is not the lesser one where that goes on with "-".
+// compareParts compares what a dot follows: a part that is the beginning of the other is not the
+// lesser one where that goes on with "-".
 func compareParts(a, b string) int {
 	n := min(len(a), len(b))
 	if order := strings.Compare(a[:n], b[:n]); order != 0 || len(a) == len(b) {
@@ -327,15 +337,16 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 	return nil
 }
 
-// accounts is what a Client has of the bucket "status": the records as they lie there, since read they take several times as much. The
-// Client's lock guards it.
+// accounts is what a Client has of the bucket "status": the records as they lie there, since read
+// they take several times as much. The Client's lock guards it.
 type accounts struct {
 	byKey  map[Key]*account
 	byRef  map[string]*account // the first of those with a ref
 	recent recent
 }
 
-// account is the record of one key. It is replaced, never changed, but for its neighbours and known.
+// account is the record of one key. It is replaced, never changed, but for its neighbours and
+// known.
 type account struct {
 	key          Key
 	revision     uint64

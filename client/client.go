@@ -35,22 +35,24 @@ const (
 
 // Config says what a Client watches. The zero Config watches every token.
 type Config struct {
-	// Keys are the tokens that the service needs. NewClient waits for each of them, and the
-	// client watches nothing else. Name them where the service may read only some tokens, or needs
-	// only a few. They share one NATS consumer, up to 1,000 keys each, where this user may make
-	// one with several filters; where not, each key has its own. Default: every token, with one consumer.
+	// Keys are the tokens that the service needs. NewClient waits for each of them, and the client
+	// watches nothing else. Name them where the service may read only some tokens, or needs only a
+	// few. They share one NATS consumer, up to 1,000 keys each, where this user may make one with
+	// several filters; where not, each key has its own. Default: every token, with one consumer.
 	Keys []Key
 
-	// Accounts has the client keep the bucket "status" in memory too, whole: who the accounts are, what state they are in. It is
-	// what [Client.Find], [Client.Accounts] and [Client.StatusUpdates] read. It takes a second consumer.
+	// Accounts has the client keep the bucket "status" in memory too, whole: who the accounts are,
+	// what state they are in. It is what [Client.Find], [Client.Accounts] and
+	// [Client.StatusUpdates] read. It takes a second consumer.
 	Accounts bool
 
-	// Name is what the service calls itself where it reports a token that WeChat refused: operators see who did. See [CheckName]. Refreshers
-	// can't prove it. Default: none.
+	// Name is what the service calls itself where it reports a token that WeChat refused: operators
+	// see who did. See [CheckName]. Refreshers can't prove it. Default: none.
 	Name string
 
-	// Now is the clock that decides whether a token has expired. The Client asks it at each call of Token, and from goroutines of its
-	// own. Default: the clock of the machine, looked at once a second, and never behind.
+	// Now is the clock that decides whether a token has expired. The Client asks it at each call of
+	// Token, and from goroutines of its own. Default: the clock of the machine, looked at once a
+	// second, and never behind.
 	Now func() time.Time
 }
 
@@ -70,18 +72,21 @@ type Client struct {
 
 	view view // of the bucket "tokens"; read without the lock, empty after Close
 
-	mu                 sync.RWMutex
-	fading             []*entry          // whose token has a Previous, in the order in which they came
-	feeds              feeds             // of tokens
-	own                map[string]string // components that the buckets name, each one the string that all keys share
-	accounts           *accounts         // what the bucket "status" holds; nil without Config.Accounts and after Close
-	told               feeds             // of statuses
-	tokensAt, statusAt uint64            // newest revisions of the two buckets in the view
-	tokenTrail         trail             // of the tokens; kept where everything is followed, and so comes in the order of the revisions
-	statusTrail        trail             // of the accounts, likewise
-	watches            int               // how many there should be
-	live               int               // how many have delivered what the bucket held and go on
-	stats              Stats
+	mu     sync.RWMutex
+	fading []*entry // whose token has a Previous, in the order in which they came
+	feeds  feeds    // of tokens
+	// Components that the buckets name, each one the string that all keys share.
+	own map[string]string
+	// What the bucket "status" holds; nil without Config.Accounts and after Close.
+	accounts           *accounts
+	told               feeds  // of statuses
+	tokensAt, statusAt uint64 // newest revisions of the two buckets in the view
+	// Of the tokens; kept where everything is followed, and so comes in the order of the revisions.
+	tokenTrail  trail
+	statusTrail trail // of the accounts, likewise
+	watches     int   // how many there should be
+	live        int   // how many have delivered what the bucket held and go on
+	stats       Stats
 }
 
 // Stats says how the view of a Client is doing. It is meant to be published as metrics.
@@ -100,10 +105,10 @@ type Stats struct {
 // creates, as long as ctx lasts: give ctx a deadline.
 //
 // When ctx ends first, the error wraps ctx's and, for each key that is missing, ErrNoToken,
-// ErrExpired or ErrRevoked; it says what is missing and what to do. ErrBadKey is returned for
-// a key that can't be one. ctx does not bound the life of the Client: Close does. The Client
-// uses nc and never closes it. It has nc connect anew (nats.Conn.ForceReconnect) where NATS had taken the
-// right to an inbox away and gave it back, since nothing on nc would hear an answer otherwise.
+// ErrExpired or ErrRevoked; it says what is missing and what to do. ErrBadKey is returned for a key
+// that can't be one. ctx does not bound the life of the Client: Close does. The Client uses nc and
+// never closes it. It has nc connect anew (nats.Conn.ForceReconnect) where NATS had taken the right
+// to an inbox away and gave it back, since nothing on nc would hear an answer otherwise.
 func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	if err := CheckName(cfg.Name); err != nil {
 		return nil, fmt.Errorf("Config.Name: %w", err)
@@ -139,7 +144,8 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 		c.accounts = newAccounts()
 		c.watches++
 	}
-	// Before the watches start, so that it misses nothing. Of keys that are not declared it takes no note: there may be a million.
+	// Before the watches start, so that it misses nothing. Of keys that are not declared it takes
+	// no note: there may be a million.
 	wait := c.subscribe(feedOf(c.declared))
 	defer c.unsubscribe(wait)
 	c.wg.Go(func() { c.clock.run(c.ctx, c.fade) })
@@ -306,10 +312,11 @@ func (c *Client) Next(ctx context.Context, old Token) (Token, error) {
 	return Token{}, fmt.Errorf("wait for a token of %s: %w: the view still has the old one; Client.Status tells why", old.Key, context.Cause(ctx))
 }
 
-// Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. The state of a key that this
-// client watches is that of now ([Status.StateAt]): with a token that expired it is never "active". It
-// returns ErrNoStatus when nothing is known, ErrBadStatus for a record that can't be read, and
-// an error that wraps jetstream.ErrBucketNotFound before the refresher has created the bucket.
+// Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. The
+// state of a key that this client watches is that of now ([Status.StateAt]): with a token that
+// expired it is never "active". It returns ErrNoStatus when nothing is known, ErrBadStatus for a
+// record that can't be read, and an error that wraps jetstream.ErrBucketNotFound before the
+// refresher has created the bucket.
 func (c *Client) Status(ctx context.Context, key Key) (Status, error) {
 	status, err := c.status(ctx, key)
 	if err != nil {

@@ -29,7 +29,8 @@ const (
 	auditWindow = 30 * 24 * time.Hour
 	// maxRecords bounds the records that one page counts: of more, the oldest are left out.
 	maxRecords = 20_000
-	// journalBatch is how many are read at once, and journalIdle how long the server keeps what it needs for that.
+	// journalBatch is how many are read at once, and journalIdle how long the server keeps what it
+	// needs for that.
 	journalBatch = 1000
 	journalIdle  = 10 * time.Second
 )
@@ -161,7 +162,8 @@ func (c *Console) audit(ctx context.Context, q *Request) (Audit, error) {
 	return a, nil
 }
 
-// records reads what matches, the oldest first; more: there was too much, and the oldest are left out.
+// records reads what matches, the oldest first; more: there was too much, and the oldest are left
+// out.
 func (c *Console) records(ctx context.Context, f auditFilter) (all []Recorded, more bool, err error) {
 	subject := events.JournalFilter(events.JournalAudit)
 	if f.action != "" {

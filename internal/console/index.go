@@ -16,8 +16,9 @@ import (
 	"wxtoken/internal/services"
 )
 
-// index is what the page knows of all keys without asking: enough to count, to search and to sort a million of them. It
-// holds no token and no text of an error; what a page shows of a few keys is read from NATS.
+// index is what the page knows of all keys without asking: enough to count, to search and to sort a
+// million of them. It holds no token and no text of an error; what a page shows of a few keys is
+// read from NATS.
 type index struct {
 	mu      sync.RWMutex
 	rows    []row
@@ -243,7 +244,8 @@ func (x *index) placeOf(key wxtoken.Key) place {
 	return p
 }
 
-// forget takes what a bucket told out of a row, and the row with the last of it. The caller holds mu.
+// forget takes what a bucket told out of a row, and the row with the last of it. The caller holds
+// mu.
 func (x *index) forget(i uint32, bucket int) {
 	r := &x.rows[i]
 	r.seen[bucket] = 0
@@ -356,7 +358,8 @@ func quoted(data json.RawMessage) (text string) {
 	return text
 }
 
-// granted writes a list of permission sets as the index keeps it: ",1,18,". Houses have few different ones.
+// granted writes a list of permission sets as the index keeps it: ",1,18,". Houses have few
+// different ones.
 func granted(ids []int) string {
 	if ids == nil {
 		return ""
@@ -396,7 +399,8 @@ func (x *index) key(r *row) wxtoken.Key {
 	return k
 }
 
-// known are the states that have numbers of their own in each index, from 1 on: rows are judged without a look at texts.
+// known are the states that have numbers of their own in each index, from 1 on: rows are judged
+// without a look at texts.
 var known = []wxtoken.State{wxtoken.StateActive, wxtoken.StateRenewingFailed, wxtoken.StateNeedsAuthorization, wxtoken.StateRevoked, wxtoken.StateWaitingForTicket, wxtoken.StateOperator}
 
 // The numbers of some of them.
@@ -406,8 +410,9 @@ const (
 	stateRevoked = 4
 )
 
-// standing returns the state of a row by its record and the clock, as a number: a token that has expired is never active, as
-// wxtoken.Status.StateAt says. A token without a status is one whose status is about to be written.
+// standing returns the state of a row by its record and the clock, as a number: a token that has
+// expired is never active, as wxtoken.Status.StateAt says. A token without a status is one whose
+// status is about to be written.
 func (r *row) standing(now uint32) uint8 {
 	switch {
 	case r.state == stateActive && !r.valid(now):
@@ -437,8 +442,8 @@ type Tally struct {
 	Serving  int                   `json:"serving"`  // in force, with a token that lives
 	Dead     int                   `json:"dead"`     // in force, without one
 	AtRisk   int                   `json:"at_risk"`  // serving, and not renewed as it should be
-	// Errcodes counts the dead by the errcode that WeChat answered last, 0: it gave none; Reasons counts those without an error,
-	// by the reason of their condition Ready.
+	// Errcodes counts the dead by the errcode that WeChat answered last, 0: it gave none; Reasons
+	// counts those without an error, by the reason of their condition Ready.
 	Reasons  map[wxtoken.Reason]int `json:"dead_reasons,omitempty"`
 	Errcodes map[int]int            `json:"dead_errcodes,omitempty"`
 	// FirstDies is when the first of those at risk loses its token.
@@ -506,8 +511,8 @@ func newTally() *Tally {
 	return &Tally{States: map[wxtoken.State]int{}, Reasons: map[wxtoken.Reason]int{}, Errcodes: map[int]int{}}
 }
 
-// tally counts the accounts: all of them, and those of each component. It goes through all rows, whenever it is asked: counts
-// that were kept would be wrong as soon as a token expires.
+// tally counts the accounts: all of them, and those of each component. It goes through all rows,
+// whenever it is asked: counts that were kept would be wrong as soon as a token expires.
 func (x *index) tally(at time.Time) (all *Tally, of map[string]*Tally) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -541,7 +546,8 @@ func (x *index) held(component string) (wxtoken.Condition, bool) {
 	return x.whole[component].Held()
 }
 
-// components returns the statuses of the components, by appid; one without a status has only its key.
+// components returns the statuses of the components, by appid; one without a status has only its
+// key.
 func (x *index) components() (out []wxtoken.Status) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

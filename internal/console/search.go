@@ -52,8 +52,8 @@ type hit struct {
 	row  uint32
 }
 
-// find returns the keys from..from+limit of a list, in order, and how many there are in all. All cores look: to search the texts of a million
-// accounts is to wait for memory.
+// find returns the keys from..from+limit of a list, in order, and how many there are in all. All
+// cores look: to search the texts of a million accounts is to wait for memory.
 func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Key, total int) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -98,8 +98,8 @@ func (x *index) find(f filter, at time.Time, from, limit int) (keys []wxtoken.Ke
 	return keys, total
 }
 
-// best keeps the first hits of a list. Sorting a million for one page of fifty would take a second: what can't be among
-// them is thrown away in rounds.
+// best keeps the first hits of a list. Sorting a million for one page of fifty would take a second:
+// what can't be among them is thrown away in rounds.
 type best struct {
 	most  int
 	order func(a, b hit) int
@@ -210,7 +210,8 @@ const (
 	rankRevoked
 )
 
-// ranks ranks the plights of rows of a kind by truth's rule, and returns the troubles in that order. The caller holds mu.
+// ranks ranks the plights of rows of a kind by truth's rule, and returns the troubles in that
+// order. The caller holds mu.
 func (x *index) ranks(kind uint8, now uint32) (ranks map[plight]uint64, troubles []suffering) {
 	plights := map[plight]*suffering{}
 	for i := range x.rows {
@@ -290,7 +291,8 @@ func code(t *suffering) int {
 	return t.Error.Code
 }
 
-// rankOf returns where a row stands in an order. The lower half breaks ties: the token that ends first.
+// rankOf returns where a row stands in an order. The lower half breaks ties: the token that ends
+// first.
 func rankOf(sort string, r *row, state uint8, now uint32, ranks map[plight]uint64) uint64 {
 	switch sort {
 	case byExpires:
@@ -321,8 +323,9 @@ type lackCount struct {
 	Count int    `json:"lacking"`
 }
 
-// choices returns what a list can be made of: the codes of last errors, each with how many accounts have it, the most frequent first; and the
-// permission sets that some accounts granted and others did not, by id.
+// choices returns what a list can be made of: the codes of last errors, each with how many accounts
+// have it, the most frequent first; and the permission sets that some accounts granted and others
+// did not, by id.
 func (x *index) choices(l lang.Language) ([]errcodeCount, []lackCount) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -345,7 +348,8 @@ func (x *index) choices(l lang.Language) ([]errcodeCount, []lackCount) {
 	return errcodes, x.lacks(lists, l)
 }
 
-// lacks counts who did not grant what others did, by how many accounts have each list; the first is of those whose list is not known.
+// lacks counts who did not grant what others did, by how many accounts have each list; the first is
+// of those whose list is not known.
 func (x *index) lacks(lists []int, l lang.Language) []lackCount {
 	out, all := []lackCount{}, 0
 	have := map[int]int{}

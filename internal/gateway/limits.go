@@ -7,22 +7,25 @@ import (
 )
 
 const (
-	// wrongKeys is how many wrong keys a second one address may try, and how many wrong tokens of users.
+	// wrongKeys is how many wrong keys a second one address may try, and how many wrong tokens of
+	// users.
 	wrongKeys = 20
 
-	// serviceCalls and accountCalls are how many calls of one service, and for one account, are under way at once.
+	// serviceCalls and accountCalls are how many calls of one service, and for one account, are
+	// under way at once.
 	serviceCalls = 512
 	accountCalls = 128
 	// serviceSpools is how many of a service's have a body without a length, which may lie on disk.
 	serviceSpools = 16
 
-	// failuresToOpen is after how many calls in a row without an answer WeChat counts as away, and openFor how long calls are
-	// refused then, before one tries again.
+	// failuresToOpen is after how many calls in a row without an answer WeChat counts as away, and
+	// openFor how long calls are refused then, before one tries again.
 	failuresToOpen = 10
 	openFor        = 2 * time.Second
 )
 
-// hostOf is an address without its port: that of the connection, or the one that a proxy names (serve.Behind).
+// hostOf is an address without its port: that of the connection, or the one that a proxy names
+// (serve.Behind).
 func hostOf(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {

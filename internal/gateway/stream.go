@@ -21,9 +21,11 @@ import (
 )
 
 const (
-	// keptNews is how many batches are remembered. A stream that falls behind reads the view instead.
+	// keptNews is how many batches are remembered. A stream that falls behind reads the view
+	// instead.
 	keptNews = 1 << 10
-	// missedAtOnce is how many tokens, and accounts, are looked at together for a stream that goes on: ten thousand may do so at once.
+	// missedAtOnce is how many tokens, and accounts, are looked at together for a stream that goes
+	// on: ten thousand may do so at once.
 	missedAtOnce = 64
 	// keptEvents is how many events are kept as they were written: some megabytes.
 	keptEvents = 4096
@@ -114,7 +116,8 @@ func (n *news) add(to mark, items []item) {
 	n.changed = make(chan struct{})
 }
 
-// next returns the batch of a number, or a channel that is closed when it may be there; lost is true for one that is no longer kept.
+// next returns the batch of a number, or a channel that is closed when it may be there; lost is
+// true for one that is no longer kept.
 func (n *news) next(number uint64) (b batch, wait <-chan struct{}, lost bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -127,7 +130,8 @@ func (n *news) next(number uint64) (b batch, wait <-chan struct{}, lost bool) {
 	return n.batches[number-n.first], nil, false
 }
 
-// now returns the number of the next batch, and the mark that it begins at; ready is false before the view was taken note of.
+// now returns the number of the next batch, and the mark that it begins at; ready is false before
+// the view was taken note of.
 func (n *news) now() (number uint64, m mark, ready bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -171,8 +175,8 @@ type written struct {
 	state    wxtoken.State // which goes by the clock, too
 }
 
-// written returns an event: as it was written a moment ago, since many streams go on at once after a gateway was restarted, and have missed
-// the same.
+// written returns an event: as it was written a moment ago, since many streams go on at once after
+// a gateway was restarted, and have missed the same.
 func (n *news) written(w written, say func() any) item {
 	if data, ok := n.lately.Load(w); ok { // without a lock: ten thousand would wait for it
 		return item{w.event, w.key, data.([]byte)}
@@ -186,7 +190,8 @@ func (n *news) written(w written, say func() any) item {
 	return item{w.event, w.key, data}
 }
 
-// events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID on, or from now.
+// events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID on, or from
+// now.
 func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, _ *services.Service, _ url.Values) {
 	number, from, ready := g.news.now()
 	if !ready {
@@ -274,8 +279,8 @@ func (s stream) service() (*services.Service, error) {
 	return service, nil
 }
 
-// catchUp writes what changed since a mark, and returns the one to go on from. It looks at some at a time: streams that were away for long
-// may be many, and have missed all that there is.
+// catchUp writes what changed since a mark, and returns the one to go on from. It looks at some at
+// a time: streams that were away for long may be many, and have missed all that there is.
 func (s stream) catchUp(from mark) (mark, error) {
 	for {
 		changes := s.client.ChangedSince(from.tokens, from.status, missedAtOnce)
@@ -296,8 +301,8 @@ func (s stream) catchUp(from mark) (mark, error) {
 	}
 }
 
-// write writes those of a batch that the service may see. Only the last one has the new mark as its id: who goes on from the id of one
-// before it gets the whole batch again.
+// write writes those of a batch that the service may see. Only the last one has the new mark as its
+// id: who goes on from the id of one before it gets the whole batch again.
 func (s stream) write(b batch) error {
 	service, err := s.service()
 	if err != nil {
@@ -334,7 +339,8 @@ func (s stream) comment() error { return s.send([]byte(": still here\n\n")) }
 // send sends bytes, and not a string: net/http would cut that into chunks of 2 KiB.
 func (s stream) send(text []byte) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(paceLimit))
-	defer func() { _ = s.control.SetWriteDeadline(time.Time{}) }() // over HTTP/2 it would end a stream on which nothing is being written
+	// Over HTTP/2 it would end a stream on which nothing is being written.
+	defer func() { _ = s.control.SetWriteDeadline(time.Time{}) }()
 	if _, err := s.w.Write(text); err != nil {
 		return err
 	}

@@ -29,14 +29,17 @@ const (
 	maxForm = 64 << 10
 	// hashesAtOnce bounds the passwords that are being looked at: each takes a core for a while.
 	hashesAtOnce = 2
-	// How many passwords one address may try: a few at once, and then one each ten seconds. Each counts before it is looked at, so that
-	// a crowd at once tries no more than one after the other.
+	// How many passwords one address may try: a few at once, and then one each ten seconds. Each
+	// counts before it is looked at, so that a crowd at once tries no more than one after the
+	// other.
 	triesEvery = 10 * time.Second
 	triesBurst = 5
-	// How many refused tries leave a record, from all addresses together: JOURNAL drops its oldest records for new ones.
+	// How many refused tries leave a record, from all addresses together: JOURNAL drops its oldest
+	// records for new ones.
 	recordsEvery = 10 * time.Second
 	recordsBurst = 20
-	// requestLife bounds a request, so that one that goes on and on is looked at anew: its person may have been taken out of the file.
+	// requestLife bounds a request, so that one that goes on and on is looked at anew: its person
+	// may have been taken out of the file.
 	requestLife = 5 * time.Minute
 )
 
@@ -64,9 +67,10 @@ type Guard struct {
 	hashing chan struct{}
 	logins  *prometheus.CounterVec
 
-	mu   sync.Mutex
-	seen map[[sha256.Size]byte]string // digest of a name and a password that were right, and the hash that they were right for
-	salt []byte                       // in those digests
+	mu sync.Mutex
+	// Digest of a name and a password that were right, and the hash that they were right for.
+	seen map[[sha256.Size]byte]string
+	salt []byte // in those digests
 }
 
 // New returns the guard. It returns an error for a users file that can't be read.
@@ -123,7 +127,8 @@ type refusal struct {
 	text   lang.Text
 }
 
-// Handler lets those through to next who may use the page; next finds the person with Of. It answers /login and /logout itself.
+// Handler lets those through to next who may use the page; next finds the person with Of. It
+// answers /login and /logout itself.
 func (g *Guard) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -244,8 +249,9 @@ func (g *Guard) named(r *http.Request, names []string, users *users) (Person, *r
 	return p, nil
 }
 
-// notLocal says why a request is not one of this machine's own; no text: it is. A browser on this machine may have been led here by
-// a page that calls its own host by our address; then Host is not ours.
+// notLocal says why a request is not one of this machine's own; no text: it is. A browser on this
+// machine may have been led here by a page that calls its own host by our address; then Host is not
+// ours.
 func notLocal(r *http.Request, remote netip.Addr) lang.Text {
 	host := r.Host
 	if h, _, ok := strings.Cut(host, "]"); ok { // [::1]:8081

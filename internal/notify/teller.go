@@ -22,26 +22,32 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// How long things last before they are told, in looks: a look is what a refresher's sweep makes, every 30 s by default.
+// How long things last before they are told, in looks: a look is what a refresher's sweep makes,
+// every 30 s by default.
 const (
-	lastsFor   = 4    // a cause that may end by itself; within that time the accounts of a cause come together, too
+	// A cause that may end by itself; within that time the accounts of a cause come together, too.
+	lastsFor   = 4
 	overFor    = 2    // the absence of a cause, before it counts as over
 	removedFor = 20   // that a component is not looked after here, before another refresher is taken not to do so either
 	grownAfter = 20   // that twice as many accounts are concerned as were told; and fewer, before the others count as mended
 	grownAtAll = 2880 // that more are
 )
 
-// Teller writes notices: one for the beginning of each cause and one for its end, however many refreshers see it.
+// Teller writes notices: one for the beginning of each cause and one for its end, however many
+// refreshers see it.
 //
-// The last notice on a subject of JOURNAL is what holds. Each refresher compares it with what it sees, and writes the next one only in
-// the place after the one that it has read (Nats-Expected-Last-Subject-Sequence): of several that see a change at once, one writes it.
+// The last notice on a subject of JOURNAL is what holds. Each refresher compares it with what it
+// sees, and writes the next one only in the place after the one that it has read
+// (Nats-Expected-Last-Subject-Sequence): of several that see a change at once, one writes it.
 type Teller struct {
 	JetStream jetstream.JetStream
 	Log       zerolog.Logger
 	Look      time.Duration // between two looks
-	// Fresh returns how many of a component's messages lie on DEAD beyond a sequence. It may count a part of many.
+	// Fresh returns how many of a component's messages lie on DEAD beyond a sequence. It may count
+	// a part of many.
 	Fresh func(ctx context.Context, component string, sequence uint64) (int, error)
-	// Direct is called with what can't be told through NATS, since it is about NATS: by each refresher for itself.
+	// Direct is called with what can't be told through NATS, since it is about NATS: by each
+	// refresher for itself.
 	Direct func(events.Notice)
 
 	stream jetstream.Stream
@@ -60,8 +66,8 @@ type record struct {
 	notice   events.Notice
 }
 
-// level is how many accounts are concerned of those that were told: it falls when fewer are seen for a while, so that others that come
-// after them are told.
+// level is how many accounts are concerned of those that were told: it falls when fewer are seen
+// for a while, so that others that come after them are told.
 type level struct {
 	sequence uint64 // of the notice that told
 	accounts int
@@ -72,8 +78,8 @@ type level struct {
 // standing reports whether the last notice says that the cause goes on.
 func (r record) standing() bool { return r.sequence > 0 && r.notice.Data.Phase != events.PhaseOver }
 
-// Tell compares what is wrong now with what was told, for the components that are looked after here, and tells the difference. What
-// needs no person is passed over.
+// Tell compares what is wrong now with what was told, for the components that are looked after
+// here, and tells the difference. What needs no person is passed over.
 func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, wrong []events.NoticeData) error {
 	if t.first == nil {
 		t.last, t.first, t.gone, t.ended, t.levels = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}, map[string]bool{}, map[string]level{}
@@ -118,7 +124,8 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 	return failed
 }
 
-// inOrder returns the subjects of what is seen, what is to be looked at first first: receivers get notices in the order of JOURNAL.
+// inOrder returns the subjects of what is seen, what is to be looked at first first: receivers get
+// notices in the order of JOURNAL.
 func inOrder(seen map[string]events.NoticeData) []string {
 	return slices.SortedFunc(maps.Keys(seen), func(a, b string) int {
 		return cmp.Or(truth.OfNotice(seen[a]).Compare(truth.OfNotice(seen[b])), cmp.Compare(a, b))
@@ -197,8 +204,9 @@ func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d eve
 	return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseBegan, t.first[subject])))
 }
 
-// left returns how many of those that were told are still there. Of messages on DEAD their sequences say it. Of accounts it is known by
-// their number alone, and a refresher that has just begun takes all to be there.
+// left returns how many of those that were told are still there. Of messages on DEAD their
+// sequences say it. Of accounts it is known by their number alone, and a refresher that has just
+// begun takes all to be there.
 func (t *Teller) left(ctx context.Context, now time.Time, subject string, r record, d events.NoticeData) (int, error) {
 	told := r.notice.Data
 	switch {
@@ -221,11 +229,13 @@ func (t *Teller) left(ctx context.Context, now time.Time, subject string, r reco
 	return l.accounts, nil
 }
 
-// over tells that a cause is not seen any more, once that has lasted: what one refresher met the others learn a moment later, and a
-// refresher that has just begun knows little yet. kept: its component is looked after here.
+// over tells that a cause is not seen any more, once that has lasted: what one refresher met the
+// others learn a moment later, and a refresher that has just begun knows little yet. kept: its
+// component is looked after here.
 //
-// Where it is not, it was removed from the settings, of which refreshers hear one after the other. One that has it still sees the cause
-// and tells it anew: this refresher does not gainsay it a second time.
+// Where it is not, it was removed from the settings, of which refreshers hear one after the other.
+// One that has it still sees the cause and tells it anew: this refresher does not gainsay it a
+// second time.
 func (t *Teller) over(ctx context.Context, now time.Time, subject string, r record, kept bool) error {
 	lasts := overFor
 	if !kept {
@@ -282,7 +292,8 @@ func (t *Teller) read(ctx context.Context) (err error) {
 	return nil
 }
 
-// write writes a notice in the place after r. That another refresher was faster is no fault: it said the same.
+// write writes a notice in the place after r. That another refresher was faster is no fault: it
+// said the same.
 func (t *Teller) write(ctx context.Context, subject string, r record, n events.Notice) error {
 	data, err := json.Marshal(n)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 // maxRemotes is how many addresses Tries remembers.
 const maxRemotes = 10_000
 
-// Tries bounds what one address may have refused: wrong keys, forged pushes, guessed links. IPv6 addresses of
-// one /64 count as one, for a single host has that many to send from.
+// Tries bounds what one address may have refused: wrong keys, forged pushes, guessed links. IPv6
+// addresses of one /64 count as one, for a single host has that many to send from.
 type Tries struct {
 	perSecond rate.Limit
 	burst     int
@@ -38,7 +38,9 @@ func (t *Tries) count(from netip.Prefix, now time.Time) bool {
 	limiter := t.remotes[from]
 	if limiter == nil {
 		if len(t.remotes) == maxRemotes {
-			clear(t.remotes) // a client with so many addresses gets past a limit per address anyway; the bound is for memory
+			// A client with so many addresses gets past a limit per address anyway; the bound is
+			// for memory.
+			clear(t.remotes)
 		}
 		limiter = rate.NewLimiter(t.perSecond, t.burst)
 		t.remotes[from] = limiter
@@ -55,8 +57,8 @@ func (t *Tries) Spent(remote string, now time.Time) bool {
 	return limiter != nil && limiter.TokensAt(now) < 1
 }
 
-// connection looks at the connection alone: any client can write what it likes into X-Forwarded-For. A server with Behind has put there
-// what its proxies say.
+// connection looks at the connection alone: any client can write what it likes into
+// X-Forwarded-For. A server with Behind has put there what its proxies say.
 func connection(remote string) netip.Prefix { return network(AddrOf(remote)) }
 
 // network is what counts as one. The zero Prefix stands for all whose address can't be read.
