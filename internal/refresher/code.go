@@ -15,6 +15,16 @@ import (
 	"wxtoken/internal/wechat"
 )
 
+// The redirect is the weak half of an authorization. It comes from a browser: it may never come, or
+// come again, and whoever has the link can send it with a code that is none. And it says little:
+// "auth_code" and "expires_in", no account and no time
+// ("Authorization_Process_Technical_Description"). The push says both, and needs no browser. So the
+// redirect is there for speed, and the push dates what it brought.
+//
+// A code that is spent is an ordinary case here, where both have the same one. What must not happen
+// is that a link is called failed while the push's handler is at work: the page that waits would
+// tell the merchant to begin again (TestConsent, TestRedirectsAnswerLost).
+
 // handleCode exchanges the code that a link's redirect brought. It does not say for which account
 // it is, and not when the merchant agreed: WeChat's answer tells the first, the push the second.
 //
@@ -28,6 +38,8 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 	if err != nil {
 		return err
 	}
+	// Without a link (it was removed after its end, or there never was one) the code is exchanged
+	// all the same: it may be a merchant's consent, and then only a ref is lost.
 	if link != nil && link.Authorizer != "" {
 		return nil // the push came first, and one link is one authorization
 	}
@@ -35,6 +47,9 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 	if link != nil && link.CodeDigest != "" && link.CodeDigest != sum {
 		return nil // it came to nothing, and another was taken since
 	}
+	// Records lie by key, and the key is not known: so the view is searched, all of it, which takes
+	// some 50 ns for each key. It may be a moment behind. Then the code is sent once more, WeChat
+	// calls it spent, and the next delivery, a second later, finds the account here.
 	if key, ok := r.view.Find(func(key wxtoken.Key, e *store.Entry) bool {
 		return e.Credential.CameFrom(sum) && key.Component == c.appid
 	}); ok { // so did it here, or a refresher died before the link was written
@@ -53,6 +68,8 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 	if link != nil && !link.SpentAt.IsZero() {
 		return r.awaitPush(ctx, c, link, m)
 	}
+	// The turn before the claim, as in handleAuthorized. The claim on the link keeps the push of
+	// this link from spending its own code. Nothing keeps other handlers of the account away.
 	turn, err := c.gate.Admit(ctx, gate.Call{API: wechat.APIQueryAuth})
 	if err != nil {
 		return err
@@ -68,6 +85,8 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 	case verdict == wechat.CodeSpent:
 		// Spent by the push most likely; if by another keeper, the list knows.
 		r.log.Info().Err(err).Str("component", c.appid).Msg("code was used already, asking WeChat's list")
+		// If a refresher died between WeChat's answer and the commit, no record here names the
+		// account, and without the push only the list does.
 		if err := r.store.ScheduleReconcile(ctx, c.appid, r.cfg.ReconcileEvery, true); err != nil {
 			return err
 		}
@@ -84,6 +103,9 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 		}
 		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
 	}
+	// The link's failure comes after the tokens: they can't be had again, and it can be told at any
+	// time. An account that the link is not for gets no ref, and keeps its tokens
+	// (TestLinkOfAnotherAccount).
 	its := link
 	if links.ForAnother(link, granted.AuthorizerAppID) {
 		its = nil
@@ -97,6 +119,9 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 
 // spentPatience is how long a link whose code is spent waits for the push that may have spent it,
 // before it is called failed.
+//
+// It is counted from SpentAt in the link's record, and not in memory: the refresher that gets the
+// event next goes on counting.
 const spentPatience = 10 * time.Second
 
 // awaitPush deals with a redirect's code that was spent before, most likely by the push, whose
@@ -113,6 +138,8 @@ func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Con
 		r.log.Warn().Str("component", c.appid).Str("connect", link.ID[:8]).Msg("authorization came to nothing, its code was used already")
 		return r.links.Fail(ctx, link, "", wechat.CodeSpent.String())
 	}
+	// This also ends the link's claim, which the push may be waiting for to spend a code of its
+	// own.
 	if err := r.links.NoteSpent(ctx, link); err != nil {
 		return err
 	}
@@ -132,16 +159,23 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 	if err != nil {
 		return false, err
 	}
+	// What is under way may be this very authorization. Half a second later there is more to be
+	// seen.
 	if cred.ClaimedAt(r.now()) {
 		return false, events.Later(account.ClaimedDelay, fmt.Errorf("exchange code: %s is being renewed", key))
 	}
 	// The list has told.
+	// Two clocks are compared here: CodeAt is ours, AuthorizedAt WeChat's. MaxAhead is how far they
+	// may lie apart.
 	if cred.RefreshToken != "" && cred.RevokedAt.IsZero() && cred.AuthorizedAt.After(link.CodeAt.Add(-account.MaxAhead)) {
 		if cred, err = r.noteAuthorization(ctx, cred, cred.AuthorizedAt, link); err != nil {
 			return false, err
 		}
 		return true, r.links.Finish(ctx, link, cred)
 	}
+	// Another refresh token than the stored one is the sign of a new authorization: WeChat changes
+	// it when a merchant authorizes again ("AuthorizerAccessToken"). The same one proves nothing,
+	// and the ref stays (TestNonsenseTakesNoAccount).
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	if err != nil && wechat.Judge(err) == wechat.Revoked {
 		return false, nil
@@ -162,6 +196,10 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 // keepCode stores what a code brought, and tries for as long as it takes. The code is spent now, so
 // the answer must not be lost: giving the message back would ask WeChat with a code that is no good
 // any more. A handler that is at the key meanwhile loses its compare-and-set, and renews once more.
+//
+// The consumer tells NATS each second that the message is being worked at, so no other refresher
+// gets it as long as this one lives. If this one dies here, the event comes to another, which finds
+// the code spent and waits for the push or the list.
 func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key, granted wechat.Authorization, a events.Auth, asked time.Time, link *store.Connect) error {
 	for {
 		err := r.tryKeepCode(ctx, c, key, granted, a, asked, link)
@@ -169,7 +207,9 @@ func (r *Refresher) keepCode(ctx context.Context, c *component, key wxtoken.Key,
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
+		// Also while this refresher stops: a lost compare-and-set is over in 50 ms.
 		case errors.Is(err, store.ErrLost):
+		// NATS that does not answer can't be waited out by a process that has to end.
 		case r.stopping.Load() || errors.Is(err, store.ErrNewer):
 			return err
 		default:
