@@ -78,7 +78,12 @@ type sweeper struct {
 
 // run sweeps until ctx ends. A NATS server that was killed may have lost a due message that it had
 // already made: for a while after NATS came back run sweeps more often, and looks for what is
-// overdue by less.
+// overdue by less (TestReturnedNATSLostADueMessage).
+//
+// Each round first greets new components, so that they are looked at in this sweep, then sweeps,
+// and then waits for what comes first: the tick, the death of the next token, a component that
+// could not be greeted, a change of the settings or of what holds a component back, NATS, or the
+// next of the looks after NATS came back. A round is never begun beside another.
 func (s *sweeper) run(ctx context.Context) {
 	t := time.NewTicker(s.cfg.SweepEvery)
 	defer t.Stop()
@@ -94,9 +99,12 @@ func (s *sweeper) run(ctx context.Context) {
 				again = time.After(time.Second)
 			}
 		}
+		// Of the real clock, unlike all else here: it is this machine's time that is bounded.
 		began := time.Now()
 		s.sweep(ctx, grace)
 		took := time.Since(began)
+		// The short grace is good for one look. Between two of them the tick, or a bell, may have
+		// the sweep look with the long one: that finds less, and harms nothing.
 		if grace = s.cfg.SweepEvery; looks > 0 && soon == nil {
 			soon = time.After(returnedGrace)
 		}
@@ -108,11 +116,14 @@ func (s *sweeper) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		// Only here, and not at each look: it asks NATS three questions for each component.
 		case <-t.C:
 			s.keepReconciling(ctx)
 		case <-dies:
 		case <-again:
 		case <-s.changed: // the components
+		// A look with the long grace follows at once. Those with the short one begin returnedGrace
+		// later, when the server has had time to make what is overdue due by itself.
 		case <-connected:
 			looks = returnedLooks
 		case <-soon:
@@ -122,13 +133,16 @@ func (s *sweeper) run(ctx context.Context) {
 	}
 }
 
-// keepReconciling publishes schedules of reconciles anew that have stopped firing. Only now and then: just after NATS came back
-// they are late, and fire by themselves.
+// keepReconciling publishes schedules of reconciles anew that have stopped firing: one that came
+// due while the server's store was full never fires again by itself
+// (findings/full-store-stops-schedules.sh), and a key has the sweep for that, a reconcile only
+// this. Only now and then: just after NATS came back they are late, and fire by themselves.
 func (s *sweeper) keepReconciling(ctx context.Context) {
 	if s.store.Proof(ctx) != nil {
 		return // told by the sweep
 	}
 	for _, c := range s.components() {
+		// It has no schedule yet, or none that is known to be right.
 		if !c.greeted {
 			continue
 		}
@@ -160,10 +174,14 @@ const (
 // All refreshers sweep, and don't agree on who does: a sweep costs milliseconds, an election would
 // have to be right. Several sweeps of one key make one due message, by its message id.
 //
-// The statuses and the log are told in the end, and only if NATS took the due messages: where it
-// does not, nothing else would be stored either.
+// The due messages come before the statuses, because a token that is got late costs more than a
+// status that is told late, and the statuses only if NATS took the due messages: where it does not,
+// nothing else would be stored either. The tallies are given away before both. Metrics, page and
+// notices are made from them, and are needed most while NATS stores nothing.
 func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
 	now := s.now()
+	// While NATS stores nothing no call is made that would find it out. So the sweep asks, for the
+	// status and the metrics, and to have the reason end when NATS is back.
 	proof := s.store.Proof(ctx)
 	for _, c := range s.components() {
 		c.gate.NoteProof(ctx, proof)
@@ -172,6 +190,8 @@ func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
 	found := s.survey(ctx, now, grace)
 	s.last.tallies.Store(&found.tallies)
 	for _, c := range s.components() {
+		// Only a look at all accounts can tell that none waits for WeChat's list any more. The wait
+		// of the next one then begins anew, and not where one ended days ago.
 		if !found.unlisted[c] {
 			c.gate.WantNoList()
 		}
@@ -180,7 +200,11 @@ func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
 		return
 	}
 	s.metrics.swept.SetToCurrentTime()
+	// When the sweep began, not when it ended: readiness counts from here, and a sweep that takes
+	// long is to be seen (Ready).
 	s.last.began.Store(&now)
+	// Handed over, and not written here: a hundred thousand statuses take minutes, and the next
+	// sweep would come as much late (TestTellerHoldsUpNoSweep).
 	s.tell.hand(found.dead)
 	s.dies = found.dies
 	for _, c := range s.components() {
@@ -200,7 +224,13 @@ type survey struct {
 }
 
 // survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines
-// first, and asks of what is of interest only.
+// first, and asks of what is of interest only. A heap of what is due next was tried and
+// left (docs/adr/0047): each change of a record would have to find its place in it, and a
+// key that fell out would never be looked at again.
+//
+// look runs with the view locked, a chunk at a time, and so asks neither the view nor NATS. What it
+// picks out is copied, and examine may ask whatever it needs. The keys of one component lie
+// together for the most part, so its gate and its tally are looked up once for all of them.
 func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration) survey {
 	known := map[string]*component{}
 	for _, c := range s.components() {
@@ -225,6 +255,10 @@ func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration
 		if lives && (!first.Exists() || e.Token.EndsBefore(first)) {
 			first = e.Token
 		}
+		// Three sorts are of interest: those to be renewed, those whose status has to say that the
+		// token is dead, and those that may have tickets beside their token. A key of a component
+		// that is not in the settings is counted nowhere and left alone; its token lives on to its
+		// end.
 		return c != nil && (e.Credential.Overdue(e.Token, now, grace) || !lives && e.Token.Exists() || s.derived.looksAfter(key))
 	}
 	s.view.Each(look, func(key wxtoken.Key, e store.Entry) { s.examine(ctx, known[key.Component], key, e, now, grace, &found) })
@@ -246,7 +280,10 @@ func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e 
 		found.dead = append(found.dead, deadToken{key, e.Token.Revision})
 	}
 	if e.Credential.Overdue(e.Token, now, grace) {
-		// One that is held back waits for its turn; so does one that a handler here is at.
+		// One that is held back waits for its turn: its due message is put off, and another one
+		// would be too. With the short grace a key that a handler here is at may not be claimed
+		// yet, since it waits for its turn at the gate. After the long one that is no excuse any
+		// more.
 		if !s.held(ctx, c, key, e) && (grace == s.cfg.SweepEvery || !s.working(key)) {
 			if found.missed[c] == nil {
 				found.missed[c] = &firsts{most: s.cfg.sweptAtMost()}
@@ -262,6 +299,13 @@ func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e 
 // The message id holds the period, five times the grace, in which the key was found. So of many
 // sweepers one makes the message, and should that one be lost as well, the next period makes
 // another.
+//
+// NATS knows an id for two minutes (the stream's duplicate window), and a period is 150 s with the
+// defaults. So a key that stays overdue is made due again every two minutes or so, however many
+// refreshers sweep. Of two due messages for one key the later finds the claim of the first, or a
+// generation that is past.
+//
+// The components come in no order. Their calls have a rate each, so none waits for another's.
 func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, now time.Time, grace time.Duration) bool {
 	made := 0 // those really made due
 	for _, those := range of {
@@ -299,6 +343,8 @@ func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 	if len(all) == 0 {
 		return nil
 	}
+	// Asked once for all keys. Where it can't be found out, none waits, and a key may be made due
+	// that is: then it is renewed later than it would have been, and not twice.
 	waits := s.store.Waiting(ctx)
 	well := make([]bool, len(all))
 	var group errgroup.Group
@@ -341,6 +387,11 @@ func (s *sweeper) held(ctx context.Context, c *component, key wxtoken.Key, e sto
 // greet says what is known of a component that is new here, and has it compared with WeChat's list
 // if that was never done. It reports whether that worked. It is part of the sweep, and not of the
 // start: components come and go while a refresher runs, and NATS may be away when one comes.
+//
+// What it does may be done again and by several refreshers at once: the status is compared and set,
+// and a schedule takes the place of the one before. So greeted is set last, and any fault begins
+// all of it anew a second later. A record that can't be read, or may not be, is no fault here. Its
+// status would be a guess and is not written; the list is what may bring it back.
 func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	if c.greeted {
 		return true
@@ -350,6 +401,7 @@ func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	if err == nil && cred.Ticket == "" {
 		s.setStatus(ctx, key, func(status *wxtoken.Status) {
 			// Read once more: the first ticket may come in this moment.
+			//
 			if cred, err := s.store.Credential(ctx, key); err == nil && cred.Ticket == "" {
 				account.WaitingForTicket(s.now())(status)
 			}

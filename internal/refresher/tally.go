@@ -12,8 +12,15 @@ import (
 )
 
 // tally is what the last look at all keys found of a component's accounts. Metrics and notices are
-// made from it: a look of their own would cost each of them as much as the sweep.
+// made from it: a look of their own would cost each of them as much as the sweep (docs/adr/0047).
+//
+// The sweep fills it while it goes through the view, one goroutine, and gives it away when it is at
+// the end (lastSweep). From then on it is read by others and never changed: the next sweep makes
+// another. So there is no lock, and a reader never sees half a count. What it says may be as old as
+// a sweep's round; what is true at this moment the status of a key and its token tell.
 type tally struct {
+	// Each account is in one of the first four. invalid counts across them: those in force whose
+	// token has expired, whatever the reason.
 	active, retrying, revoked, needy, invalid int
 
 	first account.Life                          // of the tokens of those in force, the one that dies first
@@ -31,10 +38,15 @@ type troubled struct {
 }
 
 // maxFail is how many accounts are in fail, and so how many statuses are read in one look, for
-// their last errors.
+// their last errors. Of those beyond, the ones whose token is dead are counted all the same, without
+// a word of WeChat's; the ones whose token lives are not.
 const maxFail = 200
 
 // add counts an account.
+//
+// It runs under the view's lock for each of up to a million keys: it asks nothing, and makes
+// nothing for an account that is well. State goes by record, token and clock, so that what is
+// counted here and what the status says agree; that a token expired no record tells.
 func (t *tally) add(key wxtoken.Key, e *store.Entry, now time.Time) {
 	state := e.Credential.State(e.Token, now)
 	switch state {
@@ -48,6 +60,9 @@ func (t *tally) add(key wxtoken.Key, e *store.Entry, now time.Time) {
 	default:
 		t.retrying++
 	}
+	// An account that granted no API, or whose refresh token never came, has no token that could be
+	// dead. It is counted as needy, and not once more as invalid: the alert on that would never
+	// end.
 	if e.Token.Exists() || !e.Credential.Unrenewable() { // else it never had a token
 		if !e.Token.Lives(now) {
 			t.invalid++
@@ -68,6 +83,7 @@ func (t *tally) note(key wxtoken.Key, e *store.Entry, state wxtoken.State, now t
 	switch {
 	case cause == "" && !e.Credential.Failing():
 		return
+	// Here the record says all: no status knows a better word.
 	case cause == truth.AuthorizationNeeded, cause == truth.NoAPIPermission:
 	case len(t.fail) < maxFail:
 		t.fail = append(t.fail, troubled{key, cause, since, dead})
@@ -95,6 +111,8 @@ func count(d *events.NoticeData, n int, since time.Time, names ...string) {
 		d.Since = since
 	}
 	for _, name := range names {
+		// The first few by name, not by the order in which the sweep meets them: so the same
+		// accounts are named by each refresher, and in each notice.
 		if at, _ := slices.BinarySearch(d.Keys, name); at < events.NoticeKeys {
 			d.Keys = slices.Insert(d.Keys, at, name)
 			d.Keys = d.Keys[:min(len(d.Keys), events.NoticeKeys)]
@@ -105,6 +123,9 @@ func count(d *events.NoticeData, n int, since time.Time, names ...string) {
 // accountCause returns what is wrong with an account by its record alone, since when as far as that
 // is in it, and whether its token is dead. The words are those for a status (truth.OfAccount). What
 // the record does not have is WeChat's last error: where that could tell more, the cause is "".
+//
+// An account that is just being authorized for the first time has no cause: its code is with
+// WeChat, and a notice would be over before it is read.
 func accountCause(e *store.Entry, state wxtoken.State, now time.Time) (cause wxtoken.Reason, since time.Time, dead bool) {
 	if state == wxtoken.StateNeedsAuthorization && e.Credential.BeingAuthorized(now) {
 		return "", since, false
