@@ -22,9 +22,15 @@ type lister struct {
 // read reads WeChat's list, oldest authorization first. With an error it returns what was read
 // until then. WeChat promises no order, so an account may be on two pages, and another on none:
 // that one is found the next time.
+//
+// All pages are in memory before the first entry is taken over: 100,000 accounts are 200 calls and
+// some 20 MB (docs/adr/0021). That buys the order: the list has none that is promised, and the
+// merchant who authorized first has waited longest.
 func (l lister) read(ctx context.Context, c *component) (listed []wechat.ListedAuthorizer, total int, err error) {
 	seen := map[string]bool{}
 	// A page that is full of news may have a next one, whatever total_count says.
+	// An offset goes on by what was asked for, not by what came: a page with entries that can't be
+	// read is shorter than it was.
 	for offset, full := 0, true; offset < min(total, maxListed) || full; offset += listPage {
 		var page wechat.AuthorizerPage
 		if page, err = l.page(ctx, c, offset); err != nil {
@@ -41,6 +47,7 @@ func (l lister) read(ctx context.Context, c *component) (listed []wechat.ListedA
 		if page.Odd > 0 {
 			l.log.Warn().Str("component", c.appid).Int("entries", page.Odd).Msg("WeChat's list has entries that can't be read")
 		}
+		// Nothing can lie behind an empty page, whatever total_count says (TestBrokenLists).
 		if len(page.List) == 0 {
 			break
 		}
@@ -51,6 +58,9 @@ func (l lister) read(ctx context.Context, c *component) (listed []wechat.ListedA
 
 // page asks for one page of WeChat's list, a few times if need be: of a long list some page always
 // fails.
+//
+// The turn is got for each try anew. A list that is read again and again while WeChat is slow must
+// not take the calls that renewals wait for.
 func (l lister) page(ctx context.Context, c *component, offset int) (page wechat.AuthorizerPage, err error) {
 	for try := range listTries {
 		turn, held := c.gate.Admit(ctx, gate.Call{API: wechat.APIAuthorizerList})

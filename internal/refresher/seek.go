@@ -14,6 +14,16 @@ import (
 	"wxtoken/internal/wechat"
 )
 
+// An account may be in force without a refresh token: WeChat's answer to the code may have an empty
+// one, and WeChat's list names accounts whose code was never exchanged. Its token, if it has one,
+// is good until it ends, and nothing can replace it. So the time until then is used for looking.
+//
+// What is known lies in the record, since each delivery may be handled by another refresher:
+// SoughtAt says since when, RetryAt when to look again, AuthorizationNeeded that the merchant was
+// asked. The due message is the only clock, put off from look to look; should it be lost, the sweep
+// makes another, as it does for keys that are renewed. TestRefreshTokenMissing and
+// TestListedWithoutRefreshToken leave the refresh token out of each source.
+
 // seek looks for the refresh token of an account that has none. There are three sources, and WeChat
 // may leave it out of any of them for a while: the answer to the code, the profile, and WeChat's
 // list, which brings it by itself when it is read. Only when all three were asked is the merchant
@@ -24,27 +34,35 @@ import (
 // where the profile takes one for each. So the list is awaited before any profile is asked.
 func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credential) error {
 	key, now := cred.Key, r.now()
+	// The record's time decides, and not the message's: a sweep of another refresher, or an
+	// operator, may have made a message meanwhile.
 	if wait := cred.RetryAt.Sub(now); wait > 0 {
 		if cred.AuthorizationNeeded {
 			return r.tellNeeded(ctx, cred)
 		}
 		return events.Later(wait, fmt.Errorf("renew %s: %w", key, account.ErrNoRefreshToken))
 	}
+	// A code of the account may be with WeChat in this moment, which brings what is looked for.
 	if cred.ClaimedAt(now) {
 		return events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", key))
 	}
 	e, _ := r.view.Get(key)
+	// Two minutes before the end, or a third of a shorter life, what was not asked yet is left
+	// unasked: a merchant who hears of it then may authorize before services notice.
 	dying := e.Token.DiesSoon(now)
 	if cred.AwaitsList(c.gate.Shared().ListedAt, now) && !dying {
 		r.askList(ctx, cred)
 		return events.Later(jittered(c.gate.Delay()), fmt.Errorf("renew %s: WeChat's list is being read: %w", key, account.ErrNoRefreshToken))
 	}
+	// An account that granted no API has nothing to find. Its record looks the same as that of one
+	// whose refresh token was left out; only the status knows.
 	if s, _, err := r.store.Status(ctx, key); err == nil && account.ReadyReason(s) == wxtoken.ReasonNoAPIPermission {
 		cred, _ := cred.GaveUp(now) // only the merchant can help, and was asked
 		return r.giveUp(ctx, cred, nil)
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	switch {
+	// The call was not made, and no failure is counted.
 	case isHeld(err) && !dying:
 		wait, _ := events.After(err)
 		return events.Later(max(wait, jittered(c.gate.Delay())), err) // the more may wait, the longer each
@@ -62,6 +80,9 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 }
 
 // giveUp stores that only the merchant can help. The sweep has it looked for again after a while.
+//
+// The save comes before the status: a refresher that dies in between is followed by one that finds
+// AuthorizationNeeded, and tellNeeded writes the status.
 func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change account.Change) error {
 	if _, err := r.store.Save(ctx, cred); err != nil {
 		return err
@@ -76,6 +97,8 @@ func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change 
 // that. The message is done with it: it is the sweep that has the account looked for again.
 func (r *Refresher) tellNeeded(ctx context.Context, cred account.Credential) error {
 	s, _, err := r.store.Status(ctx, cred.Key)
+	// Asked first, because changeFor makes a link, which is a record: each due message that comes
+	// meanwhile would leave one more.
 	if err != nil || s.State == wxtoken.StateNeedsAuthorization || account.ReadyReason(s) == wxtoken.ReasonNoAPIPermission {
 		return err
 	}
@@ -85,6 +108,9 @@ func (r *Refresher) tellNeeded(ctx context.Context, cred account.Credential) err
 
 // takeRefreshToken stores the refresh token that WeChat tells of an account that had none, or
 // another one. Its token is renewed in its time.
+//
+// A token that is due already is renewed by this same message, which comes again in 50 ms: one
+// story covers each renewal.
 func (r *Refresher) takeRefreshToken(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) error {
 	cred, err := r.keepRecovered(ctx, cred, info)
 	if err != nil {
@@ -98,6 +124,9 @@ func (r *Refresher) takeRefreshToken(ctx context.Context, cred account.Credentia
 }
 
 // keepRecovered stores the refresh token that WeChat tells, and says so.
+//
+// Nothing is renewed here. That a refresh token was missing says nothing about the access token,
+// and each new token ends the one before five minutes later.
 func (r *Refresher) keepRecovered(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo) (account.Credential, error) {
 	stored, err := r.store.Save(ctx, cred.RefreshTokenTold(info.RefreshToken))
 	if err != nil {
@@ -116,6 +145,9 @@ func (r *Refresher) keepRecovered(ctx context.Context, cred account.Credential, 
 // askList has WeChat's list read for an account whose refresh token is looked for, after that was
 // stored: then what the list says is taken over. The message id is the same within a few seconds,
 // so the list is read once for all that wait, and not all the time for a fleet.
+//
+// It does nothing while the list is being read, or was read since the search began; the account
+// decides (ListWanted). Every renewal that failed and every search comes by here.
 func (r *Refresher) askList(ctx context.Context, cred account.Credential) {
 	c, ok := r.component(cred.Key.Component)
 	if !ok {
@@ -135,6 +167,9 @@ func (r *Refresher) askList(ctx context.Context, cred account.Credential) {
 // absorbEmpty looks after an account that WeChat's list names without a refresh token, because its
 // code was never exchanged perhaps: it gets a record, so that it is looked for, counted and told.
 // began is when the reading of the list did.
+//
+// The push about it may come yet, dated before now. So the record gets no time: it would make that
+// push look old. And it is asked about only 10 s later, when the list was read to its end.
 func (r *Refresher) absorbEmpty(ctx context.Context, key wxtoken.Key, authTime, began time.Time) error {
 	cred, err := r.unclaimed(ctx, key)
 	switch {

@@ -401,7 +401,6 @@ func (s *sweeper) greet(ctx context.Context, c *component) bool {
 	if err == nil && cred.Ticket == "" {
 		s.setStatus(ctx, key, func(status *wxtoken.Status) {
 			// Read once more: the first ticket may come in this moment.
-			//
 			if cred, err := s.store.Credential(ctx, key); err == nil && cred.Ticket == "" {
 				account.WaitingForTicket(s.now())(status)
 			}
