@@ -16,6 +16,16 @@ import (
 	"wxtoken/internal/streams"
 )
 
+// NATS is trusted with all that wxtoken knows, and so it is watched. Data can go in many ways: a
+// stream is deleted, purged, or made anew by hand, a disk comes back from a copy of yesterday, a
+// server starts with an empty directory. Some of these look like a quiet stream to a consumer.
+//
+// What is done about it is one rule (docs/adr/0028): a running refresher makes no stream. To make
+// an empty one at once would hide the loss and stand in the way of the backup. So it ends all work
+// and waits. A person restores the backup, or restarts one refresher; a start makes what is
+// missing, and WeChat's list brings the accounts back. TestTokensVanish takes the data away in
+// three ways, TestOlderCopy puts older data in its place.
+
 // data is what is stored in NATS: is it there, can it be worked with, and is it still the same? A
 // refresher that went on with other data than it knows would trust its view, which never removes
 // what vanished without a word, and would find nothing to do.
@@ -28,12 +38,17 @@ type data struct {
 	log     zerolog.Logger
 	step    func(string)
 
+	// One place: of several doubts before a look the look answers all.
 	doubts chan struct{} // whether the stream is still there
 }
 
 // open opens the store as soon as NATS is there and ready returns no error. It calls trouble with
 // what each try failed with. It returns an error when the server can't be used at all, or the store
 // is sealed with other keys; it returns no error when ctx ends.
+//
+// It never gives up on a NATS that is away: a refresher that ended would be started again by
+// whatever runs it, and wait the same way. The log is told a reason when it changes, and the same
+// one every 30 s.
 func (d *data) open(ctx context.Context, ready func(context.Context) error, trouble func(error)) (*store.Store, error) {
 	said := ""
 	var saidAt time.Time
@@ -45,6 +60,8 @@ func (d *data) open(ctx context.Context, ready func(context.Context) error, trou
 		switch {
 		case errors.Is(err, streams.ErrServerTooOld):
 			return nil, err
+		// Waiting would not help: the seeds of a process don't change while it runs. And the next
+		// writes would be sealed for a key that the other refreshers don't have.
 		case errors.Is(err, store.ErrSealed):
 			return nil, fmt.Errorf("the seal keys are not those of the store, nothing was changed: %w", err)
 		}
@@ -72,6 +89,8 @@ const (
 // wrong keys a refresher would overwrite what it can't read. Mirrors are compared before anything
 // is stored, because a mirror that is ahead of its stream would not take what comes.
 func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (*store.Store, error) {
+	// One try may end in the middle of a stream or of raising a bucket. The next one goes on where
+	// it was.
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if !d.nc.IsConnected() {
@@ -94,6 +113,9 @@ func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (
 }
 
 // setup makes the streams.
+//
+// Any number of refreshers may start at once: a stream that is there is brought to the settings of
+// the process that asks last.
 func (d *data) setup(ctx context.Context) error {
 	d.mirrors.findServices(ctx)
 	created, err := streams.Setup(ctx, d.nc, d.js, d.mirrors.setupConfig())
@@ -116,6 +138,12 @@ func (d *data) again(ctx context.Context) error {
 // the one that this work began with. It returns ErrGone when it is not, for two looks in a row: one
 // answer may come from a replica that is a moment behind, and to stop all renewals for that would
 // be an outage of our own making.
+//
+// A look costs one question. It compares what the stream says of itself with what this process has
+// seen in it and had acked, so a process that begins after the loss notices nothing.
+//
+// An error that is not ErrGone means only that NATS could not be asked, or that the view is being
+// read again. No call is made to WeChat while that lasts (store.Proof), so there is no haste.
 func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View) error {
 	every := time.NewTicker(d.cfg.SweepEvery)
 	defer every.Stop()

@@ -14,6 +14,10 @@ import (
 // renewing sets the conditions that say what holds a component back, RefusalsBelieved among them,
 // and the state because of it: all from one look, so that they agree. When nothing holds it back
 // any more, the state is again that of its own token.
+//
+// It is the last of all changes that are made to a component's status (writeStatus), and made at
+// each of them. So no writer has to know of it, and none can hide a reason that lasts
+// (docs/adr/0036).
 func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 	return func(s *wxtoken.Status) {
 		now := clock()
@@ -35,6 +39,8 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 		if account.IsFalse(*s, wxtoken.ConditionEventsOpened) {
 			return // its tickets can't even be read
 		}
+		// The gravest reason that has a state gives it. Some have none, such as a list that is
+		// being read: they delay renewals and are no trouble of the component.
 		for _, h := range holds {
 			if state := gate.State(h); state != "" {
 				s.State = state
@@ -46,6 +52,8 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 				return
 			}
 		}
+		// The state was a reason's, which is over, and the component's own renewals have not
+		// failed. Where they have, they say so themselves.
 		if s.Failures == 0 && slices.Contains([]wxtoken.State{wxtoken.StateOperator, wxtoken.StateRenewingFailed, wxtoken.StateWaitingForTicket}, s.State) {
 			account.Active(now)(s)
 		}
@@ -55,6 +63,9 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 // heldConditions returns the condition Renewing of each component that is held back. The page and
 // --check ask for it, and must get an answer while NATS stores nothing: so it is made from what
 // this process knows, and the status adds since when, if it can be read.
+//
+// Several refreshers may answer differently for a moment, since each knows at once what it met
+// itself, and what others met by its view.
 func (r *Refresher) heldConditions(ctx context.Context) map[string]wxtoken.Condition {
 	held := map[string]wxtoken.Condition{}
 	for _, c := range r.all() {

@@ -13,6 +13,20 @@ import (
 	"wxtoken/internal/store"
 )
 
+// A status is made of many hands: a renewal says that it worked, the sweep that a token died, a
+// push when the account authorized, the gate what holds its component back. None of them knows the
+// whole. So each hands over a change of what it knows, which is applied to the status as it is
+// stored, and a lost compare-and-set applies it once more to what is there then.
+//
+// Nothing is decided by a status that a record or a token could decide, so one that is lost or late
+// harms nobody but its readers, and is written again. Some things it alone knows, such as the
+// profile, and that an account granted no API permission. And where a record is lost it remembers
+// the caller's ref (recollect).
+//
+// News are told after what they tell of is stored, never before, so they may be late. Two handlers
+// may tell theirs in the wrong order, and a refresher may die in between. ifRevoked and inForce are
+// for the first, redelivery and sweep for the second (TestNewsOvertaken, TestDeathBeforeTheNews).
+
 // statuses writes what the bucket status says of keys.
 type statuses struct {
 	log zerolog.Logger
@@ -24,6 +38,9 @@ type statuses struct {
 
 // setStatus changes the status of key. Where it can't be written that is only logged: the next
 // renewal makes it again.
+//
+// Callers for whom the news is all that is left to do take writeStatus, and have their message come
+// again.
 func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) {
 	if err := t.writeStatus(ctx, key, changes...); err != nil {
 		t.log.Warn().Err(err).Stringer("key", key).Msg("failed to store status")
@@ -34,11 +51,14 @@ func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...ac
 // says what is different, so that two handlers that tell different things both get through. That of
 // a component says each time what holds it back, whatever else is said.
 func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
+	// Last, so that it has the word: a renewal of the component's token says "active", and a quota
+	// that is gone says what is true of its accounts (TestQuotaGoneIsSeen).
 	if g, ok := t.gate(key.Component); ok && account.KindOf(key).OfComponent {
 		changes = append(slices.Clip(changes), renewing(g, t.now))
 	}
 	return t.store().UpdateStatus(ctx, key, func(s *wxtoken.Status) {
 		for _, change := range changes {
+			// A caller may have no change for what it met, and would have to look for that itself.
 			if change != nil {
 				change(s)
 			}
@@ -49,6 +69,9 @@ func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...
 // ifRevoked makes a change only while the authorization is over (over), or only while it is in
 // force. News of an authorization and of its cancellation may overtake each other on their way
 // here; the credential, read after the status that is to be replaced, says which of them is true.
+//
+// The record is read within the change, and so again at each try of the compare-and-set. Where it
+// can't be read the change is made: news that may be wrong beats none.
 func (t *statuses) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, change account.Change) account.Change {
 	return func(s *wxtoken.Status) {
 		cred, err := t.store().Credential(ctx, key)
