@@ -17,7 +17,24 @@ import (
 	"wxtoken/internal/truth"
 )
 
+// Services have a NATS account of their own, and read mirrors there (docs/adr/0025). The server
+// copies by itself; what the refreshers add is to make the mirrors, once there is such an account,
+// and to look whether they move.
+//
+// A mirror can be wrong in three ways that services can't see, since a read of it works. It stands
+// still, because the consumer that feeds it was reset, say: then it is fed anew from behind what it
+// has. It is ahead, after its stream was put back from a backup: then it skips all that is stored
+// below its own last sequence, with a lag of 0 and no error
+// (findings/restored-origin-silences-mirror.sh); streams.Raise mends that at the next start, for
+// buckets. Or it is not there: then a bucket can't be opened, which services do notice.
+//
+// All refreshers look, and don't agree on who does: streams.SetupMirrors may be run by several at
+// once.
+
 // mirrorEvery is the time between two looks at the mirrors.
+//
+// Two looks tell whether a mirror stands still. So old values are noticed within a minute, while a
+// token that was replaced works for five more.
 const mirrorEvery = 30 * time.Second
 
 // mirrorLook is what was found at a look at a mirror.
@@ -39,10 +56,12 @@ type mirrors struct {
 	metrics *metrics
 	now     func() time.Time
 
-	// Prefixes of the API in the accounts that were found. Only one goroutine at a time is at them.
+	// Prefixes of the API in the accounts that were found. Only one goroutine at a time is at them:
+	// data.open before work begins, and run after that.
 	services []string
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	// Run notes them, the notices read them.
 	since map[string]time.Time // when copies were first seen to lag, by <account>/<stream>
 }
 
@@ -100,6 +119,9 @@ func (m *mirrors) run(ctx context.Context) {
 // look makes what is missing in one account, and compares each copy with what its stream had at the
 // look before: a copy is always a moment behind, and only one that did not move in the meantime
 // stands still. The same holds for one that is ahead, after a stream was put back from a backup.
+//
+// The call is bounded by 10 s for all three mirrors of an account, so that an account that does not
+// answer holds up the others by no more than that.
 func (m *mirrors) look(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -108,6 +130,7 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 		m.log.Debug().Err(err).Msg("failed to read limits of services' account")
 	}
 	for _, one := range streams.SetupMirrors(ctx, m.nc, m.js, api, m.setupConfig()) {
+		//	return
 		if ctx.Err() != nil {
 			return
 		}
@@ -122,9 +145,11 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 		case one.Created:
 			behind = 0
 			log.Info().Msg("mirror created")
+		// At one look a mirror may be ahead of what its stream said a moment before.
 		case now.ahead && last.ahead: // a stream that was put back from a backup, for instance
 			log.Error().Str("hint", "purge that account with the system user (nats server account purge), and it is made anew").Msg("mirror ahead of its stream: services read old values")
 		case one.Has < last.newest && one.Has > last.has: // it is on its way
+		// It lacks what its stream had at the look before, and did not move since.
 		case one.Has < last.newest:
 			err := streams.FeedAnew(ctx, m.js, one.MirrorOf, one.Has)
 			log.Error().Err(err).Dur("silent", one.Silent).Msg("mirror behind: services read old values; it is fed anew")
@@ -138,6 +163,9 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 
 // countWatches tells how many consumers services have on a mirror: where there are as many as may
 // be, no service that starts gets a watch.
+//
+// Nothing fails for those that run when the last one is taken; only a service that starts
+// afterwards gets an error (10026). So it is told at four fifths.
 func (m *mirrors) countWatches(one streams.Mirror, limit int) {
 	m.metrics.watches.WithLabelValues(one.Account, one.Stream).Set(float64(one.Watches))
 	if limit == 0 {
@@ -152,6 +180,10 @@ func (m *mirrors) countWatches(one streams.Mirror, limit int) {
 }
 
 // notMirrored says what to do when a mirror can't be made or looked at.
+//
+// The first two are errors that say little, and were met: 10039 after an account was added and the
+// server reloaded, 10047 where MESSAGES reserves its bytes a second time (docs/nats.md,
+// TestNotMirrored).
 func notMirrored(err error) string {
 	if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return "an account that is new in the NATS server's settings gets its JetStream at the second reload: have it reload once more"
@@ -175,6 +207,9 @@ func (m *mirrors) setupConfig() events.SetupConfig {
 
 // findServices looks for accounts of services that were not found yet: one may have been slow to
 // answer, or may be made later. The default is there only where the NATS server is set up for it.
+//
+// An account that was found stays found: one that is away for a moment must not have its mirrors
+// left out of what data.tryOpen compares.
 func (m *mirrors) findServices(ctx context.Context) {
 	for _, api := range m.cfg.ServicesAPI {
 		switch {

@@ -17,11 +17,22 @@ import (
 	"wxtoken/internal/truth"
 )
 
+// A notice tells a person in a chat what needs one, and that it is over. Any number of refreshers
+// see the same trouble, so each cause of each component has a subject on JOURNAL, and its last
+// record is what was told. notify.Teller compares what is seen with that record, and writes the
+// next one on condition that the record is still the last: of several refreshers one writes, and no
+// leader is needed (docs/adr/0053). What is seen is gathered here, from the places that status,
+// page, metrics and checks look at too, so that all say the same.
+//
+// That NATS is away can't be told through NATS. The teller gives it to Direct, each refresher for
+// itself.
+
 // notices has operators told after each sweep, in a goroutine of its own. The sweep does not wait
 // for it: the sweep makes renewals certain, and reading statuses and JOURNAL may take seconds for
 // each component where NATS is slow.
 type notices struct {
-	teller     *notify.Teller
+	teller *notify.Teller
+	// Used by one goroutine alone, that of run: it needs no lock.
 	dead       *deadLetters
 	swept      bell // there was a sweep since the last look
 	store      func() *store.Store
@@ -31,7 +42,9 @@ type notices struct {
 	log        zerolog.Logger
 }
 
-// run looks when it is asked to, until ctx ends.
+// run looks when a sweep was made, until ctx ends. A look that takes long misses sweeps and not
+// news: the bell holds one ring, and the next look sees what is so by then
+// (TestNoticesHoldUpNoSweep). notice is tell; a test has another.
 func (n *notices) run(ctx context.Context, notice func(context.Context, time.Time), now func() time.Time) {
 	for {
 		select {
@@ -53,6 +66,8 @@ func (n *notices) tell(ctx context.Context, now time.Time) {
 		wrong = append(wrong, n.wrong(ctx, c, now)...)
 	}
 	wrong = append(n.wrongAccounts(ctx, wrong, n.last.tallied()), n.mirrors.wrong()...)
+	// While NATS is away the count of dead letters would be that of before, and nothing of it could
+	// be written.
 	if !slices.ContainsFunc(wrong, func(d events.NoticeData) bool { return d.Cause == string(wxtoken.HeldNATS) }) {
 		wrong = append(wrong, n.dead.wrong(ctx, told)...)
 	}
@@ -62,6 +77,9 @@ func (n *notices) tell(ctx context.Context, now time.Time) {
 }
 
 // wrong returns what is wrong with a component.
+//
+// The gate comes first: it knows at once, and also without NATS. The status adds since when, and
+// what no gate knows, such as a seal key that is missing. A cause that both name is told once.
 func (n *notices) wrong(ctx context.Context, c *component, now time.Time) (wrong []events.NoticeData) {
 	s, _, err := n.store().Status(ctx, wxtoken.ComponentKey(c.appid))
 	if err != nil { // NATS is away, and that is among what the gate knows
@@ -78,6 +96,8 @@ func (n *notices) wrong(ctx context.Context, c *component, now time.Time) (wrong
 		if held, ok := s.Held(); ok && held.Reason == h.Reason {
 			d.Since = held.Since
 		}
+		// "Until" is for a person who plans: when the quota is back, when the next component token
+		// is tried.
 		if h.Until.After(now) && (h.Reason == wxtoken.HeldQuota || h.Reason == wxtoken.HeldTokenDead) {
 			until := h.Until.UTC()
 			d.Until = &until // of the others it is when they are tried again, in seconds
@@ -104,6 +124,10 @@ type deadLetters struct {
 // wrong returns how many messages lie on DEAD, by the components that are looked after here. The
 // subjects are counted only where the stream has changed: most looks cost one small question. Where
 // NATS does not tell, it is as it was.
+//
+// A component that is not in the settings here may be in those of another refresher while they are
+// changed. Its messages, and those that name none, are counted together, so that they are told all
+// the same.
 func (d *deadLetters) wrong(ctx context.Context, components []string) (wrong []events.NoticeData) {
 	if d.js.Conn().IsConnected() { // a look that waits for NATS would tell late that it is away
 		if err := d.count(ctx); err != nil && ctx.Err() == nil {
@@ -133,6 +157,10 @@ func ours(components []string, component string) string {
 const maxFresh = 500
 
 // freshDead returns how many messages of a component lie on DEAD beyond a sequence.
+//
+// The teller asks it while it decides whether more has come since the last notice: a number alone
+// does not tell that where some were discarded and others came. One read takes the next message in
+// the order of the stream, so what was discarded costs nothing.
 func (n *notices) freshDead(ctx context.Context, component string, sequence uint64) (fresh int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -141,6 +169,8 @@ func (n *notices) freshDead(ctx context.Context, component string, sequence uint
 		return 0, fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
 	}
 	components := appids(n.components())
+	// The first read that finds nothing ends it. Sequences have gaps, and sequence+1 means: or the
+	// next one there is.
 	for range maxFresh {
 		m, err := stream.GetMsg(ctx, sequence+1, jetstream.WithGetMsgSubject(events.DeadSubject(">")))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -157,6 +187,9 @@ func (n *notices) freshDead(ctx context.Context, component string, sequence uint
 	return fresh, nil
 }
 
+// count asks NATS how many messages lie on DEAD, by component. A new message moves the last
+// sequence on and a removal lowers the number, so where both are as they were nothing has changed.
+// The subjects, which may be thousands, are listed only after a change.
 func (d *deadLetters) count(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -190,6 +223,9 @@ func (d *deadLetters) count(ctx context.Context) (err error) {
 // token is dead, and causes of their own. While the component itself is held back, its accounts are
 // counted there and get no notice of their own: a thousand dead tokens with one cause are one
 // notice.
+//
+// What the sweep put aside (tally.fail) is looked up here, one status each, 200 at most, and only
+// while the component itself is well: else the answer is known.
 func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
 	for component, t := range tallies {
 		held := false
@@ -237,6 +273,9 @@ func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, 
 
 // known returns what is wrong with an account that fails, and its last error: its status may know
 // better than its record.
+//
+// WeChat's word beats the record's: that a permission set is missing is mended on WeChat's console,
+// and no renewal brings it to an end.
 func (n *notices) known(ctx context.Context, f troubled) (wxtoken.Reason, *wxtoken.LastError) {
 	s, _, err := n.store().Status(ctx, f.key)
 	switch {

@@ -24,8 +24,22 @@ import (
 	"wxtoken/internal/wechat"
 )
 
+// Operators, services, the operator's page and ingest ask the refreshers over NATS. Who may ask
+// what is for NATS to say, by the rights of its users; here a request counts as permitted, but for
+// two: the page's, where the person's role is looked at once more (ifPermitted), and a reply
+// subject that is no inbox.
+//
+// No answer does long work. A wish for a token or for WeChat's list becomes a due message, and the
+// answer says that it did: what is asked for then survives this process, and one story covers every
+// renewal. Only what a person waits for at a page calls WeChat within the request: links, one
+// account, quotas.
+//
+// A request is not stored: a refresher that dies has its requests time out at the asker, who asks
+// again. So everything here may be asked twice.
+
 const (
-	// requestTime bounds the answer to one request.
+	// requestTime bounds the answer to one request. It is shorter than a call to WeChat may take
+	// (callTimeout): most askers wait no longer, and the place is wanted by others.
 	requestTime = 8 * time.Second
 	// requestsAtOnce bounds how many are being answered. Links have bounds of their own: their pages
 	// are open to the internet, and must not hold up a report of a refused token.
@@ -33,7 +47,7 @@ const (
 	opensAtOnce    = 64
 	createsAtOnce  = 16
 	listsAtOnce    = 2
-	// serviceVersion is that of the questions and answers.
+	// serviceVersion is that of the questions and answers, as NATS's service discovery shows it.
 	serviceVersion = "1.0.0"
 )
 
@@ -41,6 +55,9 @@ var errKey = events.BadRequest("key: want component.<appid>, or authorizer, jsap
 
 // door takes the requests of operators, services and ingest in, and gives the answers out. Any
 // refresher may get any request: NATS hands each one to one of them.
+//
+// That is a queue group of NATS's: a process that died is out of it once its connection is closed,
+// and until then its share of the requests times out.
 type door struct {
 	nc        *nats.Conn
 	log       zerolog.Logger
@@ -68,6 +85,11 @@ type endpoint struct {
 }
 
 // endpoints returns all that the refreshers answer.
+//
+// What the page may ask exists twice, on a subject for all and on one below wxtoken.console., where
+// no user but the refreshers' may publish: so its header with the person's role can be believed.
+// Both share one bound. Reports and lists of links leave no audit record, and have no subject for
+// the page.
 func (r *Refresher) endpoints() []endpoint {
 	a, free, creates := r.answers, make(chan struct{}, requestsAtOnce), make(chan struct{}, createsAtOnce)
 	own := []endpoint{
@@ -93,7 +115,9 @@ func (r *Refresher) endpoints() []endpoint {
 	return all
 }
 
-// serve answers requests until ctx ends, then finishes those that it is at.
+// serve answers requests until ctx ends, then finishes those that it is at. A service that can't be
+// set up (a right that is missing, say) is tried again each second: renewals need none of it, and
+// go on.
 func (d *door) serve(ctx, work context.Context) {
 	for ctx.Err() == nil {
 		err := d.serveOnce(ctx, work)
@@ -147,11 +171,16 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 	for _, e := range d.endpoints {
 		name := strings.ReplaceAll(strings.TrimPrefix(e.subject, events.ServiceName+"."), ".", "-")
 		err = errors.Join(err, service.AddEndpoint(name, micro.HandlerFunc(func(q micro.Request) {
+			// Not answered at all: the answer to such a request is what does the harm.
 			if !isInbox(q.Reply()) {
 				d.log.Error().Str("subject", q.Subject()).Msg("request rejected: its reply subject is not an inbox")
 				return
 			}
 			select {
+			// This runs on the goroutine on which NATS hands out what comes on the subject. To wait
+			// in it holds up this subject only; what comes meanwhile waits in the subscription. For
+			// a page of a link that is no good, since a stranger can send thousands: it is refused
+			// at once (TestPagesStarveNobody).
 			case e.free <- struct{}{}:
 			default:
 				if !e.patient {
@@ -177,9 +206,11 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 	return nil
 }
 
-// isInbox reports whether a subject is one on which a requester waits. NATS lets a requester name any
-// subject for the answer, and this process may publish where others may not:
-// tokens, for instance.
+// isInbox reports whether a subject is one on which a requester waits. NATS lets a requester name
+// any subject for the answer, and the rights of the requester are not looked at there: the answer
+// is published with this process's rights, which may write tokens. In the shipped settings the
+// accounts are a wall against that (docs/adr/0025); with all users in one account this look is all
+// that there is for requests.
 func isInbox(reply string) bool {
 	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_") // from another account
 }
@@ -221,6 +252,7 @@ func readQuestion(data []byte, q any, strict bool) error {
 	if err == nil {
 		return nil
 	}
+
 	if errors.Is(err, wxtoken.ErrBadKey) { // without what stood there: it may be a token, by mistake
 		return errKey
 	}
@@ -240,7 +272,8 @@ func fieldsOf(q any) string {
 	return strings.Join(names, ", ")
 }
 
-// answer answers one request. A requester that waits for something that may come is told to ask again (503).
+// answer answers one request. A requester that waits for something that may come is told to ask
+// again (503). An error without a status of its own is such a case: NATS that does not answer, say.
 func (d *door) answer(ctx context.Context, q micro.Request, answer answerer) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
@@ -254,6 +287,7 @@ func (d *door) answer(ctx context.Context, q micro.Request, answer answerer) {
 	}
 }
 
+// errBusy is compared by its address: the log is kept quiet of what a flood brings about.
 var errBusy = events.Refused(http.StatusServiceUnavailable, "too many at once")
 
 func (d *door) refuse(q micro.Request, cause error) {
@@ -288,6 +322,9 @@ func refuse(q micro.Request, code int, text string) error {
 }
 
 // guardedAnswer turns a panic into an error: one bad request must not stop the others.
+//
+// Unlike a message, a request that panicked is not given to another refresher: it would panic
+// there.
 func (d *door) guardedAnswer(ctx context.Context, q micro.Request, answer answerer) (reply any, err error) {
 	defer func() {
 		if recover() != nil {
@@ -320,6 +357,10 @@ type answers struct {
 // token is told that there is a newer one; of all reports of the current one the first has it
 // renewed. The answer comes at once, and the service sees the new token in its view when it is
 // there.
+//
+// The report is believed as far as it names the token that is current. Whether WeChat really
+// refused it is not asked. What keeps services from renewing all day is the cool-down, and 24 a day
+// for each key (TestRejectedByMany, TestRejectedAllDay).
 func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, error) {
 	switch {
 	case q.Key == (wxtoken.Key{}):
@@ -338,6 +379,8 @@ func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, 
 	}
 	a.metrics.reports.WithLabelValues(string(v.Outcome)).Inc()
 	a.log.Info().Stringer("key", q.Key).Str("outcome", string(v.Outcome)).Str("by", q.By).Msg("refused token reported")
+	// The wish is stored by now and lasts. Where the next token can't be had within half a minute,
+	// an answer that says "renewing" would have the service wait in vain: it is told until when.
 	if v.Outcome == wxtoken.OutcomeRenewing {
 		if err := a.notYet(q.Key, replaceWait); err != nil {
 			return events.Verdict{}, err
@@ -359,6 +402,7 @@ func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verd
 		return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: e.Token.Revision}, nil
 	}
 	var v events.Verdict
+	// A token that can't be read has no value to compare, and is current if the revision is.
 	for range 3 {
 		t, ok, err := a.store.Token(ctx, q.Key)
 		if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
@@ -442,7 +486,8 @@ func (a *answers) notYet(key wxtoken.Key, patience time.Duration) error {
 	return notNow(c, renewals[key.Kind].api, patience)
 }
 
-// reconcile answers wxtoken.reconcile.
+// reconcile answers wxtoken.reconcile for a component. It is refused while the list can't be
+// called, and nothing is kept of the wish then (TestReconcileRefused).
 func (a *answers) reconcile(ctx context.Context, q events.ReconcileRequest) (events.Reconciling, error) {
 	c, ok := a.component(q.Component)
 	if !ok {

@@ -14,6 +14,12 @@ import (
 	"wxtoken/internal/wechat"
 )
 
+// A component_verify_ticket is what the component's token is got with. WeChat pushes one every 10
+// minutes, and each is good for 12 hours ("component_verify_ticket"), so pushes may stay away for
+// half a day before anything is lost. It can't be asked for; api_start_push_ticket only turns the
+// pushes on ("api_start_push_ticket"). The newest one is kept by WeChat's CreateTime. Whether a
+// newer one ends those before, no page says.
+
 const (
 	// silence is how long no ticket may come before WeChat is asked to push them: they come every
 	// 10 minutes ("component_verify_ticket").
