@@ -14,7 +14,15 @@ import (
 	"wxtoken/internal/events"
 )
 
-// The roles of the operator's page that matter here (internal/login).
+// Who had what done is kept for 400 days on JOURNAL. A person is known by name and role only
+// through the operator's page, whose subjects no other user may publish on; a name that comes on
+// any other subject is a claim, since NATS does not tell who published a message. The record says
+// which it was ("by").
+//
+// The record is written by the refresher that did it, and not by the page: what another program has
+// done over NATS is recorded the same way.
+
+// roleOperator
 const (
 	roleOperator = "operator"
 	roleAdmin    = "admin"
@@ -29,12 +37,17 @@ type journal struct {
 }
 
 // write stores a record, and returns when NATS has it.
+//
+// It has time of its own (bus.Record): that the asker is gone leaves no deed without its record.
 func (j journal) write(ctx context.Context, by events.Asker, a events.Audit) error {
 	a.At, a.Actor, a.Role, a.By, a.Inbox = j.now(), by.Name, by.Role, by.By, by.Inbox
 	return bus.Record(ctx, j.js, a)
 }
 
 // recordOf returns the record of an action that ended with err; as it is for nil.
+//
+// A refusal is recorded as well. An error without a status is one of ours, so it counts as 503,
+// which is what the asker was told.
 func recordOf(a events.Audit, err error) events.Audit {
 	if err == nil {
 		return a
@@ -49,6 +62,9 @@ func recordOf(a events.Audit, err error) events.Audit {
 // withRecord answers a request and then leaves a record of it. about tells what is recorded of
 // question and answer; ok is false where nothing was done that needs a record. The action is done
 // by then: where JOURNAL does not take the record, the log has it.
+//
+// Where the record is lost the deed stands: to undo a renewal is not possible, and to refuse it
+// after it was done would be a lie.
 func withRecord[Q, A any](j journal, answer func(context.Context, Q) (A, error), about func(events.Asker, Q, A) (record events.Audit, ok bool)) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		var q Q

@@ -13,7 +13,8 @@ import (
 )
 
 // compare answers wxtoken.reconcile: for a component WeChat's list is read, for one account WeChat
-// is asked for it, now.
+// is asked for it, now. That one call is made within the request: a person waits for its answer,
+// and to read the list may take minutes.
 func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (answer events.Reconciling, err error) {
 	if q.Authorizer == "" {
 		return r.answers.reconcile(ctx, q)
@@ -29,6 +30,7 @@ func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (ans
 	if err := notNow(c, wechat.APIAuthorizerInfo, 0); err != nil {
 		return answer, err
 	}
+	// Where a handler of this process is at the key already, the person is told to ask again.
 	err = r.alone(key, func() (err error) {
 		answer.Outcome, err = r.compareOne(ctx, c, key)
 		return err
@@ -44,6 +46,9 @@ func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (ans
 
 // compareOne asks WeChat for an account, and takes over what is new. Of an account that has nothing
 // to renew with, the list knows more.
+//
+// The answer counts as it does in a renewal, with the same doubts. Only nothing is tried again, for
+// the person can do that.
 func (r *Refresher) compareOne(ctx context.Context, c *component, key wxtoken.Key) (outcome string, err error) {
 	cred, err := r.store.Credential(ctx, key)
 	switch {

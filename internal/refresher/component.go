@@ -6,8 +6,12 @@ import (
 )
 
 // component is one third-party platform: the gate that every call for it passes, and what the sweep
-// remembers of it. The sweep's own fields need no lock: it is one goroutine, and Run touches them
-// only while there is none.
+// remembers of it. The gate has a lock of its own. The other fields are the sweep's and need none:
+// it is one goroutine, and Run touches them only while there is none. They are memory alone; a
+// process that starts anew is told by the statuses what was said, and says it once more at worst.
+//
+// A component that was taken out of the settings and put back is another one, with a new gate: what
+// the old one had learned may be over by then.
 type component struct {
 	appid string
 	gate  *gate.Gate

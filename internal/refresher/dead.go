@@ -14,8 +14,15 @@ import (
 	"wxtoken/internal/events"
 )
 
+// A message that no refresher can process lies on DEAD for 30 days, with the reason. Here an
+// operator has it tried again, after a fault of ours was mended, or discarded. And, apart from
+// that, a token shown in the clear: both are done by hand only, and leave a record of who did it.
+
 // dead answers wxtoken.dead: a message on DEAD is tried again, or is not wanted any more. The
 // subject is in the answer also where it is refused, for the record.
+//
+// Published first, deleted after: a refresher that dies in between leaves the message on DEAD,
+// where it can be tried again, and the message id has it count once within ten minutes (TestDead).
 func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events.DeadAnswer, err error) {
 	switch {
 	case q.Do != events.DoReplay && q.Do != events.DoDiscard:
@@ -55,6 +62,9 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 // replay publishes what lies on DEAD once more, with its headers and on its first subject, to which
 // a sealed value is bound. Only events of WeChat's are tried again: a due message would speak of a
 // generation that is long over.
+//
+// Headers that begin with Nats- told the server what to do with the first message, its id among
+// them. Its reason is of the first failure. All others stay, those about the seal above all.
 func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawStreamMsg) error {
 	if !events.IsAuth(subject) {
 		return events.Refused(http.StatusConflict, "%s: %s", events.Clip(subject), whyNot(subject))
@@ -89,6 +99,9 @@ func whyNot(subject string) string {
 
 // reveal answers wxtoken.reveal with a token in the clear. There is a record first: without one, no
 // token.
+//
+// The token is read before the record is written, since the record tells how it ended. Between the
+// two nothing leaves this process.
 func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 	var q events.RevealRequest
 	if err := readQuestion(request.data, &q, true); err != nil {
@@ -112,6 +125,9 @@ func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 	return revealed, nil
 }
 
+// readToken reads a token for one who may see it. The page's roles are looked at here; on the
+// subject that is not the page's the rights of NATS decide, and none of the shipped users has that
+// right (docs/contract.md).
 func (a *answers) readToken(ctx context.Context, by events.Asker, q events.RevealRequest) (events.Revealed, error) {
 	if by.By == events.ByConsole && by.Role != roleAdmin {
 		return events.Revealed{}, events.Refused(http.StatusForbidden, "only an admin has a token revealed")

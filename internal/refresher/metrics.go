@@ -37,7 +37,8 @@ type metrics struct {
 	unopened      prometheus.Counter
 }
 
-// outcomes of a call, as labels.
+// outcomes of a call, as labels: "ok", and each verdict of wechat.Judge. The list is written out,
+// since a series has to be there before its first event.
 var outcomes = []string{"ok", "retry", "slow_down", "quota_gone", "renew_component_token", "renew_account_token", "wait_for_ticket",
 	"recover_refresh_token", "revoked", "code_spent", "operator"}
 
@@ -48,11 +49,14 @@ func outcome(err error) string {
 	return wechat.Judge(err).String()
 }
 
+// reasons are the triggers of a renewal: why its due message was made.
 var reasons = []string{events.ReasonScheduled, events.ReasonSwept, events.ReasonRefused, events.ReasonTicket,
 	events.ReasonListed, events.ReasonOverlap, events.ReasonAsked, events.ReasonDerived, events.ReasonImported}
 
 // newMetrics registers what a refresher counts. Each series with known labels is there from the
 // start: an alert on an increase does not see a counter that appears with its first event.
+//
+// Without a registry (reg is nil) everything is counted and nothing is shown.
 func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "wxtoken_" + name, Help: help})
@@ -165,6 +169,9 @@ func (m *metrics) countReconcile(component, result string, now time.Time) {
 // fleet is a collector: it counts when Prometheus asks and keeps nothing up to date in between. It
 // takes its figures from the view and from the last sweep, and never asks NATS, so that metrics
 // work while NATS is away, which is when they are needed.
+//
+// A gauge per account is out of the question, with a million of them; which account it is, the
+// status, the page and the notices tell.
 type fleet struct{ r *Refresher }
 
 var (
@@ -195,6 +202,7 @@ func (f fleet) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	now := f.r.now()
+	// The key in use is shown with 0, too, so that its series does not begin with the first record.
 	sealed := map[string]int{short(f.r.seal.Public()): 0}
 	for public, n := range view.Sealed() {
 		sealed[short(public)] += n
@@ -242,6 +250,8 @@ func (f fleet) collectAccounts(gauge func(*prometheus.Desc, float64, ...string),
 }
 
 // collectHolds tells of each reason whether it holds calls of a component back.
+//
+// Each reason is shown with 0 while it does not hold, so that an end is seen as one.
 func (f fleet) collectHolds(gauge func(*prometheus.Desc, float64, ...string), id string) {
 	c, ok := f.r.component(id)
 	if !ok {

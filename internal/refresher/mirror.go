@@ -60,8 +60,7 @@ type mirrors struct {
 	// data.open before work begins, and run after that.
 	services []string
 
-	mu sync.Mutex
-	// Run notes them, the notices read them.
+	mu    sync.Mutex
 	since map[string]time.Time // when copies were first seen to lag, by <account>/<stream>
 }
 

@@ -29,10 +29,9 @@ import (
 
 // notices has operators told after each sweep, in a goroutine of its own. The sweep does not wait
 // for it: the sweep makes renewals certain, and reading statuses and JOURNAL may take seconds for
-// each component where NATS is slow.
+// each component where NATS is slow. One goroutine is at teller and dead, so they need no lock.
 type notices struct {
-	teller *notify.Teller
-	// Used by one goroutine alone, that of run: it needs no lock.
+	teller     *notify.Teller
 	dead       *deadLetters
 	swept      bell // there was a sweep since the last look
 	store      func() *store.Store

@@ -10,6 +10,10 @@ import (
 )
 
 // account answers wxtoken.account: what the record of a key tells that is no secret.
+//
+// It is the one window into a credential, so it names each field that goes out; what is added to
+// the record stays inside (TestAccountTold). The day of forced_today is China's, like that of
+// WeChat's quotas.
 func (a *answers) account(ctx context.Context, q events.AccountRequest) (events.AccountAnswer, error) {
 	if q.Key == (wxtoken.Key{}) {
 		return events.AccountAnswer{}, errKey

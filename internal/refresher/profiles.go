@@ -14,6 +14,10 @@ import (
 // about yet. It does so beside the renewals, and while these need neither the hands nor the calls
 // of the rate: with all data gone there are as many profiles to fetch as tokens, and the tokens are
 // what services wait for.
+//
+// A profile is a name and a picture for people, and nothing depends on it. So nothing of it is
+// stored as work to be done: what this process forgets, the next renewal of the account finds
+// missing, two hours later at most. That is also why the channel may be full.
 type profiles struct {
 	missing chan wxtoken.Key
 	calm    func(component string) bool // nothing waits for what a profile would take
@@ -49,6 +53,8 @@ func (p *profiles) run(ctx, work context.Context) {
 				case <-ctx.Done():
 					return
 				case key := <-p.missing:
+					// Waiting ends with ctx, the call itself only with work: a call that was made
+					// is worth its answer.
 					if !p.await(ctx, key.Component) {
 						return
 					}
@@ -72,13 +78,17 @@ func (p *profiles) await(ctx context.Context, component string) bool {
 }
 
 // calm reports whether a profile can be fetched without a renewal having to wait: for its turn by
-// the rate, or for a hand.
+// the rate, or for a hand. More than half of the hands at work, or a list that is being taken over,
+// is no calm. A component that was taken out of the settings is: its keys are let go without a
+// call.
 func (r *Refresher) calm(component string) bool {
 	c, ok := r.component(component)
 	return !ok || c.gate.Idle() && r.absorbing.Load() == 0 && 2*r.busy.Load() <= int64(max(r.cfg.Concurrency, 2))
 }
 
 // fetchMissing fetches the profile of an account that still has none.
+//
+// Two refreshers, or two renewals, may want the same profile: the second finds it in the status.
 func (r *Refresher) fetchMissing(ctx context.Context, key wxtoken.Key) {
 	c, ok := r.component(key.Component)
 	if s, _, err := r.store.Status(ctx, key); ok && err == nil && lacksProfile(s) {

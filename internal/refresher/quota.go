@@ -12,6 +12,11 @@ import (
 
 // quota answers wxtoken.quota: what WeChat says is left, what the refreshers counted, and what is
 // paused.
+//
+// Clearing comes first, so that what is shown is what is true after it. WeChat lets a quota be
+// cleared ten times a month (48006 after that), hence the second word. The figures of WeChat are
+// asked for one API after the other, each a call of its own; a fault of one is shown beside the
+// others (TestAskingForQuotaHarmsNothing). With Own nothing is asked of WeChat.
 func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.QuotaAnswer, error) {
 	answer := events.QuotaAnswer{Component: q.Component}
 	c, ok := a.component(q.Component)
@@ -27,6 +32,8 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 		}
 		answer.Cleared = true
 	}
+	// Else the count would lack what this process called since its last sweep. The other
+	// refreshers' part may be 30 s behind.
 	c.gate.AddCalls(ctx)
 	known, err := a.store.Quota(ctx, c.appid)
 	if err != nil && !errors.Is(err, store.ErrUnreadable) {
@@ -61,6 +68,8 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 }
 
 // remember keeps what WeChat said of its limits, for those who look without asking it.
+//
+// A lost note costs nothing but a figure on a page, so it is not worth a word to the asker.
 func (a *answers) remember(ctx context.Context, component string, told map[string]store.Limit) {
 	if len(told) == 0 {
 		return

@@ -88,8 +88,8 @@ type endpoint struct {
 //
 // What the page may ask exists twice, on a subject for all and on one below wxtoken.console., where
 // no user but the refreshers' may publish: so its header with the person's role can be believed.
-// Both share one bound. Reports and lists of links leave no audit record, and have no subject for
-// the page.
+// Both share one bound. Reports and mere looks leave no audit record, and have no subject for the
+// page.
 func (r *Refresher) endpoints() []endpoint {
 	a, free, creates := r.answers, make(chan struct{}, requestsAtOnce), make(chan struct{}, createsAtOnce)
 	own := []endpoint{
@@ -116,8 +116,7 @@ func (r *Refresher) endpoints() []endpoint {
 }
 
 // serve answers requests until ctx ends, then finishes those that it is at. A service that can't be
-// set up (a right that is missing, say) is tried again each second: renewals need none of it, and
-// go on.
+// set up is tried again each second: the renewals need none of it, and go on.
 func (d *door) serve(ctx, work context.Context) {
 	for ctx.Err() == nil {
 		err := d.serveOnce(ctx, work)
@@ -252,7 +251,6 @@ func readQuestion(data []byte, q any, strict bool) error {
 	if err == nil {
 		return nil
 	}
-
 	if errors.Is(err, wxtoken.ErrBadKey) { // without what stood there: it may be a token, by mistake
 		return errKey
 	}

@@ -16,9 +16,16 @@ import (
 	"wxtoken/internal/store"
 )
 
+// What rests in NATS and gives access to accounts may be sealed: ingest seals what it publishes on
+// AUTH with a public key and can't open it again, and only refreshers have the seeds
+// (docs/adr/0024). Keys are changed while everything runs, and the processes don't change at the
+// same moment. So for a while one may meet what it can't open, and none of that is damaged: it is
+// left as it is, for the one that can.
+
 const (
 	// unopenedDelay is when an event is tried again that is sealed for a key whose seed is not
-	// here.
+	// here. The message goes to any refresher then, so one that has the seed gets it sooner or
+	// later.
 	unopenedDelay = time.Minute
 	// unopenedTries is how often. AUTH keeps an event for 24 hours; before that it goes to DEAD,
 	// sealed as it is.
@@ -33,6 +40,10 @@ const (
 // that nothing is lost when ingest was given a new key before the refreshers were. The status of
 // its component says so until a ticket could be opened that is newer: then ingest has a right key
 // again, and of what came before a ticket is of no use any more.
+//
+// What an unopened event is about is told by its subject and headers (events.AuthAbout). A ticket
+// that is older than the one in use would be dropped if it could be read, so it is dropped unread
+// (TestSealedForAnUnknownKeyOnce).
 func (r *Refresher) keepUnopened(ctx context.Context, m events.Msg, err error) error {
 	component, kind, created := events.AuthAbout(m)
 	key := wxtoken.ComponentKey(component)
@@ -56,6 +67,9 @@ func (r *Refresher) keepUnopened(ctx context.Context, m events.Msg, err error) e
 }
 
 // sealOf answers whether a refresher with these keys opens what ingest seals for a public key.
+//
+// ingest's --check asks it: sealing for a key that no refresher opens would lose nothing, and bring
+// everything to a stop.
 func sealOf(own *seal.Keys, public string) events.ConnectOpened {
 	var keys []string
 	if own != nil {
@@ -76,6 +90,10 @@ func sealOf(own *seal.Keys, public string) events.ConnectOpened {
 // reseal has every record sealed with the first of the keys: after sealing was turned on, and after
 // a key was changed. What is written later is sealed so in any case. Records that are claimed are
 // left for the next round, for rewriting one would make the renewal lose its compare-and-set.
+//
+// Each record is compared and set, so it runs in each refresher at each start, beside all else. It
+// ends, loudly, after ten minutes: what is left by then is sealed for a key that is not here, or
+// claimed each time, and another round would not mend it.
 func reseal(ctx context.Context, s *store.Store, keys *seal.Keys, log zerolog.Logger, now func() time.Time) {
 	if keys == nil {
 		log.Info().Msg("credentials are in the clear")

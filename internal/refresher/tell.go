@@ -22,6 +22,9 @@ type deadToken struct {
 // teller has the status say of each dead token that it is dead, once: whatever kept the next one
 // away, the key is not active. The sweep finds them, and does not wait: where a hundred thousand
 // die together that takes minutes.
+//
+// A reader who compares expires_at with the clock sees the same at once (wxtoken.Status.StateAt).
+// The status is written for those who read only the record (docs/adr/0036), and may be late.
 type teller struct {
 	*statuses
 	view  *store.View
@@ -35,14 +38,16 @@ type teller struct {
 }
 
 const (
-	// tellAtOnce is how many statuses are written at the same time.
+	// tellAtOnce is how many statuses are written at the same time: enough for NATS to answer one
+	// while others are under way, and few beside the renewals, which are what ends the trouble.
 	tellAtOnce = 16
-	// tellGathered is how many dead tokens the sweep hands over in one go.
+	// tellGathered is how many dead tokens the sweep hands over in one go. With more of them the
+	// next sweep brings the rest: run has it look as soon as these are told.
 	tellGathered = 10_000
 )
 
-// hand gives the teller what the sweep found. One that is busy has the sweep look again when it is
-// not.
+// hand gives the teller what the sweep found. The channel has no room, so it takes something only
+// while run waits for it; a teller that is busy has the sweep look again when it is not.
 func (t *teller) hand(dead []deadToken) {
 	if len(dead) == 0 {
 		return
@@ -71,6 +76,9 @@ func (t *teller) run(ctx context.Context) {
 
 // tellAll tells of a batch, sixteen statuses at a time: each is a read and a write in NATS. What
 // was told is noted in the view, with the token's revision, so that no later sweep finds it again.
+//
+// Told is a mark of this process. Each refresher tells once, and the second one writes nothing, for
+// the status says so already. After a restart each dead token is looked at once more.
 func (t *teller) tellAll(ctx context.Context, dead []deadToken) {
 	var group errgroup.Group
 	group.SetLimit(tellAtOnce)

@@ -36,6 +36,11 @@ const (
 // cause one: each new component token ends the one before, and with a ticket every ten minutes that
 // would be 144 tokens a day. A component without a valid token, or whose last renewal failed,
 // perhaps for lack of a good ticket, gets one now.
+//
+// The order of the checks: a ticket that is old is dropped first, for a repeat must not wait for a
+// renewal. One that comes while the component's token is being fetched waits half a second at a
+// time: a save would move the revision on, and the token could not be stored, of all tokens the one
+// that every call needs.
 func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
 	if a.Ticket == "" {
 		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
@@ -58,6 +63,8 @@ func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.
 	if cred.ClaimedAt(r.now()) {
 		return events.Later(account.ClaimedDelay, fmt.Errorf("store ticket: %s is being renewed", key))
 	}
+	// Whether a token is needed now depends on the one that is there. It is read after the record,
+	// so it may only be newer; one that is older was read from a replica that is behind.
 	token, ok, err := r.store.Token(ctx, key)
 	if err != nil && !errors.Is(err, wxtoken.ErrBadToken) {
 		return err
@@ -69,6 +76,8 @@ func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.
 	if cred, err = r.store.Save(ctx, cred); err != nil {
 		return err
 	}
+	// The gate learns of it at once, and not by the view: with a ticket the reason NoTicket is
+	// over.
 	if c, ok := r.component(key.Component); ok {
 		c.gate.KnowTicket(created)
 	}
@@ -77,6 +86,8 @@ func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.
 	if !needed {
 		return nil
 	}
+	// If this is lost with the process, the message is not acked, and the ticket is no news at its
+	// next delivery: then it is the sweep that finds a component without a token that lives.
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonTicket}, "")
 }
 
@@ -89,6 +100,11 @@ type pushes struct {
 }
 
 // watch says so when no ticket came for a while, and asks WeChat to push them.
+//
+// An own clock begins with the process: after a night without refreshers the tickets on AUTH come
+// first, and WeChat is not asked for what is there (began). The status says how bad it is: late,
+// while the ticket in use still works; expired after 12 hours, when the next component token can't
+// be had (TestTicketsStayAway, TestNoTicketEver).
 func (p *pushes) watch(ctx context.Context, c *component) {
 	now := p.now()
 	own, _ := p.view.Component(c.appid)
@@ -109,6 +125,8 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 			reason = wxtoken.ReasonTicketExpired
 		}
 	}
+	// Said once for each reason, by each refresher: the status is compared and set, and the log has
+	// a line from each.
 	if c.late == reason {
 		return
 	}
@@ -124,6 +142,10 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 // refreshers together: the time is in the shared record of the component's calls, and the refresher
 // that wins the compare-and-set makes the call. If the call fails the time is set back, so that it
 // is tried again in five minutes and not in an hour.
+//
+// WeChat says by the answer whether the pushes were off; either way there is nothing more to do
+// here. The look at the view comes before the compare-and-set, so that in most sweeps nothing is
+// read.
 func (p *pushes) ask(ctx context.Context, c *component) {
 	mine, now := false, p.now()
 	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {
