@@ -22,7 +22,7 @@ import (
 // The record is written by the refresher that did it, and not by the page: what another program has
 // done over NATS is recorded the same way.
 
-// roleOperator
+// The roles of the operator's page that matter here (internal/login).
 const (
 	roleOperator = "operator"
 	roleAdmin    = "admin"

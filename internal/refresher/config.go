@@ -13,6 +13,15 @@ import (
 	"wxtoken/internal/wechat"
 )
 
+// Each field is a flag and a variable (WXTOKEN_...), made of its tags by package settings;
+// docs/config.md is made of them, too. The defaults are right for a first start; docs/scale.md says
+// what to raise with the accounts.
+//
+// Two of them belong together. renew-fraction leaves a third of a life for the time in which
+// WeChat, NATS or all refreshers are away; api-rate says how long it takes to catch up afterwards.
+// At twice the steady rate (accounts by the time between two renewals of one) that is as long as
+// they were away.
+
 // Config holds the refresher's settings; the tags are read by package settings.
 type Config struct {
 	WechatAPIURL     string        `name:"wechat-api-url" default:"https://api.weixin.qq.com" help:"WeChat's API."`
@@ -31,7 +40,8 @@ type Config struct {
 	links.Settings
 }
 
-// Validate returns every fault of the settings.
+// Validate returns every fault of the settings at once, each with the flag, the variable and what
+// to write: so that a person need not start the process once for each of them.
 func (c Config) Validate() error {
 	var faults []error
 	check := func(ok bool, flag, want string) {
@@ -49,6 +59,7 @@ func (c Config) Validate() error {
 		check(apiPrefix.MatchString(api), "services-api", "prefixes such as services.API, each with another first part")
 	}
 	check(c.SweepEvery >= time.Second, "sweep-every", "a second or more, for instance 30s")
+	// It becomes a schedule of NATS's (@every), which takes no less than a second.
 	check(c.ReconcileEvery >= time.Second, "reconcile-every", "a second or more, for instance 6h")
 	if _, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatAPIURL}); err != nil {
 		faults = append(faults, settings.Fault("wechat-api-url", "%w", err))
@@ -56,7 +67,8 @@ func (c Config) Validate() error {
 	return errors.Join(slices.Concat(faults, c.Settings.Faults(), c.deriveFaults())...)
 }
 
-// deriveFaults returns all that is wrong with the settings for derived tickets.
+// deriveFaults returns all that is wrong with the settings for derived tickets. A name that is not
+// known is a fault and not passed over: services would wait for a ticket that never comes.
 func (c Config) deriveFaults() (faults []error) {
 	for i, name := range c.Derive {
 		switch {

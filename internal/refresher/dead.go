@@ -14,9 +14,9 @@ import (
 	"wxtoken/internal/events"
 )
 
-// A message that no refresher can process lies on DEAD for 30 days, with the reason. Here an
-// operator has it tried again, after a fault of ours was mended, or discarded. And, apart from
-// that, a token shown in the clear: both are done by hand only, and leave a record of who did it.
+// A message that could not be processed lies on DEAD for 30 days, with the reason. Here an operator
+// has it tried again, after a fault of ours was mended, or discarded. And, apart from that, a token
+// is shown in the clear. Both are done by a person only, and leave a record of who it was.
 
 // dead answers wxtoken.dead: a message on DEAD is tried again, or is not wanted any more. The
 // subject is in the answer also where it is refused, for the record.

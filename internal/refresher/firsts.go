@@ -25,6 +25,9 @@ func (m missed) compare(other missed) int {
 // firsts are the keys that die first of all that were missed, so many at most. After an hour
 // without refreshers that is every key: those that are not among the first are due all the same,
 // and the sweep has them before it when their time comes.
+//
+// It is a heap with the last of them on top, so that a million keys cost a comparison each, and
+// memory only for those that are kept.
 type firsts struct {
 	most int
 	heap []missed // the last of them on top
@@ -57,13 +60,16 @@ func (f *firsts) Pop() any {
 }
 
 const (
-	// leastSwept and mostSwept bound how many keys of a component one sweep makes due.
+	// leastSwept and mostSwept bound how many keys of a component one sweep makes due. The first is
+	// for small rates, where the sweep would otherwise need many rounds; the second bounds what one
+	// sweep publishes.
 	leastSwept = 1_000
 	mostSwept  = 50_000
 )
 
 // sweptAtMost is how many keys of a component one sweep makes due: twice what can be renewed until
-// the next.
+// the next. More would only lie in the stream, in the order of this sweep, while a later one would
+// know better which of them die first (TestSweepOrder).
 func (c Config) sweptAtMost() int {
 	return int(min(max(2*c.APIRate*c.SweepEvery.Seconds(), leastSwept), mostSwept))
 }

@@ -177,6 +177,8 @@ func (r *Refresher) newGates(opened func() *store.Store) gate.Process {
 // come back from a backup, and an empty one in their place would hide the loss. It begins anew,
 // with nothing remembered, once there are streams again.
 func (r *Refresher) Run(ctx context.Context) error {
+	// The first round alone may make streams: that a process is started is a person's word for it
+	// (docs/adr/0028). Later ones wait until the streams are there again.
 	for ready := r.data.setup; ; ready = r.data.again {
 		opened, err := r.data.open(ctx, ready, r.notYetOpen)
 		if err != nil || ctx.Err() != nil {
@@ -190,6 +192,8 @@ func (r *Refresher) Run(ctx context.Context) error {
 			return err
 		}
 		for _, c := range r.all() {
+			// No sweep runs now, so its fields may be set. The next one's greet has WeChat's list
+			// asked because of it, and not hours later.
 			c.lost = true
 		}
 		r.log.Error().Err(err).Str("hint", goneHint).Msg("data gone, renewals stopped")
@@ -223,6 +227,8 @@ func (r *Refresher) work(ctx context.Context) error {
 	r.began = r.now()
 	r.stopping.Store(false)
 	for _, c := range r.all() {
+		// What the gate knows of records may not be true of the data that are there now. What it
+		// met with WeChat, a quota that is gone, say, still is.
 		c.greeted = false
 		c.gate.Forget()
 	}
@@ -240,6 +246,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	defer func() {
 		working.Wait()
 		for _, c := range r.all() { // none is added any more
+			// Without NATS each component would hold up the end for the 5 s of a request.
 			if r.nc.IsConnected() {
 				c.gate.Leave(work)
 			}
@@ -273,6 +280,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		store: r.store, view: view, component: r.component, early: r.early, reconcileEvery: r.cfg.ReconcileEvery,
 		js: r.js, journal: journal{js: r.js, log: r.log, now: r.now}, log: r.log, metrics: r.metrics, now: r.now,
 	}
+	// Of the data before, if there was any: metrics must not show accounts that are gone.
 	r.last.tallies.Store(nil)
 	r.mu.Lock()
 	r.view, r.ready = view, true
@@ -293,6 +301,8 @@ func (r *Refresher) work(ctx context.Context) error {
 	working.Go(func() { r.tell.run(ctx) })
 	working.Go(func() { r.profiles.run(ctx, work) })
 	working.Go(func() { r.notices.run(ctx, r.notices.tell, r.now) })
+	// Beside all else, and not before: it may take minutes, and records that are sealed otherwise
+	// can be read meanwhile.
 	working.Go(func() { reseal(ctx, r.store, r.seal, r.log, r.now) })
 	requests := door{nc: r.nc, log: r.log, metrics: r.metrics, endpoints: r.endpoints()}
 	working.Go(func() { requests.serve(ctx, work) })
@@ -304,6 +314,7 @@ func (r *Refresher) work(ctx context.Context) error {
 		}
 		working.Go(func() { c.Run(ctx, work, handle) })
 	}
+	// Last: from here on work comes in, and all that it needs is there.
 	consume(events.StreamAuth, events.DurableAuth, events.AllAuth, r.seal, r.auth)
 	consume(events.StreamTokens, events.DurableDue, events.AllDue, nil, r.dueOrReconcile)
 	<-ctx.Done()
@@ -314,6 +325,11 @@ func (r *Refresher) work(ctx context.Context) error {
 // that is gone nothing more is begun, and a secret that changed is used from the next call on. A
 // component that stays keeps its gate, with all that it learned: a quota that is gone is still
 // gone.
+//
+// It may be called at any time, also while the refresher starts or waits for its data
+// (TestSetComponents, TestSetComponentsWhileStarting). A call for a component that is gone and that
+// was admitted before is made, and its answer stored; messages about it are put off, for longer and
+// longer (unknownFor), until it comes back or they end.
 func (r *Refresher) SetComponents(components []settings.Component) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
