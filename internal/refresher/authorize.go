@@ -30,12 +30,12 @@ import (
 // Four things keep two exchanges apart, from the cheapest on: the handlers of this process by key
 // (alone), the claim on the link, which push and redirect share, the claim in the record, which all
 // refreshers share, and last the compare-and-set of the commit, which is the only one that is
-// needed for the data to be right. The first three save calls, and save a merchant's code.
+// needed for the data to be right. The other three save calls, and a merchant's code.
 
 // handleUnreadable has a document put on DEAD, and WeChat's list asked where it may have been about
-// an authorization (TestUnreadable). The list comes first: a refresher that dies before the document
-// is on DEAD is followed by one that asks once more. The other way round the list would never be
-// asked.
+// an authorization (TestUnreadable). The list comes first: a refresher that dies before the
+// document is on DEAD is followed by one that asks once more. The other way round the list would
+// never be asked.
 func (r *Refresher) handleUnreadable(ctx context.Context, a events.Auth) error {
 	if a.AskList {
 		if err := r.store.ScheduleReconcile(ctx, a.Component, r.cfg.ReconcileEvery, true); err != nil {
@@ -153,14 +153,14 @@ func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred 
 		return err
 	}
 	// At its first delivery the event has nothing to make up for: the handler that stored the
-	// tokens writes the status itself, or leaves its own message to be delivered again.
+	// tokens writes the status itself, or leaves its own message to be delivered again
+	// (TestDeathBeforeTheNews).
 	if err := r.links.Finish(ctx, link, cred); err != nil || !m.Redelivered {
 		return err
 	}
 	// The refresher that had this event may have died before the status was written.
 	changes := []account.Change{r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(created, cred.Ref))}
-	// A renewal that failed since is the newer news, and "active" would hide it
-	// (TestDeathBeforeTheNews).
+	// A renewal that failed since is the newer news, and "active" would hide it.
 	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 && cred.Renewable() {
 		changes = append(changes, account.Active(r.now()))
 	}
@@ -288,7 +288,7 @@ func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wech
 	if cred.Renewable() {
 		return cred, nil
 	}
-	// The due message leads to seek, with the token that is there good for two hours.
+	// The due message leads to seek, which has time: the token that just came lives for two hours.
 	return cred, r.store.MakeDue(ctx, events.Due{Key: cred.Key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
@@ -297,8 +297,8 @@ func (r *Refresher) fill(ctx context.Context, cred account.Credential, info wech
 // not tried again, for WeChat would say the same; the refresh token that it brought is asked for.
 //
 // WeChat says the same (61009) of a code that was used, that is of another kind, and that is none;
-// 61010 is one that has expired. Which it was makes no difference here, for in each case the
-// profile and the list know whether there is an authorization.
+// 61010 is one that has expired ("Return_code_descriptions_new"). Which it was makes no difference
+// here, for in each case the profile and the list know whether there is an authorization.
 func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.Credential, a events.Auth, m events.Msg, link *store.Connect, cause error) error {
 	now := r.now()
 	key := cred.Key
@@ -344,10 +344,9 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 // storeSpent stores an authorization of the given time, zero if not known, whose code is spent,
 // with the refresh token that WeChat tells, and has its token fetched.
 //
-// The code's digest is not noted: the code was spent by another process, perhaps for another
-// purpose. So an event that comes once more walks the same way, to the same refresh token. The due
-// message comes last; should it be lost, the sweep finds an account that can be renewed and has no
-// token.
+// The code's digest is not noted, for it was not this exchange that brought the refresh token. So
+// an event that comes once more walks the same way, to the same refresh token. The due message
+// comes last; should it be lost, the sweep finds an account that can be renewed and has no token.
 func (r *Refresher) storeSpent(ctx context.Context, cred account.Credential, info wechat.AuthorizerInfo, at time.Time, kind string, link *store.Connect) error {
 	key := cred.Key
 	ref, _ := links.Ref(cred, link)

@@ -12,9 +12,9 @@ import (
 
 // An authorization ends in one of two ways: WeChat pushes "unauthorized" ("authorize_event"), or an
 // answer says so: 61003 where the merchant cancelled, 50002 where the account was frozen or
-// deregistered.
-// That an account is missing from WeChat's list ends nothing (reconcile). A component can't end an
-// authorization itself; only the merchant can, on WeChat's pages.
+// deregistered ("Return_code_descriptions_new"). That an account is missing from WeChat's list ends
+// nothing (reconcile). A component can't end an authorization itself; only the merchant can, on
+// WeChat's pages.
 //
 // Whether a token works on after a cancellation, no page says. So it is removed: a service that
 // goes on with it would act for a merchant who has withdrawn that.
@@ -94,9 +94,9 @@ func (r *Refresher) cancel(ctx context.Context, cred account.Credential, cause e
 // too many accounts are refused at once the answer is not believed: see gate.Believes.
 //
 // An answer is weaker than a push. The push names one account; the answers say the same of all
-// accounts when it is the component that WeChat has something against, and to believe that would
-// take the tokens of all merchants away (TestManyRevoked, TestRefusalsDoubted). A push is not
-// doubted, however many come.
+// accounts when WeChat has something against the component, and to believe them would take the
+// tokens of all merchants away (TestManyRevoked, TestRefusalsDoubted). A push is not doubted,
+// however many come.
 func (r *Refresher) cancelByAnswer(ctx context.Context, c *component, cred account.Credential, cause error) error {
 	if !c.gate.Believes() {
 		cred, next := cred.Doubted(r.now(), cause)

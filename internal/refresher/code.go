@@ -48,8 +48,9 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 		return nil // it came to nothing, and another was taken since
 	}
 	// Records lie by key, and the key is not known: so the view is searched, all of it, which takes
-	// some 50 ns for each key. It may be a moment behind. Then the code is sent once more, WeChat
-	// calls it spent, and the next delivery, a second later, finds the account here.
+	// some 50 ns for each key. It may be a moment behind. Then the code is sent once more and
+	// WeChat calls it spent; with a link the event comes again a second later, and the account is
+	// found here.
 	if key, ok := r.view.Find(func(key wxtoken.Key, e *store.Entry) bool {
 		return e.Credential.CameFrom(sum) && key.Component == c.appid
 	}); ok { // so did it here, or a refresher died before the link was written
@@ -103,9 +104,9 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 		}
 		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
 	}
-	// The link's failure comes after the tokens: they can't be had again, and it can be told at any
-	// time. An account that the link is not for gets no ref, and keeps its tokens
-	// (TestLinkOfAnotherAccount).
+	// The tokens first, and the link's failure after them: a code can't be exchanged again, and a
+	// link can be ended at any time. An account that the link is not for gets no ref, and keeps its
+	// tokens (TestLinkOfAnotherAccount).
 	its := link
 	if links.ForAnother(link, granted.AuthorizerAppID) {
 		its = nil

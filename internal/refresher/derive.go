@@ -25,9 +25,9 @@ import (
 // here is only how it follows its account. The record holds nothing to renew with; it says for
 // which authorization of its account it is kept, by count.
 //
-// Who wins where two refreshers have other settings, as while they are changed: both begin and end
-// what theirs say. account.Outline.Follows takes a ticket that was ended less than five minutes ago
-// for one that is to stay so, and so the two don't undo each other's work with each sweep
+// While settings are changed, two refreshers may have different ones, and each begins and ends what
+// its own say. account.Outline.Follows takes a ticket that was ended less than five minutes ago for
+// one that is to stay so, and so the two don't undo each other's work with each sweep
 // (TestTicketsSwitchedOnAgain).
 
 // keeps reports whether the settings ask for a ticket of an account.
@@ -90,7 +90,8 @@ func (d *derived) begin(ctx context.Context, owner account.Credential) {
 // nothing to do.
 //
 // Record and due message are not one batch: should the message be lost, the sweep finds a key that
-// can be renewed and has no token (TestTicketDeaths ends the process in between).
+// can be renewed and has no token. Should the record be missing, too, it finds an account whose
+// tickets don't follow it (TestTicketDeaths).
 func (d *derived) keep(ctx context.Context, key wxtoken.Key, authorizations uint64) error {
 	cred, err := d.store.Credential(ctx, key)
 	if err != nil && !errors.Is(err, store.ErrUnreadable) || err == nil && cred.KeptFor(authorizations) {
@@ -158,8 +159,7 @@ func (d *derived) sweep(ctx context.Context, owner wxtoken.Key, e store.Entry, n
 // drop removes a ticket and ends its schedule.
 //
 // It is a revocation like an account's: record, deletion of the ticket and end of the schedule are
-// one batch. A lost compare-and-set is the caller's to bear, and the next renewal or sweep tries
-// again.
+// one batch. A lost compare-and-set is returned, and the next renewal or sweep tries again.
 func (d *derived) drop(ctx context.Context, cred account.Credential) error {
 	if !cred.Renewable() {
 		return nil

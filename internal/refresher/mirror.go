@@ -21,12 +21,12 @@ import (
 // copies by itself; what the refreshers add is to make the mirrors, once there is such an account,
 // and to look whether they move.
 //
-// A mirror can be wrong in three ways that services can't see, since a read of it works. It stands
+// A mirror can be wrong in two ways that services can't see, since a read of it works. It stands
 // still, because the consumer that feeds it was reset, say: then it is fed anew from behind what it
 // has. It is ahead, after its stream was put back from a backup: then it skips all that is stored
 // below its own last sequence, with a lag of 0 and no error
 // (findings/restored-origin-silences-mirror.sh); streams.Raise mends that at the next start, for
-// buckets. Or it is not there: then a bucket can't be opened, which services do notice.
+// buckets. That a mirror is missing services notice by themselves: there is no bucket to open.
 //
 // All refreshers look, and don't agree on who does: streams.SetupMirrors may be run by several at
 // once.
@@ -129,7 +129,6 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 		m.log.Debug().Err(err).Msg("failed to read limits of services' account")
 	}
 	for _, one := range streams.SetupMirrors(ctx, m.nc, m.js, api, m.setupConfig()) {
-		//	return
 		if ctx.Err() != nil {
 			return
 		}
@@ -181,8 +180,8 @@ func (m *mirrors) countWatches(one streams.Mirror, limit int) {
 // notMirrored says what to do when a mirror can't be made or looked at.
 //
 // The first two are errors that say little, and were met: 10039 after an account was added and the
-// server reloaded, 10047 where MESSAGES reserves its bytes a second time (docs/nats.md,
-// TestNotMirrored).
+// server reloaded, 10047 where MESSAGES reserves its bytes a second time (docs/operations.md,
+// docs/nats.md, TestNotMirrored).
 func notMirrored(err error) string {
 	if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return "an account that is new in the NATS server's settings gets its JetStream at the second reload: have it reload once more"

@@ -95,8 +95,6 @@ func (n *notices) wrong(ctx context.Context, c *component, now time.Time) (wrong
 		if held, ok := s.Held(); ok && held.Reason == h.Reason {
 			d.Since = held.Since
 		}
-		// "Until" is for a person who plans: when the quota is back, when the next component token
-		// is tried.
 		if h.Until.After(now) && (h.Reason == wxtoken.HeldQuota || h.Reason == wxtoken.HeldTokenDead) {
 			until := h.Until.UTC()
 			d.Until = &until // of the others it is when they are tried again, in seconds
@@ -151,8 +149,8 @@ func ours(components []string, component string) string {
 	return component
 }
 
-// maxFresh is how many messages are looked at that came to DEAD since its state was told. Beyond them
-// they are not counted one by one: so many have been told by their number.
+// maxFresh is how many messages are looked at that came to DEAD since its state was told. Beyond
+// them they are not counted one by one: so many have been told by their number.
 const maxFresh = 500
 
 // freshDead returns how many messages of a component lie on DEAD beyond a sequence.
@@ -168,8 +166,7 @@ func (n *notices) freshDead(ctx context.Context, component string, sequence uint
 		return 0, fmt.Errorf("look up stream %s: %w", events.StreamDead, err)
 	}
 	components := appids(n.components())
-	// The first read that finds nothing ends it. Sequences have gaps, and sequence+1 means: or the
-	// next one there is.
+	// A read of sequence+1 returns the next message there is, for sequences have gaps.
 	for range maxFresh {
 		m, err := stream.GetMsg(ctx, sequence+1, jetstream.WithGetMsgSubject(events.DeadSubject(">")))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -224,7 +221,7 @@ func (d *deadLetters) count(ctx context.Context) (err error) {
 // notice.
 //
 // What the sweep put aside (tally.fail) is looked up here, one status each, 200 at most, and only
-// while the component itself is well: else the answer is known.
+// while the component itself is well: else the cause is the component's.
 func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, tallies map[string]*tally) []events.NoticeData {
 	for component, t := range tallies {
 		held := false

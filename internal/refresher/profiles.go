@@ -78,9 +78,9 @@ func (p *profiles) await(ctx context.Context, component string) bool {
 }
 
 // calm reports whether a profile can be fetched without a renewal having to wait: for its turn by
-// the rate, or for a hand. More than half of the hands at work, or a list that is being taken over,
-// is no calm. A component that was taken out of the settings is: its keys are let go without a
-// call.
+// the rate, or for a hand. There is none while more than half of the hands are at work, or a list
+// is being taken over. Keys of a component that was taken out of the settings don't wait: they are
+// let go without a call.
 func (r *Refresher) calm(component string) bool {
 	c, ok := r.component(component)
 	return !ok || c.gate.Idle() && r.absorbing.Load() == 0 && 2*r.busy.Load() <= int64(max(r.cfg.Concurrency, 2))

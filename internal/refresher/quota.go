@@ -14,9 +14,9 @@ import (
 // paused.
 //
 // Clearing comes first, so that what is shown is what is true after it. WeChat lets a quota be
-// cleared ten times a month (48006 after that), hence the second word. The figures of WeChat are
-// asked for one API after the other, each a call of its own; a fault of one is shown beside the
-// others (TestAskingForQuotaHarmsNothing). With Own nothing is asked of WeChat.
+// cleared ten times a month (48006 after that), hence Confirm. The figures of WeChat are asked for
+// one API after the other, each a call of its own; a fault of one is shown beside the others
+// (TestAskingForQuotaHarmsNothing). With Own nothing is asked of WeChat.
 func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.QuotaAnswer, error) {
 	answer := events.QuotaAnswer{Component: q.Component}
 	c, ok := a.component(q.Component)

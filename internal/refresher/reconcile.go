@@ -30,8 +30,8 @@ import (
 // It is read at the first start, every six hours, on request, and when something is unclear: a
 // damaged record, a code that came to nothing, a refresh token that WeChat refused. Before old data
 // is renewed it is read first: gate.Unlisted finds that by the tokens, which are dead for longer
-// than they lived, and their renewals wait until gate.NoteList says that it was read, or for two minutes
-// and a little more (docs/adr/0029, TestRestoredBackup, TestListWaitEnds).
+// than they lived, and their renewals wait until gate.NoteList says that it was read, or for two
+// minutes and a little more (docs/adr/0029, TestRestoredBackup, TestListWaitEnds).
 
 const (
 	// listPage is how many authorizers are asked for at once. WeChat refuses more with 40170
@@ -117,8 +117,8 @@ type reading struct {
 // stored at the same time shares batches, so 32 at once store far more in a second than one after
 // the other could.
 //
-// While it is at work no profile is fetched (absorbing): the tokens of the accounts that come back
-// are what services wait for.
+// While it is at work no profile is fetched that is only missing (calm): the tokens of the accounts
+// that come back are what services wait for.
 func (r *Refresher) absorbAll(ctx context.Context, c *component, all []wechat.ListedAuthorizer, from reading) (found, unkept int, err error) {
 	r.absorbing.Add(1)
 	defer r.absorbing.Add(-1)

@@ -263,7 +263,8 @@ func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred accoun
 	}
 	switch {
 	case cause != nil && wechat.Judge(cause) == wechat.Revoked && c.gate.Believes():
-		// Only a record with something to renew with is stored in its place; any other stays missing.
+		// Only a record with something to renew with is stored in its place; any other stays
+		// missing.
 		return r.cancel(ctx, cred.FoundCancelled(r.now()), cause)
 	case cause != nil, info.RefreshToken == "":
 		return events.Later(unknownFor(m), errors.Join(gone, cause))

@@ -41,8 +41,8 @@ const (
 	// requestTime bounds the answer to one request. It is shorter than a call to WeChat may take
 	// (callTimeout): most askers wait no longer, and the place is wanted by others.
 	requestTime = 8 * time.Second
-	// requestsAtOnce bounds how many are being answered. Links have bounds of their own: their pages
-	// are open to the internet, and must not hold up a report of a refused token.
+	// requestsAtOnce bounds how many are being answered. Links have bounds of their own: their
+	// pages are open to the internet, and must not hold up a report of a refused token.
 	requestsAtOnce = 64
 	opensAtOnce    = 64
 	createsAtOnce  = 16

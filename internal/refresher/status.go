@@ -13,19 +13,19 @@ import (
 	"wxtoken/internal/store"
 )
 
-// A status is made of many hands: a renewal says that it worked, the sweep that a token died, a
-// push when the account authorized, the gate what holds its component back. None of them knows the
-// whole. So each hands over a change of what it knows, which is applied to the status as it is
-// stored, and a lost compare-and-set applies it once more to what is there then.
+// Many write a status: a renewal says that it worked, the sweep that a token died, a push when the
+// account authorized, the gate what holds its component back. None of them knows the whole. So each
+// hands over a change of what it knows, which is applied to the status as it is stored, and a lost
+// compare-and-set applies it once more to what is there then.
 //
 // Nothing is decided by a status that a record or a token could decide, so one that is lost or late
 // harms nobody but its readers, and is written again. Some things it alone knows, such as the
 // profile, and that an account granted no API permission. And where a record is lost it remembers
 // the caller's ref (recollect).
 //
-// News are told after what they tell of is stored, never before, so they may be late. Two handlers
-// may tell theirs in the wrong order, and a refresher may die in between. ifRevoked and inForce are
-// for the first, redelivery and sweep for the second (TestNewsOvertaken, TestDeathBeforeTheNews).
+// News is told after what it tells of is stored, never before, so it may be late. Two handlers may
+// tell theirs in the wrong order, and a refresher may die in between. ifRevoked and inForce are for
+// the first, redelivery and sweep for the second (TestNewsOvertaken, TestDeathBeforeTheNews).
 
 // statuses writes what the bucket status says of keys.
 type statuses struct {
@@ -51,14 +51,15 @@ func (t *statuses) setStatus(ctx context.Context, key wxtoken.Key, changes ...ac
 // says what is different, so that two handlers that tell different things both get through. That of
 // a component says each time what holds it back, whatever else is said.
 func (t *statuses) writeStatus(ctx context.Context, key wxtoken.Key, changes ...account.Change) error {
-	// Last, so that it has the word: a renewal of the component's token says "active", and a quota
-	// that is gone says what is true of its accounts (TestQuotaGoneIsSeen).
+	// Last, so that it has the last word: a renewal of the component's token says "active", also
+	// while a quota is gone and all its accounts die (TestQuotaGoneIsSeen).
 	if g, ok := t.gate(key.Component); ok && account.KindOf(key).OfComponent {
 		changes = append(slices.Clip(changes), renewing(g, t.now))
 	}
 	return t.store().UpdateStatus(ctx, key, func(s *wxtoken.Status) {
 		for _, change := range changes {
-			// A caller may have no change for what it met, and would have to look for that itself.
+			// Some answers of WeChat's change nothing that a status says (account.Next.Status is
+			// nil then).
 			if change != nil {
 				change(s)
 			}

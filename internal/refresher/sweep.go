@@ -135,8 +135,9 @@ func (s *sweeper) run(ctx context.Context) {
 
 // keepReconciling publishes schedules of reconciles anew that have stopped firing: one that came
 // due while the server's store was full never fires again by itself
-// (findings/full-store-stops-schedules.sh), and a key has the sweep for that, a reconcile only
-// this. Only now and then: just after NATS came back they are late, and fire by themselves.
+// (findings/full-store-stops-schedules.sh), and where the sweep finds a key that was missed, a
+// reconcile has only this. Only now and then: just after NATS came back they are late, and fire by
+// themselves.
 func (s *sweeper) keepReconciling(ctx context.Context) {
 	if s.store.Proof(ctx) != nil {
 		return // told by the sweep
@@ -224,13 +225,13 @@ type survey struct {
 }
 
 // survey looks at all keys. What it takes grows with them, some 50 ns each: so it looks at outlines
-// first, and asks of what is of interest only. A heap of what is due next was tried and
-// left (docs/adr/0047): each change of a record would have to find its place in it, and a
-// key that fell out would never be looked at again.
+// first, and asks of what is of interest only. A heap of what is due next was tried and left
+// (docs/adr/0047): each change of a record would have to find its place in it, and a key that fell
+// out would never be looked at again.
 //
 // look runs with the view locked, a chunk at a time, and so asks neither the view nor NATS. What it
-// picks out is copied, and examine may ask whatever it needs. The keys of one component lie
-// together for the most part, so its gate and its tally are looked up once for all of them.
+// picks out is copied, and examine may ask whatever it needs. Where keys of one component follow
+// one another, their component is looked up once.
 func (s *sweeper) survey(ctx context.Context, now time.Time, grace time.Duration) survey {
 	known := map[string]*component{}
 	for _, c := range s.components() {
@@ -282,8 +283,8 @@ func (s *sweeper) examine(ctx context.Context, c *component, key wxtoken.Key, e 
 	if e.Credential.Overdue(e.Token, now, grace) {
 		// One that is held back waits for its turn: its due message is put off, and another one
 		// would be too. With the short grace a key that a handler here is at may not be claimed
-		// yet, since it waits for its turn at the gate. After the long one that is no excuse any
-		// more.
+		// yet, since it waits for its turn at the gate. After the long one it is made due all the
+		// same.
 		if !s.held(ctx, c, key, e) && (grace == s.cfg.SweepEvery || !s.working(key)) {
 			if found.missed[c] == nil {
 				found.missed[c] = &firsts{most: s.cfg.sweptAtMost()}
@@ -343,8 +344,8 @@ func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 	if len(all) == 0 {
 		return nil
 	}
-	// Asked once for all keys. Where it can't be found out, none waits, and a key may be made due
-	// that is: then it is renewed later than it would have been, and not twice.
+	// Asked once for all keys. Where NATS does not tell, a key may be made due whose message waits.
+	// The new one takes the place of that, behind all others: the key is renewed later, and once.
 	waits := s.store.Waiting(ctx)
 	well := make([]bool, len(all))
 	var group errgroup.Group

@@ -17,7 +17,7 @@ import (
 // The sweep fills it while it goes through the view, one goroutine, and gives it away when it is at
 // the end (lastSweep). From then on it is read by others and never changed: the next sweep makes
 // another. So there is no lock, and a reader never sees half a count. What it says may be as old as
-// a sweep's round; what is true at this moment the status of a key and its token tell.
+// a sweep's round; what is true now, a key's status and token say.
 type tally struct {
 	// Each account is in one of the first four. invalid counts across them: those in force whose
 	// token has expired, whatever the reason.
@@ -38,15 +38,15 @@ type troubled struct {
 }
 
 // maxFail is how many accounts are in fail, and so how many statuses are read in one look, for
-// their last errors. Of those beyond, the ones whose token is dead are counted all the same, without
-// a word of WeChat's; the ones whose token lives are not.
+// their last errors. Of those beyond, the ones whose token is dead are counted all the same,
+// without a word of WeChat's; the ones whose token lives are not.
 const maxFail = 200
 
 // add counts an account.
 //
-// It runs under the view's lock for each of up to a million keys: it asks nothing, and makes
+// It runs under the view's lock for each of up to a million keys: it asks nothing, and allocates
 // nothing for an account that is well. State goes by record, token and clock, so that what is
-// counted here and what the status says agree; that a token expired no record tells.
+// counted here and what the status says agree; no record says that a token expired.
 func (t *tally) add(key wxtoken.Key, e *store.Entry, now time.Time) {
 	state := e.Credential.State(e.Token, now)
 	switch state {
@@ -83,7 +83,7 @@ func (t *tally) note(key wxtoken.Key, e *store.Entry, state wxtoken.State, now t
 	switch {
 	case cause == "" && !e.Credential.Failing():
 		return
-	// Here the record says all: no status knows a better word.
+	// Here the record says all.
 	case cause == truth.AuthorizationNeeded, cause == truth.NoAPIPermission:
 	case len(t.fail) < maxFail:
 		t.fail = append(t.fail, troubled{key, cause, since, dead})

@@ -38,8 +38,7 @@ type teller struct {
 }
 
 const (
-	// tellAtOnce is how many statuses are written at the same time: enough for NATS to answer one
-	// while others are under way, and few beside the renewals, which are what ends the trouble.
+	// tellAtOnce is how many statuses are written at the same time.
 	tellAtOnce = 16
 	// tellGathered is how many dead tokens the sweep hands over in one go. With more of them the
 	// next sweep brings the rest: run has it look as soon as these are told.

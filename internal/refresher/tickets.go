@@ -101,10 +101,10 @@ type pushes struct {
 
 // watch says so when no ticket came for a while, and asks WeChat to push them.
 //
-// An own clock begins with the process: after a night without refreshers the tickets on AUTH come
-// first, and WeChat is not asked for what is there (began). The status says how bad it is: late,
-// while the ticket in use still works; expired after 12 hours, when the next component token can't
-// be had (TestTicketsStayAway, TestNoTicketEver).
+// The silence is counted from the start of this process at the earliest (began): after a night
+// without refreshers the tickets that lie on AUTH come first, and WeChat need not be asked. The
+// status says how bad it is: late, while the ticket in use still works; expired after 12 hours,
+// when the next component token can't be had (TestTicketsStayAway, TestNoTicketEver).
 func (p *pushes) watch(ctx context.Context, c *component) {
 	now := p.now()
 	own, _ := p.view.Component(c.appid)
