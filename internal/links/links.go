@@ -43,6 +43,8 @@ const (
 	maxConnectLife = 30 * 24 * time.Hour
 	// reauthorizeLife is that of the link in the status of an account that has to authorize again.
 	reauthorizeLife = 7 * 24 * time.Hour
+	// reauthorizeLeft is how much of it must be left, or there is another link: the merchant may open it a while after it was sent.
+	reauthorizeLeft = 24 * time.Hour
 )
 
 // maxReturn bounds the address to which a browser is sent, in bytes.
@@ -129,10 +131,16 @@ func (l *Links) checkReturn(address string) error {
 }
 
 // Reauthorize returns a link for an account that has to authorize again; "" where no links are
-// made.
+// made. It is the one in the account's status, while that is good: an account may wait for its
+// merchant for weeks, and WeChat is asked about it every few hours. Another link each time would be
+// another record in NATS, and another message to the merchant from a service that sends what
+// changed.
 func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string {
 	if l.PublicURL == "" || !account.KindOf(cred.Key).OfMerchant {
 		return ""
+	}
+	if url := l.standing(ctx, cred); url != "" {
+		return url
 	}
 	link, err := l.newLink(ctx, events.ConnectCreate{
 		Component: cred.Key.Component, Ref: cred.Ref, AuthType: 3, BizAppID: cred.Key.Authorizer,
@@ -141,4 +149,20 @@ func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string
 		l.Log.Warn().Err(err).Stringer("key", cred.Key).Msg("failed to make authorization link")
 	}
 	return link.URL
+}
+
+// standing returns the link in the status of an account if the merchant can use it for a while; "" if not, or if NATS does not say.
+func (l *Links) standing(ctx context.Context, cred account.Credential) string {
+	status, _, err := l.Store().Status(ctx, cred.Key)
+	if err != nil || status.ReauthorizeURL == "" {
+		return ""
+	}
+	id := status.ReauthorizeURL[strings.LastIndexByte(status.ReauthorizeURL, '/')+1:]
+	c, ok, err := l.Store().Connect(ctx, id)
+	good := err == nil && ok && c.State == events.ConnectPending && c.Ref == cred.Ref && c.BizAppID == cred.Key.Authorizer &&
+		l.url(c) == status.ReauthorizeURL && c.ExpiresAt.Sub(l.Now()) >= reauthorizeLeft
+	if !good {
+		return ""
+	}
+	return status.ReauthorizeURL
 }

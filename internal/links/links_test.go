@@ -215,6 +215,31 @@ func TestReauthorize(t *testing.T) {
 	if link := r.of(address[len(prefix):]); link.BizAppID != alice || link.Ref != "7" || !link.ExpiresAt.Equal(r.now.Add(7*24*time.Hour)) {
 		t.Errorf("the link is for %s, with the ref %q, until %v", link.BizAppID, link.Ref, link.ExpiresAt)
 	}
+	// It stays while it is good: unopened or opened, for the same ref, with a day left.
+	told := func(address string) {
+		r.must(r.Store().UpdateStatus(t.Context(), wxtoken.AuthorizerKey(component, alice), func(s *wxtoken.Status) { s.ReauthorizeURL = address }))
+	}
+	told(address)
+	r.now = r.now.Add(6 * 24 * time.Hour)
+	if again := r.Reauthorize(t.Context(), authorized(alice, "7")); again != address {
+		t.Errorf("another link, %s, while the first is good", again)
+	}
+	for _, row := range []struct {
+		name, ref string
+		change    func()
+	}{
+		{"too old", "7", func() { r.now = r.now.Add(time.Second) }},
+		{"of another address", "7", func() { r.PublicURL = "https://other.example.com" }},
+		{"of another ref", "8", func() {}},
+		{"used up", "7", func() { r.must(r.Finish(t.Context(), r.of(address[len(prefix):]), authorized(alice, "7"))) }},
+	} {
+		before, url := r.now, r.PublicURL
+		row.change()
+		if again := r.Reauthorize(t.Context(), authorized(alice, row.ref)); again == "" || again == address {
+			t.Errorf("%s: the link is %q", row.name, again)
+		}
+		r.now, r.PublicURL = before, url
+	}
 	if address := r.Reauthorize(t.Context(), account.Credential{Key: wxtoken.ComponentKey(component)}); address != "" {
 		t.Errorf("a component gets a link: %s", address)
 	}
