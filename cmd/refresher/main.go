@@ -5,10 +5,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/internal/console"
@@ -88,15 +91,11 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	page, err := console.New(console.Config{NATS: nc, Ready: r.Ready, Checks: checks.Lines, Log: log})
+	page, following, err := cfg.page(nc, r, checks, metrics, log)
 	if err != nil {
 		return err
 	}
-	guard, err := login.New(cfg.Login, login.Deps{NATS: nc, Trusted: cfg.Operations.Proxies(), Public: console.Public, Log: log, Metrics: metrics.Registry, Now: time.Now})
-	if err != nil {
-		return err
-	}
-	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(guard.Handler(page.Handler())), log)
+	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(page), log)
 	if err != nil {
 		return err
 	}
@@ -109,12 +108,30 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return components.Run(ctx) })
-	group.Go(func() error { return guard.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
 	group.Go(func() error { return counter.Run(ctx) })
 	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return notices.Run(ctx) })
-	group.Go(func() error { return page.Run(ctx) })
+	for _, part := range following {
+		group.Go(func() error { return part(ctx) })
+	}
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()
+}
+
+// page returns the operator's page behind its login, and what has to run for it; nil where this
+// refresher serves none.
+func (s *config) page(nc *nats.Conn, r *refresher.Refresher, checks *preflight.Checker, metrics *serve.Metrics, log zerolog.Logger) (http.Handler, []func(context.Context) error, error) {
+	if !s.Console {
+		return nil, nil, nil
+	}
+	page, err := console.New(console.Config{NATS: nc, Ready: r.Ready, Checks: checks.Lines, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	guard, err := login.New(s.Login, login.Deps{NATS: nc, Trusted: s.Operations.Proxies(), Public: console.Public, Log: log, Metrics: metrics.Registry, Now: time.Now})
+	if err != nil {
+		return nil, nil, err
+	}
+	return guard.Handler(page.Handler()), []func(context.Context) error{guard.Run, page.Run}, nil
 }

@@ -26,6 +26,7 @@ type config struct {
 	settings.AppsecretSettings
 	settings.SeedSettings
 	TransferSettings
+	Console   bool             `name:"console" group:"Operator's page" default:"true" help:"Serve the operator's page. On unless --console=false: it takes half a kilobyte of memory for each account, and where there are very many, one refresher is enough to serve it."`
 	Notify    notify.Config    `embed:""`
 	Login     login.Config     `embed:""`
 	Preflight preflight.Config `embed:""`
