@@ -3,12 +3,13 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/time/rate"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -132,27 +133,33 @@ func TestGuard(t *testing.T) {
 	t.Parallel()
 	gone := refusal(wechat.APIAuthorizerToken, 61003)
 	for _, row := range []struct {
-		name       string
-		good, gone int
-		want       bool
+		name     string
+		outcomes string // of renewals, in their order: "." a token, "x" refused
+		want     bool
 	}{
-		{"nothing happened", 0, 0, true},
-		{"few", 0, guardFew, true},
-		{"one more than few, of no others", 0, guardFew + 1, false},
-		{"a fifth", 40, 10, true},
-		{"more than a fifth", 39, 10, false},
+		{"nothing happened", "", true},
+		{"few", strings.Repeat("x", guardFew), true},
+		{"one more than few, of no others", strings.Repeat("x", guardFew+1), false},
+		{"a fifth", strings.Repeat("....x", 10), true},
+		{"more than a fifth", strings.Repeat("....x", 9) + "...x", false},
+		{"a fifth of the last, after many", strings.Repeat(".", 5000) + "xxxxx", true},
+		{"more than a fifth of the last, after many", strings.Repeat(".", 5000) + "xxxxxx", false},
+		{"merchants who go, one at a time", strings.Repeat(strings.Repeat(".", guardLast)+"xx", 50), true},
+		{"many refused, and good ones since", strings.Repeat("x", 40) + strings.Repeat(".", 159), false},
+		{"as many, and more good ones", strings.Repeat("x", 40) + strings.Repeat(".", 160), true},
 	} {
 		var g guard
-		for range row.good {
-			g.saw(noon, nil)
-		}
-		for range row.gone {
-			g.saw(noon, gone)
+		for _, o := range row.outcomes {
+			if o == 'x' {
+				g.saw(noon, gone)
+			} else {
+				g.saw(noon, nil)
+			}
 		}
 		if g.open(noon) != row.want {
 			t.Errorf("%s: open is %t", row.name, !row.want)
 		}
-		if later := noon.Add(guardWindow + time.Second); !g.open(later) || len(g.renewals)+len(g.refusals) > 0 {
+		if later := noon.Add(guardWindow + time.Second); !g.open(later) || len(g.renewals)+g.refusals > 0 {
 			t.Errorf("%s: still counted after the window", row.name)
 		}
 	}
@@ -160,7 +167,7 @@ func TestGuard(t *testing.T) {
 	for _, err := range []error{errors.New("busy"), refusal(wechat.APIAuthorizerToken, -1), refusal(wechat.APIAuthorizerToken, 45009)} {
 		g.saw(noon, err)
 	}
-	if len(g.refusals) > 0 {
+	if g.refusals > 0 {
 		t.Error("troubles that have nothing to do with the authorization are counted")
 	}
 }
