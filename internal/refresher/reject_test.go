@@ -280,7 +280,7 @@ func TestRenew(t *testing.T) {
 // heard all the same.
 func TestRenewBesideAFailure(t *testing.T) {
 	r := newRig(t, options{idle: true})
-	failed, gone := make(chan struct{}), make(chan struct{})
+	failed, gone := make(chan struct{}, 1), make(chan struct{})
 	r.step = func(name string) {
 		if name == "failed" {
 			select {
