@@ -203,7 +203,12 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// fetch is "fetch URL status [file [pattern]]": it asks until the answer has the status, and its body the pattern.
 func fetch(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile("")
+	if len(args) > 3 {
+		pattern = regexp.MustCompile("(?m)" + args[3])
+	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		status, body := 0, []byte(nil)
@@ -213,7 +218,7 @@ func fetch(ts *testscript.TestScript, _ bool, args []string) {
 			body, err = io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
 		}
-		if err == nil && status == number(ts, args[1]) {
+		if err == nil && status == number(ts, args[1]) && pattern.Match(body) {
 			if len(args) > 2 {
 				ts.Check(os.WriteFile(ts.MkAbs(args[2]), body, 0o600))
 			}
