@@ -65,7 +65,7 @@ func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
 		return fmt.Errorf("look up stream %s: it has no leader", events.StreamTokens)
 	case info.State.LastSeq < stored:
 		return fmt.Errorf("look up stream %s: who answered is behind", events.StreamTokens)
-	case !info.Created.Equal(s.tokens.CachedInfo().Created):
+	case !info.Created.Equal(s.made):
 		return fmt.Errorf("%w: %s was deleted and made anew", ErrGone, events.StreamTokens)
 	case info.State.LastSeq < seen:
 		return fmt.Errorf("%w: %s is an older copy, up to message %d, and %d was there", ErrGone, events.StreamTokens, info.State.LastSeq, seen)

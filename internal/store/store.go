@@ -26,6 +26,7 @@ type Store struct {
 	js      jetstream.JetStream
 	nc      *nats.Conn
 	tokens  jetstream.Stream
+	made    time.Time // when NATS made KV_tokens, as it was when opened: each Info of tokens replaces what CachedInfo says
 	status  jetstream.KeyValue
 	commits chan *commit
 	keys    *seal.Keys
@@ -50,7 +51,7 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal
 	if step == nil {
 		step = func(string) {}
 	}
-	s := &Store{js: js, nc: nc, tokens: tokens, status: status, commits: make(chan *commit), keys: keys, step: step}
+	s := &Store{js: js, nc: nc, tokens: tokens, made: tokens.CachedInfo().Created, status: status, commits: make(chan *commit), keys: keys, step: step}
 	if err := s.canary(ctx); err != nil {
 		return nil, err
 	}

@@ -571,6 +571,28 @@ func TestView(t *testing.T) {
 	wait()
 }
 
+// TestSameAfterQuestions has the stream deleted and made anew. Each question about it renews what
+// the handle of nats.go 1.55 knows of the stream (CachedInfo): that must not make the new one ours.
+func TestSameAfterQuestions(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	view, wait, err := r.store.Watch(ctx, zerolog.Nop(), nil)
+	r.must(err)
+	defer wait()
+	defer cancel()
+	r.must(r.store.Same(t.Context(), view))
+	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
+	_, err = r.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: events.BucketTokens})
+	r.must(err)
+	_, err = r.store.ServerTime(t.Context())
+	r.must(err)
+	_, err = r.store.Holds(t.Context(), key)
+	r.must(err)
+	if err := r.store.Same(t.Context(), view); !errors.Is(err, store.ErrGone) {
+		t.Errorf("a stream made anew is taken for ours: %v", err)
+	}
+}
+
 func TestWatchEndsWithItsContext(t *testing.T) {
 	r := newRig(t)
 	ctx, cancel := context.WithCancel(t.Context())
