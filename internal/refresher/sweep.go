@@ -142,12 +142,17 @@ func (s *sweeper) keepReconciling(ctx context.Context) {
 	if s.store.Proof(ctx) != nil {
 		return // told by the sweep
 	}
+	now, err := s.store.ServerTime(ctx)
+	if err != nil {
+		s.log.Warn().Err(err).Msg("failed to look after the schedules of reconciles")
+		return
+	}
 	for _, c := range s.components() {
 		// It has no schedule yet, or none that is known to be right.
 		if !c.greeted {
 			continue
 		}
-		if err := s.store.KeepReconciling(ctx, c.appid, s.cfg.ReconcileEvery); err != nil {
+		if err := s.store.KeepReconciling(ctx, c.appid, s.cfg.ReconcileEvery, now); err != nil {
 			s.log.Warn().Err(err).Str("component", c.appid).Msg("failed to look after the schedule of reconciles")
 		}
 	}

@@ -330,22 +330,20 @@ func (s *Store) ScheduleReconcile(ctx context.Context, component string, every t
 		return err
 	}
 	schedule := events.ReconcileMsg(component, every)
-	if m == nil || m.Header.Get(jetstream.ScheduleHeader) != schedule.Header.Get(jetstream.ScheduleHeader) {
-		if err := s.publish(ctx, schedule); err != nil {
-			return err
-		}
-		now = true
+	switch {
+	case m == nil || m.Header.Get(jetstream.ScheduleHeader) != schedule.Header.Get(jetstream.ScheduleHeader):
+		return s.reschedule(ctx, component, every)
+	case now:
+		return s.MakeReconcileDue(ctx, component, "")
 	}
-	if !now {
-		return nil
-	}
-	return s.MakeReconcileDue(ctx, component, "")
+	return nil
 }
 
-// KeepReconciling publishes the schedule of component's reconciles anew, and has it compared now, where it did not fire when it should
-// have by the server's clock. One that came due while the server's store was full never fires again by itself
+// KeepReconciling publishes the schedule of component's reconciles anew, and has it compared now,
+// where it did not fire when it should have by the server's clock (ServerTime). One that came due
+// while the server's store was full never fires again by itself
 // (findings/full-store-stops-schedules.sh).
-func (s *Store) KeepReconciling(ctx context.Context, component string, every time.Duration) error {
+func (s *Store) KeepReconciling(ctx context.Context, component string, every time.Duration, now time.Time) error {
 	schedule, err := s.last(ctx, events.ReconcileScheduleSubject(component))
 	if err != nil {
 		return err
@@ -357,19 +355,30 @@ func (s *Store) KeepReconciling(ctx context.Context, component string, every tim
 	if schedule == nil || due == nil {
 		return nil // both were stored together: who answers is behind, or a mirror that lacks them
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	info, err := s.tokens.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("ask for the server's time: %w", err)
-	}
 	fired := schedule.Time
 	if due.Time.After(fired) {
 		fired = due.Time
 	}
-	if info.TimeStamp.Sub(fired) < every+min(every, time.Minute) {
+	if now.Sub(fired) < every+min(every, time.Minute) {
 		return nil
 	}
+	return s.reschedule(ctx, component, every)
+}
+
+// ServerTime asks NATS what time it is there: it stamps what it stores, and fires schedules, by its
+// own clock.
+func (s *Store) ServerTime(ctx context.Context) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	info, err := s.tokens.Info(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask for the server's time: %w", err)
+	}
+	return info.TimeStamp, nil
+}
+
+// reschedule stores the schedule of component's reconciles, and has it compared now.
+func (s *Store) reschedule(ctx context.Context, component string, every time.Duration) error {
 	if err := s.publish(ctx, events.ReconcileMsg(component, every)); err != nil {
 		return err
 	}
