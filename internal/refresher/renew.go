@@ -92,8 +92,10 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if due.Reason == events.ReasonListed {
 		call.Last = account.Life{} // the list was read: it says so
 	}
-	if wait, why := c.gate.Held(ctx, call); wait > 0 && wanted { // ending a ticket takes no call
-		return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s: %s", key, wait.Round(time.Second), why))
+	if wanted { // ending a ticket takes no call, and must not have the list read for it
+		if wait, why := c.gate.Held(ctx, call); wait > 0 {
+			return events.Later(jittered(wait), fmt.Errorf("renew %s: held back for %s: %s", key, wait.Round(time.Second), why))
+		}
 	}
 
 	// a. Load.
