@@ -115,7 +115,8 @@ func DecodeJSON(text []byte, into any, want string) error {
 	switch {
 	case err == nil:
 	case errors.As(err, &kind):
-		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, kind.Value)
+		what, _, _ := strings.Cut(kind.Value, " ") // "number 12" is what it says where a whole one does not fit
+		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, what)
 	case errors.As(err, &syntax):
 		return fmt.Errorf("no JSON at byte %d", syntax.Offset)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
