@@ -273,8 +273,10 @@ type tags []string
 
 // knownTags returns what a request's If-None-Match names. A proxy that compresses answers makes weak tags of ours.
 func knownTags(r *http.Request) (known tags) {
-	for tag := range strings.SplitSeq(strings.Join(r.Header["If-None-Match"], ","), ",") {
-		known = append(known, strings.TrimPrefix(strings.TrimSpace(tag), "W/"))
+	for _, list := range r.Header["If-None-Match"] {
+		for tag := range strings.SplitSeq(list, ",") {
+			known = append(known, strings.TrimPrefix(strings.TrimSpace(tag), "W/"))
+		}
 	}
 	return known
 }
