@@ -90,15 +90,25 @@ func newNews() *news { return &news{changed: make(chan struct{})} }
 func (n *news) follow(ctx context.Context, client *wxtoken.Client) {
 	for changes := range client.Changes(ctx) {
 		to := mark{changes.TokensRevision, changes.StatusRevision}
-		n.mu.Lock()
-		primed := n.primed
-		n.mu.Unlock()
+		primed := n.reach(to)
 		var items []item
 		if primed {
 			items = n.itemsOf(client, changes)
 		}
 		n.add(to, items)
 	}
+}
+
+// reach is called before the events up to a mark are written. Revisions that go back are those of a
+// bucket that was made anew, and counts from 1: what was written of the old one is forgotten.
+func (n *news) reach(to mark) (primed bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if to.tokens < n.mark.tokens || to.status < n.mark.status {
+		n.lately.Clear()
+		n.many.Store(0)
+	}
+	return n.primed
 }
 
 func (n *news) add(to mark, items []item) {
