@@ -9,9 +9,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/internal/console"
@@ -91,9 +89,14 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	page, following, err := cfg.page(nc, r, checks, metrics, log)
-	if err != nil {
-		return err
+	var page http.Handler // nil: another refresher serves it
+	var following []func(context.Context) error
+	if cfg.Console {
+		page, following, err = console.Open(console.Config{NATS: nc, Ready: r.Ready, Checks: checks.Lines, Log: log},
+			cfg.Login, login.Deps{Trusted: cfg.Operations.Proxies(), Metrics: metrics.Registry})
+		if err != nil {
+			return err
+		}
 	}
 	watch, err := serve.ListenOps(cfg.Operations, health, metrics, checks.Handler(page), log)
 	if err != nil {
@@ -117,21 +120,4 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	group.Go(func() error { return watch.Run(ctx) })
 	return group.Wait()
-}
-
-// page returns the operator's page behind its login, and what has to run for it; nil where this
-// refresher serves none.
-func (s *config) page(nc *nats.Conn, r *refresher.Refresher, checks *preflight.Checker, metrics *serve.Metrics, log zerolog.Logger) (http.Handler, []func(context.Context) error, error) {
-	if !s.Console {
-		return nil, nil, nil
-	}
-	page, err := console.New(console.Config{NATS: nc, Ready: r.Ready, Checks: checks.Lines, Log: log})
-	if err != nil {
-		return nil, nil, err
-	}
-	guard, err := login.New(s.Login, login.Deps{NATS: nc, Trusted: s.Operations.Proxies(), Public: console.Public, Log: log, Metrics: metrics.Registry, Now: time.Now})
-	if err != nil {
-		return nil, nil, err
-	}
-	return guard.Handler(page.Handler()), []func(context.Context) error{guard.Run, page.Run}, nil
 }

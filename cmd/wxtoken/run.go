@@ -126,15 +126,12 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 	if err != nil {
 		return err
 	}
-	page, err := console.New(console.Config{NATS: keeper, Ready: r.Ready, Checks: checks.Lines, Log: log})
+	page, following, err := console.Open(console.Config{NATS: keeper, Ready: r.Ready, Checks: checks.Lines, Log: log},
+		cfg.Login, login.Deps{Trusted: cfg.Operations.Proxies(), Metrics: h.metrics.Registry})
 	if err != nil {
 		return err
 	}
-	guard, err := login.New(cfg.Login, login.Deps{NATS: keeper, Trusted: cfg.Operations.Proxies(), Public: console.Public, Log: log, Metrics: h.metrics.Registry, Now: time.Now})
-	if err != nil {
-		return err
-	}
-	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(guard.Handler(page.Handler())), subdued(log, cfg.Sim))
+	watch, err := serve.ListenOps(cfg.Operations, h.health, h.metrics, checks.Handler(page), subdued(log, cfg.Sim))
 	if err != nil {
 		return fmt.Errorf("%w (--ops-addr chooses another)", err)
 	}
@@ -144,7 +141,7 @@ func run(ctx context.Context, cfg *config, log zerolog.Logger, person io.Writer)
 		return err
 	}
 	parts := append([]func(context.Context) error{pushes.Run, in.Run}, doors...)
-	parts = append(parts, pushCount.Run, r.Run, renewalCount.Run, notices.Run, page.Run, watch.Run, guard.Run)
+	parts = append(append(parts, pushCount.Run, r.Run, renewalCount.Run, notices.Run, watch.Run), following...)
 	for _, canary := range canaries {
 		parts = append(parts, canary.Run)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/lang"
+	"wxtoken/internal/login"
 )
 
 // How long a page, and a file, may take to be made.
@@ -63,6 +64,21 @@ func New(cfg Config) (*Console, error) {
 	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.noticesPage(), c.pushesPage(), c.pushedPage(), c.deadLetterPage(), c.linksPage(), c.servicesPage(), c.checkPage(), c.runbookPage(), c.runbookEntryPage(), c.auditPage()}
 	c.looks, err = parseLooks(c.pages)
 	return c, err
+}
+
+// Open returns the page behind its login, and the parts that have to run for it. access lacks what
+// the page itself gives: its connection, its log, its clock, and what of it needs no login.
+func Open(cfg Config, users login.Config, access login.Deps) (page http.Handler, parts []func(context.Context) error, err error) {
+	c, err := New(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	access.NATS, access.Log, access.Now, access.Public = cfg.NATS, cfg.Log, c.cfg.Now, Public
+	guard, err := login.New(users, access)
+	if err != nil {
+		return nil, nil, err
+	}
+	return guard.Handler(c.Handler()), []func(context.Context) error{guard.Run, c.Run}, nil
 }
 
 // Run follows the buckets until ctx ends. Then it ends the streams of events, so that the server

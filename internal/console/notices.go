@@ -262,7 +262,6 @@ func (n Notice) MostText() lang.Text { return n.counted(n.Most) }
 
 func (n Notice) counted(count int) lang.Text {
 	cause := truth.CauseOf(wxtoken.Reason(n.Cause))
-	unit := lang.T("%s accounts without a valid token", "%s 个账号没有有效令牌", grouped(count))
 	switch {
 	case count == 0:
 		return lang.Text{}
@@ -281,7 +280,7 @@ func (n Notice) counted(count int) lang.Text {
 	case count == 1:
 		return lang.T("1 account without a valid token", "1 个账号没有有效令牌")
 	}
-	return unit
+	return lang.T("%s accounts without a valid token", "%s 个账号没有有效令牌", grouped(count))
 }
 
 // Others is how many more accounts it is about than it names.
