@@ -289,7 +289,7 @@ func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events
 	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
 		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
-	return r.store.Save(ctx, cred.Claimed(r.id, purpose, r.now()))
+	return r.store.Claim(ctx, cred.Claimed(r.id, purpose, r.now()))
 }
 
 // fulfill ends a due message whose generation is past.

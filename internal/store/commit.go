@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -16,7 +17,7 @@ import (
 )
 
 const (
-	// maxGathered bounds how many commits share a batch.
+	// maxGathered bounds how many commits and claims share a batch.
 	maxGathered = 300 // of three messages at most; the server takes 1,000 in one batch
 
 	headerBatchID       = "Nats-Batch-Id"
@@ -24,7 +25,8 @@ const (
 	headerBatchCommit   = "Nats-Batch-Commit"
 )
 
-// commit is a set of messages that are stored together or not at all. The first is the credential.
+// commit is a set of messages that are stored together or not at all. The first is the credential; a
+// claim is that alone.
 type commit struct {
 	credential account.Credential
 	msgs       []*nats.Msg
@@ -53,7 +55,8 @@ func (s *Store) commit(ctx context.Context, c account.Credential, msgs ...*nats.
 }
 
 // Run is the committer: one a process. It gathers whatever is waiting into one batch, because the
-// server takes about as long for a batch of many as for a batch of one. It ends with ctx.
+// server takes about as long for a batch of many as for a batch of one: it flushes once
+// (docs/adr/0048). It ends with ctx.
 func (s *Store) Run(ctx context.Context) {
 	for {
 		select {
@@ -74,14 +77,15 @@ func (s *Store) Run(ctx context.Context) {
 	}
 }
 
-// store stores the commits as one batch. If the server refuses it, or does not answer, each is
-// stored alone: then the fault of one is its own.
+// store stores the commits as one batch. If the server refuses it, each half is stored by itself,
+// and so on: then the fault of one is its own. If it does not answer, each is stored alone at once.
 func (s *Store) store(ctx context.Context, gathered []*commit) {
 	var msgs []*nats.Msg
 	for _, c := range gathered {
 		msgs = append(msgs, c.msgs...)
 	}
-	if last, err := s.batch(ctx, msgs); err == nil {
+	last, err := s.batch(ctx, msgs)
+	if err == nil {
 		first := last - uint64(len(msgs)) + 1
 		for _, c := range gathered {
 			c.revision = first
@@ -89,18 +93,17 @@ func (s *Store) store(ctx context.Context, gathered []*commit) {
 			c.done <- nil
 		}
 		return
-	} else if len(gathered) == 1 {
+	}
+	if len(gathered) == 1 {
 		gathered[0].done <- s.settle(ctx, gathered[0], err)
 		return
 	}
-	for _, c := range gathered {
-		last, err := s.batch(ctx, c.msgs)
-		if err == nil {
-			c.revision = last - uint64(len(c.msgs)) + 1
-		} else {
-			err = s.settle(ctx, c, err)
-		}
-		c.done <- err
+	part := 1
+	if errors.Is(err, ErrLost) {
+		part = (len(gathered) + 1) / 2
+	}
+	for some := range slices.Chunk(gathered, part) {
+		s.store(ctx, some)
 	}
 }
 
@@ -118,6 +121,12 @@ func (s *Store) settle(ctx context.Context, c *commit, err error) error {
 func (s *Store) batch(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if len(msgs) == 1 { // a claim alone
+		for _, name := range []string{headerBatchID, headerBatchSequence, headerBatchCommit} {
+			msgs[0].Header.Del(name)
+		}
+		return s.commitBatch(ctx, msgs[0])
+	}
 	id := nuid.Next()
 	for i, m := range msgs {
 		m.Header.Set(headerBatchID, id)

@@ -169,6 +169,21 @@ func (s *Store) Save(ctx context.Context, c account.Credential) (account.Credent
 	return c, nil
 }
 
+// Claim is Save for a credential that is claimed. The committer gathers it with others: of hundreds
+// of renewals that begin together each would wait for a flush of its own (docs/adr/0048).
+//
+// It ends within requestTimeout, as Save does, so that most of the claim's time is left for the call.
+func (s *Store) Claim(ctx context.Context, c account.Credential) (account.Credential, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	c.Commit = nuid.Next()
+	record, err := s.credentialMsg(c)
+	if err != nil {
+		return c, err
+	}
+	return s.commit(ctx, c, record)
+}
+
 // stored notes that NATS has the message of that sequence. The view hears of it later, or not at
 // all while it is away.
 func (s *Store) stored(sequence uint64) {

@@ -232,6 +232,52 @@ func TestGathered(t *testing.T) {
 	}
 }
 
+// TestClaimsGathered has claims wait beside commits, two of each late: all others are stored, and what is late costs none of them.
+func TestClaimsGathered(t *testing.T) {
+	r := newRig(t)
+	const keys = 40
+	of := func(i int) wxtoken.Key { return wxtoken.AuthorizerKey("wxc", fmt.Sprint("wxa", i)) }
+	late := func(i int) bool { return i%10 == 3 }
+	errs := make([]error, keys)
+	revisions := make([]uint64, keys)
+	var storing sync.WaitGroup
+	for i := range keys {
+		storing.Go(func() {
+			c := credential(of(i), 1)
+			if late(i) {
+				c.Revision = 7
+			}
+			if i%2 == 0 {
+				c, errs[i] = r.store.Commit(t.Context(), c, token(of(i), 1))
+			} else {
+				c.Claim = &account.Claim{By: "process", For: "due/1", Until: time.Now().Add(time.Minute)}
+				c, errs[i] = r.store.Claim(t.Context(), c)
+			}
+			revisions[i] = c.Revision
+		})
+	}
+	r.run()
+	storing.Wait()
+	for i := range keys {
+		c, err := r.store.Credential(t.Context(), of(i))
+		r.must(err)
+		switch {
+		case late(i) && (!errors.Is(errs[i], store.ErrLost) || c.Revision != 0):
+			t.Errorf("key %d is late: %v, stored %+v", i, errs[i], c)
+		case !late(i) && (errs[i] != nil || c.Revision == 0 || c.Revision != revisions[i] || (c.Claim != nil) != (i%2 == 1)):
+			t.Errorf("key %d: %v, revision %d, stored %+v", i, errs[i], revisions[i], c)
+		}
+	}
+	c, err := r.store.Credential(t.Context(), of(1))
+	r.must(err)
+	if _, err := r.store.Claim(t.Context(), c); err != nil {
+		t.Errorf("at its revision it is claimed again: %v", err)
+	}
+	if _, err := r.store.Claim(t.Context(), c); !errors.Is(err, store.ErrLost) {
+		t.Errorf("once: %v", err)
+	}
+}
+
 func TestRevoke(t *testing.T) {
 	r := newRig(t)
 	r.run()
