@@ -63,7 +63,7 @@ func measureCluster(t *testing.T, p programs, servers, accounts int) (c cluster)
 		return sum
 	}
 	began, used := time.Now(), computed()
-	st := fill(t, nc, accounts, servers)
+	st := fill(t, nc, accounts, servers, restingLives(time.Now().UTC()))
 	c.stored = float64(accounts) / time.Since(began).Seconds()
 	c.storing = (computed() - used).Seconds() * 1000 / float64(accounts)
 

@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ import (
 // there and used again: a million accounts take minutes to store.
 //
 // With WXTOKEN_TEST_SIZING_DEAD all tokens are dead and WeChat is away: what is measured then is what telling so takes, and what it takes
-// to wait.
+// to wait. WXTOKEN_CONSOLE=false leaves the operator's page out.
 //
 //	WXTOKEN_TEST_SIZING=1000,10000,100000 go test -run TestSizing -v ./internal/systemtest
 func TestSizing(t *testing.T) {
@@ -60,39 +61,13 @@ func TestSizing(t *testing.T) {
 }
 
 func size(t *testing.T, p programs, server string, n int) {
-	dir, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
+	data := filepath.Join(t.TempDir(), "data")
 	if kept := os.Getenv("WXTOKEN_TEST_SIZING_DATA"); kept != "" {
 		data = filepath.Join(kept, strconv.Itoa(n))
 	}
 	_, err := os.Stat(data)
 	filled := err == nil
-	conf := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\nports_file_dir: %q\njetstream { store_dir: %q, sync_interval: always }\n", dir, data)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(server, "-c", conf)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	url := ""
-	poll(t, func() error {
-		files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
-		if len(files) == 0 {
-			return errors.New("nats-server has not said where it listens")
-		}
-		said, err := os.ReadFile(files[0])
-		if err != nil {
-			return err
-		}
-		var ports struct{ Nats []string }
-		if err := json.Unmarshal(said, &ports); err != nil || len(ports.Nats) == 0 {
-			return fmt.Errorf("%s: %s", files[0], said)
-		}
-		url = ports.Nats[0]
-		return nil
-	})
+	cmd, url := startNATS(t, server, data)
 	nc, err := nats.Connect(url)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +76,7 @@ func size(t *testing.T, p programs, server string, n int) {
 	empty := rss(t, cmd.Process.Pid)
 	if !filled {
 		began := time.Now()
-		fill(t, nc, n, 1)
+		fill(t, nc, n, 1, restingLives(time.Now().UTC()))
 		t.Logf("%d accounts stored in %s", n, time.Since(began).Round(time.Second))
 	}
 
@@ -111,7 +86,7 @@ func size(t *testing.T, p programs, server string, n int) {
 		s.tell("/down", "")
 	}
 	began, usedByNATS := time.Now(), cpu(t, cmd.Process.Pid)
-	re, in := s.refresher(), s.ingest()
+	re, in := s.refresher("WXTOKEN_CONSOLE="+cmp.Or(os.Getenv("WXTOKEN_CONSOLE"), "true")), s.ingest()
 	poll(t, func() error {
 		if status, body := re.get("/readyz"); status != http.StatusOK {
 			return errors.New(body)
@@ -162,11 +137,57 @@ func size(t *testing.T, p programs, server string, n int) {
 		n, mib(rss(t, re.cmd.Process.Pid)), ready.Seconds(), readyCPU.Seconds(), 100*idle, 100*idleNATS, mib(rss(t, cmd.Process.Pid)), scrape.Seconds()*1000)
 }
 
+// startNATS starts nats-server on data, as production has it flush: each message before its ack.
+func startNATS(t *testing.T, server, data string) (cmd *exec.Cmd, url string) {
+	t.Helper()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\nports_file_dir: %q\njetstream { store_dir: %q, sync_interval: always }\n", dir, data)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command(server, "-c", conf)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	poll(t, func() error {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
+		if len(files) == 0 {
+			return errors.New("nats-server has not said where it listens")
+		}
+		said, err := os.ReadFile(files[0])
+		if err != nil {
+			return err
+		}
+		var ports struct{ Nats []string }
+		if err := json.Unmarshal(said, &ports); err != nil || len(ports.Nats) == 0 {
+			return fmt.Errorf("%s: %s", files[0], said)
+		}
+		url = ports.Nats[0]
+		return nil
+	})
+	return cmd, url
+}
+
 // allDead reports whether all tokens are to be dead.
 func allDead() bool { return os.Getenv("WXTOKEN_TEST_SIZING_DEAD") != "" }
 
+// tokenTimes are when a token was obtained, is due and dies.
+type tokenTimes struct{ obtained, due, dies time.Time }
+
+// restingLives are those of tokens that are not due for weeks, or all dead.
+func restingLives(now time.Time) func(int) tokenTimes {
+	resting := tokenTimes{now, now.AddDate(0, 0, 20), now.AddDate(0, 0, 30)}
+	if allDead() {
+		resting = tokenTimes{now.Add(-2 * time.Hour), now.Add(-time.Hour), now.Add(time.Second)}
+	}
+	return func(int) tokenTimes { return resting }
+}
+
 // fill stores so many accounts, each with its schedule and its status, as a refresher leaves them, and returns where they are.
-func fill(t *testing.T, nc *nats.Conn, n, replicas int) *store.Store {
+// lives tells of each token, 0 for the component's.
+func fill(t *testing.T, nc *nats.Conn, n, replicas int, lives func(i int) tokenTimes) *store.Store {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -184,16 +205,13 @@ func fill(t *testing.T, nc *nats.Conn, n, replicas int) *store.Store {
 	var group errgroup.Group
 	group.SetLimit(300)
 	now := time.Now().UTC()
-	obtained, expires, due := now, now.AddDate(0, 0, 30), now.AddDate(0, 0, 20)
-	if allDead() {
-		obtained, expires, due = now.Add(-2*time.Hour), now.Add(time.Second), now.Add(-time.Hour)
-	}
 	keys := []wxtoken.Key{wxtoken.ComponentKey(wechatsim.DemoAppID)}
 	for i := range n {
 		keys = append(keys, wxtoken.AuthorizerKey(wechatsim.DemoAppID, fmt.Sprintf("wxa%015d", i)))
 	}
-	for _, key := range keys {
+	for i, key := range keys {
 		group.Go(func() error {
+			life := lives(i)
 			cred := account.Credential{
 				Key: key, Generation: 1, Ref: "tenant-" + key.Authorizer, AuthorizedAt: now, Ticket: "ticket@@@" + strings.Repeat("x", 80),
 				RefreshToken: "refreshtoken@@@" + strings.Repeat("x", 43),
@@ -202,7 +220,7 @@ func fill(t *testing.T, nc *nats.Conn, n, replicas int) *store.Store {
 				cred.Ticket = ""
 			}
 			if _, err := st.Commit(ctx, cred, wxtoken.Token{
-				Key: key, Value: wxtoken.NewSecret(strings.Repeat("x", 157)), Generation: 1, ObtainedAt: obtained, ExpiresAt: expires, RenewAt: due,
+				Key: key, Value: wxtoken.NewSecret(strings.Repeat("x", 157)), Generation: 1, ObtainedAt: life.obtained, ExpiresAt: life.dies, RenewAt: life.due,
 				Previous: &wxtoken.Previous{Value: wxtoken.NewSecret(strings.Repeat("x", 157)), ValidUntil: now.Add(5 * time.Minute)},
 			}); err != nil {
 				return err
