@@ -16,7 +16,7 @@ import (
 func (s *config) target(nc *nats.Conn) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleGateway, WechatURL: s.WechatAPIURL, Language: s.Language(),
-		Probes: []preflight.Probe{preflight.BucketsOfGateway(nc)}, Apart: doors.Probes(s.Config, s.Redis),
+		Probes: []preflight.Probe{preflight.BucketsOfGateway(nc)}, BesideNATS: doors.Probes(s.Config, s.Redis),
 	}
 }
 

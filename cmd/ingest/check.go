@@ -16,7 +16,7 @@ import (
 func (s *config) target(nc *nats.Conn, components func() []string) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth}, Language: s.Language(),
-		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal), preflight.HeldOfIngest(nc)},
+		Probes: []preflight.Probe{preflight.CanaryOfIngest(nc), preflight.SealKeyOfIngest(nc, s.seal), preflight.RenewalsOfIngest(nc)},
 		Components: func() (out []settings.Component) {
 			for _, appid := range components() {
 				out = append(out, settings.Component{AppID: appid})

@@ -30,7 +30,7 @@ func (s *config) target(ingest, keeper *nats.Conn, srv *natsd.Server, keys *seal
 		Components: components,
 	}
 	if s.GatewayAddr != "" {
-		t.Apart = doors.Probes(s.Gateway, s.Redis)
+		t.BesideNATS = doors.Probes(s.Gateway, s.Redis)
 	}
 	if keeper != nil {
 		t.Probes = []preflight.Probe{preflight.CanaryOfIngest(ingest), preflight.CanaryOfRefresher(keeper), preflight.SealKey(keeper, keys)}

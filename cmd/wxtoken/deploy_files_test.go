@@ -223,7 +223,7 @@ func TestDeployedUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	var who login.Person
-	page := guard.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = login.Of(r.Context()) }))
+	page := guard.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { who = login.PersonOf(r.Context()) }))
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 	r.SetBasicAuth("admin", "admin")
 	page.ServeHTTP(httptest.NewRecorder(), r)

@@ -21,7 +21,7 @@ func main() {
 			return notify.Test(ctx, cfg.Notify, time.Now, nil, os.Stdout, cfg.Language())
 		}
 		if cfg.Login.MakeConsoleUser != "" {
-			password, err := cfg.Login.Make()
+			password, err := cfg.Login.MakeUser()
 			if err == nil {
 				_, err = fmt.Println(password)
 			}

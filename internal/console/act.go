@@ -56,7 +56,7 @@ const actionLimits = "limits"
 const actionDead = "dead"
 
 // Person is whose request it is.
-func (r *Request) Person() login.Person { return login.Of(r.Context()) }
+func (r *Request) Person() login.Person { return login.PersonOf(r.Context()) }
 
 // Operates reports whether the person may have things done.
 func (r *Request) Operates() bool { return r.Person().Role.May(login.Operator) }
@@ -85,7 +85,7 @@ func (c *Console) askFor(r *http.Request, subject string, question, answer any) 
 	if err != nil {
 		return err
 	}
-	p := login.Of(r.Context())
+	p := login.PersonOf(r.Context())
 	m := nats.NewMsg(events.ConsoleSubject(subject))
 	m.Data = data
 	m.Header.Set(events.HeaderActor, p.Name)

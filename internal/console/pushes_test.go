@@ -93,7 +93,7 @@ func (r *rig) put(user, subject, data string, headers ...string) {
 // ask makes a request as somebody with the role of the rig.
 func (r *rig) ask(method, path string, form url.Values, headers ...string) *httptest.ResponseRecorder {
 	r.Helper()
-	req := httptest.NewRequestWithContext(login.With(r.Context(), login.Person{Name: "li", Role: r.role, Form: "form-token"}), method, path, strings.NewReader(form.Encode()))
+	req := httptest.NewRequestWithContext(login.WithPerson(r.Context(), login.Person{Name: "li", Role: r.role, FormToken: "form-token"}), method, path, strings.NewReader(form.Encode()))
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
@@ -437,9 +437,9 @@ func TestServices(t *testing.T) {
 		}
 	}
 	one := func(name string, f services.Figures, use time.Time) services.ServedService {
-		return services.ServedService{Said: services.Said{
+		return services.ServedService{Summary: services.Summary{
 			Name: name, May: []services.Right{services.RightRelay, "new" + hostile}, Accounts: []string{keeper + "/*", hostile},
-			Webhooks: []services.SaidWebhook{{Host: "shop.example", Messages: []string{keeper + "/*/text"}}},
+			Webhooks: []services.WebhookSummary{{Host: "shop.example", Messages: []string{keeper + "/*/text"}}},
 		}, Figures: f, LastUse: use}
 	}
 	put("a", now.Add(-20*time.Minute), now.Add(-10*time.Minute), one("shop", services.Figures{Calls: 100, Errors: 5, Tokens: 1, Pending: 9}, now.Add(-11*time.Minute)))

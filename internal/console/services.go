@@ -74,7 +74,7 @@ type Gateway struct {
 
 // ServiceView is one service, at all gateways.
 type ServiceView struct {
-	services.Said
+	services.Summary
 	LastDay     services.Figures `json:"last_24_h"`
 	LastUse     time.Time        `json:"last_use,omitzero"`
 	LeftOut     int              `json:"left_out,omitempty"` // entries of its lists
@@ -113,13 +113,13 @@ func (c *Console) services(ctx context.Context, q *Request) Services {
 // heard last says counts.
 func (v *ServiceView) with(one services.ServedService, at time.Time, silent bool) *ServiceView {
 	if v == nil {
-		v = &ServiceView{Said: one.Said, LeftOut: one.LeftOut, saidAt: at}
+		v = &ServiceView{Summary: one.Summary, LeftOut: one.LeftOut, saidAt: at}
 	}
 	if at.After(v.saidAt) {
-		v.Said, v.LeftOut, v.saidAt = one.Said, one.LeftOut, at
+		v.Summary, v.LeftOut, v.saidAt = one.Summary, one.LeftOut, at
 	}
 	if !silent {
-		v.Differs = v.Differs || v.Gateways > 0 && !same(v.Said, one.Said)
+		v.Differs = v.Differs || v.Gateways > 0 && !same(v.Summary, one.Summary)
 		v.Gateways++
 		v.LastDay.Pending += one.Pending
 	}
@@ -127,7 +127,7 @@ func (v *ServiceView) with(one services.ServedService, at time.Time, silent bool
 }
 
 // same reports whether two gateways say the same of a service.
-func same(a, b services.Said) bool {
+func same(a, b services.Summary) bool {
 	one, err := json.Marshal(a)
 	other, otherErr := json.Marshal(b)
 	return err == nil && otherErr == nil && string(one) == string(other)

@@ -56,5 +56,5 @@ func Open(cfg gateway.Config, shared redis.Config, d Deps) (addr string, parts [
 		return redis.Fill(ctx, shared, g.Client, d.Services, log, registry, time.Now)
 	}
 	// The view of tokens ends after the doors: the last requests still want it.
-	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.Tell, g.Run, d.Services.Run}, nil
+	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.RecordServed, g.Run, d.Services.Run}, nil
 }

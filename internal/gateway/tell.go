@@ -43,9 +43,9 @@ type teller struct {
 	rest time.Time     // when the next record may be tried
 }
 
-// Tell writes down what is served and how much, until ctx ends: on the stream TRAFFIC, a record for
+// RecordServed writes down what is served and how much, until ctx ends: on the stream TRAFFIC, a record for
 // ten minutes. While something happens there is one sooner. It always returns nil.
-func (g *Gateway) Tell(ctx context.Context) error {
+func (g *Gateway) RecordServed(ctx context.Context) error {
 	if g.d.Figures == nil {
 		<-ctx.Done()
 		return nil
@@ -122,7 +122,7 @@ func (t *teller) write(ctx context.Context, of *services.Services, figures map[s
 	defer cancel()
 	var all []services.ServedService
 	for _, s := range of.All() {
-		all = append(all, services.ServedService{Said: s.Say(), Figures: figures[s.Name].Since(t.base[s.Name]), LastUse: t.used[s.Name]})
+		all = append(all, services.ServedService{Summary: s.Summary(), Figures: figures[s.Name].Since(t.base[s.Name]), LastUse: t.used[s.Name]})
 	}
 	records, err := services.Records(t.head, all)
 	if err != nil {

@@ -49,7 +49,7 @@ func TestTell(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var telling sync.WaitGroup
 	telling.Go(func() {
-		if err := r.g.Tell(ctx); err != nil {
+		if err := r.g.RecordServed(ctx); err != nil {
 			t.Error(err)
 		}
 	})
@@ -106,7 +106,7 @@ func TestTellBeforeTraffic(t *testing.T) {
 	r.must(err)
 	ctx, stop := context.WithCancel(t.Context())
 	var telling sync.WaitGroup
-	telling.Go(func() { _ = g.Tell(ctx) })
+	telling.Go(func() { _ = g.RecordServed(ctx) })
 	defer telling.Wait()
 	defer stop()
 	r.until("no record is tried", func() bool { return strings.Contains(r.log.String(), "failed to write down what is served") })

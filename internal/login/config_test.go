@@ -81,7 +81,7 @@ func TestMake(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "users.json")
 	made := func(who string) string {
 		t.Helper()
-		password, err := login.Config{UsersFile: path, MakeConsoleUser: who}.Make()
+		password, err := login.Config{UsersFile: path, MakeConsoleUser: who}.MakeUser()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestMake(t *testing.T) {
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (login.Config{UsersFile: path, MakeConsoleUser: "li:admin"}).Make(); err == nil {
+	if _, err := (login.Config{UsersFile: path, MakeConsoleUser: "li:admin"}).MakeUser(); err == nil {
 		t.Error("a faulty file is written over")
 	}
 }

@@ -127,7 +127,7 @@ type refusal struct {
 	text   lang.Text
 }
 
-// Handler lets those through to next who may use the page; next finds the person with Of. It
+// Handler lets those through to next who may use the page; next finds the person with PersonOf. It
 // answers /login and /logout itself.
 func (g *Guard) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -165,8 +165,8 @@ func (g *Guard) Handler(next http.Handler) http.Handler {
 			form = rand.Text()
 			setCookie(w, formCookie, form, g.secure(r), sessionLife)
 		}
-		p.Form = formToken(r, form)
-		ctx, cancel := context.WithTimeout(With(r.Context(), p), requestLife)
+		p.FormToken = formToken(r, form)
+		ctx, cancel := context.WithTimeout(WithPerson(r.Context(), p), requestLife)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
@@ -196,7 +196,7 @@ func (g *Guard) who(r *http.Request) (Person, knownBy, *refusal) {
 	}
 	if value := cookie(r, sessionCookie); value != "" {
 		if of, ok := users.holder(value, g.deps.Now()); ok {
-			return Person{Name: of.Name, Role: of.Role, Out: true}, bySession, nil
+			return Person{Name: of.Name, Role: of.Role, CanLogOut: true}, bySession, nil
 		}
 	}
 	if name, password, ok := r.BasicAuth(); ok && users.passwords() {

@@ -120,12 +120,12 @@ func (d *door) another(cfg login.Config, trusted ...netip.Prefix) *httptest.Serv
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
-		p := login.Of(r.Context())
-		_, _ = fmt.Fprintf(w, `%s is %s <input name="%s" value="%s">`, p.Name, p.Role, login.FormField, p.Form)
+		p := login.PersonOf(r.Context())
+		_, _ = fmt.Fprintf(w, `%s is %s <input name="%s" value="%s">`, p.Name, p.Role, login.FormField, p.FormToken)
 	})
 	act := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d.acted.Add(1)
-		_, _ = fmt.Fprintf(w, "done for %s", login.Of(r.Context()).Name)
+		_, _ = fmt.Fprintf(w, "done for %s", login.PersonOf(r.Context()).Name)
 	})
 	mux.Handle("POST /act", allow(login.Operator, act))
 	mux.Handle("POST /reveal", allow(login.Admin, act))
@@ -284,7 +284,7 @@ func (a answer) want(t testing.TB, what string, status int, text string) {
 // allow lets a request through whose person has the role, or one above it, as the pages do.
 func allow(role login.Role, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !login.Of(r.Context()).Role.May(role) {
+		if !login.PersonOf(r.Context()).Role.May(role) {
 			http.Error(w, "your role may not do that", http.StatusForbidden)
 			return
 		}

@@ -28,10 +28,10 @@ func (r Role) May(wanted Role) bool {
 
 // Person is who a request is of.
 type Person struct {
-	Name string
-	Role Role
-	Out  bool   // there is a session that can be ended
-	Form string // belongs into each form, as the field FormField
+	Name      string
+	Role      Role
+	CanLogOut bool   // there is a session that can be ended
+	FormToken string // belongs into each form, as the field FormField
 }
 
 // Local is the name of every user of the page on this machine, where no login is asked for.
@@ -39,15 +39,15 @@ const Local = "local"
 
 type personKey struct{}
 
-// Of returns the person whose request has the context; the zero Person, which may do nothing, for
+// PersonOf returns the person whose request has the context; the zero Person, which may do nothing, for
 // none.
-func Of(ctx context.Context) Person {
+func PersonOf(ctx context.Context) Person {
 	p, _ := ctx.Value(personKey{}).(Person)
 	return p
 }
 
-// With returns a context of a person's request.
-func With(ctx context.Context, p Person) context.Context {
+// WithPerson returns a context of a person's request.
+func WithPerson(ctx context.Context, p Person) context.Context {
 	return context.WithValue(ctx, personKey{}, p)
 }
 

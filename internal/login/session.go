@@ -14,7 +14,7 @@ import (
 const (
 	sessionCookie = "wxtoken_session"
 	formCookie    = "wxtoken_form"
-	// FormField is the field of a form in which the token comes back that Person.Form is.
+	// FormField is the field of a form in which the token comes back that Person.FormToken is.
 	FormField = "form_token"
 
 	// sessionLife is how long a login lasts, whatever is done meanwhile.

@@ -133,8 +133,8 @@ func (u *user) check(password string) bool {
 	return err == nil && u != nil && u.Password != "" && len(password) <= maxPassword
 }
 
-// Make does what --make-console-user asks for, and returns the new password.
-func (c Config) Make() (password string, err error) {
+// MakeUser does what --make-console-user asks for, and returns the new password.
+func (c Config) MakeUser() (password string, err error) {
 	name, role, err := parsePerson(c.MakeConsoleUser)
 	if err == nil {
 		password, err = makeUser(c.UsersFile, name, role)

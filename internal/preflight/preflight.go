@@ -40,7 +40,7 @@ type Target struct {
 	Streams    []string // those that the process may look at
 	Setup      events.SetupConfig
 	Probes     []Probe // what else must work once the streams are there
-	Apart      []Probe // what must work beside NATS
+	BesideNATS []Probe // what must work beside NATS
 	Server     *Server // of a process that runs its own
 	MonitorURL string
 
@@ -108,7 +108,7 @@ func (c *Checker) Run(ctx context.Context) Report {
 		return append(c.nats(ctx), c.statuses(ctx)...)
 	}
 	apart := func(ctx context.Context) (lines []Line) {
-		for _, p := range c.Apart {
+		for _, p := range c.BesideNATS {
 			lines = append(lines, p.line(ctx))
 		}
 		return lines

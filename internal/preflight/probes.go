@@ -109,8 +109,8 @@ func askOpen(ctx context.Context, nc *nats.Conn, q events.ConnectOpen) (answer e
 	return answer, json.Unmarshal(m.Data, &answer)
 }
 
-// HeldOfIngest asks a refresher what keeps tokens from being renewed: ingest may read no status.
-func HeldOfIngest(nc *nats.Conn) Probe {
+// RenewalsOfIngest asks a refresher what keeps tokens from being renewed: ingest may read no status.
+func RenewalsOfIngest(nc *nats.Conn) Probe {
 	return Probe{Name: "renewals", Look: func(ctx context.Context) Line {
 		const name = "renewals"
 		answer, err := askOpen(ctx, nc, events.ConnectOpen{Step: events.StepHeld})

@@ -19,7 +19,7 @@ type Served struct {
 
 // ServedService is a service in it.
 type ServedService struct {
-	Said
+	Summary
 	Figures
 	LastUse time.Time `json:"last_use,omitzero"`  // since the gateway started; give or take the time between two records
 	LeftOut int       `json:"left_out,omitempty"` // entries of its lists that the record has no room for

@@ -14,7 +14,7 @@ func TestSay(t *testing.T) {
 	t.Parallel()
 	s := one(t, fmt.Sprintf(`"accounts":["%s/%s","%s/*","ref:eu-*"],"may":["relay","links"],"apis":["/cgi-bin/user/"],
 		"webhooks":[{"url":"https://shop.example/hooks/SEKRET?k=SEKRET","messages":["%[1]s/*/event/CLICK","%[1]s/*/notice"],"reply":true,"secret":%[4]q}]`, component, shop, other, secret))
-	text, err := json.Marshal(s.Say())
+	text, err := json.Marshal(s.Summary())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,10 +30,10 @@ func TestRecords(t *testing.T) {
 	t.Parallel()
 	var all []services.ServedService
 	for i := range 50 {
-		s := services.ServedService{Said: services.Said{Name: fmt.Sprintf("service-%d", i)}}
+		s := services.ServedService{Summary: services.Summary{Name: fmt.Sprintf("service-%d", i)}}
 		for j := range i * i {
 			s.Accounts = append(s.Accounts, fmt.Sprintf("%s/%s%d", strings.Repeat("c", 64), strings.Repeat("a", 60), j))
-			s.Webhooks = append(s.Webhooks, services.SaidWebhook{Host: strings.Repeat("h", 200), Messages: s.Accounts})
+			s.Webhooks = append(s.Webhooks, services.WebhookSummary{Host: strings.Repeat("h", 200), Messages: s.Accounts})
 		}
 		all = append(all, s)
 	}

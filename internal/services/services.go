@@ -274,26 +274,26 @@ func (s *Services) ByName(name string) (*Service, bool) {
 // All returns the services in the order of the file.
 func (s *Services) All() []*Service { return slices.Clone(s.all) }
 
-// Said is what a service is, for people: no key, no digest, no secret.
-type Said struct {
-	Name     string        `json:"name"`
-	May      []Right       `json:"may"`
-	Accounts []string      `json:"accounts"`
-	APIs     []string      `json:"apis,omitempty"` // beginnings of paths; missing = all
-	Webhooks []SaidWebhook `json:"webhooks,omitempty"`
+// Summary is what a service is, for people: no key, no digest, no secret.
+type Summary struct {
+	Name     string           `json:"name"`
+	May      []Right          `json:"may"`
+	Accounts []string         `json:"accounts"`
+	APIs     []string         `json:"apis,omitempty"` // beginnings of paths; missing = all
+	Webhooks []WebhookSummary `json:"webhooks,omitempty"`
 }
 
-// SaidWebhook is a webhook of a Said. Of its URL it has the host alone: the rest may be a secret of
+// WebhookSummary is a webhook of a Summary. Of its URL it has the host alone: the rest may be a secret of
 // the receiver's.
-type SaidWebhook struct {
+type WebhookSummary struct {
 	Host     string   `json:"host"`
 	Messages []string `json:"messages"`
 	Reply    bool     `json:"reply,omitempty"`
 }
 
-// Say returns what the service is.
-func (s *Service) Say() Said {
-	said := Said{Name: s.Name, May: []Right{}, Accounts: []string{}, APIs: s.apis}
+// Summary returns what the service is.
+func (s *Service) Summary() Summary {
+	said := Summary{Name: s.Name, May: []Right{}, Accounts: []string{}, APIs: s.apis}
 	for _, right := range rights {
 		if s.may[right] {
 			said.May = append(said.May, right)
@@ -303,7 +303,7 @@ func (s *Service) Say() Said {
 		said.Accounts = append(said.Accounts, a.String())
 	}
 	for _, w := range s.Webhooks {
-		its := SaidWebhook{Reply: w.Reply}
+		its := WebhookSummary{Reply: w.Reply}
 		if u, err := hook.Address(w.URL); err == nil {
 			its.Host = u.Host
 		}
