@@ -1,5 +1,5 @@
-// Package lang holds what operators and merchants read in both of their languages. The two texts
-// stand beside each other where they are used; there are no catalogues.
+// Package lang holds texts for operators and merchants in both of their languages. The two texts stand side by
+// side where they are used; there are no catalogues.
 package lang
 
 import (
@@ -16,22 +16,22 @@ const (
 	Chinese Language = "zh"
 )
 
-// Text says the same in both languages.
+// Text is a text in both languages.
 type Text struct {
 	EN string `json:"en"`
 	ZH string `json:"zh"`
 }
 
-// T returns a text, formatted as fmt.Sprintf does; an argument that is a Text is taken in the same
-// language. en and zh are literals with the same verbs: TestTexts reads all calls.
+// T returns a text, formatted as by fmt.Sprintf; an argument that is a Text is inserted in the same language.
+// en and zh are literals with the same verbs: TestTexts checks all calls.
 func T(en, zh string, args ...any) Text {
 	return Text{fmt.Sprintf(en, in(English, args)...), fmt.Sprintf(zh, in(Chinese, args)...)}
 }
 
-// Same returns what is the same in both: names, numbers, another program's words.
+// Same returns a text that is the same in both languages: names, numbers, another program's words.
 func Same(text string) Text { return Text{text, text} }
 
-// Given returns a text that is not ours in both languages, as the settings have it for instance.
+// Given returns a text from elsewhere, such as the settings, that is given in both languages.
 func Given(en, zh string) Text { return Text{en, zh} }
 
 // Join joins texts, as strings.Join does.
@@ -43,7 +43,7 @@ func Join(texts []Text, separator Text) (joined Text) {
 	return Text{strings.Join(en, separator.EN), strings.Join(zh, separator.ZH)}
 }
 
-// In returns the text in a language; English for one that is not there.
+// In returns the text in a language; English for an unknown one.
 func (t Text) In(l Language) string {
 	if l == Chinese {
 		return t.ZH
@@ -51,7 +51,7 @@ func (t Text) In(l Language) string {
 	return t.EN
 }
 
-// IsZero reports whether the text says nothing.
+// IsZero reports whether the text is empty.
 func (t Text) IsZero() bool { return t == Text{} }
 
 // in returns args with each Text in one language.
@@ -66,8 +66,8 @@ func in(l Language, args []any) []any {
 	return out
 }
 
-// OfLocale returns the language of a POSIX locale ("zh_CN.UTF-8"): Chinese for each whose language
-// is zh, English for all others.
+// OfLocale returns the language of a POSIX locale ("zh_CN.UTF-8"): Chinese for the language zh, English for
+// all others.
 func OfLocale(locale string) Language {
 	language, _, _ := strings.Cut(strings.ToLower(locale), "_")
 	language, _, _ = strings.Cut(language, ".")

@@ -12,31 +12,30 @@ import (
 type Trouble struct {
 	Cause    wxtoken.Reason
 	Error    *wxtoken.LastError // the call that WeChat refused, where there is one
-	Dead     int                // accounts without a token that lives
-	Accounts int                // all that are concerned
+	Dead     int                // accounts without a valid token
+	Accounts int                // all accounts that are concerned
 }
 
-// mender is who can end a cause.
-type mender uint8
+// fixer is who can fix a cause.
+type fixer uint8
 
-// In the order in which causes are looked at: an operator who reads on is the one who can mend the
-// first, and nothing else will.
+// In the order in which an operator looks at causes: the first are those that only an operator can fix.
 const (
-	operator   mender = iota
-	refreshers        // they try again
+	operator   fixer = iota
+	refreshers       // they try again
 	merchant
-	minutes // it is over before a person has read of it
+	minutes // it is over before a person has read about it
 )
 
-// Compare orders what is wrong, what is to be looked at first first: what an operator can mend,
-// then renewals that fail and are tried again, then what only merchants can do; among those what
-// leaves the most accounts without a token, then what concerns the most.
+// Compare orders troubles by what to look at first: what an operator can fix, then renewals that fail and are
+// tried again, then what only merchants can do. Among those comes first what leaves the most accounts
+// without a valid token, then what concerns the most accounts.
 func (t Trouble) Compare(other Trouble) int {
-	return cmp.Or(cmp.Compare(t.mender(), other.mender()), cmp.Compare(other.Dead, t.Dead), cmp.Compare(other.Accounts, t.Accounts),
+	return cmp.Or(cmp.Compare(t.fixer(), other.fixer()), cmp.Compare(other.Dead, t.Dead), cmp.Compare(other.Accounts, t.Accounts),
 		cmp.Compare(t.Cause, other.Cause))
 }
 
-// OfNotice returns what a notice is about.
+// OfNotice returns the trouble that a notice is about.
 func OfNotice(d events.NoticeData) Trouble {
 	t := Trouble{Cause: wxtoken.Reason(d.Cause), Error: d.Error, Accounts: d.Count}
 	switch cause := CauseOf(t.Cause); {
@@ -48,22 +47,22 @@ func OfNotice(d events.NoticeData) Trouble {
 	return t
 }
 
-func (t Trouble) mender() mender {
+func (t Trouble) fixer() fixer {
 	c := CauseOf(t.Cause)
 	if c.refused(t.Error) {
 		return operator
 	}
-	return c.mends
+	return c.fixer
 }
 
-// refused reports whether WeChat's errcode says what is wrong, and that an operator has to act.
+// refused reports whether WeChat's errcode decides: it says that an operator has to act.
 func (c Cause) refused(e *wxtoken.LastError) bool {
 	return e != nil && c.byErrcode && wechat.Judge(Refusal(e)) == wechat.Operator
 }
 
-// OfAccount returns what is wrong with an account by its status: e is the error of a renewal that
-// failed since the last good one, nil where none did; dead: it has no token that lives. It returns
-// "" for an account that is as it should be, or that has cancelled.
+// OfAccount returns what is wrong with an account, by its status: e is the error of a renewal that failed
+// since the last successful one, nil if none failed; dead: it has no valid token. It returns "" for an account
+// that is as it should be, and for one that has cancelled.
 func OfAccount(state wxtoken.State, ready wxtoken.Reason, e *wxtoken.LastError, dead bool) wxtoken.Reason {
 	switch {
 	case state == wxtoken.StateRevoked:
@@ -82,8 +81,8 @@ func OfAccount(state wxtoken.State, ready wxtoken.Reason, e *wxtoken.LastError, 
 	return RenewalFails
 }
 
-// OfCondition returns what is wrong with a component by one of its conditions, beside what holds it
-// back; "" where that is as it should be.
+// OfCondition returns what is wrong with a component, by one of its conditions other than Renewing; "" if that
+// is as it should be.
 func OfCondition(c wxtoken.Condition) wxtoken.Reason {
 	switch {
 	case c.Status != "False":
@@ -95,8 +94,8 @@ func OfCondition(c wxtoken.Condition) wxtoken.Reason {
 	return ""
 }
 
-// OfComponent returns what is wrong with a component by its status; dead: it has no token that
-// lives. It returns "" for one that is as it should be.
+// OfComponent returns what is wrong with a component, by its status; dead: it has no valid token. It returns ""
+// for a component that is as it should be.
 func OfComponent(s wxtoken.Status, dead bool) wxtoken.Reason {
 	if held, ok := s.Held(); ok {
 		return held.Reason

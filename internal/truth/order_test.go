@@ -41,8 +41,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestOf: what a status says is wrong.
-func TestOf(t *testing.T) {
+// TestCauseByStatus: what a status says is wrong.
+func TestCauseByStatus(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		state wxtoken.State

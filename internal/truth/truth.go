@@ -1,5 +1,5 @@
-// Package truth puts into words why accounts can't call WeChat and what to do about it. Checks,
-// pages and notices say the same because each asks here.
+// Package truth says in words why accounts can't call WeChat and what to do about it. Checks, pages and
+// notices all ask here, so that they say the same.
 package truth
 
 import (
@@ -12,47 +12,47 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// The causes beside those that hold a component back, which are the wxtoken.Held reasons.
+// The causes beside the reasons that hold a component back (wxtoken.Held...).
 const (
 	SealKeyUnknown = wxtoken.ReasonSealKeyUnknown // a component's events can't be opened
 	// Accounts whose merchants have to authorize again.
 	AuthorizationNeeded = "AuthorizationNeeded"
-	// Accounts that granted no API permission: there is no token for them.
+	// Accounts that granted no API permission: WeChat gives no token for them.
 	NoAPIPermission = wxtoken.ReasonNoAPIPermission
 	// Accounts whose renewal WeChat refuses because a permission set is missing.
 	PermissionMissing = "PermissionMissing"
-	// Accounts without a token that lives, while nothing holds their component back.
+	// Accounts without a valid token, while nothing holds their component back.
 	AccountTokenDead = wxtoken.Reason("AccountTokenDead")
-	// Copies that services read are older than what is kept.
+	// Mirrors, which services read, lag behind.
 	MirrorBehind = wxtoken.Reason("MirrorBehind")
-	DeadLetters  = wxtoken.Reason("DeadLetters") // messages lie on DEAD
-	// Accounts whose token lives, and whose renewal failed.
+	DeadLetters  = wxtoken.Reason("DeadLetters") // there are messages on DEAD
+	// Accounts with a valid token whose renewal failed.
 	RenewalFails = wxtoken.Reason("RenewalFails")
 )
 
 // Cause is one of the things that keep accounts from calling WeChat.
 type Cause struct {
 	Name wxtoken.Reason // a Held reason, or one of the constants above
-	// Severity is events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, and
-	// no notice is written.
+	// Severity is events.SeverityPage or SeverityTicket; "": it ends by itself within minutes, without
+	// a notice.
 	Severity string
-	Lasting  bool   // it may end by itself: it is told once it has lasted for a while
-	Accounts bool   // it is the trouble of single accounts, and not of their component
-	Things   bool   // what is counted of it are messages or copies, and no accounts
-	Path     string // of the operator's page that shows it; "": the first
+	Lasting  bool   // it may end by itself: the notice waits until it has lasted for a while
+	Accounts bool   // it concerns single accounts, not their component
+	Things   bool   // its count is of messages or mirrors, not of accounts
+	Path     string // page of the console that shows it; "": the overview
 
 	what      lang.Text
 	do        lang.Text
 	entry     runbook.Entry
-	mends     mender // who can end it
-	byErrcode bool   // where WeChat refused a call, its errcode says what to do
+	fixer     fixer // who can fix it
+	byErrcode bool  // if WeChat refused a call, the errcode says what to do
 }
 
-// Causes are all of them.
+// Causes are all causes.
 var Causes = []Cause{
 	{
 		Name: wxtoken.HeldNATS, Severity: events.SeverityPage, Lasting: true, entry: runbook.NATSAway,
-		what: lang.T("NATS is away or stores nothing: nothing is renewed, and pushes are answered 503", "NATS 不可用或无法写入：暂停续期，推送一律回 503"),
+		what: lang.T("NATS is away or stores nothing: nothing is renewed, and pushes are answered with 503", "NATS 不可用或无法写入：暂停续期，推送一律回 503"),
 		do:   lang.T("bring NATS back; services go on with the tokens that they have read", "恢复 NATS；业务服务继续使用已读到的令牌"),
 	},
 	{
@@ -64,11 +64,11 @@ var Causes = []Cause{
 	{
 		Name: wxtoken.HeldRefused, Severity: events.SeverityPage, entry: runbook.ComponentOperator, byErrcode: true,
 		what: lang.T("WeChat refuses the component's calls", "微信拒绝该第三方平台的调用"),
-		do:   lang.T("the refusal says why: secret, IP whitelist or state of the platform", "按微信返回的原因处理：AppSecret、IP 白名单或平台状态"),
+		do:   lang.T("act on WeChat's reason: secret, IP whitelist or state of the platform", "按微信返回的原因处理：AppSecret、IP 白名单或平台状态"),
 	},
 	{
 		Name: wxtoken.HeldEmptyAnswers, Severity: events.SeverityPage, entry: runbook.HeldBack,
-		what: lang.T("WeChat answers api_component_token with nothing", "微信对 api_component_token 的应答一直为空"),
+		what: lang.T("WeChat's answers to api_component_token are empty", "微信对 api_component_token 的应答一直为空"),
 		do: lang.T("compare --component-appid and the AppSecret with WeChat's console; --wechat-api-url (WXTOKEN_WECHAT_API_URL) must be WeChat's API",
 			"核对 --component-appid 和 AppSecret 与微信开放平台是否一致；--wechat-api-url (WXTOKEN_WECHAT_API_URL) 必须是微信的接口地址"),
 	},
@@ -79,38 +79,44 @@ var Causes = []Cause{
 	},
 	{
 		Name: wxtoken.HeldDoubted, Severity: events.SeverityPage, entry: runbook.ManyRefused,
-		what: lang.T("so many accounts are refused at once that it is not believed", "同时被拒的授权方太多，暂不采信"),
+		what: lang.T("too many accounts are refused at once: the refusals are not believed", "同时被拒的授权方太多，暂不采信"),
 		do:   lang.T("look for the common cause before any merchant is asked to authorize again", "先查共同的原因，不要急着请商家重新授权"),
 	},
 	{
-		Name: wxtoken.HeldAway, Severity: events.SeverityPage, Lasting: true, entry: runbook.WeChatAway, mends: refreshers,
+		Name: wxtoken.HeldAway, Severity: events.SeverityPage, Lasting: true, entry: runbook.WeChatAway, fixer: refreshers,
 		what: lang.T("WeChat does not answer", "微信没有应答"),
-		do:   lang.T("look at the way to WeChat's API; renewals go on by themselves when it is back", "检查到微信接口的网络；恢复后会自动续期"),
+		do:   lang.T("check the network to WeChat's API; renewals resume by themselves when it is back", "检查到微信接口的网络；恢复后会自动续期"),
 	},
 	{
 		Name: wxtoken.HeldTokenRefused, Severity: events.SeverityPage, Lasting: true, entry: runbook.HeldBack,
 		what: lang.T("WeChat refuses the component's token before its time", "微信提前拒绝了平台令牌"),
-		do:   lang.T("find the other program that fetches tokens of this component, and end it", "找出还在为该平台换取令牌的程序并停掉"),
+		do:   lang.T("find the other program that fetches tokens of this component, and stop it", "找出还在为该平台换取令牌的程序并停掉"),
 	},
 	{
 		Name: wxtoken.HeldTokenDead, Severity: events.SeverityPage, Lasting: true, entry: runbook.ComponentTokenLate,
-		what: lang.T("the component has no token that lives", "平台令牌已过期"),
-		do:   lang.T("have it renewed, and look at the last error", "请求续期，并查看最近的错误"),
+		what: lang.T("the component has no valid token", "平台令牌已过期"),
+		do:   lang.T("request a renewal, and look at the last error", "请求续期，并查看最近的错误"),
 	},
-	{Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, mends: minutes, what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: nothing},
-	{Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, mends: minutes, what: lang.T("WeChat takes no more of a call in this minute", "这一分钟的调用次数已到上限"), do: nothing},
+	{
+		Name: wxtoken.HeldListFirst, entry: runbook.HeldBack, fixer: minutes,
+		what: lang.T("WeChat's list is read before any renewal", "先读取微信的授权方列表，再续期"), do: nothing,
+	},
+	{
+		Name: wxtoken.HeldMinuteLimit, entry: runbook.HeldBack, fixer: minutes,
+		what: lang.T("WeChat's limit of calls per minute is reached", "这一分钟的调用次数已到上限"), do: nothing,
+	},
 	{
 		Name: SealKeyUnknown, Severity: events.SeverityPage, entry: runbook.SealKeyUnknown,
-		what: lang.T("what ingest seals can't be opened: tickets and codes wait unread", "ingest 密封的内容打不开：验证票据和授权码无法读取"),
+		what: lang.T("what ingest sealed can't be opened: tickets and codes can't be read", "ingest 密封的内容打不开：验证票据和授权码无法读取"),
 		do: lang.T("compare --seal-key-file (WXTOKEN_SEAL_KEY_FILE) of ingest and refreshers",
 			"核对 ingest 和 refresher 的 --seal-key-file (WXTOKEN_SEAL_KEY_FILE)"),
 	},
 	{
-		Name: AuthorizationNeeded, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes, mends: merchant,
+		Name: AuthorizationNeeded, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes, fixer: merchant,
 		what: lang.T("merchants have to authorize again", "需要商家重新授权"), do: sendLink,
 	},
 	{
-		Name: NoAPIPermission, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes, mends: merchant,
+		Name: NoAPIPermission, Severity: events.SeverityTicket, Lasting: true, Accounts: true, entry: runbook.AccountAuthorizes, fixer: merchant,
 		what: lang.T("accounts were authorized without any API permission: WeChat gives no token for them", "授权时没有勾选任何接口权限，微信不给令牌"), do: sendLink,
 	},
 	{
@@ -120,23 +126,23 @@ var Causes = []Cause{
 			"在微信开放平台勾选相应的权限集；微信要求时重新全网发布"),
 	},
 	{
-		Name: AccountTokenDead, Severity: events.SeverityPage, Lasting: true, Accounts: true, entry: runbook.WeChatAway, mends: refreshers, byErrcode: true,
-		what: lang.T("tokens of accounts are dead", "授权方的令牌已过期"),
+		Name: AccountTokenDead, Severity: events.SeverityPage, Lasting: true, Accounts: true, entry: runbook.WeChatAway, fixer: refreshers, byErrcode: true,
+		what: lang.T("tokens of accounts have expired", "授权方的令牌已过期"),
 		do:   lang.T("look at the last error of the accounts", "查看这些授权方最近的错误"),
 	},
 	{
 		Name: MirrorBehind, Severity: events.SeverityPage, Lasting: true, Things: true, entry: runbook.OldValues,
 		what: lang.T("services read old values", "业务服务读到旧值"),
-		do: lang.T("where it does not heal by itself within minutes, have the copies made anew; the refreshers' log says what is missing",
+		do: lang.T("if they don't catch up within minutes, have the mirrors made anew; the refreshers' log says what is missing",
 			"几分钟内没有自行恢复时，重建只读副本；缺什么见 refresher 的日志"),
 	},
 	{
 		Name: DeadLetters, Severity: events.SeverityTicket, Lasting: true, Things: true, Path: "/pushes?show=dead", entry: runbook.DeadLetter,
-		what: lang.T("messages could not be processed and lie on DEAD", "有消息无法处理，已放入 DEAD（死信）"),
+		what: lang.T("messages could not be processed and were put on DEAD", "有消息无法处理，已放入 DEAD（死信）"),
 		do:   lang.T("replay them once the cause is gone, or discard them", "原因消除后重放，或者丢弃"),
 	},
 	{
-		Name: RenewalFails, Accounts: true, entry: runbook.WeChatAway, mends: refreshers, byErrcode: true,
+		Name: RenewalFails, Accounts: true, entry: runbook.WeChatAway, fixer: refreshers, byErrcode: true,
 		what: lang.T("renewals fail and are tried again", "续期失败，正在重试"),
 		do:   lang.T("look at the last error of the accounts", "查看这些授权方最近的错误"),
 	},
@@ -144,15 +150,15 @@ var Causes = []Cause{
 
 // The remedies of several causes.
 var (
-	reasons = lang.T("the runbook has what to do about each reason", "各种原因的处理方法见运维手册")
+	reasons = lang.T("see the runbook for what to do about each reason", "各种原因的处理方法见运维手册")
 
-	nothing = lang.T("nothing: it ends by itself, in minutes", "无需处理：几分钟内自行结束")
+	nothing = lang.T("nothing: it ends by itself within minutes", "无需处理：几分钟内自行结束")
 
-	sendLink = lang.T("send each merchant the reauthorize_url of its status; where many lack the same, look at 权限集 on WeChat's console",
+	sendLink = lang.T("send each merchant the reauthorize_url of its status; if many lack the same, check 权限集 on WeChat's console",
 		"把各自状态里的 reauthorize_url 发给商家；如果很多账号缺少同一项，检查微信开放平台上的权限集")
 )
 
-// CauseOf returns a cause by its name; one of a later program is told, and the runbook has to do.
+// CauseOf returns a cause by its name. For a name of a later version it refers to the runbook.
 func CauseOf(name wxtoken.Reason) Cause {
 	for _, c := range Causes {
 		if c.Name == name {
@@ -162,18 +168,17 @@ func CauseOf(name wxtoken.Reason) Cause {
 	return Cause{Name: name, Severity: events.SeverityPage, what: lang.Same(string(name)), do: reasons, entry: runbook.HeldBack}
 }
 
-// What says what is wrong, in a sentence without its full stop. Of WeChat's word only code and call
-// are shown.
+// What says what is wrong, in a sentence without full stop. Of WeChat's answer it shows only errcode and
+// call.
 func (c Cause) What(e *wxtoken.LastError) lang.Text {
-	switch {
-	case e == nil || e.Code == 0:
+	if e == nil || e.Code == 0 {
 		return c.what
 	}
 	return lang.T("%s: %s was answered errcode %d", "%s：%s 得到 errcode %d", c.what, cmp.Or(e.API, "api"), e.Code)
 }
 
-// Do says what to do about it, and which entry of the runbook tells more. Where WeChat refused
-// calls, its errcode decides.
+// Do says what to do about it, and which entry of the runbook says more. If WeChat refused calls, the
+// errcode decides.
 func (c Cause) Do(e *wxtoken.LastError) lang.Text {
 	if c.refused(e) {
 		return Refusal(e).Remedy()
@@ -181,7 +186,7 @@ func (c Cause) Do(e *wxtoken.LastError) lang.Text {
 	return c.entry.See(c.do)
 }
 
-// Refusal returns what WeChat said as the table of errcodes knows it.
+// Refusal returns WeChat's answer as an error, for the table of errcodes.
 func Refusal(e *wxtoken.LastError) *wechat.Error {
 	return &wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
 }
