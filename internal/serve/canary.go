@@ -8,30 +8,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// How often NATS is asked to prove itself.
+// How often NATS is probed.
 const (
-	canaryEvery = 5 * time.Second        // when no request for /readyz comes
-	canaryGood  = 2 * time.Second        // how long a good answer counts
-	canaryBad   = 500 * time.Millisecond // how long a bad one does
+	canaryEvery = 5 * time.Second        // without a request for /readyz
+	canaryGood  = 2 * time.Second        // how long a success counts
+	canaryBad   = 500 * time.Millisecond // how long a failure counts
 )
 
-// Canary proves again and again that NATS does for a process what the process needs of it. A
-// connection that stands proves nothing of the kind.
+// Canary is a readiness probe: it proves again and again that NATS does what the process needs. An open
+// connection does not prove that.
 type Canary struct {
 	probe   func(context.Context) error
 	seconds prometheus.Histogram
 
-	passed atomic.Int64 // when the last good probe ended, in milliseconds since 1970
+	passed atomic.Int64 // when the last successful probe ended, in milliseconds since 1970
 
-	probing chan struct{} // holds one while a probe is under way: one at a time
+	probing chan struct{} // holds one element while a probe is under way
 	tried   time.Time     // when the last probe ended
 	err     error         // of the last one
 }
 
-// WatchCanary makes probe count for the readiness of role, and shows it as
-// wxtoken_nats_canary_last_success_timestamp_seconds and wxtoken_nats_canary_seconds. However many
-// ask, it is called every half second at most, every two seconds while all is well, and one at a
-// time. Run keeps the metrics fresh when no request comes.
+// WatchCanary makes probe part of the readiness of role, with the metrics
+// wxtoken_nats_canary_last_success_timestamp_seconds and wxtoken_nats_canary_seconds. However many requests
+// come, probe is called every two seconds at most (half a second after a failure), one call at a time. Run
+// keeps the metrics fresh without requests.
 func WatchCanary(role string, h *Health, m *Metrics, probe func(context.Context) error) *Canary {
 	labels := prometheus.Labels{"role": role}
 	c := &Canary{probe: probe, probing: make(chan struct{}, 1), seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -42,7 +42,7 @@ func WatchCanary(role string, h *Health, m *Metrics, probe func(context.Context)
 		Name: "wxtoken_nats_canary_last_success_timestamp_seconds", Help: "Unix time of the last successful readiness probe through NATS; 0 before the first.", ConstLabels: labels,
 	}, func() float64 { return float64(c.passed.Load()) / 1e3 }))
 	h.Check("nats canary "+role, func(ctx context.Context) error {
-		return c.check(context.WithoutCancel(ctx)) // who asks may hang up: the others hear what came of it
+		return c.check(context.WithoutCancel(ctx)) // other requests wait for the result, even if this client hangs up
 	})
 	return c
 }
@@ -61,9 +61,9 @@ func (c *Canary) Run(ctx context.Context) error {
 	}
 }
 
-// check returns what the last probe said, or makes one where that is too long ago.
+// check returns the result of the last probe, or probes if that is too old.
 func (c *Canary) check(ctx context.Context) error {
-	c.probing <- struct{}{} // who comes while one is under way hears of that one
+	c.probing <- struct{}{} // a request that comes while a probe is under way gets its result
 	defer func() { <-c.probing }()
 	began := time.Now()
 	lasts := canaryBad

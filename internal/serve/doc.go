@@ -1,3 +1,3 @@
-// Package serve is how a process is seen from outside: HTTP servers with limits, health and
-// readiness, the canary of readiness, and the registry of metrics.
+// Package serve is the side of a process that others see: HTTP servers with limits, health and readiness, the
+// readiness probe through NATS (canary), and the registry of metrics.
 package serve

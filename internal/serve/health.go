@@ -14,7 +14,7 @@ import (
 // checkWithin bounds one check of readiness.
 const checkWithin = time.Second
 
-// Health is what a process knows about its own fitness. The zero Health is alive and ready.
+// Health is the readiness of a process. The zero Health is ready.
 type Health struct {
 	mu       sync.Mutex
 	checks   []check
@@ -26,26 +26,24 @@ type check struct {
 	run  func(context.Context) error
 }
 
-// Check adds a condition of readiness: run is called for each question, at the same time as the
-// other checks, with a second to answer. Its error is shown to every client of /readyz, so it must
-// hold no secret.
+// Check adds a check of readiness: run is called for each request of /readyz, together with the other checks,
+// and has a second to answer. Clients of /readyz see its error, which must hold no secret.
 func (h *Health) Check(name string, run func(ctx context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.checks = append(h.checks, check{name, run})
 }
 
-// SetDraining makes the process not ready for the rest of its life, so that the load balancer sends
-// it no new work.
+// SetDraining makes the process not ready for the rest of its life, so that load balancers send no new
+// requests.
 func (h *Health) SetDraining() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.draining = true
 }
 
-// Drain returns a context for a server that strangers use. As soon as ctx ends the process says
-// that it is not ready; the context returned ends pause later, when the load balancer has
-// understood.
+// Drain returns a context for a server behind a load balancer. When ctx ends, the process becomes not ready;
+// the returned context ends pause later, when the load balancer has noticed.
 func (h *Health) Drain(ctx context.Context, pause time.Duration) (context.Context, context.CancelFunc) {
 	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -59,14 +57,14 @@ func (h *Health) Drain(ctx context.Context, pause time.Duration) (context.Contex
 	return late, func() { stop(); cancel() }
 }
 
-// Failing returns what stands in the way of readiness, by the name of the check. Nothing: ready.
+// Failing returns the errors of the checks that fail, by name. An empty map: ready.
 func (h *Health) Failing(ctx context.Context) map[string]string {
 	h.mu.Lock()
 	checks, draining := slices.Clip(h.checks), h.draining
 	h.mu.Unlock()
 	failing := map[string]string{}
 	if draining {
-		failing["draining"] = "the process is ending"
+		failing["draining"] = "the process is shutting down"
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
@@ -84,10 +82,10 @@ func (h *Health) Failing(ctx context.Context) map[string]string {
 	return failing
 }
 
-// healthz answers that the process serves.
+// healthz answers 200: the process serves.
 func healthz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte("ok\n")) // a client that has gone is no concern of ours
+	_, _ = w.Write([]byte("ok\n")) // the client may have gone
 }
 
 // readyz answers 200, or 503 with the checks that fail.

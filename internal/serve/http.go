@@ -19,7 +19,7 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// What a server grants a client.
+// Limits for each client of a server.
 const (
 	readHeaderTimeout = 2 * time.Second
 	readTimeout       = 5 * time.Second
@@ -30,51 +30,50 @@ const (
 	shutdownWithin    = 5 * time.Second
 )
 
-// Server is an HTTP server that listens already. Run must be called, if only to close it.
+// Server is an HTTP server that already listens. Run must be called, if only to close it.
 type Server struct {
 	http     http.Server
 	listener net.Listener
 	name     string
 }
 
-// Option changes what a server does.
-type Option func(*door)
+// Option sets an option of a server.
+type Option func(*options)
 
-// door is what options change.
-type door struct {
-	conns   int
-	proxies Proxies
-	tls     *tls.Config
-	ends    func()
+// options are the options of a server.
+type options struct {
+	conns      int
+	proxies    Proxies
+	tls        *tls.Config
+	onShutdown func()
 }
 
-// OnShutdown has f called when a server begins to end: for answers that have no end of their own,
-// which it would wait for in vain.
-func OnShutdown(f func()) Option { return func(d *door) { d.ends = f } }
+// OnShutdown has f called when the server begins to shut down. f ends answers without an end of their own, for
+// which the server would wait in vain.
+func OnShutdown(f func()) Option { return func(o *options) { o.onShutdown = f } }
 
-// MaxConns has a server hold more connections, or fewer, than the 512 that others do.
-func MaxConns(n int) Option { return func(d *door) { d.conns = n } }
+// MaxConns sets how many connections the server holds; the default is 512.
+func MaxConns(n int) Option { return func(o *options) { o.conns = n } }
 
-// TLS has a server speak TLS, with a certificate and its key in files (PEM). They are read again
-// when they have changed.
+// TLS makes the server use TLS, with a certificate and its key in PEM files. They are read again when they
+// change.
 func TLS(certFile, keyFile string) Option {
 	files := &certificate{cert: certFile, key: keyFile}
-	return func(d *door) {
-		d.tls = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: files.get}
+	return func(o *options) {
+		o.tls = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: files.get}
 	}
 }
 
-// Listen binds addr (port 0: any free one) and returns a server for handler with tight limits on
-// time, headers and connections, on which a panic costs one answer and no more. The name stands in
-// the log and in wxtoken_panics_total. It returns an error when the address can't be bound, or a
-// certificate can't be read.
-func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metrics, options ...Option) (*Server, error) {
-	d := door{conns: maxConns}
-	for _, change := range options {
-		change(&d)
+// Listen binds addr (port 0: any free one) and returns a server for handler with tight limits on time, headers
+// and connections, where a panic costs only its own answer. The name is that of the server in the log and in
+// wxtoken_panics_total. It returns an error when the address can't be bound or the certificate can't be read.
+func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metrics, changes ...Option) (*Server, error) {
+	o := options{conns: maxConns}
+	for _, change := range changes {
+		change(&o)
 	}
-	if d.tls != nil {
-		if _, err := d.tls.GetCertificate(nil); err != nil {
+	if o.tls != nil {
+		if _, err := o.tls.GetCertificate(nil); err != nil {
 			return nil, fmt.Errorf("listen for %s: %w", name, err)
 		}
 	}
@@ -86,18 +85,18 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 	panics := m.panics.WithLabelValues(name)
 	s := &Server{listener: listener, name: name}
 	s.http = http.Server{
-		Handler:           recovered(d.proxies.named(handler), log, panics.Inc),
+		Handler:           withRecovery(o.proxies.withClientAddr(handler), log, panics.Inc),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnState:         (&connLimit{max: d.conns}).state,
+		ConnState:         (&connLimit{max: o.conns}).state,
 		ErrorLog:          logger.Std(log),
-		TLSConfig:         d.tls,
+		TLSConfig:         o.tls,
 	}
-	if d.ends != nil {
-		s.http.RegisterOnShutdown(d.ends)
+	if o.onShutdown != nil {
+		s.http.RegisterOnShutdown(o.onShutdown)
 	}
 	log.Info().Str("addr", s.Addr()).Msg("server listening")
 	return s, nil
@@ -106,8 +105,8 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 // Addr returns the host:port on which the server listens.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Run serves until ctx ends, then lets the requests under way finish for up to 5 s and cuts off the
-// rest. It returns nil after an orderly end.
+// Run serves until ctx ends, then gives the requests under way up to 5 s to finish, and cuts off the rest. It
+// returns nil if none was cut off.
 func (s *Server) Run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() {
@@ -134,9 +133,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// recovered answers 500 for a handler that panics. The value of the panic is not logged, for
-// it may hold anything; a runtime error holds nothing but its own words.
-func recovered(next http.Handler, log zerolog.Logger, count func()) http.Handler {
+// withRecovery answers 500 when a handler panics. The value of the panic is not logged, since it may hold
+// anything; the text of a runtime error is safe.
+func withRecovery(next http.Handler, log zerolog.Logger, count func()) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			v := recover()
@@ -158,19 +157,19 @@ func recovered(next http.Handler, log zerolog.Logger, count func()) http.Handler
 	})
 }
 
-// connLimit keeps the number of connections down. When there is one too many it closes the one that
-// has been waiting the longest without a request under way, so that a crowd of silent
-// connections can't keep out one that speaks; when all are at work, it closes the new one.
+// connLimit bounds the number of connections. When there is one too many, it closes the connection that has
+// waited longest without a request under way, so that a crowd of silent connections can't keep out one that
+// sends. When all have a request under way, it closes the new one.
 type connLimit struct {
 	max int
 
 	mu      sync.Mutex
-	clock   uint64              // counts changes, to tell which wait is the longest
-	waiting map[net.Conn]uint64 // new and idle connections, by the change that made them so
-	open    map[net.Conn]bool   // all of them
+	clock   uint64              // counts changes, to find the longest wait
+	waiting map[net.Conn]uint64 // new and idle connections, by the change since which they wait
+	open    map[net.Conn]bool   // all connections
 }
 
-// state is an http.Server's ConnState.
+// state is the ConnState of the http.Server.
 func (l *connLimit) state(c net.Conn, state http.ConnState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -194,7 +193,7 @@ func (l *connLimit) state(c net.Conn, state http.ConnState) {
 	}
 }
 
-// evict closes the connection that waits the longest, or reports that none waits.
+// evict closes the connection that has waited longest; false: none waits.
 func (l *connLimit) evict() bool {
 	var oldest net.Conn
 	for c, since := range l.waiting {
@@ -205,14 +204,13 @@ func (l *connLimit) evict() bool {
 	if oldest == nil {
 		return false
 	}
-	_ = oldest.Close() // its goroutine sees that and reports it closed
+	_ = oldest.Close() // its goroutine then reports StateClosed
 	delete(l.waiting, oldest)
 	delete(l.open, oldest)
 	return true
 }
 
-// OpsHandler answers /healthz, /readyz and /metrics to GET and HEAD, and everything else with root,
-// which may be nil.
+// OpsHandler answers GET and HEAD of /healthz, /readyz and /metrics; root answers all else, and may be nil.
 func OpsHandler(h *Health, m *Metrics, root http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
@@ -224,7 +222,7 @@ func OpsHandler(h *Health, m *Metrics, root http.Handler) http.Handler {
 	return mux
 }
 
-// ListenOps is Listen for an OpsHandler on s.OpsAddr. It warns when others can reach it.
+// ListenOps is Listen for an OpsHandler on s.OpsAddr. It warns when other machines can reach it.
 func ListenOps(s settings.Operations, h *Health, m *Metrics, root http.Handler, log zerolog.Logger) (*Server, error) {
 	if !settings.Loopback(s.OpsAddr) {
 		log.Warn().Str("addr", s.OpsAddr).Msg("operations exposed without a password")

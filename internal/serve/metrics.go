@@ -11,17 +11,17 @@ import (
 //
 //	wxtoken_build_info{version,commit,go}   1
 //	wxtoken_panics_total{where}             panics in handlers, by the name of the server
-//	wxtoken_nats_connected{role}            see natsconn.Watch
-//	go_*, process_*                         the runtime's own
+//	wxtoken_nats_connected{role}            1 while connected, set by natsconn.Watch
+//	go_*, process_*                         of the Go runtime and the process
 //
-// Rooms register their own in Registry.
+// Other packages register their metrics in Registry.
 type Metrics struct {
 	Registry *prometheus.Registry
 
 	panics *prometheus.CounterVec
 }
 
-// NewMetrics returns a registry with what every process shows.
+// NewMetrics returns a registry with the metrics that all processes have.
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),

@@ -7,17 +7,18 @@ import (
 	"strings"
 )
 
-// Proxies are those whose word is believed on where a request comes from.
+// Proxies are the networks of trusted proxies: the client address that they name counts.
 type Proxies []netip.Prefix
 
-// Trusts reports whether an address is one of a proxy.
+// Trusts reports whether an address is that of a trusted proxy.
 func (p Proxies) Trusts(addr netip.Addr) bool {
 	return slices.ContainsFunc(p, func(network netip.Prefix) bool { return network.Contains(addr) })
 }
 
-// Client returns the address that a request comes from: the last one in X-Forwarded-For that is no proxy's. What stands before it was written
-// by the client, who can write what it likes. Forwarded is not read: a proxy that sets one of the two lets the other one through as the
-// client sent it. The zero Addr is that of a connection that has none.
+// Client returns the address of the client of a request: the last one in X-Forwarded-For that is not a trusted
+// proxy. What stands before that was written by the client, and may be anything. Forwarded is ignored: a proxy
+// that sets one of the two headers passes the other one on as the client sent it. The zero Addr stands for a
+// connection without an address.
 func (p Proxies) Client(r *http.Request) netip.Addr {
 	addr := AddrOf(r.RemoteAddr)
 	if !p.Trusts(addr) {
@@ -36,7 +37,7 @@ func (p Proxies) Client(r *http.Request) netip.Addr {
 	return addr
 }
 
-// hopAddr reads an address as proxies write it; some add the port.
+// hopAddr parses an address as proxies write it; some add the port.
 func hopAddr(text string) netip.Addr {
 	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
 	if err != nil {
@@ -45,7 +46,7 @@ func hopAddr(text string) netip.Addr {
 	return addr.Unmap().WithZone("")
 }
 
-// AddrOf reads "address:port"; the zero Addr stands for what can't be read.
+// AddrOf parses "address:port"; it returns the zero Addr for anything else.
 func AddrOf(remote string) netip.Addr {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
@@ -54,11 +55,12 @@ func AddrOf(remote string) netip.Addr {
 	return at.Addr().Unmap().WithZone("")
 }
 
-// Behind has a server take the address that its proxies name for that of the connection: in limits, logs and records. Its port is 0 then.
-func Behind(proxies Proxies) Option { return func(d *door) { d.proxies = proxies } }
+// Behind makes the server replace RemoteAddr by the client address that its proxies name, with port 0: in
+// limits, logs and records.
+func Behind(proxies Proxies) Option { return func(o *options) { o.proxies = proxies } }
 
-// named is a handler for requests whose RemoteAddr is the client's.
-func (p Proxies) named(next http.Handler) http.Handler {
+// withClientAddr sets RemoteAddr to the address of the client.
+func (p Proxies) withClientAddr(next http.Handler) http.Handler {
 	if len(p) == 0 {
 		return next
 	}

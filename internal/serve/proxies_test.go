@@ -72,8 +72,8 @@ func TestProxies(t *testing.T) {
 func TestTrustedProxies(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"10.0.0.5,fd00::/8,127.0.0.1/8": "", "proxy": "no address", "10.0.0.5:80": "no address", "10.0.0.0/33": "no address", "": "no address",
-		"fe80::1%eth0": "no address", "0.0.0.0/0": "every address", "::/0": "every address", "::ffff:0.0.0.0/96": "every address", "::ffff:0.0.0.0/8": "every address",
+		"10.0.0.5,fd00::/8,127.0.0.1/8": "", "proxy": "not an address", "10.0.0.5:80": "not an address", "10.0.0.0/33": "not an address", "": "not an address",
+		"fe80::1%eth0": "not an address", "0.0.0.0/0": "every address", "::/0": "every address", "::ffff:0.0.0.0/96": "every address", "::ffff:0.0.0.0/8": "every address",
 	} {
 		err := settings.Operations{OpsAddr: "127.0.0.1:0", LogLevel: "info", LogFormat: "auto", Lang: "auto", TrustedProxies: strings.Split(text, ",")}.Validate()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), "--trusted-proxies (WXTOKEN_TRUSTED_PROXIES): ") || err != nil && !strings.Contains(err.Error(), want) {

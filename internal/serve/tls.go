@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// certificate is a certificate and its key in files, which others replace.
+// certificate is a certificate and its key in files that may be replaced at any time.
 type certificate struct {
 	cert, key string
 
 	mu   sync.Mutex
-	read time.Time // the newer change of the two files, as they were read
+	read time.Time // modification time of the newer file when they were read
 	now  *tls.Certificate
 }
 
-// get is a tls.Config's GetCertificate. Files that can't be read any more change nothing.
+// get is the GetCertificate of a tls.Config. While the files can't be read, the last certificate stays.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	changed, err := newest(c.cert, c.key)
+	changed, err := lastChange(c.cert, c.key)
 	if err == nil && c.now != nil && changed.Equal(c.read) {
 		return c.now, nil
 	}
@@ -37,8 +37,8 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.now, nil
 }
 
-// newest returns when the last of some files was changed.
-func newest(files ...string) (at time.Time, err error) {
+// lastChange returns the latest modification time of files.
+func lastChange(files ...string) (at time.Time, err error) {
 	for _, file := range files {
 		info, err := os.Stat(file)
 		if err != nil {

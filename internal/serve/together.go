@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Together runs all parts at once. When ctx ends, or one of them fails, they end in the order
-// given, each after the one before it has ended.
+// Together runs all parts at the same time. When ctx ends or one of them fails, they are ended in the order
+// given, each after the one before it has returned.
 func Together(ctx context.Context, parts ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range parts {

@@ -11,8 +11,8 @@ import (
 // maxRemotes is how many addresses Tries remembers.
 const maxRemotes = 10_000
 
-// Tries bounds what one address may have refused: wrong keys, forged pushes, guessed links. IPv6
-// addresses of one /64 count as one, for a single host has that many to send from.
+// Tries limits failures per address: wrong keys, forged pushes, guessed links. All IPv6 addresses of a /64
+// count as one, since a single host can send from any of them.
 type Tries struct {
 	perSecond rate.Limit
 	burst     int
@@ -21,16 +21,16 @@ type Tries struct {
 	remotes map[netip.Prefix]*rate.Limiter
 }
 
-// NewTries allows each address burst failures at once, and perSecond from then on.
+// NewTries allows each address burst failures at once, and then perSecond.
 func NewTries(perSecond rate.Limit, burst int) *Tries {
 	return &Tries{perSecond: perSecond, burst: burst, remotes: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// Count counts one more failure of remote, "address:port", and reports whether it is within bounds.
+// Count counts a failure of remote, "address:port", and reports whether it is within the limit.
 func (t *Tries) Count(remote string, now time.Time) bool { return t.count(connection(remote), now) }
 
-// CountOf is Count for an address that is known otherwise: a proxy that is believed named it.
-func (t *Tries) CountOf(addr netip.Addr, now time.Time) bool { return t.count(network(addr), now) }
+// CountOf is Count for an address, such as one that a trusted proxy named.
+func (t *Tries) CountOf(addr netip.Addr, now time.Time) bool { return t.count(hostNetwork(addr), now) }
 
 func (t *Tries) count(from netip.Prefix, now time.Time) bool {
 	t.mu.Lock()
@@ -38,8 +38,8 @@ func (t *Tries) count(from netip.Prefix, now time.Time) bool {
 	limiter := t.remotes[from]
 	if limiter == nil {
 		if len(t.remotes) == maxRemotes {
-			// A client with so many addresses gets past a limit per address anyway; the bound is
-			// for memory.
+			// A client with so many addresses evades a limit per address anyway; this bounds the
+			// memory.
 			clear(t.remotes)
 		}
 		limiter = rate.NewLimiter(t.perSecond, t.burst)
@@ -48,7 +48,7 @@ func (t *Tries) count(from netip.Prefix, now time.Time) bool {
 	return limiter.AllowN(now, 1)
 }
 
-// Spent reports whether one more failure of remote would be out of bounds.
+// Spent reports whether another failure of remote would exceed the limit.
 func (t *Tries) Spent(remote string, now time.Time) bool {
 	from := connection(remote)
 	t.mu.Lock()
@@ -57,12 +57,13 @@ func (t *Tries) Spent(remote string, now time.Time) bool {
 	return limiter != nil && limiter.TokensAt(now) < 1
 }
 
-// connection looks at the connection alone: any client can write what it likes into
-// X-Forwarded-For. A server with Behind has put there what its proxies say.
-func connection(remote string) netip.Prefix { return network(AddrOf(remote)) }
+// connection returns the network of a RemoteAddr. X-Forwarded-For does not count here, since any client can
+// set it; a server with Behind has already set RemoteAddr to what its proxies say.
+func connection(remote string) netip.Prefix { return hostNetwork(AddrOf(remote)) }
 
-// network is what counts as one. The zero Prefix stands for all whose address can't be read.
-func network(addr netip.Addr) (from netip.Prefix) {
+// hostNetwork returns the network that counts as one host. The zero Prefix stands for all addresses that
+// can't be parsed.
+func hostNetwork(addr netip.Addr) (from netip.Prefix) {
 	bits := addr.BitLen()
 	if addr.Is6() {
 		bits = 64
