@@ -273,10 +273,10 @@ func TestFile(t *testing.T) {
 	for _, row := range []struct{ text, want string }{
 		{receivers, ""},
 		{`{"receivers":[]}`, ""},
-		{`{"receivers":[`, "it ends too early"},
-		{`{"receivers":[]} x`, "something follows its end"},
+		{`{"receivers":[`, "unexpected end"},
+		{`{"receivers":[]} x`, "text after the JSON object"},
 		{`{"url":"SEKRET"}`, `unknown field "url"`},
-		{`{"receivers":"SEKRET"}`, "receivers: a string stands where another kind of value belongs"},
+		{`{"receivers":"SEKRET"}`, "receivers: unexpected string"},
 		{one(`"kind":"wecom","url":"https://host/?key=SEKRET","urls":1`), `unknown field "urls"`},
 		{one(`"kind":"slack","url":"https://host/?key=SEKRET"`), "receivers[0] kind: want webhook, wecom, dingtalk, feishu"},
 		{one(`"kind":"wecom","url":"qyapi SEKRET"`), "receivers[0] url: want http://... or https://... without a password"},

@@ -17,49 +17,48 @@ import (
 // (page "message_push").
 const aesKeyLen = 43
 
-// maxWord bounds a token and a secret, in characters. Package wechat takes no longer token.
-const maxWord = 128
+// maxSecret bounds a token and an AppSecret, in characters. Package wechat accepts no longer token.
+const maxSecret = 128
 
-// ComponentSettings says which components a process serves.
+// ComponentSettings are the components of a process.
 type ComponentSettings struct {
 	ComponentAppid string `group:"Component" placeholder:"appid" help:"AppID of the third-party platform."`
-	ComponentsDir  string `group:"Component" placeholder:"dir" help:"Several components: one folder for each, named by its AppID, with the files appsecret, token, aes_key, and where there are any token_previous, aes_key_previous and page.json with its logo."`
+	ComponentsDir  string `group:"Component" placeholder:"dir" help:"For several components: a directory with a folder for each, named by its AppID. A folder holds the files appsecret, token and aes_key, and optionally token_previous, aes_key_previous, and page.json with its logo."`
 }
 
-// AppsecretSettings is the secret of the component named by flag. Only the refresher needs it.
+// AppsecretSettings is the AppSecret of the component set by flag. Only the refresher needs it.
 type AppsecretSettings struct {
 	ComponentAppsecret     wxtoken.Secret `hidden:""`
 	ComponentAppsecretFile string         `group:"Component" placeholder:"file" help:"File with the AppSecret. (In development: WXTOKEN_COMPONENT_APPSECRET with the value itself.)"`
 }
 
-// PushSettings is what opens the pushes to the component named by flag. Only ingest needs it.
+// PushSettings are the secrets that open pushes to the component set by flag. Only ingest needs them.
 type PushSettings struct {
 	ComponentToken              wxtoken.Secret `hidden:""`
 	ComponentTokenFile          string         `group:"Component" placeholder:"file" help:"File with the message verification token. (Or WXTOKEN_COMPONENT_TOKEN.)"`
 	ComponentTokenPrevious      wxtoken.Secret `hidden:""`
-	ComponentTokenPreviousFile  string         `group:"Component" placeholder:"file" help:"File with the token before, while it is being changed. (Or WXTOKEN_COMPONENT_TOKEN_PREVIOUS.)"`
+	ComponentTokenPreviousFile  string         `group:"Component" placeholder:"file" help:"File with the previous token, while the token is being changed. (Or WXTOKEN_COMPONENT_TOKEN_PREVIOUS.)"`
 	ComponentAesKey             wxtoken.Secret `hidden:""`
 	ComponentAesKeyFile         string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey, 43 characters. (Or WXTOKEN_COMPONENT_AES_KEY.)"`
 	ComponentAesKeyPrevious     wxtoken.Secret `hidden:""`
-	ComponentAesKeyPreviousFile string         `group:"Component" placeholder:"file" help:"File with the EncodingAESKey before, while it is being changed. (Or WXTOKEN_COMPONENT_AES_KEY_PREVIOUS.)"`
-	ComponentPageFile           string         `group:"Component" placeholder:"file" help:"File with what merchants read on the pages of authorization links: JSON with name, name_en, contact, contact_en, color, category_id_list, and logo, the name of a picture beside it."`
-	ComponentPage               Page           `kong:"-"` // where there is no such file
+	ComponentAesKeyPreviousFile string         `group:"Component" placeholder:"file" help:"File with the previous EncodingAESKey, while the key is being changed. (Or WXTOKEN_COMPONENT_AES_KEY_PREVIOUS.)"`
+	ComponentPageFile           string         `group:"Component" placeholder:"file" help:"JSON file with what merchants read on the pages of authorization links: name, name_en, contact, contact_en, color, category_id_list, and logo, the name of a picture in the same folder."`
+	ComponentPage               Page           `kong:"-"` // used without such a file
 }
 
-// Component is one third-party platform, with the secrets that the process needs of it: a refresher
-// the AppSecret, ingest the others.
+// Component is a third-party platform with the secrets that the process needs: the refresher the AppSecret,
+// ingest the others.
 type Component struct {
 	AppID     string // component_appid
 	AppSecret wxtoken.Secret
-	Tokens    []wxtoken.Secret // sign pushes: the current one, then the previous one if there is any
+	Tokens    []wxtoken.Secret // verify pushes: the current one, then the previous one if there is one
 	AESKeys   []wxtoken.Secret // EncodingAESKeys, in the same order
 	Page      Page             // of its authorization links
 }
 
-// LoadComponents reads the components and their secrets, sorted by appid: the one named by flag and
-// those in the components directory. A nil secret or push means that this process does not need
-// those, and they are not even read. It returns an *Error with all that is missing or wrong,
-// which never shows a secret.
+// LoadComponents reads the components and their secrets, sorted by appid: the one set by flag and those in the
+// components directory. With a nil secret or push it does not read those. It returns an *Error with all that is
+// missing or wrong, which never shows a secret.
 func LoadComponents(c ComponentSettings, secret *AppsecretSettings, push *PushSettings) ([]Component, error) {
 	l := load(c, secret, push)
 	if err := NewError(l.faults...); err != nil {
@@ -68,17 +67,17 @@ func LoadComponents(c ComponentSettings, secret *AppsecretSettings, push *PushSe
 	return byAppID(l.good), nil
 }
 
-// load reads what can be read.
+// load reads all components that can be read, and notes the faults of the others.
 func load(c ComponentSettings, secret *AppsecretSettings, push *PushSettings) *loader {
 	l := &loader{good: map[string]Component{}, faulty: map[string]bool{}}
 	if c.ComponentAppid == "" && c.ComponentsDir == "" {
 		l.fault(Fault("component-appid", "no component: set this, or --components-dir (%s)", Variable("components-dir")))
 	}
 	if c.ComponentAppid != "" {
-		l.flagged(c.ComponentAppid, secret, push)
+		l.readFlags(c.ComponentAppid, secret, push)
 	}
 	if c.ComponentsDir != "" {
-		l.directory(c.ComponentsDir, secret != nil, push != nil)
+		l.readDirectory(c.ComponentsDir, secret != nil, push != nil)
 	}
 	return l
 }
@@ -100,17 +99,17 @@ func AppIDs(components []Component) (appids []string) {
 	return appids
 }
 
-// loader gathers the components, and what is wrong.
+// loader collects components and faults.
 type loader struct {
-	good    map[string]Component // those that can be used, by appid
-	faulty  map[string]bool      // those that are there and can't
-	folders int                  // that the directory holds for components, whatever is in them
+	good    map[string]Component // usable ones, by appid
+	faulty  map[string]bool      // faulty ones, by appid
+	folders int                  // folders of components in the directory, usable or not
 	faults  []error
 }
 
 func (l *loader) fault(err error) { l.faults = append(l.faults, err) }
 
-// add takes a component that was read, or notes that it had faults: more than there were before.
+// add adds a component. It is faulty if there are more faults than before.
 func (l *loader) add(c Component, before int) {
 	if len(l.faults) > before {
 		l.faulty[c.AppID] = true
@@ -119,7 +118,7 @@ func (l *loader) add(c Component, before int) {
 	l.good[c.AppID] = c
 }
 
-// source is where one secret comes from, and what to call it in a fault.
+// source says where a secret comes from, and the flag to name in a fault.
 type source struct {
 	value  wxtoken.Secret
 	file   string
@@ -128,11 +127,11 @@ type source struct {
 	check  func(string) error
 }
 
-// flagged reads the component of the flags.
-func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSettings) {
+// readFlags reads the component that is set by flags.
+func (l *loader) readFlags(appid string, secret *AppsecretSettings, push *PushSettings) {
 	c, before := Component{AppID: appid}, len(l.faults)
 	if !wxtoken.ValidAppID(appid) {
-		l.fault(Fault("component-appid", "%q is not an appid: it stands on the component's page of the open platform, for instance wx1234567890abcdef", appid))
+		l.fault(Fault("component-appid", "%q is not an appid: copy it from the component's page on the open platform, for instance wx1234567890abcdef", appid))
 	}
 	from := func(flag string, value wxtoken.Secret, file string, needed bool, check func(string) error) wxtoken.Secret {
 		if file != "" {
@@ -141,26 +140,25 @@ func (l *loader) flagged(appid string, secret *AppsecretSettings, push *PushSett
 		return l.read(source{value, file, flag, needed, check})
 	}
 	if secret != nil {
-		c.AppSecret = from("component-appsecret", secret.ComponentAppsecret, secret.ComponentAppsecretFile, true, checkWord)
+		c.AppSecret = from("component-appsecret", secret.ComponentAppsecret, secret.ComponentAppsecretFile, true, checkSecret)
 	}
 	if push != nil {
 		c.Tokens = present(
-			from("component-token", push.ComponentToken, push.ComponentTokenFile, true, checkWord),
-			from("component-token-previous", push.ComponentTokenPrevious, push.ComponentTokenPreviousFile, false, checkWord))
+			from("component-token", push.ComponentToken, push.ComponentTokenFile, true, checkSecret),
+			from("component-token-previous", push.ComponentTokenPrevious, push.ComponentTokenPreviousFile, false, checkSecret))
 		c.AESKeys = present(
 			from("component-aes-key", push.ComponentAesKey, push.ComponentAesKeyFile, true, checkAESKey),
 			from("component-aes-key-previous", push.ComponentAesKeyPrevious, push.ComponentAesKeyPreviousFile, false, checkAESKey))
 		c.Page = push.ComponentPage
 		if push.ComponentPageFile != "" {
-			c.Page = l.page("component-page-file", push.ComponentPageFile)
+			c.Page = l.readPage("component-page-file", push.ComponentPageFile)
 		}
 	}
 	l.add(c, before)
 }
 
-// directory reads the components of a directory, as a secret mount of Docker or Kubernetes lays it
-// out.
-func (l *loader) directory(dir string, secret, push bool) {
+// readDirectory reads the components of a directory, which may be a secret mount of Docker or Kubernetes.
+func (l *loader) readDirectory(dir string, secret, push bool) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		l.fault(Fault("components-dir", "%w", err))
@@ -171,7 +169,7 @@ func (l *loader) directory(dir string, secret, push bool) {
 		appid, path := entry.Name(), filepath.Join(dir, entry.Name())
 		info, err := os.Stat(path) // follows the links of a mount
 		if strings.HasPrefix(appid, ".") || err == nil && !info.IsDir() {
-			continue // "..data" and the like are Kubernetes's own
+			continue // "..data" and the like belong to Kubernetes
 		}
 		empty = false
 		valid := wxtoken.ValidAppID(appid)
@@ -185,7 +183,7 @@ func (l *loader) directory(dir string, secret, push bool) {
 		}
 		if l.good[appid].AppID != "" || l.faulty[appid] {
 			l.fault(Fault("component-appid", "%q has a folder in --components-dir as well: keep one of the two", appid))
-			continue // the flag's own is in force
+			continue // the component of the flag counts
 		}
 		from := func(name string, needed bool, check func(string) error) wxtoken.Secret {
 			file := filepath.Join(path, name)
@@ -199,30 +197,30 @@ func (l *loader) directory(dir string, secret, push bool) {
 		}
 		c, before := Component{AppID: appid}, len(l.faults)
 		if secret {
-			c.AppSecret = from("appsecret", true, checkWord)
+			c.AppSecret = from("appsecret", true, checkSecret)
 		}
 		if push {
-			c.Tokens = present(from("token", true, checkWord), from("token_previous", false, checkWord))
+			c.Tokens = present(from("token", true, checkSecret), from("token_previous", false, checkSecret))
 			c.AESKeys = present(from("aes_key", true, checkAESKey), from("aes_key_previous", false, checkAESKey))
 			if file := filepath.Join(path, "page.json"); exists(file) {
-				c.Page = l.page("components-dir", file)
+				c.Page = l.readPage("components-dir", file)
 			}
 		}
 		l.add(c, before)
 	}
 	if empty {
-		l.fault(Fault("components-dir", "%s holds no folder: want one for each component, named by its appid", dir))
+		l.fault(Fault("components-dir", "%s holds no folder: want one per component, named by its appid", dir))
 	}
 }
 
-// exists reports whether there is something of that name, be it that it can't be read.
+// exists reports whether a file exists, even if it can't be read.
 func exists(file string) bool {
 	_, err := os.Stat(file)
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// page reads what merchants are told.
-func (l *loader) page(flag, file string) Page {
+// readPage reads a page file.
+func (l *loader) readPage(flag, file string) Page {
 	p, err := ReadPage(file)
 	for _, fault := range leaves(err) {
 		l.fault(Fault(flag, "%w", fault))
@@ -230,7 +228,7 @@ func (l *loader) page(flag, file string) Page {
 	return p
 }
 
-// read returns one secret, without the space around it.
+// read returns a secret, without the space around it.
 func (l *loader) read(from source) wxtoken.Secret {
 	value, place := from.value.Reveal(), ""
 	switch {
@@ -250,7 +248,7 @@ func (l *loader) read(from source) wxtoken.Secret {
 		}
 	case value == "":
 		if from.needed {
-			l.fault(Fault(from.flag, "not set: it stands on the component's page of the open platform; put it in a file and name that with the same flag and -file"))
+			l.fault(Fault(from.flag, "not set: copy it from the component's page on the open platform into a file, and name that with the same flag and -file"))
 		}
 		return wxtoken.Secret{}
 	}
@@ -261,15 +259,15 @@ func (l *loader) read(from source) wxtoken.Secret {
 	return wxtoken.NewSecret(value)
 }
 
-// present leaves out the secrets that are not there.
+// present returns the secrets that are set.
 func present(secrets ...wxtoken.Secret) []wxtoken.Secret {
 	return slices.DeleteFunc(secrets, wxtoken.Secret.IsZero)
 }
 
-// checkWord says whether value can be a token or a secret, without showing it.
-func checkWord(value string) error {
-	if len(value) > maxWord {
-		return fmt.Errorf("holds %d characters, no token or secret has more than %d: copy it from WeChat's page again", len(value), maxWord)
+// checkSecret returns an error for a value that can't be a token or an AppSecret. It does not show the value.
+func checkSecret(value string) error {
+	if len(value) > maxSecret {
+		return fmt.Errorf("holds %d characters, no token or secret has more than %d: copy it from WeChat's page again", len(value), maxSecret)
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return errors.New("holds a space or a character that is not ASCII: copy it from WeChat's page again")
@@ -277,7 +275,7 @@ func checkWord(value string) error {
 	return nil
 }
 
-// checkAESKey says whether value can be an EncodingAESKey, without showing it.
+// checkAESKey returns an error for a value that can't be an EncodingAESKey. It does not show the value.
 func checkAESKey(value string) error {
 	if len(value) != aesKeyLen {
 		return fmt.Errorf("holds %d characters: an EncodingAESKey has %d letters and digits", len(value), aesKeyLen)

@@ -9,10 +9,10 @@ import (
 	"sync"
 )
 
-// CrashAt reads the variable WXTOKEN_CRASH, "<step>:<n>", and returns a function that rooms call at
-// each of their steps. The n-th time that the named step is reached the process kills itself with
-// SIGKILL, as a power cut or an out-of-memory kill would: nothing is flushed and no connection is
-// closed. It is how tests of real processes choose the moment. Without the variable it returns nil.
+// CrashAt reads the variable WXTOKEN_CRASH, "<step>:<n>", and returns a function that packages call at each of
+// their steps. When the named step is reached for the n-th time, the process kills itself with SIGKILL, as a
+// power cut or an out-of-memory kill would: nothing is flushed and no connection is closed. Tests of real
+// processes choose the moment with it. Without the variable it returns nil.
 func CrashAt() func(step string) {
 	at, count, ok := strings.Cut(os.Getenv(Variable("crash")), ":")
 	left, err := strconv.Atoi(count)
@@ -24,7 +24,7 @@ func CrashAt() func(step string) {
 		if step != at {
 			return
 		}
-		mu.Lock() // never released by the last: a dead process reaches no step
+		mu.Lock() // not released the last time: a dead process reaches no step
 		left--
 		if left > 0 {
 			mu.Unlock()

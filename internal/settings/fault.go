@@ -10,7 +10,7 @@ import (
 // envPrefix begins the name of every variable.
 const envPrefix = "WXTOKEN"
 
-// Error is what is wrong with settings that can't be used, all of it.
+// Error holds all that is wrong with settings.
 type Error struct {
 	Faults []error // each names the flag and the variable, and says what to do
 }
@@ -43,8 +43,8 @@ func NewError(faults ...error) error {
 	return &e
 }
 
-// leaves takes apart what errors.Join or NewError has put together, and nothing else: an
-// error with words of its own stays whole.
+// leaves splits errors of errors.Join and NewError into their parts, and nothing else: an error that adds words
+// of its own stays whole.
 func leaves(err error) []error {
 	if err == nil {
 		return nil
@@ -64,8 +64,8 @@ func leaves(err error) []error {
 	return out
 }
 
-// Fault returns an error that says what is wrong with one setting: it begins with the flag and its
-// variable, "--nats-url (WXTOKEN_NATS_URL): ". Format and args are those of fmt.Errorf.
+// Fault returns an error about a setting. It begins with the flag and its variable, "--nats-url
+// (WXTOKEN_NATS_URL): "; format and args are those of fmt.Errorf.
 func Fault(flag, format string, args ...any) error {
 	return fmt.Errorf("%s: %w", Name(flag), fmt.Errorf(format, args...))
 }
@@ -74,7 +74,7 @@ func Fault(flag, format string, args ...any) error {
 // (WXTOKEN_NATS_URL)".
 func Name(flag string) string { return "--" + flag + " (" + Variable(flag) + ")" }
 
-// Variable returns the name of the environment variable that does what flag does.
+// Variable returns the name of the environment variable of a flag.
 func Variable(flag string) string {
 	return envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
@@ -82,5 +82,5 @@ func Variable(flag string) string {
 // userinfo is the part of a URL that may hold a password or a token.
 var userinfo = regexp.MustCompile(`//[^/\s,]*@`)
 
-// Redact takes user and password out of the URLs in text.
+// Redact removes user and password from the URLs in text.
 func Redact(text string) string { return userinfo.ReplaceAllString(text, "//[redacted]@") }

@@ -16,31 +16,31 @@ import (
 )
 
 const (
-	// fileEvery is the time between two readings of a file that is followed.
-	fileEvery = 2 * time.Second
-	// maxFile bounds such a file, in bytes.
+	// filePoll is how often a file is read again.
+	filePoll = 2 * time.Second
+	// maxFile bounds the file, in bytes.
 	maxFile = 16 << 20
 )
 
-// File is a file of settings that is followed while the process runs. What it says is always whole:
-// a file that can't be read, or is faulty, changes nothing.
+// File is a file of settings that is read again while the process runs. A file that can't be read, or is faulty,
+// changes nothing.
 type File[T any] struct {
 	what  string
 	path  string
 	parse func([]byte) (T, error)
 	every time.Duration
-	text  []byte // that was last in order; of OpenFile, then of Run
+	text  []byte // last content without a fault; written by OpenFile, then only by Run
 	now   atomic.Pointer[T]
 
-	// Changed is called by Run with what came into force, and Refused with a fault, once for each;
-	// they may be replaced before. By themselves they write a line of log.
+	// Run calls Changed with a new value, and Refused with a fault, once for each fault. By default
+	// they log a line; they may be replaced before Run.
 	Changed func(T)
 	Refused func(why string)
 }
 
-// OpenFile reads a file, and returns the error of that. what is its name for people: "users file".
+// OpenFile reads a file; the error says what is wrong with it. what is its name for people: "users file".
 func OpenFile[T any](what, path string, parse func([]byte) (T, error), log zerolog.Logger) (*File[T], error) {
-	f := &File[T]{what: what, path: path, parse: parse, every: fileEvery}
+	f := &File[T]{what: what, path: path, parse: parse, every: filePoll}
 	value, text, err := f.read()
 	if err != nil {
 		return nil, err
@@ -49,18 +49,17 @@ func OpenFile[T any](what, path string, parse func([]byte) (T, error), log zerol
 	f.now.Store(&value)
 	f.Changed = func(T) { log.Info().Str("file", what).Msg("file read") }
 	f.Refused = func(why string) {
-		log.Warn().Str("error", why).Str("hint", "what was in force stays so").Str("file", what).Msg("file refused")
+		log.Warn().Str("error", why).Str("hint", "the content of before stays in force").Str("file", what).Msg("file refused")
 	}
 	return f, nil
 }
 
-// Now returns what is in force.
+// Now returns the value in force.
 func (f *File[T]) Now() T { return *f.now.Load() }
 
-// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force
-// stays so.
+// Run reads the file again and again until ctx ends. While it is faulty, the last value stays in force.
 func (f *File[T]) Run(ctx context.Context) error {
-	told := ""
+	logged := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -70,14 +69,14 @@ func (f *File[T]) Run(ctx context.Context) error {
 		value, text, err := f.read()
 		switch {
 		case err != nil:
-			if err.Error() != told {
-				told = err.Error()
-				f.Refused(told)
+			if err.Error() != logged {
+				logged = err.Error()
+				f.Refused(logged)
 			}
 		case bytes.Equal(text, f.text):
-			told = ""
+			logged = ""
 		default:
-			f.text, told = text, ""
+			f.text, logged = text, ""
 			f.now.Store(&value)
 			f.Changed(value)
 		}
@@ -103,9 +102,9 @@ func (f *File[T]) read() (value T, text []byte, err error) {
 	return value, text, nil
 }
 
-// DecodeJSON reads a file of settings that is one JSON object. A field that into does not have is a
-// fault, since a misspelled one would be a setting without effect; want names the right ones, "" for
-// no hint. The error shows no value of the file: it may be a secret.
+// DecodeJSON decodes a file of settings that is one JSON object. A field that into does not have is an error,
+// since a misspelled setting would have no effect; want lists the known fields for the error, "" for none. The
+// error shows no value of the file, which may be a secret.
 func DecodeJSON(text []byte, into any, want string) error {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
@@ -115,12 +114,12 @@ func DecodeJSON(text []byte, into any, want string) error {
 	switch {
 	case err == nil:
 	case errors.As(err, &kind):
-		what, _, _ := strings.Cut(kind.Value, " ") // "number 12" is what it says where a whole one does not fit
-		return fmt.Errorf("%s: a %s stands where another kind of value belongs", kind.Field, what)
+		what, _, _ := strings.Cut(kind.Value, " ") // it may be "number 12", with the value
+		return fmt.Errorf("%s: unexpected %s", kind.Field, what)
 	case errors.As(err, &syntax):
-		return fmt.Errorf("no JSON at byte %d", syntax.Offset)
+		return fmt.Errorf("invalid JSON at byte %d", syntax.Offset)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return errors.New("it ends too early")
+		return errors.New("unexpected end")
 	default:
 		if want != "" {
 			want = ": want " + want
@@ -129,7 +128,7 @@ func DecodeJSON(text []byte, into any, want string) error {
 		return fmt.Errorf("unknown field %.40s%s", name, want)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows its end")
+		return errors.New("text after the JSON object")
 	}
 	return nil
 }

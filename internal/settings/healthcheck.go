@@ -14,16 +14,16 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// healthcheckFlag asks a process that runs already whether it is ready, on the ops-addr that the
-// same settings name: an image without a shell has nothing else to ask with.
+// healthcheckFlag makes the program ask a running process, at the ops-addr of the same settings, whether it is
+// ready. An image without a shell has no other program for that.
 const healthcheckFlag = "--healthcheck"
 
 const (
-	healthcheckWithin = 5 * time.Second
-	maxHealthcheck    = 4 << 10 // bytes of an answer that are shown
+	healthcheckTimeout = 5 * time.Second
+	maxHealthcheck     = 4 << 10 // bytes of an answer that are read
 )
 
-// healthcheck returns nil when the process with these settings says that it is ready.
+// healthcheck returns nil if the process with these settings answers that it is ready.
 func (p Program) healthcheck(ctx context.Context, cfg any, args []string) error {
 	if err := p.Parse(cfg, without(args, healthcheckFlag)); err != nil {
 		return err
@@ -40,13 +40,13 @@ func (p Program) healthcheck(ctx context.Context, cfg any, args []string) error 
 	if _, port, err := net.SplitHostPort(addr); err != nil || port == "0" {
 		return NewError(Fault("ops-addr", "%q: %s wants the address with its port", addr, healthcheckFlag))
 	}
-	ctx, cancel := context.WithTimeout(ctx, healthcheckWithin)
+	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
 	if err != nil {
 		return fmt.Errorf("ask whether %s is ready: %w", p.Name, err)
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // and no proxy
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy either
 	answer, err := client.Do(request)
 	if err != nil {
 		return fmt.Errorf("ask whether %s is ready: %w", p.Name, err)

@@ -7,11 +7,11 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// langAuto has the environment say the language.
+// langAuto takes the language from the environment.
 const langAuto = "auto"
 
-// Language returns the language that --lang chooses. With auto it is that of the first of LC_ALL,
-// LC_MESSAGES and LANG that is set, as POSIX has it (XBD 8.2).
+// Language returns the language of --lang. With auto it is that of the first of LC_ALL, LC_MESSAGES and LANG that
+// is set, as in POSIX (XBD 8.2).
 func (s Operations) Language() lang.Language {
 	if s.Lang != langAuto && s.Lang != "" {
 		return lang.Language(s.Lang)
@@ -24,7 +24,7 @@ func (s Operations) Language() lang.Language {
 	return lang.English
 }
 
-// checkLang says what is wrong with the name of a language.
+// checkLang returns an error for an unknown language.
 func checkLang(name string) error {
 	switch name {
 	case "", langAuto, string(lang.English), string(lang.Chinese):

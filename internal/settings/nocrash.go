@@ -2,6 +2,5 @@
 
 package settings
 
-// CrashAt returns nil: only a program that is built with the tag "crash", for tests, kills itself
-// at a step.
+// CrashAt returns nil: only a program built with the tag "crash", for tests, kills itself.
 func CrashAt() func(step string) { return nil }

@@ -9,15 +9,15 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Operations is what every process lets its operator set. A Program gives another default for
-// OpsAddr where two processes share a machine.
+// Operations are the settings that all processes have. A Program has another default for OpsAddr, so that
+// processes can share a machine.
 type Operations struct {
-	OpsAddr        string   `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and console; port 0 takes any free one."`
-	OpsExpose      bool     `group:"Operations" help:"Allow an ops-addr that others can reach. Health and metrics there ask for no password; the operator's page does (--console-users-file)."`
-	TrustedProxies []string `group:"Operations" placeholder:"addresses" help:"Addresses of the proxies in front of this process, or networks (10.0.0.0/8), with commas between them. Who comes through one of them has the address that it names in X-Forwarded-For: in limits on wrong tries, in logs and records. Without it, that of the connection."`
+	OpsAddr        string   `group:"Operations" default:"127.0.0.1:8081" help:"Address of health, metrics and the operator's page; port 0 takes any free one."`
+	OpsExpose      bool     `group:"Operations" help:"Allow an ops-addr that other machines can reach. Health and metrics need no password; the operator's page does (--console-users-file)."`
+	TrustedProxies []string `group:"Operations" placeholder:"addresses" help:"Addresses of the proxies in front of this process, or networks (10.0.0.0/8), separated by commas. In requests from them the client address in X-Forwarded-For counts, for limits, logs and records; in all others that of the connection."`
 	LogLevel       string   `group:"Operations" default:"info" help:"debug (every event), info (state changed), warn (will be tried again) or error (a person must act)."`
 	LogFormat      string   `group:"Operations" default:"auto" help:"json, console, or auto: console on a terminal."`
-	Lang           string   `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: as LC_ALL, LC_MESSAGES or LANG says, zh for Chinese, else en."`
+	Lang           string   `group:"Operations" default:"auto" help:"Language of --check and /check: en, zh, or auto: by LC_ALL, LC_MESSAGES or LANG, zh if that is Chinese, else en."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
@@ -26,7 +26,7 @@ func (s Operations) Validate() error {
 	if err := hostPort(s.OpsAddr); err != nil {
 		faults = append(faults, Fault("ops-addr", "%w", err))
 	} else if !s.OpsExpose && !Loopback(s.OpsAddr) {
-		faults = append(faults, Fault("ops-addr", "%q can be reached from outside, and health and metrics there ask for no password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, Variable("ops-expose")))
+		faults = append(faults, Fault("ops-addr", "%q can be reached from outside, where health and metrics need no password: use 127.0.0.1, or add --ops-expose (%s=true) behind a firewall", s.OpsAddr, Variable("ops-expose")))
 	}
 	if _, err := Networks(trustedProxies, s.TrustedProxies); err != nil {
 		faults = append(faults, err)
@@ -45,13 +45,13 @@ func (s Operations) Validate() error {
 
 const trustedProxies = "trusted-proxies"
 
-// Proxies returns the networks of TrustedProxies, which Validate has read.
+// Proxies returns the networks of TrustedProxies, which Validate has checked.
 func (s Operations) Proxies() []netip.Prefix {
 	all, _ := Networks(trustedProxies, s.TrustedProxies)
 	return all
 }
 
-// hostPort says what is wrong with an address to listen on.
+// hostPort returns an error for an address that can't be listened on.
 func hostPort(addr string) error {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -63,7 +63,7 @@ func hostPort(addr string) error {
 	return nil
 }
 
-// Loopback reports whether addr can be listened on, and reached from this machine alone.
+// Loopback reports whether addr is valid and only this machine can reach it.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil || hostPort(addr) != nil {
@@ -73,7 +73,7 @@ func Loopback(addr string) bool {
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
-// Level reads the name of a level: debug, info, warn or error.
+// Level parses a log level: debug, info, warn or error.
 func Level(name string) (zerolog.Level, error) {
 	switch level, err := zerolog.ParseLevel(name); {
 	case err == nil && level >= zerolog.DebugLevel && level <= zerolog.ErrorLevel:
@@ -90,7 +90,7 @@ const (
 	FormatConsole = "console"
 )
 
-// CheckFormat says what is wrong with the name of a format.
+// CheckFormat returns an error for an unknown format.
 func CheckFormat(name string) error {
 	switch name {
 	case FormatAuto, FormatJSON, FormatConsole:

@@ -25,17 +25,17 @@ const (
 	exitSettings = 2
 )
 
-// Program is one executable and how it is set.
+// Program is an executable with its settings.
 type Program struct {
 	Name        string // name of the executable
 	Description string // what it does, for --help
-	// By flag, in place of the default in the tag: {"ops-addr": "127.0.0.1:8082"}.
+	// Defaults that replace those in the tags, by flag: {"ops-addr": "127.0.0.1:8082"}.
 	Defaults map[string]string
 }
 
 // Parse fills cfg, a pointer to a struct with kong's tags, from args, the environment and the
 // defaults, and then calls Validate() error on cfg and on every struct within it that has one.
-// It returns a Error with everything that is wrong, and never prints or exits.
+// It returns an *Error with everything that is wrong, and never prints or exits.
 func (p Program) Parse(cfg any, args []string) error {
 	k, err := p.model(cfg)
 	if err != nil {
@@ -46,9 +46,9 @@ func (p Program) Parse(cfg any, args []string) error {
 	for _, flag := range k.Model.Flags {
 		flag.Envs = slices.DeleteFunc(flag.Envs, blank)
 		flag.Tag.Envs = flag.Envs
-		flag.Mapper = &noting{Mapper: flag.Mapper, isBool: flag.IsBool(), note: note}
+		flag.Mapper = &collecting{Mapper: flag.Mapper, isBool: flag.IsBool(), note: note}
 	}
-	args, unknown := knownOnly(k, args)
+	args, unknown := dropUnknown(k, args)
 	faults = append(faults, unknown...)
 	parsed, err := kong.Trace(k, args)
 	switch {
@@ -71,14 +71,14 @@ func (p Program) Parse(cfg any, args []string) error {
 	return NewError(faults...)
 }
 
-// blank reports whether a variable is set to nothing. It counts as not set: a line of a file of
-// settings whose value is left out means the default.
+// blank reports whether a variable is set to nothing. It counts as not set: in a file of settings, a line without
+// a value means the default.
 func blank(name string) bool {
 	value, set := os.LookupEnv(name)
 	return set && strings.TrimSpace(value) == ""
 }
 
-// model builds kong's picture of cfg. An error is a fault in the tags, not in the settings.
+// model builds kong's model of cfg. An error is a fault in the tags, not in the settings.
 func (p Program) model(cfg any) (*kong.Kong, error) {
 	k, err := kong.New(cfg, kong.Name(p.Name), kong.Description(p.Description), kong.NoDefaultHelp(),
 		kong.DefaultEnvars(envPrefix), kong.TypeMapper(reflect.TypeFor[wxtoken.Secret](), kong.MapperFunc(decodeSecret)),
@@ -97,7 +97,7 @@ func (p Program) model(cfg any) (*kong.Kong, error) {
 	return k, nil
 }
 
-// decodeSecret reads a secret. It accepts anything, so that no error can ever show one.
+// decodeSecret reads a secret. It accepts any value, so that no error can show one.
 func decodeSecret(ctx *kong.DecodeContext, target reflect.Value) error {
 	var value string
 	if err := ctx.Scan.PopValueInto("secret", &value); err != nil {
@@ -107,9 +107,8 @@ func decodeSecret(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// decodeList reads a list with commas between its parts. Space around a part is dropped, and so is
-// a part that is empty: a flag that is set to nothing is an empty list. A flag that is repeated
-// adds to it.
+// decodeList reads a list separated by commas. It drops space around a part, and empty parts: a flag set to
+// nothing is an empty list. A repeated flag adds to the list.
 func decodeList(ctx *kong.DecodeContext, target reflect.Value) error {
 	var value string
 	if err := ctx.Scan.PopValueInto("list", &value); err != nil {
@@ -123,19 +122,19 @@ func decodeList(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// noting is a mapper that notes a value that can't be read and goes on with the default: kong
-// by itself stops at the first.
-type noting struct {
+// collecting is a mapper that notes the error of a value and goes on with the default: kong itself stops at the
+// first error.
+type collecting struct {
 	kong.Mapper
 	isBool bool
 	note   func(error)
 }
 
-// IsBoolFromValue tells kong that the flag stands without a value.
-func (n *noting) IsBoolFromValue(reflect.Value) bool { return n.isBool }
+// IsBoolFromValue tells kong whether the flag stands without a value.
+func (n *collecting) IsBoolFromValue(reflect.Value) bool { return n.isBool }
 
 // Decode reads one value.
-func (n *noting) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
+func (n *collecting) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 	err := n.Mapper.Decode(ctx, target)
 	if err == nil {
 		return nil
@@ -149,45 +148,45 @@ func (n *noting) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 	return n.Mapper.Decode(&kong.DecodeContext{Value: ctx.Value, Scan: scan}, target)
 }
 
-// knownOnly takes out of args what kong would stop at: flags that do not exist, with their
-// values, and words that belong to no flag. It does not show those: one might be a secret.
-func knownOnly(k *kong.Kong, args []string) (known []string, faults []error) {
-	value := ignored // what becomes of a word that follows
+// dropUnknown removes from args what kong would stop at: unknown flags with their values, and words that belong to
+// no flag. The faults do not show those words: one might be a secret.
+func dropUnknown(k *kong.Kong, args []string) (known []string, faults []error) {
+	value := notExpected // what the next word is
 	for _, arg := range args {
 		if !strings.HasPrefix(arg, "--") {
 			switch value {
-			case wanted:
+			case valueOfFlag:
 				known = append(known, arg)
-			case ignored:
+			case notExpected:
 				faults = append(faults, errors.New("a word that belongs to no flag: flags are written --name=value"))
 			}
-			value = ignored
+			value = notExpected
 			continue
 		}
 		name, _, hasValue := strings.Cut(arg[2:], "=")
 		i := slices.IndexFunc(k.Model.Flags, func(f *kong.Flag) bool { return f.Name == name })
-		value = wanted
+		value = valueOfFlag
 		if i < 0 {
-			value = dropped
+			value = valueOfUnknown
 			faults = append(faults, unknownFlag(k, name))
 		} else {
 			known = append(known, arg)
 		}
 		if hasValue || i >= 0 && k.Model.Flags[i].IsBool() {
-			value = ignored
+			value = notExpected
 		}
 	}
 	return known, faults
 }
 
-// What knownOnly does with the next word that is not a flag.
+// What the next word is to dropUnknown, if it is not a flag.
 const (
-	ignored = iota // it belongs to nothing
-	wanted         // it is the value of a flag
-	dropped        // it is the value of a flag that does not exist
+	notExpected    = iota // it belongs to no flag: a fault
+	valueOfFlag           // it is the value of a flag: kept
+	valueOfUnknown        // it is the value of an unknown flag: dropped
 )
 
-// unknownFlag asks kong for its words, which name the flag that was perhaps meant.
+// unknownFlag returns kong's error for an unknown flag, which suggests the one that was probably meant.
 func unknownFlag(k *kong.Kong, name string) error {
 	parsed, err := kong.Trace(k, []string{"--" + name})
 	if err == nil {
@@ -196,7 +195,7 @@ func unknownFlag(k *kong.Kong, name string) error {
 	return fmt.Errorf("%w (--help lists them all)", err)
 }
 
-// validate calls Validate on every struct within v that has one, the inner ones first.
+// validate calls Validate on all structs within v that have it, the inner ones first.
 func validate(v reflect.Value, note func(error)) {
 	v = reflect.Indirect(v)
 	if v.Kind() != reflect.Struct {
@@ -214,8 +213,8 @@ func validate(v reflect.Value, note func(error)) {
 	}
 }
 
-// WriteHelp writes what --help says: every flag with its variable and its default, in the order
-// of the struct. It does not depend on the terminal or the environment.
+// WriteHelp writes the text of --help: all flags with their variables and defaults, in the order of the struct. It
+// does not depend on the terminal or the environment.
 func (p Program) WriteHelp(w io.Writer, cfg any) error {
 	k, err := p.model(cfg)
 	if err != nil {
@@ -236,14 +235,14 @@ func (p Program) WriteHelp(w io.Writer, cfg any) error {
 		fmt.Fprintf(&b, "  --%s%s  %s\n", flag.Name, example(flag), strings.Join(flag.Envs, ", "))
 		fmt.Fprintf(&b, "        %s\n", flag.Help)
 	}
-	b.WriteString("\n  --check\n        Look whether everything is there that the process needs, line by line with the remedy, and exit with 0 if so.\n")
-	b.WriteString("  --healthcheck\n        Ask the process that runs with the same settings whether it is ready, and exit with 0 if so.\n")
+	b.WriteString("\n  --check\n        Check everything that the process needs, print a line for each check, with the remedy, and exit with 0 if none failed.\n")
+	b.WriteString("  --healthcheck\n        Ask the running process with the same settings whether it is ready, and exit with 0 if it is.\n")
 	b.WriteString("  --version\n        Print the version.\n  --help\n        Print this.\n")
 	_, err = io.WriteString(w, b.String())
 	return err
 }
 
-// example returns what follows the name of a flag in the help: its default, or what to put there.
+// example returns what follows the name of a flag in the help: its default, or a placeholder.
 func example(flag *kong.Flag) string {
 	switch {
 	case flag.IsBool():
@@ -256,8 +255,7 @@ func example(flag *kong.Flag) string {
 	return "=<" + flag.Target.Kind().String() + ">"
 }
 
-// LogSettings writes one line with every setting in force. Of a secret it says only whether it is
-// set.
+// LogSettings logs a line with all settings in force. Of a secret it says only whether it is set.
 func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
 	k, err := p.model(cfg)
 	if err != nil {
@@ -278,14 +276,13 @@ func (p Program) LogSettings(log zerolog.Logger, cfg any) error {
 	return nil
 }
 
-// checkFlag asks for check instead of run.
+// checkFlag calls check instead of run.
 const checkFlag = "--check"
 
-// Main is the whole of a main function but its settings: it parses the command line into cfg, calls
-// run with a context that ends on SIGINT or SIGTERM, and returns the exit code: 0 when run ended
-// well, 1 when it failed, 2 when settings are refused (by Parse or by run, with a Error). A second
-// signal ends the process at once. With --check it calls check instead, which writes what it finds
-// to out and returns an error when something stands in the way of run.
+// Main is a main function without its settings: it parses the command line into cfg, calls run with a context that
+// ends on SIGINT or SIGTERM, and returns the exit code: 0 when run returned nil, 1 when it failed, 2 when settings
+// are refused (an *Error of Parse or run). A second signal ends the process at once. With --check it calls check
+// instead, which writes its report to out and returns an error if a check failed.
 func (p Program) Main(cfg any, run func(ctx context.Context) error, check func(ctx context.Context, out io.Writer) error) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -293,7 +290,7 @@ func (p Program) Main(cfg any, run func(ctx context.Context) error, check func(c
 	return p.main(ctx, cfg, os.Args[1:], os.Stdout, os.Stderr, run, check)
 }
 
-// main is Main with everything that it takes from the process.
+// main is Main with all that it takes from the process as arguments.
 func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stderr io.Writer,
 	run func(ctx context.Context) error, check func(ctx context.Context, out io.Writer) error) int {
 	var err error
@@ -313,7 +310,7 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 			err = run(ctx)
 		}
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			err = nil // asked to end, and ended
+			err = nil // ended as asked
 		}
 	}
 	if err == nil {
@@ -327,7 +324,7 @@ func (p Program) main(ctx context.Context, cfg any, args []string, stdout, stder
 	return exitFailed
 }
 
-// without returns args without a flag that is no setting.
+// without returns args without a flag.
 func without(args []string, flag string) []string {
 	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == flag })
 }

@@ -10,18 +10,18 @@ import (
 	"wxtoken/internal/seal"
 )
 
-// SealSettings is the public key that ingest seals with. It is no secret, but the seed might be put
+// SealSettings is the public key that ingest seals with. It is held as a secret because the seed might be put
 // there by mistake.
 type SealSettings struct {
-	SealKey     wxtoken.Secret `group:"Sealing" placeholder:"X..." help:"Public key for which the events on AUTH are sealed: the refreshers have its seed. Without it they are in the clear. (refresher --make-seal-key makes a key.)"`
-	SealKeyFile string         `group:"Sealing" placeholder:"file" help:"File with it."`
+	SealKey     wxtoken.Secret `group:"Sealing" placeholder:"X..." help:"Public key for which events on AUTH are sealed; the refreshers have its seed. Without it the events are in the clear. (refresher --make-seal-key makes a key.)"`
+	SealKeyFile string         `group:"Sealing" placeholder:"file" help:"File with this key."`
 }
 
 // SeedSettings are the seeds that a refresher seals and opens with.
 type SeedSettings struct {
 	SealKey     wxtoken.Secret `hidden:""`
-	SealKeyFile string         `group:"Sealing" placeholder:"file" help:"File with the seeds that open tickets, codes and refresh tokens, one a line: the first also seals. Without it they are in the clear. (In development: WXTOKEN_SEAL_KEY with one seed.)"`
-	MakeSealKey string         `group:"Sealing" placeholder:"file" help:"Make a key, and end: the seed goes to a new file that only its owner can read, the public key for ingest to standard output."`
+	SealKeyFile string         `group:"Sealing" placeholder:"file" help:"File with the seeds that open tickets, codes and refresh tokens, one per line; the first also seals. Without it these are in the clear. (In development: WXTOKEN_SEAL_KEY with one seed.)"`
+	MakeSealKey string         `group:"Sealing" placeholder:"file" help:"Make a key and exit: write the seed to this new file, which only its owner can read, and print the public key for ingest."`
 }
 
 // LoadSealKey returns what ingest seals with, nil without a key.
@@ -56,7 +56,7 @@ func loadSeal(value wxtoken.Secret, file string, parse func(string) (*seal.Keys,
 	return keys, nil
 }
 
-// MakeSealKey makes a key. It writes the seed to a new file, mode 0600, and returns the public key.
+// MakeSealKey makes a key. It writes the seed to a new file with mode 0600, and returns the public key.
 func MakeSealKey(file string) (public string, err error) {
 	seed, public, err := seal.Make()
 	if err != nil {
@@ -65,8 +65,7 @@ func MakeSealKey(file string) (public string, err error) {
 	return public, WriteSecret(file, seed)
 }
 
-// WriteSecret writes a secret to a new file that only its owner can read, and returns when it is on
-// the disk.
+// WriteSecret writes a secret to a new file that only its owner can read. When it returns, the file is on disk.
 func WriteSecret(file, secret string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -77,7 +76,7 @@ func WriteSecret(file, secret string) error {
 		return fmt.Errorf("write a secret to %s: %w", file, errors.Join(err, os.Remove(file)))
 	}
 	if dir, err := os.Open(filepath.Dir(file)); err == nil {
-		_ = dir.Sync() // not every system knows that
+		_ = dir.Sync() // not every system can do that
 		_ = dir.Close()
 	}
 	return nil

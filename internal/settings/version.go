@@ -7,8 +7,8 @@ import (
 	"runtime/debug"
 )
 
-// linkedVersion and linkedCommit are set by the linker (-X) where what is built has no repository
-// around it to learn them from, as in an image. Empty: see Version.
+// linkedVersion and linkedCommit are set by the linker (-X) in builds without a repository, such as those of an
+// image. If they are empty, see Version.
 var linkedVersion, linkedCommit string
 
 // Version returns the version of the module, the commit it was built from and the Go that built it.

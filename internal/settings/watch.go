@@ -13,42 +13,40 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// watchEvery is the time between two readings of the components.
-const watchEvery = 5 * time.Second
+// componentPoll is the time between two readings of the components.
+const componentPoll = 5 * time.Second
 
-// ComponentWatch follows the components of a process while it runs.
+// ComponentWatch follows the components while the process runs.
 type ComponentWatch struct {
-	Components ComponentSettings  // these three as LoadComponents got them
+	Components ComponentSettings  // these three as for LoadComponents
 	Secret     *AppsecretSettings //
 	Push       *PushSettings      //
-	Known      []Component        // what the process began with
+	Known      []Component        // the components at the start
 
-	// Changed is called with all components that are to be in force from now on, sorted by appid,
-	// whenever one was added or removed, or has other secrets or another page. After an error the
-	// ones before count as being in force, and it is called again.
+	// Changed is called with all components, sorted by appid, when one was added or removed, or its
+	// secrets or its page changed. If it returns an error, the ones of before stay in force, and it is
+	// called again.
 	Changed func([]Component) error
 
 	Every time.Duration // between two readings; 0 = 5 s
 	Log   zerolog.Logger
 }
 
-// Run follows the components until ctx ends. It always returns nil: what can't be read, or can't be
-// used, is logged and never stops a process or a component that was good before.
+// Run follows the components until ctx ends. It always returns nil: faults are logged, and never stop the process or
+// a component that was usable before.
 //
-//   - A component that is faulty, half copied for instance, keeps the secrets that it had. The others
-//     are taken all the same.
-//   - A change is taken when two readings, a fifth of Every apart, agree on it: files are written one
-//     after the other, and a folder may be away for a moment while it is replaced.
-//   - A component is removed when its folder is gone and the directory still holds a folder of another
-//     one. A directory that is empty, or can't be read, removes no component: that is what a mount looks like
-//     that went away. For the same reason the last usable component stays. To end with those, stop the process.
+//   - A component that is now faulty, for instance half copied, keeps its secrets. Changes of others take effect.
+//   - A change takes effect when two readings, a fifth of Every apart, agree on it: files are written one after
+//     the other, and a folder may be missing for a moment while it is replaced.
+//   - A component is removed when its folder is gone and the directory still holds the folder of another one. An
+//     empty or unreadable directory removes no component: that is what an unmounted volume looks like. For the
+//     same reason the last usable component stays. To get rid of those, stop the process.
 //
-// It reads everything each time: secrets are mounted as links that are swapped, by ways that differ
-// between systems, and a few small files every few seconds are cheap, simple and certain where
-// notifications of a file system are not.
+// It reads all files each time: secrets are mounted as links that are swapped, in ways that differ between systems.
+// Reading a few small files every few seconds is cheap, simple and certain; notifications of a file system are not.
 func (w ComponentWatch) Run(ctx context.Context) error {
-	f := following{ComponentWatch: w, known: map[string]Component{}}
-	f.Every = cmp.Or(w.Every, watchEvery)
+	f := watcher{ComponentWatch: w, known: map[string]Component{}}
+	f.Every = cmp.Or(w.Every, componentPoll)
 	for _, c := range w.Known {
 		f.known[c.AppID] = c
 	}
@@ -60,26 +58,26 @@ func (w ComponentWatch) Run(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 		wait = f.Every
-		if f.look() {
+		if f.poll() {
 			wait /= 5
 		}
 	}
 }
 
-// following is a ComponentWatch at work.
-type following struct {
+// watcher is a running ComponentWatch.
+type watcher struct {
 	ComponentWatch
-	known map[string]Component // in force
-	last  *loader              // the reading before
-	told  map[string]bool      // faults of the reading before, which are in the log
+	known  map[string]Component // in force
+	last   *loader              // the previous reading
+	logged map[string]bool      // faults of the previous reading, which have been logged
 }
 
-// look reads once, and has what changed taken. It reports whether something differs that has to be
-// seen once more first.
-func (f *following) look() (again bool) {
+// poll reads the components once, and applies confirmed changes. It reports whether there is a change that a second
+// reading has to confirm.
+func (f *watcher) poll() (again bool) {
 	now := load(f.Components, f.Secret, f.Push)
 	next := maps.Clone(f.known)
-	said := map[string]string{} // what to say of each component that changes
+	messages := map[string]string{} // log message for each component that changes
 	for appid, c := range now.good {
 		before, had := f.known[appid]
 		if had && before.Equal(c) {
@@ -89,11 +87,11 @@ func (f *following) look() (again bool) {
 			again = true
 			continue
 		}
-		next[appid], said[appid] = c, "component added"
+		next[appid], messages[appid] = c, "component added"
 		if had {
-			said[appid] = "component's secrets changed"
+			messages[appid] = "component's secrets changed"
 			if before.Page = c.Page; before.Equal(c) {
-				said[appid] = "component's page changed"
+				messages[appid] = "component's page changed"
 			}
 		}
 	}
@@ -106,46 +104,46 @@ func (f *following) look() (again bool) {
 			continue
 		}
 		delete(next, appid)
-		said[appid] = "component removed"
+		messages[appid] = "component removed"
 	}
 	f.last = now
 	switch {
 	case len(next) == 0:
-		now.fault(Fault("components-dir", "%s holds no component that can be used: those before stay in force", f.Components.ComponentsDir))
-	case len(said) > 0:
+		now.fault(Fault("components-dir", "%s holds no usable component: those of before stay in force", f.Components.ComponentsDir))
+	case len(messages) > 0:
 		if err := f.Changed(byAppID(next)); err != nil {
-			now.fault(fmt.Errorf("take the changed components: %w", err))
+			now.fault(fmt.Errorf("apply changed components: %w", err))
 			break
 		}
 		f.known = next
-		for _, appid := range slices.Sorted(maps.Keys(said)) {
-			f.Log.Info().Str("component", appid).Msg(said[appid])
+		for _, appid := range slices.Sorted(maps.Keys(messages)) {
+			f.Log.Info().Str("component", appid).Msg(messages[appid])
 		}
 	}
-	f.tell(now.faults)
+	f.logFaults(now.faults)
 	return again
 }
 
-// tell logs the faults that were not there at the reading before.
-func (f *following) tell(faults []error) {
-	told := map[string]bool{}
+// logFaults logs the faults that the previous reading did not have.
+func (f *watcher) logFaults(faults []error) {
+	logged := map[string]bool{}
 	for _, err := range leaves(errors.Join(faults...)) {
 		text := Redact(err.Error())
-		if !f.told[text] && !told[text] {
-			f.Log.Warn().Str("error", text).Str("hint", "a component that was good before stays in force").Msg("component settings refused")
+		if !f.logged[text] && !logged[text] {
+			f.Log.Warn().Str("error", text).Str("hint", "a component that was usable before stays in force").Msg("component settings refused")
 		}
-		told[text] = true
+		logged[text] = true
 	}
-	f.told = told
+	f.logged = logged
 }
 
-// holds reports whether the reading found the component, good or faulty.
+// holds reports whether the reading found the component, usable or faulty.
 func (l *loader) holds(appid string) bool {
 	_, good := l.good[appid]
 	return good || l.faulty[appid]
 }
 
-// Equal reports whether two components are the same in everything.
+// Equal reports whether two components are equal, including their secrets and pages.
 func (c Component) Equal(other Component) bool {
 	return c.AppID == other.AppID && c.AppSecret == other.AppSecret &&
 		slices.Equal(c.Tokens, other.Tokens) && slices.Equal(c.AESKeys, other.AESKeys) && reflect.DeepEqual(c.Page, other.Page)

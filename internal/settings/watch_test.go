@@ -247,7 +247,7 @@ func TestComponentsKept(t *testing.T) {
 		f.remove("all/wxc")
 		f.write("all/wxd/token", "and no appsecret")
 		f.after(time.Minute)
-		f.logged("holds no component that can be used: those before stay in force", 1)
+		f.logged("holds no usable component: those of before stay in force", 1)
 		f.write("all/wxd/appsecret", "SEKRET3")
 		f.after(settled, "wxd(SEKRET3)")
 	})
@@ -286,7 +286,7 @@ func TestComponentsRefused(t *testing.T) {
 		const both = "wxa(SEKRET1) wxb(SEKRET2)"
 		f.after(settled, both)
 		f.after(10*time.Second, both, both)
-		f.logged("take the changed components: not now", 1)
+		f.logged("apply changed components: not now", 1)
 		f.logged("component added", 0)
 		refuse(nil)
 		f.after(settled, both)
