@@ -1,3 +1,3 @@
-// Package services knows the programs that the gateway serves: who asks, by its key, and what it
-// may. They stand in one file, which is read again while the gateway runs (docs/contract.md).
+// Package services reads the services file: the programs that the gateway serves, their keys and rights. The
+// file is read again while the gateway runs (docs/contract.md).
 package services

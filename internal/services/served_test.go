@@ -9,8 +9,8 @@ import (
 	"wxtoken/internal/services"
 )
 
-// TestSay: a service tells what it is, in the words of the file, and no key, no secret, no more of a URL than its host.
-func TestSay(t *testing.T) {
+// TestSummary: a service tells what it is, in the words of the file, and no key, no secret, no more of a URL than its host.
+func TestSummary(t *testing.T) {
 	t.Parallel()
 	s := one(t, fmt.Sprintf(`"accounts":["%s/%s","%s/*","ref:eu-*"],"may":["relay","links"],"apis":["/cgi-bin/user/"],
 		"webhooks":[{"url":"https://shop.example/hooks/SEKRET?k=SEKRET","messages":["%[1]s/*/event/CLICK","%[1]s/*/notice"],"reply":true,"secret":%[4]q}]`, component, shop, other, secret))

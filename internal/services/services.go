@@ -21,10 +21,10 @@ type Right string
 
 // The rights. RightRelay includes RightToken.
 const (
-	RightToken     Right = "token"     // get tokens, report refused ones
-	RightRelay     Right = "relay"     // have calls handed on to WeChat
-	RightReal      Right = "real"      // get WeChat's own tokens in their place
-	RightComponent Right = "component" // the component's token and calls
+	RightToken     Right = "token"     // get tokens, and report those that WeChat refused
+	RightRelay     Right = "relay"     // have calls relayed to WeChat
+	RightReal      Right = "real"      // get WeChat's own tokens instead of gateway tokens
+	RightComponent Right = "component" // get the component's token, and act for the component
 	RightLinks     Right = "links"     // make authorization links
 	RightAccounts  Right = "accounts"  // list accounts and their profiles
 	RightEvents    Right = "events"    // follow events
@@ -41,35 +41,35 @@ type Service struct {
 	Webhooks []Webhook
 }
 
-// Webhook is a URL that gets messages of accounts.
+// Webhook is a URL to which messages of accounts are posted.
 type Webhook struct {
 	URL string
 	// <component>/<appid or *>/<msgtype or *>[/<event>]; of notices <component>/<appid or
 	// *>/notice[/<infotype>].
 	Messages []events.Kind
-	Reply    bool   // its answer is the passive reply
-	Secret   []byte // signs what it gets, as Standard Webhooks say
+	Reply    bool   // the answer of the URL is the passive reply
+	Secret   []byte // signs the posts, as Standard Webhooks say
 }
 
 // scope is one entry of a service's accounts.
 type scope struct {
-	component, appid string // appid "*": every authorizer
-	ref              string // prefix of refs; the others are empty then
+	component, appid string // appid "*": all accounts of the component
+	ref              string // prefix of refs; then component is "*" and appid empty
 }
 
-// Services are all that the services file names. They don't change.
+// Services are the services of a file, unchangeable.
 type Services struct {
 	all     []*Service
 	digests [][sha256.Size]byte
-	of      []*Service // by the index of the digest
+	owners  []*Service // of the digests, by index
 }
 
-// file is the services file.
+// file is the JSON of the services file.
 type file struct {
 	Services []entry `json:"services"`
 }
 
-// entry is one service in it.
+// entry is a service in the file.
 type entry struct {
 	Name     string    `json:"name"`
 	Keys     []string  `json:"keys"`
@@ -79,7 +79,7 @@ type entry struct {
 	Webhooks []webhook `json:"webhooks"`
 }
 
-// webhook is one of its webhooks.
+// webhook is a webhook of an entry.
 type webhook struct {
 	URL      string   `json:"url"`
 	Messages []string `json:"messages"`
@@ -132,7 +132,7 @@ func (s *Services) read(e entry) (*Service, []error) {
 		fault("name: want lower-case letters, digits, - and _, 64 at most")
 	}
 	if _, taken := s.ByName(e.Name); taken {
-		fault("name: it stands there twice")
+		fault("name: appears twice")
 	}
 	if len(e.Keys) == 0 {
 		fault("keys: none (gateway --make-key=%s makes one)", e.Name)
@@ -140,13 +140,13 @@ func (s *Services) read(e entry) (*Service, []error) {
 	for j, text := range e.Keys {
 		digest, err := parseDigest(text)
 		if err == nil && slices.Contains(s.digests, digest) {
-			err = errors.New("it stands there twice")
+			err = errors.New("appears twice")
 		}
 		if err != nil {
 			fault("keys[%d]: %w", j, err)
 			continue
 		}
-		s.digests, s.of = append(s.digests, digest), append(s.of, service)
+		s.digests, s.owners = append(s.digests, digest), append(s.owners, service)
 	}
 	for j, text := range e.Accounts {
 		where, err := parseScope(text)
@@ -176,8 +176,9 @@ func (s *Services) read(e entry) (*Service, []error) {
 		if err != nil {
 			fault("webhooks[%d]: %w", j, err)
 		}
-		if slices.ContainsFunc(service.Webhooks, func(other Webhook) bool { return other.URL == parsed.URL && other.Reply == parsed.Reply }) {
-			fault("webhooks[%d]: url: it stands there twice (one webhook can name several messages)", j)
+		same := func(other Webhook) bool { return other.URL == parsed.URL && other.Reply == parsed.Reply }
+		if slices.ContainsFunc(service.Webhooks, same) {
+			fault("webhooks[%d]: url: appears twice (one webhook can name several messages)", j)
 		}
 		service.Webhooks = append(service.Webhooks, parsed)
 	}
@@ -249,7 +250,7 @@ func parseKind(text string) (events.Kind, error) {
 	return kind, nil
 }
 
-// ByKey returns the service whose key that is. It takes the same time whichever key it is.
+// ByKey returns the service with a key. It takes the same time for every key.
 func (s *Services) ByKey(key string) (found *Service, ok bool) {
 	digest := sha256.Sum256([]byte(key))
 	index := -1
@@ -259,10 +260,10 @@ func (s *Services) ByKey(key string) (found *Service, ok bool) {
 	if index < 0 {
 		return nil, false
 	}
-	return s.of[index], true
+	return s.owners[index], true
 }
 
-// ByName returns the service of that name.
+// ByName returns the service with a name.
 func (s *Services) ByName(name string) (*Service, bool) {
 	i := slices.IndexFunc(s.all, func(one *Service) bool { return one.Name == name })
 	if i < 0 {
@@ -274,7 +275,7 @@ func (s *Services) ByName(name string) (*Service, bool) {
 // All returns the services in the order of the file.
 func (s *Services) All() []*Service { return slices.Clone(s.all) }
 
-// Summary is what a service is, for people: no key, no digest, no secret.
+// Summary describes a service for people: no key, no digest, no secret.
 type Summary struct {
 	Name     string           `json:"name"`
 	May      []Right          `json:"may"`
@@ -283,24 +284,24 @@ type Summary struct {
 	Webhooks []WebhookSummary `json:"webhooks,omitempty"`
 }
 
-// WebhookSummary is a webhook of a Summary. Of its URL it has the host alone: the rest may be a secret of
-// the receiver's.
+// WebhookSummary describes a webhook. It has only the host of the URL: the rest may be a secret of the
+// receiver.
 type WebhookSummary struct {
 	Host     string   `json:"host"`
 	Messages []string `json:"messages"`
 	Reply    bool     `json:"reply,omitempty"`
 }
 
-// Summary returns what the service is.
+// Summary describes the service.
 func (s *Service) Summary() Summary {
-	said := Summary{Name: s.Name, May: []Right{}, Accounts: []string{}, APIs: s.apis}
+	summary := Summary{Name: s.Name, May: []Right{}, Accounts: []string{}, APIs: s.apis}
 	for _, right := range rights {
 		if s.may[right] {
-			said.May = append(said.May, right)
+			summary.May = append(summary.May, right)
 		}
 	}
 	for _, a := range s.accounts {
-		said.Accounts = append(said.Accounts, a.String())
+		summary.Accounts = append(summary.Accounts, a.String())
 	}
 	for _, w := range s.Webhooks {
 		its := WebhookSummary{Reply: w.Reply}
@@ -310,9 +311,9 @@ func (s *Service) Summary() Summary {
 		for _, kind := range w.Messages {
 			its.Messages = append(its.Messages, kindText(kind))
 		}
-		said.Webhooks = append(said.Webhooks, its)
+		summary.Webhooks = append(summary.Webhooks, its)
 	}
-	return said
+	return summary
 }
 
 // String is the entry as it stands in the file.
@@ -335,8 +336,8 @@ func kindText(k events.Kind) string {
 // May reports whether the service has a right.
 func (s *Service) May(right Right) bool { return s.may[right] }
 
-// Knows reports whether an account, whose ref is given, is one of the service's. A component's own
-// key is where one of the component's accounts is, and the service has RightComponent.
+// Knows reports whether an account with a ref belongs to the service. A component's own key does if the
+// service has RightComponent and names an account of the component.
 func (s *Service) Knows(key wxtoken.Key, ref string) bool {
 	own := key.Kind == wxtoken.KindComponent
 	if own && !s.may[RightComponent] {
@@ -353,14 +354,14 @@ func (s *Service) Knows(key wxtoken.Key, ref string) bool {
 	})
 }
 
-// Calls reports whether the service may call an API, by its path.
+// Calls reports whether the service may call an API path.
 func (s *Service) Calls(path string) bool {
 	return s.apis == nil || slices.ContainsFunc(s.apis, func(prefix string) bool { return strings.HasPrefix(path, prefix) })
 }
 
-// MayLink reports whether the service may make a link: for any account of one of its components,
-// for its own refs, or for one account of its own. One that takes accounts away from other refs
-// (move) is for those who have the whole component.
+// MayLink reports whether the service may make a link: for one of its components, if it has the whole of it,
+// for its own refs, or for one of its accounts. A link that takes accounts away from other refs (move)
+// needs the whole component.
 func (s *Service) MayLink(link wxtoken.LinkRequest) bool {
 	if !s.may[RightLinks] {
 		return false
@@ -381,8 +382,8 @@ func (s *Service) Wants(component string) bool {
 	return slices.ContainsFunc(s.accounts, func(a scope) bool { return a.component == "*" || a.component == component })
 }
 
-// Reach returns the accounts of a component that the service names one by one; all is true where it
-// may have others too, by a whole component or by their refs.
+// Reach returns the accounts of a component that the service names one by one. all: it may have any account,
+// by the whole component or by refs.
 func (s *Service) Reach(component string) (appids []string, all bool) {
 	for _, a := range s.accounts {
 		switch {

@@ -51,16 +51,16 @@ func TestParseFaults(t *testing.T) {
 		text string
 		want []string // parts of the error
 	}{
-		"empty":                {"", []string{"ends too early"}},
-		"half written":         {`{"services":[{"name":"shop","keys":["SEKRET`, []string{"ends too early"}},
-		"no JSON":              {"services: []", []string{"no JSON at byte 1"}},
-		"two documents":        {`{"services":[]}{"services":[]}`, []string{"something follows its end"}},
+		"empty":                {"", []string{"unexpected end"}},
+		"half written":         {`{"services":[{"name":"shop","keys":["SEKRET`, []string{"unexpected end"}},
+		"no JSON":              {"services: []", []string{"invalid JSON at byte 1"}},
+		"two documents":        {`{"services":[]}{"services":[]}`, []string{"text after the JSON object"}},
 		"an unknown field":     {`{"services":[],"service":[]}`, []string{`unknown field "service"`}},
 		"unknown in a service": {entry(`,"right":["token"]`), []string{`unknown field "right"`}},
 		"unknown in a webhook": {hook(`"uri":"http://x"`), []string{`unknown field "uri"`}},
-		"another kind":         {`{"services":[{"name":7}]}`, []string{"services.name", "number", "another kind of value"}},
-		"a list":               {`[]`, []string{"array", "another kind of value"}},
-		"a key as a number":    {`{"services":[{"name":"shop","keys":[7]}]}`, []string{"keys", "another kind of value"}},
+		"another kind":         {`{"services":[{"name":7}]}`, []string{"services.name", "number", "unexpected"}},
+		"a list":               {`[]`, []string{"array", "unexpected"}},
+		"a key as a number":    {`{"services":[{"name":"shop","keys":[7]}]}`, []string{"keys", "unexpected"}},
 
 		"no name":        {`{"services":[{"keys":["` + digest + `"]}]}`, []string{"services[0]", "name: want lower-case"}},
 		"a bad name":     {`{"services":[{"name":"Shop 1","keys":["` + digest + `"]}]}`, []string{"services[0] Shop 1", "name: want lower-case"}},

@@ -12,18 +12,16 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Watch follows the services file. What it names is always whole: a file that can't be read, or is
-// faulty, changes nothing.
+// Watch follows the services file. A file that can't be read, or is faulty, changes nothing.
 type Watch struct {
-	file  *settings.File[*Services] // nil: fixed is in force
+	file  *settings.File[*Services] // nil: fixed counts
 	fixed *Services
 
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change
 }
 
-// Open reads the services file, and returns the error of that. Without a path there are no
-// services.
+// Open reads the services file; the error says what is wrong with it. Without a path there are no services.
 func Open(path string, log zerolog.Logger) (*Watch, error) {
 	if path == "" {
 		return Fixed(&Services{}), nil
@@ -34,11 +32,11 @@ func Open(path string, log zerolog.Logger) (*Watch, error) {
 	}
 	w := &Watch{file: file, changed: make(chan struct{})}
 	file.Changed = func(s *Services) {
-		w.tell()
+		w.notify()
 		log.Info().Int("services", len(s.all)).Msg("services read")
 	}
 	file.Refused = func(why string) {
-		log.Warn().Str("error", why).Str("hint", "the services that were in force stay so").Msg("services file refused")
+		log.Warn().Str("error", why).Str("hint", "the services of before stay in force").Msg("services file refused")
 	}
 	return w, nil
 }
@@ -54,15 +52,15 @@ func (w *Watch) Now() *Services {
 	return w.file.Now()
 }
 
-// Changed returns a channel that is closed when others come into force.
+// Changed returns a channel that is closed when the services change.
 func (w *Watch) Changed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.changed
 }
 
-// Run reads the file again and again until ctx ends. A fault is logged once, and what was in force
-// stays so.
+// Run reads the file again and again until ctx ends. A fault is logged once, and the services stay as they
+// were.
 func (w *Watch) Run(ctx context.Context) error {
 	if w.file == nil {
 		<-ctx.Done()
@@ -71,22 +69,22 @@ func (w *Watch) Run(ctx context.Context) error {
 	return w.file.Run(ctx)
 }
 
-// tell ends the wait of all who wait for a change. Others are in force already, so that who looks
-// now misses none.
-func (w *Watch) tell() {
+// notify wakes all that wait for a change. The new services are in force before, so that a waiter that calls
+// Now sees them.
+func (w *Watch) notify() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
 
-// MakeKey returns a new key for a service, and the digest of it that stands in the services file.
+// MakeKey returns a new key for a service, and its digest for the services file.
 func MakeKey() (key, digest string) {
 	key = "wxk_" + rand.Text()
 	return key, Digest(key)
 }
 
-// Digest is what stands in the services file for a key.
+// Digest returns the digest of a key, as it stands in the services file.
 func Digest(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return digestPrefix + hex.EncodeToString(sum[:])

@@ -70,7 +70,7 @@ func TestWatch(t *testing.T) {
 			}
 			return len(w.Now().All()) == len(names)
 		}
-		said := func(what string) int { return strings.Count(out.String(), what) }
+		summary := func(what string) int { return strings.Count(out.String(), what) }
 
 		before := w.Changed()
 		look()
@@ -79,7 +79,7 @@ func TestWatch(t *testing.T) {
 		}
 		write(t, path, fileOf("a", "b"))
 		look()
-		if !in("a", "b") || !closed(before) || said("services read") != 1 {
+		if !in("a", "b") || !closed(before) || summary("services read") != 1 {
 			t.Fatalf("a second service is not taken: %s", out.String())
 		}
 		before = w.Changed()
@@ -87,7 +87,7 @@ func TestWatch(t *testing.T) {
 		for n, text := range []string{whole[:len(whole)/2], `{"services":[{"name":"c","keys":["SEKRET"]}]}`, ""} {
 			write(t, path, text)
 			look()
-			if !in("a", "b") || closed(before) || said("services file refused") != n+1 {
+			if !in("a", "b") || closed(before) || summary("services file refused") != n+1 {
 				t.Errorf("file %q: %d services in force, said: %s", text, len(w.Now().All()), out.String())
 			}
 		}
@@ -98,7 +98,7 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		look()
-		if !in("a", "b") || closed(before) || said("services file refused") != 4 {
+		if !in("a", "b") || closed(before) || summary("services file refused") != 4 {
 			t.Errorf("the file gone: %s", out.String())
 		}
 		write(t, path, fileOf("a", "b")) // what was in force: nothing to say
@@ -110,7 +110,7 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		look()
-		if said("services file refused") != 5 {
+		if summary("services file refused") != 5 {
 			t.Errorf("a fault that came back is not said: %s", out.String())
 		}
 		write(t, path, fileOf("c"))

@@ -41,7 +41,7 @@ func TestWebhooks(t *testing.T) {
 		}
 	}
 	one := `{"url":"http://a/","messages":["wx1/*/text"],"reply":true,"secret":"` + goodSecret + `"}`
-	if _, err := services.Parse([]byte(withHooks(one + "," + one))); err == nil || !strings.Contains(err.Error(), "webhooks[1]: url: it stands there twice") {
+	if _, err := services.Parse([]byte(withHooks(one + "," + one))); err == nil || !strings.Contains(err.Error(), "webhooks[1]: url: appears twice") {
 		t.Errorf("the same twice: %v", err)
 	}
 	if _, err := services.Parse([]byte(withHooks(one + "," + strings.Replace(one, "true", "false", 1)))); err != nil {
