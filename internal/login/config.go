@@ -12,11 +12,11 @@ import (
 
 // Config is what an operator can set.
 type Config struct {
-	UsersFile       string   `name:"console-users-file" group:"Operator's page" placeholder:"file" help:"Who may use the operator's page, and as what: reader, operator or admin, with hashes of their passwords (docs/console-rights.md). It is read again when it changes. Without it and without --console-user-header, the page is for this machine alone, and everyone on it is an admin."`
-	UserHeader      string   `name:"console-user-header" group:"Operator's page" placeholder:"header" help:"Header in which a proxy that asks people who they are names the person, for instance Remote-User. It is believed from --console-proxies alone."`
-	RoleHeader      string   `name:"console-role-header" group:"Operator's page" placeholder:"header" help:"Header in which that proxy names the person's role, or several with commas between them. Without it the users file says it, and who is not in there is a reader."`
-	Proxies         []string `name:"console-proxies" group:"Operator's page" placeholder:"addresses" help:"Addresses of that proxy, or networks (10.0.0.0/8), with commas between them. What it says of the client's address is believed, too, as with --trusted-proxies."`
-	MakeConsoleUser string   `name:"make-console-user" group:"Operator's page" placeholder:"name:role" help:"Put a person into --console-users-file, which is made if it is not there, with a new password; print the password; then end. A person who is there already gets another password."`
+	UsersFile       string   `name:"console-users-file" group:"Operator's page" placeholder:"file" help:"File with the people who may use the operator's page: name, role (reader, operator or admin) and password hash (docs/console-rights.md). It is read again when it changes. Without it and without --console-user-header, only this machine can use the page, and everyone on it is an admin."`
+	UserHeader      string   `name:"console-user-header" group:"Operator's page" placeholder:"header" help:"Header in which a proxy that logs people in names the person, for instance Remote-User. It counts only in requests from --console-proxies."`
+	RoleHeader      string   `name:"console-role-header" group:"Operator's page" placeholder:"header" help:"Header in which that proxy names the person's role, or several, separated by commas. Without it the users file has the role, and a person who is not in it is a reader."`
+	Proxies         []string `name:"console-proxies" group:"Operator's page" placeholder:"addresses" help:"Addresses of that proxy, or networks (10.0.0.0/8), separated by commas. The client address that it names counts too, as with --trusted-proxies."`
+	MakeConsoleUser string   `name:"make-console-user" group:"Operator's page" placeholder:"name:role" help:"Add a person with a new password to --console-users-file (made if it is missing), print the password, and exit. A person who is in it already gets a new password."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
@@ -31,17 +31,17 @@ func (c Config) Validate() error {
 		}
 	}
 	if c.RoleHeader != "" && c.UserHeader == "" {
-		fault("console-role-header", "a role needs a name to belong to: want %s too", settings.Name("console-user-header"))
+		fault("console-role-header", "want %s too: a role without a name belongs to no one", settings.Name("console-user-header"))
 	}
 	if c.UserHeader != "" && len(c.Proxies) == 0 {
-		fault("console-proxies", "none: anybody could write %s by himself; name the proxy's address, for instance 127.0.0.1", c.UserHeader)
+		fault("console-proxies", "none: any client could set %s itself (name the proxy's address, for instance 127.0.0.1)", c.UserHeader)
 	}
 	if _, err := c.proxies(); err != nil {
 		faults = append(faults, err)
 	}
 	if c.MakeConsoleUser != "" {
 		if c.UsersFile == "" {
-			fault("make-console-user", "into which file? want %s too", settings.Name("console-users-file"))
+			fault("make-console-user", "want %s too, the file to add the person to", settings.Name("console-users-file"))
 		}
 		if _, _, err := parsePerson(c.MakeConsoleUser); err != nil {
 			fault("make-console-user", "%w", err)
@@ -50,7 +50,7 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// headerName reports whether a header can have that name: those that a proxy can be told to set.
+// headerName reports whether a header can have a name: letters, digits and -, which every proxy can set.
 func headerName(name string) bool {
 	return strings.Trim(http.CanonicalHeaderKey(name), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }

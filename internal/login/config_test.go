@@ -26,7 +26,7 @@ func TestValidate(t *testing.T) {
 		{login.Config{UserHeader: "Remote-User"}, "--console-proxies (WXTOKEN_CONSOLE_PROXIES): none"},
 		{login.Config{UserHeader: "Remote User", Proxies: []string{"10.1.2.3"}}, "not the name of a header"},
 		{login.Config{RoleHeader: "Remote-Groups", Proxies: []string{"10.1.2.3"}}, "--console-user-header"},
-		{login.Config{Proxies: []string{"proxy"}}, `"proxy" is no address`},
+		{login.Config{Proxies: []string{"proxy"}}, `"proxy" is not an address`},
 		{login.Config{MakeConsoleUser: "li:admin"}, "--console-users-file"},
 		{login.Config{MakeConsoleUser: "li", UsersFile: "x"}, "name:role"},
 		{login.Config{MakeConsoleUser: "li:root", UsersFile: "x"}, "name:role"},
@@ -45,19 +45,19 @@ func TestFaultyUsers(t *testing.T) {
 	nc := natsdtest.Start(t).Connect()
 	good := hash(t, "SEKRET")
 	for text, want := range map[string]string{
-		"":                           "too early",
-		"SEKRET":                     "no JSON at byte 1",
-		`{"secret":"` + secret + `"`: "too early",
+		"":                           "unexpected end",
+		"SEKRET":                     "invalid JSON at byte 1",
+		`{"secret":"` + secret + `"`: "unexpected end",
 		`{"sekret":"SEKRET"}`:        "unknown field",
 		`{"users":[{"name":7}]}`:     "users.name",
 		`{"users":[null]}`:           "users[0]: want a person",
-		`{"users":[]} {}`:            "follows its end",
+		`{"users":[]} {}`:            "text after the JSON object",
 		`{"secret":"SEKRET!"}`:       "secret: want the base64",
 		`{"users":[{"name":"a b"}]}`: "users[0]: name: want",
 		`{"users":[{"name":"li"}]}`:  "role: want reader, operator or admin",
-		`{"users":[{"name":"li","role":"admin"},{"name":"li","role":"reader"}]}`:                                  "it stands there twice",
+		`{"users":[{"name":"li","role":"admin"},{"name":"li","role":"reader"}]}`:                                  "appears twice",
 		`{"users":[{"name":"li","role":"admin","password":"` + good + `"}]}`:                                      "secret: want the base64 of 32",
-		`{"secret":"` + secret + `","users":[{"name":"li","role":"admin","password":"SEKRET"}]}`:                  "hash by bcrypt",
+		`{"secret":"` + secret + `","users":[{"name":"li","role":"admin","password":"SEKRET"}]}`:                  "bcrypt hash",
 		`{"secret":"` + secret + `","users":[{"name":"li","role":"admin","password":"$2a$04$` + good[7:] + `"}]}`: "cost of 10 to 15",
 	} {
 		path := filepath.Join(t.TempDir(), "users.json")

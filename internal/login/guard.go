@@ -27,55 +27,54 @@ import (
 const (
 	// maxForm bounds the body of a request, in bytes.
 	maxForm = 64 << 10
-	// hashesAtOnce bounds the passwords that are being looked at: each takes a core for a while.
+	// hashesAtOnce bounds the passwords that are being checked: each check takes a core for 0.2 s.
 	hashesAtOnce = 2
-	// How many passwords one address may try: a few at once, and then one each ten seconds. Each
-	// counts before it is looked at, so that a crowd at once tries no more than one after the
-	// other.
+	// How many passwords one address may try: a few at once, and then one per ten seconds. An attempt
+	// counts before it is checked, so that parallel attempts get no further than serial ones.
 	triesEvery = 10 * time.Second
 	triesBurst = 5
-	// How many refused tries leave a record, from all addresses together: JOURNAL drops its oldest
-	// records for new ones.
+	// How many refused attempts leave a record, from all addresses together: a full JOURNAL drops its
+	// oldest records.
 	recordsEvery = 10 * time.Second
 	recordsBurst = 20
-	// requestLife bounds a request, so that one that goes on and on is looked at anew: its person
-	// may have been taken out of the file.
+	// requestLife bounds a request, such as a stream of events. The next one is checked anew: the
+	// person may have been removed from the file.
 	requestLife = 5 * time.Minute
 )
 
 // Deps is what a Guard works with.
 type Deps struct {
-	NATS    *nats.Conn     // for the record of who logged in
-	Trusted []netip.Prefix // proxies, whose word is believed on where a request comes from
-	Public  []string       // paths that anybody may GET: what the login page needs
+	NATS    *nats.Conn     // for the records of logins
+	Trusted []netip.Prefix // proxies in front of the page: the client address that they name counts
+	Public  []string       // paths that need no login: what the login page loads
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
 	Now     func() time.Time
 }
 
-// Guard stands before the operator's page.
+// Guard lets people with a login through to the operator's page.
 type Guard struct {
-	cfg     Config
-	deps    Deps
-	js      jetstream.JetStream
-	namers  serve.Proxies          // whose word is believed on who it is
-	proxies serve.Proxies          // and whose on where a request comes from, these among them
-	file    *settings.File[*users] // nil: there is none
-	origin  http.CrossOriginProtection
-	tries   *serve.Tries  // of passwords
-	records *rate.Limiter // of refused tries, in the record of what was done
-	hashing chan struct{}
-	logins  *prometheus.CounterVec
+	cfg         Config
+	deps        Deps
+	js          jetstream.JetStream
+	nameProxies serve.Proxies          // the person that they name counts
+	proxies     serve.Proxies          // the client address that they name counts; includes nameProxies
+	file        *settings.File[*users] // nil: no users file
+	origin      http.CrossOriginProtection
+	tries       *serve.Tries  // of passwords
+	records     *rate.Limiter // of records of refused attempts
+	hashSlots   chan struct{}
+	logins      *prometheus.CounterVec
 
 	mu sync.Mutex
-	// Digest of a name and a password that were right, and the hash that they were right for.
-	seen map[[sha256.Size]byte]string
-	salt []byte // in those digests
+	// Digests of a name and its right password, with the hash that the password matched.
+	rightPairs map[[sha256.Size]byte]string
+	salt       []byte // of those digests
 }
 
-// New returns the guard. It returns an error for a users file that can't be read.
+// New returns a guard. The error says what is wrong with the users file.
 func New(cfg Config, deps Deps) (*Guard, error) {
-	namers, err := cfg.proxies()
+	nameProxies, err := cfg.proxies()
 	if err != nil {
 		return nil, settings.NewError(err)
 	}
@@ -84,10 +83,12 @@ func New(cfg Config, deps Deps) (*Guard, error) {
 		return nil, fmt.Errorf("set up JetStream: %w", err)
 	}
 	g := &Guard{
-		cfg: cfg, deps: deps, js: js, namers: namers, proxies: append(deps.Trusted, namers...), tries: serve.NewTries(rate.Every(triesEvery), triesBurst), records: rate.NewLimiter(rate.Every(recordsEvery), recordsBurst), hashing: make(chan struct{}, hashesAtOnce),
-		seen: map[[sha256.Size]byte]string{}, salt: randomBytes(minSecret),
+		cfg: cfg, deps: deps, js: js, nameProxies: nameProxies, proxies: append(deps.Trusted, nameProxies...),
+		tries: serve.NewTries(rate.Every(triesEvery), triesBurst), records: rate.NewLimiter(rate.Every(recordsEvery), recordsBurst),
+		hashSlots:  make(chan struct{}, hashesAtOnce),
+		rightPairs: map[[sha256.Size]byte]string{}, salt: randomBytes(minSecret),
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "wxtoken_console_logins_total", Help: "Tries to log in to the operator's page, by result.",
+			Name: "wxtoken_console_logins_total", Help: "Login attempts on the operator's page, by result.",
 		}, []string{"result"}),
 	}
 	for _, result := range []string{resultDone, resultRefused, resultLimited} {
@@ -127,8 +128,8 @@ type refusal struct {
 	text   lang.Text
 }
 
-// Handler lets those through to next who may use the page; next finds the person with PersonOf. It
-// answers /login and /logout itself.
+// Handler passes the requests of people who may use the page to next, which finds the person with PersonOf.
+// It answers /login and /logout itself.
 func (g *Guard) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -152,12 +153,12 @@ func (g *Guard) Handler(next http.Handler) http.Handler {
 			g.logout(w, r, form)
 			return
 		}
-		p, known, no := g.who(r)
+		p, known, no := g.identify(r)
 		if no != nil {
 			g.refuse(w, r, *no)
 			return
 		}
-		if !safe(r) && known != byPassword && !g.formFits(r, form) {
+		if !safe(r) && known != byPassword && !g.formValid(r, form) {
 			g.refuse(w, r, badForm)
 			return
 		}
@@ -172,25 +173,25 @@ func (g *Guard) Handler(next http.Handler) http.Handler {
 	})
 }
 
-var badForm = refusal{status: http.StatusForbidden, text: lang.T("the form is of another session: load the page again", "表单属于另一个会话，请重新打开页面")}
+var badForm = refusal{status: http.StatusForbidden, text: lang.T("the form belongs to another session: load the page again", "表单属于另一个会话，请重新打开页面")}
 
-// How a person is known.
+// How a person was identified.
 type knownBy int
 
 const (
-	byPlace    knownBy = iota // is on this machine
-	byProxy                   // the proxy says so
-	bySession                 // a cookie
-	byPassword                // in the request itself, as programs send it
+	byMachine  knownBy = iota // no login is set up, and the request comes from this machine
+	byProxy                   // by the header of a proxy
+	bySession                 // by the session cookie
+	byPassword                // by HTTP Basic, as programs send it
 )
 
-// who tells whose request that is.
-func (g *Guard) who(r *http.Request) (Person, knownBy, *refusal) {
+// identify returns the person of a request and how that is known, or a refusal.
+func (g *Guard) identify(r *http.Request) (Person, knownBy, *refusal) {
 	users := g.users()
 	remote := serve.AddrOf(r.RemoteAddr)
-	if g.cfg.UserHeader != "" && g.namers.Trusts(remote) {
+	if g.cfg.UserHeader != "" && g.nameProxies.Trusts(remote) {
 		if names := r.Header.Values(g.cfg.UserHeader); len(names) > 0 {
-			p, no := g.named(r, names, users)
+			p, no := g.proxyPerson(r, names, users)
 			return p, byProxy, no
 		}
 	}
@@ -200,7 +201,7 @@ func (g *Guard) who(r *http.Request) (Person, knownBy, *refusal) {
 		}
 	}
 	if name, password, ok := r.BasicAuth(); ok && users.passwords() {
-		of, no := g.tryBasic(r, name, password)
+		of, no := g.checkBasic(r, name, password)
 		if no != nil {
 			return Person{}, 0, no
 		}
@@ -210,18 +211,18 @@ func (g *Guard) who(r *http.Request) (Person, knownBy, *refusal) {
 	case users.passwords():
 		return Person{}, 0, &refusal{http.StatusUnauthorized, true, lang.T("log in (for programs: name and password as HTTP Basic)", "请登录（程序可用 HTTP Basic 携带用户名和密码）")}
 	case g.cfg.UserHeader != "" || g.file != nil:
-		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("no name came with the request: the page is behind a proxy that asks for it", "请求中没有用户名：本页面须经由负责登录的代理访问")}
+		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("no name came with the request: use the page through the proxy that logs you in", "请求中没有用户名：本页面须经由负责登录的代理访问")}
 	}
 	if why := notLocal(r, remote); !why.IsZero() {
-		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("%s; no login is set up yet, and until then the page is for this machine alone: set %s, or %s with %s",
+		return Person{}, 0, &refusal{status: http.StatusForbidden, text: lang.T("%s; no login is set up, so only this machine can use the page: set %s, or %s with %s",
 			"%s；尚未设置登录，此时本页面只允许本机访问：请设置 %s，或 %s 和 %s",
 			why, settings.Name("console-users-file"), settings.Name("console-user-header"), settings.Name("console-proxies"))}
 	}
-	return Person{Name: Local, Role: Admin}, byPlace, nil
+	return Person{Name: Local, Role: Admin}, byMachine, nil
 }
 
-// named returns the person whom the proxy names.
-func (g *Guard) named(r *http.Request, names []string, users *users) (Person, *refusal) {
+// proxyPerson returns the person whom the proxy names.
+func (g *Guard) proxyPerson(r *http.Request, names []string, users *users) (Person, *refusal) {
 	no := func(text lang.Text) (Person, *refusal) {
 		return Person{}, &refusal{status: http.StatusForbidden, text: text}
 	}
@@ -244,14 +245,14 @@ func (g *Guard) named(r *http.Request, names []string, users *users) (Person, *r
 		}
 	}
 	if p.Role == "" {
-		return no(lang.T("the proxy's header %s names no role: want reader, operator or admin", "代理的请求头 %s 没有给出角色：应为 reader、operator 或 admin", g.cfg.RoleHeader))
+		return no(lang.T("the proxy's header %s names no role (want reader, operator or admin)", "代理的请求头 %s 没有给出角色：应为 reader、operator 或 admin", g.cfg.RoleHeader))
 	}
 	return p, nil
 }
 
-// notLocal says why a request is not one of this machine's own; no text: it is. A browser on this
-// machine may have been led here by a page that calls its own host by our address; then Host is not
-// ours.
+// notLocal says why a request does not count as one from this machine; a zero text: it does. Host must be
+// local, too: a foreign page whose host name resolves to our address could make a browser on this machine
+// send requests (DNS rebinding).
 func notLocal(r *http.Request, remote netip.Addr) lang.Text {
 	host := r.Host
 	if h, _, ok := strings.Cut(host, "]"); ok { // [::1]:8081
@@ -277,13 +278,13 @@ func notLocal(r *http.Request, remote netip.Addr) lang.Text {
 // client returns the address that a request comes from.
 func (g *Guard) client(r *http.Request) netip.Addr { return g.proxies.Client(r) }
 
-// secure reports whether the browser speaks TLS, with this process or with the proxy.
+// secure reports whether the browser uses TLS, to this process or to the proxy.
 func (g *Guard) secure(r *http.Request) bool {
 	return r.TLS != nil || g.proxies.Trusts(serve.AddrOf(r.RemoteAddr)) && r.Header.Get("X-Forwarded-Proto") == "https"
 }
 
-// formFits reports whether a form is of the browser that sends it.
-func (g *Guard) formFits(r *http.Request, form string) bool {
+// formValid reports whether a form belongs to the browser that sends it.
+func (g *Guard) formValid(r *http.Request, form string) bool {
 	return form != "" && subtle.ConstantTimeCompare([]byte(r.PostFormValue(FormField)), []byte(formToken(r, form))) == 1
 }
 

@@ -66,8 +66,8 @@ func TestChinese(t *testing.T) {
 	b.login("li", "wrong").want(t, "a wrong password", http.StatusUnauthorized, "用户名或密码错误")
 }
 
-// TestSessionsThatAreNone tries sessions that were not given, or have ended.
-func TestSessionsThatAreNone(t *testing.T) {
+// TestInvalidSessions tries sessions that were not given, or have ended.
+func TestInvalidSessions(t *testing.T) {
 	t.Parallel()
 	d := open(t, login.Config{}, usersOf(t, li(t), person{"name": "wang", "role": "admin", "password": hash(t, "SEKRET-of-wang")}, person{"name": "he", "role": "admin"}))
 	b := d.browser()
@@ -157,8 +157,8 @@ func TestSessionsThatAreNone(t *testing.T) {
 	until("another hash", func(a answer) bool { return a.status == http.StatusSeeOther })
 }
 
-// TestFormsOfOthers sends forms that are not of the page.
-func TestFormsOfOthers(t *testing.T) {
+// TestForgedForms sends forms that are not of the page.
+func TestForgedForms(t *testing.T) {
 	t.Parallel()
 	d := open(t, login.Config{}, usersOf(t, li(t)))
 	b := d.browser()
@@ -196,8 +196,8 @@ func TestFormsOfOthers(t *testing.T) {
 	b.do(http.MethodPost, "/act", form, "Sec-Fetch-Site", "same-origin", "Origin", d.url).want(t, "the page itself", http.StatusOK, "done")
 }
 
-// TestTries bounds how often one address may try.
-func TestTries(t *testing.T) {
+// TestLoginLimit bounds how often one address may try.
+func TestLoginLimit(t *testing.T) {
 	t.Parallel()
 	d := open(t, login.Config{Proxies: []string{"127.0.0.1"}}, usersOf(t, li(t)))
 	b := d.browser()
@@ -210,13 +210,13 @@ func TestTries(t *testing.T) {
 		try("203.0.113.9", "SEKRET-wrong").want(t, "a wrong password", http.StatusUnauthorized, "name or password is wrong")
 	}
 	a := try("203.0.113.9", password)
-	a.want(t, "the sixth, though it is right", http.StatusTooManyRequests, "too many tries")
+	a.want(t, "the sixth, though it is right", http.StatusTooManyRequests, "too many attempts")
 	if a.header.Get("Retry-After") == "" {
 		t.Error("it does not say when")
 	}
 	try("198.51.100.1, 203.0.113.9", password).want(t, "with another address made up before the proxy's", http.StatusTooManyRequests, "")
 	b.get("/", "X-Forwarded-For", "203.0.113.9", "Accept", "text/plain", "Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("li:"+password))).
-		want(t, "by Basic", http.StatusTooManyRequests, "too many tries")
+		want(t, "by Basic", http.StatusTooManyRequests, "too many attempts")
 	if a := try("203.0.113.10", password); a.status != http.StatusSeeOther {
 		t.Errorf("another address: %d %s", a.status, a.body)
 	}
@@ -244,8 +244,8 @@ func TestTries(t *testing.T) {
 	}
 }
 
-// TestPrograms have name and password in each request.
-func TestPrograms(t *testing.T) {
+// TestBasicAuth have name and password in each request.
+func TestBasicAuth(t *testing.T) {
 	t.Parallel()
 	d := open(t, login.Config{}, usersOf(t, li(t)))
 	b := d.browser()
@@ -272,8 +272,8 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
-// TestLinkInAMessage is opened from another site: the browser keeps the session back, but not when the page loads itself again.
-func TestLinkInAMessage(t *testing.T) {
+// TestLinkFromOtherSite is opened from another site: the browser keeps the session back, but not when the page loads itself again.
+func TestLinkFromOtherSite(t *testing.T) {
 	t.Parallel()
 	b := open(t, login.Config{}, usersOf(t, li(t))).browser()
 	b.get("/accounts", "Sec-Fetch-Site", "cross-site").want(t, "from another site", http.StatusOK, `http-equiv="refresh"`)
@@ -282,8 +282,8 @@ func TestLinkInAMessage(t *testing.T) {
 	}
 }
 
-// TestNext leads to no other site.
-func TestNext(t *testing.T) {
+// TestRedirectAfterLogin leads to no other site.
+func TestRedirectAfterLogin(t *testing.T) {
 	t.Parallel()
 	for next, want := range map[string]string{
 		"/accounts?q=%E5%B0%8F&x=1#a": "/accounts?q=%E5%B0%8F&x=1#a", "https://example.com/": "/", "//example.com": "/", `/\example.com`: "/", "javascript:alert(1)": "/",

@@ -27,54 +27,54 @@ var loginText string
 
 var loginTemplate = template.Must(template.New("login").Parse(loginText))
 
-// loginView is what the template is made of.
+// loginView is the data of the template.
 type loginView struct {
 	Language, Title, Name, Password, Enter, Fault string
 	Next, Field, Form                             string
-	Again                                         bool // load the same address once more, at once
+	Again                                         bool // reload the same address at once
 	Ask                                           bool // show the form
 }
 
-// Results of a try.
+// Results of a login attempt.
 const (
 	resultDone    = "done"
 	resultRefused = "refused"
 	resultLimited = "limited"
 )
 
-// tryBasic is try for a program, which sends name and password with each request: what was right is
-// looked at, and recorded, once.
-func (g *Guard) tryBasic(r *http.Request, name, password string) (*user, *refusal) {
+// checkBasic is checkPassword for programs, which send name and password with each request: a right pair is
+// checked and recorded once, and then remembered.
+func (g *Guard) checkBasic(r *http.Request, name, password string) (*user, *refusal) {
 	mac := hmac.New(sha256.New, g.salt)
 	_, _ = fmt.Fprintf(mac, "%d %s %s", len(name), name, password) // it never fails
 	pair := [sha256.Size]byte(mac.Sum(nil))
-	if of, ok := g.users().byName(name); ok && g.wasRight(pair, of.Password) {
+	if of, ok := g.users().byName(name); ok && g.remembers(pair, of.Password) {
 		return of, nil
 	}
-	of, no := g.try(r, name, password)
+	of, no := g.checkPassword(r, name, password)
 	if no == nil {
-		g.noteRight(pair, of.Password)
+		g.remember(pair, of.Password)
 	}
 	return of, no
 }
 
-// try looks at a name and a password. Its answer does not tell which of the two is wrong.
-func (g *Guard) try(r *http.Request, name, password string) (*user, *refusal) {
+// checkPassword checks a name and a password. The refusal does not tell which of the two is wrong.
+func (g *Guard) checkPassword(r *http.Request, name, password string) (*user, *refusal) {
 	of, _ := g.users().byName(name)
 	from := g.client(r)
 	if !g.tries.CountOf(from, g.deps.Now()) {
 		g.logins.WithLabelValues(resultLimited).Inc()
-		return nil, &refusal{status: http.StatusTooManyRequests, login: true, text: lang.T("too many tries: wait for some seconds", "尝试次数过多，请稍候再试")}
+		return nil, &refusal{status: http.StatusTooManyRequests, login: true, text: lang.T("too many attempts: wait some seconds", "尝试次数过多，请稍候再试")}
 	}
 	select {
-	case g.hashing <- struct{}{}:
-		defer func() { <-g.hashing }()
+	case g.hashSlots <- struct{}{}:
+		defer func() { <-g.hashSlots }()
 	case <-r.Context().Done():
-		return nil, &refusal{status: http.StatusServiceUnavailable, text: lang.T("busy", "忙")}
+		return nil, &refusal{status: http.StatusServiceUnavailable, text: lang.T("the server is busy: try again", "服务器繁忙，请重试")}
 	}
 	right := of.check(password)
 	record := events.Audit{At: g.deps.Now(), Action: events.ActionLogin, By: events.ByConsole, From: from.String(), Outcome: events.OutcomeRefused}
-	if of != nil { // an unknown name may be a password in the wrong field
+	if of != nil { // not an unknown name: it may be a password typed into the wrong field
 		record.Actor, record.Role = of.Name, string(of.Role)
 	}
 	if !right {
@@ -91,39 +91,39 @@ func (g *Guard) try(r *http.Request, name, password string) (*user, *refusal) {
 	return of, nil
 }
 
-// maxSeen bounds the pairs that are remembered.
-const maxSeen = 1024
+// maxRightPairs bounds the pairs that are remembered.
+const maxRightPairs = 1024
 
-func (g *Guard) wasRight(pair [sha256.Size]byte, hash string) bool {
+func (g *Guard) remembers(pair [sha256.Size]byte, hash string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return hash != "" && g.seen[pair] == hash
+	return hash != "" && g.rightPairs[pair] == hash
 }
 
-func (g *Guard) noteRight(pair [sha256.Size]byte, hash string) {
+func (g *Guard) remember(pair [sha256.Size]byte, hash string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.seen) >= maxSeen {
-		clear(g.seen)
+	if len(g.rightPairs) >= maxRightPairs {
+		clear(g.rightPairs)
 	}
-	g.seen[pair] = hash
+	g.rightPairs[pair] = hash
 }
 
-// record leaves a record of a login. Where it can't be stored the login goes
-// on: this may be the person who repairs NATS.
+// record leaves an audit record of a login. If it can't be stored, the login goes on: this may be the
+// person who repairs NATS.
 func (g *Guard) record(ctx context.Context, a events.Audit) {
 	log := g.deps.Log.With().Str("actor", a.Actor).Str("from", a.From).Str("outcome", a.Outcome).Logger()
 	if err := bus.Record(ctx, g.js, a); err != nil {
 		log.Warn().Err(err).Str("action", a.Action).Msg("failed to store audit record")
 	}
 	if a.Action == events.ActionLogout {
-		log.Info().Msg("logged out of the page")
+		log.Info().Msg("person logged out")
 		return
 	}
 	log.Info().Msg("login attempted")
 }
 
-// login shows the form, and takes it.
+// login shows the form, and handles it when it is sent.
 func (g *Guard) login(w http.ResponseWriter, r *http.Request, form string) {
 	if !g.users().passwords() {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
@@ -143,28 +143,28 @@ func (g *Guard) login(w http.ResponseWriter, r *http.Request, form string) {
 		return
 	}
 	next := r.PostFormValue("next")
-	if !g.formFits(r, cookie(r, formCookie)) {
+	if !g.formValid(r, cookie(r, formCookie)) {
 		g.show(w, r, form, badForm.status, next, badForm.text)
 		return
 	}
-	of, no := g.try(r, r.PostFormValue("name"), r.PostFormValue("password"))
+	of, no := g.checkPassword(r, r.PostFormValue("name"), r.PostFormValue("password"))
 	if no != nil {
 		g.show(w, r, form, no.status, next, no.text)
 		return
 	}
 	setCookie(w, sessionCookie, g.users().issue(of, g.deps.Now()), g.secure(r), sessionLife)
 	setCookie(w, formCookie, rand.Text(), g.secure(r), sessionLife)
-	http.Redirect(w, r, inside(next), http.StatusSeeOther)
+	http.Redirect(w, r, localPath(next), http.StatusSeeOther)
 }
 
-// logout takes the session away from the browser.
+// logout deletes the session cookie.
 func (g *Guard) logout(w http.ResponseWriter, r *http.Request, form string) {
-	p, known, no := g.who(r)
+	p, known, no := g.identify(r)
 	if r.Method != http.MethodPost || no != nil || known != bySession {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
-	if !g.formFits(r, form) {
+	if !g.formValid(r, form) {
 		g.refuse(w, r, badForm)
 		return
 	}
@@ -175,24 +175,25 @@ func (g *Guard) logout(w http.ResponseWriter, r *http.Request, form string) {
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
 
-// inside returns an address if it is a path of ours, else that of the first page.
-func inside(next string) string {
+// localPath returns an address if it is a path of this host, else "/".
+func localPath(next string) string {
 	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || !strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.Contains(next, `\`) || u.Path == "/login" {
+	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || u.Path == "/login" ||
+		!strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.Contains(next, `\`) {
 		return "/"
 	}
 	return u.String()
 }
 
-// refuse answers a request that gets no page: a browser that could log in is led to that.
+// refuse answers a request that gets no page. A browser that can log in is redirected to the form.
 func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
 	if !no.login || !safe(r) || !isBrowser(r) || no.status != http.StatusUnauthorized {
 		writeRefusal(w, r, no)
 		return
 	}
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && cookie(r, sessionCookie) == "" {
-		// A link in a message led here. The browser has kept the session back, because another site
-		// asks: from this page it won't.
+		// A link on another site led here, so the browser did not send the session cookie (SameSite).
+		// After a reload from this page it does.
 		writeView(w, r, http.StatusOK, loginView{Again: true})
 		return
 	}
@@ -200,8 +201,8 @@ func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
 }
 
 func (g *Guard) show(w http.ResponseWriter, r *http.Request, form string, status int, next string, fault lang.Text) {
-	// As the cookies will be when the form comes back: this one may be set with this very answer.
-	v := loginView{Ask: true, Next: inside(next), Field: FormField, Form: formToken(r, form), Fault: fault.In(preferred(r))}
+	// Of the cookies as the form will bring them back: this answer may set a new one.
+	v := loginView{Ask: true, Next: localPath(next), Field: FormField, Form: formToken(r, form), Fault: fault.In(preferred(r))}
 	writeView(w, r, status, v)
 }
 
@@ -230,7 +231,7 @@ func writeView(w http.ResponseWriter, r *http.Request, status int, v loginView) 
 	v.Name, v.Password, v.Enter = lang.T("Name", "用户名").In(l), lang.T("Password", "密码").In(l), lang.T("Log in", "登录").In(l)
 	var out bytes.Buffer
 	if err := loginTemplate.Execute(&out, v); err != nil {
-		panic(fmt.Errorf("make the login page: %w", err)) // our own template with our own fields
+		panic(fmt.Errorf("make the login page: %w", err)) // our own template and fields
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
@@ -239,10 +240,10 @@ func writeView(w http.ResponseWriter, r *http.Request, status int, v loginView) 
 	h.Set("Referrer-Policy", "no-referrer")
 	setRetry(w, status)
 	w.WriteHeader(status)
-	_, _ = w.Write(out.Bytes()) // a client that has gone is no concern of ours
+	_, _ = w.Write(out.Bytes()) // the client may have gone
 }
 
-// matcher chooses among the languages of the page; the first is for those who want another.
+// matcher chooses among the languages of the page; the first is the default.
 var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
 
 func preferred(r *http.Request) lang.Language {

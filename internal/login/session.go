@@ -14,16 +14,16 @@ import (
 const (
 	sessionCookie = "wxtoken_session"
 	formCookie    = "wxtoken_form"
-	// FormField is the field of a form in which the token comes back that Person.FormToken is.
+	// FormField is the form field that holds Person.FormToken.
 	FormField = "form_token"
 
-	// sessionLife is how long a login lasts, whatever is done meanwhile.
+	// sessionLife is how long a login lasts. Using the page does not extend it.
 	sessionLife = 12 * time.Hour
-	// skew is how far the clocks of two refreshers may be apart.
+	// skew is how much the clocks of two refreshers may differ.
 	skew = 5 * time.Minute
 )
 
-// session is what the cookie says.
+// session is the content of the session cookie.
 type session struct {
 	Name    string `json:"n"`
 	Issued  int64  `json:"i"` // Unix time
@@ -32,8 +32,8 @@ type session struct {
 
 var encoding = base64.RawURLEncoding.Strict()
 
-// key returns what signs the sessions of a person. With the hash in it, a new password ends them
-// all; with the secret in it, a hash alone, once seen, makes none.
+// key returns the key that signs the sessions of a person. It depends on the hash, so that a new password
+// ends them all, and on the secret, so that a leaked hash is not enough to forge one.
 func (u *users) key(of *user) []byte {
 	mac := hmac.New(sha256.New, u.secret)
 	_, _ = mac.Write([]byte("wxtoken console session\n" + of.Password)) // it never fails
@@ -46,7 +46,7 @@ func sign(key []byte, text string) string {
 	return encoding.EncodeToString(mac.Sum(nil))
 }
 
-// issue returns a session of a person, for the cookie.
+// issue returns the cookie value of a new session.
 func (u *users) issue(of *user, now time.Time) string {
 	text, err := json.Marshal(session{Name: of.Name, Issued: now.Unix(), Expires: now.Add(sessionLife).Unix()})
 	if err != nil {
@@ -56,7 +56,7 @@ func (u *users) issue(of *user, now time.Time) string {
 	return body + "." + sign(u.key(of), body)
 }
 
-// holder returns the person whose session that is, if it is one and has not ended.
+// holder returns the person of a session, if the cookie is valid and has not expired.
 func (u *users) holder(cookie string, now time.Time) (*user, bool) {
 	body, mac, ok := strings.Cut(cookie, ".")
 	text, err := encoding.DecodeString(body)
@@ -75,15 +75,15 @@ func (u *users) holder(cookie string, now time.Time) (*user, bool) {
 	return of, true
 }
 
-// formToken returns what a form of this browser brings back: the digest of cookies that no other
-// page can read.
+// formToken returns the token for the forms of this browser: a digest of its cookies, which pages of other
+// sites can't read.
 func formToken(r *http.Request, form string) string {
 	sum := sha256.Sum256([]byte("wxtoken form\n" + form + "\n" + cookie(r, sessionCookie)))
 	return encoding.EncodeToString(sum[:])
 }
 
-// cookie returns the value of a cookie, "" where there is none, or more than one: a page of a
-// neighbouring host may have set the other.
+// cookie returns the value of a cookie. Two cookies with that name count as none: a neighbouring host may
+// have set one.
 func cookie(r *http.Request, name string) string {
 	if all := r.CookiesNamed(name); len(all) == 1 {
 		return all[0].Value
@@ -91,8 +91,8 @@ func cookie(r *http.Request, name string) string {
 	return ""
 }
 
-// setCookie gives the browser a cookie that scripts can't read and other sites can't have sent;
-// without a value it takes it away.
+// setCookie sets a cookie that scripts can't read and other sites can't make the browser send; without a
+// value it deletes the cookie.
 func setCookie(w http.ResponseWriter, name, value string, secure bool, life time.Duration) {
 	c := &http.Cookie{Name: name, Value: value, Path: "/", HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode}
 	if c.MaxAge = int(life / time.Second); value == "" {

@@ -17,20 +17,20 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// usersFile is the users file.
+// usersFile is the JSON of the users file.
 type usersFile struct {
-	Secret string  `json:"secret"` // base64: signs sessions, with the hash of the person's password
+	Secret string  `json:"secret"` // base64; signs sessions, together with the person's password hash
 	Users  []*user `json:"users"`
 }
 
-// user is a person in it.
+// user is a person in the file.
 type user struct {
 	Name     string `json:"name"`
 	Role     Role   `json:"role"`
-	Password string `json:"password,omitempty"` // hash by bcrypt, as htpasswd -B makes it too; empty: a proxy knows the person
+	Password string `json:"password,omitempty"` // bcrypt hash, which htpasswd -B makes too; empty: only a proxy can name the person
 }
 
-// users are those of the file. They don't change. The zero value has none.
+// users are the users of a file, unchangeable. The zero value has none.
 type users struct {
 	secret []byte
 	all    []*user
@@ -38,10 +38,10 @@ type users struct {
 
 const (
 	minSecret = 32 // bytes
-	// A hash takes a core for about 0.2 s with the cost that is made here. Costs that take no time,
-	// or more than seconds, are refused.
+	// With cost, a hash takes a core about 0.2 s. Files with a cost that is too cheap, or takes
+	// seconds, are refused.
 	cost, minCost, maxCost = 12, 10, 15
-	maxPassword            = 72 // bytes; bcrypt looks at no more
+	maxPassword            = 72 // bytes; bcrypt ignores the rest
 )
 
 // parseUsers reads a users file. The error names every fault with its place, and shows no hash and
@@ -65,7 +65,7 @@ func parseUsers(text []byte) (*users, error) {
 		if !validName(u.Name) {
 			fault("%w", errName)
 		} else if seen[u.Name] {
-			fault("name: it stands there twice")
+			fault("name: appears twice")
 		}
 		seen[u.Name] = true
 		if !u.Role.valid() {
@@ -76,7 +76,7 @@ func parseUsers(text []byte) (*users, error) {
 		}
 		passwords = true
 		if c, err := bcrypt.Cost([]byte(u.Password)); err != nil || c < minCost || c > maxCost {
-			fault("password: want a hash by bcrypt with a cost of %d to %d (--make-console-user makes one, and so does htpasswd -nBC %d)", minCost, maxCost, cost)
+			fault("password: want a bcrypt hash with a cost of %d to %d (--make-console-user makes one, and so does htpasswd -nBC %d)", minCost, maxCost, cost)
 		}
 	}
 	secret, err := base64.StdEncoding.DecodeString(f.Secret)
@@ -94,7 +94,7 @@ func decodeUsers(text []byte) (f usersFile, err error) {
 	return f, err
 }
 
-// byName returns the person of that name.
+// byName returns the person with a name.
 func (u *users) byName(name string) (*user, bool) {
 	i := slices.IndexFunc(u.all, func(one *user) bool { return one.Name == name })
 	if i < 0 {
@@ -103,31 +103,31 @@ func (u *users) byName(name string) (*user, bool) {
 	return u.all[i], true
 }
 
-// passwords reports whether anybody can log in with one.
+// passwords reports whether there is a person with a password.
 func (u *users) passwords() bool {
 	return slices.ContainsFunc(u.all, func(one *user) bool { return one.Password != "" })
 }
 
-// unmatched is the hash of a random password. A login with an unknown name is compared with it, so
-// that it takes as long as one with a known name.
-var unmatched = sync.OnceValue(func() string { return hashOf(rand.Text()) })
+// decoyHash is the hash of a random password. A login with an unknown name is checked against it, so that it
+// takes as long as one with a known name.
+var decoyHash = sync.OnceValue(func() string { return hashOf(rand.Text()) })
 
 func hashOf(password string) string {
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), cost)
 	if err != nil {
-		panic(err) // our own passwords are short, and the cost is one of bcrypt's
+		panic(err) // our own passwords are short, and the cost is valid
 	}
 	return string(hash)
 }
 
-// check reports whether that is the person's password.
+// check reports whether a password is the person's. u may be nil, for an unknown name.
 func (u *user) check(password string) bool {
 	hash := ""
 	if u != nil {
 		hash = u.Password
 	}
 	if hash == "" {
-		hash = unmatched()
+		hash = decoyHash()
 	}
 	err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(password))
 	return err == nil && u != nil && u.Password != "" && len(password) <= maxPassword
@@ -145,7 +145,7 @@ func (c Config) MakeUser() (password string, err error) {
 	return password, nil
 }
 
-// makeUser puts a person into a users file, with a new password.
+// makeUser adds a person with a new password to a users file, or gives the person there a new one.
 func makeUser(path, name string, role Role) (password string, err error) {
 	f := usersFile{Secret: base64.StdEncoding.EncodeToString(randomBytes(minSecret))}
 	text, err := os.ReadFile(path)
@@ -174,10 +174,10 @@ func makeUser(path, name string, role Role) (password string, err error) {
 	return password, replace(path, append(text, '\n'))
 }
 
-// replace writes a file beside another and puts it in its place, so that a process that follows it
-// reads it whole.
+// replace writes a new file and renames it to path, so that a process that follows path never reads half a
+// file.
 func replace(path string, text []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), ".users-*") // for the owner alone
+	file, err := os.CreateTemp(filepath.Dir(path), ".users-*") // with mode 0600
 	if err != nil {
 		return err
 	}
@@ -193,6 +193,6 @@ func replace(path string, text []byte) error {
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // it never fails: the program would end
+	_, _ = rand.Read(b) // never fails (crypto/rand)
 	return b
 }

@@ -40,8 +40,8 @@ func TestThisMachine(t *testing.T) {
 	}
 }
 
-// TestFarAway asks from another machine.
-func TestFarAway(t *testing.T) {
+// TestOtherMachine asks from another machine.
+func TestOtherMachine(t *testing.T) {
 	t.Parallel()
 	guard, err := login.New(login.Config{}, login.Deps{NATS: natsdtest.Start(t).Connect(), Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Now: time.Now})
 	if err != nil {
