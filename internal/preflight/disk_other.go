@@ -2,5 +2,5 @@
 
 package preflight
 
-// diskSize is not known here.
+// diskSize is not implemented for this system.
 func diskSize(string) (size uint64, found bool) { return 0, false }

@@ -4,8 +4,7 @@ package preflight
 
 import "golang.org/x/sys/unix"
 
-// diskSize returns how many bytes the file system under dir holds; found is false where that can't
-// be said.
+// diskSize returns the size of the file system of dir in bytes; found is false if that is unknown.
 func diskSize(dir string) (size uint64, found bool) {
 	var s unix.Statfs_t
 	if dir == "" || unix.Statfs(dir, &s) != nil {

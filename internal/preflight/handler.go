@@ -11,32 +11,31 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// reportLasts is how long a report is shown again instead of being made anew.
-const reportLasts = 5 * time.Second
+// reportMaxAge is how long a report is shown again before the checks are run anew.
+const reportMaxAge = 5 * time.Second
 
-// report returns the report of now: one that is younger than reportLasts, or a new one.
+// report returns the last report, or a new one if that is older than reportMaxAge.
 func (c *Checker) report(ctx context.Context) Report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.last == nil || time.Since(c.made) > reportLasts {
-		c.last = c.Run(context.WithoutCancel(ctx)) // who asks may hang up: the next one has the report
-		c.made = time.Now()
+	if c.last == nil || time.Since(c.lastAt) > reportMaxAge {
+		c.last = c.Run(context.WithoutCancel(ctx)) // the next request uses the report, even if this client hangs up
+		c.lastAt = time.Now()
 	}
 	return c.last
 }
 
-// Lines hands out the lines of the report of now, for a page.
+// Lines passes on the lines of the present report, for a page.
 func (c *Checker) Lines(ctx context.Context, line func(mark, name string, saw, remedy lang.Text)) {
 	for _, l := range c.report(ctx) {
 		line(string(l.Mark), l.Name, l.Saw, l.Remedy)
 	}
 }
 
-// Handler answers GET /check with the report: as text, or as JSON where the request asks for that;
-// in the language of Accept-Language, or that of the target. A browser is shown the page that next
-// has of it, if there is a next. However many requests come, the checks are made by one at a time
-// and every few seconds; WeChat is asked less often still. Other paths are for next, which may be
-// nil.
+// Handler answers GET /check with the report: as text, or as JSON if the request asks for it; in the language of
+// Accept-Language, or that of the target. Browsers get the page of next, if there is a next. However many requests
+// come, the checks run at most every few seconds, one run at a time; WeChat is asked less often still. Other paths
+// are for next, which may be nil.
 func (c *Checker) Handler(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /check", func(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +54,7 @@ func (c *Checker) Handler(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		if format == "json" || format == "" && strings.Contains(accept, "application/json") {
 			h.Set("Content-Type", "application/json")
-			_ = found.WriteJSON(w, l) // a client that has gone is no concern of ours
+			_ = found.WriteJSON(w, l) // the client may have gone
 			return
 		}
 		h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -70,7 +69,7 @@ func (c *Checker) Handler(next http.Handler) http.Handler {
 // matcher chooses among the languages of a report.
 var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
 
-// preferred returns the language that an Accept-Language header likes best; curl sends none.
+// preferred returns the language that an Accept-Language header prefers; curl sends none.
 func (c *Checker) preferred(header string) lang.Language {
 	if header == "" {
 		return c.Language

@@ -9,8 +9,8 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// TestWhoGetsWhat: a browser is shown the page, if there is one; programs and terminals get what they always got.
-func TestWhoGetsWhat(t *testing.T) {
+// TestHandlerFormats: a browser is shown the page, if there is one; programs and terminals get what they always got.
+func TestHandlerFormats(t *testing.T) {
 	t.Parallel()
 	c, err := New(Target{Language: lang.English})
 	if err != nil {

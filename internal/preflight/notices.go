@@ -13,8 +13,7 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Notices looks whether those who are to be told of trouble are told: the file as it is now, and
-// what waits for each receiver.
+// Notices checks whether notices reach their receivers: the file as it is now, and what waits for each receiver.
 func Notices(nc *nats.Conn, file string) Probe {
 	return Probe{Name: "notices", Look: func(ctx context.Context) Line { return notices(ctx, nc, file) }}
 }
@@ -23,7 +22,7 @@ func notices(ctx context.Context, nc *nats.Conn, file string) Line {
 	const name = "notices"
 	receivers, err := notify.ReadFile(file)
 	if err != nil {
-		return Line{Fail, name, lang.Same(err.Error()), lang.T("mend %s; until then the receivers before stay",
+		return Line{Fail, name, lang.Same(err.Error()), lang.T("fix %s; until then the receivers of before stay",
 			"修正 %s；在此之前原来的接收方不变", settings.Name("notify-file"))}
 	}
 	js, err := jetstream.New(nc)
@@ -34,7 +33,7 @@ func notices(ctx context.Context, nc *nats.Conn, file string) Line {
 	for _, r := range receivers {
 		cons, err := js.Consumer(ctx, events.StreamJournal, notify.Durable(r.Name))
 		switch {
-		case errors.Is(err, jetstream.ErrConsumerNotFound): // no refresher has begun with it
+		case errors.Is(err, jetstream.ErrConsumerNotFound): // no refresher serves it yet
 			continue
 		case err != nil:
 			return skip(name, lang.T("the consumers can't be read%s", "读不到 consumer%s", because(err)))
@@ -45,8 +44,8 @@ func notices(ctx context.Context, nc *nats.Conn, file string) Line {
 		}
 	}
 	if len(waiting) > 0 {
-		return Line{Warn, name, lang.T("tries failed for %s", "发送失败：%s", lang.Join(waiting, lang.T(", ", "、"))),
-			lang.T("refresher --notify-test says what each answers; the log has it, too", "refresher --notify-test 会显示每个接收方的应答，日志里也有")}
+		return Line{Warn, name, lang.T("deliveries failed to %s", "发送失败：%s", lang.Join(waiting, lang.T(", ", "、"))),
+			lang.T("refresher --notify-test shows what each receiver answers; so does the log", "refresher --notify-test 会显示每个接收方的应答，日志里也有")}
 	}
-	return ok(name, lang.T("receivers: %d; nothing waits that could not be delivered", "接收方 %d 个；没有发不出去的通知", len(receivers)))
+	return ok(name, lang.T("receivers: %d; no failed delivery", "接收方 %d 个；没有发不出去的通知", len(receivers)))
 }

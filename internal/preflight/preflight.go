@@ -15,63 +15,63 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// within bounds all checks together; it leaves the ops door time to answer.
-const within = 8 * time.Second
+// timeout bounds all checks together; the ops server still has time to answer then.
+const timeout = 8 * time.Second
 
 // Config holds the settings that only the checks read.
 type Config struct {
-	NatsMonitorURL string `group:"NATS" placeholder:"http://host:8222" help:"Monitoring address of the NATS server. Only --check and /check read it, for settings of the server that a client can't see."`
+	NatsMonitorURL string `group:"NATS" placeholder:"http://host:8222" help:"Monitoring address of the NATS server. Only --check and /check use it, for settings of the server that a client can't see."`
 }
 
-// Server is what a process knows of the NATS server that it runs itself.
+// Server is the NATS server that the process runs itself.
 type Server struct {
 	StoreDir   string
 	MaxStore   int64 // bytes
 	SyncAlways bool
 }
 
-// Target is what is looked at. What is zero is not.
+// Target says what to check. Zero fields are not checked.
 type Target struct {
-	NATS    *nats.Conn // connected or not; nil: the server does not run
+	NATS    *nats.Conn // connected or not; nil: the process's own server does not run
 	NATSURL string     // for the remedy, without a password
-	// Whose rights the user must have: events.RoleIngest or RoleRefresher; empty: the server knows
-	// no users.
+	// The role whose rights the NATS user needs, such as events.RoleIngest; empty: the server has no
+	// users.
 	Role       string
-	Streams    []string // those that the process may look at
+	Streams    []string // streams that the process may look at
 	Setup      events.SetupConfig
-	Probes     []Probe // what else must work once the streams are there
-	BesideNATS []Probe // what must work beside NATS
-	Server     *Server // of a process that runs its own
+	Probes     []Probe // further checks, once the streams exist
+	BesideNATS []Probe // further checks that do not need NATS
+	Server     *Server // nil: the process runs no server
 	MonitorURL string
 
 	WechatURL  string                      // its API
-	Components func() []settings.Component // as they are now
+	Components func() []settings.Component // the present ones
 	PublicURL  string
-	Statuses   bool // the bucket status may be read
+	Statuses   bool // whether to read the bucket status
 	Transport  http.RoundTripper
 	Language   lang.Language    // of the report
 	Now        func() time.Time // nil: time.Now
 }
 
-// Probe is a check that works or says why not, in words without a secret.
+// Probe is a check that passes, or fails with an error that holds no secret.
 type Probe struct {
 	Name   string
 	Run    func(context.Context) error
-	Works  lang.Text // what it proves
+	Works  lang.Text // what is shown when it passes
 	Remedy lang.Text
-	Look   func(context.Context) Line // in the place of Run, for what has more than two answers
+	Look   func(context.Context) Line // instead of Run, for checks with more than two results
 }
 
-// Checker makes the checks of a target.
+// Checker runs the checks of a target.
 type Checker struct {
 	Target
 	js     jetstream.JetStream
 	client *http.Client
 	calls  *calls
 
-	mu   sync.Mutex
-	last Report // what was found last
-	made time.Time
+	mu     sync.Mutex
+	last   Report // the last report
+	lastAt time.Time
 }
 
 // New returns a Checker.
@@ -93,27 +93,27 @@ func New(t Target) (*Checker, error) {
 	}
 	c.client = &http.Client{
 		Transport: c.Transport,
-		// WeChat follows none.
+		// WeChat does not follow redirects.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
 }
 
-// Run makes all checks, those that do not depend on each other at once.
+// Run runs all checks; independent ones run in parallel.
 func (c *Checker) Run(ctx context.Context) Report {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	// One after the other: what NATS refuses is told to the connection, not to who asked.
+	// One after the other: NATS reports a refused request to the connection, not to the requester.
 	onNATS := func(ctx context.Context) []Line {
 		return append(c.nats(ctx), c.statuses(ctx)...)
 	}
-	apart := func(ctx context.Context) (lines []Line) {
+	besideNATS := func(ctx context.Context) (lines []Line) {
 		for _, p := range c.BesideNATS {
 			lines = append(lines, p.line(ctx))
 		}
 		return lines
 	}
-	groups := []func(context.Context) []Line{onNATS, c.wechat, c.callback, apart}
+	groups := []func(context.Context) []Line{onNATS, c.wechat, c.callback, besideNATS}
 	lines := make([][]Line, len(groups))
 	var working sync.WaitGroup
 	for i, group := range groups {
@@ -125,7 +125,7 @@ func (c *Checker) Run(ctx context.Context) Report {
 		found = append(found, component.AppID)
 	}
 	read := lang.T("no fault; components: %s", "没有错误；第三方平台：%s", joined(found))
-	if c.Role == events.RoleGateway { // its components are those of the refreshers
+	if c.Role == events.RoleGateway { // it has no components of its own
 		read = lang.T("no fault", "没有错误")
 	}
 	return append(Report{ok("settings", read)}, slices.Concat(lines...)...)

@@ -13,37 +13,37 @@ import (
 	"wxtoken/internal/runbook"
 )
 
-// Mark is the outcome of one check. It is the same in all languages, as the names of the checks
-// are: scripts look for them, and the runbook names them.
+// Mark is the result of a check. Like the names of the checks it is the same in both languages: scripts look for
+// them, and the runbook names them.
 type Mark string
 
 // The marks.
 const (
 	OK   Mark = "ok"
-	Warn Mark = "warn" // works, and should not stay so
+	Warn Mark = "warn" // works, but should be fixed
 	Fail Mark = "FAIL" // does not work
-	Skip Mark = "skip" // not looked at, for the reason that stands beside it
+	Skip Mark = "skip" // not checked; Saw says why
 )
 
-// Line is what came of one check.
+// Line is the line of a check in the report.
 type Line struct {
 	Mark   Mark
 	Name   string
-	Saw    lang.Text // what was found, or why it was not looked at
+	Saw    lang.Text // what was found, or why it was not checked
 	Remedy lang.Text // what to do: the field of WeChat's console, the flag and its variable, the command
 }
 
-// written is a line in one language, as JSON has it.
-type written struct {
+// lineJSON is a line in one language, for JSON.
+type lineJSON struct {
 	Mark   Mark   `json:"mark"`
 	Name   string `json:"name"`
 	Saw    string `json:"saw"`
 	Remedy string `json:"remedy,omitempty"`
-	// Runbook is where the entries stand that the remedy names, as the alerts' runbook_url has it.
+	// Runbook has the addresses of the entries that the remedy names, as in the alerts' runbook_url.
 	Runbook []string `json:"runbook,omitempty"`
 }
 
-// addresses are where the entries of the runbook stand that a remedy names.
+// addresses returns the addresses of the runbook's entries that a remedy names.
 func addresses(remedy string, l lang.Language) (all []string) {
 	for _, m := range runbook.Mentions(remedy) {
 		if address := m.Entry.Address(l); !slices.Contains(all, address) {
@@ -53,10 +53,10 @@ func addresses(remedy string, l lang.Language) (all []string) {
 	return all
 }
 
-// Report is what came of all checks.
+// Report is the result of all checks.
 type Report []Line
 
-// Err returns an error when a check failed.
+// Err returns an error if a check failed.
 func (r Report) Err(l lang.Language) error {
 	failed := 0
 	for _, line := range r {
@@ -67,11 +67,10 @@ func (r Report) Err(l lang.Language) error {
 	if failed == 0 {
 		return nil
 	}
-	return errors.New(lang.T("%d of %d checks failed",
-		"有 %d 项检查没有通过，共 %d 项", failed, len(r)).In(l))
+	return errors.New(lang.T("%d of %d checks failed", "有 %d 项检查没有通过，共 %d 项", failed, len(r)).In(l))
 }
 
-// WriteText writes the lines for a person.
+// WriteText writes the report for a person.
 func (r Report) WriteText(w io.Writer, l lang.Language) error {
 	width := 0
 	for _, line := range r {
@@ -91,18 +90,18 @@ func (r Report) WriteText(w io.Writer, l lang.Language) error {
 	return err
 }
 
-// WriteJSON writes the lines for a program: [{"mark","name","saw","remedy","runbook"}].
+// WriteJSON writes the report for a program: [{"mark","name","saw","remedy","runbook"}].
 func (r Report) WriteJSON(w io.Writer, l lang.Language) error {
-	lines := make([]written, len(r))
+	lines := make([]lineJSON, len(r))
 	for i, line := range r {
-		lines[i] = written{line.Mark, line.Name, line.Saw.In(l), line.Remedy.In(l), addresses(line.Remedy.In(l), l)}
+		lines[i] = lineJSON{line.Mark, line.Name, line.Saw.In(l), line.Remedy.In(l), addresses(line.Remedy.In(l), l)}
 	}
 	return json.NewEncoder(w).Encode(lines)
 }
 
-// ReadJSON reads a report as Handler answers it, in the one language that it came in.
+// ReadJSON reads a report of Handler. It has texts in one language only.
 func ReadJSON(data []byte) (Report, error) {
-	var lines []written
+	var lines []lineJSON
 	if err := json.Unmarshal(data, &lines); err != nil || len(lines) == 0 {
 		return nil, errors.New("read the report: not the JSON of one")
 	}
@@ -113,13 +112,13 @@ func ReadJSON(data []byte) (Report, error) {
 	return r, nil
 }
 
-// Print writes the lines for a person, and returns an error when a check failed.
+// Print writes the report for a person, and returns an error if a check failed.
 func (r Report) Print(w io.Writer, l lang.Language) error {
 	return errors.Join(r.WriteText(w, l), r.Err(l))
 }
 
-// Print makes all checks of a target and writes the report, with more lines at its end. It returns
-// an error when a check failed.
+// Print runs all checks of a target and writes the report, with more lines at its end. It returns an error if a
+// check failed.
 func Print(ctx context.Context, t Target, w io.Writer, more ...Line) error {
 	c, err := New(t)
 	if err != nil {

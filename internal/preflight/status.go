@@ -20,19 +20,19 @@ import (
 
 const (
 	ticketLate  = 25 * time.Minute // WeChat pushes one every 10 minutes
-	maxStatuses = 2000             // that are read
-	maxNamed    = 5                // accounts in a line
-	readers     = 16
+	maxStatuses = 2000             // statuses that are read
+	maxNamed    = 5                // accounts that a line names
+	readsAtOnce = 16
 )
 
-// statuses looks at what the refreshers wrote down: tickets, refusals, permissions.
+// statuses checks the statuses that the refreshers wrote: tickets, refusals, permissions.
 func (c *Checker) statuses(ctx context.Context) []Line {
 	if !c.Statuses {
 		return nil
 	}
 	const name = "tickets"
 	if c.NATS == nil || !c.NATS.IsConnected() {
-		return []Line{skip(name, lang.T("NATS is not there to tell", "NATS 不在，无法得知"))}
+		return []Line{skip(name, lang.T("NATS does not answer", "NATS 没有应答"))}
 	}
 	stream, err := c.js.Stream(ctx, events.StreamStatus)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -49,7 +49,7 @@ func (c *Checker) statuses(ctx context.Context) []Line {
 				"读不到状态%s", because(err))))
 			continue
 		}
-		lines = append(lines, c.tickets(name+" "+component.AppID, status), held("renewals "+component.AppID, status))
+		lines = append(lines, c.ticketLine(name+" "+component.AppID, status), renewalsLine("renewals "+component.AppID, status))
 		if unopened := unopenedEvents(status); unopened != "" {
 			lines = append(lines, Line{Fail, "seal key " + component.AppID, lang.Same(unopened),
 				truth.CauseOf(truth.SealKeyUnknown).Do(nil)})
@@ -76,16 +76,16 @@ func unopenedEvents(s *wxtoken.Status) string {
 	return ""
 }
 
-// tickets judges the age of a component's ticket.
-func (c *Checker) tickets(name string, status *wxtoken.Status) Line {
+// ticketLine judges the age of a component's ticket.
+func (c *Checker) ticketLine(name string, status *wxtoken.Status) Line {
 	remedy := truth.CauseOf(wxtoken.HeldNoTicket).Do(nil)
 	switch {
 	case status == nil:
 		return skip(name, lang.T("no refresher has run for it yet", "还没有 refresher 处理过它"))
 	case status.TicketReceivedAt == nil:
-		return Line{Fail, name, lang.T("none came yet; WeChat pushes one every 10 minutes",
+		return Line{Fail, name, lang.T("none received yet; WeChat pushes one every 10 minutes",
 			"还没有收到过；微信每 10 分钟推送一次"),
-			lang.T("wait 10 minutes after ingest could be reached, then %s",
+			lang.T("wait 10 minutes once WeChat can reach ingest, then %s",
 				"ingest 可以访问后等 10 分钟，然后%s", remedy)}
 	}
 	age := c.Now().Sub(*status.TicketReceivedAt).Round(time.Second)
@@ -96,17 +96,17 @@ func (c *Checker) tickets(name string, status *wxtoken.Status) Line {
 	return ok(name, lang.T("the last one came %s ago", "最近一次在 %s 前", age))
 }
 
-// unheld says that renewals go on.
-func unheld() lang.Text { return lang.T("nothing holds them back", "没有暂缓") }
+// nothingHeld says that renewals are not held back.
+func nothingHeld() lang.Text { return lang.T("nothing holds them back", "没有暂缓") }
 
-// held judges whether anything keeps the tokens of a component from being renewed.
-func held(name string, status *wxtoken.Status) Line {
+// renewalsLine says whether the renewals of a component are held back, and why.
+func renewalsLine(name string, status *wxtoken.Status) Line {
 	if status == nil {
 		return skip(name, lang.T("no refresher has run for it yet", "还没有 refresher 处理过它"))
 	}
 	held, ok := status.Held()
 	if !ok {
-		return Line{OK, name, unheld(), lang.Text{}}
+		return Line{OK, name, nothingHeld(), lang.Text{}}
 	}
 	saw := lang.T("held back since %s: %s: %s",
 		"自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
@@ -120,7 +120,7 @@ func held(name string, status *wxtoken.Status) Line {
 	return Line{mark, name, saw, cause.Do(status.LastError)}
 }
 
-// permissions looks for accounts that can't be kept, or that granted too little.
+// permissions checks for accounts that can't be renewed, lack permissions, or have an expired token.
 func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Line {
 	const name = "permissions"
 	prefix := "$KV." + events.BucketStatus + "."
@@ -139,12 +139,12 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	keys = keys[:min(all, maxStatuses)]
 	why := make([]lack, len(keys))
 	expired := make([]bool, len(keys))
-	tokens, _ := c.js.Stream(ctx, events.StreamTokens) // nil where it can't be looked at
+	tokens, _ := c.js.Stream(ctx, events.StreamTokens) // nil where it can't be read
 	unread := 0
 	var working sync.WaitGroup
 	var mu sync.Mutex
 	next := 0
-	for range readers {
+	for range readsAtOnce {
 		working.Go(func() {
 			for {
 				mu.Lock()
@@ -160,14 +160,14 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 					unread++
 					mu.Unlock()
 				}
-				why[i], expired[i] = lacking(status), c.dead(ctx, tokens, keys[i], status)
+				why[i], expired[i] = lacking(status), c.tokenExpired(ctx, tokens, keys[i], status)
 			}
 		})
 	}
 	working.Wait()
 	looked := lang.T("%d accounts", "%d 个授权方", all)
 	if len(keys) < all || unread > 0 {
-		looked = lang.T("%d of %d accounts looked at", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
+		looked = lang.T("%d of %d accounts checked", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
 	}
 	var lacks, remedies, without []lang.Text
 	for _, t := range troubles(why) {
@@ -178,24 +178,27 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 			}
 		}
 	}
-	remedies = slices.Compact(remedies) // two causes have the same
+	remedies = slices.Compact(remedies) // two causes share one
 	for i, key := range keys {
 		if expired[i] {
 			without = append(without, lang.Same(key.String()))
 		}
 	}
-	lines := []Line{ok(name, lang.T("%s, none lacks any", "%s，都不缺", looked)), ok("accounts", lang.T("%s, none has a dead token", "%s，令牌都没有过期", looked))}
+	lines := []Line{
+		ok(name, lang.T("%s, none lacks a permission", "%s，都不缺权限", looked)),
+		ok("accounts", lang.T("%s, no token has expired", "%s，令牌都没有过期", looked)),
+	}
 	if n := len(lacks); n > 0 {
 		lines[0] = Line{Warn, name, lang.T("%s, %d lack something: %s",
 			"%s，%d 个缺少授权或权限：%s", looked, n, few(lacks)), lang.Join(remedies, lang.T("; ", "；"))}
 	}
 	if n := len(without); n > 0 {
-		lines[1] = Line{Fail, "accounts", lang.T("%s, %d have a dead token: %s", "%s，%d 个的令牌已过期：%s", looked, n, few(without)), truth.CauseOf(truth.AccountTokenDead).Do(nil)}
+		lines[1] = Line{Fail, "accounts", lang.T("%s, tokens expired for %d: %s", "%s，%d 个的令牌已过期：%s", looked, n, few(without)), truth.CauseOf(truth.AccountTokenDead).Do(nil)}
 	}
 	return lines
 }
 
-// troubles returns what accounts lack, in the order in which it is to be looked at.
+// troubles counts what accounts lack, in truth's order.
 func troubles(why []lack) (all []truth.Trouble) {
 	counts := map[wxtoken.Reason]int{}
 	for _, w := range why {
@@ -209,7 +212,7 @@ func troubles(why []lack) (all []truth.Trouble) {
 	return all
 }
 
-// few names some of many.
+// few lists the first maxNamed of many, and how many more there are.
 func few(all []lang.Text) lang.Text {
 	comma := lang.T(", ", "、")
 	if more := len(all) - maxNamed; more > 0 {
@@ -218,16 +221,16 @@ func few(all []lang.Text) lang.Text {
 	return lang.Join(all, comma)
 }
 
-// dead reports whether an account is in force and its token is dead. The status alone does not
-// tell: a renewal that failed after the token died says that it failed.
-func (c *Checker) dead(ctx context.Context, tokens jetstream.Stream, key wxtoken.Key, s *wxtoken.Status) bool {
+// tokenExpired reports whether an account should have a valid token and has none. The status alone does not tell: a
+// renewal that failed after the token expired says only that it failed.
+func (c *Checker) tokenExpired(ctx context.Context, tokens jetstream.Stream, key wxtoken.Key, s *wxtoken.Status) bool {
 	switch {
 	case s == nil || tokens == nil:
 		return false
-	case s.State == wxtoken.StateRevoked || s.State == wxtoken.StateNeedsAuthorization: // it is for the merchant, and among those that lack something
-		return false
-	case s.State == wxtoken.StateActive && !account.IsFalse(*s, wxtoken.ConditionReady): // the refreshers write within seconds that one has died
-		return false
+	case s.State == wxtoken.StateRevoked || s.State == wxtoken.StateNeedsAuthorization:
+		return false // it needs the merchant, and counts among those that lack something
+	case s.State == wxtoken.StateActive && !account.IsFalse(*s, wxtoken.ConditionReady):
+		return false // the refreshers note within seconds that a token has expired
 	}
 	m, err := tokens.GetLastMsgForSubject(ctx, events.TokenSubject(key))
 	if err != nil {
@@ -237,12 +240,13 @@ func (c *Checker) dead(ctx context.Context, tokens jetstream.Stream, key wxtoken
 	return json.Unmarshal(m.Data, &t) == nil && !c.Now().Before(t.ExpiresAt)
 }
 
-// lack is what an account lacks; its cause is empty where it lacks nothing.
+// lack is what an account lacks; the zero lack is nothing.
 type lack struct {
 	cause wxtoken.Reason
 	what  lang.Text
 }
 
+// lacking returns what an account lacks, by its status.
 func lacking(s *wxtoken.Status) (l lack) {
 	if s == nil {
 		return l
@@ -264,7 +268,7 @@ func lacking(s *wxtoken.Status) (l lack) {
 	return l
 }
 
-// read reads one status; nil when there is none.
+// read reads a status; nil if there is none.
 func read(ctx context.Context, stream jetstream.Stream, key wxtoken.Key) (*wxtoken.Status, error) {
 	m, err := stream.GetLastMsgForSubject(ctx, "$KV."+events.BucketStatus+"."+key.String())
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -275,7 +279,7 @@ func read(ctx context.Context, stream jetstream.Stream, key wxtoken.Key) (*wxtok
 	}
 	var s wxtoken.Status
 	if json.Unmarshal(m.Data, &s) != nil {
-		return nil, nil // it is written anew at the next renewal
+		return nil, nil // the next renewal writes it anew
 	}
 	return &s, nil
 }

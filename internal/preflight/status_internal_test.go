@@ -34,7 +34,7 @@ func TestHeldBack(t *testing.T) {
 		{"another keeper", with(wxtoken.HeldTokenRefused), Fail, "Renewals are held back"},
 		{"minute", with(wxtoken.HeldMinuteLimit), Warn, "Renewals are held back"},
 	} {
-		line := held("renewals wxc", row.status)
+		line := renewalsLine("renewals wxc", row.status)
 		if line.Mark != row.mark || !strings.Contains(line.Remedy.EN, row.remedy) {
 			t.Errorf("%s: %+v, want %s with %q", row.name, line, row.mark, row.remedy)
 		}

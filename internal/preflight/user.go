@@ -7,9 +7,9 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// wrongUser looks whether the user may hear answers at all, nil if so. Without that each further
-// look would end in a timeout that says nothing.
-func (c *Checker) wrongUser() []Line {
+// checkInbox checks whether the user may receive answers at all; nil: it may. If it may not, the other checks would
+// all end in timeouts that explain nothing.
+func (c *Checker) checkInbox() []Line {
 	if c.Role == "" {
 		return nil
 	}
@@ -18,7 +18,7 @@ func (c *Checker) wrongUser() []Line {
 		return nil
 	}
 	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
-	// The server complains of a subscription before it answers the flush.
+	// The server reports a refused subscription before it answers the flush.
 	err = c.NATS.FlushTimeout(connectWithin)
 	last := c.NATS.LastError()
 	if err != nil || last == nil || !strings.Contains(last.Error(), `Subscription to "`+sub.Subject+`"`) {
@@ -33,7 +33,7 @@ func (c *Checker) wrongUser() []Line {
 		who, c.NATS.Opts.InboxPrefix, c.Role),
 		lang.T("is it the user of another program? Give %s its own, in --nats-url (WXTOKEN_NATS_URL), --nats-creds or --nats-nkey; deploy/nats/nats-server.conf has one for each",
 			"是不是用了别的程序的用户？用 --nats-url (WXTOKEN_NATS_URL)、--nats-creds 或 --nats-nkey 给 %s 它自己的；deploy/nats/nats-server.conf 里每个程序都有一个", c.Role)}}
-	unheard := lang.T("no answer of NATS would be heard: see nats rights",
+	unheard := lang.T("answers of NATS can't be received: see nats rights",
 		"收不到 NATS 的应答：见 nats rights 一行")
 	for _, stream := range c.Streams {
 		lines = append(lines, skip("stream "+stream, unheard))

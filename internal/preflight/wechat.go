@@ -17,16 +17,16 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// How far a clock may be off. A token is renewed when a third of its life is left, 40 minutes: an
-// error of that size costs all of it.
+// How far a clock may be off. A token is renewed when a third of its life is left, 40 minutes: an error of that size
+// would use up all of it.
 const (
 	clockOff = 30 * time.Second
 	clockBad = 5 * time.Minute
 )
 
-// clock judges a difference between our clock and another one. effect says what goes by that other
-// clock.
-func clock(name string, off time.Duration, effect lang.Text) Line {
+// clockLine judges the difference between this machine's clock and another one. effect says what depends on the
+// other clock.
+func clockLine(name string, off time.Duration, effect lang.Text) Line {
 	saw := lang.T("%s ahead", "快 %s", off.Round(time.Millisecond))
 	if off < 0 {
 		saw = lang.T("%s behind", "慢 %s", (-off).Round(time.Millisecond))
@@ -43,27 +43,27 @@ func clock(name string, off time.Duration, effect lang.Text) Line {
 	return ok(name, saw)
 }
 
-// answer is what an HTTP server said.
+// answer is the answer of an HTTP server.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
-	began  time.Time // by our clock
+	began  time.Time // by this machine's clock
 	took   time.Duration
-	ends   time.Time // of the server's certificate; zero without TLS
+	ends   time.Time // the server's certificate expires; zero without TLS
 	issuer string
 }
 
-// maxAnswer is how much of an answer is read, in bytes.
+// maxAnswer bounds how much of an answer is read, in bytes.
 const maxAnswer = 64 << 10
 
-// get asks once, without following a redirect. Its error does not show the URL.
+// get sends one GET request, without following a redirect. Its error does not show the URL.
 func (c *Checker) get(ctx context.Context, target string) (a answer, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return a, errors.New("not a URL")
 	}
-	request.Header.Set("User-Agent", "wxtoken --check") // for the reader of ingest's log
+	request.Header.Set("User-Agent", "wxtoken --check") // shown in ingest's log
 	a.began = c.Now()
 	response, err := c.client.Do(request)
 	if err != nil {
@@ -82,8 +82,8 @@ func (c *Checker) get(ctx context.Context, target string) (a answer, err error) 
 	return a, err
 }
 
-// wechat looks whether WeChat can be reached and what it thinks of each component's secret and of
-// our address.
+// wechat checks whether WeChat can be reached, and whether it accepts each component's secret and this machine's
+// address.
 func (c *Checker) wechat(ctx context.Context) []Line {
 	const name = "wechat"
 	if c.WechatURL == "" {
@@ -93,7 +93,7 @@ func (c *Checker) wechat(ctx context.Context) []Line {
 	a, err := c.get(ctx, strings.TrimRight(c.WechatURL, "/")+"/")
 	if err != nil {
 		return []Line{{Fail, name, lang.T("no answer from %s%s", "%s 没有应答%s", host, because(err)),
-			lang.T("let this machine reach %s (firewall, DNS, HTTPS_PROXY); --wechat-api-url (WXTOKEN_WECHAT_API_URL) names another",
+			lang.T("let this machine reach %s (firewall, DNS, HTTPS_PROXY); --wechat-api-url (WXTOKEN_WECHAT_API_URL) sets another address",
 				"让本机能访问 %s（防火墙、DNS、HTTPS_PROXY）；用 --wechat-api-url (WXTOKEN_WECHAT_API_URL) 可以换一个地址", host)}}
 	}
 	lines := []Line{ok(name, lang.T("%s answers in %s",
@@ -107,19 +107,19 @@ func (c *Checker) wechat(ctx context.Context) []Line {
 		if off > 0 && off < time.Second {
 			off = 0 // Date has whole seconds
 		}
-		lines = append(lines, clock("clock, to WeChat", off, lang.T("WeChat's lives count from its clock, pushes that seem older than a day are dropped",
+		lines = append(lines, clockLine("clock, to WeChat", off, lang.T("tokens live by WeChat's clock, and pushes that seem older than a day are dropped",
 			"令牌的有效期按微信的时钟计算，看起来超过一天的推送会被丢弃")))
 	}
 	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: c.WechatURL, Transport: c.Transport, Timeout: callWithin})
 	if err != nil {
-		return append(lines, Line{Fail, name, lang.Same(err.Error()), lang.T("look at --wechat-api-url (WXTOKEN_WECHAT_API_URL)",
+		return append(lines, Line{Fail, name, lang.Same(err.Error()), lang.T("check --wechat-api-url (WXTOKEN_WECHAT_API_URL)",
 			"检查 --wechat-api-url (WXTOKEN_WECHAT_API_URL)")})
 	}
 	components := c.components()
 	found := make([][]Line, len(components))
 	var working sync.WaitGroup
 	for i, component := range components {
-		working.Go(func() { found[i] = c.secret(ctx, client, component) })
+		working.Go(func() { found[i] = c.secretLines(ctx, client, component) })
 	}
 	working.Wait()
 	for _, f := range found {
@@ -128,20 +128,20 @@ func (c *Checker) wechat(ctx context.Context) []Line {
 	return lines
 }
 
-// callWithin bounds one call.
+// callWithin bounds one call to WeChat.
 const callWithin = 5 * time.Second
 
-// tries is how often a call is made that WeChat was too busy for.
+// tries is how often a call is made while WeChat answers that it is busy.
 const tries = 3
 
-// secret has WeChat look at the secret and at the address from which we come. The call for it is
-// api_start_push_ticket: it takes appid and secret, needs no token, makes none, and what it
-// switches on has to be on.
-func (c *Checker) secret(ctx context.Context, client *wechat.Client, component settings.Component) []Line {
+// secretLines has WeChat check the secret and the address of this machine, with the call api_start_push_ticket: it
+// takes appid and secret, needs no token and makes none, and what it switches on must be on anyway.
+func (c *Checker) secretLines(ctx context.Context, client *wechat.Client, component settings.Component) []Line {
 	name, address := "secret "+component.AppID, "whitelist "+component.AppID
 	on, ago, err := c.calls.once(component, c.Now(), func() (on bool, err error) {
 		for range tries {
-			if on, err = client.StartPushTicket(ctx, component.AppID, component.AppSecret.Reveal()); wechat.Judge(err) != wechat.Retry || err == nil {
+			on, err = client.StartPushTicket(ctx, component.AppID, component.AppSecret.Reveal())
+			if err == nil || wechat.Judge(err) != wechat.Retry {
 				break
 			}
 		}
@@ -152,13 +152,13 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component s
 		since = lang.T(" (asked %s ago)", "（%s 前问过）", ago.Round(time.Second))
 	}
 	if err == nil {
-		pushing := lang.T("tickets were being pushed", "验证票据推送已开启")
+		pushing := lang.T("ticket pushes are on", "验证票据推送已开启")
 		if !on {
-			pushing = lang.T("tickets were not being pushed, and are now",
+			pushing = lang.T("ticket pushes were off, and are on now",
 				"验证票据推送原来没有开启，现已开启")
 		}
-		return []Line{ok(name, lang.T("WeChat takes it; %s%s", "微信接受；%s%s", pushing, since)),
-			ok(address, lang.T("WeChat takes calls from this machine%s", "微信接受本机的调用%s", since))}
+		return []Line{ok(name, lang.T("WeChat accepts it; %s%s", "微信接受；%s%s", pushing, since)),
+			ok(address, lang.T("WeChat accepts calls from this machine%s", "微信接受本机的调用%s", since))}
 	}
 	refused := (*wechat.Error)(nil)
 	if !errors.As(err, &refused) || refused.Code == 0 {
@@ -167,12 +167,12 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component s
 		if refused != nil && refused.Empty {
 			remedy = truth.CauseOf(wxtoken.HeldEmptyAnswers).Do(nil)
 		}
-		return []Line{{Fail, name, lang.T("WeChat did not say%s",
+		return []Line{{Fail, name, lang.T("no answer from WeChat%s",
 			"微信没有给出答案%s", because(err)), remedy}}
 	}
 	saw := lang.Join([]lang.Text{lang.Same(refused.Error()), since}, lang.Text{})
 	if wechat.Concerns(err) == wechat.ConcernAddress {
-		return []Line{skip(name, lang.T("WeChat does not look at it before this machine is on the whitelist",
+		return []Line{skip(name, lang.T("WeChat does not check it before this machine is on the whitelist",
 			"本机加入白名单之前，微信不会检查它")),
 			{Fail, address, saw, refused.Remedy()}}
 	}
@@ -181,18 +181,18 @@ func (c *Checker) secret(ctx context.Context, client *wechat.Client, component s
 		mark = Warn
 	}
 	return []Line{{mark, name, saw, refused.Remedy()},
-		skip(address, lang.T("not known for certain before WeChat takes the secret",
+		skip(address, lang.T("not certain before WeChat accepts the secret",
 			"微信接受 AppSecret 之后才能确定"))}
 }
 
-// How long WeChat's word about a component counts. It wants the call a few times an hour at most;
-// a person who mends something wants to see the effect.
+// How long WeChat's answer for a component is used. WeChat wants this call at most a few times an hour; but a
+// person who fixes something wants to see the effect.
 const (
-	goodLasts = 15 * time.Minute
-	badLasts  = time.Minute
+	acceptedMaxAge = 15 * time.Minute
+	refusedMaxAge  = time.Minute
 )
 
-// calls remembers what WeChat said, so that frequent checks don't make frequent calls.
+// calls remembers WeChat's answers, so that frequent checks don't make frequent calls.
 type calls struct {
 	mu    sync.Mutex
 	known map[string]called // by component
@@ -205,14 +205,14 @@ type called struct {
 	at        time.Time
 }
 
-// once calls, or returns what it brought a while ago. Another secret is another question.
+// once calls, or returns the last result while it is recent and the component unchanged; ago is its age.
 func (k *calls) once(component settings.Component, now time.Time, call func() (bool, error)) (on bool, ago time.Duration, err error) {
 	k.mu.Lock()
 	last, there := k.known[component.AppID]
 	k.mu.Unlock()
-	lasts := badLasts
+	lasts := refusedMaxAge
 	if last.err == nil {
-		lasts = goodLasts
+		lasts = acceptedMaxAge
 	}
 	if there && last.component.Equal(component) && now.Sub(last.at) < lasts {
 		return last.on, now.Sub(last.at), last.err
