@@ -1,5 +1,4 @@
-// Package doors puts a gateway together for the commands that run one: calls over HTTP, webhooks,
-// and keys in Redis.
+// Package doors assembles a gateway for the commands that run one: HTTP calls, webhooks, and tokens in Redis.
 package doors
 
 import (
@@ -28,12 +27,12 @@ type Deps struct {
 	Health   *serve.Health
 	Metrics  *serve.Metrics
 
-	Flag    string // of Addr, for an error
-	Addr    string // on which it listens
+	Flag    string // that sets Addr, for an error
+	Addr    string // to listen on
 	Options []serve.Option
 }
 
-// Open makes a gateway and has it listen. It returns the address, and the parts for serve.Together.
+// Open makes a gateway and listens. It returns the address, and the parts for serve.Together.
 func Open(cfg gateway.Config, shared redis.Config, d Deps) (addr string, parts []func(context.Context) error, err error) {
 	log, registry := d.Log.With().Str("role", events.RoleGateway).Logger(), d.Metrics.Registry
 	g, err := gateway.New(cfg, gateway.Deps{
@@ -55,6 +54,6 @@ func Open(cfg gateway.Config, shared redis.Config, d Deps) (addr string, parts [
 	fill := func(ctx context.Context) error {
 		return redis.Fill(ctx, shared, g.Client, d.Services, log, registry, time.Now)
 	}
-	// The view of tokens ends after the doors: the last requests still want it.
+	// The view of tokens ends after the server: the last requests still need it.
 	return door.Addr(), []func(context.Context) error{door.Run, hooks.Run, fill, g.RecordServed, g.Run, d.Services.Run}, nil
 }

@@ -12,13 +12,12 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Probes look at what a gateway wants beside NATS and WeChat: a folder for bodies, and Redis where
-// it is to be kept filled.
+// Probes check what a gateway needs beside NATS and WeChat: a folder for bodies, and Redis if it is set.
 func Probes(cfg gateway.Config, shared redis.Config) []preflight.Probe {
 	folder := cmp.Or(cfg.SpoolDir, os.TempDir())
 	probes := []preflight.Probe{{
-		Name: "spool", Works: lang.T("long bodies without a length can lie in %s", "没有长度的大请求体可以放在 %s", folder),
-		Remedy: lang.T("name a folder that the process may write into with %s: calls with such a body are refused until then",
+		Name: "spool", Works: lang.T("long bodies without a length can be stored in %s", "没有长度的大请求体可以放在 %s", folder),
+		Remedy: lang.T("with %s, name a folder that the process may write into; until then calls with such a body are refused",
 			"用 %s 指定进程可写的目录：在此之前，带这种请求体的调用会被拒绝", settings.Name("spool-dir")),
 		Run: func(context.Context) error { return cfg.CheckSpool() },
 	}}
@@ -27,7 +26,7 @@ func Probes(cfg gateway.Config, shared redis.Config) []preflight.Probe {
 	}
 	return append(probes, preflight.Probe{
 		Name: "redis", Works: lang.T("%s takes tokens", "%s 可以写入令牌", shared.Server()),
-		Remedy: lang.T("look at %s, at Redis, and at the rights that docs/redis.md gives the user",
+		Remedy: lang.T("check %s, Redis itself, and the rights of the user (docs/redis.md)",
 			"检查 %s、Redis 本身，以及 docs/redis.zh-CN.md 里这个用户要有的权限", settings.Name("redis-url")),
 		Run: shared.Check,
 	})

@@ -13,10 +13,10 @@ import (
 	"wxtoken/internal/services"
 )
 
-// accountJSON is an account as /v1 shows it: flat, WeChat's profile by its own names.
+// accountJSON is an account as /v1 shows it: a flat object, with WeChat's own names for its profile.
 type accountJSON map[string]any
 
-// accountOfStatus returns what a service may know of an account. A status holds no secret.
+// accountOfStatus returns an account for a service. A status holds no secret.
 func accountOfStatus(status wxtoken.Status) accountJSON {
 	out := accountJSON{}
 	if a := status.Authorizer; a != nil {
@@ -46,7 +46,7 @@ func accountOfStatus(status wxtoken.Status) accountJSON {
 
 // account answers GET /v1/accounts/{key}.
 func (g *Gateway) account(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
-	key, ok := g.named(w, r, client, s)
+	key, ok := g.pathKey(w, r, client, s)
 	if !ok {
 		return
 	}
@@ -92,7 +92,8 @@ func (g *Gateway) accounts(w http.ResponseWriter, r *http.Request, client *wxtok
 	last := ""
 	for status := range g.candidates(client, q.Get("ref"), after) {
 		key := status.Key.String()
-		if key <= q.Get("after") || status.Key.Kind != wxtoken.KindAuthorizer || !g.knows(client, s, status.Key) || !matches(status, q.Get("q"), q.Get("state"), q.Get("component")) {
+		if key <= q.Get("after") || status.Key.Kind != wxtoken.KindAuthorizer || !g.knows(client, s, status.Key) ||
+			!matches(status, q.Get("q"), q.Get("state"), q.Get("component")) {
 			continue
 		}
 		if len(out.Accounts) == limit {
@@ -105,7 +106,7 @@ func (g *Gateway) accounts(w http.ResponseWriter, r *http.Request, client *wxtok
 	writeJSON(w, http.StatusOK, out)
 }
 
-// states are all that an account can be in.
+// states are the states of an account.
 var states = []wxtoken.State{
 	wxtoken.StateActive, wxtoken.StateRenewingFailed, wxtoken.StateNeedsAuthorization, wxtoken.StateRevoked,
 	wxtoken.StateWaitingForTicket, wxtoken.StateOperator,
@@ -119,7 +120,7 @@ func joined[T ~string](words []T) string {
 	return strings.Join(out, ", ")
 }
 
-// candidates yields the accounts with a ref, or all, in the order of their keys.
+// candidates yields the accounts with a ref, or all after a key, in the order of their keys.
 func (g *Gateway) candidates(client *wxtoken.Client, ref string, after wxtoken.Key) func(func(wxtoken.Status) bool) {
 	if ref == "" {
 		return client.AccountsAfter(after)
@@ -137,8 +138,8 @@ func (g *Gateway) candidates(client *wxtoken.Client, ref string, after wxtoken.K
 	}
 }
 
-// matches reports whether an account fits: q is part of its appid, ref, nickname or principal, in
-// any case of letters.
+// matches reports whether an account matches the filters; q is a part of its appid, ref, nickname or
+// principal, in upper or lower case.
 func matches(status wxtoken.Status, q, state, component string) bool {
 	if state != "" && string(status.State) != state || component != "" && status.Key.Component != component {
 		return false
@@ -157,7 +158,7 @@ func matches(status wxtoken.Status, q, state, component string) bool {
 	return strings.Contains(strings.ToLower(a.Ref), q) || contains(a.Profile["nick_name"], q) || contains(a.Profile["principal_name"], q)
 }
 
-// contains reports whether a text in JSON holds another.
+// contains reports whether a JSON string contains q, in upper or lower case.
 func contains(raw json.RawMessage, q string) bool {
 	var text string
 	return json.Unmarshal(raw, &text) == nil && strings.Contains(strings.ToLower(text), q)

@@ -35,34 +35,33 @@ const (
 )
 
 const (
-	// maxQuestion bounds the body of a call that is answered here, in bytes.
+	// maxQuestion bounds the body of a call that the gateway answers itself, in bytes.
 	maxQuestion = 64 << 10
-	// overlap is for how long WeChat takes a token that was replaced, less a minute for clocks and
-	// ways ("Get_access_token": 5 minutes).
+	// overlap is how long WeChat accepts a token that was replaced ("Get_access_token": 5 minutes),
+	// less a minute for clocks and network.
 	overlap = 4 * time.Minute
-	// leastLife is the life of a token whose renewal is late, as it is told to those who get
-	// WeChat's own.
+	// leastLife is the expires_in of WeChat's own token when its renewal is late.
 	leastLife = time.Minute
 )
 
-// compatible are the calls that issue or renew tokens. They are answered, or refused, as WeChat
-// would: none of them reaches it as it is.
+// compatible are the calls that issue or renew tokens. The gateway answers or refuses them as WeChat
+// would; none is relayed as it came.
 var compatible = map[string]func(*Gateway, http.ResponseWriter, *http.Request){
 	"/cgi-bin/token":                           (*Gateway).compatToken,
 	"/cgi-bin/stable_token":                    (*Gateway).compatStableToken,
 	"/cgi-bin/component/api_component_token":   (*Gateway).compatComponentToken,
 	"/cgi-bin/component/api_authorizer_token":  (*Gateway).compatAuthorizerToken,
-	"/cgi-bin/component/api_query_auth":        notHere("the refreshers exchange each code, once, when WeChat pushes it"),
-	"/cgi-bin/component/api_start_push_ticket": notHere("the refreshers ask for tickets"),
-	"/cgi-bin/component/clear_quota/v2":        notHere("the operator clears it: wxtoken.quota"),
-	"/cgi-bin/clear_quota/v2":                  notHere("the operator clears it: wxtoken.quota"),
+	"/cgi-bin/component/api_query_auth":        doneElsewhere("the refreshers exchange each code, once, when WeChat pushes it"),
+	"/cgi-bin/component/api_start_push_ticket": doneElsewhere("the refreshers ask for tickets"),
+	"/cgi-bin/component/clear_quota/v2":        doneElsewhere("the operator clears it: wxtoken.quota"),
+	"/cgi-bin/clear_quota/v2":                  doneElsewhere("the operator clears it: wxtoken.quota"),
 	"/sns/jscode2session":                      (*Gateway).compatLogIn,
 	"/sns/oauth2/access_token":                 (*Gateway).compatLogIn,
 	"/sns/oauth2/refresh_token":                (*Gateway).compatLogIn,
 }
 
-// notHere refuses what others of wxtoken do.
-func notHere(who string) func(*Gateway, http.ResponseWriter, *http.Request) {
+// doneElsewhere refuses a call whose work another process of wxtoken does.
+func doneElsewhere(who string) func(*Gateway, http.ResponseWriter, *http.Request) {
 	return func(g *Gateway, w http.ResponseWriter, _ *http.Request) {
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not through the gateway, %s", who)
 	}
@@ -84,7 +83,7 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(mustJSON(value)) // a client that has gone is no concern of ours
+	_, _ = w.Write(mustJSON(value)) // the client may have gone
 }
 
 // compatToken answers GET /cgi-bin/token?grant_type=client_credential&appid&secret
@@ -92,10 +91,10 @@ func writeJSON(w http.ResponseWriter, status int, value any) {
 func (g *Gateway) compatToken(w http.ResponseWriter, r *http.Request) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	switch {
-	case r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost: // some programs POST what is in the query
+	case r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodPost: // some programs POST with the parameters in the query
 		g.refuse(w, http.StatusOK, codeGetWanted, "require GET method")
 	case err != nil, len(q["grant_type"]) > 1, len(q["appid"]) > 1, len(q["secret"]) > 1:
-		g.refuse(w, http.StatusOK, codeBadBody, "data format error: the query can't be read, or has a parameter twice")
+		g.refuse(w, http.StatusOK, codeBadBody, "data format error: malformed query, or a parameter twice")
 	default:
 		g.issue(w, r, "token", grant{q.Get("grant_type"), q.Get("appid"), q.Get("secret")})
 	}
@@ -109,12 +108,12 @@ func (g *Gateway) compatStableToken(w http.ResponseWriter, r *http.Request) {
 		AppID     string `json:"appid"`
 		Secret    string `json:"secret"`
 	}
-	if g.question(w, r, &question) {
+	if g.readQuestion(w, r, &question) {
 		g.issue(w, r, "stable_token", grant{question.GrantType, question.AppID, question.Secret})
 	}
 }
 
-// grant is what a program says to get a token.
+// grant is what a program sends to get a token.
 type grant struct{ kind, appid, secret string }
 
 func (g *Gateway) issue(w http.ResponseWriter, r *http.Request, door string, asked grant) {
@@ -134,22 +133,22 @@ func (g *Gateway) issue(w http.ResponseWriter, r *http.Request, door string, ask
 		g.refuse(w, http.StatusOK, codeInvalidGrant, "invalid grant_type: want client_credential")
 		return
 	}
-	key, err := g.find(client, s, asked.appid)
+	key, err := g.findAccount(client, s, asked.appid)
 	if err != nil {
 		g.refuse(w, http.StatusOK, codeInvalidAppID, "invalid appid: %v", err)
 		return
 	}
-	g.hand(w, r, client, s, key, door, "access_token", nil)
+	g.handOut(w, r, client, s, key, door, "access_token", nil)
 }
 
 // compatComponentToken answers api_component_token, with the service's key as component_appsecret
-// and whatever ticket.
+// and any ticket.
 func (g *Gateway) compatComponentToken(w http.ResponseWriter, r *http.Request) {
 	var question struct {
 		Component string `json:"component_appid"`
 		Secret    string `json:"component_appsecret"`
 	}
-	if !g.question(w, r, &question) {
+	if !g.readQuestion(w, r, &question) {
 		return
 	}
 	if question.Secret == "" {
@@ -169,13 +168,13 @@ func (g *Gateway) compatComponentToken(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, http.StatusOK, codeInvalidAppID, "invalid appid: %v", errUnknown)
 		return
 	}
-	g.hand(w, r, client, s, key, "component", "component_access_token", nil)
+	g.handOut(w, r, client, s, key, "component", "component_access_token", nil)
 }
 
-// compatAuthorizerToken answers api_authorizer_token from what is stored: the refresh token that
-// was sent comes back, and WeChat hears nothing of it.
+// compatAuthorizerToken answers api_authorizer_token from the view. The answer has the refresh token that
+// was sent; WeChat is not asked.
 func (g *Gateway) compatAuthorizerToken(w http.ResponseWriter, r *http.Request) {
-	client, s, claims, ok := g.bearer(w, r)
+	client, s, claims, ok := g.checkToken(w, r)
 	if !ok {
 		return
 	}
@@ -184,7 +183,7 @@ func (g *Gateway) compatAuthorizerToken(w http.ResponseWriter, r *http.Request) 
 		AppID     string `json:"authorizer_appid"`
 		Refresh   string `json:"authorizer_refresh_token"`
 	}
-	if !g.question(w, r, &question) {
+	if !g.readQuestion(w, r, &question) {
 		return
 	}
 	key := wxtoken.AuthorizerKey(claims.Key.Component, question.AppID)
@@ -194,18 +193,19 @@ func (g *Gateway) compatAuthorizerToken(w http.ResponseWriter, r *http.Request) 
 	case question.Component != claims.Key.Component, !exists(client, key), !g.knows(client, s, key):
 		g.refuse(w, http.StatusOK, codeInvalidAppID, "invalid appid: %v", errUnknown)
 	default:
-		g.hand(w, r, client, s, key, "refresh", "authorizer_access_token", map[string]any{"authorizer_refresh_token": question.Refresh})
+		g.handOut(w, r, client, s, key, "refresh", "authorizer_access_token", map[string]any{"authorizer_refresh_token": question.Refresh})
 	}
 }
 
-// admit finds the service of a key, in WeChat's words.
+// admit returns the service of a key that may get tokens. It answers itself, in WeChat's form, and returns
+// nil where there is none.
 func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, key string) (*wxtoken.Client, *services.Service) {
 	client := g.view.Load()
 	if client == nil {
 		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %v", errAway)
 		return nil, nil
 	}
-	s := g.service(w, r, key, func(status int, why string) {
+	s := g.serviceByKey(w, r, key, func(status int, why string) {
 		if status == http.StatusUnauthorized {
 			status = http.StatusOK
 		}
@@ -221,8 +221,8 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, key string) (*wx
 	return client, s
 }
 
-// hand hands a token out: one of the gateway's, or WeChat's own to whom may have it.
-func (g *Gateway) hand(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, key wxtoken.Key, door, field string, more map[string]any) {
+// handOut answers with a token: WeChat's own to a service with the right real, else a gateway token.
+func (g *Gateway) handOut(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, key wxtoken.Key, door, field string, more map[string]any) {
 	token, err := client.Token(key)
 	real := s.May(services.RightReal)
 	switch {
@@ -233,7 +233,7 @@ func (g *Gateway) hand(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %s has no valid token", key)
 		return
 	case err != nil:
-		token = wxtoken.Token{} // ours is good all the same: when it is used there may be one
+		token = wxtoken.Token{} // a gateway token is of use all the same: there may be a valid one when it is used
 	}
 	now := g.d.Now()
 	out := map[string]any{}
@@ -241,32 +241,33 @@ func (g *Gateway) hand(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 		out[name] = value
 	}
 	if real {
-		out[field], out["expires_in"] = token.Value.Reveal(), int(realLife(token, now)/time.Second)
+		out[field], out["expires_in"] = token.Value.Reveal(), int(realTokenLife(token, now)/time.Second)
 	} else {
 		ours := g.d.Signer.Sign(Claims{Service: s.Name, Key: key, Ends: now.Add(TokenLife + tokenGrace), Generation: token.Generation})
 		out[field], out["expires_in"] = ours.Reveal(), int(TokenLife/time.Second)
 	}
-	g.audit(r, s, key, door, real)
+	g.recordHandedOut(r, s, key, door, real)
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, http.StatusOK, out)
 }
 
-// audit notes that a token was handed out.
-func (g *Gateway) audit(r *http.Request, s *services.Service, key wxtoken.Key, door string, real bool) {
+// recordHandedOut counts and logs that a token was handed out.
+func (g *Gateway) recordHandedOut(r *http.Request, s *services.Service, key wxtoken.Key, door string, real bool) {
 	g.metrics.tokens.WithLabelValues(s.Name, door).Inc()
-	g.d.Log.Info().Str("service", s.Name).Stringer("key", key).Str("door", door).Bool("real", real).Str("address", hostOf(r.RemoteAddr)).Msg("token handed out")
+	g.d.Log.Info().Str("service", s.Name).Stringer("key", key).Str("door", door).Bool("real", real).
+		Str("address", hostOf(r.RemoteAddr)).Msg("token handed out")
 }
 
-// realLife is for how long a program may cache WeChat's own token: until it was replaced and WeChat
-// takes it no more, and never beyond its end.
-func realLife(token wxtoken.Token, now time.Time) time.Duration {
+// realTokenLife is how long a program may cache WeChat's own token: until WeChat stops accepting it after
+// its replacement, and never beyond its expiry.
+func realTokenLife(token wxtoken.Token, now time.Time) time.Duration {
 	good := max(token.RenewAt.Add(overlap).Sub(now), leastLife)
 	return min(good, token.ExpiresAt.Sub(now))
 }
 
-// question reads the JSON of a call that is answered here. It answers itself and returns false for
-// what is none.
-func (g *Gateway) question(w http.ResponseWriter, r *http.Request, into any) bool {
+// readQuestion reads the JSON body of a call that the gateway answers itself. Where it can't be read, it
+// answers with an error and returns false.
+func (g *Gateway) readQuestion(w http.ResponseWriter, r *http.Request, into any) bool {
 	if r.Method != http.MethodPost {
 		g.refuse(w, http.StatusOK, codePostWanted, "require POST method")
 		return false
@@ -279,9 +280,9 @@ func (g *Gateway) question(w http.ResponseWriter, r *http.Request, into any) boo
 	return true
 }
 
-// bearer reads the gateway's token of a call out of its query. It answers itself and returns ok
-// false where there is none that is good.
-func (g *Gateway) bearer(w http.ResponseWriter, r *http.Request) (client *wxtoken.Client, s *services.Service, claims Claims, ok bool) {
+// checkToken reads the gateway token in the query of a call. Where there is no valid one, it answers with
+// an error and returns ok false.
+func (g *Gateway) checkToken(w http.ResponseWriter, r *http.Request) (client *wxtoken.Client, s *services.Service, claims Claims, ok bool) {
 	deny := func(code int, format string, args ...any) (*wxtoken.Client, *services.Service, Claims, bool) {
 		g.refuse(w, http.StatusOK, code, format, args...)
 		return nil, nil, Claims{}, false
@@ -311,7 +312,8 @@ func (g *Gateway) bearer(w http.ResponseWriter, r *http.Request) (client *wxtoke
 	return client, s, claims, true
 }
 
-// tokenIn returns the one token of a query, "" if it has none.
+// tokenIn returns the token in a query, "" if there is none. It refuses queries that WeChat might read
+// differently.
 func tokenIn(query string) (string, error) {
 	found := 0
 	var token string
@@ -319,16 +321,16 @@ func tokenIn(query string) (string, error) {
 		raw, value, _ := strings.Cut(part, "=")
 		name, err := url.QueryUnescape(raw)
 		if err != nil || strings.Contains(part, ";") {
-			return "", errors.New("a query that can be read in two ways")
+			return "", errors.New("ambiguous query")
 		}
 		if !isTokenParameter(strings.TrimSpace(name)) {
 			continue
 		}
 		if name != raw {
-			return "", errors.New("a query that can be read in two ways")
+			return "", errors.New("ambiguous query")
 		}
 		if token, err = url.QueryUnescape(value); err != nil {
-			return "", errors.New("a query that can't be read")
+			return "", errors.New("malformed query")
 		}
 		found++
 	}
@@ -338,8 +340,7 @@ func tokenIn(query string) (string, error) {
 	return token, nil
 }
 
-// isTokenParameter reports whether WeChat could take a parameter for one with a token, however it
-// is spelled.
+// isTokenParameter reports whether WeChat might take a parameter for one with a token, in any spelling.
 func isTokenParameter(name string) bool {
 	for _, one := range wxtoken.TokenParameters {
 		if strings.EqualFold(name, one) || strings.HasPrefix(strings.ToLower(name), one+"[") {

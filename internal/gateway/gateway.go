@@ -22,19 +22,19 @@ import (
 )
 
 const (
-	// readWithin is how long one try to read the buckets may take.
-	readWithin = 30 * time.Second
-	// MaxConns is how many connections a gateway holds at once: streams of events stay open.
+	// readTimeout bounds one attempt to read the buckets.
+	readTimeout = 30 * time.Second
+	// MaxConns is how many connections a gateway holds: each stream of events keeps one open.
 	MaxConns = 16 << 10
 )
 
 // Config is what an operator can set.
 type Config struct {
-	ServicesFile string `group:"Gateway" placeholder:"file" help:"JSON file with the services that may ask, their keys and rights. It is read again when it changes. Without it no service may."`
-	TokenKeyFile string `group:"Gateway" placeholder:"file" help:"Keys that sign the gateway's tokens, one a line: the first signs, all are believed. The same for all gateways; gateway --make-token-key prints one."`
-	RetryBody    int64  `group:"Gateway" default:"1048576" help:"Bytes of a call's body that are kept, so that it can be made again when WeChat refuses the token. Calls with more are handed on, and not made again."`
-	SpoolDir     string `group:"Gateway" placeholder:"folder" help:"Where a body lies that comes without a length and is longer than --retry-body: it goes to WeChat when all of it is there. Default: the system's folder for temporary files."`
-	MaxBody      int64  `group:"Gateway" default:"67108864" help:"Bytes that the body of a call may have."`
+	ServicesFile string `group:"Gateway" placeholder:"file" help:"JSON file with the services that may use the gateway, their keys and rights. It is read again when it changes. Without it no service is served."`
+	TokenKeyFile string `group:"Gateway" placeholder:"file" help:"File with the keys that sign the gateway's tokens, one per line: the first signs new tokens, all are accepted. All gateways need the same keys; gateway --make-token-key prints one."`
+	RetryBody    int64  `group:"Gateway" default:"1048576" help:"Largest body of a call, in bytes, that is kept in memory so that the call can be repeated when WeChat refuses the token. Calls with larger bodies are relayed once."`
+	SpoolDir     string `group:"Gateway" placeholder:"folder" help:"Folder for bodies that come without a length and are longer than --retry-body: each is stored until it is complete, and then sent to WeChat. Default: the system's folder for temporary files."`
+	MaxBody      int64  `group:"Gateway" default:"67108864" help:"Largest body of a call, in bytes."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
@@ -74,25 +74,25 @@ type Deps struct {
 	WeChat   string // URL of WeChat's API
 	Log      zerolog.Logger
 	Metrics  prometheus.Registerer
-	// Where those of the process are read; nil: what is served is not written down.
+	// Where the metrics of the process are gathered; nil: what is served is not recorded.
 	Figures prometheus.Gatherer
 	Now     func() time.Time
 }
 
-// Gateway is the door. Its Handler may be called before Run: it answers that NATS is away then.
+// Gateway is the gateway. Its Handler may be called before Run has read the tokens: it refuses then.
 type Gateway struct {
-	cfg     Config
-	d       Deps
-	view    atomic.Pointer[wxtoken.Client]
-	metrics *metrics
-	tries   *serve.Tries // wrong keys
-	users   *serve.Tries // calls of users with a token that WeChat does not know
-	relay   *relay
-	v1      http.Handler
-	news    *news
-	there   chan struct{} // closed when the view has been read
+	cfg      Config
+	d        Deps
+	view     atomic.Pointer[wxtoken.Client]
+	metrics  *metrics
+	tries    *serve.Tries // wrong keys
+	users    *serve.Tries // calls with a user's token that WeChat does not know
+	relay    *relay
+	v1       http.Handler
+	changes  *changeLog
+	viewRead chan struct{} // closed when the view has been read
 
-	serving    context.Context // ends when the server begins to end
+	serving    context.Context // ends when the server begins to shut down
 	endStreams context.CancelFunc
 }
 
@@ -102,24 +102,27 @@ func New(cfg Config, d Deps) (*Gateway, error) {
 	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Host == "" {
 		return nil, settings.NewError(settings.Fault("wechat-api-url", "want the URL of WeChat's API, such as https://api.weixin.qq.com"))
 	}
-	g := &Gateway{cfg: cfg, d: d, metrics: newMetrics(d.Metrics), news: newNews(), tries: serve.NewTries(wrongKeys, wrongKeys), users: serve.NewTries(wrongKeys, wrongKeys), there: make(chan struct{})}
+	g := &Gateway{
+		cfg: cfg, d: d, metrics: newMetrics(d.Metrics), changes: newChangeLog(), viewRead: make(chan struct{}),
+		tries: serve.NewTries(wrongKeys, wrongKeys), users: serve.NewTries(wrongKeys, wrongKeys),
+	}
 	g.serving, g.endStreams = context.WithCancel(context.Background())
 	g.relay = newRelay(g, target)
 	g.v1 = g.newV1()
 	return g, nil
 }
 
-// Run reads tokens and accounts, and follows them, until ctx ends: after the server, whose last
-// requests still want them. It always returns nil.
+// Run reads tokens and accounts, and follows them, until ctx ends. Let it end after the server, whose
+// last requests still need them. It always returns nil.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.relay.close()
 	for ctx.Err() == nil {
-		within, cancel := context.WithTimeout(ctx, readWithin)
+		within, cancel := context.WithTimeout(ctx, readTimeout)
 		client, err := wxtoken.NewClient(within, g.d.NATS, wxtoken.Config{Accounts: true, Now: g.d.Now})
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {
-				g.d.Log.Warn().Err(err).Msg("failed to read tokens, trying again")
+				g.d.Log.Warn().Err(err).Msg("failed to read tokens")
 			}
 			select {
 			case <-ctx.Done():
@@ -128,30 +131,30 @@ func (g *Gateway) Run(ctx context.Context) error {
 			continue
 		}
 		if g.view.Swap(client) == nil {
-			close(g.there)
+			close(g.viewRead)
 		}
 		g.d.Log.Info().Int("tokens", client.Stats().Tokens).Msg("tokens read")
-		g.news.follow(ctx, client)
+		g.changes.follow(ctx, client)
 		client.Close()
 	}
 	return nil
 }
 
-// EndStreams ends streams of events, and waits for tokens: for serve.OnShutdown.
+// EndStreams ends streams of events and waits for tokens, for serve.OnShutdown.
 func (g *Gateway) EndStreams() { g.endStreams() }
 
-// Client returns the view of tokens and accounts once it has been read, for other doors of the
-// process; nil if ctx ends before.
+// Client waits until tokens and accounts have been read, and returns the view of them, for other parts
+// of the process; nil if ctx ends before.
 func (g *Gateway) Client(ctx context.Context) *wxtoken.Client {
 	select {
-	case <-g.there:
+	case <-g.viewRead:
 		return g.view.Load()
 	case <-ctx.Done():
 		return nil
 	}
 }
 
-// Ref returns the ref of an account; ok is false while that can't be told.
+// Ref returns the ref of an account; ok is false while that is unknown.
 func (g *Gateway) Ref(key wxtoken.Key) (ref string, ok bool) {
 	client := g.view.Load()
 	if client == nil {
@@ -164,18 +167,19 @@ func (g *Gateway) Ref(key wxtoken.Key) (ref string, ok bool) {
 	return status.Authorizer.Ref, true
 }
 
-// Ready returns an error until tokens and accounts have been read, and while NATS is away.
+// Ready returns an error until tokens and accounts have been read, and while the view is cut off from
+// NATS.
 func (g *Gateway) Ready(context.Context) error {
 	switch client := g.view.Load(); {
 	case client == nil:
 		return errors.New("tokens have not been read yet")
 	case !client.Live():
-		return errors.New("cut off from NATS, going on with what is in memory")
+		return errors.New("cut off from NATS, serving what is in memory")
 	}
 	return nil
 }
 
-// Handler returns the gateway's HTTP side.
+// Handler returns the handler of all paths of the gateway.
 func (g *Gateway) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -188,7 +192,7 @@ func (g *Gateway) Handler() http.Handler {
 			return
 		}
 		if client := g.view.Load(); client != nil && !client.Live() {
-			w.Header().Set("Wxtoken-View", "cut off from NATS") // what is in memory goes on until it ends
+			w.Header().Set("Wxtoken-View", "cut off from NATS") // tokens in memory are served until they expire
 		}
 		switch {
 		case r.URL.Path == "/":
@@ -206,7 +210,7 @@ func (g *Gateway) Handler() http.Handler {
 	})
 }
 
-// plainPath returns an error for a path that WeChat could read in another way than we do.
+// plainPath returns an error for a path that WeChat might read differently than the gateway does.
 func plainPath(u *url.URL) error {
 	switch clean := path.Clean(u.Path); {
 	case u.Host != "" || u.Scheme != "" || u.Opaque != "":
@@ -219,5 +223,5 @@ func plainPath(u *url.URL) error {
 	return nil
 }
 
-// errAway is the error of everything that needs the view while there is none.
+// errAway is the error of what needs the view before it has been read.
 var errAway = errors.New("tokens have not been read from NATS yet")

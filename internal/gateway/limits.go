@@ -7,25 +7,24 @@ import (
 )
 
 const (
-	// wrongKeys is how many wrong keys a second one address may try, and how many wrong tokens of
-	// users.
+	// wrongKeys is how many wrong keys, and how many wrong tokens of users, one address may try a
+	// second.
 	wrongKeys = 20
 
-	// serviceCalls and accountCalls are how many calls of one service, and for one account, are
+	// serviceCalls and accountCalls bound the calls of one service, and for one account, that are
 	// under way at once.
 	serviceCalls = 512
 	accountCalls = 128
-	// serviceSpools is how many of a service's have a body without a length, which may lie on disk.
+	// serviceSpools bounds those of a service whose body has no length, and may be on disk.
 	serviceSpools = 16
 
-	// failuresToOpen is after how many calls in a row without an answer WeChat counts as away, and
-	// openFor how long calls are refused then, before one tries again.
+	// After failuresToOpen calls in a row without an answer WeChat counts as away; then calls are
+	// refused for openFor, before one may try again.
 	failuresToOpen = 10
 	openFor        = 2 * time.Second
 )
 
-// hostOf is an address without its port: that of the connection, or the one that a proxy names
-// (serve.Behind).
+// hostOf is an address without its port. It may be one that a proxy named (serve.Behind).
 func hostOf(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
@@ -41,8 +40,8 @@ type slots struct {
 	max int
 }
 
-// take takes a slot, unless all are taken.
-func (s *slots) take(name string) bool {
+// acquire takes a slot, unless all are taken.
+func (s *slots) acquire(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of[name] >= s.max {
@@ -55,8 +54,8 @@ func (s *slots) take(name string) bool {
 	return true
 }
 
-// give gives one back.
-func (s *slots) give(name string) {
+// release gives a slot back.
+func (s *slots) release(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of[name]--; s.of[name] <= 0 {
@@ -64,14 +63,14 @@ func (s *slots) give(name string) {
 	}
 }
 
-// breaker keeps calls from a WeChat that does not answer.
+// breaker refuses calls while WeChat does not answer.
 type breaker struct {
 	mu       sync.Mutex
 	failures int
-	until    time.Time // no call before that, but the one that tries
+	until    time.Time // no further call before then
 }
 
-// allow reports whether a call may be made. While WeChat is away that is one in openFor.
+// allow reports whether a call may be made: while WeChat is away, one per openFor.
 func (b *breaker) allow(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

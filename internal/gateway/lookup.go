@@ -9,13 +9,13 @@ import (
 	"wxtoken/internal/services"
 )
 
-// errUnknown is the error for an account that does not exist, and for one of another service: the
-// two can't be told apart.
+// errUnknown is the error for an account that does not exist and for one of another service: a service
+// can't tell the two apart.
 var errUnknown = errors.New("no account of this service")
 
-// service returns the service whose key that is. It answers itself and returns nil where there is
-// none, or the address has tried too many wrong ones.
-func (g *Gateway) service(w http.ResponseWriter, r *http.Request, key string, refuse func(status int, why string)) *services.Service {
+// serviceByKey returns the service with a key. It calls refuse and returns nil where there is none, or
+// where the address has tried too many wrong keys.
+func (g *Gateway) serviceByKey(w http.ResponseWriter, r *http.Request, key string, refuse func(status int, why string)) *services.Service {
 	if g.tries.Spent(r.RemoteAddr, g.d.Now()) {
 		w.Header().Set("Retry-After", "1")
 		refuse(http.StatusTooManyRequests, "too many wrong keys from this address")
@@ -32,7 +32,7 @@ func (g *Gateway) service(w http.ResponseWriter, r *http.Request, key string, re
 	return s
 }
 
-// knows reports whether an account is one of a service's.
+// knows reports whether an account belongs to a service.
 func (g *Gateway) knows(client *wxtoken.Client, s *services.Service, key wxtoken.Key) bool {
 	return s.Knows(key, "") || s.Knows(key, client.Ref(accountOf(key)))
 }
@@ -54,9 +54,9 @@ func exists(client *wxtoken.Client, key wxtoken.Key) bool {
 	return err == nil || errors.Is(err, wxtoken.ErrExpired)
 }
 
-// find returns the account that a service means by an appid: <appid>, or <component>/<appid> where
-// one account belongs to several components. A component's own appid means the component.
-func (g *Gateway) find(client *wxtoken.Client, s *services.Service, text string) (wxtoken.Key, error) {
+// findAccount returns the account that a service means by an appid: <appid>, or <component>/<appid> where
+// the account authorized several components. A component's own appid means the component.
+func (g *Gateway) findAccount(client *wxtoken.Client, s *services.Service, text string) (wxtoken.Key, error) {
 	component, appid, both := strings.Cut(text, "/")
 	var found []wxtoken.Key
 	for _, own := range client.Components() {

@@ -6,18 +6,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxAPIs is how many paths the metrics tell apart: they come from services, and a service may make
-// them up.
+// maxAPIs bounds the paths that are labels: services choose the paths, and one may make them up.
 const maxAPIs = 300
 
 // metrics is what the gateway counts:
 //
 //	wxtoken_gateway_tokens_total{service,door}             tokens handed out: token, stable_token, component, refresh, v1
-//	wxtoken_gateway_calls_total{service,api,errcode}       calls that WeChat answered, by path and WeChat's errcode (0: none)
-//	wxtoken_gateway_unanswered_total{service}              calls without an answer of WeChat's
-//	wxtoken_gateway_replaced_total{service,outcome}        tokens that WeChat refused: again (the call was repeated), handed_on
-//	wxtoken_gateway_refused_total{reason}                  requests that were refused here
-//	wxtoken_gateway_streams                                streams of events that are open
+//	wxtoken_gateway_calls_total{service,api,errcode}       calls that WeChat answered, by path and errcode (0: none)
+//	wxtoken_gateway_unanswered_total{service}              calls that WeChat did not answer
+//	wxtoken_gateway_replaced_total{service,outcome}        calls whose token WeChat refused: again (repeated with the new token), handed_on (the refusal)
+//	wxtoken_gateway_refused_total{reason}                  requests that the gateway refused
+//	wxtoken_gateway_streams                                open streams of events
 type metrics struct {
 	tokens, calls, unanswered, replaced, refused *prometheus.CounterVec
 	streams                                      prometheus.Gauge
@@ -34,9 +33,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		tokens:     counter("wxtoken_gateway_tokens_total", "Tokens that the gateway handed out.", "service", "door"),
 		calls:      counter("wxtoken_gateway_calls_total", "Calls that WeChat answered, by path and errcode.", "service", "api", "errcode"),
 		unanswered: counter("wxtoken_gateway_unanswered_total", "Calls that WeChat did not answer.", "service"),
-		replaced:   counter("wxtoken_gateway_replaced_total", "Calls whose token WeChat refused, by what became of them.", "service", "outcome"),
+		replaced:   counter("wxtoken_gateway_replaced_total", "Calls whose token WeChat refused: again were repeated with the new token, handed_on got the refusal.", "service", "outcome"),
 		refused:    counter("wxtoken_gateway_refused_total", "Requests that the gateway refused.", "reason"),
-		streams:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "wxtoken_gateway_streams", Help: "Streams of events that are open."}),
+		streams:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "wxtoken_gateway_streams", Help: "Open streams of events."}),
 		apis:       map[string]struct{}{},
 	}
 	r.MustRegister(m.tokens, m.calls, m.unanswered, m.replaced, m.refused, m.streams)

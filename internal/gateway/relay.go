@@ -24,30 +24,30 @@ import (
 )
 
 const (
-	// How long the parts of a call may take. A body has no bound but that it must go on: paceLimit
-	// between two pieces.
+	// How long the parts of a call may take. A body may take as long as it keeps moving: paceLimit
+	// bounds the time between two pieces.
 	dialWithin   = 5 * time.Second
-	answerWithin = 30 * time.Second // from the end of the request to the head of the answer
+	answerWithin = 30 * time.Second // from the end of the request to the header of the answer
 	paceLimit    = 15 * time.Second
 
 	maxIdle    = 128              // connections to WeChat that are kept
 	copyBuffer = 32 << 10         // bytes
-	maxScrub   = 16 << 20         // bytes of an answer that is read whole
-	idleFor    = 90 * time.Second // how long one is kept
+	maxScrub   = 16 << 20         // bytes of an answer that is held in memory
+	idleFor    = 90 * time.Second // how long a connection is kept
 )
 
-// secretive are the calls whose answers hold refresh tokens. Those stay here: who gets one can
-// become a second keeper.
-var secretive = map[string]bool{
+// holdRefreshTokens are the calls whose answers hold refresh tokens. These are blanked: a program with a
+// refresh token could renew tokens beside wxtoken.
+var holdRefreshTokens = map[string]bool{
 	"/cgi-bin/component/api_get_authorizer_info": true,
 	"/cgi-bin/component/api_get_authorizer_list": true,
 }
 
-// keptRefreshToken stands where WeChat's refresh token stood. api_authorizer_token takes it, and
-// any other.
+// keptRefreshToken replaces WeChat's refresh tokens. The gateway's api_authorizer_token accepts it, as it
+// accepts any.
 const keptRefreshToken = "refreshtoken@@@kept-by-wxtoken"
 
-// relay hands calls on to WeChat.
+// relay relays calls to WeChat.
 type relay struct {
 	g        *Gateway
 	proxy    *httputil.ReverseProxy
@@ -58,31 +58,30 @@ type relay struct {
 	spools   slots
 }
 
-// passage is one call on its way through.
-type passage struct {
+// call is a call on its way through the relay.
+type call struct {
 	client  *wxtoken.Client
 	service string      // "" for a stranger
-	account wxtoken.Key // that it is for; the zero Key where only WeChat knows that
-	key     wxtoken.Key // whose token is put in
-	path    string      // as it was called
+	account wxtoken.Key // the call is for it; zero where only WeChat knows the account
+	key     wxtoken.Key // whose token the call gets
+	path    string      // of the request
 
-	untouched bool   // its token is a user's, and stays
-	stranger  string // the address of a caller that has shown no key and no token of ours
+	untouched bool   // its token is a user's, and is not replaced
+	stranger  string // address of a caller without a key and without a gateway token
 
-	// The body did not come to its end. net/http may take that for a caller that has gone, and say
-	// so sooner.
+	// The body could not be read to its end. net/http may report that as a cancelled request instead.
 	broken atomic.Bool
 }
 
-// whose names the account that a call is for.
-func (p *passage) whose() string {
+// accountName names the account that a call is for.
+func (p *call) accountName() string {
 	if p.untouched {
-		return "users" // of which account, only WeChat knows
+		return "users" // only WeChat knows of which account
 	}
 	return p.account.String()
 }
 
-type passageKey struct{}
+type callKey struct{}
 
 func newRelay(g *Gateway, target *url.URL) *relay {
 	rl := &relay{g: g, services: slots{max: serviceCalls}, accounts: slots{max: accountCalls}, spools: slots{max: serviceSpools}}
@@ -91,20 +90,20 @@ func newRelay(g *Gateway, target *url.URL) *relay {
 		DialContext:         (&net.Dialer{Timeout: dialWithin}).DialContext,
 		TLSHandshakeTimeout: dialWithin, ResponseHeaderTimeout: answerWithin, ExpectContinueTimeout: time.Second,
 		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleFor,
-		DisableCompression: true, // so that what WeChat says of the token can be read, and bodies stay as they are
+		DisableCompression: true, // so that WeChat's errcode can be read, and bodies stay unchanged
 		ForceAttemptHTTP2:  true,
 	}
 	rl.proxy = &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
-			p.Out.URL.RawQuery = p.In.URL.RawQuery // tokenIn has looked at it
+			p.Out.URL.RawQuery = p.In.URL.RawQuery // tokenIn has checked it
 			for _, name := range []string{"Authorization", "Cookie", "Accept-Encoding", "X-Real-Ip", "Via", "Expect"} {
 				p.Out.Header.Del(name)
 			}
 		},
 		Transport:      rl,
-		ModifyResponse: rl.guard,
-		ErrorHandler:   rl.failed,
+		ModifyResponse: rl.checkAnswer,
+		ErrorHandler:   rl.answerFailure,
 		BufferPool:     &buffers{},
 		ErrorLog:       logger.Std(g.d.Log),
 	}
@@ -113,15 +112,15 @@ func newRelay(g *Gateway, target *url.URL) *relay {
 
 func (rl *relay) close() { rl.base.CloseIdleConnections() }
 
-// ServeHTTP hands a call on.
+// ServeHTTP relays a call with a gateway token, or with a user's token.
 func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g := rl.g
 	path := strings.TrimSuffix(r.URL.Path, "/")
-	if ofUser(r.URL) {
+	if hasUserToken(r.URL) {
 		rl.serveUser(w, r, path)
 		return
 	}
-	client, s, claims, ok := g.bearer(w, r)
+	client, s, claims, ok := g.checkToken(w, r)
 	if !ok {
 		return
 	}
@@ -137,50 +136,51 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service may not call %s", path)
 		return
 	case answeredHere(path), own && strings.EqualFold(path, "/cgi-bin/clear_quota"):
-		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not through the gateway, wxtoken does it: docs/gateway.md")
+		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not through the gateway, wxtoken does it (docs/gateway.md)")
 		return
 	}
-	rl.pass(w, r, &passage{client: client, service: s.Name, account: claims.Key, key: claims.Key, path: path})
+	rl.pass(w, r, &call{client: client, service: s.Name, account: claims.Key, key: claims.Key, path: path})
 }
 
-// answeredHere reports whether a path is one of those that are answered here, in whatever case of letters: WeChat may not tell them apart.
+// answeredHere reports whether the gateway answers a path itself, in upper or lower case: WeChat may not
+// distinguish them.
 func answeredHere(path string) bool { return compatible[strings.ToLower(path)] != nil }
 
-// methods are those of WeChat's API, and of what it may have one day. TRACE would have the token come back.
+// methods are the methods that WeChat's API has or may have one day. TRACE would send the token back.
 var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 
-// pass hands a call on that may be made, within the bounds for all of them.
-func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
+// pass relays an admitted call, within the bounds of limits.go.
+func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *call) {
 	g := rl.g
 	switch {
 	case r.ContentLength > g.cfg.MaxBody:
 		g.refuse(w, http.StatusRequestEntityTooLarge, codeTooLargeToPass, "the body is larger than %d bytes (--max-body)", g.cfg.MaxBody)
 		return
-	case !rl.services.take(p.service):
+	case !rl.services.acquire(p.service):
 		g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls of this service are under way", serviceCalls)
 		return
 	}
-	defer rl.services.give(p.service)
-	account := p.whose()
-	if !rl.accounts.take(account) {
+	defer rl.services.release(p.service)
+	account := p.accountName()
+	if !rl.accounts.acquire(account) {
 		g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls for this account are under way", accountCalls)
 		return
 	}
-	defer rl.accounts.give(account)
-	r = r.WithContext(context.WithValue(reporting(r.Context(), p.service), passageKey{}, p))
+	defer rl.accounts.release(account)
+	r = r.WithContext(context.WithValue(withReporter(r.Context(), p.service), callKey{}, p))
 	paced := newPaced(w, r.Body, p)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = http.MaxBytesReader(w, paced, g.cfg.MaxBody)
 	}
 	if r.ContentLength < 0 {
-		if !rl.spools.take(p.service) {
+		if !rl.spools.acquire(p.service) {
 			g.refuse(w, http.StatusTooManyRequests, codeTooFast, "api minute-quota reach limit: %d calls of this service with a body without a length are under way", serviceSpools)
 			return
 		}
-		defer rl.spools.give(p.service)
+		defer rl.spools.release(p.service)
 		kept, err := newSpool(r.Body, g.cfg.RetryBody, g.cfg.SpoolDir)
 		if err != nil {
-			rl.failed(w, r, err)
+			rl.answerFailure(w, r, err)
 			return
 		}
 		defer kept.close()
@@ -190,7 +190,7 @@ func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
 	if !rl.breaker.allow(g.d.Now()) {
 		g.metrics.unanswered.WithLabelValues(p.service).Inc()
 		w.Header().Set("Retry-After", strconv.Itoa(int(openFor/time.Second)))
-		g.refuse(w, http.StatusBadGateway, codeBusy, "system error: WeChat does not answer, it is tried again in a moment")
+		g.refuse(w, http.StatusBadGateway, codeBusy, "system error: WeChat does not answer, try again in a moment")
 		return
 	}
 	rl.proxy.ServeHTTP(paced, r)
@@ -198,13 +198,13 @@ func (rl *relay) pass(w http.ResponseWriter, r *http.Request, p *passage) {
 
 // RoundTrip makes a call to WeChat, with the current token.
 func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
-	p := req.Context().Value(passageKey{}).(*passage)
+	p := req.Context().Value(callKey{}).(*call)
 	if p.untouched {
-		return rl.untouched(req, p)
+		return rl.roundTripAsIs(req, p)
 	}
 	t := wxtoken.Transport{
-		Client: p.client, Key: p.key, Base: watched{rl}, RetryBody: rl.g.cfg.RetryBody,
-		Answered: func(a wxtoken.Answer) { rl.answered(p, a) },
+		Client: p.client, Key: p.key, Base: breakerTransport{rl}, RetryBody: rl.g.cfg.RetryBody,
+		Answered: func(a wxtoken.Answer) { rl.countAnswer(p, a) },
 	}
 	if t.RetryBody == 0 {
 		t.RetryBody = -1
@@ -212,10 +212,9 @@ func (rl *relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.RoundTrip(req)
 }
 
-// untouched makes a call as it is. Its token is a user's: where WeChat refuses that, no other is to
-// be had here.
-func (rl *relay) untouched(req *http.Request, p *passage) (*http.Response, error) {
-	res, err := watched{rl}.RoundTrip(req)
+// roundTripAsIs makes a call with a user's token: where WeChat refuses that, the gateway has no other.
+func (rl *relay) roundTripAsIs(req *http.Request, p *call) (*http.Response, error) {
+	res, err := breakerTransport{rl}.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -224,15 +223,15 @@ func (rl *relay) untouched(req *http.Request, p *passage) (*http.Response, error
 		_ = res.Body.Close()
 		return nil, err
 	}
-	rl.answered(p, answer)
+	rl.countAnswer(p, answer)
 	return res, nil
 }
 
-// watched tells the breaker how calls end.
-type watched struct{ rl *relay }
+// breakerTransport tells the breaker how calls ended.
+type breakerTransport struct{ rl *relay }
 
 // RoundTrip makes one call.
-func (w watched) RoundTrip(req *http.Request) (*http.Response, error) {
+func (w breakerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := w.rl.base.RoundTrip(req)
 	var large *http.MaxBytesError
 	switch {
@@ -244,9 +243,8 @@ func (w watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// answered counts what WeChat said, and logs what went wrong, with the id by which WeChat finds it
-// again.
-func (rl *relay) answered(p *passage, a wxtoken.Answer) {
+// countAnswer counts WeChat's answer, and logs a refusal with its rid, by which WeChat's support finds it.
+func (rl *relay) countAnswer(p *call, a wxtoken.Answer) {
 	m := rl.g.metrics
 	m.calls.WithLabelValues(p.service, m.api(p.path), strconv.Itoa(a.Errcode)).Inc()
 	if a.Refused {
@@ -255,36 +253,39 @@ func (rl *relay) answered(p *passage, a wxtoken.Answer) {
 			outcome = "again"
 		}
 		m.replaced.WithLabelValues(p.service, outcome).Inc()
-		rl.g.d.Log.Warn().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Bool("again", a.Again).
+		rl.g.d.Log.Warn().Str("service", p.service).Str("key", p.accountName()).Str("api", p.path).Bool("again", a.Again).
 			AnErr("error", a.Err).Msg("token refused by WeChat")
 	}
-	if p.stranger != "" && slices.Contains(wrongUser, a.Errcode) {
+	if p.stranger != "" && slices.Contains(wrongUserToken, a.Errcode) {
 		rl.g.users.Count(p.stranger, rl.g.d.Now())
 	}
 	if a.Errcode != 0 {
-		rl.g.d.Log.Info().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Int("errcode", a.Errcode).Str("rid", a.RID).Msg("WeChat refused a call")
+		rl.g.d.Log.Info().Str("service", p.service).Str("key", p.accountName()).Str("api", p.path).
+			Int("errcode", a.Errcode).Str("rid", a.RID).Msg("call refused by WeChat")
 	}
 }
 
-// guard looks at an answer before it is handed on: no refresh token leaves, and no redirect that
-// would carry the token.
-func (rl *relay) guard(res *http.Response) error {
-	p := res.Request.Context().Value(passageKey{}).(*passage)
+// checkAnswer checks an answer before it is passed on: no refresh token leaves, and no redirect that would
+// carry the token.
+func (rl *relay) checkAnswer(res *http.Response) error {
+	p := res.Request.Context().Value(callKey{}).(*call)
 	if location := res.Header.Get("Location"); location != "" {
-		if token, err := p.client.Token(p.key); p.untouched || err != nil || strings.Contains(location, url.QueryEscape(token.Value.Reveal())) || strings.Contains(location, "access_token=") {
+		token, err := p.client.Token(p.key)
+		if p.untouched || err != nil || strings.Contains(location, url.QueryEscape(token.Value.Reveal())) ||
+			strings.Contains(location, "access_token=") {
 			return errRedirect
 		}
 	}
 	if res.StatusCode < http.StatusOK {
-		return errUnreadable // no other protocol is spoken there, and net/http can't write a status below 100
+		return errUnreadable // another protocol, or a status below 100, which net/http can't write
 	}
-	if secretive[strings.ToLower(p.path)] {
+	if holdRefreshTokens[strings.ToLower(p.path)] {
 		return scrub(res)
 	}
 	return nil
 }
 
-// scrub puts a stand-in where refresh tokens are. An answer that can't be read does not leave.
+// scrub replaces the refresh tokens in an answer. An answer that can't be parsed is not passed on.
 func scrub(res *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxScrub+1))
 	_ = res.Body.Close()
@@ -304,7 +305,7 @@ func scrub(res *http.Response) error {
 	return nil
 }
 
-// blank puts the stand-in where a refresh token is, at any depth.
+// blank replaces refresh tokens at any depth.
 func blank(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
@@ -327,12 +328,12 @@ func blank(value any) any {
 var (
 	errRedirect   = errors.New("WeChat redirected the call")
 	errUnreadable = errors.New("WeChat's answer can't be read")
-	errBody       = errors.New("the body did not come to its end")
+	errBody       = errors.New("incomplete body")
 )
 
-// failed answers for a call that WeChat did not.
-func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
-	p := r.Context().Value(passageKey{}).(*passage)
+// answerFailure answers a call that WeChat did not answer.
+func (rl *relay) answerFailure(w http.ResponseWriter, r *http.Request, err error) {
+	p := r.Context().Value(callKey{}).(*call)
 	g := rl.g
 	g.metrics.unanswered.WithLabelValues(p.service).Inc()
 	var (
@@ -345,7 +346,7 @@ func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 		g.refuse(w, http.StatusRequestEntityTooLarge, codeTooLargeToPass, "the body is larger than %d bytes (--max-body)", g.cfg.MaxBody)
 		return
 	case errors.Is(err, errSpool):
-		g.d.Log.Error().Err(err).Str("service", p.service).Str("api", p.path).Str("hint", "--spool-dir").Msg("failed to keep a body")
+		g.d.Log.Error().Err(err).Str("service", p.service).Str("api", p.path).Str("hint", "--spool-dir").Msg("failed to spool body")
 		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %v", errSpool)
 		return
 	case errors.Is(err, errBody), errors.Is(err, context.Canceled) && p.broken.Load():
@@ -356,18 +357,19 @@ func (rl *relay) failed(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	case errors.Is(err, wxtoken.ErrNoToken), errors.Is(err, wxtoken.ErrExpired), errors.Is(err, wxtoken.ErrClosed):
 		status, why = http.StatusServiceUnavailable, "there is no valid token of this account: the operator's page tells why"
-	case errors.Is(err, context.Canceled): // the caller has gone
+	case errors.Is(err, context.Canceled): // the caller has hung up
 		status, why = 499, "cancelled"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		status, why = http.StatusGatewayTimeout, "WeChat does not answer in time"
 	case errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
 		why = err.Error()
 	}
-	g.d.Log.Warn().Str("service", p.service).Str("key", p.whose()).Str("api", p.path).Str("error", plainError(err)).Msg("failed to answer call")
+	g.d.Log.Warn().Str("service", p.service).Str("key", p.accountName()).Str("api", p.path).
+		Str("error", plainError(err)).Msg("failed to answer call")
 	g.refuse(w, status, codeBusy, "system error: %s", why)
 }
 
-// plainError is the text of an error without a query, in which a token could be.
+// plainError is the text of an error without the query of a URL, which may hold a token.
 func plainError(err error) string {
 	text := err.Error()
 	if i := strings.IndexByte(text, '?'); i >= 0 {
@@ -376,36 +378,35 @@ func plainError(err error) string {
 	return text
 }
 
-// shortPath is a path for the log.
+// shortPath is the path of a request, cut for the log.
 func shortPath(r *http.Request) string { return fmt.Sprintf("%.64s", r.URL.Path) }
 
-// paced is a request's body and the answer to it, of which each piece has to come, and to go,
-// within paceLimit.
+// paced wraps a request's body and its answer: each piece has paceLimit to arrive, or to be sent.
 type paced struct {
 	http.ResponseWriter
 	body    io.ReadCloser
 	control *http.ResponseController
-	of      *passage
+	call    *call
 }
 
-func newPaced(w http.ResponseWriter, body io.ReadCloser, of *passage) *paced {
-	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w), of: of}
-	// A server without deadlines has none to move.
+func newPaced(w http.ResponseWriter, body io.ReadCloser, c *call) *paced {
+	p := &paced{ResponseWriter: w, body: body, control: http.NewResponseController(w), call: c}
+	// The error says that the server has no deadlines.
 	_ = p.control.SetWriteDeadline(time.Now().Add(dialWithin + 2*answerWithin + paceLimit))
 	if body == nil || body == http.NoBody {
-		p.read()
+		p.clearReadDeadline()
 	}
 	return p
 }
 
-// read notes that the body has come. A deadline for reading that is still set would end the call:
-// net/http takes it for a caller that has gone.
-func (p *paced) read() { _ = p.control.SetReadDeadline(time.Time{}) }
+// clearReadDeadline is called when the whole body has come. A read deadline that stays set would end the
+// call: net/http would take it for a caller that has hung up.
+func (p *paced) clearReadDeadline() { _ = p.control.SetReadDeadline(time.Time{}) }
 
-// Unwrap lets http.ResponseController through.
+// Unwrap is for http.ResponseController.
 func (p *paced) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 
-// Write writes a piece of the answer.
+// Write sends a piece of the answer.
 func (p *paced) Write(data []byte) (int, error) {
 	_ = p.control.SetWriteDeadline(time.Now().Add(paceLimit))
 	return p.ResponseWriter.Write(data)
@@ -417,9 +418,9 @@ func (p *paced) Read(into []byte) (int, error) {
 	n, err := p.body.Read(into)
 	switch {
 	case errors.Is(err, io.EOF):
-		p.read()
+		p.clearReadDeadline()
 	case err != nil:
-		p.of.broken.Store(true)
+		p.call.broken.Store(true)
 		err = errBody
 	}
 	return n, err
@@ -428,7 +429,7 @@ func (p *paced) Read(into []byte) (int, error) {
 // Close closes the body.
 func (p *paced) Close() error { return p.body.Close() }
 
-// buffers are those through which answers are copied.
+// buffers are the buffers with which answers are copied.
 type buffers struct{ pool sync.Pool }
 
 // Get returns a buffer.
@@ -439,5 +440,5 @@ func (b *buffers) Get() []byte {
 	return make([]byte, copyBuffer)
 }
 
-// Put takes one back.
+// Put takes a buffer back.
 func (b *buffers) Put(buffer []byte) { b.pool.Put(&buffer) }

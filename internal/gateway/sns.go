@@ -11,33 +11,31 @@ import (
 	"wxtoken/internal/services"
 )
 
-// usersPaths begin the paths of the calls for an account's users: they log in there, and have
-// tokens of their own.
+// usersPaths begins the paths of calls about an account's users, who log in and have tokens of their own.
 const usersPaths = "/sns/"
 
-// logIn is a call with which an account logs its users in, and what a third-party platform calls
-// instead.
+// logIn is a call with which an account logs a user in, and what a third-party platform calls instead.
 type logIn struct {
 	component string // the path ("thirdpartyCode2Session", "official_account_website_authorization")
 	code      string // the parameter that says who logs in
-	keyless   bool   // as at WeChat, it has no secret: the code, the user's own refresh token, is one
+	keyless   bool   // it has no secret, as at WeChat: the user's refresh token is secret enough
 }
 
-// The component's path of the third is what SDKs call, WxJava's WxOpenComponentService among them.
+// The component's path of refresh_token is the one that SDKs call, such as WxJava's WxOpenComponentService.
 var logIns = map[string]logIn{
 	"/sns/jscode2session":       {component: "/sns/component/jscode2session", code: "js_code"},
 	"/sns/oauth2/access_token":  {component: "/sns/oauth2/component/access_token", code: "code"},
 	"/sns/oauth2/refresh_token": {component: "/sns/oauth2/component/refresh_token", code: "refresh_token", keyless: true},
 }
 
-// wrongUser are the errcodes for a user's token that WeChat never gave, or gives no more.
-var wrongUser = []int{40001, 40014, 40030}
+// wrongUserToken are the errcodes for a user's token or code that WeChat does not know.
+var wrongUserToken = []int{40001, 40014, 40030}
 
-// errSeveral is the error for an account of several components.
+// errSeveral is the error for an account that authorized several components.
 var errSeveral = errors.New("this account belongs to several components: ask for <component>/<appid>")
 
-// compatLogIn makes the log-in of an account's user with the token of its component: accounts of a
-// third-party platform give it no AppSecret.
+// compatLogIn logs a user of an account in with the component's token: a third-party platform has no
+// AppSecret of its accounts.
 func (g *Gateway) compatLogIn(w http.ResponseWriter, r *http.Request) {
 	to := logIns[r.URL.Path]
 	q, err := url.ParseQuery(r.URL.RawQuery)
@@ -46,7 +44,7 @@ func (g *Gateway) compatLogIn(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, http.StatusOK, codeGetWanted, "require GET method")
 		return
 	case err != nil, len(q["appid"]) > 1, len(q["secret"]) > 1, len(q[to.code]) > 1:
-		g.refuse(w, http.StatusOK, codeBadBody, "data format error: the query can't be read, or has a parameter twice")
+		g.refuse(w, http.StatusOK, codeBadBody, "data format error: malformed query, or a parameter twice")
 		return
 	case q.Get("appid") == "":
 		g.refuse(w, http.StatusOK, codeAppIDMissing, "appid missing")
@@ -55,24 +53,24 @@ func (g *Gateway) compatLogIn(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, http.StatusOK, codeSecretMissing, "appsecret missing: want a key of the service")
 		return
 	}
-	p := g.logInOf(w, r, q)
+	p := g.admitLogIn(w, r, q)
 	if p == nil {
 		return
 	}
 	out := r.Clone(r.Context())
 	out.URL.Path = to.component
-	out.URL.RawQuery = url.Values{ // and nothing else: an SDK may add its access_token
+	out.URL.RawQuery = url.Values{ // nothing else is passed on: an SDK may have added its access_token
 		"appid": {p.account.Authorizer}, "component_appid": {p.account.Component},
 		"grant_type": {q.Get("grant_type")}, to.code: {q.Get(to.code)},
 	}.Encode()
 	g.relay.pass(w, out, p)
 }
 
-// logInOf finds the account that a log-in is for, and whose it is. It answers itself and returns
-// nil where that may not be.
-func (g *Gateway) logInOf(w http.ResponseWriter, r *http.Request, q url.Values) *passage {
+// admitLogIn finds the service that logs a user in, and the account. It answers itself and returns nil
+// where that is not allowed.
+func (g *Gateway) admitLogIn(w http.ResponseWriter, r *http.Request, q url.Values) *call {
 	var (
-		p       = &passage{path: r.URL.Path}
+		p       = &call{path: r.URL.Path}
 		account wxtoken.Key
 		err     error
 	)
@@ -86,9 +84,9 @@ func (g *Gateway) logInOf(w http.ResponseWriter, r *http.Request, q url.Values) 
 			return nil
 		}
 		p.client, p.service = client, s.Name
-		account, err = g.find(client, s, q.Get("appid"))
+		account, err = g.findAccount(client, s, q.Get("appid"))
 	} else {
-		if !g.stranger(w, r, p) {
+		if !g.admitStranger(w, r, p) {
 			return nil
 		}
 		account, err = g.findForAny(p, q.Get("appid"))
@@ -104,9 +102,9 @@ func (g *Gateway) logInOf(w http.ResponseWriter, r *http.Request, q url.Values) 
 	return p
 }
 
-// stranger lets a call through that has no key and no token of ours, where some service may make
-// it. It answers itself and returns false otherwise.
-func (g *Gateway) stranger(w http.ResponseWriter, r *http.Request, p *passage) bool {
+// admitStranger admits a call without a key and without a gateway token, if some service may make it. It
+// answers itself and returns false otherwise.
+func (g *Gateway) admitStranger(w http.ResponseWriter, r *http.Request, p *call) bool {
 	if p.client = g.view.Load(); p.client == nil {
 		g.refuse(w, http.StatusServiceUnavailable, codeBusy, "system error: %v", errAway)
 		return false
@@ -125,14 +123,14 @@ func (g *Gateway) stranger(w http.ResponseWriter, r *http.Request, p *passage) b
 	return false
 }
 
-// findForAny returns the account that an appid means to the services that may make a call.
-func (g *Gateway) findForAny(p *passage, appid string) (found wxtoken.Key, err error) {
+// findForAny returns the account with an appid among those of the services that may make the call.
+func (g *Gateway) findForAny(p *call, appid string) (found wxtoken.Key, err error) {
 	err = errUnknown
 	for _, s := range g.d.Services.Now().All() {
 		if !s.May(services.RightRelay) || !s.Calls(p.path) {
 			continue
 		}
-		switch key, unknown := g.find(p.client, s, appid); {
+		switch key, unknown := g.findAccount(p.client, s, appid); {
 		case errors.Is(unknown, errSeveral), unknown == nil && err == nil && key != found:
 			return wxtoken.Key{}, errSeveral
 		case unknown == nil:
@@ -142,8 +140,8 @@ func (g *Gateway) findForAny(p *passage, appid string) (found wxtoken.Key, err e
 	return found, err
 }
 
-// ofUser reports whether a call is one with a token of a user's: nothing is to be put in its place.
-func ofUser(u *url.URL) bool {
+// hasUserToken reports whether a call has a user's token, which must not be replaced.
+func hasUserToken(u *url.URL) bool {
 	if !strings.HasPrefix(u.Path, usersPaths) {
 		return false
 	}
@@ -152,15 +150,15 @@ func ofUser(u *url.URL) bool {
 	return err == nil && unread == nil && token != "" && !IsOurs(token) && q.Get(wxtoken.TokenParameters[0]) == token
 }
 
-// serveUser hands a call with a token of a user's on as it is.
+// serveUser relays a call with a user's token unchanged.
 func (rl *relay) serveUser(w http.ResponseWriter, r *http.Request, path string) {
-	p := &passage{path: path, untouched: true}
+	p := &call{path: path, untouched: true}
 	switch {
 	case answeredHere(path):
 		rl.g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: not in this form")
 	case r.Method != http.MethodGet:
 		rl.g.refuse(w, http.StatusOK, codeGetWanted, "require GET method")
-	case rl.g.stranger(w, r, p):
+	case rl.g.admitStranger(w, r, p):
 		rl.pass(w, r, p)
 	}
 }

@@ -8,21 +8,21 @@ import (
 	"os"
 )
 
-// spool is the body of a call that came without a length. It goes on with one: WeChat answers HTTP
-// 412 to a body in chunks.
+// spool is the body of a call that came without a length. It is sent on with one: WeChat answers a
+// chunked body with HTTP 412.
 type spool struct {
 	memory []byte
-	// Instead of memory, for a long body. It has no name any more: nothing is left of it, however
+	// Instead of memory, for a long body. The file is already deleted, so nothing is left of it however
 	// the process ends.
 	file   *os.File
 	length int64
 }
 
-// errSpool is the error for a body that can't be kept.
+// errSpool is the error for a body that can't be stored.
 var errSpool = errors.New("no room for a body without a length")
 
-// newSpool reads a body to its end: so many bytes of it into memory, and a longer one into a file
-// in dir ("": where the system has such files). The error is that of body, or wraps errSpool.
+// newSpool reads a body to its end: up to inMemory bytes into memory, a longer one into a file in dir
+// ("": the system's folder for temporary files). The error is that of body, or wraps errSpool.
 func newSpool(body io.Reader, inMemory int64, dir string) (*spool, error) {
 	var head bytes.Buffer
 	if _, err := io.Copy(&head, io.LimitReader(body, inMemory+1)); err != nil {
@@ -47,7 +47,7 @@ func newSpool(body io.Reader, inMemory int64, dir string) (*spool, error) {
 	return s, nil
 }
 
-// CheckSpool tells whether a file can be made for a long body.
+// CheckSpool returns an error where no file can be made for a long body.
 func (c Config) CheckSpool() error {
 	s, err := newSpool(bytes.NewReader([]byte{0}), 0, c.SpoolDir)
 	if err != nil {
@@ -57,7 +57,7 @@ func (c Config) CheckSpool() error {
 	return nil
 }
 
-// onDisk tells a disk's errors from those of a body.
+// onDisk marks errors of the disk, to tell them from those of the body.
 type onDisk struct{ file *os.File }
 
 // Write writes to the file.
@@ -69,7 +69,7 @@ func (d onDisk) Write(data []byte) (int, error) {
 	return n, err
 }
 
-// open returns the body, as often as it is wanted.
+// open returns the body from its beginning, as often as it is called.
 func (s *spool) open() (io.ReadCloser, error) {
 	if s.file == nil {
 		return io.NopCloser(bytes.NewReader(s.memory)), nil
@@ -77,7 +77,7 @@ func (s *spool) open() (io.ReadCloser, error) {
 	return io.NopCloser(io.NewSectionReader(s.file, 0, s.length)), nil
 }
 
-// close lets go of it.
+// close releases the file.
 func (s *spool) close() {
 	if s.file != nil {
 		_ = s.file.Close()

@@ -21,22 +21,23 @@ import (
 )
 
 const (
-	// keptNews is how many batches are remembered. A stream that falls behind reads the view
+	// keptBatches is how many batches are kept. A stream that falls further behind reads the view
 	// instead.
-	keptNews = 1 << 10
-	// missedAtOnce is how many tokens, and accounts, are looked at together for a stream that goes
-	// on: ten thousand may do so at once.
-	missedAtOnce = 64
-	// keptEvents is how many events are kept as they were written: some megabytes.
-	keptEvents = 4096
-	// beatEvery is the time between two signs of life on a quiet stream: shorter than proxies wait.
-	beatEvery = 15 * time.Second
+	keptBatches = 1 << 10
+	// catchUpBatch is how many tokens, and accounts, a stream that resumes handles at a time: ten
+	// thousand streams may resume at once.
+	catchUpBatch = 64
+	// maxEncoded is how many encoded events are cached: some megabytes.
+	maxEncoded = 4096
+	// heartbeatEvery is the time between two comments on a quiet stream: shorter than the idle timeout of
+	// proxies.
+	heartbeatEvery = 15 * time.Second
 )
 
 // The kinds of events of a stream.
 const (
-	eventToken = "token" // the account has a new token; the value is not told
-	eventState = "state" // something else is known of the account; a new one is told so too
+	eventToken = "token" // the account has a new token; the event does not hold its value
+	eventState = "state" // the status of the account changed, or it is new
 	eventLost  = "lost"  // the account's token is gone: it cancelled
 )
 
@@ -47,7 +48,7 @@ type item struct {
 	data  []byte // JSON, written once for all streams
 }
 
-// mark is how far a stream has come: the revisions of the buckets tokens and status.
+// mark is the position of a stream: the revisions of the buckets tokens and status.
 type mark struct{ tokens, status uint64 }
 
 func (m mark) String() string { return fmt.Sprintf("%d-%d", m.tokens, m.status) }
@@ -71,26 +72,26 @@ type batch struct {
 	items    []item
 }
 
-// news tells all streams what changes.
-type news struct {
+// changeLog keeps the latest changes for all streams.
+type changeLog struct {
 	mu      sync.Mutex
 	first   uint64 // number of the first batch that is kept
 	batches []batch
 	mark    mark
 	changed chan struct{} // closed at the next batch
-	primed  bool          // the view as it was found has been taken note of
+	primed  bool          // the first batch, the view as it was found, has come
 
-	lately sync.Map     // events as they were written: JSON by written
-	many   atomic.Int64 // of them
+	encoded      sync.Map     // encoded events by eventID: JSON
+	encodedCount atomic.Int64 // entries of encoded
 }
 
-func newNews() *news { return &news{changed: make(chan struct{})} }
+func newChangeLog() *changeLog { return &changeLog{changed: make(chan struct{})} }
 
-// follow notes all changes until ctx ends.
-func (n *news) follow(ctx context.Context, client *wxtoken.Client) {
+// follow adds all changes until ctx ends.
+func (n *changeLog) follow(ctx context.Context, client *wxtoken.Client) {
 	for changes := range client.Changes(ctx) {
 		to := mark{changes.TokensRevision, changes.StatusRevision}
-		primed := n.reach(to)
+		primed := n.prepare(to)
 		var items []item
 		if primed {
 			items = n.itemsOf(client, changes)
@@ -99,24 +100,25 @@ func (n *news) follow(ctx context.Context, client *wxtoken.Client) {
 	}
 }
 
-// reach is called before the events up to a mark are written. Revisions that go back are those of a
-// bucket that was made anew, and counts from 1: what was written of the old one is forgotten.
-func (n *news) reach(to mark) (primed bool) {
+// prepare is called before the events up to a mark are encoded. Revisions that go back mean that a bucket
+// was made anew and counts from 1: the encoded events of the old one are dropped, since new ones would get
+// the same eventID.
+func (n *changeLog) prepare(to mark) (primed bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if to.tokens < n.mark.tokens || to.status < n.mark.status {
-		n.lately.Clear()
-		n.many.Store(0)
+		n.encoded.Clear()
+		n.encodedCount.Store(0)
 	}
 	return n.primed
 }
 
-func (n *news) add(to mark, items []item) {
+func (n *changeLog) add(to mark, items []item) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.primed {
 		n.batches = append(n.batches, batch{n.mark, to, items})
-		if over := len(n.batches) - keptNews; over > 0 {
+		if over := len(n.batches) - keptBatches; over > 0 {
 			n.batches = slices.Clone(n.batches[over:])
 			n.first += uint64(over)
 		}
@@ -126,9 +128,9 @@ func (n *news) add(to mark, items []item) {
 	n.changed = make(chan struct{})
 }
 
-// next returns the batch of a number, or a channel that is closed when it may be there; lost is
-// true for one that is no longer kept.
-func (n *news) next(number uint64) (b batch, wait <-chan struct{}, lost bool) {
+// next returns the batch with a number, or a channel that is closed when it may be there. lost: it is no
+// longer kept.
+func (n *changeLog) next(number uint64) (b batch, wait <-chan struct{}, lost bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch end := n.first + uint64(len(n.batches)); {
@@ -140,16 +142,16 @@ func (n *news) next(number uint64) (b batch, wait <-chan struct{}, lost bool) {
 	return n.batches[number-n.first], nil, false
 }
 
-// now returns the number of the next batch, and the mark that it begins at; ready is false before
-// the view was taken note of.
-func (n *news) now() (number uint64, m mark, ready bool) {
+// now returns the number of the next batch and the mark at which it begins; ready is false before the
+// view has been read.
+func (n *changeLog) now() (number uint64, m mark, ready bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.first + uint64(len(n.batches)), n.mark, n.primed
 }
 
-// itemsOf returns the events of some changes.
-func (n *news) itemsOf(client *wxtoken.Client, changes wxtoken.Changes) (items []item) {
+// itemsOf returns the events of changes.
+func (n *changeLog) itemsOf(client *wxtoken.Client, changes wxtoken.Changes) (items []item) {
 	for _, key := range changes.Tokens {
 		if i, ok := n.tokenItem(client, key); ok {
 			items = append(items, i)
@@ -157,14 +159,16 @@ func (n *news) itemsOf(client *wxtoken.Client, changes wxtoken.Changes) (items [
 	}
 	for _, key := range changes.Accounts {
 		if status, err := client.Account(key); err == nil {
-			items = append(items, n.written(written{eventState, key, status.Revision, status.State}, func() any { return accountOfStatus(status) }))
+			id := eventID{eventState, key, status.Revision, status.State}
+			items = append(items, n.encode(id, func() any { return accountOfStatus(status) }))
 		}
 	}
 	return items
 }
 
-// tokenItem tells of a token, or that it is gone. Of one that has expired the state tells.
-func (n *news) tokenItem(client *wxtoken.Client, key wxtoken.Key) (item, bool) {
+// tokenItem returns the event that a token is new or gone. There is none for an expired token: the event
+// of its state says so.
+func (n *changeLog) tokenItem(client *wxtoken.Client, key wxtoken.Key) (item, bool) {
 	token, err := client.Token(key)
 	switch {
 	case errors.Is(err, wxtoken.ErrRevoked):
@@ -172,38 +176,37 @@ func (n *news) tokenItem(client *wxtoken.Client, key wxtoken.Key) (item, bool) {
 	case err != nil:
 		return item{}, false
 	}
-	return n.written(written{event: eventToken, key: key, revision: token.Revision}, func() any {
+	return n.encode(eventID{event: eventToken, key: key, revision: token.Revision}, func() any {
 		return map[string]any{"key": key, "generation": token.Generation, "expires_at": stamp(token.ExpiresAt)}
 	}), true
 }
 
-// written names an event that was written.
-type written struct {
+// eventID identifies an encoded event.
+type eventID struct {
 	event    string
 	key      wxtoken.Key
 	revision uint64
-	state    wxtoken.State // which goes by the clock, too
+	state    wxtoken.State // it changes with the clock, too
 }
 
-// written returns an event: as it was written a moment ago, since many streams go on at once after
-// a gateway was restarted, and have missed the same.
-func (n *news) written(w written, say func() any) item {
-	if data, ok := n.lately.Load(w); ok { // without a lock: ten thousand would wait for it
+// encode returns an event, from the cache if it is there: after a restart of the gateway many streams
+// resume at once, and have missed the same events.
+func (n *changeLog) encode(w eventID, say func() any) item {
+	if data, ok := n.encoded.Load(w); ok { // without a lock, for which ten thousand streams would wait
 		return item{w.event, w.key, data.([]byte)}
 	}
 	data := mustJSON(say())
-	if n.many.Add(1) > keptEvents {
-		n.lately.Clear()
-		n.many.Store(1)
+	if n.encodedCount.Add(1) > maxEncoded {
+		n.encoded.Clear()
+		n.encodedCount.Store(1)
 	}
-	n.lately.Store(w, data)
+	n.encoded.Store(w, data)
 	return item{w.event, w.key, data}
 }
 
-// events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID on, or from
-// now.
+// events answers GET /v1/events with a stream of server-sent events, from Last-Event-ID or from now on.
 func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, _ *services.Service, _ url.Values) {
-	number, from, ready := g.news.now()
+	number, from, ready := g.changes.now()
 	if !ready {
 		problem(w, http.StatusServiceUnavailable, errAway.Error())
 		return
@@ -220,10 +223,10 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it back
+	w.Header().Set("X-Accel-Buffering", "no") // or nginx would buffer the events
 	g.metrics.streams.Inc()
 	defer g.metrics.streams.Dec()
-	out := stream{g: g, w: w, control: control, client: client, key: shown(r)}
+	out := stream{g: g, w: w, control: control, client: client, key: bearerKey(r)}
 	var err error
 	if resumed != "" {
 		from, err = out.catchUp(from)
@@ -233,13 +236,13 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 	if err != nil {
 		return
 	}
-	beat := time.NewTicker(beatEvery)
+	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
 	for {
-		b, wait, lost := g.news.next(number)
+		b, wait, lost := g.changes.next(number)
 		switch {
 		case lost:
-			number, _, _ = g.news.now()
+			number, _, _ = g.changes.now()
 			if from, err = out.catchUp(from); err != nil {
 				return
 			}
@@ -268,19 +271,19 @@ func (g *Gateway) events(w http.ResponseWriter, r *http.Request, client *wxtoken
 	}
 }
 
-// stream writes events to one service, which may lose its rights meanwhile.
+// stream writes events to one service, which may lose its rights while the stream is open.
 type stream struct {
 	g       *Gateway
 	w       io.Writer
 	control *http.ResponseController
 	client  *wxtoken.Client
-	key     string // with which it was asked for
+	key     string // with which the stream was opened
 }
 
-// errEnded ends a stream whose service has gone, or lost the right or the key.
-var errEnded = errors.New("service ended")
+// errEnded ends a stream whose service was removed, or lost the right or the key.
+var errEnded = errors.New("service has no right to events any more")
 
-// service returns the one that the stream is for, as it is now.
+// service returns the service of the stream as it is now.
 func (s stream) service() (*services.Service, error) {
 	service, ok := s.g.d.Services.Now().ByKey(s.key)
 	if !ok || !service.May(services.RightEvents) {
@@ -289,20 +292,21 @@ func (s stream) service() (*services.Service, error) {
 	return service, nil
 }
 
-// catchUp writes what changed since a mark, and returns the one to go on from. It looks at some at
-// a time: streams that were away for long may be many, and have missed all that there is.
+// catchUp writes what changed since a mark, and returns the mark to go on from. It works in batches:
+// many streams may have been away for long, and have missed everything.
 func (s stream) catchUp(from mark) (mark, error) {
 	for {
-		changes := s.client.ChangedSince(from.tokens, from.status, missedAtOnce)
-		all := len(changes.Tokens) < missedAtOnce && len(changes.Accounts) < missedAtOnce
+		changes := s.client.ChangedSince(from.tokens, from.status, catchUpBatch)
+		all := len(changes.Tokens) < catchUpBatch && len(changes.Accounts) < catchUpBatch
 		service, err := s.service()
 		if err != nil {
 			return from, err
 		}
-		strange := func(key wxtoken.Key) bool { return !s.g.knows(s.client, service, key) }
-		changes.Tokens, changes.Accounts = slices.DeleteFunc(changes.Tokens, strange), slices.DeleteFunc(changes.Accounts, strange)
+		foreign := func(key wxtoken.Key) bool { return !s.g.knows(s.client, service, key) }
+		changes.Tokens = slices.DeleteFunc(changes.Tokens, foreign)
+		changes.Accounts = slices.DeleteFunc(changes.Accounts, foreign)
 		to := mark{changes.TokensRevision, changes.StatusRevision}
-		if items := s.g.news.itemsOf(s.client, changes); all || len(items) > 0 {
+		if items := s.g.changes.itemsOf(s.client, changes); all || len(items) > 0 {
 			err = s.write(batch{from, to, items})
 		}
 		if from = to; all || err != nil {
@@ -311,8 +315,8 @@ func (s stream) catchUp(from mark) (mark, error) {
 	}
 }
 
-// write writes those of a batch that the service may see. Only the last one has the new mark as its
-// id: who goes on from the id of one before it gets the whole batch again.
+// write writes the events of a batch that the service may see. Only the last one has the new mark as its
+// id, so that a stream that resumes from an earlier one gets the whole batch again.
 func (s stream) write(b batch) error {
 	service, err := s.service()
 	if err != nil {
@@ -327,7 +331,7 @@ func (s stream) write(b batch) error {
 	var text bytes.Buffer
 	size := 0
 	for _, i := range seen {
-		size += len(i.data) + 64 // and what stands around it
+		size += len(i.data) + 64 // and the lines around it
 	}
 	text.Grow(size)
 	for n, i := range seen {
@@ -338,18 +342,18 @@ func (s stream) write(b batch) error {
 		fmt.Fprintf(&text, "id: %s\nevent: %s\ndata: %s\n\n", id, i.event, i.data)
 	}
 	if text.Len() == 0 {
-		fmt.Fprintf(&text, "id: %s\n\n", b.to) // is no event, and moves the mark on
+		fmt.Fprintf(&text, "id: %s\n\n", b.to) // no event, but moves Last-Event-ID on
 	}
 	return s.send(text.Bytes())
 }
 
-// comment is a sign of life.
+// comment writes a comment, as a sign of life.
 func (s stream) comment() error { return s.send([]byte(": still here\n\n")) }
 
-// send sends bytes, and not a string: net/http would cut that into chunks of 2 KiB.
+// send writes bytes and not a string, which net/http would cut into chunks of 2 KiB.
 func (s stream) send(text []byte) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(paceLimit))
-	// Over HTTP/2 it would end a stream on which nothing is being written.
+	// Over HTTP/2 a deadline that stays set would end an idle stream.
 	defer func() { _ = s.control.SetWriteDeadline(time.Time{}) }()
 	if _, err := s.w.Write(text); err != nil {
 		return err
@@ -357,13 +361,13 @@ func (s stream) send(text []byte) error {
 	return s.control.Flush()
 }
 
-// mustJSON writes a value that can always be written as WeChat does, on one line without an end.
+// mustJSON encodes a value as WeChat does: without HTML escapes, on one line without a line break.
 func mustJSON(value any) []byte {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(value); err != nil {
-		panic(err) // a fault of ours
+		panic(err) // our own values can always be encoded
 	}
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n"))
 }

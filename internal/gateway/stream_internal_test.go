@@ -2,12 +2,12 @@ package gateway
 
 import "testing"
 
-// TestWrittenAnew has a bucket be made anew, which counts its revisions from 1: an event that was written of the old one is not told again.
-func TestWrittenAnew(t *testing.T) {
+// TestBucketMadeAnew has a bucket be made anew, which counts its revisions from 1: an event that was written of the old one is not told again.
+func TestBucketMadeAnew(t *testing.T) {
 	t.Parallel()
-	n := newNews()
-	one := written{event: eventToken, revision: 5}
-	told := func(what string) string { return string(n.written(one, func() any { return what }).data) }
+	n := newChangeLog()
+	one := eventID{event: eventToken, revision: 5}
+	told := func(what string) string { return string(n.encode(one, func() any { return what }).data) }
 	for _, step := range []struct {
 		to         mark
 		says, want string
@@ -18,7 +18,7 @@ func TestWrittenAnew(t *testing.T) {
 		{mark{6, 3}, "newer", `"newer"`},
 		{mark{6, 3}, "written twice", `"newer"`},
 	} {
-		n.reach(step.to)
+		n.prepare(step.to)
 		if got := told(step.says); got != step.want {
 			t.Errorf("at %v: %s, want %s", step.to, got, step.want)
 		}

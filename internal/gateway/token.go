@@ -20,57 +20,56 @@ import (
 )
 
 const (
-	// TokenLife is how long a token of the gateway's is good: as long as WeChat's
-	// ("Get_access_token"), so that an SDK caches it as it always did.
+	// TokenLife is the life of a gateway token: that of WeChat's ("Get_access_token"), so that an SDK
+	// caches it as usual.
 	TokenLife = 7200 * time.Second
-	// tokenGrace is how much longer it is taken: some SDKs use a token to its last second, and ask
-	// for no other when that was one too late.
+	// tokenGrace is how much longer it is accepted: some SDKs use a token up to its last second, and
+	// don't get another one when that was too late.
 	tokenGrace = time.Minute
-	// tokenPrefix begins each of them. WeChat's own begin with a number and "_".
+	// tokenPrefix begins each gateway token. WeChat's own begin with a number and "_".
 	tokenPrefix = "wxg1_"
-	// tokenKeyLen is the length of a key that signs, in bytes.
+	// tokenKeyLen is the length of a signing key, in bytes.
 	tokenKeyLen = 32
 )
 
-// Why a token is not taken.
+// Why a token is refused.
 var (
-	ErrForged  = errors.New("no token of this gateway")
+	ErrForged  = errors.New("not a token of this gateway")
 	ErrExpired = errors.New("expired token")
 )
 
-// Claims are what a token of the gateway's says.
+// Claims are what a gateway token says.
 type Claims struct {
 	Service string
 	Key     wxtoken.Key // the account, or the component itself
 	Ends    time.Time   // whole seconds
 
-	// Generation is that of WeChat's token when this one was made. The relay takes the newest,
-	// whatever it is.
+	// Generation is that of WeChat's token when this one was made. The relay always uses the newest.
 	Generation uint64
 }
 
-// Signer makes and reads tokens of the gateway's.
+// Signer signs and opens gateway tokens.
 type Signer struct {
-	keys  []*macKey
-	start string        // of the nonces of this process
-	count atomic.Uint64 // and their end
+	keys        []*macKey
+	noncePrefix string        // begins the nonces of this process
+	nonceCount  atomic.Uint64 // ends them
 }
 
-// macKey is a key that signs.
+// macKey is a signing key.
 type macKey struct{ hashes sync.Pool }
 
 func newMACKey(key []byte) *macKey {
 	return &macKey{hashes: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
 }
 
-// What is signed is one line: service, key, end in seconds since 1970, generation and a nonce, so
-// that no two are the same: SDKs tell by that whether a token was replaced.
+// What is signed is one line: service, key, end in seconds since 1970, generation and a nonce. The nonce
+// makes each token different: SDKs compare tokens to see whether one was replaced.
 const signedFields = 5
 
-// ReadSigner reads the keys that sign, one a line: the first signs, all are believed. The error
-// shows none of them.
+// ReadSigner reads the signing keys, one per line: the first signs, all are accepted. The error shows no
+// key.
 func ReadSigner(in io.Reader) (*Signer, error) {
-	s := &Signer{start: rand.Text()[:8]}
+	s := &Signer{noncePrefix: rand.Text()[:8]}
 	lines := bufio.NewScanner(in)
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
@@ -92,33 +91,33 @@ func ReadSigner(in io.Reader) (*Signer, error) {
 	return s, nil
 }
 
-// MakeTokenKey returns a new line for the file of keys that sign.
+// MakeTokenKey returns a new line for the file of signing keys.
 func MakeTokenKey() string {
 	key := make([]byte, tokenKeyLen)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
 	return base64.StdEncoding.EncodeToString(key)
 }
 
-// Sign returns the token that says claims.
+// Sign returns a token with these claims.
 func (s *Signer) Sign(c Claims) wxtoken.Secret {
 	return wxtoken.NewSecret(string(s.appendToken(nil, c)))
 }
 
-// appendToken appends the token that says claims, which goes out at once: a Secret costs more than
-// all the rest of it.
+// appendToken appends a token with these claims, for an answer that is sent at once: making a Secret of it
+// would cost more than all the rest.
 func (s *Signer) appendToken(to []byte, c Claims) []byte {
 	raw := make([]byte, sha256.Size, sha256.Size+128)
 	raw = append(append(raw, c.Service...), ' ')
 	raw = append(append(raw, c.Key.String()...), ' ')
 	raw = append(strconv.AppendInt(raw, c.Ends.Unix(), 10), ' ')
 	raw = append(strconv.AppendUint(raw, c.Generation, 10), ' ')
-	raw = strconv.AppendUint(append(raw, s.start...), s.count.Add(1), 36)
+	raw = strconv.AppendUint(append(raw, s.noncePrefix...), s.nonceCount.Add(1), 36)
 	s.keys[0].appendMAC(raw[:0], raw[sha256.Size:])
 	return base64.RawURLEncoding.AppendEncode(append(to, tokenPrefix...), raw)
 }
 
-// Open returns what a token says. It returns ErrForged for what no key of ours signed, and
-// ErrExpired, with the claims, for a token that has ended.
+// Open returns the claims of a token. It returns ErrForged where none of the keys signed it, and ErrExpired
+// with the claims where it has expired.
 func (s *Signer) Open(token string, now time.Time) (Claims, error) {
 	encoded, ok := strings.CutPrefix(token, tokenPrefix)
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)
@@ -157,5 +156,5 @@ func (k *macKey) appendMAC(to, text []byte) []byte {
 	return h.Sum(to)
 }
 
-// IsOurs reports whether a token looks like one of the gateway's.
+// IsOurs reports whether a token looks like a gateway token.
 func IsOurs(token string) bool { return strings.HasPrefix(token, tokenPrefix) }

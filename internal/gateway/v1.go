@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// maxWait bounds ?wait=, and defaultAccounts and maxAccounts how many accounts one answer has.
+	// maxWait bounds ?wait=; defaultAccounts and maxAccounts say how many accounts one answer holds.
 	maxWait         = 60 * time.Second
 	defaultAccounts = 100
 	maxAccounts     = 1000
@@ -31,7 +31,7 @@ const (
 //go:embed openapi.json
 var openAPI []byte
 
-// problem answers with a fault, as RFC 9457 says.
+// problem answers with an error in the form of RFC 9457.
 func problem(w http.ResponseWriter, status int, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -42,13 +42,13 @@ func problem(w http.ResponseWriter, status int, detail string) {
 	}{http.StatusText(status), status, detail})
 }
 
-// asked is what a request to /v1 is answered with.
-type asked func(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values)
+// handler answers a request to /v1 from a service with the right to it.
+type handler func(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values)
 
-// route is one thing that can be asked.
+// route is a path of /v1: the right that it takes, and its handler.
 type route struct {
 	right      services.Right
-	answer     asked
+	answer     handler
 	parameters []string // of the query; others are refused
 }
 
@@ -66,14 +66,14 @@ func (g *Gateway) newV1() http.Handler {
 		"POST /v1/links":                {services.RightLinks, g.link, nil},
 		"GET /v1/events":                {services.RightEvents, g.events, nil},
 	} {
-		handle(pattern, func(w http.ResponseWriter, r *http.Request) { g.authorized(w, r, route) })
+		handle(pattern, func(w http.ResponseWriter, r *http.Request) { g.serveRoute(w, r, route) })
 	}
 	handle("GET /v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = w.Write(openAPI)
 	})
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
-		missing := &kept{header: http.Header{}} // 404, or 405 with the methods that there are
+		missing := &discarded{header: http.Header{}} // 404, or 405 with the methods that there are
 		known.ServeHTTP(missing, r)
 		if allow := missing.header.Get("Allow"); allow != "" {
 			w.Header().Set("Allow", allow)
@@ -83,23 +83,24 @@ func (g *Gateway) newV1() http.Handler {
 	return mux
 }
 
-// kept is an answer that is kept here and not sent.
-type kept struct {
+// discarded is an answer of which only header and status are of interest.
+type discarded struct {
 	header http.Header
 	status int
 }
 
-// Header returns its header.
-func (k *kept) Header() http.Header { return k.header }
+// Header returns the header.
+func (d *discarded) Header() http.Header { return d.header }
 
-// WriteHeader keeps the status.
-func (k *kept) WriteHeader(status int) { k.status = status }
+// WriteHeader notes the status.
+func (d *discarded) WriteHeader(status int) { d.status = status }
 
-// Write drops data.
-func (k *kept) Write(data []byte) (int, error) { return len(data), nil }
+// Write discards data.
+func (d *discarded) Write(data []byte) (int, error) { return len(data), nil }
 
-// shown returns the key that a request shows, or "": also where there are two, of which a proxy may have looked at the other one.
-func shown(r *http.Request) string {
+// bearerKey returns the key in the Authorization header, "" if there is none. Two headers count as none: a
+// proxy may have checked the other one.
+func bearerKey(r *http.Request) string {
 	headers := r.Header["Authorization"]
 	if len(headers) != 1 {
 		return ""
@@ -111,16 +112,16 @@ func shown(r *http.Request) string {
 	return strings.TrimLeft(key, " ")
 }
 
-// entitled returns the service that makes a request, if it has a right. It answers itself and
-// returns nil otherwise.
-func (g *Gateway) entitled(w http.ResponseWriter, r *http.Request, right services.Right) *services.Service {
-	key := shown(r)
+// authorize returns the service that makes a request, if it has the right. It answers itself and returns
+// nil otherwise.
+func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request, right services.Right) *services.Service {
+	key := bearerKey(r)
 	if key == "" {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		problem(w, http.StatusUnauthorized, "want the header Authorization: Bearer <the service's key>")
 		return nil
 	}
-	s := g.service(w, r, key, func(status int, why string) {
+	s := g.serviceByKey(w, r, key, func(status int, why string) {
 		if status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 		}
@@ -134,13 +135,13 @@ func (g *Gateway) entitled(w http.ResponseWriter, r *http.Request, right service
 	return s
 }
 
-// authorized answers a request of a service that has the right to make it.
-func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
-	s := g.entitled(w, r, to.right)
+// serveRoute answers a request to a route, after checking key, right and parameters.
+func (g *Gateway) serveRoute(w http.ResponseWriter, r *http.Request, to route) {
+	s := g.authorize(w, r, to.right)
 	if s == nil {
 		return
 	}
-	q, err := query(r.URL, to.parameters...)
+	q, err := parseQuery(r.URL, to.parameters...)
 	if err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error())
 		return
@@ -153,9 +154,9 @@ func (g *Gateway) authorized(w http.ResponseWriter, r *http.Request, to route) {
 	to.answer(w, r, client, s, q)
 }
 
-// named reads the key in the path, which has to be one of the service's. It answers itself and
-// returns false otherwise.
-func (g *Gateway) named(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) (wxtoken.Key, bool) {
+// pathKey reads the key in the path, which must be one of the service's. It answers itself and returns
+// false otherwise.
+func (g *Gateway) pathKey(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) (wxtoken.Key, bool) {
 	key, err := wxtoken.ParseKey(r.PathValue("key"))
 	if err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error())
@@ -170,11 +171,11 @@ func (g *Gateway) named(w http.ResponseWriter, r *http.Request, client *wxtoken.
 
 // token answers GET /v1/tokens/{key}.
 func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values) {
-	key, ok := g.named(w, r, client, s)
+	key, ok := g.pathKey(w, r, client, s)
 	if !ok {
 		return
 	}
-	wait, err := waiting(q)
+	wait, err := parseWait(q)
 	if err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error())
 		return
@@ -183,28 +184,28 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 	if known := knownTags(r); err != nil || known.has(token) {
 		if wait > 0 {
 			token, err = g.await(w, r, client, key, known, wait)
-			if s = g.entitled(w, r, services.RightToken); s == nil { // it may have lost the key, the right or the account meanwhile
+			if s = g.authorize(w, r, services.RightToken); s == nil { // it may have lost the key, the right or the account while it waited
 				return
 			}
-			if key, ok = g.named(w, r, client, s); !ok {
+			if key, ok = g.pathKey(w, r, client, s); !ok {
 				return
 			}
 		}
 		if err == nil && known.has(token) {
-			g.head(w, token)
+			g.setTokenHeaders(w, token)
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
 	}
 	if err != nil {
-		g.noToken(w, client, key, err)
+		g.writeNoToken(w, client, key, err)
 		return
 	}
-	g.give(w, r, s, token)
+	g.writeToken(w, r, s, token)
 }
 
-// waiting reads ?wait=: seconds, or a duration such as 30s.
-func waiting(q url.Values) (time.Duration, error) {
+// parseWait reads ?wait=: seconds, or a duration such as 30s.
+func parseWait(q url.Values) (time.Duration, error) {
 	text := q.Get("wait")
 	if text == "" {
 		return 0, nil
@@ -219,15 +220,14 @@ func waiting(q url.Values) (time.Duration, error) {
 	return wait, nil
 }
 
-// query reads the parameters of a request, each of which has a name that is known and stands there
-// once.
-func query(u *url.URL, names ...string) (url.Values, error) {
+// parseQuery reads the parameters of a request. Unknown and repeated ones are errors.
+func parseQuery(u *url.URL, names ...string) (url.Values, error) {
 	if u.RawQuery == "" {
 		return nil, nil
 	}
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return nil, errors.New("the query can't be read")
+		return nil, errors.New("malformed query")
 	}
 next:
 	for name, values := range q {
@@ -237,15 +237,16 @@ next:
 			}
 		}
 		if len(names) == 0 {
-			return nil, fmt.Errorf("parameter %.64q: there are none here", name)
+			return nil, fmt.Errorf("parameter %.64q: this path takes none", name)
 		}
 		return nil, fmt.Errorf("parameter %.64q: want each of %s once at most", name, strings.Join(names, ", "))
 	}
 	return q, nil
 }
 
-// await waits until there is a token that the caller does not know.
-func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, key wxtoken.Key, known tags, wait time.Duration) (token wxtoken.Token, err error) {
+// await waits up to wait for a token that the caller does not know.
+func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, key wxtoken.Key,
+	known tags, wait time.Duration) (token wxtoken.Token, err error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(time.Now().Add(wait + paceLimit))
@@ -260,7 +261,7 @@ func (g *Gateway) await(w http.ResponseWriter, r *http.Request, client *wxtoken.
 	return client.Token(key)
 }
 
-// etag names a token without saying anything of it.
+// etag identifies a token without revealing anything of it.
 func etag(token wxtoken.Token) string {
 	if token.Revision == 0 {
 		return ""
@@ -268,10 +269,11 @@ func etag(token wxtoken.Token) string {
 	return `"` + strconv.FormatUint(token.Generation, 10) + "-" + strconv.FormatUint(token.Revision, 10) + `"`
 }
 
-// tags are the ETags that a caller knows.
+// tags are the ETags that a caller has.
 type tags []string
 
-// knownTags returns what a request's If-None-Match names. A proxy that compresses answers makes weak tags of ours.
+// knownTags returns the tags in If-None-Match. A proxy that compresses answers turns our tags into weak
+// ones.
 func knownTags(r *http.Request) (known tags) {
 	for _, list := range r.Header["If-None-Match"] {
 		for tag := range strings.SplitSeq(list, ",") {
@@ -281,26 +283,27 @@ func knownTags(r *http.Request) (known tags) {
 	return known
 }
 
-// has reports whether a token is one that the caller knows.
+// has reports whether the caller has a token.
 func (t tags) has(token wxtoken.Token) bool {
 	tag := etag(token)
 	return tag != "" && (slices.Contains(t, tag) || slices.Contains(t, "*"))
 }
 
-// head sets the headers of an answer with a token, or without because the caller has it.
-func (g *Gateway) head(w http.ResponseWriter, token wxtoken.Token) {
+// setTokenHeaders sets the headers of an answer with a token, or of a 304 for a caller that has it.
+func (g *Gateway) setTokenHeaders(w http.ResponseWriter, token wxtoken.Token) {
 	now, h := g.d.Now(), w.Header() // the names are spelled as net/http has them
 	h["Vary"], h["Etag"] = varies, []string{etag(token)}
-	h["Cache-Control"] = []string{"private, max-age=" + strconv.Itoa(max(0, int(min(realLife(token, now), token.RenewAt.Sub(now))/time.Second)))}
+	fresh := max(0, min(realTokenLife(token, now), token.RenewAt.Sub(now)))
+	h["Cache-Control"] = []string{"private, max-age=" + strconv.Itoa(int(fresh/time.Second))}
 }
 
-// give answers with a token.
-func (g *Gateway) give(w http.ResponseWriter, r *http.Request, s *services.Service, token wxtoken.Token) {
+// writeToken answers with a token.
+func (g *Gateway) writeToken(w http.ResponseWriter, r *http.Request, s *services.Service, token wxtoken.Token) {
 	now := g.d.Now()
 	real := s.May(services.RightReal)
-	g.audit(r, s, token.Key, "v1", real)
-	// Written by hand: services ask for this again and again, and encoding/json costs as much as
-	// all the rest.
+	g.recordHandedOut(r, s, token.Key, "v1", real)
+	// Encoded by hand: this is the most frequent answer, and encoding/json costs as much as all the
+	// rest.
 	out := append(make([]byte, 0, 512), `{"key":"`...)
 	out = append(append(out, token.Key.String()...), `","access_token":`...) // a key has no character that JSON escapes
 	if real {
@@ -312,35 +315,35 @@ func (g *Gateway) give(w http.ResponseWriter, r *http.Request, s *services.Servi
 	out = strconv.AppendInt(append(out, `,"expires_in":`...), int64(token.ExpiresAt.Sub(now)/time.Second), 10)
 	out = token.ExpiresAt.UTC().AppendFormat(append(out, `,"expires_at":"`...), time.RFC3339)
 	out = append(strconv.AppendUint(append(out, `","generation":`...), token.Generation, 10), '}')
-	g.head(w, token)
+	g.setTokenHeaders(w, token)
 	w.Header()["Content-Type"] = jsonType
-	_, _ = w.Write(out) // a client that has gone is no concern of ours
+	_, _ = w.Write(out) // the client may have gone
 }
 
-// Headers that are always the same.
+// Headers that are the same in each answer.
 var jsonType, varies = []string{"application/json; charset=utf-8"}, []string{"Authorization"}
 
-// stamp writes a time as JSON has it.
+// stamp writes a time for JSON.
 func stamp(at time.Time) string { return at.UTC().Format(time.RFC3339) }
 
-// noToken says why there is no token.
-func (g *Gateway) noToken(w http.ResponseWriter, client *wxtoken.Client, key wxtoken.Key, err error) {
+// writeNoToken answers why there is no token.
+func (g *Gateway) writeNoToken(w http.ResponseWriter, client *wxtoken.Client, key wxtoken.Key, err error) {
 	switch {
 	case !client.Live():
-		problem(w, http.StatusServiceUnavailable, "cut off from NATS, and no token in memory that is still good")
+		problem(w, http.StatusServiceUnavailable, "cut off from NATS, and no valid token in memory")
 	case errors.Is(err, wxtoken.ErrRevoked):
 		problem(w, http.StatusNotFound, "the account has cancelled its authorization")
 	case errors.Is(err, wxtoken.ErrNoToken):
-		problem(w, http.StatusNotFound, "no token is kept under this key")
+		problem(w, http.StatusNotFound, "no token for this key")
 	default:
 		w.Header().Set("Retry-After", "5")
 		problem(w, http.StatusServiceUnavailable, "the token has expired and was not renewed: GET /v1/accounts/"+accountOf(key).String()+" tells why")
 	}
 }
 
-// refusedToken answers POST /v1/tokens/{key}/refused: the next token, or why there is none.
+// refusedToken answers POST /v1/tokens/{key}/refused with the next token, or why there is none.
 func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
-	key, ok := g.named(w, r, client, s)
+	key, ok := g.pathKey(w, r, client, s)
 	if !ok {
 		return
 	}
@@ -348,10 +351,10 @@ func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *w
 		Generation  uint64         `json:"generation"`
 		AccessToken wxtoken.Secret `json:"access_token"`
 	}
-	if !g.read(w, r, &question, "generation, access_token") {
+	if !g.readJSON(w, r, &question, "generation, access_token") {
 		return
 	}
-	refused, err := g.reported(client, key, question.Generation, question.AccessToken)
+	refused, err := g.reportedToken(client, key, question.Generation, question.AccessToken)
 	if err != nil {
 		problem(w, http.StatusUnprocessableEntity, err.Error())
 		return
@@ -359,31 +362,31 @@ func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *w
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(time.Now().Add(time.Minute))
-	next, err := client.Replace(reporting(r.Context(), s.Name), refused)
+	next, err := client.Replace(withReporter(r.Context(), s.Name), refused)
 	switch {
 	case err == nil:
-		g.give(w, r, s, next)
+		g.writeToken(w, r, s, next)
 	case errors.Is(err, wxtoken.ErrTooSoon):
-		problem(w, http.StatusConflict, "this token is younger than a tenth of its life, or was replaced very often today: look at WeChat's errmsg, and whether another system renews the tokens of this component")
+		problem(w, http.StatusConflict, "this token is younger than a tenth of its life, or was replaced very often today: read WeChat's errmsg, and check whether another system renews the tokens of this component")
 	case errors.Is(err, wxtoken.ErrNotKept), errors.Is(err, wxtoken.ErrRevoked), errors.Is(err, wxtoken.ErrNoToken):
-		problem(w, http.StatusNotFound, "there is no token under this key that could be renewed")
+		problem(w, http.StatusNotFound, "no token for this key that could be renewed")
 	case errors.Is(err, nats.ErrNoResponders):
 		problem(w, http.StatusServiceUnavailable, "no refresher is listening")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		problem(w, http.StatusServiceUnavailable, "reported, but no other token came in time: GET /v1/accounts/"+accountOf(key).String()+" tells why")
 	default:
-		g.d.Log.Warn().Err(err).Stringer("key", key).Msg("failed to have a token replaced")
-		problem(w, http.StatusServiceUnavailable, "the report was not heard")
+		g.d.Log.Warn().Err(err).Stringer("key", key).Msg("failed to replace token")
+		problem(w, http.StatusServiceUnavailable, "the report could not be delivered")
 	}
 }
 
-// reporting has tokens that WeChat refuses reported in the name of a service.
-func reporting(ctx context.Context, service string) context.Context {
+// withReporter makes reports of refused tokens carry the name of the service.
+func withReporter(ctx context.Context, service string) context.Context {
 	return wxtoken.WithName(ctx, "gateway/"+service)
 }
 
-// reported returns the token that a service means.
-func (g *Gateway) reported(client *wxtoken.Client, key wxtoken.Key, generation uint64, value wxtoken.Secret) (wxtoken.Token, error) {
+// reportedToken returns the token that a service reports, by its generation or its value.
+func (g *Gateway) reportedToken(client *wxtoken.Client, key wxtoken.Key, generation uint64, value wxtoken.Secret) (wxtoken.Token, error) {
 	if (generation == 0) == value.IsZero() {
 		return wxtoken.Token{}, errors.New("want one of generation and access_token")
 	}
@@ -391,32 +394,33 @@ func (g *Gateway) reported(client *wxtoken.Client, key wxtoken.Key, generation u
 	if IsOurs(value.Reveal()) {
 		claims, openErr := g.d.Signer.Open(value.Reveal(), g.d.Now())
 		if openErr != nil && !errors.Is(openErr, ErrExpired) || claims.Key != key {
-			return wxtoken.Token{}, errors.New("access_token: no token of this key")
+			return wxtoken.Token{}, errors.New("access_token: not a token of this key")
 		}
 		generation = claims.Generation
 	} else if !value.IsZero() {
 		if err == nil && current.Value == value {
 			return current, nil
 		}
-		// One from before: the refreshers know by its digest.
+		// An older one: the refreshers recognize it by its digest.
 		return wxtoken.Token{Key: key, Value: value}, nil
 	}
 	switch {
 	case err != nil:
 		return wxtoken.Token{Key: key, Generation: generation, Value: wxtoken.NewSecret("unknown")}, nil
 	case generation > current.Generation:
-		return wxtoken.Token{}, fmt.Errorf("generation: there is none beyond %d", current.Generation)
-	case generation < current.Generation: // there is a newer one already: Replace returns that
+		return wxtoken.Token{}, fmt.Errorf("generation: the newest is %d", current.Generation)
+	case generation < current.Generation: // there is a newer one already, which Replace returns
 		return wxtoken.Token{Key: key, Generation: generation, Revision: 1, Value: wxtoken.NewSecret("replaced")}, nil
 	}
 	return current, nil
 }
 
-// read reads the JSON of a request. A field that the request does not have is refused.
-func (g *Gateway) read(w http.ResponseWriter, r *http.Request, into any, names string) bool {
+// readJSON reads the JSON body of a request. It answers itself and returns false where that can't be read,
+// or has an unknown field; names are the known ones.
+func (g *Gateway) readJSON(w http.ResponseWriter, r *http.Request, into any, names string) bool {
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))
 	if err != nil {
-		problem(w, http.StatusRequestEntityTooLarge, "the body is too large, or did not come to its end")
+		problem(w, http.StatusRequestEntityTooLarge, "the body is too large or incomplete")
 		return false
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -439,7 +443,7 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request, into any, names s
 // link answers POST /v1/links.
 func (g *Gateway) link(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
 	var request wxtoken.LinkRequest
-	if !g.read(w, r, &request, "component, ref, return, auth_type, biz_appid, category_id_list, expires_in, move") {
+	if !g.readJSON(w, r, &request, "component, ref, return, auth_type, biz_appid, category_id_list, expires_in, move") {
 		return
 	}
 	if !s.MayLink(request) {
@@ -459,7 +463,7 @@ func (g *Gateway) link(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 		return
 	}
 	if err != nil {
-		g.d.Log.Warn().Err(err).Str("service", s.Name).Msg("failed to make a link")
+		g.d.Log.Warn().Err(err).Str("service", s.Name).Msg("failed to make link")
 		problem(w, http.StatusServiceUnavailable, "the refreshers did not answer")
 		return
 	}

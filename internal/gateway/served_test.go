@@ -23,8 +23,8 @@ import (
 	"wxtoken/wxtokentest"
 )
 
-// told returns what the gateway wrote down, the newest last, with the texts of it.
-func told(r *rig, js jetstream.JetStream) (all []services.Served, texts []string) {
+// recorded returns the records of the gateway, the newest last, with their texts.
+func recorded(r *rig, js jetstream.JetStream) (all []services.Served, texts []string) {
 	r.Helper()
 	stream, err := js.Stream(r.Context(), events.StreamTraffic)
 	r.must(err)
@@ -40,28 +40,28 @@ func told(r *rig, js jetstream.JetStream) (all []services.Served, texts []string
 	return all, texts
 }
 
-// TestTell: under its own user a gateway writes down whom it serves, at once, and at its end what it did. No key is in it.
-func TestTell(t *testing.T) {
+// TestRecordServed: under its own user a gateway writes down whom it serves, at once, and at its end what it did. No key is in it.
+func TestRecordServed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	js, err := jetstream.New(r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher")))
 	r.must(err)
 	ctx, stop := context.WithCancel(t.Context())
-	var telling sync.WaitGroup
-	telling.Go(func() {
+	var recording sync.WaitGroup
+	recording.Go(func() {
 		if err := r.g.RecordServed(ctx); err != nil {
 			t.Error(err)
 		}
 	})
-	r.until("nothing is told", func() bool { all, _ := told(r, js); return len(all) > 0 })
+	r.until("nothing is recorded", func() bool { all, _ := recorded(r, js); return len(all) > 0 })
 	began := time.Now()
 	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
 	r.call("GET", "/cgi-bin/user/get?access_token="+token, nil)
 	r.call("GET", "/cgi-bin/user/get?access_token="+token, nil)
 	stop()
-	telling.Wait()
+	recording.Wait()
 
-	all, texts := told(r, js)
+	all, texts := recorded(r, js)
 	first, last := all[0], all[len(all)-1]
 	if len(first.Services) != 5 || first.Services[0].Used() || first.Instance == "" || !strings.HasSuffix(texts[0], "11m0s") {
 		t.Errorf("at first: %s", texts[0])
@@ -82,14 +82,14 @@ func TestTell(t *testing.T) {
 	for _, text := range texts {
 		for _, key := range []string{shopKey, allKey, realKey, tokenKey, narrow} {
 			if strings.Contains(text, key) || strings.Contains(text, strings.TrimPrefix(services.Digest(key), "sha256:")) {
-				t.Errorf("a key is told: %s", text)
+				t.Errorf("a key is recorded: %s", text)
 			}
 		}
 	}
 }
 
-// TestTellBeforeTraffic: a gateway that starts before TRAFFIC is there tells whom it serves as soon as it is.
-func TestTellBeforeTraffic(t *testing.T) {
+// TestRecordBeforeTraffic: a gateway that starts before TRAFFIC is there tells whom it serves as soon as it is.
+func TestRecordBeforeTraffic(t *testing.T) {
 	t.Parallel()
 	r := &rig{TB: t, log: &logtest.Buffer{}, file: filepath.Join(t.TempDir(), "services.json"), metrics: prometheus.NewRegistry()}
 	nc := natsdtest.Start(t).Connect()
@@ -105,11 +105,11 @@ func TestTellBeforeTraffic(t *testing.T) {
 	})
 	r.must(err)
 	ctx, stop := context.WithCancel(t.Context())
-	var telling sync.WaitGroup
-	telling.Go(func() { _ = g.RecordServed(ctx) })
-	defer telling.Wait()
+	var recording sync.WaitGroup
+	recording.Go(func() { _ = g.RecordServed(ctx) })
+	defer recording.Wait()
 	defer stop()
-	r.until("no record is tried", func() bool { return strings.Contains(r.log.String(), "failed to write down what is served") })
+	r.until("no record is tried", func() bool { return strings.Contains(r.log.String(), "failed to store record of services") })
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
-	r.until("nothing is told", func() bool { all, _ := told(r, js); return len(all) > 0 })
+	r.until("nothing is recorded", func() bool { all, _ := recorded(r, js); return len(all) > 0 })
 }
