@@ -16,7 +16,7 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// What a list takes.
+// Bounds of a list.
 const (
 	defaultLimit = 50
 	maxLimit     = 500
@@ -39,11 +39,11 @@ func (c *Console) accountsPage() Page {
 type Accounts struct {
 	At       time.Time      `json:"at"`
 	Loading  *loading       `json:"loading,omitempty"`
-	Total    int            `json:"total"` // that match, on all pages
+	Total    int            `json:"total"` // accounts that match, on all pages
 	Page     int            `json:"page"`  // from 1
 	Limit    int            `json:"limit"`
 	Rows     []Row          `json:"accounts"`
-	Tally    *Tally         `json:"all_accounts"` // whatever is asked for
+	Tally    *Tally         `json:"all_accounts"` // of all accounts, whatever the filter
 	Errcodes []errcodeCount `json:"errcodes"`
 
 	Components []string    `json:"components"`
@@ -52,7 +52,7 @@ type Accounts struct {
 	query *Request
 }
 
-// readFilter reads what a list is asked for.
+// readFilter reads which accounts are asked for, and which part of the list.
 func readFilter(q *Request) (f filter, page, limit int, err error) {
 	get := func(name string) string { return strings.TrimSpace(q.Query.Get(name)) }
 	f = filter{
@@ -101,7 +101,7 @@ func readFilter(q *Request) (f filter, page, limit int, err error) {
 	return f, page, limit, err
 }
 
-// accounts makes a list.
+// accounts makes the list.
 func (c *Console) accounts(ctx context.Context, q *Request) (Accounts, error) {
 	f, page, limit, err := readFilter(q)
 	if err != nil {
@@ -134,7 +134,7 @@ type Pager struct {
 	Links []PagerLink
 }
 
-// PagerLink is one of them, or the gap between two.
+// PagerLink is one of these links, or a gap between two.
 type PagerLink struct {
 	Href, Text string
 	Current    bool
@@ -173,8 +173,7 @@ func writeAccounts(out *bytes.Buffer, a Accounts, q *Request) {
 	}
 }
 
-// writeCSV writes a list for a spreadsheet. A text that begins like a formula is made a text; the
-// mark at the beginning has Excel read Chinese.
+// writeCSV writes a list for a spreadsheet. The byte order mark makes Excel read it as UTF-8.
 func writeCSV(out io.Writer, a Accounts) error {
 	if _, err := io.WriteString(out, "\ufeff"); err != nil {
 		return err
@@ -202,8 +201,8 @@ func writeCSV(out io.Writer, a Accounts) error {
 	return w.Error()
 }
 
-// cellText makes a text safe for a spreadsheet, which takes what begins so for a formula. A
-// negative number is none.
+// cellText makes a text safe for a spreadsheet, which would run one that begins like a formula. A
+// negative number is harmless.
 func cellText(text string) string {
 	begins := strings.TrimLeft(text, " ")
 	if begins == "" || !strings.Contains("=+-@\t\r|%", begins[:1]) {

@@ -19,7 +19,7 @@ import (
 func TestAccount(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	named := profile("小店", "小店有限公司")
 	for name, value := range map[string]string{"service_type_info": `{"id":2}`, "verify_type_info": `{"id":-1}`, "account_status": `16`, "alias": `"xiaodian"`} {
 		named.Profile[name] = json.RawMessage(value)
@@ -46,10 +46,10 @@ func TestAccount(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &a); err != nil || a.Key != authorizer(1) || len(a.Messages) != 2 || len(a.Permissions) != 3 || a.Permissions[0].ID != 1 {
 		t.Errorf("%v %s", err, body)
 	}
-	if status, body, _ := b.ask("/accounts/"+authorizer(99).String(), browser...); status != http.StatusNotFound || !strings.Contains(body, "nothing is known") {
+	if status, body, _ := b.ask("/accounts/"+authorizer(99).String(), browser...); status != http.StatusNotFound || !strings.Contains(body, "no record") {
 		t.Errorf("%d %s", status, body)
 	}
-	if _, body, _ := b.ask("/accounts/"+authorizer(2).String(), browser...); !strings.Contains(body, "It can&#39;t call WeChat since its token ended, 5 s ago") {
+	if _, body, _ := b.ask("/accounts/"+authorizer(2).String(), browser...); !strings.Contains(body, "It can&#39;t call WeChat: its token expired 5 s ago") {
 		t.Errorf("a dead token is not told of:\n%s", body)
 	}
 }
@@ -58,7 +58,7 @@ func TestAccount(t *testing.T) {
 func TestViews(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	for _, row := range []struct {
 		query string
 		want  []int
@@ -111,7 +111,7 @@ func TestCSV(t *testing.T) {
 	for i, name := range []string{"=HYPERLINK(1)", "+1", "@SUM(A1)", "-2+3", "plain, \"quoted\"", "\t=1"} {
 		b.status(wxtoken.Status{Key: authorizer(i), State: wxtoken.StateActive, Authorizer: profile(name, "")})
 	}
-	b.stored(6)
+	b.waitStored(6)
 	status, body, header := b.ask("/accounts?format=csv&sort=appid", browser...)
 	if status != http.StatusOK || header.Get("Content-Type") != "text/csv; charset=utf-8" || !strings.HasPrefix(header.Get("Content-Disposition"), "attachment") {
 		t.Fatalf("%d %v %s", status, header, body)
@@ -138,7 +138,7 @@ func TestManyAuthorizers(t *testing.T) {
 	for i := range 205 {
 		b.status(wxtoken.Status{Key: wxtoken.ComponentKey(fmt.Sprintf("wxc%03d", i)), State: wxtoken.StateActive})
 	}
-	b.stored(many)
+	b.waitStored(many)
 	for _, page := range []int{1, 11, 20} {
 		list := b.list(fmt.Sprintf("/accounts?format=json&sort=appid&limit=500&page=%d", page))
 		if list.Total != many || len(list.Rows) != 500 {
@@ -170,7 +170,7 @@ func TestManyAuthorizers(t *testing.T) {
 func TestHistory(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	for i := range 12 {
 		to := now.Add(-time.Duration(i) * 10 * time.Minute)
 		b.put(events.JournalSubject(events.JournalCount, "refresher", "one"), counts.Record{Role: "refresher", From: to.Add(-10 * time.Minute), To: to,

@@ -14,10 +14,10 @@ import (
 	"wxtoken/internal/events"
 )
 
-// askWithin bounds the wait for a refresher: a page is worth more without the answer than late.
+// askWithin bounds the wait for a refresher: a page without the answer is better than a late one.
 const askWithin = 2 * time.Second
 
-// ask asks the refreshers, as the nats command does.
+// ask sends a request to the refreshers, without the name of a person.
 func (c *Console) ask(ctx context.Context, subject string, question, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
@@ -43,21 +43,21 @@ type APICall struct {
 	API         string     `json:"api"`
 	Calls       int        `json:"calls"` // by all refreshers, today in China
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
-	// Told is what WeChat said when it was last asked; nil: it never was, and its limit is not
-	// known.
+	// Told is what WeChat said when it was last asked; nil: it was never asked, and the limit is
+	// unknown.
 	Told *events.QuotaTold `json:"told,omitempty"`
 }
 
-// callsGood is how long the calls of a component are shown without asking again.
-const callsGood = 5 * time.Second
+// callsMaxAge is how long the calls of a component are shown without asking again.
+const callsMaxAge = 5 * time.Second
 
-// callsCache keeps the calls of each component.
+// callsCache caches the calls of each component.
 type callsCache struct {
 	mu   sync.Mutex
 	kept map[string]*cache[[]APICall]
 }
 
-// of returns what is kept of a component.
+// of returns the cache of a component.
 func (c *callsCache) of(component string) *cache[[]APICall] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,17 +70,17 @@ func (c *callsCache) of(component string) *cache[[]APICall] {
 	return c.kept[component]
 }
 
-// forget has the calls of a component asked for anew.
+// forget drops the calls of a component, so that they are asked for anew.
 func (c *callsCache) forget(component string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.kept, component)
 }
 
-// callsOf returns the calls of a component that were made today, by the refreshers' own count; none
+// callsOf returns the calls that were made for a component today, as the refreshers count them; none
 // where no refresher answers.
 func (c *Console) callsOf(ctx context.Context, q *Request, component string) []APICall {
-	calls, _ := c.calls.of(component).get(q.Now, callsGood, func() ([]APICall, error) {
+	calls, _ := c.calls.of(component).get(q.Now, callsMaxAge, func() ([]APICall, error) {
 		var answer events.QuotaAnswer
 		err := c.ask(ctx, events.SubjectQuota, events.QuotaRequest{Component: component, Own: true}, &answer)
 		out := []APICall{}

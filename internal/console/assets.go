@@ -16,7 +16,7 @@ var (
 	icon []byte
 )
 
-// Public are the paths that show nothing of what is kept.
+// Public are the paths that need no login: the login page loads them.
 var Public = []string{"/console.css", "/icon.svg"}
 
 // asset is a file that pages load.
@@ -26,10 +26,13 @@ type asset struct {
 }
 
 var assets = []asset{
-	{"/console.css", "text/css; charset=utf-8", css}, {"/console.js", "text/javascript; charset=utf-8", script}, {"/icon.svg", "image/svg+xml", icon},
+	{"/console.css", "text/css; charset=utf-8", css},
+	{"/console.js", "text/javascript; charset=utf-8", script},
+	{"/icon.svg", "image/svg+xml", icon},
 }
 
-// versions are digests of the files, so that a browser keeps one until it changes.
+// versions are digests of the files, which stand in their addresses: a browser caches a file until it
+// changes.
 var versions = func() map[string]string {
 	all := map[string]string{}
 	for _, a := range assets {
@@ -44,5 +47,5 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("v") == versions[a.path] {
 		w.Header().Set("Cache-Control", "private, max-age=31536000, immutable")
 	}
-	_, _ = w.Write(a.content) // a client that has gone is no concern of ours
+	_, _ = w.Write(a.content) // the client may have gone
 }

@@ -25,20 +25,20 @@ import (
 )
 
 const (
-	// auditWindow is how far back the page of the audit looks by itself.
+	// auditWindow is how far back the page looks by default.
 	auditWindow = 30 * 24 * time.Hour
-	// maxRecords bounds the records that one page counts: of more, the oldest are left out.
+	// maxRecords bounds the records that a page reads: of more, the oldest are left out.
 	maxRecords = 20_000
-	// journalBatch is how many are read at once, and journalIdle how long the server keeps what it
-	// needs for that.
+	// journalBatch is how many are fetched at once, and journalIdle how long the server keeps the
+	// consumer of a reader that has gone.
 	journalBatch = 1000
 	journalIdle  = 10 * time.Second
 )
 
-// actionWords are the actions that leave a record.
+// actionWords name the actions that leave a record.
 var actionWords = map[string]lang.Text{
 	events.ActionRenew:     lang.T("renew", "续期"),
-	events.ActionReconcile: lang.T("ask WeChat", "询问微信"),
+	events.ActionReconcile: lang.T("ask WeChat", "向微信核实"),
 	events.ActionClear:     lang.T("clear quota", "清零额度"),
 	events.ActionLink:      lang.T("make a link", "生成链接"),
 	events.ActionReveal:    lang.T("show a token", "显示令牌"),
@@ -48,17 +48,24 @@ var actionWords = map[string]lang.Text{
 	events.ActionLogout:    lang.T("log out", "退出"),
 }
 
-// outcomeWords say what came of an action, in a word or two.
+// outcomeWords are the outcomes of actions, in a word or two.
 var outcomeWords = map[string]lang.Text{
-	events.OutcomeRefused: lang.T("refused", "被拒绝"), events.OutcomeDone: lang.T("done", "已完成"), events.OutcomeRevealed: lang.T("shown", "已显示"),
-	string(wxtoken.OutcomeRenewing): lang.T("being renewed", "正在续期"), string(wxtoken.OutcomeAlreadyRenewed): lang.T("renewed already", "已是新令牌"),
-	string(wxtoken.OutcomeTooSoon): lang.T("too soon", "过于频繁"), string(wxtoken.OutcomeUnknownKey): lang.T("not kept here", "没有保存该键"),
-	events.ReconcileListed: lang.T("WeChat's list is read", "读取微信的列表"), events.ReconcileUnchanged: lang.T("unchanged", "没有变化"),
-	events.ReconcileRecovered: lang.T("another refresh token came", "换回了刷新令牌"), events.ReconcileCancelled: lang.T("cancelled at WeChat", "微信侧已取消授权"),
-	events.OutcomeReplayed: lang.T("tried again", "已重放"), events.OutcomeDiscarded: lang.T("discarded", "已丢弃"),
+	events.OutcomeRefused:                 lang.T("refused", "被拒绝"),
+	events.OutcomeDone:                    lang.T("done", "已完成"),
+	events.OutcomeRevealed:                lang.T("shown", "已显示"),
+	string(wxtoken.OutcomeRenewing):       lang.T("being renewed", "正在续期"),
+	string(wxtoken.OutcomeAlreadyRenewed): lang.T("renewed already", "已是新令牌"),
+	string(wxtoken.OutcomeTooSoon):        lang.T("too soon", "过于频繁"),
+	string(wxtoken.OutcomeUnknownKey):     lang.T("unknown key", "没有这个 key"),
+	events.ReconcileListed:                lang.T("WeChat's list is read", "读取微信的列表"),
+	events.ReconcileUnchanged:             lang.T("unchanged", "没有变化"),
+	events.ReconcileRecovered:             lang.T("another refresh token came", "换回了刷新令牌"),
+	events.ReconcileCancelled:             lang.T("cancelled at WeChat", "微信侧已取消授权"),
+	events.OutcomeReplayed:                lang.T("tried again", "已重放"),
+	events.OutcomeDiscarded:               lang.T("discarded", "已丢弃"),
 }
 
-// auditPage is the page of who had what done.
+// auditPage shows who did what.
 func (c *Console) auditPage() Page {
 	return Page{
 		Path: "/audit", Name: "audit", Nav: lang.T("Audit", "操作记录"), Title: lang.T("Audit", "操作记录"),
@@ -85,11 +92,11 @@ type Audit struct {
 // Recorded is one record.
 type Recorded struct{ events.Audit }
 
-// auditFilter is what is asked for.
+// auditFilter says which records are asked for.
 type auditFilter struct {
 	words    []string
 	action   string
-	from, to time.Time // to is the first moment that is not wanted
+	from, to time.Time // to is the first moment after the period
 }
 
 func (f auditFilter) matches(r Recorded) bool {
@@ -118,7 +125,7 @@ func readAuditFilter(q *Request) (f auditFilter, page, limit int, err error) {
 		moment, err := time.Parse(time.RFC3339, text)
 		switch {
 		case dayErr == nil && name == "to":
-			*at = day.AddDate(0, 0, 1) // the day is wanted too
+			*at = day.AddDate(0, 0, 1) // up to the end of that day
 		case dayErr == nil:
 			*at = day
 		case err == nil:
@@ -135,7 +142,7 @@ func readAuditFilter(q *Request) (f auditFilter, page, limit int, err error) {
 	return f, page, limit, err
 }
 
-// pageAndLimit reads which part of a list of records is wanted.
+// pageAndLimit reads which part of a list is asked for.
 func pageAndLimit(q *Request, most, otherwise int) (page, limit int, err error) {
 	page, pageErr := strconv.Atoi(cmp.Or(strings.TrimSpace(q.Param("page")), "1"))
 	limit, limitErr := strconv.Atoi(cmp.Or(strings.TrimSpace(q.Param("limit")), strconv.Itoa(otherwise)))
@@ -162,8 +169,8 @@ func (c *Console) audit(ctx context.Context, q *Request) (Audit, error) {
 	return a, nil
 }
 
-// records reads what matches, the oldest first; more: there was too much, and the oldest are left
-// out.
+// records reads the records that match, the oldest first. more: there were more than maxRecords, and
+// the oldest are left out.
 func (c *Console) records(ctx context.Context, f auditFilter) (all []Recorded, more bool, err error) {
 	subject := events.JournalFilter(events.JournalAudit)
 	if f.action != "" {
@@ -181,7 +188,7 @@ func (c *Console) records(ctx context.Context, f auditFilter) (all []Recorded, m
 	return all, more, err
 }
 
-// journal hands out what lies on JOURNAL on a subject since a time, the oldest first.
+// journal passes the messages of JOURNAL on a subject since a time to take, the oldest first.
 func (c *Console) journal(ctx context.Context, subject string, from time.Time, take func(jetstream.Msg)) error {
 	consumer, err := c.js.CreateConsumer(ctx, events.StreamJournal, jetstream.ConsumerConfig{
 		FilterSubject: subject, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
@@ -204,7 +211,7 @@ func (c *Console) journal(ctx context.Context, subject string, from time.Time, t
 		case batch.Error() != nil:
 			return fmt.Errorf("read %s: %w", events.StreamJournal, batch.Error())
 		case ctx.Err() != nil:
-			return errors.New("reading the records takes too long: choose a shorter time")
+			return errors.New("too many records to read in time (choose a shorter period)")
 		case got == 0:
 			left = 0
 		default:
@@ -217,10 +224,10 @@ func (c *Console) journal(ctx context.Context, subject string, from time.Time, t
 // Pager returns links to the other pages.
 func (a Audit) Pager() Pager { return pager(a.query, a.Page, a.Total, a.Limit) }
 
-// FromDay and ToDay are what the form has.
+// FromDay is the first day of the period, for the form.
 func (a Audit) FromDay() string { return a.wants.from.UTC().Format(time.DateOnly) }
 
-// ToDay is the last day that is wanted, "" for none.
+// ToDay is the last day of the period, "" for none.
 func (a Audit) ToDay() string {
 	if a.wants.to.IsZero() {
 		return ""
@@ -228,13 +235,13 @@ func (a Audit) ToDay() string {
 	return a.wants.to.Add(-time.Nanosecond).UTC().Format(time.DateOnly)
 }
 
-// actionChoice is an action of the form.
+// actionChoice is an action that the form offers.
 type actionChoice struct {
 	Name string
 	Word lang.Text
 }
 
-// Actions are those that leave a record.
+// Actions are the actions that leave a record.
 func (a Audit) Actions() (all []actionChoice) {
 	for _, name := range slices.Sorted(maps.Keys(actionWords)) {
 		all = append(all, actionChoice{name, actionWords[name]})
@@ -242,7 +249,7 @@ func (a Audit) Actions() (all []actionChoice) {
 	return all
 }
 
-// Who says who had it done, and how far that is proven.
+// Who says who did it. A name that came on NATS is a claim, and marked as one.
 func (r Recorded) Who(q *Request) string {
 	name := printable(r.Actor)
 	switch {
@@ -256,7 +263,7 @@ func (r Recorded) Who(q *Request) string {
 	return q.Say(lang.T("a user of NATS (%s), as %s", "NATS 用户（%s），自称 %s", printable(r.Inbox), name))
 }
 
-// What says what was done.
+// What is the action in words.
 func (r Recorded) What(q *Request) string {
 	if word, ok := actionWords[r.Action]; ok {
 		return q.Say(word)
@@ -264,7 +271,7 @@ func (r Recorded) What(q *Request) string {
 	return printable(r.Action)
 }
 
-// OfWhat says of what: the key, or what there is.
+// OfWhat is the target: the key, else the component, else the address.
 func (r Recorded) OfWhat() string { return printable(cmp.Or(r.Key, r.Component, r.From)) }
 
 // Href leads to the account.
@@ -288,10 +295,10 @@ func (r Recorded) Params() string {
 	return strings.Join(parts, " ")
 }
 
-// Refused reports whether it was not done.
+// Refused reports whether the action was refused.
 func (r Recorded) Refused() bool { return r.Outcome == events.OutcomeRefused }
 
-// OutcomeText says what came of it.
+// OutcomeText is the outcome in words.
 func (r Recorded) OutcomeText(q *Request) string {
 	if word, ok := outcomeWords[r.Outcome]; ok {
 		return q.Say(word)
@@ -299,24 +306,31 @@ func (r Recorded) OutcomeText(q *Request) string {
 	return printable(r.Outcome) // of a later refresher
 }
 
-// DetailText says why.
+// DetailText says why it was refused.
 func (r Recorded) DetailText() string { return printable(r.Detail) }
 
 func writeAudit(out *bytes.Buffer, a Audit, q *Request) {
-	t := table{head: []string{q.Say(lang.T("when", "时间")), q.Say(lang.T("who", "谁")), q.Say(lang.T("what", "操作")), q.Say(lang.T("of what", "对象")), q.Say(lang.T("outcome", "结果"))}}
+	t := table{head: []string{
+		q.Say(lang.T("when", "时间")), q.Say(lang.T("who", "谁")), q.Say(lang.T("what", "操作")),
+		q.Say(lang.T("target", "对象")), q.Say(lang.T("outcome", "结果")),
+	}}
 	for _, r := range a.Records {
 		note := ""
 		if r.Refused() {
 			note = strings.TrimSpace(fmt.Sprint(r.Status, " ", r.DetailText()))
 		}
-		t.add([]string{r.At.UTC().Format(time.DateTime), r.Who(q), r.What(q), strings.TrimSpace(r.OfWhat() + " " + r.Params()), r.OutcomeText(q)}, note)
+		t.add([]string{
+			r.At.UTC().Format(time.DateTime), r.Who(q), r.What(q), strings.TrimSpace(r.OfWhat() + " " + r.Params()), r.OutcomeText(q),
+		}, note)
 	}
 	t.write(out)
 }
 
 func writeAuditCSV(out io.Writer, a Audit) error {
 	w := csv.NewWriter(out)
-	if err := w.Write([]string{"at", "action", "actor", "role", "by", "inbox", "from", "component", "key", "parameters", "outcome", "status", "detail"}); err != nil {
+	if err := w.Write([]string{
+		"at", "action", "actor", "role", "by", "inbox", "from", "component", "key", "parameters", "outcome", "status", "detail",
+	}); err != nil {
 		return err
 	}
 	for _, r := range a.Records {

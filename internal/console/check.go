@@ -8,11 +8,11 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// Checks makes the checks of --check and hands out each line: its mark (ok, warn, FAIL, skip), the
-// name of the check, what was seen and what to do.
+// Checks runs the checks of --check and passes on each line: its mark (ok, warn, FAIL, skip), the name
+// of the check, what was seen and what to do.
 type Checks func(ctx context.Context, line func(mark, name string, saw, remedy lang.Text))
 
-// checkPage shows what --check says.
+// checkPage shows the report of --check.
 func (c *Console) checkPage() Page {
 	return Page{
 		Path: "/check", Name: "check", Nav: lang.T("Check", "检查"), Title: lang.T("Check", "检查"),
@@ -28,7 +28,7 @@ type CheckReport struct {
 	Lines    []CheckLine `json:"lines"`
 }
 
-// CheckLine is what came of one check, as GET /check tells a program.
+// CheckLine is the result of one check, as GET /check tells a program.
 type CheckLine struct {
 	Mark   string `json:"mark"`
 	Name   string `json:"name"`
@@ -40,7 +40,7 @@ type CheckLine struct {
 func (c *Console) check(ctx context.Context, q *Request) (CheckReport, error) {
 	r := CheckReport{At: q.Now, Lines: []CheckLine{}}
 	if c.cfg.Checks == nil {
-		return r, &Fault{http.StatusNotFound, lang.T("this process makes no checks", "本进程不做检查")}
+		return r, &Fault{http.StatusNotFound, lang.T("this process has no checks", "本进程不做检查")}
 	}
 	failed, warned := 0, 0
 	c.cfg.Checks(ctx, func(mark, name string, saw, remedy lang.Text) {
@@ -54,25 +54,25 @@ func (c *Console) check(ctx context.Context, q *Request) (CheckReport, error) {
 	})
 	switch {
 	case failed > 0:
-		r.Verdict, r.Sentence = "broken", q.Say(lang.T("%d of %d checks fail.", "有 %d 项检查未通过，共 %d 项。", failed, len(r.Lines)))
+		r.Verdict, r.Sentence = "broken", q.Say(lang.T("%d of %d checks failed.", "有 %d 项检查未通过，共 %d 项。", failed, len(r.Lines)))
 		if failed == 1 {
-			r.Sentence = q.Say(lang.T("1 of %d checks fails.", "有 1 项检查未通过，共 %d 项。", len(r.Lines)))
+			r.Sentence = q.Say(lang.T("1 of %d checks failed.", "有 1 项检查未通过，共 %d 项。", len(r.Lines)))
 		}
 	case warned > 0:
-		r.Verdict, r.Sentence = "at_risk", q.Say(lang.T("All works; %d of %d checks warn.", "全部可用；有 %d 项警告，共 %d 项检查。", warned, len(r.Lines)))
+		r.Verdict, r.Sentence = "at_risk", q.Say(lang.T("No check failed; %d of %d gave a warning.", "没有检查失败；有 %d 项警告，共 %d 项检查。", warned, len(r.Lines)))
 		if warned == 1 {
-			r.Sentence = q.Say(lang.T("All works; 1 of %d checks warns.", "全部可用；有 1 项警告，共 %d 项检查。", len(r.Lines)))
+			r.Sentence = q.Say(lang.T("No check failed; 1 of %d gave a warning.", "没有检查失败；有 1 项警告，共 %d 项检查。", len(r.Lines)))
 		}
 	default:
-		r.Verdict, r.Sentence = "ok", q.Say(lang.T("All %d checks are in order.", "%d 项检查全部正常。", len(r.Lines)))
+		r.Verdict, r.Sentence = "ok", q.Say(lang.T("All %d checks passed.", "%d 项检查全部通过。", len(r.Lines)))
 		if len(r.Lines) == 1 {
-			r.Sentence = q.Say(lang.T("The check is in order.", "检查正常。"))
+			r.Sentence = q.Say(lang.T("The check passed.", "检查通过。"))
 		}
 	}
 	return r, nil
 }
 
-// Tone is the colour of its badge, by the states that have one.
+// Tone is the class of its badge: that of a state with the same colour.
 func (l CheckLine) Tone() string {
 	switch l.Mark {
 	case "ok":
@@ -85,21 +85,21 @@ func (l CheckLine) Tone() string {
 	return ""
 }
 
-// SawText and RemedyText are what can be shown of texts that may be another program's.
-func (l CheckLine) SawText() string { return shownWhole(l.Saw) }
+// SawText says what was seen, as it can be shown: it may quote another program.
+func (l CheckLine) SawText() string { return printableLines(l.Saw) }
 
-// RemedyText says what to do.
-func (l CheckLine) RemedyText() string { return unmarked(shownWhole(l.Remedy)) }
+// RemedyText says what to do, as it can be shown.
+func (l CheckLine) RemedyText() string { return unmarked(printableLines(l.Remedy)) }
 
-// MarkText is the mark in words; what scripts look for stays in the JSON.
+// MarkText is the mark in words; JSON has the mark itself.
 func (l CheckLine) MarkText() lang.Text {
 	switch l.Mark {
 	case "ok":
-		return lang.T("in order", "正常")
+		return lang.T("passed", "通过")
 	case "warn":
 		return lang.T("warning", "警告")
 	case "FAIL":
-		return lang.T("fails", "未通过")
+		return lang.T("failed", "未通过")
 	}
-	return lang.T("not looked at", "未检查")
+	return lang.T("skipped", "已跳过")
 }

@@ -15,21 +15,21 @@ import (
 	"wxtoken/internal/login"
 )
 
-// How long a page, and a file, may take to be made.
+// How long a page, and a CSV file, may take.
 const (
-	loadWithin = 8 * time.Second // less than the server gives an answer
-	fileWithin = 30 * time.Second
+	pageTimeout = 8 * time.Second // less than the server's write timeout
+	csvTimeout  = 30 * time.Second
 )
 
 // Config is what a console works with.
 type Config struct {
 	NATS *nats.Conn // with the rights of a refresher
-	// Components returns the appids that the refreshers act for; nil = those of the index.
+	// Components returns the appids that the refreshers act for; nil: those of the index.
 	Components func() []string
-	// Ready returns nil once the process does its work. The index is read from then on, so that it
-	// holds up no start; nil = at once.
+	// Ready returns nil once the process does its work. The index is read only then, so that it
+	// does not slow the start; nil: read it at once.
 	Ready func(context.Context) error
-	// Checks are those of --check; nil: the process makes none.
+	// Checks runs those of --check; nil: this process has none.
 	Checks Checks
 	Log    zerolog.Logger
 	Now    func() time.Time // nil = time.Now
@@ -37,20 +37,20 @@ type Config struct {
 
 // Console is the operator's page.
 type Console struct {
-	cfg   Config
-	js    jetstream.JetStream
-	now   func() time.Time
-	index *index
-	looks map[lang.Language]look
-	pages []Page
-	calls callsCache
+	cfg       Config
+	js        jetstream.JetStream
+	now       func() time.Time
+	index     *index
+	templates map[lang.Language]templateSet
+	pages     []Page
+	calls     callsCache
 
-	following chan struct{} // holds one for each open stream of events
-	ended     context.Context
-	end       context.CancelFunc
+	streams chan struct{} // holds one element per open stream of events
+	running context.Context
+	stop    context.CancelFunc
 }
 
-// New returns a console. Its pages say that nothing is known until Run follows the buckets.
+// New returns a console. Until Run follows the buckets, its pages say that nothing is known.
 func New(cfg Config) (*Console, error) {
 	js, err := jetstream.New(cfg.NATS)
 	if err != nil {
@@ -59,15 +59,18 @@ func New(cfg Config) (*Console, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	c := &Console{cfg: cfg, js: js, now: cfg.Now, index: newIndex(), following: make(chan struct{}, maxStreams)}
-	c.ended, c.end = context.WithCancel(context.Background())
-	c.pages = []Page{c.overviewPage(), c.accountsPage(), c.accountPage(), c.noticesPage(), c.pushesPage(), c.pushedPage(), c.deadLetterPage(), c.linksPage(), c.servicesPage(), c.checkPage(), c.runbookPage(), c.runbookEntryPage(), c.auditPage()}
-	c.looks, err = parseLooks(c.pages)
+	c := &Console{cfg: cfg, js: js, now: cfg.Now, index: newIndex(), streams: make(chan struct{}, maxStreams)}
+	c.running, c.stop = context.WithCancel(context.Background())
+	c.pages = []Page{
+		c.overviewPage(), c.accountsPage(), c.accountPage(), c.noticesPage(), c.pushesPage(), c.pushedPage(), c.deadLetterPage(),
+		c.linksPage(), c.servicesPage(), c.checkPage(), c.runbookPage(), c.runbookEntryPage(), c.auditPage(),
+	}
+	c.templates, err = parseTemplates(c.pages)
 	return c, err
 }
 
-// Open returns the page behind its login, and the parts that have to run for it. access lacks what
-// the page itself gives: its connection, its log, its clock, and what of it needs no login.
+// Open returns the page behind its login, and the parts that have to run for it. The fields of access
+// that the page knows itself are set here: connection, log, clock, and the paths that need no login.
 func Open(cfg Config, users login.Config, access login.Deps) (page http.Handler, parts []func(context.Context) error, err error) {
 	c, err := New(cfg)
 	if err != nil {
@@ -81,10 +84,10 @@ func Open(cfg Config, users login.Config, access login.Deps) (page http.Handler,
 	return guard.Handler(c.Handler()), []func(context.Context) error{guard.Run, c.Run}, nil
 }
 
-// Run follows the buckets until ctx ends. Then it ends the streams of events, so that the server
-// that carries them can end.
+// Run follows the buckets until ctx ends. Then it ends the streams of events: the server waits for
+// them when it shuts down.
 func (c *Console) Run(ctx context.Context) error {
-	defer c.end()
+	defer c.stop()
 	for c.cfg.Ready != nil && c.cfg.Ready(ctx) != nil {
 		select {
 		case <-ctx.Done():
@@ -92,20 +95,20 @@ func (c *Console) Run(ctx context.Context) error {
 		case <-time.After(readyPoll):
 		}
 	}
-	var following sync.WaitGroup
-	for _, b := range c.index.buckets() {
-		following.Go(func() { c.follow(ctx, b) })
+	var followers sync.WaitGroup
+	for _, b := range c.index.sources() {
+		followers.Go(func() { c.follow(ctx, b) })
 	}
-	following.Wait()
+	followers.Wait()
 	return nil
 }
 
-// readyPoll is the time between two looks whether the process does its work.
+// readyPoll is how often Run asks whether the process is ready.
 const readyPoll = 100 * time.Millisecond
 
-// Handler returns the pages, which live at their paths, and what they load: "/console.css",
-// "/console.js" and the stream of events "/events". Other paths are answered with 404. While NATS
-// does not answer, pages are answered with status 503, and say what was known before.
+// Handler serves the pages at their paths, and what they load: "/console.css", "/console.js" and
+// the stream of events "/events". Other paths get 404. While NATS does not answer, pages have status
+// 503 and show what was known before.
 func (c *Console) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, p := range c.pages {
@@ -117,11 +120,11 @@ func (c *Console) Handler() http.Handler {
 	for _, a := range assets {
 		mux.HandleFunc("GET "+a.path, a.serve)
 	}
-	return guarded(saying(mux))
+	return withSecurityHeaders(withResult(mux))
 }
 
-// guarded adds the headers that keep a browser from doing anything but show what it is given.
-func guarded(next http.Handler) http.Handler {
+// withSecurityHeaders adds the headers that keep a browser from doing more than show the page.
+func withSecurityHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
@@ -133,7 +136,8 @@ func guarded(next http.Handler) http.Handler {
 	})
 }
 
-// cache keeps what is dear to ask for, and asks for it by one at a time.
+// cache keeps the answer to an expensive question. One caller asks at a time; the others wait for
+// the answer.
 type cache[T any] struct {
 	mu    sync.Mutex
 	value T
@@ -141,14 +145,14 @@ type cache[T any] struct {
 	until time.Time
 }
 
-// get returns what is kept, or what ask returns, which is kept until good is over.
-func (c *cache[T]) get(now time.Time, good time.Duration, ask func() (T, error)) (T, error) {
+// get returns the kept answer, or asks and keeps the new one for maxAge.
+func (c *cache[T]) get(now time.Time, maxAge time.Duration, ask func() (T, error)) (T, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Before(c.until) {
 		return c.value, c.err
 	}
 	c.value, c.err = ask()
-	c.until = now.Add(good)
+	c.until = now.Add(maxAge)
 	return c.value, c.err
 }

@@ -1,5 +1,5 @@
-// Follows the page by itself: when the server says that something changed, the page is asked for again and what stands
-// in <main> takes the place of what stood there. Times are shown in the reader's own time zone.
+// Keeps the page up to date: when the server says that something changed, the page is fetched again and its <main> replaces
+// the present one. Times are shown in the reader's own time zone.
 "use strict";
 
 const language = document.documentElement.lang;
@@ -9,7 +9,7 @@ const zones = new Intl.DateTimeFormat(language, { timeZoneName: "short" });
 // zone names the reader's time zone, as it is called at that moment.
 const zone = (at) => zones.formatToParts(at).find((part) => part.type === "timeZoneName").value;
 
-// localTimes says the hour of the reader where the server said UTC. The title keeps both.
+// localTimes turns the server's UTC into the reader's time zone. The title has both.
 function localTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
@@ -20,7 +20,7 @@ function localTimes(root) {
   }
 }
 
-// localAxis does so at the axis of a plot.
+// localAxis does the same for the axis of a plot.
 function localAxis(root) {
   for (const text of root.querySelectorAll("svg text[data-at]")) {
     const at = new Date(text.dataset.at);
@@ -30,7 +30,7 @@ function localAxis(root) {
   for (const text of root.querySelectorAll("svg .zone")) text.textContent = zone(new Date());
 }
 
-// path finds an element again in another version of the page.
+// path returns a selector that finds an element again in the next version of the page.
 function path(element) {
   if (element.id) return "#" + CSS.escape(element.id);
   const parent = element.parentElement;
@@ -39,7 +39,7 @@ function path(element) {
   return path(parent) + " > :nth-child(" + same + ")";
 }
 
-// busy says whether the reader is in the middle of something that a new page would undo.
+// busy reports whether the reader is typing or selecting something that a new page would undo.
 function busy() {
   const at = document.activeElement;
   if (at && at.closest("main") && /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName)) return true;
@@ -63,7 +63,7 @@ async function refresh() {
     if (busy()) { again = true; return; }
     swap(fresh);
   } catch {
-    again = true; // the server is away: the stream says when it is back
+    again = true; // the server does not answer: the stream says when it is back
   } finally {
     asking = false;
   }
@@ -108,7 +108,7 @@ function follow() {
   });
 }
 
-// A link can be copied where the browser allows that; without scripts it is there to be selected.
+// The button copies the link where the browser allows it; else the link can be selected.
 for (const button of document.querySelectorAll("button[data-copy]")) {
   if (!navigator.clipboard) continue;
   button.hidden = false;
@@ -121,7 +121,7 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
 document.addEventListener("visibilitychange", () => { if (!document.hidden && again) refresh(); });
 document.addEventListener("focusout", () => setTimeout(() => { if (again) refresh(); }, 0));
 setInterval(() => { if (again) refresh(); }, 5000);
-setInterval(refresh, 30000); // time changes a page too: a token that has expired is no news of NATS
+setInterval(refresh, 30000); // time alone changes a page: NATS does not tell that a token has expired
 localTimes(document);
 localAxis(document);
 follow();

@@ -23,7 +23,7 @@ import (
 func TestPage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	for _, row := range []struct{ language, want string }{
 		{"en", "without a valid token"},
 		{"fr, de;q=0.9", "without a valid token"},
@@ -90,7 +90,7 @@ func TestPage(t *testing.T) {
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.stored(0)
+	b.waitStored(0)
 	for _, row := range []struct {
 		target string
 		status int
@@ -150,7 +150,7 @@ func TestBadRequests(t *testing.T) {
 func TestNATSAway(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	b.nats.Stop()
 	b.until("the page says so", func() error {
 		status, body, header := b.ask("/", browser...)
@@ -192,7 +192,7 @@ func TestLoading(t *testing.T) {
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	srv := httptest.NewServer(b.page)
 	defer srv.Close()
 	open := func(last string) *bufio.Scanner {
@@ -257,7 +257,7 @@ func BenchmarkPage(b *testing.B) {
 		named.Ref, named.FuncInfo = fmt.Sprintf("tenant-%d", i), []int{1, 2, 3, 15, 18}
 		n.status(wxtoken.Status{Key: authorizer(i), State: wxtoken.StateActive, Authorizer: named, Conditions: ready(true, wxtoken.ReasonRenewed, time.Hour)})
 	}
-	n.stored(many)
+	n.waitStored(many)
 	for _, target := range []string{"/", "/accounts", "/accounts?q=tenant-99", "/accounts?page=1000"} {
 		b.Run(target, func(b *testing.B) {
 			b.ReportAllocs()

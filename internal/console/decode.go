@@ -15,11 +15,11 @@ import (
 type Document struct {
 	Hidden string  `json:"hidden,omitempty"` // why nothing of it is shown
 	Fields []Field `json:"fields"`
-	Text   string  `json:"text,omitempty"` // as it lies there, secrets blanked
+	Text   string  `json:"text,omitempty"` // as it was stored, secrets blanked
 	Cut    bool    `json:"cut,omitempty"`  // there is more of it
 }
 
-// Field is a text of a document.
+// Field is a field of a document.
 type Field struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
@@ -28,15 +28,15 @@ type Field struct {
 const (
 	// maxFields and maxDocument bound what is shown of a document; the latter in bytes.
 	maxFields, maxDocument = 200, 16 << 10
-	// maxGist bounds what a list shows of one, in characters.
+	// maxGist bounds the gist of a document, in characters.
 	maxGist = 80
 )
 
-// hiddenSecret is why a document is not shown.
+// hiddenSecret: the document is not shown because its secrets could not be blanked.
 const hiddenSecret = "secret"
 
-// decode reads a document. What is secret is blanked before anything of it is looked at; where that
-// can't be told from the rest, nothing is shown.
+// decode reads a document. Secrets are blanked before anything else happens to it; if they can't be told
+// apart from the rest, nothing is shown.
 func decode(data []byte) Document {
 	d := Document{Fields: []Field{}}
 	blanked := wechat.Redact(data)
@@ -57,10 +57,10 @@ func decode(data []byte) Document {
 	return d
 }
 
-// gistFields are those that tell most of a message, the first that is there.
+// gistFields are the fields that say most about a message: the first that is there counts.
 var gistFields = []string{"Content", "EventKey", "Recognition", "Label", "Title", "PicUrl", "MediaId", "msg", "reason", "Reason", "status"}
 
-// gist says in one line what a message says.
+// gist returns the content of a message in one line.
 func (d Document) gist() string {
 	for _, name := range gistFields {
 		for _, f := range d.Fields {
@@ -75,18 +75,17 @@ func (d Document) gist() string {
 	return ""
 }
 
-// NameText and ValueText are what can be shown of foreign texts.
+// NameText is the name as it can be shown.
 func (f Field) NameText() string { return printable(f.Name) }
 
-// ValueText is the value on one line.
+// ValueText is the value as it can be shown, on one line.
 func (f Field) ValueText() string { return printable(f.Value) }
 
-// Shown is the text as it can be shown.
-func (d Document) Shown() string { return shownWhole(d.Text) }
+// Printable is the text as it can be shown.
+func (d Document) Printable() string { return printableLines(d.Text) }
 
-// shownWhole takes out of a text what a terminal would obey and what turns a line around, and
-// leaves its lines.
-func shownWhole(text string) string {
+// printableLines is printable for a text of several lines, which stay, without a bound on its length.
+func printableLines(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
 			return r
@@ -95,5 +94,5 @@ func shownWhole(text string) string {
 	}, text)
 }
 
-// noMessage reports whether a message is not there, and not only out of reach.
-func noMessage(err error) bool { return errors.Is(err, jetstream.ErrMsgNotFound) }
+// isNotFound reports whether NATS answered that there is no such message.
+func isNotFound(err error) bool { return errors.Is(err, jetstream.ErrMsgNotFound) }

@@ -7,55 +7,56 @@ import (
 )
 
 const (
-	// maxStreams bounds the streams of events: each holds a connection of the ops address.
+	// maxStreams bounds the streams of events: each holds a connection of the ops server.
 	maxStreams = 64
-	// newsEvery is the shortest time between two news on one stream. A large house renews several
-	// tokens a second.
-	newsEvery = 2 * time.Second
-	// beatEvery is the time between two signs of life on a quiet stream: shorter than proxies wait.
-	beatEvery = 15 * time.Second
-	// paceLimit is how long one event may take to be written.
-	paceLimit = 10 * time.Second
+	// minInterval is the shortest time between two events on one stream. With many accounts several
+	// tokens are renewed a second.
+	minInterval = 2 * time.Second
+	// heartbeatEvery is the time between two comments on a quiet stream: shorter than the idle timeout of
+	// proxies.
+	heartbeatEvery = 15 * time.Second
+	// writeTimeout is how long one event may take to be written.
+	writeTimeout = 10 * time.Second
 )
 
-// stream answers GET /events: one event "changed" whenever pages may have changed, and nothing
-// about how. Its id says up to where; a browser that comes back names it, and is told at once if
-// there is more.
+// stream answers GET /events: an event "changed" whenever pages may have changed, which does not say
+// what. Its id is the mark of the index; a browser that reconnects sends it, and hears at once if
+// something changed since.
 func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 	select {
-	case c.following <- struct{}{}:
-		defer func() { <-c.following }()
+	case c.streams <- struct{}{}:
+		defer func() { <-c.streams }()
 	default:
 		w.Header().Set("Retry-After", "30") // seconds
 		http.Error(w, "too many streams are open", http.StatusServiceUnavailable)
 		return
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // a server without deadlines has none to move
+	_ = control.SetReadDeadline(time.Time{}) // the error says that the server has no deadlines
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // or nginx keeps the events to itself
+	w.Header().Set("X-Accel-Buffering", "no") // or nginx would buffer the events
 	send := func(format string, args ...any) bool {
-		_ = control.SetWriteDeadline(time.Now().Add(paceLimit))
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := fmt.Fprintf(w, format, args...); err != nil {
 			return false
 		}
 		return control.Flush() == nil
 	}
-	told := r.Header.Get("Last-Event-ID")
+	sent := r.Header.Get("Last-Event-ID")
 	if !send("retry: 3000\n\n") {
 		return
 	}
-	beat := time.NewTicker(beatEvery)
+	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
 	for {
-		mark, changed := c.index.news()
-		if mark != told && !send("id: %s\nevent: changed\ndata: {}\n\n", mark) {
+		mark, changed := c.index.watch()
+		if mark != sent && !send("id: %s\nevent: changed\ndata: {}\n\n", mark) {
 			return
 		}
-		told = mark
+		sent = mark
 		select {
-		case <-time.After(newsEvery):
-		case <-c.ended.Done():
+		case <-time.After(minInterval):
+		case <-c.running.Done():
 			return
 		case <-r.Context().Done():
 			return
@@ -66,7 +67,7 @@ func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
 			if !send(": still here\n\n") {
 				return
 			}
-		case <-c.ended.Done():
+		case <-c.running.Done():
 			return
 		case <-r.Context().Done():
 			return

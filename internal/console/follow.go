@@ -15,37 +15,37 @@ import (
 )
 
 const (
-	// followHeartbeat is how often the server says that a quiet consumer stands; after two that did
-	// not come it ends.
+	// followHeartbeat is how often the server says that a quiet consumer is alive; when two are
+	// missing, the iterator returns an error.
 	followHeartbeat = 2 * time.Second
 	// followExpiry is how long one pull waits.
 	followExpiry = 30 * time.Second
-	// followDelay is the wait after a fault.
+	// followDelay is the wait after an error.
 	followDelay = time.Second
 )
 
-// Where the buckets lie.
+// The subjects of the buckets begin so.
 const (
 	prefixStatus = "$KV." + events.BucketStatus + "."
 	prefixTokens = "$KV." + events.BucketTokens + "."
 )
 
-// followed is something that the index follows.
-type followed struct {
+// source is a stream that the index follows.
+type source struct {
 	stream, filter string
-	since          time.Duration // of the journal: how far back it is read; 0 = the last of each subject
+	since          time.Duration // how far back it is read; 0: the last message of each subject
 	begin          func(pending int)
 	take           func(subject string, data []byte)
-	end, silence   func()
+	end, stop      func()
 }
 
-// buckets returns all that the index follows.
-func (x *index) buckets() []followed {
-	bucket := func(n int, stream, prefix string, take func(wxtoken.Key, []byte)) followed {
-		return followed{
+// sources returns all that the index follows.
+func (x *index) sources() []source {
+	bucket := func(n int, stream, prefix string, take func(wxtoken.Key, []byte)) source {
+		return source{
 			stream: stream, filter: prefix + ">",
-			begin: func(pending int) { x.begin(n, pending) },
-			end:   func() { x.end(n) }, silence: func() { x.silence(n) },
+			begin: func(pending int) { x.beginReading(n, pending) },
+			end:   func() { x.endReading(n) }, stop: func() { x.stopReading(n) },
 			take: func(subject string, data []byte) {
 				if key, err := wxtoken.ParseKey(strings.TrimPrefix(subject, prefix)); err == nil {
 					take(key, data)
@@ -53,28 +53,28 @@ func (x *index) buckets() []followed {
 			},
 		}
 	}
-	return []followed{
-		bucket(ofTokens, events.StreamTokens, prefixTokens, x.token),
-		bucket(ofStatus, events.StreamStatus, prefixStatus, x.status),
+	return []source{
+		bucket(bucketTokens, events.StreamTokens, prefixTokens, x.setToken),
+		bucket(bucketStatus, events.StreamStatus, prefixStatus, x.setStatus),
 		{
 			stream: events.StreamTraffic, filter: events.JournalFilter(events.JournalCount), since: keptTicks,
-			begin: func(int) {}, end: func() {}, silence: func() {},
+			begin: func(int) {}, end: func() {}, stop: func() {},
 			take: func(subject string, data []byte) {
-				x.tick(subject, data)
-				x.serve(subject, data)
+				x.addTick(subject, data)
+				x.addServed(subject, data)
 			},
 		},
 	}
 }
 
 // follow copies a stream into the index until ctx ends.
-func (c *Console) follow(ctx context.Context, f followed) {
+func (c *Console) follow(ctx context.Context, f source) {
 	for ctx.Err() == nil {
 		err := c.followOnce(ctx, f)
 		if ctx.Err() != nil {
 			return
 		}
-		f.silence()
+		f.stop()
 		c.cfg.Log.Debug().Err(err).Str("stream", f.stream).Dur("delay", followDelay).Msg("failed to follow stream")
 		select {
 		case <-ctx.Done():
@@ -83,9 +83,10 @@ func (c *Console) follow(ctx context.Context, f followed) {
 	}
 }
 
-// followOnce reads a stream from the beginning and then follows it. At any doubt it ends, and the
-// next reads everything again, as the client's watch does and for the same reasons (docs/adr/0006).
-func (c *Console) followOnce(ctx context.Context, f followed) error {
+// followOnce reads a stream from the beginning and then follows it. It returns at the first sign of a
+// gap, and the next call reads everything again, as the client's watch does and for the same reasons
+// (docs/adr/0006).
+func (c *Console) followOnce(ctx context.Context, f source) error {
 	makeCtx, cancel := context.WithTimeout(ctx, followHeartbeat+time.Second)
 	defer cancel()
 	cfg := jetstream.ConsumerConfig{
@@ -123,7 +124,7 @@ func (c *Console) followOnce(ctx context.Context, f followed) error {
 			return fmt.Errorf("follow %s: %w", f.stream, err)
 		}
 		if meta.Sequence.Consumer != next {
-			return fmt.Errorf("follow %s: messages lost on the way", f.stream)
+			return fmt.Errorf("follow %s: gap in the messages", f.stream)
 		}
 		data := m.Data()
 		if op := m.Headers().Get("KV-Operation"); op == "DEL" || op == "PURGE" {

@@ -8,14 +8,14 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// keptTicks is how far back the history goes.
+// keptTicks is how long ticks are kept.
 const keptTicks = 24 * time.Hour
 
-// tick is what a process did in some minutes.
+// tick is what a process did within some minutes.
 type tick = counts.Record
 
-// tick takes a record of the journal.
-func (x *index) tick(subject string, data []byte) {
+// addTick takes over a record of TRAFFIC.
+func (x *index) addTick(subject string, data []byte) {
 	var t tick
 	if json.Unmarshal(data, &t) != nil || t.From.IsZero() {
 		return
@@ -31,7 +31,7 @@ func (x *index) tick(subject string, data []byte) {
 	x.touch()
 }
 
-// historyPlots plots what all processes did: over a day, or over less while there is no more.
+// historyPlots plots what all processes did in the last day, or in less while the records are younger.
 func (c *Console) historyPlots(q *Request) []Plot {
 	ticks := c.index.history()
 	from, slot := q.Now.Add(-keptTicks), 30*time.Minute
@@ -42,35 +42,35 @@ func (c *Console) historyPlots(q *Request) []Plot {
 		}
 	}
 	switch age := q.Now.Sub(oldest); {
-	case age < 10*time.Minute: // so it is with --sim, whose records are of seconds
+	case age < 10*time.Minute: // as with --sim, where a record covers seconds
 		from, slot = q.Now.Add(-10*time.Minute), 15*time.Second
 	case age < time.Hour:
 		from, slot = q.Now.Add(-time.Hour), time.Minute
 	}
 	from = from.Truncate(slot).Add(slot)
 	slots := int(q.Now.Sub(from)/slot) + 1
-	span := whole((time.Duration(slots) * slot).Round(10 * time.Minute))
+	span := spanInSentence((time.Duration(slots) * slot).Round(10 * time.Minute))
 	series := func(name, class string, label lang.Text) Series {
 		return Series{Name: name, Class: class, Label: q.Say(label), Values: slotted(ticks, name, from, slot, slots)}
 	}
 	plots := []Plot{
 		{Name: "renewals", Title: q.Say(lang.T("Renewals of the last %s", "最近%s的续期", span)), Series: []Series{
 			series(counts.Renewed, "c1", lang.T("renewed", "成功")), series(counts.Failed, "c2", lang.T("failed", "失败"))}},
-		{Name: "lateness", Title: q.Say(lang.T("How many seconds late the latest renewal was, the last %s", "最近%s续期的最大延迟（秒）", span)), Unit: q.Say(lang.T("s", "秒")), Series: []Series{
-			series(counts.LatestMS, "c3", lang.T("latest", "最大延迟"))}},
+		{Name: "lateness", Title: q.Say(lang.T("Greatest delay of a renewal in the last %s, in seconds", "最近%s续期的最大延迟（秒）", span)), Unit: q.Say(lang.T("s", "秒")), Series: []Series{
+			series(counts.LatestMS, "c3", lang.T("greatest delay", "最大延迟"))}},
 		{Name: "pushes", Title: q.Say(lang.T("Pushes of the last %s", "最近%s的推送", span)), Series: []Series{
 			series(counts.Pushes, "c1", lang.T("taken", "已接收")), series(counts.Refused, "c2", lang.T("refused", "已拒绝"))}},
 	}
 	for i := range plots {
 		plots[i].From, plots[i].Slot, plots[i].Step, plots[i].language = from, slot, int(slot.Seconds()), q.Language
 		if len(ticks) == 0 {
-			plots[i].Note = q.Say(lang.T("Processes write down what they did every ten minutes: the first figures come then.", "各进程每十分钟记录一次：届时会有第一批数字。"))
+			plots[i].Note = q.Say(lang.T("Processes record what they did every ten minutes: the first figures will appear then.", "各进程每十分钟记录一次，首批数据稍后显示。"))
 		}
 	}
 	return plots
 }
 
-// history returns what processes did.
+// history returns the ticks, in no order.
 func (x *index) history() (all []tick) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -80,7 +80,7 @@ func (x *index) history() (all []tick) {
 	return all
 }
 
-// slotted adds up a count by slot; of the lateness the most, in seconds.
+// slotted adds up a count by slot. Of the delay it takes the greatest, in seconds.
 func slotted(ticks []tick, name string, from time.Time, slot time.Duration, slots int) []float64 {
 	values := make([]float64, slots)
 	for _, t := range ticks {

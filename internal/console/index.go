@@ -16,82 +16,82 @@ import (
 	"wxtoken/internal/services"
 )
 
-// index is what the page knows of all keys without asking: enough to count, to search and to sort a
-// million of them. It holds no token and no text of an error; what a page shows of a few keys is
-// read from NATS.
+// index holds what the page knows of all keys without asking NATS: enough to count, search and sort
+// a million of them. It holds no token and no text of an error; a page reads those of the few keys
+// that it shows from NATS.
 type index struct {
-	mu      sync.RWMutex
-	rows    []row
-	places  map[place]uint32 // where in rows
-	free    []uint32         // of rows that are gone
-	appids  names[uint16]    // of components
-	states  names[uint8]
-	reasons names[uint8]
-	grants  names[uint32]             // lists of permission sets, as "1,2,18"
-	whole   map[string]wxtoken.Status // of components, by appid
-	read    [2]reading
-	ticks   map[string]tick // what processes did, by process and time
-	served  map[servedAt]services.Served
+	mu              sync.RWMutex
+	rows            []row
+	places          map[place]uint32 // where in rows
+	free            []uint32         // places of deleted rows, used again
+	appids          names[uint16]    // of components
+	states          names[uint8]
+	reasons         names[uint8]
+	grants          names[uint32]             // lists of permission sets, as "1,2,18"
+	componentStatus map[string]wxtoken.Status // of components, by appid
+	read            [2]reading
+	ticks           map[string]tick // what processes did, by subject and time
+	served          map[servedAt]services.Served
 
-	process  string // this one: marks of others say nothing here
+	process  string // names this process: marks of other processes say nothing here
 	revision uint64 // counts changes
 	changed  chan struct{}
-	awaited  bool // a stream waits on changed
+	awaited  bool // a stream waits on changed: without one, touch makes no new channel
 }
 
-// place names a key in the index.
+// place is a key in the index's numbers.
 type place struct {
-	appid     string // of the account; of the component, where the key is one's own
+	appid     string // of the account, or of the component for its own key
 	component uint16
 	kind      uint8
 }
 
-// row is what is known of one key: some 280 bytes with its texts and its place.
+// row is what is known of one key: some 280 bytes with its texts and its place in the map.
 type row struct {
-	text       string // what a search looks through, in small letters
+	text       string // what a search looks through, in lower case
 	appid      string
 	expires    uint32 // of the token, in seconds since 1970; 0: there is none
 	renews     uint32
 	since      uint32 // of the condition Ready
 	granted    uint32 // in grants; 0: not known
 	generation uint32
-	errcode    int32 // of the last error; noErrcode: none, 0: an error without a code
+	errcode    int32 // of the last error; noErrcode: no error, 0: an error without a code
 	failures   uint16
 	component  uint16 // in appids
 	kind       uint8
 	state      uint8    // in states; 0: not known
 	reason     uint8    // of the condition Ready, in reasons
-	seen       [2]uint8 // the reading that brought the token, and the status; 0: there is none
+	seen       [2]uint8 // the reading in which the token, and the status, last came; 0: there is none
 }
 
-// noErrcode says that there is no last error.
+// noErrcode stands for no last error.
 const noErrcode = math.MinInt32
 
-// The buckets.
+// The buckets, as indices of row.seen and index.read.
 const (
-	ofTokens = iota
-	ofStatus
+	bucketTokens = iota
+	bucketStatus
 )
 
-// reading is how far a bucket is read.
+// reading is how far a bucket has been read.
 type reading struct {
-	number  uint8 // of the reading, 1 to 255: what it did not bring is gone
-	done    bool  // at least once
+	number  uint8 // of the reading, 1 to 255: a record that did not come with it was deleted
+	done    bool  // read to its end at least once
 	alive   bool  // the bucket is being followed
-	pending int   // left of the first reading
+	pending int   // records that are still to come
 	read    int
 }
 
-// kinds of keys, as a row has them.
+// kinds of keys, by their number in a row.
 var kinds = []wxtoken.Kind{wxtoken.KindComponent, wxtoken.KindAuthorizer, wxtoken.KindJSAPITicket, wxtoken.KindWxCardTicket}
 
-// names keeps each text once.
+// names stores each text once and gives it a number.
 type names[N uint8 | uint16 | uint32] struct {
 	texts []string
 	known map[string]N
 }
 
-// number returns the number of a text; that of "" is 0, and so is that of one too many.
+// number returns the number of a text: 0 for "", and for a new text when all numbers are taken.
 func (n *names[N]) number(text string) N {
 	if text == "" {
 		return 0
@@ -118,34 +118,34 @@ func (n *names[N]) text(i N) string {
 
 func newIndex() *index {
 	x := &index{
-		places: map[place]uint32{}, whole: map[string]wxtoken.Status{}, ticks: map[string]tick{},
+		places: map[place]uint32{}, componentStatus: map[string]wxtoken.Status{}, ticks: map[string]tick{},
 		process: nuid.Next()[:8], changed: make(chan struct{}),
 	}
-	for _, state := range known {
+	for _, state := range numberedStates {
 		x.states.number(string(state))
 	}
 	return x
 }
 
-// news returns a mark of what is known now, and a channel that is closed when that changes.
-func (x *index) news() (mark string, changed <-chan struct{}) {
+// watch returns a mark of what is known now, and a channel that is closed when that changes.
+func (x *index) watch() (mark string, changed <-chan struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.awaited = true
 	return x.mark(), x.changed
 }
 
-// mark returns what news would. The caller holds mu.
+// mark names the present state of the index. The caller holds mu.
 func (x *index) mark() string { return fmt.Sprintf("%s-%d", x.process, x.revision) }
 
-// current returns the mark of what is known.
-func (x *index) current() string {
+// currentMark returns the mark of the present state.
+func (x *index) currentMark() string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.mark()
 }
 
-// touch says that something changed. The caller holds mu.
+// touch counts a change and wakes the streams that wait for one. The caller holds mu.
 func (x *index) touch() {
 	x.revision++
 	if x.awaited {
@@ -154,11 +154,11 @@ func (x *index) touch() {
 	}
 }
 
-// loading returns how much is read, nil once all is.
+// loading returns how much has been read; nil once everything has.
 func (x *index) loading() *loading {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if x.read[ofTokens].done && x.read[ofStatus].done {
+	if x.read[bucketTokens].done && x.read[bucketStatus].done {
 		return nil
 	}
 	l := &loading{}
@@ -173,11 +173,11 @@ func (x *index) loading() *loading {
 func (x *index) alive() bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.read[ofTokens].alive && x.read[ofStatus].alive
+	return x.read[bucketTokens].alive && x.read[bucketStatus].alive
 }
 
-// begin notes that a bucket is read from its beginning.
-func (x *index) begin(bucket, pending int) {
+// beginReading notes that a bucket is being read from its beginning.
+func (x *index) beginReading(bucket, pending int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := &x.read[bucket]
@@ -188,8 +188,8 @@ func (x *index) begin(bucket, pending int) {
 	x.touch()
 }
 
-// end notes that a bucket is read to its end: what was not in it is gone.
-func (x *index) end(bucket int) {
+// endReading notes that a bucket was read to its end, and forgets what was not in it.
+func (x *index) endReading(bucket int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := &x.read[bucket]
@@ -202,27 +202,27 @@ func (x *index) end(bucket int) {
 	x.touch()
 }
 
-// silence notes that a bucket is no longer followed.
-func (x *index) silence(bucket int) {
+// stopReading notes that a bucket is no longer followed.
+func (x *index) stopReading(bucket int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.read[bucket].alive = false
 	x.touch()
 }
 
-// counted notes that one message of a bucket was read. The caller holds mu.
-func (x *index) counted(bucket int) {
+// countRead counts one message of a bucket. The caller holds mu.
+func (x *index) countRead(bucket int) {
 	r := &x.read[bucket]
 	r.read++
 	r.pending = max(r.pending-1, 0)
 }
 
-// at returns the row of a key, which it makes. The caller holds mu.
-func (x *index) at(key wxtoken.Key) *row {
+// rowFor returns the row of a key, and makes it if there is none. The caller holds mu.
+func (x *index) rowFor(key wxtoken.Key) *row {
 	p := x.placeOf(key)
 	i, ok := x.places[p]
 	if !ok {
-		p.appid = strings.Clone(p.appid) // of a message that can be let go
+		p.appid = strings.Clone(p.appid) // or it would keep the whole message in memory
 		fresh := row{appid: p.appid, component: p.component, kind: p.kind, errcode: noErrcode, text: strings.ToLower(p.appid)}
 		if n := len(x.free); n > 0 {
 			i, x.free = x.free[n-1], x.free[:n-1]
@@ -244,17 +244,17 @@ func (x *index) placeOf(key wxtoken.Key) place {
 	return p
 }
 
-// forget takes what a bucket told out of a row, and the row with the last of it. The caller holds
-// mu.
+// forget clears what a row knows from a bucket, and deletes the row when nothing is left of it. The
+// caller holds mu.
 func (x *index) forget(i uint32, bucket int) {
 	r := &x.rows[i]
 	r.seen[bucket] = 0
-	if bucket == ofTokens {
+	if bucket == bucketTokens {
 		r.expires, r.renews, r.generation = 0, 0, 0
 	} else {
 		r.state, r.reason, r.since, r.granted, r.failures, r.errcode, r.text = 0, 0, 0, 0, 0, noErrcode, strings.ToLower(r.appid)
 		if kinds[r.kind] == wxtoken.KindComponent {
-			delete(x.whole, r.appid)
+			delete(x.componentStatus, r.appid)
 		}
 	}
 	if r.seen == [2]uint8{} {
@@ -264,8 +264,9 @@ func (x *index) forget(i uint32, bucket int) {
 	}
 }
 
-// token takes what is said of a token: when it expires, never what it is. No data: it was deleted.
-func (x *index) token(key wxtoken.Key, data []byte) {
+// setToken takes over the record of a token: when it expires, never its value. Without data it was
+// deleted.
+func (x *index) setToken(key wxtoken.Key, data []byte) {
 	var t struct {
 		Generation uint64    `json:"generation"`
 		ExpiresAt  time.Time `json:"expires_at"`
@@ -274,22 +275,22 @@ func (x *index) token(key wxtoken.Key, data []byte) {
 	gone := len(data) == 0 || json.Unmarshal(data, &t) != nil
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.counted(ofTokens)
+	x.countRead(bucketTokens)
 	if i, ok := x.places[x.placeOf(key)]; gone {
 		if ok {
-			x.forget(i, ofTokens)
+			x.forget(i, bucketTokens)
 			x.touch()
 		}
 		return
 	}
-	r := x.at(key)
-	r.seen[ofTokens] = x.read[ofTokens].number
+	r := x.rowFor(key)
+	r.seen[bucketTokens] = x.read[bucketTokens].number
 	r.expires, r.renews, r.generation = seconds(t.ExpiresAt), seconds(t.RenewAt), uint32(t.Generation)
 	x.touch()
 }
 
-// told is what the index takes out of a status.
-type told struct {
+// statusFields is what the index takes out of a status.
+type statusFields struct {
 	State      wxtoken.State `json:"state"`
 	Conditions []struct {
 		Type   wxtoken.ConditionType `json:"type"`
@@ -301,33 +302,33 @@ type told struct {
 		Code int `json:"code"`
 	} `json:"last_error"`
 	Authorizer *struct {
-		NickName      json.RawMessage `json:"nick_name"` // WeChat's: it may be anything
+		NickName      json.RawMessage `json:"nick_name"` // WeChat's, of any type
 		PrincipalName json.RawMessage `json:"principal_name"`
 		Ref           string          `json:"ref"`
 		FuncInfo      []int           `json:"func_info"`
 	} `json:"authorizer"`
 }
 
-// status takes what is said of a key. No data: it was deleted.
-func (x *index) status(key wxtoken.Key, data []byte) {
-	var s told
+// setStatus takes over the status of a key. Without data it was deleted.
+func (x *index) setStatus(key wxtoken.Key, data []byte) {
+	var s statusFields
 	gone := len(data) == 0 || json.Unmarshal(data, &s) != nil
-	var whole wxtoken.Status
+	var full wxtoken.Status
 	if !gone && key.Kind == wxtoken.KindComponent {
-		gone = json.Unmarshal(data, &whole) != nil
+		gone = json.Unmarshal(data, &full) != nil
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.counted(ofStatus)
+	x.countRead(bucketStatus)
 	if i, ok := x.places[x.placeOf(key)]; gone {
-		if ok && x.rows[i].seen[ofStatus] != 0 {
-			x.forget(i, ofStatus)
+		if ok && x.rows[i].seen[bucketStatus] != 0 {
+			x.forget(i, bucketStatus)
 			x.touch()
 		}
 		return
 	}
-	r := x.at(key)
-	r.seen[ofStatus] = x.read[ofStatus].number
+	r := x.rowFor(key)
+	r.seen[bucketStatus] = x.read[bucketStatus].number
 	r.state, r.failures, r.errcode = x.states.number(string(s.State)), uint16(min(s.Failures, math.MaxUint16)), noErrcode
 	if s.LastError != nil {
 		r.errcode = int32(s.LastError.Code)
@@ -339,28 +340,28 @@ func (x *index) status(key wxtoken.Key, data []byte) {
 		}
 	}
 	if key.Kind == wxtoken.KindComponent {
-		whole.Key = key
-		x.whole[key.Component] = whole
+		full.Key = key
+		x.componentStatus[key.Component] = full
 	}
 	if a := s.Authorizer; a != nil {
-		text := strings.ToLower(strings.Join([]string{key.Authorizer, quoted(a.NickName), quoted(a.PrincipalName), a.Ref}, "\n"))
+		text := strings.ToLower(strings.Join([]string{key.Authorizer, jsonString(a.NickName), jsonString(a.PrincipalName), a.Ref}, "\n"))
 		if r.text != text {
 			r.text = text
 		}
-		r.granted = x.grants.number(granted(a.FuncInfo))
+		r.granted = x.grants.number(grantList(a.FuncInfo))
 	}
 	x.touch()
 }
 
-// quoted returns a string of JSON; "" if it is none.
-func quoted(data json.RawMessage) (text string) {
-	_ = json.Unmarshal(data, &text) // WeChat's; no name is no fault
+// jsonString decodes a JSON string; "" for anything else.
+func jsonString(data json.RawMessage) (text string) {
+	_ = json.Unmarshal(data, &text) // an account without a name is in order
 	return text
 }
 
-// granted writes a list of permission sets as the index keeps it: ",1,18,". Houses have few
+// grantList writes a list of permission sets as the index keeps it: ",1,18,". Accounts have few
 // different ones.
-func granted(ids []int) string {
+func grantList(ids []int) string {
 	if ids == nil {
 		return ""
 	}
@@ -374,7 +375,7 @@ func granted(ids []int) string {
 	return out.String()
 }
 
-// seconds returns a time as a row keeps it.
+// seconds returns a time as a row keeps it: in seconds since 1970, 0 for none.
 func seconds(t time.Time) uint32 {
 	if t.IsZero() || t.Unix() < 0 || t.Unix() > math.MaxUint32 {
 		return 0
@@ -382,7 +383,7 @@ func seconds(t time.Time) uint32 {
 	return uint32(t.Unix())
 }
 
-// moment is the other way round.
+// moment returns the time that seconds stand for.
 func moment(s uint32) time.Time {
 	if s == 0 {
 		return time.Time{}
@@ -399,9 +400,12 @@ func (x *index) key(r *row) wxtoken.Key {
 	return k
 }
 
-// known are the states that have numbers of their own in each index, from 1 on: rows are judged
-// without a look at texts.
-var known = []wxtoken.State{wxtoken.StateActive, wxtoken.StateRenewingFailed, wxtoken.StateNeedsAuthorization, wxtoken.StateRevoked, wxtoken.StateWaitingForTicket, wxtoken.StateOperator}
+// numberedStates have the same numbers in each index, from 1 on, so that rows are judged without
+// looking at texts.
+var numberedStates = []wxtoken.State{
+	wxtoken.StateActive, wxtoken.StateRenewingFailed, wxtoken.StateNeedsAuthorization,
+	wxtoken.StateRevoked, wxtoken.StateWaitingForTicket, wxtoken.StateOperator,
+}
 
 // The numbers of some of them.
 const (
@@ -410,10 +414,10 @@ const (
 	stateRevoked = 4
 )
 
-// standing returns the state of a row by its record and the clock, as a number: a token that has
-// expired is never active, as wxtoken.Status.StateAt says. A token without a status is one whose
-// status is about to be written.
-func (r *row) standing(now uint32) uint8 {
+// stateAt returns the state of a row by its record and the clock, as a number: a key whose token has
+// expired is never active, as in wxtoken.Status.StateAt. The status of a token without one is about
+// to be written.
+func (r *row) stateAt(now uint32) uint8 {
 	switch {
 	case r.state == stateActive && !r.valid(now):
 		return stateFailed
@@ -423,11 +427,11 @@ func (r *row) standing(now uint32) uint8 {
 	return r.state
 }
 
-// valid reports whether there is a token that lives.
+// valid reports whether there is a token that has not expired.
 func (r *row) valid(now uint32) bool { return r.expires > now }
 
-// there reports whether a row is of a key of that kind.
-func (r *row) there(kind uint8) bool { return r.kind == kind && r.seen != [2]uint8{} }
+// isOf reports whether a row holds a key of that kind; deleted rows hold none.
+func (r *row) isOf(kind uint8) bool { return r.kind == kind && r.seen != [2]uint8{} }
 
 // The numbers of kinds.
 const (
@@ -437,20 +441,20 @@ const (
 
 // Tally counts accounts.
 type Tally struct {
-	Accounts int                   `json:"accounts"` // all, the cancelled ones too
+	Accounts int                   `json:"accounts"` // all, including the cancelled ones
 	States   map[wxtoken.State]int `json:"states"`   // by state, "" where none is known yet
-	Serving  int                   `json:"serving"`  // in force, with a token that lives
-	Dead     int                   `json:"dead"`     // in force, without one
-	AtRisk   int                   `json:"at_risk"`  // serving, and not renewed as it should be
-	// Errcodes counts the dead by the errcode that WeChat answered last, 0: it gave none; Reasons
-	// counts those without an error, by the reason of their condition Ready.
+	Serving  int                   `json:"serving"`  // authorized, with a valid token
+	Dead     int                   `json:"dead"`     // authorized, without one
+	AtRisk   int                   `json:"at_risk"`  // serving, but not renewed as it should be
+	// Errcodes counts the dead by WeChat's last errcode (0: an error without one); Reasons counts
+	// those without an error, by the reason of their condition Ready.
 	Reasons  map[wxtoken.Reason]int `json:"dead_reasons,omitempty"`
 	Errcodes map[int]int            `json:"dead_errcodes,omitempty"`
-	// FirstDies is when the first of those at risk loses its token.
+	// FirstDies is when the first token of those at risk expires.
 	FirstDies time.Time `json:"first_dies,omitzero"`
 }
 
-// sums is a Tally in the making, by numbers.
+// sums is a Tally in the making, in the index's numbers.
 type sums struct {
 	states        [256]int
 	reasons       [256]int // of the dead without an error
@@ -460,7 +464,7 @@ type sums struct {
 }
 
 func (s *sums) count(x *index, r *row, now uint32) {
-	state := r.standing(now)
+	state := r.stateAt(now)
 	s.states[state]++
 	switch {
 	case state == stateRevoked:
@@ -485,8 +489,8 @@ func (s *sums) count(x *index, r *row, now uint32) {
 	}
 }
 
-// add adds what was counted to a tally.
-func (s *sums) add(t *Tally, x *index) {
+// addTo adds the sums to a tally.
+func (s *sums) addTo(t *Tally, x *index) {
 	for i, n := range s.states {
 		if n > 0 {
 			t.States[wxtoken.State(x.states.text(uint8(i)))] += n
@@ -511,15 +515,15 @@ func newTally() *Tally {
 	return &Tally{States: map[wxtoken.State]int{}, Reasons: map[wxtoken.Reason]int{}, Errcodes: map[int]int{}}
 }
 
-// tally counts the accounts: all of them, and those of each component. It goes through all rows,
-// whenever it is asked: counts that were kept would be wrong as soon as a token expires.
-func (x *index) tally(at time.Time) (all *Tally, of map[string]*Tally) {
+// tally counts the accounts: all of them, and those of each component. It goes through all rows each
+// time: a stored count would be wrong as soon as a token expires.
+func (x *index) tally(at time.Time) (all *Tally, byAppID map[string]*Tally) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	now, byComponent := seconds(at), make([]*sums, len(x.appids.texts)+1)
 	for i := range x.rows {
 		r := &x.rows[i]
-		if !r.there(kindAuthorizer) {
+		if !r.isOf(kindAuthorizer) {
 			continue
 		}
 		if byComponent[r.component] == nil {
@@ -527,37 +531,37 @@ func (x *index) tally(at time.Time) (all *Tally, of map[string]*Tally) {
 		}
 		byComponent[r.component].count(x, r, now)
 	}
-	all, of = newTally(), map[string]*Tally{}
+	all, byAppID = newTally(), map[string]*Tally{}
 	for component, s := range byComponent {
 		if s != nil {
 			t := newTally()
-			s.add(t, x)
-			s.add(all, x)
-			of[x.appids.text(uint16(component))] = t
+			s.addTo(t, x)
+			s.addTo(all, x)
+			byAppID[x.appids.text(uint16(component))] = t
 		}
 	}
-	return all, of
+	return all, byAppID
 }
 
-// held returns what keeps the tokens of a component from being renewed.
+// held returns what holds the renewals of a component back.
 func (x *index) held(component string) (wxtoken.Condition, bool) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.whole[component].Held()
+	return x.componentStatus[component].Held()
 }
 
-// components returns the statuses of the components, by appid; one without a status has only its
-// key.
+// components returns the statuses of the components, sorted by appid. Where none is stored, it has
+// only the key.
 func (x *index) components() (out []wxtoken.Status) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	listed := map[string]bool{}
-	for appid, s := range x.whole {
+	for appid, s := range x.componentStatus {
 		out, listed[appid] = append(out, s), true
 	}
 	for i, appid := range x.appids.texts {
 		at, ok := x.places[place{appid: appid, component: uint16(i), kind: kindComponent}]
-		if ok && !listed[appid] && x.rows[at].there(kindComponent) {
+		if ok && !listed[appid] && x.rows[at].isOf(kindComponent) {
 			out = append(out, wxtoken.Status{Key: x.key(&x.rows[at])})
 		}
 	}

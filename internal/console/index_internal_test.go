@@ -17,11 +17,11 @@ import (
 // fill has an index know n accounts, all of them active.
 func fill(tb testing.TB, x *index, n int, expires time.Time) {
 	tb.Helper()
-	x.begin(ofTokens, n)
-	x.begin(ofStatus, n)
+	x.beginReading(bucketTokens, n)
+	x.beginReading(bucketStatus, n)
 	for i := range n {
 		key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wx%016d", i))
-		x.token(key, fmt.Appendf(nil, `{"key":%q,"value":"SEKRET-%d","generation":12,"expires_at":%q,"renew_at":%q}`, key, i, expires.Format(time.RFC3339), expires.Format(time.RFC3339)))
+		x.setToken(key, fmt.Appendf(nil, `{"key":%q,"value":"SEKRET-%d","generation":12,"expires_at":%q,"renew_at":%q}`, key, i, expires.Format(time.RFC3339), expires.Format(time.RFC3339)))
 		status, err := json.Marshal(wxtoken.Status{Key: key, State: wxtoken.StateActive, Authorizer: &wxtoken.Authorizer{
 			Ref: fmt.Sprintf("tenant-%d", i), FuncInfo: []int{1, 2, 3, 15, 18},
 			Profile: map[string]json.RawMessage{"nick_name": json.RawMessage(fmt.Sprintf(`"第 %d 家小店"`, i)), "principal_name": json.RawMessage(`"某某网络科技有限公司"`)},
@@ -29,10 +29,10 @@ func fill(tb testing.TB, x *index, n int, expires time.Time) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		x.status(key, status)
+		x.setStatus(key, status)
 	}
-	x.end(ofTokens)
-	x.end(ofStatus)
+	x.endReading(bucketTokens)
+	x.endReading(bucketStatus)
 }
 
 // TestIndexForgets has what is not there any more go when all is read again, and its place taken by others.
@@ -40,7 +40,7 @@ func TestIndexForgets(t *testing.T) {
 	t.Parallel()
 	x, now := newIndex(), time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
 	fill(t, x, 100, now.Add(time.Hour))
-	x.silence(ofTokens)
+	x.stopReading(bucketTokens)
 	if x.alive() || x.loading() != nil {
 		t.Error("a bucket that is not followed is not noticed")
 	}
@@ -53,11 +53,11 @@ func TestIndexForgets(t *testing.T) {
 		t.Errorf("%+v, %d rows", all, len(x.rows))
 	}
 	key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wx%016d", 1))
-	x.token(key, nil)
+	x.setToken(key, nil)
 	if all, of := x.tally(now); all.Dead != 1 || all.Serving != 89 || of["wxc0ffee0000000001"].Dead != 1 {
 		t.Errorf("a deleted token: %+v", all)
 	}
-	x.status(key, nil)
+	x.setStatus(key, nil)
 	if all, _ := x.tally(now); all.Accounts != 89 {
 		t.Errorf("a deleted status: %+v", all)
 	}
@@ -104,8 +104,8 @@ func TestWorst(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			x.status(key, status)
-			x.token(key, fmt.Appendf(nil, `{"generation":1,"expires_at":%q}`, now.Add(row.life).Format(time.RFC3339)))
+			x.setStatus(key, status)
+			x.setToken(key, fmt.Appendf(nil, `{"generation":1,"expires_at":%q}`, now.Add(row.life).Format(time.RFC3339)))
 			want = append(want, key.Authorizer)
 		}
 		if row.life == time.Hour {
@@ -132,8 +132,8 @@ func TestTroubles(t *testing.T) {
 	fill(t, x, 5, now.Add(time.Hour))
 	for i, code := range []int{61007, 61007, -1} {
 		key := wxtoken.AuthorizerKey("wxc0ffee0000000001", fmt.Sprintf("wx%016d", i))
-		x.status(key, fmt.Appendf(nil, `{"state":"renewing_failed","failures":2,"last_error":{"code":%d}}`, code))
-		x.token(key, fmt.Appendf(nil, `{"generation":1,"expires_at":%q}`, now.Add(time.Duration(9-i)*time.Minute).Format(time.RFC3339)))
+		x.setStatus(key, fmt.Appendf(nil, `{"state":"renewing_failed","failures":2,"last_error":{"code":%d}}`, code))
+		x.setToken(key, fmt.Appendf(nil, `{"generation":1,"expires_at":%q}`, now.Add(time.Duration(9-i)*time.Minute).Format(time.RFC3339)))
 	}
 	got := x.troubles(now, 5)
 	if len(got) != 2 || got[0].Cause != truth.PermissionMissing || got[0].Accounts != 2 || got[0].Dead != 0 || got[1].Cause != truth.RenewalFails || got[1].Accounts != 1 {
@@ -187,16 +187,16 @@ func TestManyStates(t *testing.T) {
 	x := newIndex()
 	for i := range 400 {
 		key := wxtoken.AuthorizerKey("wxc", fmt.Sprintf("wx%d", i))
-		x.status(key, fmt.Appendf(nil, `{"key":%q,"state":"s%d"}`, key, i))
+		x.setStatus(key, fmt.Appendf(nil, `{"key":%q,"state":"s%d"}`, key, i))
 	}
 	all, _ := x.tally(time.Now())
 	if all.Accounts != 0 { // nothing is read from a beginning yet: these rows are not kept
 		t.Errorf("%+v", all)
 	}
-	x.begin(ofStatus, 0)
+	x.beginReading(bucketStatus, 0)
 	for i := range 400 {
 		key := wxtoken.AuthorizerKey("wxc", fmt.Sprintf("wx%d", i))
-		x.status(key, fmt.Appendf(nil, `{"key":%q,"state":"s%d"}`, key, i))
+		x.setStatus(key, fmt.Appendf(nil, `{"key":%q,"state":"s%d"}`, key, i))
 	}
 	if all, _ := x.tally(time.Now()); all.Accounts != 400 || all.States["s3"] != 1 || all.States[""] == 0 {
 		t.Errorf("%d accounts, %d unknown", all.Accounts, all.States[""])

@@ -24,19 +24,19 @@ func (c *Console) linksPage() Page {
 type Links struct {
 	At         time.Time  `json:"at"`
 	Links      []LinkView `json:"links"`
-	More       bool       `json:"more"` // there are older ones
+	More       bool       `json:"more"` // older ones are left out
 	Components []string   `json:"components"`
 
 	filtered bool
 }
 
-// LinkView is a link, and how it stands now.
+// LinkView is a link and its state now.
 type LinkView struct {
 	events.ConnectSeen
-	Standing string `json:"standing"` // waits, opened, expired, or the state in which it ended
+	Standing string `json:"standing"` // waits, opened, expired, or the state that is stored
 }
 
-// How a link stands that has not ended.
+// The states of a link that are not stored, but follow from its times.
 const (
 	linkWaits   = "waits"
 	linkOpened  = "opened"
@@ -65,7 +65,7 @@ func (c *Console) links(ctx context.Context, q *Request) (Links, error) {
 	return l, nil
 }
 
-// standingOf says how a link stands. One that failed may be tried again while it lives.
+// standingOf returns the state of a link at a time.
 func standingOf(one events.ConnectSeen, now time.Time) string {
 	over := now.After(one.ExpiresAt)
 	switch {
@@ -79,20 +79,24 @@ func standingOf(one events.ConnectSeen, now time.Time) string {
 	return linkWaits
 }
 
-// linkStandings are the words for how a link stands.
+// linkStandings are the states of links in words.
 var linkStandings = []choice{
-	{linkWaits, lang.T("not opened yet", "尚未打开")}, {linkOpened, lang.T("opened", "已打开")}, {events.ConnectExchanging, lang.T("being authorized", "授权处理中")},
-	{events.ConnectAuthorized, lang.T("authorized", "已授权")}, {events.ConnectConflict, lang.T("authorized, but another ref", "已授权，但 ref 不同")},
-	{events.ConnectFailed, lang.T("came to nothing", "未成功")}, {linkExpired, lang.T("ran out", "已过期")},
+	{linkWaits, lang.T("not opened yet", "尚未打开")},
+	{linkOpened, lang.T("opened", "已打开")},
+	{events.ConnectExchanging, lang.T("being authorized", "授权处理中")},
+	{events.ConnectAuthorized, lang.T("authorized", "已授权")},
+	{events.ConnectConflict, lang.T("authorized, but has another ref", "已授权，但 ref 不同")},
+	{events.ConnectFailed, lang.T("failed", "未成功")},
+	{linkExpired, lang.T("expired", "已过期")},
 }
 
-// Standings are what the form offers.
+// Standings are the states that the form offers.
 func (l Links) Standings() []choice { return linkStandings }
 
-// Filtered reports whether the list is of some only.
+// Filtered reports whether a filter is set.
 func (l Links) Filtered() bool { return l.filtered }
 
-// Word says how the link stands.
+// Word is the state in words.
 func (v LinkView) Word() lang.Text {
 	for _, s := range linkStandings {
 		if s.Param == v.Standing {
@@ -102,7 +106,7 @@ func (v LinkView) Word() lang.Text {
 	return lang.Same(printable(v.Standing))
 }
 
-// Tone is the colour of its badge, by the states that have one.
+// Tone is the class of its badge: that of a state with the same colour.
 func (v LinkView) Tone() string {
 	switch v.Standing {
 	case events.ConnectAuthorized:
@@ -115,51 +119,51 @@ func (v LinkView) Tone() string {
 	return ""
 }
 
-// linkReasons say why a link came to nothing.
+// linkReasons say why a link failed.
 var linkReasons = map[string]lang.Text{
-	"another_account":   lang.T("another account was authorized than the link is for; its tokens are kept, without the ref", "授权的账号不是链接指定的账号；其令牌已保存，但没有 ref"),
+	"another_account":   lang.T("the merchant authorized another account than the link is for; its tokens are kept, without the ref", "授权的账号不是链接指定的账号；其令牌已保存，但没有 ref"),
 	"no_api_permission": lang.T("the merchant granted no API permission, so WeChat gives no token", "商家没有授予任何接口权限，微信不给令牌"),
 
-	wechat.Retry.String():               lang.T("WeChat was busy or did not answer until the code had died", "微信繁忙或没有应答，直到授权码失效"),
-	wechat.SlowDown.String():            lang.T("WeChat took no more calls until the code had died", "微信限制了调用频率，直到授权码失效"),
+	wechat.Retry.String():               lang.T("WeChat was busy or did not answer until the code had expired", "微信繁忙或没有应答，直到授权码失效"),
+	wechat.SlowDown.String():            lang.T("WeChat accepted no more calls until the code had expired", "微信限制了调用频率，直到授权码失效"),
 	wechat.QuotaGone.String():           lang.T("the day's quota of the call is gone", "该接口当天的调用额度用完"),
 	wechat.RenewComponentToken.String(): lang.T("WeChat refused the component's token", "微信拒绝了第三方平台的令牌"),
 	wechat.RenewAccountToken.String():   lang.T("WeChat refused the account's token", "微信拒绝了该账号的令牌"),
-	wechat.WaitForTicket.String():       lang.T("the component has no ticket that WeChat takes", "第三方平台没有微信认可的验证票据"),
+	wechat.WaitForTicket.String():       lang.T("the component has no ticket that WeChat accepts", "第三方平台没有微信认可的验证票据"),
 	wechat.RecoverRefreshToken.String(): lang.T("WeChat refused the refresh token", "微信拒绝了刷新令牌"),
 	wechat.Revoked.String():             lang.T("the merchant cancelled at once", "商家随即取消了授权"),
-	wechat.CodeSpent.String():           lang.T("WeChat says that the code is spent or dead", "微信答复：授权码已使用或已失效"),
-	wechat.Operator.String():            lang.T("WeChat refuses the component's calls: look at the overview", "微信拒绝第三方平台的调用：见概览"),
+	wechat.CodeSpent.String():           lang.T("WeChat says that the code is spent or has expired", "微信答复：授权码已使用或已失效"),
+	wechat.Operator.String():            lang.T("WeChat refuses the component's calls: see the overview", "微信拒绝第三方平台的调用：见概览"),
 }
 
-// Outcome says in a sentence what became of the link.
+// Outcome says in a sentence how the link stands.
 func (v LinkView) Outcome() lang.Text {
 	switch v.Standing {
 	case linkWaits:
-		return lang.T("It was not opened yet.", "还没有人打开。")
+		return lang.T("It was not opened yet.", "尚未打开。")
 	case linkOpened:
-		return lang.T("A browser opened it, and has not come back from WeChat.", "已在浏览器中打开，尚未从微信返回。")
+		return lang.T("It was opened; the browser has not come back from WeChat yet.", "已在浏览器中打开，尚未从微信返回。")
 	case linkExpired:
 		if v.OpenedAt.IsZero() {
-			return lang.T("It expired without being opened. Make another.", "已过期，无人打开。请重新生成。")
+			return lang.T("It expired without being opened. Make another.", "未打开即已过期。请重新生成。")
 		}
-		return lang.T("It was opened and ran out before the merchant confirmed. Make another.", "打开过，但商家确认之前已过期。请重新生成。")
+		return lang.T("It was opened, but expired before the merchant confirmed. Make another.", "打开过，但商家确认之前已过期。请重新生成。")
 	case events.ConnectExchanging:
 		return lang.T("A code came and is being exchanged.", "已收到授权码，正在换取令牌。")
 	case events.ConnectAuthorized:
 		return lang.T("The merchant authorized.", "商家已授权。")
 	case events.ConnectConflict:
-		return lang.T("The merchant authorized, but the account belongs to another ref, and kept it.", "商家已授权，但该账号已属于另一个 ref，未变更。")
+		return lang.T("The merchant authorized, but the account already has another ref, which was not changed.", "商家已授权，但该账号已属于另一个 ref，未变更。")
 	case events.ConnectFailed:
 		if text, ok := linkReasons[v.Reason]; ok {
-			return lang.T("It came to nothing: %s.", "未成功：%s。", text)
+			return lang.T("It failed: %s.", "未成功：%s。", text)
 		}
-		return lang.T("It came to nothing: %s. While it lives it can be tried again.", "未成功：%s。有效期内可以再试。", printable(v.Reason))
+		return lang.T("It failed: %s. Until it expires it can be tried again.", "未成功：%s。有效期内可以再试。", printable(v.Reason))
 	}
 	return v.Word()
 }
 
-// AccountHref leads to the account that authorized; "" where none did.
+// AccountHref leads to the account that authorized; "" if none did.
 func (v LinkView) AccountHref() string {
 	if v.Authorizer == "" {
 		return ""

@@ -15,12 +15,13 @@ import (
 	"wxtoken/internal/runbook"
 )
 
-// markdown reads the pages of docs/: CommonMark with tables. HTML in them is left out.
+// markdown renders pages of docs/: CommonMark with tables, without HTML.
 var markdown = goldmark.New(goldmark.WithExtensions(extension.Table))
 
-// rendered makes HTML of a section of the runbook. A link leads to where it can: to a section that this process has with it, or out of
-// the repository; of any other page its name is said, since nothing here knows where the repository lies.
-func rendered(section string, l lang.Language) (template.HTML, error) {
+// renderMarkdown renders a section of the runbook as HTML. Links to other sections and out of the
+// repository stay links. A link to another page of docs/ becomes text with its path, since this process
+// does not know where the repository is.
+func renderMarkdown(section string, l lang.Language) (template.HTML, error) {
 	source := []byte(section)
 	document := markdown.Parser().Parse(text.NewReader(source))
 	var links []*ast.Link
@@ -33,7 +34,7 @@ func rendered(section string, l lang.Language) (template.HTML, error) {
 		return "", fmt.Errorf("read the runbook: %w", err)
 	}
 	for _, link := range links {
-		lead(link, l)
+		resolveLink(link, l)
 	}
 	var out bytes.Buffer
 	if err := markdown.Renderer().Render(&out, source, document); err != nil {
@@ -42,8 +43,8 @@ func rendered(section string, l lang.Language) (template.HTML, error) {
 	return template.HTML(out.String()), nil // #nosec G203 -- the page is this program's own, and goldmark leaves HTML in it out
 }
 
-// lead has a link lead somewhere, or makes text of it.
-func lead(link *ast.Link, l lang.Language) {
+// resolveLink points a link to a page of the console, or replaces it by its text.
+func resolveLink(link *ast.Link, l lang.Language) {
 	to := string(link.Destination)
 	if anchor, within := strings.CutPrefix(to, "#"); within {
 		if s, ok := runbook.Linked(anchor, l); ok {

@@ -10,19 +10,20 @@ import (
 )
 
 const (
-	// firstWindow and maxWindow are how many sequences are looked through in one go, from the
-	// newest back. A window with nothing in it makes the next one wider.
+	// firstWindow and maxWindow bound how many sequences are searched at once, from the newest
+	// backwards. After a nearly empty window the next one is wider.
 	firstWindow, maxWindow = 64, 1 << 22
-	// fullWindow is how many messages a window may have; one with more is made narrower.
+	// fullWindow is how many messages a window may hold; a fuller one is made narrower.
 	fullWindow = 256
 	// maxLooked bounds the messages that are read for one page.
 	maxLooked = 2000
 )
 
-// newest reads the messages of a stream that a filter takes in and that lie before a sequence (0:
-// all), the newest first, until take says that it is enough. left is true where there may be older
-// ones: those were not looked at.
-func (c *Console) newest(ctx context.Context, stream, filter string, before uint64, take func(*jetstream.RawStreamMsg) (enough bool)) (left bool, err error) {
+// newest passes the messages of a stream that match a filter and lie before a sequence (0: all) to
+// take, the newest first, until take says that it has enough. left: there may be older ones that were
+// not looked at.
+func (c *Console) newest(ctx context.Context, stream, filter string, before uint64,
+	take func(*jetstream.RawStreamMsg) (enough bool)) (left bool, err error) {
 	s, err := c.js.Stream(ctx, stream)
 	if err != nil {
 		return false, fmt.Errorf("read %s: %w", stream, err)
@@ -61,7 +62,7 @@ func (c *Console) newest(ctx context.Context, stream, filter string, before uint
 	return false, nil
 }
 
-// window reads what a filter takes in between two sequences, a little more than fullWindow at most.
+// window reads the messages between two sequences that match a filter, at most fullWindow+1.
 func window(ctx context.Context, s jetstream.Stream, filter string, from, end uint64) (all []*jetstream.RawStreamMsg, err error) {
 	for seq := from; seq <= end && len(all) <= fullWindow; {
 		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(filter))

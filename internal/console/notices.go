@@ -22,7 +22,7 @@ import (
 // maxNamed bounds the accounts of notices whose names are read for one page.
 const maxNamed = 100
 
-// noticesPage shows what operators were told.
+// noticesPage shows the notices to operators.
 func (c *Console) noticesPage() Page {
 	return Page{
 		Path: "/notices", Name: "notices", Nav: lang.T("Notices", "通知"), Title: lang.T("Notices", "通知"),
@@ -38,7 +38,7 @@ type Notices struct {
 	Verdict  string    `json:"verdict"`  // broken: something needs a person, or ok
 	Sentence string    `json:"sentence"` // in the language of the request
 	Standing []Notice  `json:"standing"` // what needs a person now, the gravest first
-	Over     []Notice  `json:"over"`     // what was told and is over, the newest first
+	Over     []Notice  `json:"over"`     // what was reported and is over, the newest first
 	Total    int       `json:"total"`    // of those that are over
 	More     bool      `json:"older_left_out,omitempty"`
 	Page     int       `json:"page"` // of those that are over, from 1
@@ -49,28 +49,28 @@ type Notices struct {
 	names      map[string]string // of accounts, by key
 }
 
-// Notice is a cause from its first notice to its last.
+// Notice is a problem, from its first notice to its last.
 type Notice struct {
 	Component string             `json:"component,omitempty"`
 	Cause     string             `json:"cause"`
 	Severity  string             `json:"severity"` // page: now, or ticket: today
-	What      string             `json:"what"`     // in the language of the request, and so to_do
+	What      string             `json:"what"`     // in the language of the request, as is to_do
 	ToDo      string             `json:"to_do,omitempty"`
 	Since     time.Time          `json:"since"`
-	Until     *time.Time         `json:"until,omitempty"`   // when it ends by itself, as far as that is known
-	OverAt    time.Time          `json:"over_at,omitzero"`  // when its end was told
-	Count     int                `json:"count"`             // when it was told last before its end
-	Most      int                `json:"most"`              // when the most were told
+	Until     *time.Time         `json:"until,omitempty"`   // when it will end by itself, if that is known
+	OverAt    time.Time          `json:"over_at,omitzero"`  // when the notice of its end was written
+	Count     int                `json:"count"`             // in the last notice before its end
+	Most      int                `json:"most"`              // the greatest in any notice
 	Keys      []string           `json:"keys,omitempty"`    // the first few accounts
 	Names     []string           `json:"names,omitempty"`   // copies that lag
-	Error     *wxtoken.LastError `json:"error,omitempty"`   // WeChat's word
-	Runbook   string             `json:"runbook,omitempty"` // the page of the entry that tells more
+	Error     *wxtoken.LastError `json:"error,omitempty"`   // WeChat's answer
+	Runbook   string             `json:"runbook,omitempty"` // page of the entry that says more
 	Told      []Told             `json:"told"`              // each notice, the oldest first
 
 	data events.NoticeData // of the last notice
 }
 
-// Told is one notice.
+// Told is one of its notices.
 type Told struct {
 	At    time.Time    `json:"at"`
 	Phase events.Phase `json:"phase"`
@@ -88,7 +88,7 @@ func (c *Console) notices(ctx context.Context, q *Request) (Notices, error) {
 		return Notices{}, badRequest(lang.T("component: want an appid", "component：应为 appid"))
 	}
 	n := Notices{At: q.Now, Standing: []Notice{}, Over: []Notice{}, Page: page, Limit: limit, query: q}
-	all, more, err := c.told(ctx, q)
+	all, more, err := c.readNotices(ctx, q)
 	if err != nil {
 		return Notices{}, err
 	}
@@ -99,7 +99,7 @@ func (c *Console) notices(ctx context.Context, q *Request) (Notices, error) {
 			standing++
 		}
 		if one.Component != "" && !slices.Contains(n.components, one.Component) {
-			n.components = append(n.components, one.Component) // it was removed
+			n.components = append(n.components, one.Component) // a component that was removed
 		}
 		switch {
 		case component != "" && one.Component != component, cause != "" && one.Cause != cause:
@@ -115,18 +115,19 @@ func (c *Console) notices(ctx context.Context, q *Request) (Notices, error) {
 	from := min((page-1)*limit, n.Total)
 	n.Over = n.Over[from:min(from+limit, n.Total)]
 	n.names, err = c.namesOf(ctx, q, slices.Concat(n.Standing, n.Over))
-	n.Verdict, n.Sentence = verdictBroken, q.Say(lang.T("%d things need a person now.", "目前有 %d 个问题需要处理。", standing))
+	n.Verdict, n.Sentence = verdictBroken, q.Say(lang.T("%d problems need a person now.", "目前有 %d 个问题需要处理。", standing))
 	switch standing {
 	case 0:
-		n.Verdict, n.Sentence = verdictOK, q.Say(lang.T("Nothing that was told needs a person now.", "目前没有待处理的通知。"))
+		n.Verdict, n.Sentence = verdictOK, q.Say(lang.T("No notice needs a person now.", "目前没有待处理的通知。"))
 	case 1:
-		n.Sentence = q.Say(lang.T("1 thing needs a person now.", "目前有 1 个问题需要处理。"))
+		n.Sentence = q.Say(lang.T("1 problem needs a person now.", "目前有 1 个问题需要处理。"))
 	}
 	return n, err
 }
 
-// told reads all notices, and makes one of each cause from its beginning to its end. more: there was too much, and the oldest are left out.
-func (c *Console) told(ctx context.Context, q *Request) (all []Notice, more bool, err error) {
+// readNotices reads all notices, and joins those of a problem from its beginning to its end. more: there
+// were more than maxRecords, and the oldest are left out.
+func (c *Console) readNotices(ctx context.Context, q *Request) (all []Notice, more bool, err error) {
 	standing := map[string]*Notice{} // by subject
 	err = c.journal(ctx, events.JournalFilter(events.JournalNotice), q.Now.Add(-events.NoticeLife), func(m jetstream.Msg) {
 		n, err := events.ParseNotice(m.Data())
@@ -153,12 +154,12 @@ func (c *Console) told(ctx context.Context, q *Request) (all []Notice, more bool
 	return all, more, err
 }
 
-// add takes one more notice of the same cause. The last one holds; when it is over, it says no more whom it was about and what there was
-// to do.
+// add takes over one more notice of the problem. The last one counts; but the notice of its end no longer
+// says whom it was about and what to do, so those of the one before stay.
 func (n *Notice) add(told events.Notice, q *Request) {
 	d := told.Data
 	if n.Since.IsZero() || d.Since.Before(n.Since) {
-		n.Since = d.Since.UTC() // what lasts is told again once its notices are gone
+		n.Since = d.Since.UTC() // a problem that lasts is reported again once its first notices have expired
 	}
 	n.Told = append(n.Told, Told{told.Time.UTC(), d.Phase, d.Count})
 	n.Severity, n.What, n.Most, n.data = d.Severity, q.Say(d.What), max(n.Most, d.Most, d.Count), d
@@ -173,7 +174,7 @@ func (n *Notice) add(told events.Notice, q *Request) {
 	}
 }
 
-// namesOf reads what the accounts are called that notices name.
+// namesOf reads the names of the accounts in notices, by key.
 func (c *Console) namesOf(ctx context.Context, q *Request, all []Notice) (map[string]string, error) {
 	var keys []wxtoken.Key
 	for _, n := range all {
@@ -186,7 +187,7 @@ func (c *Console) namesOf(ctx context.Context, q *Request, all []Notice) (map[st
 	rows, err := c.rowsOf(ctx, q, keys)
 	names := map[string]string{}
 	for _, r := range rows {
-		names[r.Key.String()] = r.Called()
+		names[r.Key.String()] = r.DisplayName()
 	}
 	return names, err
 }
@@ -194,16 +195,16 @@ func (c *Console) namesOf(ctx context.Context, q *Request, all []Notice) (map[st
 // Pager returns links to the other pages of what is over.
 func (n Notices) Pager() Pager { return pager(n.query, n.Page, n.Total, n.Limit) }
 
-// Components are those of which there may be notices.
+// Components are the components that the form offers.
 func (n Notices) Components() []string { return n.components }
 
-// Filtered reports whether some notices only are shown.
+// Filtered reports whether a filter is set.
 func (n Notices) Filtered() bool { return n.query.Param("component")+n.query.Param("cause") != "" }
 
-// Causes are those that are told.
+// Causes are the causes that the form offers: those of which there can be notices.
 func (n Notices) Causes() (all []choice) {
 	for _, c := range truth.Causes {
-		if c.Severity != "" && c.Name != wxtoken.HeldNATS { // it can't be written down
+		if c.Severity != "" && c.Name != wxtoken.HeldNATS { // without NATS no notice can be stored
 			all = append(all, choice{string(c.Name), c.What(nil)})
 		}
 	}
@@ -211,9 +212,9 @@ func (n Notices) Causes() (all []choice) {
 }
 
 // NoticeAccount is an account that a notice names.
-type NoticeAccount struct{ Href, Called, AppID string }
+type NoticeAccount struct{ Href, DisplayName, AppID string }
 
-// Accounts are the first few that a notice is about.
+// Accounts are the accounts that a notice names: the first few.
 func (n Notices) Accounts(of Notice) (all []NoticeAccount) {
 	for _, text := range of.Keys {
 		key, err := wxtoken.ParseKey(text)
@@ -221,7 +222,7 @@ func (n Notices) Accounts(of Notice) (all []NoticeAccount) {
 			continue
 		}
 		a := NoticeAccount{"/accounts/" + key.String(), cmp.Or(n.names[key.String()], key.Authorizer), key.Authorizer}
-		if a.Called == a.AppID {
+		if a.DisplayName == a.AppID {
 			a.AppID = ""
 		}
 		all = append(all, a)
@@ -229,13 +230,13 @@ func (n Notices) Accounts(of Notice) (all []NoticeAccount) {
 	return all
 }
 
-// WhatText and ToDoText are what can be shown of what another refresher wrote.
-func (n Notice) WhatText() string { return shownWhole(n.What) }
+// WhatText says what is wrong, as it can be shown: another refresher wrote it.
+func (n Notice) WhatText() string { return printableLines(n.What) }
 
-// ToDoText says what to do.
-func (n Notice) ToDoText() string { return shownWhole(n.ToDo) }
+// ToDoText says what to do, as it can be shown.
+func (n Notice) ToDoText() string { return printableLines(n.ToDo) }
 
-// Urgency says when a person is needed.
+// Urgency says how soon a person is needed.
 func (n Notice) Urgency() lang.Text {
 	switch n.Severity {
 	case events.SeverityPage:
@@ -246,7 +247,7 @@ func (n Notice) Urgency() lang.Text {
 	return lang.Same(printable(n.Severity))
 }
 
-// Tone is the colour of its badge, by the states that have one.
+// Tone is the class of its badge: that of a state with the same colour.
 func (n Notice) Tone() string {
 	if n.Severity == events.SeverityTicket {
 		return "renewing_failed"
@@ -254,13 +255,14 @@ func (n Notice) Tone() string {
 	return "operator"
 }
 
-// Concerns says how many of what it is about, when it was told last; a zero text: it is about the component alone.
-func (n Notice) Concerns() lang.Text { return n.counted(n.Count) }
+// Concerns says how many accounts, messages or copies the last notice was about; a zero text: only the
+// component.
+func (n Notice) Concerns() lang.Text { return n.countText(n.Count) }
 
 // MostText says how many it was about at most.
-func (n Notice) MostText() lang.Text { return n.counted(n.Most) }
+func (n Notice) MostText() lang.Text { return n.countText(n.Most) }
 
-func (n Notice) counted(count int) lang.Text {
+func (n Notice) countText(count int) lang.Text {
 	cause := truth.CauseOf(wxtoken.Reason(n.Cause))
 	switch {
 	case count == 0:
@@ -283,7 +285,7 @@ func (n Notice) counted(count int) lang.Text {
 	return lang.T("%s accounts without a valid token", "%s 个账号没有有效令牌", grouped(count))
 }
 
-// Others is how many more accounts it is about than it names.
+// Others is the number of accounts that it is about but does not name.
 func (n Notice) Others() int {
 	if len(n.Keys) == 0 {
 		return 0
@@ -291,7 +293,7 @@ func (n Notice) Others() int {
 	return n.Count - len(n.Keys)
 }
 
-// Href leads to all that it is about, as things are now.
+// Href leads to the list of what it is about, as it is now.
 func (n Notice) Href() string {
 	cause := truth.CauseOf(wxtoken.Reason(n.Cause))
 	q := url.Values{}
@@ -321,31 +323,36 @@ func (n Notice) ComponentHref() string {
 	return "/accounts/" + wxtoken.ComponentKey(n.Component).String()
 }
 
-// Lasted is how long it went on.
+// Lasted is how long the problem lasted.
 func (n Notice) Lasted() time.Duration { return n.OverAt.Sub(n.Since) }
 
 // writeNotices writes the page for a terminal.
 func writeNotices(out *bytes.Buffer, n Notices, q *Request) {
-	line := func(head string, all []Notice, last lang.Text, lastOf func(Notice) string) {
+	section := func(head string, all []Notice, last lang.Text, lastOf func(Notice) string) {
 		fmt.Fprintf(out, "\n%s\n", head)
-		t := table{head: []string{q.Say(lang.T("since", "开始")), q.Say(last), q.Say(lang.T("component", "第三方平台")), q.Say(lang.T("cause", "原因")), q.Say(lang.T("concerns", "涉及"))}}
+		t := table{head: []string{
+			q.Say(lang.T("since", "开始")), q.Say(last), q.Say(lang.T("component", "第三方平台")),
+			q.Say(lang.T("cause", "原因")), q.Say(lang.T("concerns", "涉及")),
+		}}
 		for _, one := range all {
-			t.add([]string{one.Since.Format(time.DateTime) + " UTC", lastOf(one), cmp.Or(one.Component, "-"), printable(one.Cause), cmp.Or(q.Say(one.MostText()), "-")},
-				one.WhatText(), arrow(one))
+			t.add([]string{
+				one.Since.Format(time.DateTime) + " UTC", lastOf(one), cmp.Or(one.Component, "-"),
+				printable(one.Cause), cmp.Or(q.Say(one.MostText()), "-"),
+			}, one.WhatText(), toDoLine(one))
 		}
 		t.write(out)
 	}
 	fmt.Fprintln(out, n.Sentence)
 	if len(n.Standing) > 0 {
-		line(q.Say(lang.T("Needs a person now", "需要处理")), n.Standing, lang.T("urgency", "紧急程度"), func(one Notice) string { return q.Say(one.Urgency()) })
+		section(q.Say(lang.T("Needs a person now", "需要处理")), n.Standing, lang.T("urgency", "紧急程度"), func(one Notice) string { return q.Say(one.Urgency()) })
 	}
 	if len(n.Over) > 0 {
-		line(fmt.Sprintf("%s (%d)", q.Say(lang.T("Over", "已恢复")), n.Total), n.Over, lang.T("over", "恢复"), func(one Notice) string { return one.OverAt.Format(time.DateTime) + " UTC" })
+		section(fmt.Sprintf("%s (%d)", q.Say(lang.T("Over", "已恢复")), n.Total), n.Over, lang.T("over", "恢复"), func(one Notice) string { return one.OverAt.Format(time.DateTime) + " UTC" })
 	}
 }
 
-// arrow is what to do about a notice that stands.
-func arrow(n Notice) string {
+// toDoLine says what to do about a notice that is not over.
+func toDoLine(n Notice) string {
 	if !n.OverAt.IsZero() || n.ToDo == "" {
 		return ""
 	}

@@ -15,8 +15,8 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// tell writes a notice as a refresher does, so long before now.
-func (b *bench) tell(ago time.Duration, phase events.Phase, component string, cause wxtoken.Reason, count int, keys ...string) {
+// putNotice writes a notice as a refresher does, with a time so long ago.
+func (b *bench) putNotice(ago time.Duration, phase events.Phase, component string, cause wxtoken.Reason, count int, keys ...string) {
 	b.t.Helper()
 	c := truth.CauseOf(cause)
 	d := events.NoticeData{Phase: phase, Cause: string(cause), Severity: c.Severity, Component: component, Since: now.Add(-24 * time.Hour), Count: count, Most: count, What: c.What(nil)}
@@ -49,23 +49,23 @@ func TestNotices(t *testing.T) {
 	t.Parallel()
 	const other = "wx00000000000other"
 	b := newBench(t)
-	b.some()
-	if n := b.notices(""); n.Verdict != "ok" || len(n.Standing)+len(n.Over) != 0 || n.Sentence != "Nothing that was told needs a person now." {
+	b.putOneOfEach()
+	if n := b.notices(""); n.Verdict != "ok" || len(n.Standing)+len(n.Over) != 0 || n.Sentence != "No notice needs a person now." {
 		t.Errorf("at first: %+v", n)
 	}
 	b.put("journal.notice._.nothing", "not JSON")
-	b.tell(20*time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 2, authorizer(2).String())
-	b.tell(19*time.Hour, events.PhaseGrew, component, wxtoken.HeldQuota, 5, authorizer(2).String())
-	b.tell(18*time.Hour, events.PhaseOver, component, wxtoken.HeldQuota, 0)
-	b.tell(6*time.Hour, events.PhaseBegan, component, truth.AuthorizationNeeded, 7, authorizer(5).String(), "authorizer."+component+".wxunnamed")
-	b.tell(5*time.Hour, events.PhaseBegan, other, wxtoken.HeldQuota, 0)
-	b.tell(4*time.Hour, events.PhaseBegan, "", truth.MirrorBehind, 1)
-	b.tell(3*time.Hour, events.PhaseOver, "", truth.MirrorBehind, 0)
-	b.tell(2*time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 1)
-	b.tell(time.Hour, events.PhaseBegan, component, truth.DeadLetters, 1)
-	b.stored(5)
+	b.putNotice(20*time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 2, authorizer(2).String())
+	b.putNotice(19*time.Hour, events.PhaseGrew, component, wxtoken.HeldQuota, 5, authorizer(2).String())
+	b.putNotice(18*time.Hour, events.PhaseOver, component, wxtoken.HeldQuota, 0)
+	b.putNotice(6*time.Hour, events.PhaseBegan, component, truth.AuthorizationNeeded, 7, authorizer(5).String(), "authorizer."+component+".wxunnamed")
+	b.putNotice(5*time.Hour, events.PhaseBegan, other, wxtoken.HeldQuota, 0)
+	b.putNotice(4*time.Hour, events.PhaseBegan, "", truth.MirrorBehind, 1)
+	b.putNotice(3*time.Hour, events.PhaseOver, "", truth.MirrorBehind, 0)
+	b.putNotice(2*time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 1)
+	b.putNotice(time.Hour, events.PhaseBegan, component, truth.DeadLetters, 1)
+	b.waitStored(5)
 	n := b.notices("")
-	if got := causesOf(n.Standing); !slices.Equal(got, []string{"QuotaGone", "DeadLetters", "QuotaGone", "AuthorizationNeeded"}) || n.Sentence != "4 things need a person now." {
+	if got := causesOf(n.Standing); !slices.Equal(got, []string{"QuotaGone", "DeadLetters", "QuotaGone", "AuthorizationNeeded"}) || n.Sentence != "4 problems need a person now." {
 		t.Errorf("standing: %q, %s", got, n.Sentence)
 	}
 	if got := causesOf(n.Over); !slices.Equal(got, []string{"MirrorBehind", "QuotaGone"}) || n.Total != 2 {
@@ -79,7 +79,7 @@ func TestNotices(t *testing.T) {
 		{"&component=" + other, "[QuotaGone] []"}, {"&cause=QuotaGone", "[QuotaGone QuotaGone] [QuotaGone]"}, {"&component=" + component + "&cause=MirrorBehind", "[] []"},
 		{"&limit=1&page=2", "[QuotaGone DeadLetters QuotaGone AuthorizationNeeded] [QuotaGone]"}, {"&page=9", "[QuotaGone DeadLetters QuotaGone AuthorizationNeeded] []"},
 	} {
-		if n := b.notices(row.query); fmt.Sprint(causesOf(n.Standing), causesOf(n.Over)) != row.want || n.Sentence != "4 things need a person now." {
+		if n := b.notices(row.query); fmt.Sprint(causesOf(n.Standing), causesOf(n.Over)) != row.want || n.Sentence != "4 problems need a person now." {
 			t.Errorf("%s: %q and %q, want %s", row.query, causesOf(n.Standing), causesOf(n.Over), row.want)
 		}
 	}
@@ -92,10 +92,10 @@ func TestNotices(t *testing.T) {
 		headers []string
 		wants   []string
 	}{
-		{browser, []string{"4 things need a person now.", "7 accounts</a>", "and 5 more", `href="/runbook/an-authorizer-is-in-state-needs_authorization-or-revoked"`, `href="/accounts?component=` + component + `&amp;state=needs_authorization"`,
+		{browser, []string{"4 problems need a person now.", "7 accounts</a>", "and 5 more", `href="/runbook/an-authorizer-is-in-state-needs_authorization-or-revoked"`, `href="/accounts?component=` + component + `&amp;state=needs_authorization"`,
 			`href="/accounts/` + authorizer(5).String(), "1 message</a>", `href="/pushes?component=` + component + `&amp;show=dead"`, "1 copy", "6 h"}},
 		{chinese, []string{"目前有 4 个问题需要处理。", "需要商家重新授权", "当天处理", "另有 5 个", "1 条消息"}},
-		{nil, []string{"4 things need a person now.\n", "QuotaGone", "-> ", "2026-11-21 08:00:00 UTC", "Over (2)"}},
+		{nil, []string{"4 problems need a person now.\n", "QuotaGone", "-> ", "2026-11-21 08:00:00 UTC", "Over (2)"}},
 	} {
 		_, body, _ := b.ask("/notices", row.headers...)
 		for _, want := range row.wants {

@@ -16,7 +16,7 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// overviewPage is the first page.
+// overviewPage is the first page that a person sees.
 func (c *Console) overviewPage() Page {
 	return Page{
 		Path: "/{$}", Name: "overview", Nav: lang.T("Overview", "概览"), Title: lang.T("Overview", "概览"),
@@ -25,10 +25,10 @@ func (c *Console) overviewPage() Page {
 	}
 }
 
-// What an overview comes to.
+// The verdicts of an overview.
 const (
-	verdictOK      = "ok"      // every account in force can call WeChat
-	verdictRisk    = "at_risk" // so it is now, and will not stay so by itself
+	verdictOK      = "ok"      // every authorized account can call WeChat
+	verdictRisk    = "at_risk" // they can now, but not for long unless something is done
 	verdictBroken  = "broken"  // some can't
 	verdictLoading = "loading" // not known yet
 	verdictAway    = "away"    // NATS does not answer
@@ -40,36 +40,36 @@ type Overview struct {
 	At         time.Time       `json:"at"`
 	Verdict    string          `json:"verdict"`
 	Sentence   string          `json:"sentence"`       // in the language of the request
-	More       []string        `json:"more,omitempty"` // what else is to be said, the gravest first
+	More       []string        `json:"more,omitempty"` // further sentences, the gravest first
 	Loading    *loading        `json:"loading,omitempty"`
 	Tally      *Tally          `json:"accounts"`
 	Components []ComponentView `json:"components"`
 	LeftOut    int             `json:"components_left_out,omitempty"` // beyond the first 200
 	Due        Plot            `json:"renewals_due"`
 	History    []Plot          `json:"history"`
-	Worst      []Worst         `json:"worst"` // what is not as it should be, the worst first: one of each trouble
+	Worst      []Worst         `json:"worst"` // what is wrong, the worst first: one key of each trouble
 	Changed    []Row           `json:"changed_last"`
 
-	rest []Row // the first of all accounts, for a terminal
+	listed []Row // the first accounts of the list, for a terminal
 }
 
 // ComponentView is what the overview shows of a component.
 type ComponentView struct {
 	Row
 	Accounts *Tally    `json:"accounts"`
-	APIs     []APICall `json:"apis"`                     // calls of today, by the refreshers' own count
+	APIs     []APICall `json:"apis"`                     // today's calls, as the refreshers count them
 	Why      string    `json:"held_back_text,omitempty"` // in the language of the request
 }
 
-// Worst is a component that is in trouble, or the first of the accounts that have the same.
+// Worst is a component in trouble, or the first of the accounts with the same trouble.
 type Worst struct {
 	Row
-	Others int `json:"others,omitempty"` // accounts that suffer from the same
+	Others int `json:"others,omitempty"` // further accounts with the same trouble
 
 	trouble truth.Trouble
 }
 
-// OthersHref leads to all that suffer from the same, as far as a list can tell.
+// OthersHref leads to all accounts with the same trouble, as far as a list can filter them.
 func (w Worst) OthersHref() string {
 	q := url.Values{"state": {string(w.State)}}
 	if e := w.trouble.Error; e != nil {
@@ -78,7 +78,7 @@ func (w Worst) OthersHref() string {
 	return "/accounts?" + q.Encode()
 }
 
-// maxComponents bounds how many components are shown, maxChanged how many keys that changed last.
+// How many components, keys that changed last, and troubles are shown at most.
 const (
 	maxComponents = 200
 	maxChanged    = 8
@@ -88,7 +88,10 @@ const (
 // overview makes the first page.
 func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	all, of := c.index.tally(q.Now)
-	o := Overview{At: q.Now, Loading: c.index.loading(), Tally: all, Components: []ComponentView{}, Due: c.duePlot(q), History: c.historyPlots(q)}
+	o := Overview{
+		At: q.Now, Loading: c.index.loading(), Tally: all, Components: []ComponentView{},
+		Due: c.duePlot(q), History: c.historyPlots(q),
+	}
 	statuses := c.index.components()
 	o.LeftOut = max(0, len(statuses)-maxComponents)
 	var keys []wxtoken.Key
@@ -106,7 +109,7 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	}
 	rows, err := c.rowsOf(ctx, q, slices.Concat(keys, changed, worst, listed))
 	if err != nil && !c.cfg.NATS.IsConnected() && len(statuses) > 0 {
-		rows, err = c.remembered(statuses[:len(keys)]), nil
+		rows, err = c.rowsFromIndex(statuses[:len(keys)]), nil
 		changed, worst, listed = nil, nil, nil
 	}
 	if err != nil {
@@ -124,7 +127,7 @@ func (c *Console) overview(ctx context.Context, q *Request) (Overview, error) {
 	}
 	rows = rows[len(keys):]
 	o.Changed, rows = rows[:len(changed)], rows[len(changed):]
-	o.Worst, o.rest = worstOf(o.Components, troubles[:len(worst)], rows[:len(worst)]), rows[len(worst):]
+	o.Worst, o.listed = worstOf(o.Components, troubles[:len(worst)], rows[:len(worst)]), rows[len(worst):]
 	c.judge(&o, q)
 	return o, nil
 }
@@ -137,19 +140,21 @@ func (v ComponentView) trouble() truth.Trouble {
 	}
 }
 
-// worstOf returns what is to be looked at first, components and accounts, by truth's rule.
-func worstOf(components []ComponentView, troubles []suffering, rows []Row) []Worst {
+// worstOf returns the components and accounts to look at first, in truth's order.
+func worstOf(components []ComponentView, troubles []accountTrouble, rows []Row) []Worst {
 	all := []Worst{}
-	allHeld := !slices.ContainsFunc(components, func(v ComponentView) bool { return v.Held == nil && v.Accounts.Dead+v.Accounts.AtRisk > 0 })
+	allHeld := !slices.ContainsFunc(components, func(v ComponentView) bool {
+		return v.Held == nil && v.Accounts.Dead+v.Accounts.AtRisk > 0
+	})
 	for _, v := range components {
-		// Others are over in minutes.
+		// A cause without a severity is over in minutes.
 		if t := v.trouble(); t.Cause != "" && truth.CauseOf(t.Cause).Severity != "" {
 			all = append(all, Worst{Row: v.Row, trouble: t})
 		}
 	}
 	for i, row := range rows {
 		if cause := troubles[i].Cause; allHeld && (cause == truth.AccountTokenDead || cause == truth.RenewalFails) {
-			continue // that is the component's trouble
+			continue // the account suffers from its component's trouble
 		}
 		all = append(all, Worst{Row: row, Others: troubles[i].Accounts - 1, trouble: troubles[i].Trouble})
 	}
@@ -157,19 +162,24 @@ func worstOf(components []ComponentView, troubles []suffering, rows []Row) []Wor
 	return all[:min(len(all), maxWorst)]
 }
 
-// remembered are rows of components made of what the index has, while NATS is away.
-func (c *Console) remembered(statuses []wxtoken.Status) []Row {
+// rowsFromIndex makes rows of components from the index, while NATS is away.
+func (c *Console) rowsFromIndex(statuses []wxtoken.Status) []Row {
 	rows := make([]Row, len(statuses))
 	for i, s := range statuses {
-		rows[i] = Row{Key: s.Key, State: s.State, Failures: s.Failures, LastError: s.LastError, Conditions: s.Conditions, TicketReceivedAt: s.TicketReceivedAt, status: s}
+		rows[i] = Row{
+			Key: s.Key, State: s.State, Failures: s.Failures, LastError: s.LastError,
+			Conditions: s.Conditions, TicketReceivedAt: s.TicketReceivedAt, status: s,
+		}
 	}
 	return rows
 }
 
-// judge says in one sentence how things are, and in a few more why.
+// judge sets the verdict, the sentence that says it, and further sentences that say why.
 func (c *Console) judge(o *Overview, q *Request) {
 	t := o.Tally
-	gravest := slices.SortedStableFunc(slices.Values(o.Components), func(a, b ComponentView) int { return a.trouble().Compare(b.trouble()) })
+	gravest := slices.SortedStableFunc(slices.Values(o.Components), func(a, b ComponentView) int {
+		return a.trouble().Compare(b.trouble())
+	})
 	for _, component := range gravest {
 		switch {
 		case component.Held != nil:
@@ -182,27 +192,35 @@ func (c *Console) judge(o *Overview, q *Request) {
 	}
 	switch {
 	case !c.cfg.NATS.IsConnected():
-		o.Verdict, o.Sentence = verdictAway, q.Say(lang.T("NATS does not answer: nothing is known of now.", "NATS 没有应答：无法得知当前的情况。"))
+		o.Verdict, o.Sentence = verdictAway, q.Say(lang.T("NATS does not answer: the current state is unknown.", "NATS 没有应答：无法得知当前的情况。"))
 	case o.Loading != nil || !c.index.alive():
-		o.Verdict, o.Sentence = verdictLoading, q.Say(lang.T("Still reading what is kept: %s accounts so far.", "正在读取数据：目前 %s 个账号。", grouped(t.Accounts)))
+		o.Verdict, o.Sentence = verdictLoading, q.Say(lang.T("Still loading: %s accounts so far.", "正在读取数据：目前 %s 个账号。", grouped(t.Accounts)))
 	case t.Accounts == 0:
 		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("No account has authorized yet.", "还没有账号授权。"))
 	case t.Serving+t.Dead == 0:
-		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("Every account that was here has cancelled: %s.", "全部账号（%s 个）都已取消授权。", grouped(t.Accounts)))
+		o.Verdict, o.Sentence = verdictEmpty, q.Say(cancelledSentence(t.Accounts))
 	case t.Dead > 0:
 		o.Verdict, o.Sentence = verdictBroken, q.Say(deadSentence(o, q.Now))
 	case t.AtRisk > 0 || len(o.More) > 0:
 		o.Verdict, o.Sentence = verdictRisk, q.Say(riskSentence(t, q.Now))
 	default:
-		o.Verdict, o.Sentence = verdictOK, q.Say(callSentence(t.Serving))
+		o.Verdict, o.Sentence = verdictOK, q.Say(okSentence(t.Serving))
 	}
 	if o.Verdict == verdictBroken && t.AtRisk > 0 {
-		o.More = append(o.More, q.Say(moreSentence(t.AtRisk)))
+		o.More = append(o.More, q.Say(atRiskSentence(t.AtRisk)))
 	}
 }
 
-// callSentence says that all is well.
-func callSentence(n int) lang.Text {
+// cancelledSentence says that no account is authorized any more.
+func cancelledSentence(n int) lang.Text {
+	if n == 1 {
+		return lang.T("The one account has cancelled its authorization.", "唯一的账号已取消授权。")
+	}
+	return lang.T("All %s accounts have cancelled their authorization.", "全部 %s 个账号都已取消授权。", grouped(n))
+}
+
+// okSentence says that all is well.
+func okSentence(n int) lang.Text {
 	if n == 1 {
 		return lang.T("The one account can call WeChat.", "唯一的账号可以调用微信。")
 	}
@@ -210,7 +228,7 @@ func callSentence(n int) lang.Text {
 }
 
 // deadSentence says how many accounts can't call WeChat, and why: what holds their components back,
-// else what each of them suffers from.
+// else what is wrong with the accounts themselves.
 func deadSentence(o *Overview, now time.Time) lang.Text {
 	n := lang.T("%s accounts have no valid token", "%s 个账号没有有效的令牌", grouped(o.Tally.Dead))
 	if o.Tally.Dead == 1 {
@@ -230,8 +248,7 @@ func deadSentence(o *Overview, now time.Time) lang.Text {
 	return lang.T("%s: %s.", "%s：%s。", n, lang.Join(why, lang.T("; ", "；")))
 }
 
-// deadReasons says what accounts without a token suffer from, one by one: what WeChat answered,
-// else what their status says.
+// deadReasons says why accounts have no valid token: by WeChat's answers, else by their status.
 func deadReasons(t *Tally) (why []lang.Text) {
 	var codes []string
 	refused := 0
@@ -266,7 +283,7 @@ func deadReasons(t *Tally) (why []lang.Text) {
 	return why[:min(len(why), 3)]
 }
 
-// riskSentence says that all is well now, and not for long.
+// riskSentence says that all is well now, but not for long.
 func riskSentence(t *Tally, now time.Time) lang.Text {
 	can := lang.T("All %s accounts can call WeChat now", "全部 %s 个账号目前都可以调用微信", grouped(t.Serving))
 	if t.Serving == 1 {
@@ -275,23 +292,22 @@ func riskSentence(t *Tally, now time.Time) lang.Text {
 	if t.AtRisk == 0 {
 		return lang.T("%s, but not all is well.", "%s，但存在问题。", can)
 	}
-	not := lang.T("%s are not renewed", "有 %s 个没有续期", grouped(t.AtRisk))
+	not := lang.T("%s are not being renewed", "有 %s 个没有续期", grouped(t.AtRisk))
 	if t.AtRisk == 1 {
-		not = lang.T("1 is not renewed", "有 1 个没有续期")
+		not = lang.T("1 is not being renewed", "有 1 个没有续期")
 	}
-	return lang.T("%s, but %s: the first token ends %s.", "%s，但%s：第一个令牌%s到期。", can, not, apart(t.FirstDies, now))
+	return lang.T("%s, but %s: the first token expires %s.", "%s，但%s：第一个令牌 %s到期。", can, not, apart(t.FirstDies, now))
 }
 
-// moreSentence says how many beside the dead are not as they should be.
-func moreSentence(n int) lang.Text {
+// atRiskSentence says how many accounts, beside those without a valid token, are not renewed.
+func atRiskSentence(n int) lang.Text {
 	if n == 1 {
-		return lang.T("1 more can call WeChat now and is not renewed as it should be.", "另有 1 个目前可以调用微信，但没有按时续期。")
+		return lang.T("1 more can still call WeChat, but is not renewed on time.", "另有 1 个目前可以调用微信，但没有按时续期。")
 	}
-	return lang.T("%s more can call WeChat now and are not renewed as they should be.", "另有 %s 个目前可以调用微信，但没有按时续期。", grouped(n))
+	return lang.T("%s more can still call WeChat, but are not renewed on time.", "另有 %s 个目前可以调用微信，但没有按时续期。", grouped(n))
 }
 
-// changedLast returns the keys of accounts and components whose condition Ready changed last, the
-// newest first.
+// changedLast returns the n keys whose condition Ready changed last, the newest first.
 func (x *index) changedLast(n int) []wxtoken.Key {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

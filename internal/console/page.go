@@ -21,27 +21,26 @@ import (
 // Page is one page of the console. To add one: write its function and its template
 // pages/<name>.html, and name it in New.
 type Page struct {
-	Path  string    // a pattern of net/http, without the method
+	Path  string    // a pattern of http.ServeMux, without the method
 	Name  string    // of the template
-	Nav   lang.Text // its word in the navigation; zero: it is not there
-	Under string    // path of the page in the navigation that this one belongs to; "" = its own
+	Nav   lang.Text // its word in the navigation; zero: not in the navigation
+	Under string    // path of the page in the navigation that this one belongs to; "": itself
 	Title lang.Text
-	// Params names what the query may hold, beside format and lang. Other names are refused.
+	// Params names the query parameters, beside format and lang. Others are refused.
 	Params []string
 	// Data returns what the page shows. JSON and HTML are made from it; a value with a method Title
-	// says what the page is called. An error that is a *Fault is answered with its status, any
-	// other with 503.
+	// gives the page its title. A *Fault is answered with its status, any other error with 503.
 	Data func(context.Context, *Request) (any, error)
-	// Text writes the page for a terminal; nil: a terminal is given JSON.
+	// Text writes the page for a terminal; nil: a terminal gets JSON.
 	Text func(*bytes.Buffer, any, *Request)
-	// CSV writes the page as a table for a spreadsheet; nil: there is none.
+	// CSV writes the page for a spreadsheet; nil: there is no CSV.
 	CSV func(io.Writer, any, *Request) error
 }
 
-// titled is a value that says what its page is called.
+// titled is a value with a title for its page.
 type titled interface{ Title() string }
 
-// Fault is why a page can't be shown, for the person who asked for it.
+// Fault says why a page can't be shown, to the person who asked for it.
 type Fault struct {
 	Status int
 	Text   lang.Text
@@ -49,10 +48,10 @@ type Fault struct {
 
 func (f *Fault) Error() string { return f.Text.EN }
 
-// badRequest is a Fault of who asked.
+// badRequest returns a Fault with status 400.
 func badRequest(text lang.Text) error { return &Fault{http.StatusBadRequest, text} }
 
-// Request is what is asked of a page.
+// Request is a request for a page, parsed.
 type Request struct {
 	*http.Request
 	Language lang.Language
@@ -64,8 +63,8 @@ type Request struct {
 // Say returns a text in the language of the request.
 func (r *Request) Say(text lang.Text) string { return text.In(r.Language) }
 
-// With returns the address of this page with some parameters changed; "" takes one away. Others are
-// kept.
+// With returns the address of this page with some parameters changed; "" removes one. The others
+// stay.
 func (r *Request) With(pairs ...string) string {
 	values := url.Values{}
 	for name, all := range r.Query {
@@ -85,7 +84,7 @@ func (r *Request) With(pairs ...string) string {
 	return r.URL.Path + "?" + values.Encode()
 }
 
-// formats by what they are called, and their types.
+// formats are the formats of pages, with their Content-Types.
 var formats = map[string]string{
 	"html": "text/html; charset=utf-8",
 	"json": "application/json",
@@ -93,9 +92,9 @@ var formats = map[string]string{
 	"csv":  "text/csv; charset=utf-8",
 }
 
-// parse reads what is asked for.
+// parse reads a request for a page.
 func (c *Console) parse(p Page, r *http.Request) (*Request, error) {
-	q := &Request{Request: r, Now: c.now().UTC(), Language: spoken(r), format: accepted(p, r.Header.Get("Accept"))}
+	q := &Request{Request: r, Now: c.now().UTC(), Language: languageOf(r), format: formatOf(p, r.Header.Get("Accept"))}
 	var err error
 	if q.Query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
 		return q, badRequest(lang.T("the query can't be read", "无法解析查询参数"))
@@ -107,7 +106,7 @@ func (c *Console) parse(p Page, r *http.Request) (*Request, error) {
 		case name == "lang" || name == "format" || slices.Contains(p.Params, name):
 		default:
 			names := strings.Join(append(slices.Clone(p.Params), "format", "lang"), ", ")
-			return q, badRequest(lang.T("unknown parameter: there are %s", "未知的参数：可用的有 %s", names))
+			return q, badRequest(lang.T("unknown parameter: want one of %s", "未知的参数：可用的有 %s", names))
 		}
 	}
 	if l := q.Query.Get("lang"); l == string(lang.English) || l == string(lang.Chinese) {
@@ -115,19 +114,19 @@ func (c *Console) parse(p Page, r *http.Request) (*Request, error) {
 	} else if q.Query.Has("lang") {
 		return q, badRequest(lang.T("lang: want en or zh", "lang：只能是 en 或 zh"))
 	}
-	if f := q.Query.Get("format"); p.speaks(f) {
+	if f := q.Query.Get("format"); p.has(f) {
 		q.format = f
 	} else if q.Query.Has("format") {
-		return q, badRequest(lang.T("format: want %s", "format：可以是 %s", strings.Join(p.spoken(), ", ")))
+		return q, badRequest(lang.T("format: want %s", "format：可以是 %s", strings.Join(p.formats(), ", ")))
 	}
 	return q, nil
 }
 
-// speaks reports whether there is a page in a format.
-func (p Page) speaks(format string) bool { return slices.Contains(p.spoken(), format) }
+// has reports whether the page has a format.
+func (p Page) has(format string) bool { return slices.Contains(p.formats(), format) }
 
-// spoken returns the formats in which there is a page.
-func (p Page) spoken() []string {
+// formats returns the formats of the page.
+func (p Page) formats() []string {
 	names := []string{"html", "json"}
 	if p.Text != nil {
 		names = append(names, "text")
@@ -138,8 +137,8 @@ func (p Page) spoken() []string {
 	return names
 }
 
-// accepted returns the format that an Accept header asks for. A terminal asks for anything.
-func accepted(p Page, accept string) string {
+// formatOf returns the format that an Accept header asks for. A terminal asks for anything.
+func formatOf(p Page, accept string) string {
 	switch {
 	case strings.Contains(accept, "text/html"):
 		return "html"
@@ -149,12 +148,12 @@ func accepted(p Page, accept string) string {
 	return "text"
 }
 
-// cookieLanguage keeps the language that was chosen.
+// cookieLanguage is the cookie with the language that was chosen.
 const cookieLanguage = "wxtoken_lang"
 
-// spoken returns the language of a request: the one that was chosen, or that its browser likes
-// best.
-func spoken(r *http.Request) lang.Language {
+// languageOf returns the language of a request: the one that was chosen, else the one that the
+// browser prefers.
+func languageOf(r *http.Request) lang.Language {
 	if cookie, err := r.Cookie(cookieLanguage); err == nil {
 		if l := lang.Language(cookie.Value); l == lang.English || l == lang.Chinese {
 			return l
@@ -165,7 +164,7 @@ func spoken(r *http.Request) lang.Language {
 	return lang.Language(base.String())
 }
 
-// matcher chooses among the languages of the page; the first is for those who want another.
+// matcher chooses among the languages of the page; the first is the default.
 var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
 
 // serve answers requests for a page.
@@ -182,15 +181,15 @@ func (c *Console) serve(p Page) http.Handler {
 				HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil,
 			})
 		}
-		within := loadWithin
+		within := pageTimeout
 		if q.format == "csv" { // thousands of rows, each read from NATS
-			within = fileWithin
-			// A server without deadlines has none to move.
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(fileWithin + paceLimit))
+			within = csvTimeout
+			// The error says that the server has no deadlines.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(csvTimeout + writeTimeout))
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), within)
 		defer cancel()
-		mark := c.index.current()
+		mark := c.index.currentMark()
 		data, err := p.Data(ctx, q)
 		if err != nil {
 			c.refuse(w, p, q, err)
@@ -206,7 +205,7 @@ func (c *Console) answer(w http.ResponseWriter, p Page, q *Request, mark string,
 	var err error
 	status := http.StatusOK
 	if !c.index.alive() && !c.cfg.NATS.IsConnected() {
-		status = http.StatusServiceUnavailable // what is shown was true before
+		status = http.StatusServiceUnavailable // the page shows what was known before
 	}
 	switch q.format {
 	case "json":
@@ -220,8 +219,8 @@ func (c *Console) answer(w http.ResponseWriter, p Page, q *Request, mark string,
 		err = c.render(&out, p, q, mark, data)
 	}
 	if err != nil {
-		c.cfg.Log.Error().Err(err).Str("page", p.Name).Msg("failed to make a page")
-		http.Error(w, "the page could not be made", http.StatusInternalServerError)
+		c.cfg.Log.Error().Err(err).Str("page", p.Name).Msg("failed to render page")
+		http.Error(w, "the page could not be rendered", http.StatusInternalServerError)
 		return
 	}
 	c.write(w, q, status, out.Bytes())
@@ -237,9 +236,9 @@ func (c *Console) refuse(w http.ResponseWriter, p Page, q *Request, err error) {
 	var out bytes.Buffer
 	switch q.format {
 	case "json":
-		_ = json.NewEncoder(&out).Encode(map[string]string{"error": text}) // two strings
+		_ = json.NewEncoder(&out).Encode(map[string]string{"error": text}) // a map of strings can't fail
 	case "html":
-		if err := c.render(&out, Page{Name: "fault", Title: lang.T("Not shown", "无法显示"), Under: p.nav()}, q, c.index.current(), faultView{fault.Status, text}); err == nil {
+		if err := c.render(&out, Page{Name: "fault", Title: lang.T("Not shown", "无法显示"), Under: p.nav()}, q, c.index.currentMark(), faultView{fault.Status, text}); err == nil {
 			break
 		}
 		fallthrough
@@ -263,7 +262,7 @@ func (c *Console) write(w http.ResponseWriter, q *Request, status int, body []by
 	w.Header().Set("Content-Language", string(q.Language))
 	w.Header().Set("Vary", "Accept, Accept-Language, Cookie")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that has gone is no concern of ours
+	_, _ = w.Write(body) // the client may have gone
 }
 
 // nav returns the path in the navigation that a page belongs to.

@@ -10,7 +10,7 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// Plot is columns over time: one column a slot, one part of it a series.
+// Plot is a stacked column chart over time: one column per slot, with one part per series.
 type Plot struct {
 	Name   string        `json:"name"`
 	Title  string        `json:"title"`
@@ -19,12 +19,12 @@ type Plot struct {
 	Slot   time.Duration `json:"-"`
 	Step   int           `json:"slot_seconds"`
 	Series []Series      `json:"series"`
-	Note   string        `json:"note,omitempty"` // in place of a plot that has nothing to show yet
+	Note   string        `json:"note,omitempty"` // shown instead of a plot without data
 
 	language lang.Language
 }
 
-// Series is one kind of what a plot counts.
+// Series is what a plot counts, over its slots.
 type Series struct {
 	Name   string    `json:"name"`
 	Label  string    `json:"label"`
@@ -32,7 +32,7 @@ type Series struct {
 	Values []float64 `json:"values"`
 }
 
-// Sum returns all of a series.
+// Sum returns the sum of a series.
 func (s Series) Sum() int {
 	sum := 0.0
 	for _, v := range s.Values {
@@ -41,7 +41,7 @@ func (s Series) Sum() int {
 	return int(math.Round(sum))
 }
 
-// slots returns how many columns there are.
+// slots returns the number of columns.
 func (p Plot) slots() int {
 	n := 0
 	for _, s := range p.Series {
@@ -50,7 +50,7 @@ func (p Plot) slots() int {
 	return n
 }
 
-// Summary says a plot to those who don't see it.
+// Summary describes the plot for screen readers.
 func (p Plot) Summary() string {
 	var parts []string
 	for _, s := range p.Series {
@@ -67,7 +67,7 @@ func (p Plot) Summary() string {
 	return strings.Join(parts, "; ")
 }
 
-// What a plot measures, in units of its picture.
+// The size and margins of a plot, in units of its viewBox.
 const (
 	plotWidth  = 440.0
 	plotHeight = 160.0
@@ -77,8 +77,7 @@ const (
 	plotBottom = 24.0
 )
 
-// SVG draws a plot. Each column says on hover what it stands for; colours are those of the style
-// sheet.
+// SVG draws a plot. Each column shows its figures on hover; colours are in the style sheet.
 func (p Plot) SVG() template.HTML {
 	var out strings.Builder
 	slots := p.slots()
@@ -114,7 +113,7 @@ func (p Plot) SVG() template.HTML {
 			upper := y(base + s.Values[i])
 			lower := y(base)
 			if lower-upper < 1.5 {
-				upper = lower - 1.5 // something is never drawn as nothing
+				upper = lower - 1.5 // a small value stays visible
 			}
 			fmt.Fprintf(&out, `<rect class="%s" x="%.2f" y="%.2f" width="%.2f" height="%.2f"/>`, s.Class, plotLeft+float64(i)*step+gap/2, upper, step-gap, lower-upper)
 			base += s.Values[i]
@@ -131,7 +130,7 @@ func (p Plot) SVG() template.HTML {
 	return template.HTML(out.String())
 }
 
-// top returns the largest figure of the axis: a round one that no column exceeds.
+// top returns the upper end of the axis: a round number that no column exceeds.
 func (p Plot) top() float64 {
 	most := 0.0
 	for i := range p.slots() {
@@ -155,10 +154,10 @@ func (p Plot) top() float64 {
 	return most
 }
 
-// ticksOf returns the figures that stand at the axis.
+// ticksOf returns the numbers at the axis.
 func ticksOf(top float64) []float64 { return []float64{top / 2, top} }
 
-// figure writes a number shortly.
+// figure writes a number in short form: 12.3k.
 func figure(v float64) string {
 	switch {
 	case v >= 10_000:
@@ -169,18 +168,21 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.1f", v)
 }
 
-// plotMark is a time at the axis below.
+// plotMark is a time at the lower axis.
 type plotMark struct {
 	at   float64 // in slots
 	time time.Time
 	text string
 }
 
-// marks returns the times at the axis: some six round ones.
+// marks returns the times at the lower axis: about six round ones.
 func (p Plot) marks(slots int) (marks []plotMark) {
 	span := time.Duration(slots) * p.Slot
 	every := 4 * time.Hour
-	for _, d := range []time.Duration{10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour} {
+	for _, d := range []time.Duration{
+		10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+		10 * time.Minute, 20 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour,
+	} {
 		if span/d <= 6 {
 			every = d
 			break
@@ -192,27 +194,26 @@ func (p Plot) marks(slots int) (marks []plotMark) {
 	}
 	for at := p.From.Truncate(every).Add(every); at.Before(p.From.Add(span)); at = at.Add(every) {
 		offset := float64(at.Sub(p.From)) / float64(p.Slot)
-		if share := offset / float64(slots); share > 0.04 && share < 0.96 { // else it would be cut off
+		if share := offset / float64(slots); share > 0.04 && share < 0.96 { // at the edge the text would be cut off
 			marks = append(marks, plotMark{offset, at, at.Format(layout)})
 		}
 	}
 	return marks
 }
 
-// dueSlots is how many columns the renewals that are due have.
+// dueSlots is the number of columns of the plot of due renewals.
 const dueSlots = 48
 
-// horizons are how far ahead the renewals that are due are shown.
+// horizons are how far ahead that plot can look.
 var horizons = []time.Duration{time.Minute, 5 * time.Minute, 20 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour}
 
-// duePlot plots when the tokens that live are to be renewed, as far ahead as nearly all of them
-// reach.
+// duePlot plots when renewals are due, so far ahead that nearly all of them are on it.
 func (c *Console) duePlot(q *Request) Plot {
 	seconds, all := c.index.upcoming(q.Now)
 	far := horizonOf(seconds, all)
 	p := Plot{Name: "due", From: q.Now, Slot: far / dueSlots, language: q.Language}
 	p.Step = int(p.Slot.Seconds())
-	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来%s内到期的续期", whole(far)))
+	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来%s内到期的续期", spanInSentence(far)))
 	values, until := make([]float64, dueSlots), int(far/time.Second)
 	for s, n := range seconds[:until] {
 		values[s*dueSlots/until] += float64(n)
@@ -221,7 +222,7 @@ func (c *Console) duePlot(q *Request) Plot {
 	return p
 }
 
-// horizonOf returns the shortest horizon that nine of ten renewals lie within.
+// horizonOf returns the shortest horizon within which nine of ten renewals are due.
 func horizonOf(seconds []uint32, all int) time.Duration {
 	within, from := 0, 0
 	for _, h := range horizons {
@@ -236,7 +237,8 @@ func horizonOf(seconds []uint32, all int) time.Duration {
 	return horizons[len(horizons)-1]
 }
 
-// upcoming counts the renewals to come: all of them, and by second as far as the last horizon. A million rows are gone through once.
+// upcoming counts the renewals that are due from now on: all of them, and those of each second up to the
+// last horizon.
 func (x *index) upcoming(now time.Time) (bySecond []uint32, all int) {
 	bySecond = make([]uint32, horizons[len(horizons)-1]/time.Second)
 	x.mu.RLock()

@@ -178,8 +178,8 @@ var (
 	hotel  = wxtokentest.OtherMerchant.Authorizer
 )
 
-// TestCame: what WeChat pushed, decoded, by account and kind, and with its secrets blanked even where they should not lie.
-func TestCame(t *testing.T) {
+// TestMessages: what WeChat pushed, decoded, by account and kind, and with its secrets blanked even where they should not lie.
+func TestMessages(t *testing.T) {
 	r := newRig(t)
 	r.k.Say(wxtokentest.Merchant, "good morning "+hostile)
 	r.k.Say(wxtokentest.OtherMerchant, "a room, please")
@@ -209,7 +209,7 @@ func TestCame(t *testing.T) {
 	for i, one := range all.Came {
 		page := r.html(one.Href())
 		if i == 0 {
-			r.has(page, "can&#39;t be told from the rest")
+			r.has(page, "can&#39;t be told apart from the rest")
 		}
 		if one.Event == "notify_third_fasteregister" {
 			r.has(page, "auth_code", "<dd>OK</dd>")
@@ -232,7 +232,7 @@ func TestCame(t *testing.T) {
 }
 
 // hereOnly leaves out what the start of the rig pushed.
-func hereOnly(all []console.Came) (here []console.Came) {
+func hereOnly(all []console.StoredPush) (here []console.StoredPush) {
 	for _, one := range all {
 		if one.Kind != events.MsgTypeNotice || strings.Contains(one.Event, "fasteregister") {
 			here = append(here, one)
@@ -313,7 +313,7 @@ func TestDeadLetters(t *testing.T) {
 		case events.AuthSubject(keeper, events.KindAuthorized):
 			r.has(page, hotel, "pre_auth_code", "(blanked)", "（已隐去）")
 		case events.AuthSubject(keeper, events.KindUnreadable):
-			r.has(page, "can&#39;t be read", "微信的内容无法解析")
+			r.has(page, "can&#39;t be parsed", "微信的内容无法解析")
 			if d.Replayable {
 				t.Error("what can't be read can be replayed")
 			}
@@ -363,7 +363,7 @@ func TestDeadLetters(t *testing.T) {
 func TestLinks(t *testing.T) {
 	r := newRig(t)
 	r.until("the component is known", func() bool { return strings.Contains(r.html("/accounts"), shop) })
-	if page := r.html("/links"); strings.Contains(page, "/act/link") || !strings.Contains(page, "There is no link yet.") {
+	if page := r.html("/links"); strings.Contains(page, "/act/link") || !strings.Contains(page, "No links yet.") {
 		t.Errorf("for a reader: %s", main(page))
 	}
 	r.role = login.Operator
@@ -415,7 +415,7 @@ func (r *rig) limits() {
 	if rec.Code != http.StatusOK {
 		r.Fatalf("ask WeChat: %d %s", rec.Code, rec.Body)
 	}
-	r.until("the limits are not shown", func() bool { return strings.Contains(r.html("/"), "WeChat said") })
+	r.until("the limits are not shown", func() bool { return strings.Contains(r.html("/"), "as of <time") })
 	var o console.Overview
 	r.read("/", &o)
 	if api := o.Components[0].APIs[0]; api.Told == nil || api.Told.DailyLimit == 0 || api.Told.At.IsZero() {
@@ -426,7 +426,7 @@ func (r *rig) limits() {
 // TestServices: what gateways told, added up over a day and over gateways; one that says nothing more is silent.
 func TestServices(t *testing.T) {
 	r := newRig(t)
-	r.has(r.html("/services"), "No gateway was heard of", "没有网关上报")
+	r.has(r.html("/services"), "No gateway reported", "没有网关上报")
 	now := time.Now().UTC()
 	put := func(instance string, from, to time.Time, all ...services.ServedService) {
 		t.Helper()
@@ -473,7 +473,7 @@ func TestCheckPage(t *testing.T) {
 		line("warn", "nats cipher", lang.T("off "+hostile, "未启用"), lang.T("turn it on", "请启用"))
 		line("FAIL", "secret", lang.T("refused", "被拒绝"), lang.T("set another; runbook: The AppSecret is wrong", "更换；运维手册：AppSecret 不对"))
 	}
-	r.has(r.html("/check"), "1 of 3 checks fails.", "有 1 项检查未通过，共 3 项。", `runbook: <a href="/runbook/the-appsecret-is-wrong">The AppSecret is wrong</a>`, "有应答", "off &lt;script&gt;")
+	r.has(r.html("/check"), "1 of 3 checks failed.", "有 1 项检查未通过，共 3 项。", `runbook: <a href="/runbook/the-appsecret-is-wrong">The AppSecret is wrong</a>`, "有应答", "off &lt;script&gt;")
 	r.has(r.html("/runbook/the-appsecret-is-wrong"), "docs/operations.md#the-appsecret-is-wrong", "docs/operations.zh-CN.md#appsecret-不对", "nats req wxtoken.renew")
 	if text := r.ask(http.MethodGet, "/runbook/the-appsecret-is-wrong", nil, "User-Agent", "curl/8").Body.String(); !strings.HasPrefix(text, "The AppSecret is wrong\n\n*Sign:*") {
 		t.Errorf("for a terminal: %s", text)
@@ -489,5 +489,5 @@ func TestCheckPage(t *testing.T) {
 	r.checks = func(line func(mark, name string, saw, remedy lang.Text)) {
 		line("ok", "nats", lang.T("answers", "有应答"), lang.Text{})
 	}
-	r.has(r.html("/check"), "The check is in order.")
+	r.has(r.html("/check"), "The check passed.")
 }

@@ -16,21 +16,21 @@ import (
 //go:embed pages/*.html
 var pageFiles embed.FS
 
-// look is the templates in one language.
-type look map[string]*template.Template // by the page's name
+// templateSet holds the templates of all pages in one language, by the page's name.
+type templateSet map[string]*template.Template
 
-// frame is what a template is given.
+// frame is the data of a template.
 type frame struct {
 	Language lang.Language
 	Title    string
 	Nav      []navLink
 	Switch   []navLink // the languages
 	Now      time.Time
-	Loading  *loading // nil once everything is known
-	Away     bool     // NATS is
-	Events   string   // where the page hears that it changed
-	Mark     string   // of what is shown
-	Text     string   // where the same is for a terminal or a program
+	Loading  *loading // nil once everything has been read
+	Away     bool     // NATS does not answer
+	Events   string   // path of the stream that says that something changed
+	Mark     string   // of the index when the data was read
+	Text     string   // address of the same data as JSON
 	Request  *Request
 	Data     any
 }
@@ -41,7 +41,7 @@ type navLink struct {
 	Current          bool
 }
 
-// loading says how much of the buckets is read.
+// loading says how much of the buckets has been read.
 type loading struct {
 	Read    int `json:"read"`
 	Pending int `json:"pending"`
@@ -50,34 +50,35 @@ type loading struct {
 // All returns how much there is.
 func (l loading) All() int { return l.Read + l.Pending }
 
-// Percent returns how much is read.
+// Percent returns how much has been read.
 func (l loading) Percent() int { return 100 * l.Read / max(l.All(), 1) }
 
-// parseLooks reads the templates: the layout, what pages share, and one page each. A text stands in
-// a template in both languages, side by side: {{t "all accounts" "全部账号"}}.
-func parseLooks(pages []Page) (map[lang.Language]look, error) {
-	looks := map[lang.Language]look{}
+// parseTemplates reads the templates of each page: its own, the layout, and what the pages share. In
+// a template both languages stand side by side: {{t "all accounts" "全部账号"}}.
+func parseTemplates(pages []Page) (map[lang.Language]templateSet, error) {
+	templates := map[lang.Language]templateSet{}
 	names := []string{"fault", "revealed"}
 	for _, p := range pages {
 		names = append(names, p.Name)
 	}
 	for _, l := range []lang.Language{lang.English, lang.Chinese} {
-		looks[l] = look{}
+		templates[l] = templateSet{}
 		for _, name := range names {
-			t, err := template.New("layout.html").Funcs(words(l)).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html", "pages/actions.html", "pages/"+name+".html")
+			t, err := template.New("layout.html").Funcs(words(l)).ParseFS(pageFiles,
+				"pages/layout.html", "pages/parts.html", "pages/actions.html", "pages/"+name+".html")
 			if err != nil {
 				return nil, fmt.Errorf("read the template of page %s: %w", name, err)
 			}
-			looks[l][name] = t
+			templates[l][name] = t
 		}
 	}
-	return looks, nil
+	return templates, nil
 }
 
-// words are the functions of a template in one language.
+// words returns the functions of templates in one language.
 func words(l lang.Language) template.FuncMap {
 	return template.FuncMap{
-		"t":     func(en, zh string, args ...any) string { return filled(l, en, zh, args) },
+		"t":     func(en, zh string, args ...any) string { return translate(l, en, zh, args) },
 		"say":   func(text lang.Text) string { return text.In(l) },
 		"n":     grouped[int],
 		"when":  func(at any) template.HTML { return when(at, l) },
@@ -87,16 +88,22 @@ func words(l lang.Language) template.FuncMap {
 		"state": func(s string) string { return stateWord(s).In(l) },
 		"class": stateClass,
 		"asset": func(path string) string { return path + "?v=" + versions[path] },
-		"n64":   grouped[uint64], "past": func(reason string) string { return pastReason(reason).In(l) }, "ms": duration, "plain": printable, "todo": linked, "tone": tone[int], "toned": tone[int64], "toned64": tone[uint64], "withins": withins, "sorts": sorts,
-		"condition": func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },
-		"reason":    func(r wxtoken.Reason) string { return reasonWord(r).In(l) },
-		"num":       grouped[int64],
-		"list":      func(values ...any) []any { return values },
+		"num":   grouped[int64],
+		"n64":   grouped[uint64],
+		"ms":    duration,
+		"plain": printable,
+		"todo":  withRunbookLinks,
+		"tone":  tone[int], "toned": tone[int64], "toned64": tone[uint64],
+		"timesLeft": timesLeft, "sorts": sorts,
+		"renewalReason": func(reason string) string { return renewalReason(reason).In(l) },
+		"condition":     func(c wxtoken.ConditionType) string { return conditionWord(c).In(l) },
+		"reason":        func(r wxtoken.Reason) string { return reasonWord(r).In(l) },
+		"list":          func(values ...any) []any { return values },
 	}
 }
 
-// filled chooses a text of a template and fills its figures in. TestTemplates reads them all.
-func filled(l lang.Language, en, zh string, args []any) string {
+// translate chooses a text of a template and fills in its figures. TestTemplates reads them all.
+func translate(l lang.Language, en, zh string, args []any) string {
 	text := en
 	if l == lang.Chinese {
 		text = zh
@@ -107,8 +114,8 @@ func filled(l lang.Language, en, zh string, args []any) string {
 	return fmt.Sprintf(text, args...)
 }
 
-// render writes a page as HTML. Its mark is of before its data was read: what changed since is
-// news.
+// render writes a page as HTML. The mark was taken before the data was read, so that the browser
+// hears of everything that changed since.
 func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data any) error {
 	f := frame{
 		Language: q.Language, Title: q.Say(p.Title), Now: q.Now, Loading: c.index.loading(), Away: !c.cfg.NATS.IsConnected(),
@@ -126,7 +133,7 @@ func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data an
 		one.Href, one.Current = q.With("lang", one.Lang), one.Lang == string(q.Language)
 		f.Switch = append(f.Switch, one)
 	}
-	return c.looks[q.Language][p.Name].ExecuteTemplate(out, "layout.html", f)
+	return c.templates[q.Language][p.Name].ExecuteTemplate(out, "layout.html", f)
 }
 
 // grouped writes a number as people read it: 5,012.
@@ -155,8 +162,7 @@ func instant(at any) (t time.Time, ok bool) {
 	return t.UTC(), !t.IsZero()
 }
 
-// when writes a time as an element that a script turns into local time; without scripts it says
-// UTC.
+// when writes a time in UTC, as an element that console.js turns into local time.
 func when(at any, l lang.Language) template.HTML {
 	t, ok := instant(at)
 	if !ok {
@@ -175,7 +181,7 @@ func distance(at any, now time.Time, l lang.Language) template.HTML {
 	return element(t, "ago", t.Format(time.DateTime)+" UTC", apart(t, now).In(l))
 }
 
-// dueAt is distance for something that is to happen: in the past, that it has not yet.
+// dueAt writes when something is due: a time in the past says that it is overdue.
 func dueAt(at, now time.Time, l lang.Language) template.HTML {
 	if at.IsZero() || at.After(now) {
 		return distance(at, now, l)
@@ -184,7 +190,7 @@ func dueAt(at, now time.Time, l lang.Language) template.HTML {
 	return element(at.UTC(), "ago", at.UTC().Format(time.DateTime)+" UTC", text)
 }
 
-// element writes a time element. Nothing in it is foreign.
+// element writes a time element. None of its texts is foreign.
 func element(t time.Time, class, title, text string) template.HTML {
 	return template.HTML(fmt.Sprintf(`<time class=%q datetime=%q title=%q>%s</time>`, class, t.Format(time.RFC3339), title, template.HTMLEscapeString(text)))
 }
@@ -220,8 +226,8 @@ func spanText(d time.Duration) lang.Text {
 	return lang.T("%d s", "%d 秒", int(d/time.Second))
 }
 
-// whole says how long d is in a sentence: "the last hour", and not "the last 1 h".
-func whole(d time.Duration) lang.Text {
+// spanInSentence says how long d is, within a sentence: "the last hour", not "the last 1 h".
+func spanInSentence(d time.Duration) lang.Text {
 	text := spanText(d)
 	switch d {
 	case time.Minute:

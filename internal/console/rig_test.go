@@ -91,8 +91,8 @@ func (b *bench) put(subject string, record any) {
 	}
 }
 
-// stored waits until all that was put is there and in the index, and looks whether these are so many accounts.
-func (b *bench) stored(accounts int) {
+// waitStored waits until all that was put is in the index, with so many accounts.
+func (b *bench) waitStored(accounts int) {
 	b.t.Helper()
 	select {
 	case <-b.js.PublishAsyncComplete():
@@ -207,8 +207,8 @@ func ready(ok bool, reason wxtoken.Reason, since time.Duration) []wxtoken.Condit
 	return []wxtoken.Condition{{Type: wxtoken.ConditionReady, Status: status, Reason: reason, Since: now.Add(-since)}}
 }
 
-// some stores one key of each sort.
-func (b *bench) some() {
+// putOneOfEach stores a key of each kind and state.
+func (b *bench) putOneOfEach() {
 	b.t.Helper()
 	ticket := now.Add(-3 * time.Minute)
 	own := wxtoken.ComponentKey(component)
@@ -230,7 +230,7 @@ func (b *bench) some() {
 	b.token(authorizer(5), 2, 30*time.Minute)
 	b.put("$KV.status."+authorizer(6).String(), "not JSON")
 	b.put("$KV.status.neither.a.key", "{}")
-	b.stored(5)
+	b.waitStored(5)
 }
 
 // list is a list as a program reads it. A machine with other work may be too slow for five hundred rows at first.

@@ -21,8 +21,8 @@ const maxReads = 16
 // Row is what is known about one key.
 type Row struct {
 	Key              wxtoken.Key         `json:"key"`
-	State            wxtoken.State       `json:"state,omitempty"` // by the record and the clock; empty: nothing is stored
-	Valid            bool                `json:"token_valid"`     // there is a token that lives
+	State            wxtoken.State       `json:"state,omitempty"` // by the status and the clock; empty: none is stored
+	Valid            bool                `json:"token_valid"`     // there is a token that has not expired
 	Name             string              `json:"nick_name,omitempty"`
 	Principal        string              `json:"principal_name,omitempty"`
 	Ref              string              `json:"ref,omitempty"`
@@ -34,7 +34,7 @@ type Row struct {
 	TicketReceivedAt *time.Time          `json:"ticket_received_at,omitempty"`
 	Failures         int                 `json:"failures"`
 	LastError        *wxtoken.LastError  `json:"last_error,omitempty"`
-	Held             *wxtoken.Condition  `json:"held_back,omitempty"` // what keeps the tokens of its component from being renewed, where it is not as it should be
+	Held             *wxtoken.Condition  `json:"held_back,omitempty"` // what holds the renewals of its component back, where the key suffers from it
 	Conditions       []wxtoken.Condition `json:"conditions"`
 	ReauthorizeURL   string              `json:"reauthorize_url,omitempty"`
 	ToDo             string              `json:"to_do,omitempty"` // what a person can do, in the language of the request
@@ -58,15 +58,15 @@ func (r Row) ErrorText() string {
 	return text
 }
 
-// awaits reports whether it is an account, or a ticket of one, that a renewal would make well.
+// awaits reports whether it is an account, or a ticket of one, that only needs a renewal.
 func (r Row) awaits() bool {
 	return r.Key.Kind != wxtoken.KindComponent && (r.State == wxtoken.StateRenewingFailed || r.State == wxtoken.StateActive && !r.Valid)
 }
 
-// Href is where more is told of the key.
+// Href leads to the page of the key.
 func (r Row) Href() string { return "/accounts/" + r.Key.String() }
 
-// rowsOf reads what is stored of keys.
+// rowsOf reads what is stored of each key.
 func (c *Console) rowsOf(ctx context.Context, q *Request, keys []wxtoken.Key) ([]Row, error) {
 	rows := make([]Row, len(keys))
 	group, ctx := errgroup.WithContext(ctx)
@@ -96,7 +96,7 @@ func (c *Console) record(ctx context.Context, stream, subject string) ([]byte, e
 	}
 }
 
-// rowOf reads one key. A record that can't be read is as good as none.
+// rowOf reads one key. A record that can't be parsed counts as none.
 func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, error) {
 	r, known := Row{Key: key, Conditions: []wxtoken.Condition{}}, false
 	data, err := c.record(ctx, events.StreamTokens, prefixTokens+key.String())
@@ -104,12 +104,12 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 		return r, err
 	}
 	var t wxtoken.Token
-	if len(data) > 0 && t.UnmarshalJSON(data) == nil { // a deletion has no record
+	if len(data) > 0 && t.UnmarshalJSON(data) == nil { // a deletion is an empty record
 		r.Generation, r.TokenSHA256 = t.Generation, events.Digest(t.Value.Reveal())[:8]
 		r.ObtainedAt, r.ExpiresAt, r.RenewAt = t.ObtainedAt.UTC(), t.ExpiresAt.UTC(), t.RenewAt.UTC()
 		r.Valid, known = q.Now.Before(t.ExpiresAt), true
 		if r.Valid {
-			r.State = wxtoken.StateActive // until its status is there, which is about to be written
+			r.State = wxtoken.StateActive // the status is about to be written
 		}
 	}
 	if data, err = c.record(ctx, events.StreamStatus, prefixStatus+key.String()); err != nil {
@@ -120,7 +120,7 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 		return r, nil
 	}
 	s.Key, r.State = key, s.State
-	if known { // the page is read when the token may have died since the status was written
+	if known { // the token may have expired since the status was written
 		r.State = s.StateAt(q.Now, r.ExpiresAt)
 		s.State = r.State
 	}
@@ -132,7 +132,7 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 		r.Held = &held
 	}
 	if a := s.Authorizer; a != nil {
-		r.Name, r.Principal, r.Ref = quoted(a.Profile["nick_name"]), quoted(a.Profile["principal_name"]), a.Ref
+		r.Name, r.Principal, r.Ref = jsonString(a.Profile["nick_name"]), jsonString(a.Profile["principal_name"]), a.Ref
 	}
 	r.ToDo = unmarked(q.Say(whatToDo(s)))
 	if held, ok := c.index.held(key.Component); ok && r.awaits() {

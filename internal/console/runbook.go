@@ -13,7 +13,7 @@ import (
 	"wxtoken/internal/runbook"
 )
 
-// runbookPage lists what the runbook has: that of the version that runs.
+// runbookPage lists the sections of the runbook, of the version that runs.
 func (c *Console) runbookPage() Page {
 	return Page{
 		Path: "/runbook", Name: "runbook", Under: "/check", Title: lang.T("Runbook", "运维手册"),
@@ -35,7 +35,7 @@ type Runbook struct {
 type RunbookSection struct {
 	Heading string `json:"heading"` // in the language of the request
 	Href    string `json:"href"`
-	Entry   bool   `json:"entry"` // what to do when something happens, or is to be done; else what stands before
+	Entry   bool   `json:"entry"` // about something that happens or has to be done; false: one of the sections before those
 }
 
 func runbookList(q *Request) (r Runbook) {
@@ -45,12 +45,12 @@ func runbookList(q *Request) (r Runbook) {
 	return r
 }
 
-// Part returns the entries, or the other sections.
+// Part returns the entries, or else the other sections.
 func (r Runbook) Part(entries bool) (part []RunbookSection) {
 	return slices.DeleteFunc(slices.Clone(r.Sections), func(s RunbookSection) bool { return s.Entry != entries })
 }
 
-// runbookEntryPage shows one section, to which other pages lead.
+// runbookEntryPage shows one section.
 func (c *Console) runbookEntryPage() Page {
 	return Page{
 		Path: "/runbook/{entry}", Name: "runbookentry", Under: "/check", Title: lang.T("Runbook", "运维手册"),
@@ -82,18 +82,18 @@ func runbookEntry(q *Request) (RunbookEntry, error) {
 	s := all[i]
 	e := RunbookEntry{Heading: unmarked(q.Say(s.Heading)), Text: q.Say(s.Text), Address: s.Address(q.Language)}
 	var err error
-	e.HTML, err = rendered(e.Text, q.Language)
+	e.HTML, err = renderMarkdown(e.Text, q.Language)
 	return e, err
 }
 
-// unmarked is a text without the marks of Markdown that headings and remedies have.
+// unmarked is a text without the backticks of Markdown.
 func unmarked(text string) string { return strings.ReplaceAll(text, "`", "") }
 
-// unmarkedText is a text in both languages without them.
+// unmarkedText is unmarked for a text in both languages.
 func unmarkedText(text lang.Text) lang.Text { return lang.Given(unmarked(text.EN), unmarked(text.ZH)) }
 
-// linked makes links of the entries of the runbook that a text names.
-func linked(text string) template.HTML {
+// withRunbookLinks is a text in which each mention of an entry of the runbook is a link to it.
+func withRunbookLinks(text string) template.HTML {
 	var out strings.Builder
 	at := 0
 	for _, m := range runbook.Mentions(text) {

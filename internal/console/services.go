@@ -16,21 +16,22 @@ import (
 	"wxtoken/internal/services"
 )
 
-// servedAt names what a gateway did from a time on.
+// servedAt identifies a record of a gateway: later records with the same key replace it.
 type servedAt struct {
 	instance string
 	from     int64 // ns since 1970
 }
 
-// silentAfter is when a gateway of which nothing is heard is called silent: it tells of each ten
-// minutes.
+// silentAfter is the age of its last record after which a gateway counts as silent: it writes one every
+// ten minutes.
 const silentAfter = 21 * time.Minute
 
-// serve takes what a gateway says that it serves. A later record of the same time takes the place
-// of an earlier one; one that is of the same moment has the other services.
-func (x *index) serve(subject string, data []byte) {
+// addServed takes over a record of what a gateway serves. A later record of the same period replaces an
+// earlier one; one of the same moment holds further services.
+func (x *index) addServed(subject string, data []byte) {
 	var s services.Served
-	if json.Unmarshal(data, &s) != nil || s.Role != events.RoleGateway || s.From.IsZero() || subject != events.JournalSubject(events.JournalCount, s.Role, s.Instance) {
+	if json.Unmarshal(data, &s) != nil || s.Role != events.RoleGateway || s.From.IsZero() ||
+		subject != events.JournalSubject(events.JournalCount, s.Role, s.Instance) {
 		return
 	}
 	x.mu.Lock()
@@ -47,7 +48,7 @@ func (x *index) serve(subject string, data []byte) {
 	x.touch()
 }
 
-// servicesPage shows whom the gateways serve.
+// servicesPage shows the services of the gateways.
 func (c *Console) servicesPage() Page {
 	return Page{
 		Path: "/services", Name: "services", Nav: lang.T("Services", "业务服务"), Title: lang.T("Services of the gateway", "网关的业务服务"),
@@ -68,7 +69,7 @@ type Gateway struct {
 	Host     string    `json:"host"`
 	Instance string    `json:"instance"`
 	HeardAt  time.Time `json:"heard_at"`
-	Silent   bool      `json:"silent"` // it has ended, or can't write
+	Silent   bool      `json:"silent"` // it has ended, or can't reach NATS
 	Services int       `json:"services"`
 }
 
@@ -78,11 +79,11 @@ type ServiceView struct {
 	LastDay     services.Figures `json:"last_24_h"`
 	LastUse     time.Time        `json:"last_use,omitzero"`
 	LeftOut     int              `json:"left_out,omitempty"` // entries of its lists
-	Gateways    int              `json:"gateways"`           // that serve it now
-	Differs     bool             `json:"differs,omitempty"`  // gateways say different things of it
+	Gateways    int              `json:"gateways"`           // number of gateways that serve it now
+	Differs     bool             `json:"differs,omitempty"`  // the gateways' services files differ
 	DeadLetters uint64           `json:"dead_letters"`       // on DEAD
 
-	saidAt time.Time
+	reportedAt time.Time
 }
 
 // services makes the page of services.
@@ -94,14 +95,14 @@ func (c *Console) services(ctx context.Context, q *Request) Services {
 		silent := q.Now.Sub(g.To) > silentAfter
 		s.Gateways = append(s.Gateways, Gateway{g.Host, g.Instance, g.To, silent, len(g.Services)})
 		for _, one := range g.Services {
-			of[one.Name] = of[one.Name].with(one, g.To, silent)
+			of[one.Name] = of[one.Name].merge(one, g.To, silent)
 		}
 	}
 	dead, known := c.deadByService(ctx)
 	s.DeadKnown = known
 	for _, name := range slices.Sorted(maps.Keys(of)) {
 		v := of[name]
-		pending := v.LastDay.Pending // what waits now, not what waited
+		pending := v.LastDay.Pending // what waits now; the sums have what waited before
 		v.LastDay = sums[name]
 		v.LastDay.Pending, v.LastUse, v.DeadLetters = pending, used[name], dead[name]
 		s.Services = append(s.Services, *v)
@@ -109,32 +110,31 @@ func (c *Console) services(ctx context.Context, q *Request) Services {
 	return s
 }
 
-// with adds what one more gateway says of a service; v is nil at first. What the gateway that was
-// heard last says counts.
-func (v *ServiceView) with(one services.ServedService, at time.Time, silent bool) *ServiceView {
+// merge adds what another gateway reports of a service; v is nil at first. The latest report counts.
+func (v *ServiceView) merge(one services.ServedService, at time.Time, silent bool) *ServiceView {
 	if v == nil {
-		v = &ServiceView{Summary: one.Summary, LeftOut: one.LeftOut, saidAt: at}
+		v = &ServiceView{Summary: one.Summary, LeftOut: one.LeftOut, reportedAt: at}
 	}
-	if at.After(v.saidAt) {
-		v.Summary, v.LeftOut, v.saidAt = one.Summary, one.LeftOut, at
+	if at.After(v.reportedAt) {
+		v.Summary, v.LeftOut, v.reportedAt = one.Summary, one.LeftOut, at
 	}
 	if !silent {
-		v.Differs = v.Differs || v.Gateways > 0 && !same(v.Summary, one.Summary)
+		v.Differs = v.Differs || v.Gateways > 0 && !sameSummary(v.Summary, one.Summary)
 		v.Gateways++
 		v.LastDay.Pending += one.Pending
 	}
 	return v
 }
 
-// same reports whether two gateways say the same of a service.
-func same(a, b services.Summary) bool {
+// sameSummary reports whether two gateways report the same of a service.
+func sameSummary(a, b services.Summary) bool {
 	one, err := json.Marshal(a)
 	other, otherErr := json.Marshal(b)
 	return err == nil && otherErr == nil && string(one) == string(other)
 }
 
-// servedNow returns what each gateway said last, and of a day the sums and the last use of each
-// service.
+// servedNow returns the last record of each gateway, and, over a day, the figures and the last use of
+// each service.
 func (x *index) servedNow(now time.Time) (newest []services.Served, sums map[string]services.Figures, used map[string]time.Time) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -153,12 +153,14 @@ func (x *index) servedNow(now time.Time) (newest []services.Served, sums map[str
 			}
 		}
 	}
-	newest = slices.SortedFunc(maps.Values(last), func(a, b services.Served) int { return cmp.Or(b.To.Compare(a.To), cmp.Compare(a.Instance, b.Instance)) })
+	newest = slices.SortedFunc(maps.Values(last), func(a, b services.Served) int {
+		return cmp.Or(b.To.Compare(a.To), cmp.Compare(a.Instance, b.Instance))
+	})
 	return newest, sums, used
 }
 
-// deadByService counts the messages on DEAD that no webhook of a service took; known is false where
-// NATS does not tell.
+// deadByService counts the messages on DEAD that the webhooks of a service did not take; known is false
+// where NATS does not answer.
 func (c *Console) deadByService(ctx context.Context) (dead map[string]uint64, known bool) {
 	s, err := c.js.Stream(ctx, events.StreamDead)
 	if err != nil {
@@ -177,15 +179,18 @@ func (c *Console) deadByService(ctx context.Context) (dead map[string]uint64, kn
 	return dead, true
 }
 
-// rightWords are what a right of the services file allows.
+// rightWords say what a right of the services file allows.
 var rightWords = map[services.Right]lang.Text{
-	services.RightToken: lang.T("gets tokens", "获取令牌"), services.RightRelay: lang.T("calls WeChat through the gateway", "经网关调用微信"),
-	services.RightReal: lang.T("gets WeChat's own tokens", "获取微信原始令牌"), services.RightComponent: lang.T("acts for the component", "代第三方平台调用"),
-	services.RightLinks: lang.T("makes links", "生成授权链接"), services.RightAccounts: lang.T("lists accounts", "查询账号列表"),
-	services.RightEvents: lang.T("follows events", "订阅事件"),
+	services.RightToken:     lang.T("gets tokens", "获取令牌"),
+	services.RightRelay:     lang.T("calls WeChat through the gateway", "经网关调用微信"),
+	services.RightReal:      lang.T("gets WeChat's own tokens", "获取微信原始令牌"),
+	services.RightComponent: lang.T("acts for the component", "代第三方平台调用"),
+	services.RightLinks:     lang.T("makes links", "生成授权链接"),
+	services.RightAccounts:  lang.T("lists accounts", "查询账号列表"),
+	services.RightEvents:    lang.T("follows events", "订阅事件"),
 }
 
-// Rights are the words for what a service may.
+// Rights are the rights of the service in words.
 func (v ServiceView) Rights(q *Request) (all []string) {
 	for _, right := range v.May {
 		if text, ok := rightWords[right]; ok {
@@ -197,10 +202,10 @@ func (v ServiceView) Rights(q *Request) (all []string) {
 	return all
 }
 
-// HostText and InstanceText are what can be shown of foreign texts.
+// HostText is the host as it can be shown.
 func (g Gateway) HostText() string { return printable(g.Host) }
 
-// InstanceText is the id of the process.
+// InstanceText is the id of the process as it can be shown.
 func (g Gateway) InstanceText() string { return printable(g.Instance) }
 
 // Texts returns foreign texts as they can be shown.

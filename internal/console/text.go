@@ -11,7 +11,7 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// table is what a terminal is shown: aligned columns, with lines of their own below a row.
+// table is a table for a terminal: aligned columns, with notes below a row.
 type table struct {
 	head  []string
 	rows  [][]string
@@ -48,7 +48,7 @@ func (t *table) write(out *bytes.Buffer) {
 	}
 }
 
-// columns returns how wide text stands on a terminal, where a Chinese character takes two columns.
+// columns returns the width of text on a terminal, where a Chinese character takes two columns.
 func columns(text string) int {
 	n := 0
 	for _, r := range text {
@@ -60,10 +60,10 @@ func columns(text string) int {
 	return n
 }
 
-// rowTable is keys as a terminal shows them.
+// rowTable returns a table of keys; last is the head of its last column, lastOf its cells.
 func rowTable(rows []Row, q *Request, last lang.Text, lastOf func(Row) string) *table {
 	t := &table{head: []string{
-		q.Say(lang.T("key", "键")), q.Say(lang.T("state", "状态")), q.Say(lang.T("generation", "代次")), q.Say(lang.T("expires", "过期")),
+		"key", q.Say(lang.T("state", "状态")), q.Say(lang.T("generation", "代次")), q.Say(lang.T("expires", "过期")),
 		q.Say(lang.T("next renewal", "下次续期")), q.Say(lang.T("failures", "失败次数")), q.Say(lang.T("token sha256", "令牌 sha256")), q.Say(last),
 	}}
 	for _, r := range rows {
@@ -81,7 +81,7 @@ func rowTable(rows []Row, q *Request, last lang.Text, lastOf func(Row) string) *
 	return t
 }
 
-// notesOf says what is wrong with a key.
+// notesOf says what is wrong with a key and what to do.
 func notesOf(r Row, q *Request) (notes []string) {
 	if h := r.Held; h != nil {
 		text := lang.T("held back: %s: %s (%s", "暂缓续期: %s: %s (%s", printable(string(h.Reason)), printable(h.Message), apart(h.Since, q.Now))
@@ -117,8 +117,8 @@ func writeOverview(out *bytes.Buffer, o Overview, q *Request) {
 		return q.Say(apart(*r.TicketReceivedAt, q.Now))
 	}).write(out)
 	fmt.Fprintf(out, "\n%s (%d)\n", q.Say(lang.T("Accounts", "账号")), o.Tally.Accounts)
-	rowTable(o.rest, q, lang.T("nick_name", "昵称"), func(r Row) string { return printable(r.Name) }).write(out)
-	if o.Tally.Accounts > len(o.rest) {
+	rowTable(o.listed, q, lang.T("nick_name", "昵称"), func(r Row) string { return printable(r.Name) }).write(out)
+	if o.Tally.Accounts > len(o.listed) {
 		fmt.Fprintf(out, "%s: /accounts\n", q.Say(lang.T("more", "更多")))
 	}
 }

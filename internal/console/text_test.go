@@ -17,13 +17,13 @@ import (
 func TestText(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
+	b.putOneOfEach()
 	status, body, header := b.ask("/")
 	if status != http.StatusOK || header.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Errorf("%d %s", status, header.Get("Content-Type"))
 	}
 	const want = `1 account has no valid token: WeChat refused the renewal (errcode 61004).
-1 more can call WeChat now and is not renewed as it should be.
+1 more can still call WeChat, but is not renewed on time.
 
 Components
   key                           state   generation  expires  next renewal  failures  token sha256  last ticket
@@ -46,8 +46,8 @@ Accounts (5)
 	}
 }
 
-// TestTrue says in one sentence what is so.
-func TestTrue(t *testing.T) {
+// TestSentence says in one sentence what is so.
+func TestSentence(t *testing.T) {
 	t.Parallel()
 	until := time.Date(2026, 11, 22, 16, 0, 0, 0, time.UTC) // midnight in China
 	quota := wxtoken.Status{Key: wxtoken.ComponentKey(component), State: wxtoken.StateOperator, Conditions: []wxtoken.Condition{{
@@ -70,9 +70,9 @@ func TestTrue(t *testing.T) {
 		{"a day's quota is gone and all tokens live", quota, []time.Duration{time.Hour}, wxtoken.StateActive, "at_risk",
 			"The one account can call WeChat now, but not all is well.", "唯一的账号目前可以调用微信，但存在问题。"},
 		{"renewals fail", wxtoken.Status{State: wxtoken.StateActive}, []time.Duration{20 * time.Minute, time.Hour}, wxtoken.StateRenewingFailed, "at_risk",
-			"All 2 accounts can call WeChat now, but 2 are not renewed: the first token ends in 20 min.", "全部 2 个账号目前都可以调用微信，但有 2 个没有续期：第一个令牌20 分钟后到期。"},
+			"All 2 accounts can call WeChat now, but 2 are not being renewed: the first token expires in 20 min.", "全部 2 个账号目前都可以调用微信，但有 2 个没有续期：第一个令牌 20 分钟后到期。"},
 		{"all have cancelled", wxtoken.Status{State: wxtoken.StateActive}, []time.Duration{time.Hour}, wxtoken.StateRevoked, "empty",
-			"Every account that was here has cancelled: 1.", "全部账号（1 个）都已取消授权。"},
+			"The one account has cancelled its authorization.", "唯一的账号已取消授权。"},
 		{"none yet", wxtoken.Status{State: wxtoken.StateActive}, nil, "", "empty", "No account has authorized yet.", "还没有账号授权。"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestTrue(t *testing.T) {
 				b.token(authorizer(i), 1, expires)
 				b.status(wxtoken.Status{Key: authorizer(i), State: row.state})
 			}
-			b.stored(len(row.expires))
+			b.waitStored(len(row.expires))
 			_, body, _ := b.ask("/?format=json")
 			var o console.Overview
 			if err := json.Unmarshal([]byte(body), &o); err != nil || o.Verdict != row.verdict || o.Sentence != row.en {
@@ -114,7 +114,7 @@ func TestHeldBack(t *testing.T) {
 	b.status(wxtoken.Status{Key: authorizer(1), State: wxtoken.StateActive})
 	b.token(authorizer(2), 3, time.Second)
 	b.status(wxtoken.Status{Key: authorizer(2), State: wxtoken.StateActive})
-	b.stored(2)
+	b.waitStored(2)
 	const line = "held back: QuotaGone: the day's <quota> is gone (1 min ago, until 2026-11-22 16:00:00 UTC)"
 	if _, body, _ := b.ask("/"); !strings.Contains(body, line) {
 		t.Errorf("no %q in\n%s", line, body)
@@ -134,7 +134,7 @@ func TestHeldBack(t *testing.T) {
 		t.Errorf("to look at first: %v %+v", err, o.Worst)
 	}
 	for path, want := range map[string]string{
-		authorizer(1).String(): "It can&#39;t call WeChat since its token ended, 1 s ago: the day&#39;s quota is gone until 00:00 (UTC&#43;8).",
+		authorizer(1).String(): "It can&#39;t call WeChat: its token expired 1 s ago: the day&#39;s quota is gone until 00:00 (UTC&#43;8).",
 		own.String():           "It can call WeChat now. Renewals are held back: the day&#39;s quota is gone until 00:00 (UTC&#43;8).",
 	} {
 		if _, body, _ := b.ask("/accounts/"+path, browser...); !strings.Contains(body, want) || !strings.Contains(body, `<a href="/runbook/the-days-quota-is-gone">`) {
@@ -158,7 +158,7 @@ func TestNamesAreOnlyText(t *testing.T) {
 	})
 	b.status(wxtoken.Status{Key: wxtoken.ComponentKey(component), State: "x", Conditions: []wxtoken.Condition{
 		{Type: "<b>", Status: "True", Reason: "<i>", Since: now}, {Type: wxtoken.ConditionRenewing, Status: "False", Reason: "<u>\x1b", Message: "<u>", Since: now}}})
-	b.stored(1)
+	b.waitStored(1)
 	for _, target := range []string{"/", "/accounts", "/accounts/" + authorizer(1).String()} {
 		for _, headers := range [][]string{browser, chinese, {"Accept", "*/*"}} {
 			status, body, _ := b.ask(target, headers...)
@@ -188,9 +188,9 @@ func TestNamesAreOnlyText(t *testing.T) {
 func TestWellFormed(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.some()
-	b.tell(time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 1, authorizer(2).String())
-	b.stored(5)
+	b.putOneOfEach()
+	b.putNotice(time.Hour, events.PhaseBegan, component, wxtoken.HeldQuota, 1, authorizer(2).String())
+	b.waitStored(5)
 	for _, target := range []string{"/", "/accounts", "/accounts?q=none", "/accounts/" + authorizer(2).String(), "/accounts/x", "/notices", "/runbook", "/runbook/sizing"} {
 		for _, headers := range [][]string{browser, chinese} {
 			_, body, _ := b.ask(target, headers...)

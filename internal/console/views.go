@@ -10,9 +10,9 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// What templates ask of the values that they are given. It says nothing that JSON does not.
+// Methods that templates call on their data. They show nothing that JSON does not.
 
-// unknownState stands where no state is known, in addresses and style sheets.
+// unknownState stands for no known state in addresses.
 const unknownState = "unknown"
 
 // StateCount is how many accounts are in a state.
@@ -22,20 +22,24 @@ type StateCount struct {
 	Tone         string
 }
 
-// ByState returns the counts in the order in which people look at them.
+// ByState returns the counts, the states that need a person first.
 func (t *Tally) ByState() (counts []StateCount) {
-	for _, state := range []wxtoken.State{wxtoken.StateOperator, wxtoken.StateNeedsAuthorization, wxtoken.StateRenewingFailed, wxtoken.StateActive, wxtoken.StateRevoked, ""} {
+	tones := map[wxtoken.State]string{
+		wxtoken.StateActive: "ok", wxtoken.StateRenewingFailed: "risk", wxtoken.StateOperator: "bad", wxtoken.StateNeedsAuthorization: "bad",
+	}
+	for _, state := range []wxtoken.State{
+		wxtoken.StateOperator, wxtoken.StateNeedsAuthorization, wxtoken.StateRenewingFailed, wxtoken.StateActive, wxtoken.StateRevoked, "",
+	} {
 		n := t.States[state]
 		if state == "" && n == 0 {
 			continue
 		}
-		tone := map[wxtoken.State]string{wxtoken.StateActive: "ok", wxtoken.StateRenewingFailed: "risk", wxtoken.StateOperator: "bad", wxtoken.StateNeedsAuthorization: "bad"}[state]
-		counts = append(counts, StateCount{string(state), cmp.Or(string(state), unknownState), n, tone})
+		counts = append(counts, StateCount{string(state), cmp.Or(string(state), unknownState), n, tones[state]})
 	}
 	return counts
 }
 
-// tone is the class of a count: none of something is calm.
+// tone is the class of a count: a zero has no colour.
 func tone[N int | int64 | uint64](n N, class string) string {
 	if n == 0 {
 		return "zero"
@@ -43,16 +47,18 @@ func tone[N int | int64 | uint64](n N, class string) string {
 	return class
 }
 
-// Shown is the state as the badge shows it.
-func (r Row) Shown() string { return string(r.State) }
+// BadgeState is the state as the badge shows it.
+func (r Row) BadgeState() string { return string(r.State) }
 
-// Dead reports whether a key in force has no token that lives.
+// Dead reports whether the key should have a valid token and has none.
 func (r Row) Dead() bool { return !r.Valid && r.State != wxtoken.StateRevoked }
 
-// Called is the name of the account, else its appid.
-func (r Row) Called() string { return cmp.Or(printable(r.Name), r.Key.Authorizer, r.Key.Component) }
+// DisplayName is the name of the account, else its appid.
+func (r Row) DisplayName() string {
+	return cmp.Or(printable(r.Name), r.Key.Authorizer, r.Key.Component)
+}
 
-// RefText is the ref for a page.
+// RefText is the ref as it can be shown.
 func (r Row) RefText() string { return printable(r.Ref) }
 
 // Ready is the condition Ready.
@@ -76,7 +82,7 @@ func (a Account) Verdict() string {
 	return verdictBroken
 }
 
-// First and Last are the places of the rows that are shown.
+// First is the place of the first row that is shown.
 func (a Accounts) First() int { return (a.Page-1)*a.Limit + 1 }
 
 // Last is the place of the last row that is shown.
@@ -93,24 +99,24 @@ func (r *Request) Param(name string) string { return r.Query.Get(name) }
 // Param is the code in an address.
 func (e errcodeCount) Param() string { return strconv.Itoa(e.Code) }
 
-// choice is one of a select.
+// choice is an option of a select.
 type choice struct {
 	Param string
 	Text  lang.Text
 }
 
-// withins are the times that are left.
-func withins() (choices []choice) {
+// timesLeft are the choices for the time until a token expires.
+func timesLeft() (choices []choice) {
 	for _, d := range []time.Duration{5 * time.Minute, 20 * time.Minute, time.Hour} {
 		choices = append(choices, choice{strconv.Itoa(int(d.Seconds())), spanText(d)})
 	}
 	return choices
 }
 
-// sorts are the orders of a list.
+// sorts are the choices for the order of a list.
 func sorts() []choice {
 	return []choice{
-		{byWorst, lang.T("worst first", "问题优先")}, {byExpires, lang.T("ends soonest", "最先到期")},
+		{byWorst, lang.T("worst first", "问题优先")}, {byExpires, lang.T("expires soonest", "最先到期")},
 		{bySince, lang.T("changed last", "最近变化")}, {byAppID, lang.T("by appid", "按 appid")},
 	}
 }

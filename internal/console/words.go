@@ -11,7 +11,7 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// stateWords are the contract's states as people say them.
+// stateWords are the contract's states in words.
 var stateWords = map[wxtoken.State]lang.Text{
 	wxtoken.StateActive:             lang.T("active", "正常"),
 	wxtoken.StateRenewingFailed:     lang.T("renewal fails", "续期失败"),
@@ -30,7 +30,7 @@ func stateWord(s string) lang.Text {
 	return lang.Same(printable(s)) // of a later refresher
 }
 
-// stateClass is the class of a badge: a state that this program knows.
+// stateClass is the class of a badge: the state, if this program knows it.
 func stateClass(s string) string {
 	if _, ok := stateWords[wxtoken.State(s)]; ok {
 		return s
@@ -54,20 +54,20 @@ var reasonWords = map[wxtoken.Reason]lang.Text{
 	wxtoken.ReasonTicketLate:          lang.T("no ticket came for 25 minutes", "25 分钟没有收到票据"),
 	wxtoken.ReasonTicketExpired:       lang.T("the last ticket is older than 12 hours", "最近的票据已超过 12 小时"),
 	wxtoken.ReasonBelieved:            lang.T("refusals are believed", "拒绝可信"),
-	wxtoken.ReasonManyAtOnce:          lang.T("so many accounts are refused at once that it is not believed", "同时被拒绝的账号过多，暂不采信"),
-	wxtoken.ReasonOpened:              lang.T("what ingest seals can be opened", "ingest 密封的内容可以打开"),
+	wxtoken.ReasonManyAtOnce:          lang.T("too many accounts are refused at once: the refusals are not believed", "同时被拒绝的账号过多，暂不采信"),
+	wxtoken.ReasonOpened:              lang.T("what ingest sealed can be opened", "ingest 密封的内容可以打开"),
 	wxtoken.ReasonSealKeyUnknown:      lang.T("the refreshers lack the seed of ingest's seal key", "refresher 没有 ingest 所用密封密钥的种子"),
 	wxtoken.ReasonUnhindered:          lang.T("nothing holds renewals back", "没有暂缓"),
 	wxtoken.HeldNATS:                  lang.T("NATS stores nothing", "NATS 无法写入"),
 	wxtoken.HeldRefused:               lang.T("WeChat refuses the component's calls", "微信拒绝第三方平台的调用"),
 	wxtoken.HeldEmptyAnswers:          lang.T("WeChat's answers are empty", "微信返回空应答"),
 	wxtoken.HeldQuota:                 lang.T("the day's quota is gone", "当天的调用额度用完"),
-	wxtoken.HeldDoubted:               lang.T("so many accounts are refused at once that it is not believed", "同时被拒绝的账号过多，暂不采信"),
+	wxtoken.HeldDoubted:               lang.T("too many accounts are refused at once: the refusals are not believed", "同时被拒绝的账号过多，暂不采信"),
 	wxtoken.HeldAway:                  lang.T("WeChat does not answer", "微信没有应答"),
 	wxtoken.HeldTokenRefused:          lang.T("WeChat refused the component's token early", "微信提前拒绝了第三方平台的令牌"),
 	wxtoken.HeldTokenDead:             lang.T("the component's token has expired", "第三方平台的令牌已过期"),
 	wxtoken.HeldListFirst:             lang.T("WeChat's list of accounts is read first", "先读取微信的授权方列表"),
-	wxtoken.HeldMinuteLimit:           lang.T("WeChat takes no more calls in this minute", "微信限制了每分钟的调用"),
+	wxtoken.HeldMinuteLimit:           lang.T("WeChat's limit of calls per minute is reached", "这一分钟的调用次数已到上限"),
 }
 
 // reasonWord returns the words for a reason.
@@ -78,7 +78,7 @@ func reasonWord(r wxtoken.Reason) lang.Text {
 	return lang.Same(printable(string(r))) // of a later refresher
 }
 
-// conditionWords name the aspects of a key.
+// conditionWords name the conditions of a key.
 var conditionWords = map[wxtoken.ConditionType]lang.Text{
 	wxtoken.ConditionReady:            lang.T("Token", "令牌"),
 	wxtoken.ConditionTicketFlowing:    lang.T("Tickets", "验证票据"),
@@ -87,7 +87,7 @@ var conditionWords = map[wxtoken.ConditionType]lang.Text{
 	wxtoken.ConditionRenewing:         lang.T("Renewals", "续期"),
 }
 
-// conditionWord returns the word for an aspect.
+// conditionWord returns the word for a condition.
 func conditionWord(c wxtoken.ConditionType) lang.Text {
 	if word, ok := conditionWords[c]; ok {
 		return word
@@ -98,7 +98,7 @@ func conditionWord(c wxtoken.ConditionType) lang.Text {
 // beijing is the time zone of WeChat's days.
 var beijing = time.FixedZone("UTC+8", 8*60*60)
 
-// clock says an hour: midnight in China, when WeChat counts anew, as that; others in UTC.
+// clock writes a time: midnight in China, when WeChat's quotas begin anew, as such; others in UTC.
 func clock(at, now time.Time) string {
 	switch local := at.In(beijing); {
 	case local.Format("15:04:05") == "00:00:00":
@@ -126,8 +126,8 @@ func heldText(held wxtoken.Condition, now time.Time) lang.Text {
 	return text
 }
 
-// whatToDo says what a person can do about a key that is in trouble; a zero text: nothing. It is
-// what --check and notices say of the same.
+// whatToDo says what a person can do about a key in trouble; a zero text: nothing. --check and notices
+// say the same.
 func whatToDo(s wxtoken.Status) lang.Text {
 	if held, ok := s.Held(); ok {
 		return truth.CauseOf(held.Reason).Do(s.LastError)
@@ -150,7 +150,7 @@ func whatToDo(s wxtoken.Status) lang.Text {
 // maxText bounds a foreign text, in characters.
 const maxText = 200
 
-// printable takes out of a foreign text what a terminal would obey and what turns a line around.
+// printable replaces in a foreign text what could control a terminal or reverse a line.
 func printable(text string) string {
 	runes := []rune(strings.ToValidUTF8(text, "\uFFFD"))
 	if len(runes) > maxText {

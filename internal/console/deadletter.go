@@ -14,10 +14,10 @@ import (
 	"wxtoken/internal/seal"
 )
 
-// Dead is a message on DEAD.
-type Dead struct {
+// DeadLetter is a message on DEAD.
+type DeadLetter struct {
 	Sequence   uint64    `json:"sequence"`
-	At         time.Time `json:"at"`      // when it was put there
+	At         time.Time `json:"at"`      // when it was stored there
 	Subject    string    `json:"subject"` // of the original
 	Component  string    `json:"component,omitempty"`
 	Reason     string    `json:"reason"`
@@ -30,12 +30,15 @@ type Dead struct {
 	searched string
 }
 
-// deadLetter reads a message of DEAD; nothing of its payload.
-func deadLetter(m *jetstream.RawStreamMsg, q *Request) Dead {
-	d := Dead{Sequence: m.Sequence, At: m.Time.UTC(), Reason: m.Header.Get(events.HeaderReason), EventID: m.Header.Get("ce-id"), Bytes: len(m.Data)}
+// deadLetter reads a message of DEAD, without its payload.
+func deadLetter(m *jetstream.RawStreamMsg, q *Request) DeadLetter {
+	d := DeadLetter{
+		Sequence: m.Sequence, At: m.Time.UTC(), Reason: m.Header.Get(events.HeaderReason),
+		EventID: m.Header.Get("ce-id"), Bytes: len(m.Data),
+	}
 	d.Subject, _ = events.OriginalSubject(m.Subject)
 	d.Component = events.ComponentOf(d.Subject)
-	// What can't be read, can't the next time either.
+	// A document that can't be parsed won't be the next time either.
 	d.Replayable = events.IsAuth(d.Subject) && !unreadable(d.Subject)
 	if sealed(m) {
 		d.SealedFor = m.Header.Get(seal.HeaderFor)
@@ -50,12 +53,15 @@ func sealed(m *jetstream.RawStreamMsg) bool {
 	return strings.HasPrefix(string(m.Data[:min(len(m.Data), len(seal.Prefix))]), seal.Prefix)
 }
 
-// deadKinds are what dead letters are of, by their names in JSON.
+// deadKinds name the kinds of dead letters.
 var deadKinds = map[string]lang.Text{
-	"push": lang.T("a push", "推送"), "webhook": lang.T("a webhook's message", "Webhook 消息"), "renewal": lang.T("a renewal", "续期"), "other": lang.T("something else", "其他"),
+	"push":    lang.T("a push", "推送"),
+	"webhook": lang.T("a webhook's message", "Webhook 消息"),
+	"renewal": lang.T("a renewal", "续期"),
+	"other":   lang.T("something else", "其他"),
 }
 
-// deadKind returns what a subject is of.
+// deadKind returns the kind of a dead letter, by its original subject.
 func deadKind(subject string) string {
 	switch first, _, _ := strings.Cut(subject, "."); {
 	case events.IsAuth(subject):
@@ -66,46 +72,48 @@ func deadKind(subject string) string {
 	return "other"
 }
 
-// KindText says what it is of.
-func (d Dead) KindText() lang.Text { return deadKinds[d.Kind] }
+// KindText is the kind in words.
+func (d DeadLetter) KindText() lang.Text { return deadKinds[d.Kind] }
 
-func (d Dead) sequence() uint64 { return d.Sequence }
+func (d DeadLetter) sequence() uint64 { return d.Sequence }
 
-func (d Dead) matches(w wantedPushes) bool {
-	return (w.component == "" || d.Component == w.component) && (w.appid == "" || strings.Contains(d.searched, "."+strings.ToLower(w.appid))) && strings.Contains(d.searched, w.text)
+func (d DeadLetter) matches(w pushFilter) bool {
+	return (w.component == "" || d.Component == w.component) &&
+		(w.appid == "" || strings.Contains(d.searched, "."+strings.ToLower(w.appid))) &&
+		strings.Contains(d.searched, w.text)
 }
 
-// Href is where all of it is shown.
-func (d Dead) Href() string { return "/pushes/dead/" + strconv.FormatUint(d.Sequence, 10) }
+// Href leads to its page.
+func (d DeadLetter) Href() string { return "/pushes/dead/" + strconv.FormatUint(d.Sequence, 10) }
 
-// SubjectText and ReasonText are what can be shown of foreign texts.
-func (d Dead) SubjectText() string { return printable(d.Subject) }
+// SubjectText is the subject as it can be shown.
+func (d DeadLetter) SubjectText() string { return printable(d.Subject) }
 
-// ReasonText says why it lies there.
-func (d Dead) ReasonText() string { return printable(d.Reason) }
+// ReasonText is the reason as it can be shown.
+func (d DeadLetter) ReasonText() string { return printable(d.Reason) }
 
-// EventIDText is the id of the event.
-func (d Dead) EventIDText() string { return printable(d.EventID) }
+// EventIDText is the id of the event as it can be shown.
+func (d DeadLetter) EventIDText() string { return printable(d.EventID) }
 
-// SealedForText is the public key that it is sealed for.
-func (d Dead) SealedForText() string { return printable(d.SealedFor) }
+// SealedForText is the public key that it is sealed for, as it can be shown.
+func (d DeadLetter) SealedForText() string { return printable(d.SealedFor) }
 
-// unreadable reports whether a subject is of a document of WeChat's that can't be read.
+// unreadable reports whether a subject is that of a document that can't be parsed.
 func unreadable(subject string) bool { return strings.HasSuffix(subject, "."+events.KindUnreadable) }
 
 // ToDo says what to do about it.
-func (d Dead) ToDo() lang.Text {
+func (d DeadLetter) ToDo() lang.Text {
 	switch {
 	case unreadable(d.Subject):
-		return unmarkedText(runbook.DeadLetter.See(lang.T("WeChat wrote what can't be read: read it by hand, then discard it", "微信的内容无法解析：人工读出后再丢弃")))
+		return unmarkedText(runbook.DeadLetter.See(lang.T("WeChat sent a document that can't be parsed: read it by hand, then discard it", "微信的内容无法解析：人工查看后再丢弃")))
 	case d.Replayable && d.SealedFor != "":
 		return lang.T("if the seed of its seal key was missing, give it to the refreshers, then replay it", "如果缺少其密封密钥的种子，先提供给 refresher，再重放")
 	case d.Replayable:
-		return lang.T("once its cause is gone, replay it; a code in it is dead after an hour at most, and a replay is of no use then", "排除原因后重放；其中的授权码最长一小时失效，此后重放无用")
+		return lang.T("once its cause is gone, replay it; a code in it expires after an hour at most, and then a replay is of no use", "排除原因后重放；其中的授权码最长一小时失效，此后重放无用")
 	case strings.HasPrefix(d.Subject, "webhook."):
-		return lang.T("the service did not take it for a day: hand it over in another way, or discard it", "业务服务一天之内没有接收：用其他方式转交，或丢弃")
+		return lang.T("the service refused it for a day: hand it over in another way, or discard it", "业务服务一天之内没有接收：用其他方式转交，或丢弃")
 	}
-	return lang.T("it has been replaced since: discard it", "它已被取代：可丢弃")
+	return lang.T("a newer one has replaced it: discard it", "已有更新的取代它：可丢弃")
 }
 
 // deadLetterPage is the page of a message on DEAD.
@@ -119,7 +127,7 @@ func (c *Console) deadLetterPage() Page {
 // DeadDocument is what the page of a message on DEAD shows.
 type DeadDocument struct {
 	Now time.Time `json:"now"`
-	Dead
+	DeadLetter
 	Document Document `json:"document"`
 }
 
@@ -138,8 +146,8 @@ const (
 	hiddenUnknown = "unknown"
 )
 
-// deadDocument shows what may be shown of a payload: of an event that the refreshers act on what it
-// is about, and that there is a ticket or a code, never which.
+// deadDocument returns what may be shown of a payload. Of an authorization event that is what it is
+// about, and that there is a ticket or a code, never its value.
 func deadDocument(m *jetstream.RawStreamMsg, q *Request) Document {
 	none := func(why string) Document { return Document{Hidden: why, Fields: []Field{}} }
 	subject, _ := events.OriginalSubject(m.Subject)
@@ -159,7 +167,9 @@ func deadDocument(m *jetstream.RawStreamMsg, q *Request) Document {
 		if err != nil {
 			return none(hiddenUnknown)
 		}
-		return Document{Fields: []Field{{"key", due.Key.String()}, {"generation", strconv.FormatUint(due.Generation, 10)}, {"reason", due.Reason}}}
+		return Document{Fields: []Field{
+			{"key", due.Key.String()}, {"generation", strconv.FormatUint(due.Generation, 10)}, {"reason", due.Reason},
+		}}
 	}
 	return none(hiddenUnknown)
 }

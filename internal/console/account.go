@@ -28,32 +28,32 @@ func (c *Console) accountPage() Page {
 	}
 }
 
-// Account is what the page of one key shows. Texts are in the language of the request.
+// Account is what the page of one key shows, with texts in the language of the request.
 type Account struct {
 	At time.Time `json:"at"`
 	Row
 	Sentence    string                `json:"sentence"`
 	Profile     []Fact                `json:"profile"`          // what WeChat says of the account
-	Permissions []Granted             `json:"permission_sets"`  // granted ones, by id
-	Record      *events.AccountAnswer `json:"record,omitempty"` // missing where no refresher answers
-	Messages    []MessageCount        `json:"messages"`         // that are kept on MESSAGES
-	Tickets     []Row                 `json:"tickets"`          // kept beside the token
+	Permissions []Granted             `json:"permission_sets"`  // the granted ones, by id
+	Record      *events.AccountAnswer `json:"record,omitempty"` // nil where no refresher answers
+	Messages    []MessageCount        `json:"messages"`         // on MESSAGES
+	Tickets     []Row                 `json:"tickets"`          // those kept beside the token
 }
 
-// Fact is one thing that is known, with its name.
+// Fact is one line of the profile.
 type Fact struct {
 	Name  string `json:"name"` // WeChat's
 	Label string `json:"label"`
 	Value string `json:"value"`
 }
 
-// Granted is a permission set.
+// Granted is a permission set that was granted.
 type Granted struct {
 	ID   int    `json:"id"`
 	Name string `json:"name"`
 }
 
-// MessageCount is how many messages of a kind are kept.
+// MessageCount is how many messages of a kind MESSAGES holds.
 type MessageCount struct {
 	MsgType string `json:"msg_type"`
 	Event   string `json:"event,omitempty"`
@@ -61,13 +61,13 @@ type MessageCount struct {
 }
 
 // Title is the account's name.
-func (a Account) Title() string { return a.Called() }
+func (a Account) Title() string { return a.DisplayName() }
 
 // account makes the page of one key.
 func (c *Console) account(ctx context.Context, q *Request) (Account, error) {
 	key, err := wxtoken.ParseKey(q.PathValue("key"))
 	if err != nil {
-		return Account{}, badRequest(lang.T("want a key, for instance authorizer.<component_appid>.<authorizer_appid>", "请给出键，例如 authorizer.<component_appid>.<authorizer_appid>"))
+		return Account{}, badRequest(lang.T("want a key, for instance authorizer.<component_appid>.<authorizer_appid>", "请给出 key，例如 authorizer.<component_appid>.<authorizer_appid>"))
 	}
 	a := Account{At: q.Now, Profile: []Fact{}, Permissions: []Granted{}, Messages: []MessageCount{}, Tickets: []Row{}}
 	group, ctx := errgroup.WithContext(ctx)
@@ -77,7 +77,7 @@ func (c *Console) account(ctx context.Context, q *Request) (Account, error) {
 	})
 	group.Go(func() error {
 		var record events.AccountAnswer
-		if c.ask(ctx, events.SubjectAccount, events.AccountRequest{Key: key}, &record) == nil { // else the page says so
+		if c.ask(ctx, events.SubjectAccount, events.AccountRequest{Key: key}, &record) == nil { // without an answer the page says so
 			a.Record = &record
 		}
 		return nil
@@ -96,7 +96,7 @@ func (c *Console) account(ctx context.Context, q *Request) (Account, error) {
 		return Account{}, err
 	}
 	if a.TokenSHA256 == "" && a.State == "" && a.Record == nil {
-		return Account{}, &Fault{http.StatusNotFound, lang.T("nothing is known of %s", "没有 %s 的任何记录", key)}
+		return Account{}, &Fault{http.StatusNotFound, lang.T("no record of %s", "没有 %s 的任何记录", key)}
 	}
 	a.Sentence = q.Say(accountSentence(a.Row, q.Now))
 	if s := a.status.Authorizer; s != nil {
@@ -110,12 +110,14 @@ func (c *Console) account(ctx context.Context, q *Request) (Account, error) {
 
 // ticketsOf returns the tickets that are kept beside the token of an account.
 func (c *Console) ticketsOf(ctx context.Context, q *Request, key wxtoken.Key) ([]Row, error) {
-	rows, err := c.rowsOf(ctx, q, []wxtoken.Key{wxtoken.JSAPITicketKey(key.Component, key.Authorizer), wxtoken.WxCardTicketKey(key.Component, key.Authorizer)})
+	rows, err := c.rowsOf(ctx, q, []wxtoken.Key{
+		wxtoken.JSAPITicketKey(key.Component, key.Authorizer), wxtoken.WxCardTicketKey(key.Component, key.Authorizer),
+	})
 	return slices.DeleteFunc(rows, func(r Row) bool { return r.TokenSHA256 == "" && r.State == "" }), err
 }
 
-// messagesOf counts the messages of an account that MESSAGES keeps, by kind, most first; none where
-// NATS does not tell.
+// messagesOf counts the messages of an account on MESSAGES, by kind, most first; none where NATS does
+// not answer.
 func (c *Console) messagesOf(ctx context.Context, key wxtoken.Key) []MessageCount {
 	counts := []MessageCount{}
 	stream, err := c.js.Stream(ctx, events.StreamMessages)
@@ -138,7 +140,7 @@ func (c *Console) messagesOf(ctx context.Context, key wxtoken.Key) []MessageCoun
 	return counts
 }
 
-// accountSentence says how a key is.
+// accountSentence says whether a key can call WeChat, and why.
 func accountSentence(r Row, now time.Time) lang.Text {
 	if account.Derived(r.Key) {
 		return ticketSentence(r, now)
@@ -151,19 +153,19 @@ func accountSentence(r Row, now time.Time) lang.Text {
 	case r.Valid && r.State == wxtoken.StateActive:
 		return lang.T("It can call WeChat. The next renewal is due %s.", "可以调用微信。下次续期在 %s。", apart(r.RenewAt, now))
 	case r.Valid:
-		return lang.T("It can call WeChat until its token ends, %s: %s.", "在令牌到期（%s）之前可以调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r, now))
+		return lang.T("It can call WeChat until its token expires, %s: %s.", "在令牌到期（%s）之前可以调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r, now))
 	case r.TokenSHA256 == "":
-		return lang.T("It can't call WeChat, for it has no token: %s.", "没有令牌，无法调用微信：%s。", readyReason(r, now))
+		return lang.T("It can't call WeChat because it has no token: %s.", "没有令牌，无法调用微信：%s。", readyReason(r, now))
 	}
-	return lang.T("It can't call WeChat since its token ended, %s: %s.", "令牌已在 %s过期，无法调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r, now))
+	return lang.T("It can't call WeChat: its token expired %s: %s.", "令牌已在 %s过期，无法调用微信：%s。", apart(r.ExpiresAt, now), readyReason(r, now))
 }
 
-// ticketSentence says how a ticket is that is got with an account's token.
+// ticketSentence says whether a JS ticket or a card ticket is valid, and why.
 func ticketSentence(r Row, now time.Time) lang.Text {
 	if r.Valid {
-		return lang.T("The ticket is valid, and is looked at again %s.", "票据有效，%s再次检查。", apart(r.RenewAt, now))
+		return lang.T("The %s is valid. It is checked again %s.", "%s 有效，%s再次检查。", r.Key.Kind, apart(r.RenewAt, now))
 	}
-	return lang.T("There is no valid ticket: %s.", "没有有效的票据：%s。", readyReason(r, now))
+	return lang.T("There is no valid %s: %s.", "没有有效的 %s：%s。", r.Key.Kind, readyReason(r, now))
 }
 
 // readyReason says why the token is as it is.
@@ -179,25 +181,27 @@ func readyReason(r Row, now time.Time) lang.Text {
 	return stateWord(string(r.State))
 }
 
-// What WeChat's numbers mean ("api_get_authorizer_info").
+// The meaning of WeChat's numbers (page "api_get_authorizer_info").
 var (
 	serviceTypes = map[int]lang.Text{
-		0: lang.T("subscription account", "订阅号"), 1: lang.T("subscription account, upgraded from an old one", "由历史老账号升级的订阅号"),
+		0: lang.T("subscription account", "订阅号"),
+		1: lang.T("subscription account, upgraded from an old one", "由历史老账号升级的订阅号"),
 		2: lang.T("service account", "服务号"),
 	}
 	programTypes = map[int]lang.Text{
-		0: lang.T("mini program", "小程序"), 2: lang.T("mini program", "小程序"), 4: lang.T("mini game", "小游戏"), 10: lang.T("mini shop", "小商店"),
-		12: lang.T("trial mini program", "试用小程序"),
+		0: lang.T("mini program", "小程序"), 2: lang.T("mini program", "小程序"), 4: lang.T("mini game", "小游戏"),
+		10: lang.T("mini shop", "小商店"), 12: lang.T("trial mini program", "试用小程序"),
 	}
 	verifyTypes = map[int]lang.Text{
 		-1: lang.T("not verified", "未认证"), 0: lang.T("verified by WeChat", "微信认证"),
 	}
 	accountStatuses = map[int]lang.Text{
-		1: lang.T("normal", "正常"), 14: lang.T("deregistered", "已注销"), 16: lang.T("banned", "已封禁"), 18: lang.T("warned", "已告警"), 19: lang.T("frozen", "已冻结"),
+		1: lang.T("normal", "正常"), 14: lang.T("deregistered", "已注销"), 16: lang.T("banned", "已封禁"),
+		18: lang.T("warned", "已告警"), 19: lang.T("frozen", "已冻结"),
 	}
 )
 
-// profileFacts puts WeChat's profile into words: names, not numbers.
+// profileFacts puts WeChat's profile into words.
 func profileFacts(profile map[string]json.RawMessage, q *Request) []Fact {
 	facts := []Fact{}
 	add := func(name string, label lang.Text, value string) {
@@ -228,27 +232,32 @@ func profileFacts(profile map[string]json.RawMessage, q *Request) []Fact {
 		types = programTypes
 	}
 	meant("service_type_info", lang.T("Kind", "类型"), types, lang.T("another kind", "其他类型"))
-	add("principal_name", lang.T("Company", "主体"), quoted(profile["principal_name"]))
+	add("principal_name", lang.T("Company", "主体"), jsonString(profile["principal_name"]))
 	meant("verify_type_info", lang.T("Verification", "认证"), verifyTypes, lang.T("verified in part", "部分认证"))
-	meant("account_status", lang.T("WeChat's view", "账号状态"), accountStatuses, lang.T("another state", "其他状态"))
-	add("alias", lang.T("WeChat ID", "微信号"), quoted(profile["alias"]))
-	add("user_name", lang.T("Original ID", "原始 ID"), quoted(profile["user_name"]))
-	add("signature", lang.T("Description", "简介"), quoted(profile["signature"]))
+	meant("account_status", lang.T("Account status", "账号状态"), accountStatuses, lang.T("another state", "其他状态"))
+	add("alias", lang.T("WeChat ID", "微信号"), jsonString(profile["alias"]))
+	add("user_name", lang.T("Original ID", "原始 ID"), jsonString(profile["user_name"]))
+	add("signature", lang.T("Description", "简介"), jsonString(profile["signature"]))
 	return facts
 }
 
-// pastReasons say why a token was fetched.
-var pastReasons = map[string]lang.Text{
-	events.ReasonScheduled: lang.T("its time had come", "到期续期"), events.ReasonSwept: lang.T("found overdue", "巡检发现逾期"),
-	events.ReasonRefused: lang.T("WeChat refused the one before", "微信拒绝了上一个令牌"), events.ReasonTicket: lang.T("a ticket came", "收到验证票据"),
-	events.ReasonListed: lang.T("WeChat's list told of it", "来自微信的授权方列表"), events.ReasonOverlap: lang.T("two calls had overlapped", "两次调用重叠"),
-	events.ReasonAsked: lang.T("an operator asked", "运维要求"), events.ReasonDerived: lang.T("the ticket is kept", "保存票据"),
-	events.ReasonImported: lang.T("moved in from another keeper", "从其他系统迁入"), account.ReasonAuthorized: lang.T("the merchant authorized", "商家授权"),
+// renewalReasons say why a token was fetched.
+var renewalReasons = map[string]lang.Text{
+	events.ReasonScheduled:   lang.T("renewal was due", "到期续期"),
+	events.ReasonSwept:       lang.T("found overdue", "巡检发现逾期"),
+	events.ReasonRefused:     lang.T("WeChat refused the one before", "微信拒绝了上一个令牌"),
+	events.ReasonTicket:      lang.T("a ticket came", "收到验证票据"),
+	events.ReasonListed:      lang.T("found on WeChat's list", "来自微信的授权方列表"),
+	events.ReasonOverlap:     lang.T("two calls had overlapped", "两次调用重叠"),
+	events.ReasonAsked:       lang.T("an operator asked", "运维人员要求"),
+	events.ReasonDerived:     lang.T("the ticket is kept beside the token", "随令牌一起保管"),
+	events.ReasonImported:    lang.T("moved in from another keeper", "从其他系统迁入"),
+	account.ReasonAuthorized: lang.T("the merchant authorized", "商家授权"),
 }
 
-// pastReason returns the words for a reason.
-func pastReason(reason string) lang.Text {
-	if text, ok := pastReasons[reason]; ok {
+// renewalReason returns the words for a reason.
+func renewalReason(reason string) lang.Text {
+	if text, ok := renewalReasons[reason]; ok {
 		return text
 	}
 	return lang.Same(printable(reason))
