@@ -12,7 +12,7 @@ import (
 	"wxtoken/internal/preflight"
 )
 
-// target is what --check and /check look at.
+// target says what --check and /check check.
 func (s *config) target(nc *nats.Conn) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleGateway, WechatURL: s.WechatAPIURL, Language: s.Language(),
@@ -20,7 +20,7 @@ func (s *config) target(nc *nats.Conn) preflight.Target {
 	}
 }
 
-// check is --check.
+// check runs --check.
 func check(ctx context.Context, cfg *config, out io.Writer) error {
 	nc, err := cfg.Connect(events.RoleGateway, zerolog.Nop())
 	if err != nil {

@@ -1,5 +1,4 @@
-// Command gateway is the door to wxtoken for programs that speak HTTP: WeChat's own calls, with the
-// token put in, and /v1.
+// Command gateway serves programs that speak HTTP: it relays calls to WeChat with the current token, and has /v1.
 package main
 
 import (
@@ -26,7 +25,7 @@ func main() {
 
 func run(ctx context.Context, cfg *config) (err error) {
 	if cfg.MakeTokenKey || cfg.MakeKey != "" {
-		return cfg.make(os.Stdout)
+		return cfg.printKeys(os.Stdout)
 	}
 	log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {

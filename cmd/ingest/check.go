@@ -12,7 +12,7 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// target is what --check and /check look at.
+// target says what --check and /check check.
 func (s *config) target(nc *nats.Conn, components func() []string) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleIngest, Streams: []string{events.StreamAuth}, Language: s.Language(),
@@ -26,7 +26,7 @@ func (s *config) target(nc *nats.Conn, components func() []string) preflight.Tar
 	}
 }
 
-// check is --check.
+// check runs --check.
 func check(ctx context.Context, cfg *config, out io.Writer) error {
 	nc, err := cfg.Connect(events.RoleIngest, zerolog.Nop())
 	if err != nil {

@@ -20,9 +20,8 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// gcPercent lets the heap grow to five times what is in use, some 20 MB: with the default of twice,
-// at the thousands of pushes a second for which it matters, the collector begins anew every few
-// hundred pushes and takes a tenth of the time.
+// gcPercent lets the heap grow to five times what is in use, some 20 MB. With the default of twice, at thousands of
+// pushes a second, the collector would start every few hundred pushes and take a tenth of the time.
 const gcPercent = 400
 
 func main() {
@@ -48,7 +47,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer nc.Close() // by then every push is acked
+	defer nc.Close() // all pushes are acked by then
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
@@ -85,12 +84,12 @@ func run(ctx context.Context, cfg *config) (err error) {
 	defer stop()
 	group.Go(func() error { return components.Run(ctx) })
 	group.Go(func() error { return canary.Run(ctx) })
-	// What became of the last pushes is written down too.
-	written, end := context.WithCancel(context.WithoutCancel(ctx))
-	group.Go(func() error { return counter.Run(written) })
-	group.Go(func() error { return in.Run(written) })
+	// These end after the server, so that the last pushes are counted and recorded too.
+	recording, endRecording := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return counter.Run(recording) })
+	group.Go(func() error { return in.Run(recording) })
 	group.Go(func() error {
-		defer end()
+		defer endRecording()
 		return pushes.Run(serving)
 	})
 	group.Go(func() error { return watch.Run(serving) })

@@ -12,7 +12,7 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// target is what --check and /check look at.
+// target says what --check and /check check.
 func (s *config) target(nc *nats.Conn, components func() []settings.Component) preflight.Target {
 	return preflight.Target{
 		NATS: nc, NATSURL: s.Redacted(), Role: events.RoleRefresher, Streams: events.StreamNames(), Setup: s.Setup(),
@@ -32,7 +32,7 @@ func (s *config) probes(nc *nats.Conn) []preflight.Probe {
 	return all
 }
 
-// check is --check.
+// check runs --check.
 func check(ctx context.Context, cfg *config, out io.Writer) error {
 	nc, err := cfg.Connect(events.RoleRefresher, zerolog.Nop())
 	if err != nil {

@@ -1,4 +1,4 @@
-// Command refresher keeps every token fresh.
+// Command refresher renews all tokens.
 package main
 
 import (
@@ -62,7 +62,7 @@ func run(ctx context.Context, cfg *config) (err error) {
 	}
 	defer nc.Close()
 	if cfg.Import != "" || cfg.Export != "" {
-		return move(ctx, cfg, nc, log)
+		return transferAuthorizations(ctx, cfg, nc, log)
 	}
 	defer func() { logger.End(ctx, log, err) }()
 	health, metrics := &serve.Health{}, serve.NewMetrics()

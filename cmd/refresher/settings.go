@@ -15,10 +15,10 @@ import (
 // program is this executable.
 var program = settings.Program{
 	Name:        "refresher",
-	Description: "Keeps every token fresh: takes tickets and codes from NATS, renews on scheduled messages, and is the only process that asks WeChat for tokens.",
+	Description: "Keeps all tokens fresh: takes tickets and codes from NATS, renews on scheduled messages, and is the only process that asks WeChat for tokens.",
 }
 
-// config is all that an operator can set.
+// config holds all settings.
 type config struct {
 	refresher.Config
 	natsconn.Settings
@@ -26,7 +26,7 @@ type config struct {
 	settings.AppsecretSettings
 	settings.SeedSettings
 	TransferSettings
-	Console   bool             `name:"console" group:"Operator's page" default:"true" help:"Serve the operator's page. On unless --console=false: it takes half a kilobyte of memory for each account, and where there are very many, one refresher is enough to serve it."`
+	Console   bool             `name:"console" group:"Operator's page" default:"true" help:"Serve the operator's page. It takes half a kilobyte of memory per account; with very many accounts, let one refresher serve it and set --console=false for the others."`
 	Notify    notify.Config    `embed:""`
 	Login     login.Config     `embed:""`
 	Preflight preflight.Config `embed:""`
@@ -39,7 +39,7 @@ type config struct {
 // Validate reads the components and the seeds, and returns what is wrong with them.
 func (s *config) Validate() (err error) {
 	if s.MakeSealKey != "" || s.Login.MakeConsoleUser != "" {
-		return nil // that needs nothing else
+		return nil // no other setting is needed
 	}
 	s.components, err = settings.LoadComponents(s.ComponentSettings, &s.AppsecretSettings, nil)
 	var sealErr error

@@ -18,32 +18,32 @@ import (
 	"wxtoken/internal/transfer"
 )
 
-// TransferSettings choose a job to be done in place of refreshing.
+// TransferSettings choose an import or export, instead of running as a refresher.
 type TransferSettings struct {
-	Import      string `group:"Moving" placeholder:"file" help:"Take over authorizations from a file of JSON Lines (- for standard input), and end. Only says what it would do, without --import-apply."`
-	ImportApply bool   `group:"Moving" help:"Do it."`
-	Export      string `group:"Moving" placeholder:"file" help:"Write all authorizations to a new file of JSON Lines, and end. It holds the refresh tokens: the keys to all accounts."`
+	Import      string `group:"Moving" placeholder:"file" help:"Import authorizations from a JSON Lines file (- for standard input), and exit. Without --import-apply it only reports what it would do."`
+	ImportApply bool   `group:"Moving" help:"Write what --import reads."`
+	Export      string `group:"Moving" placeholder:"file" help:"Export all authorizations to a new JSON Lines file, and exit. The file holds the refresh tokens: the keys to all accounts."`
 }
 
 // Validate returns what is wrong with the settings.
 func (t TransferSettings) Validate() error {
 	switch {
 	case t.Import != "" && t.Export != "":
-		return settings.Fault("import", "--export is set as well: do one after the other")
+		return settings.Fault("import", "--export is set as well: run one after the other")
 	case t.ImportApply && t.Import == "":
 		return settings.Fault("import-apply", "nothing to apply: set --import")
 	}
 	return nil
 }
 
-// transferTime bounds how long NATS is waited for.
-const transferTime = 10 * time.Second
+// connectTimeout bounds the wait for NATS.
+const connectTimeout = 10 * time.Second
 
-// move imports or exports.
-func move(ctx context.Context, cfg *config, nc *nats.Conn, log zerolog.Logger) error {
-	for deadline := time.Now().Add(transferTime); !nc.IsConnected(); {
+// transferAuthorizations imports or exports.
+func transferAuthorizations(ctx context.Context, cfg *config, nc *nats.Conn, log zerolog.Logger) error {
+	for deadline := time.Now().Add(connectTimeout); !nc.IsConnected(); {
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return errors.New("NATS is not there: --nats-url says where it is looked for")
+			return errors.New("no connection to NATS (--nats-url sets its address)")
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -56,7 +56,7 @@ func move(ctx context.Context, cfg *config, nc *nats.Conn, log zerolog.Logger) e
 	case errors.Is(err, store.ErrSealed):
 		return err
 	case err != nil:
-		return fmt.Errorf("%w: a refresher makes the streams when it first starts", err)
+		return fmt.Errorf("%w (a refresher makes the streams at its first start)", err)
 	}
 	if cfg.Export != "" {
 		return export(ctx, cfg.Export, s, log)
@@ -86,6 +86,6 @@ func export(ctx context.Context, name string, s *store.Store, log zerolog.Logger
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}
-	log.Info().Int("authorizations", n).Str("file", name).Msg("exported")
+	log.Info().Int("authorizations", n).Str("file", name).Msg("authorizations exported")
 	return nil
 }

@@ -150,7 +150,7 @@ func TestCheck(t *testing.T) {
 	ops := running.find(t, `"server":"ops","addr":"([^"]+)"`)
 	eventually(t, "the status of the component", func() error {
 		code, out = checks(t, "refresher", urlOf(srv, "refresher"), first...)
-		if code != 1 || !says(out, "FAIL", "tickets "+wechatsim.DemoAppID, "none came yet", "授权事件接收URL.*runbook: No ticket arrives") {
+		if code != 1 || !says(out, "FAIL", "tickets "+wechatsim.DemoAppID, "none received yet", "授权事件接收URL.*runbook: No ticket arrives") {
 			time.Sleep(pause)
 			return errors.New(out)
 		}
@@ -262,7 +262,7 @@ func TestCheck(t *testing.T) {
 		{"clock an hour off", "refresher", "refresher", []string{"--wechat-api-url=" + late(-time.Hour)}, nil, nil,
 			1, "FAIL", "clock, to WeChat", `(59m|1h).* behind: tokens are renewed too late or too early`, "set this machine's clock"},
 		{"callback is nowhere", "refresher", "refresher", []string{"--public-url=http://127.0.0.1:1"}, nil, nil,
-			1, "FAIL", "callback " + component, ".*does not answer.*refused", "start ingest and the proxy before it"},
+			1, "FAIL", "callback " + component, ".*does not answer.*refused", "start ingest and the proxy in front of it"},
 		{"callback redirects", "refresher", "refresher", []string{"--public-url=" + serve(func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://example.com"+r.URL.Path, http.StatusMovedPermanently)
 		})}, nil, nil,
@@ -282,9 +282,9 @@ func TestCheck(t *testing.T) {
 		{"a canary that may not be stored", "refresher", "poor", nil, nil, nil,
 			1, "FAIL", "canary refresher", "publish credential.proof to KV_tokens: ", "runbook: A full disk under NATS"},
 		{"a right in part", "ingest", "narrow", nil, nil, nil,
-			0, "warn", "nats rights", `.*only in part publish wechat\.reply\.>`, "nothing, if that is meant"},
+			0, "warn", "nats rights", `.*only in part publish wechat\.reply\.>`, "nothing, if that is intended"},
 		{"a user who may not ask", "refresher", "mute", nil, nil, nil,
-			0, "warn", "nats rights", "the server does not say", `publish \$SYS\.REQ\.USER\.INFO`},
+			0, "warn", "nats rights", "the server does not tell", `publish \$SYS\.REQ\.USER\.INFO`},
 		{"ingest's user for a refresher", "refresher", "ingest", nil, nil, nil,
 			1, "FAIL", "nats rights", `user "ingest" may not subscribe _INBOX_refresher\.>`, `the user of another program\? Give refresher its own, in --nats-url \(WXTOKEN_NATS_URL\)`},
 		{"a refresher's user for ingest", "ingest", "refresher", nil, nil, nil,
@@ -309,7 +309,7 @@ func TestCheck(t *testing.T) {
 		{"a store larger than the disk", "refresher", "refresher", []string{"--nats-monitor-url=http://" + careless.MonitorAddr().String()}, nil, nil,
 			1, "FAIL", "nats max_file_store", ".* and the disk under .* has", "max_file_store below the size of the disk.*runbook: A full disk under NATS"},
 		{"no monitoring", "refresher", "refresher", []string{"--nats-monitor-url="}, nil, nil,
-			0, "skip", "nats sync_interval", `not visible without --nats-monitor-url`, ""},
+			0, "skip", "nats sync_interval", `not checked without --nats-monitor-url`, ""},
 		{"a monitoring address of something else", "refresher", "refresher", []string{"--nats-monitor-url=" + public}, nil, nil,
 			1, "FAIL", "nats sync_interval", ".*status 404", "--nats-monitor-url"},
 		{"an account without permissions", "refresher", "refresher", nil,
@@ -390,12 +390,12 @@ func TestCheckAsksInItsLanguage(t *testing.T) {
 	t.Cleanup(door.Close)
 	for language, want := range map[lang.Language]string{lang.English: "no fault", lang.Chinese: "没有错误"} {
 		var out bytes.Buffer
-		if err := ask(t.Context(), door.Listener.Addr().String(), &out, language); err != nil || !strings.Contains(out.String(), want) {
+		if err := askRunning(t.Context(), door.Listener.Addr().String(), &out, language); err != nil || !strings.Contains(out.String(), want) {
 			t.Errorf("%s: %v, %s", language, err, out.String())
 		}
 	}
 	door.Close()
-	err = ask(t.Context(), door.Listener.Addr().String(), io.Discard, lang.Chinese)
+	err = askRunning(t.Context(), door.Listener.Addr().String(), io.Discard, lang.Chinese)
 	if err == nil || !strings.Contains(err.Error(), "--data-dir 正在使用") {
 		t.Errorf("no process to ask: %v", err)
 	}

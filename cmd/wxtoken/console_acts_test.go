@@ -144,7 +144,7 @@ func TestConsoleActs(t *testing.T) {
 	for _, row := range []struct{ action, want string }{
 		{"/act/renew?key=" + key, "The token is being renewed|Not renewed: the token is younger|It was renewed just now"},
 		{"/act/reconcile?key=" + key, "WeChat says the same|Not done: "}, // the platform is busy now and then
-		{"/act/link?key=" + key + "&expires_in=86400&ref=tenant-17", `(?s)The link is made.*value="http://[^"]+/connect/[A-Z0-9]+".*<svg class="qr"`},
+		{"/act/link?key=" + key + "&expires_in=86400&ref=tenant-17", `(?s)The link is ready.*value="http://[^"]+/connect/[A-Z0-9]+".*<svg class="qr"`},
 		{"/act/link?key=" + key + "&expires_in=1", "Not done: expires_in"},
 		{"/act/clear_quota?key=" + own + "&confirm=wxother", "Not done: confirm"},
 		{"/act/dead?sequence=7&do=replay", "Not done: no message 7 is on DEAD"},

@@ -1,5 +1,5 @@
-// Command wxtoken is all in one process: a NATS server that keeps its data in a directory, ingest,
-// refresher and console. With --sim it also runs a fake WeChat platform.
+// Command wxtoken runs everything in one process: a NATS server that stores its data in a directory, ingest, refresher
+// and console, and a gateway if that is set. With --sim it also runs a fake WeChat platform.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 
 func main() {
 	var cfg config
-	p := choose(os.Args[1:])
+	p := chooseProgram(os.Args[1:])
 	os.Exit(p.Main(&cfg, func(ctx context.Context) (err error) {
 		if cfg.Notify.NotifyTest {
 			return notify.Test(ctx, cfg.Notify, time.Now, nil, os.Stdout, cfg.Language())
@@ -31,7 +31,7 @@ func main() {
 		if err != nil {
 			return err
 		}
-		if err := p.LogSettings(subdued(log, cfg.Sim), &cfg); err != nil {
+		if err := p.LogSettings(quietLog(log, cfg.Sim), &cfg); err != nil {
 			return err
 		}
 		defer func() { logger.End(ctx, log, err) }()

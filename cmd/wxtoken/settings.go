@@ -22,19 +22,19 @@ import (
 // program is this executable.
 var program = settings.Program{
 	Name:        "wxtoken",
-	Description: "All in one process: NATS, ingest, refresher and console. With --sim also a fake WeChat platform, to see it all at work without an account.",
+	Description: "Everything in one process: NATS, ingest, refresher and console. With --sim also a fake WeChat platform, to see it work without an account.",
 }
 
-// simulated is the same with --sim: nothing is open to other machines, and what is missed is found
-// within the seconds that a token lives.
+// simulated is the program with the defaults of --sim: other machines can't reach it, and the sweep finds missed
+// renewals within the seconds that a token lives.
 var simulated = settings.Program{
 	Name: program.Name, Description: program.Description,
 	Defaults: map[string]string{"http-addr": "127.0.0.1:8080", "sweep-every": "2s", "gateway-addr": "127.0.0.1:8092"},
 }
 
-// choose returns the program with the defaults that args and the environment ask for. What is wrong
-// with them is for Main to say.
-func choose(args []string) settings.Program {
+// chooseProgram returns the program with the defaults for args and the environment. Main reports what is wrong with
+// them.
+func chooseProgram(args []string) settings.Program {
 	var cfg config
 	_ = program.Parse(&cfg, args)
 	if cfg.Sim {
@@ -43,17 +43,17 @@ func choose(args []string) settings.Program {
 	return program
 }
 
-// config is all that an operator can set.
+// config holds all settings.
 type config struct {
 	NatsURL string `name:"nats-url" group:"NATS" default:"nats://127.0.0.1:4222" help:"Address on which the NATS server of this process listens for services and the nats command."`
-	DataDir string `group:"NATS" default:"./wxtoken-data" help:"Directory of all that is kept. One process at a time can use it."`
+	DataDir string `group:"NATS" default:"./wxtoken-data" help:"Directory of all data. One process at a time can use it."`
 
 	ingest.Config
 	Refresher refresher.Config `embed:"" group:"Renewals"`
 	settings.ComponentSettings
 	settings.AppsecretSettings
 	settings.PushSettings
-	GatewayAddr string         `name:"gateway-addr" group:"Gateway" placeholder:"host:port" help:"Address of the gateway, for programs that speak HTTP; port 0 takes any free one. Without it there is none, but with --sim, where it is 127.0.0.1:8092."`
+	GatewayAddr string         `name:"gateway-addr" group:"Gateway" placeholder:"host:port" help:"Address of the gateway, for programs that speak HTTP; port 0 takes any free one. Without it there is no gateway; with --sim the default is 127.0.0.1:8092."`
 	Gateway     gateway.Config `embed:"" group:"Gateway"`
 	Redis       redis.Config   `embed:""`
 	Notify      notify.Config  `embed:""`
@@ -64,14 +64,14 @@ type config struct {
 	components []settings.Component
 }
 
-// SimSettings sets up the fake platform.
+// SimSettings set up the fake platform.
 type SimSettings struct {
-	Sim            bool          `group:"Simulation" help:"Run a fake WeChat platform too, and act for its one component: no other setting is needed. NOT FOR PRODUCTION."`
+	Sim            bool          `group:"Simulation" help:"Also run a fake WeChat platform, and serve its component: no other setting is needed. NOT FOR PRODUCTION."`
 	SimAddr        string        `group:"Simulation" default:"127.0.0.1:8090" help:"Address of the fake platform's API."`
-	SimControlAddr string        `group:"Simulation" default:"127.0.0.1:8091" help:"Address of its control door: authorize, cancel, fail and more."`
-	SimLife        time.Duration `group:"Simulation" default:"20s" help:"Life of its access tokens, in whole seconds, 10s or more."`
+	SimControlAddr string        `group:"Simulation" default:"127.0.0.1:8091" help:"Address of its control API: authorize, cancel, fail and more."`
+	SimLife        time.Duration `group:"Simulation" default:"20s" help:"Life of its access tokens: whole seconds, 10s or more."`
 	SimAuthorizers int           `group:"Simulation" default:"3" help:"Accounts that authorize by themselves after the first ticket."`
-	SimTroubles    string        `group:"Simulation" default:"on" enum:"on,off" help:"on: two more accounts meet troubles that come and go, for the page to show."`
+	SimTroubles    string        `group:"Simulation" default:"on" enum:"on,off" help:"on: two more accounts have troubles that come and go, for the page to show."`
 }
 
 // Validate returns all that is wrong with the settings, joined.
@@ -96,10 +96,10 @@ func (s SimSettings) Validate() error {
 	return errors.Join(faults...)
 }
 
-// demoPage is what the pages of authorization links tell about the fake platform's component.
+// demoPage is what the pages of authorization links say about the fake platform's component.
 var demoPage = settings.Page{
 	Name: "演示云店", NameEN: "Demo Cloud Shop", Contact: "客服微信 demo-shop", ContactEN: "support@shop.example", Color: "#0f6bd7",
-	CategoryIDs: []int{1, 2, 18}, // those that its accounts grant
+	CategoryIDs: []int{1, 2, 18}, // the ones that its accounts grant
 	Logo: `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 44 44"><rect width="44" height="44" rx="10" fill="#0f6bd7"/>` +
 		`<path d="M13 19v13h18V19M10 19l3-8h18l3 8a4 4 0 0 1-8 0 4 4 0 0 1-8 0 4 4 0 0 1-8 0z" fill="none" stroke="#fff" stroke-width="2.5" stroke-linejoin="round"/></svg>`,
 	LogoType: "image/svg+xml",
@@ -112,24 +112,24 @@ func (s *config) nats() natsconn.Settings { return natsconn.Settings{NatsURL: s.
 // With --sim the component is the fake platform's own.
 func (s *config) Validate() error {
 	if s.Login.MakeConsoleUser != "" {
-		return nil // that needs nothing else
+		return nil // no other setting is needed
 	}
 	faults := []error{s.nats().Validate()}
 	if faults[0] == nil {
 		_, err := s.nats().ListenAddr()
 		faults = append(faults, err)
 		if u, urlErr := url.Parse(s.NatsURL); err == nil && urlErr == nil && (u.User != nil || u.Scheme != "nats") {
-			faults = append(faults, settings.Fault("nats-url", "want nats://host:port alone: the server in this process knows no users and no TLS"))
+			faults = append(faults, settings.Fault("nats-url", "want nats://host:port only: the server in this process has no users and no TLS"))
 		}
 	}
 	if s.GatewayAddr == "" && !s.Redis.RedisURL.IsZero() {
-		faults = append(faults, settings.Fault("redis-url", "the gateway fills it: want --gateway-addr as well"))
+		faults = append(faults, settings.Fault("redis-url", "want --gateway-addr as well: the gateway writes to Redis"))
 	}
 	if s.DataDir == "" {
 		faults = append(faults, settings.Fault("data-dir", "empty: want a directory, for instance ./wxtoken-data"))
 	}
 	if s.Refresher.Replicas == 3 {
-		faults = append(faults, settings.Fault("replicas", "3: want 1, the server in this process is alone; a cluster takes the separate ingest and refresher"))
+		faults = append(faults, settings.Fault("replicas", "3: want 1, for this process has a single NATS server (for a cluster run ingest and refresher)"))
 	}
 	if s.Sim {
 		s.ComponentsDir, s.ComponentAppid = "", wechatsim.DemoAppID
@@ -145,13 +145,13 @@ func (s *config) Validate() error {
 	return errors.Join(append(faults, err)...)
 }
 
-// meet tells the refresher where the fake platform and ingest listen: calls and pages go to the
-// one, and links lead to the other, unless the settings say something else.
-func (s *config) meet(platform, pushes string) {
+// setSimAddrs points the refresher to the fake platform, for calls and pages, and to ingest, for links, unless the
+// settings say otherwise.
+func (s *config) setSimAddrs(platform, pushes string) {
 	s.Refresher.WechatAPIURL = "http://" + platform
 	s.Refresher.WechatPageURL = cmp.Or(s.Refresher.WechatPageURL, s.Refresher.WechatAPIURL)
 	if host, port, err := net.SplitHostPort(pushes); err == nil && net.ParseIP(host).IsUnspecified() {
-		// Of all its addresses the one at which a browser on this machine finds it.
+		// It listens on all addresses: a browser on this machine reaches it at this one.
 		pushes = net.JoinHostPort("127.0.0.1", port)
 	}
 	s.Refresher.PublicURL = cmp.Or(s.Refresher.PublicURL, "http://"+pushes)

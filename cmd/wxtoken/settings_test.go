@@ -27,7 +27,7 @@ func TestSettingsOfTheSimulation(t *testing.T) {
 			if err := simulated.Parse(&cfg, append([]string{"--sim"}, row.args...)); err != nil {
 				t.Fatal(err)
 			}
-			cfg.meet(cfg.SimAddr, row.pushes)
+			cfg.setSimAddrs(cfg.SimAddr, row.pushes)
 			if cfg.Refresher.PublicURL != row.public || cfg.Refresher.WechatPageURL != row.page || cfg.Refresher.WechatAPIURL != "http://127.0.0.1:8090" {
 				t.Errorf("public %s, page %s, API %s", cfg.Refresher.PublicURL, cfg.Refresher.WechatPageURL, cfg.Refresher.WechatAPIURL)
 			}

@@ -7,17 +7,15 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// The accounts that troubles are of. They authorize when the first trouble comes; the accounts of
-// --sim-authorizers are left in peace.
+// The accounts that have troubles. They authorize before the first one; the accounts of --sim-authorizers have none.
 const (
 	troubledShop = "wxb000000000000001"
 	fickleShop   = "wxb000000000000002"
 )
 
-// troubles has accounts of the fake platform meet one trouble after the other, so that a person who
-// looks at the page sees them come and go. It begins after two lives of a token, and anew when all
-// are over.
-func (s *simulation) troubles(ctx context.Context) error {
+// runTroubles causes one trouble after another for accounts of the fake platform, so that a person who watches the page
+// sees them come and go. It begins after two lives of a token, and starts again when all are over.
+func (s *simulation) runTroubles(ctx context.Context) error {
 	p, life := s.platform, s.life
 	fail := func(f wechatsim.Fault) func() error {
 		f.API, f.Authorizer, f.For = "api_authorizer_token", troubledShop, 3*life
@@ -33,7 +31,7 @@ func (s *simulation) troubles(ctx context.Context) error {
 			{pause, func() error { return p.Authorize("", troubledShop) }},
 			{0, func() error { return p.Authorize("", fickleShop) }},
 			{life, visit},
-			// Renewals fail, the token dies, and all is well again.
+			// Renewals fail, the token expires, and all is well again.
 			{life, fail(wechatsim.Fault{Mode: wechatsim.FaultBusy})},
 			{3 * life, visit},
 			{2 * life, func() error { return p.Cancel("", fickleShop) }},
@@ -46,7 +44,7 @@ func (s *simulation) troubles(ctx context.Context) error {
 				return nil
 			case <-time.After(step.wait):
 			}
-			_ = step.do() // the account may be as it is to be: a person plays, too
+			_ = step.do() // it fails if a person has already changed the account
 		}
 	}
 }

@@ -16,11 +16,11 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// TestWalls: with --sim a client without a name is the user service of nats-server.conf, who reads
+// TestNATSUsers: with --sim a client without a name is the user service of nats-server.conf, who reads
 // what the refresher stored, and is refused what production refuses.
-func TestWalls(t *testing.T) {
+func TestNATSUsers(t *testing.T) {
 	t.Parallel()
-	w := newWalls()
+	w := newNATSUsers()
 	srv, err := natsd.Start(t.Context(), natsd.Config{StoreDir: t.TempDir(), Addr: "127.0.0.1:0", Conf: w.conf()})
 	if err != nil {
 		t.Fatal(err)
@@ -82,21 +82,21 @@ func TestWalls(t *testing.T) {
 	}
 }
 
-// The data of a server with walls is not found by one without, and the other way round: it is said
-// instead.
-func TestWallsFit(t *testing.T) {
+// TestDataDirOfOtherAccount: a server with users would not find the data of one without, and the other way round. It refuses the
+// directory instead.
+func TestDataDirOfOtherAccount(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		account string
-		walls   walls
+		users   natsUsers
 		fits    bool
-	}{{"KEEPER", newWalls(), true}, {"$G", newWalls(), false}, {"$G", nil, true}, {"KEEPER", nil, false}, {"", nil, true}, {"", newWalls(), true}} {
+	}{{"KEEPER", newNATSUsers(), true}, {"$G", newNATSUsers(), false}, {"$G", nil, true}, {"KEEPER", nil, false}, {"", nil, true}, {"", newNATSUsers(), true}} {
 		dir := t.TempDir()
 		if err := os.MkdirAll(filepath.Join(dir, "jetstream", row.account), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := row.walls.fits(dir); (err == nil) != row.fits {
-			t.Errorf("data in %q, walls %t: %v", row.account, row.walls != nil, err)
+		if err := row.users.checkDataDir(dir); (err == nil) != row.fits {
+			t.Errorf("data in %q, users %t: %v", row.account, row.users != nil, err)
 		}
 	}
 }
