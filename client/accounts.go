@@ -17,16 +17,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// errNoAccounts says that the client was not told to follow accounts.
-var errNoAccounts = errors.New("this client does not follow accounts: set Config.Accounts")
+// errNoAccounts is returned where Config.Accounts is not set.
+var errNoAccounts = errors.New("no accounts in this client (set Config.Accounts)")
 
 // Find returns the keys of the accounts that have a ref, your own id for them ([Authorizer.Ref]),
-// in order. It reads memory, and needs Config.Accounts. An account stays where it is after a
-// cancellation: State tells.
+// in ascending order. It reads memory, and needs Config.Accounts. A cancelled account is still
+// found; its State tells.
 func (c *Client) Find(ref string) ([]Key, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if err := c.followsAccounts(); err != nil {
+	if err := c.checkAccounts(); err != nil {
 		return nil, err
 	}
 	found := []Key{}
@@ -37,8 +37,8 @@ func (c *Client) Find(ref string) ([]Key, error) {
 	return found, nil
 }
 
-// Ref returns your own id for an account ([Authorizer.Ref]), "" if it has none or is not known. It
-// reads memory, and needs Config.Accounts.
+// Ref returns your own id for an account ([Authorizer.Ref]), "" if it has none or the account is
+// unknown. It reads memory, and needs Config.Accounts.
 func (c *Client) Ref(key Key) string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -48,13 +48,13 @@ func (c *Client) Ref(key Key) string {
 	return c.accounts.byKey[key].ref
 }
 
-// Account returns what is known of a key beside its token, as Status does, but from memory. It
-// needs Config.Accounts. Its error is ErrNoStatus for a key that nothing is known about. Don't
-// change what the Status points to: it is shared.
+// Account returns what is known about a key besides its token, as Status does, but from memory. It
+// needs Config.Accounts. It returns ErrNoStatus for a key without a status. Don't change what the
+// Status points to: it is shared.
 func (c *Client) Account(key Key) (Status, error) {
 	c.mu.RLock()
 	var a *account
-	err := c.followsAccounts()
+	err := c.checkAccounts()
 	if err == nil {
 		a = c.accounts.byKey[key]
 	}
@@ -63,46 +63,47 @@ func (c *Client) Account(key Key) (Status, error) {
 		return Status{}, err
 	}
 	if a == nil {
-		return Status{}, fmt.Errorf("%s: %w: check the appids, and whether the account was ever connected", key, ErrNoStatus)
+		return Status{}, fmt.Errorf("%s: %w (check the appids, and whether the account was ever connected)", key, ErrNoStatus)
 	}
 	return c.current(a.status()), nil
 }
 
-// Accounts yields what is known of every key, in the order of the keys, from memory: what it knew
-// when the loop began. It needs Config.Accounts and yields nothing without. Don't change what a
-// Status points to: it is shared.
+// Accounts yields the status of every key, in the order of the keys, from memory. It yields what
+// was known when the loop began. It needs Config.Accounts and yields nothing without. Don't change
+// what a Status points to: it is shared.
 func (c *Client) Accounts() iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		all := c.all(func(*account) bool { return true })
-		// Not with the lock held: there may be a million.
+		// Sorted without the lock: there may be a million.
 		slices.SortFunc(all, func(a, b *account) int { return compareKeys(a.key, b.key) })
 		for _, a := range all {
-			if !yield(c.current(a.read())) {
+			if !yield(c.current(a.parse())) {
 				return
 			}
 		}
 	}
 }
 
-// AccountsAfter yields what Accounts does, from the first key after another on: page by page,
-// without reading those before. The zero Key comes before all.
+// AccountsAfter yields what Accounts does, starting with the first key after the given one: for
+// reading page by page without reading the earlier pages again. The zero Key comes before all
+// others.
 func (c *Client) AccountsAfter(after Key) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
-		rest := ordered(c.all(func(a *account) bool { return after == Key{} || compareKeys(a.key, after) > 0 }))
-		heap.Init(&rest) // a page takes a few of many: they aren't sorted all
+		rest := keyHeap(c.all(func(a *account) bool { return after == Key{} || compareKeys(a.key, after) > 0 }))
+		heap.Init(&rest) // a page takes a few of many: no need to sort them all
 		for len(rest) > 0 {
-			if !yield(c.current(heap.Pop(&rest).(*account).read())) {
+			if !yield(c.current(heap.Pop(&rest).(*account).parse())) {
 				return
 			}
 		}
 	}
 }
 
-// all returns the accounts that are wanted, in no order.
+// all returns the accounts for which wanted is true, in no particular order.
 func (c *Client) all(wanted func(*account) bool) (all []*account) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if c.followsAccounts() != nil {
+	if c.checkAccounts() != nil {
 		return nil
 	}
 	for _, a := range c.accounts.byKey {
@@ -113,33 +114,34 @@ func (c *Client) all(wanted func(*account) bool) (all []*account) {
 	return all
 }
 
-// ordered is a heap of accounts by their keys.
-type ordered []*account
+// keyHeap is a heap of accounts, ordered by their keys.
+type keyHeap []*account
 
-func (o ordered) Len() int           { return len(o) }
-func (o ordered) Less(i, j int) bool { return compareKeys(o[i].key, o[j].key) < 0 }
-func (o ordered) Swap(i, j int)      { o[i], o[j] = o[j], o[i] }
+func (o keyHeap) Len() int           { return len(o) }
+func (o keyHeap) Less(i, j int) bool { return compareKeys(o[i].key, o[j].key) < 0 }
+func (o keyHeap) Swap(i, j int)      { o[i], o[j] = o[j], o[i] }
 
-// Push is never called.
-func (o *ordered) Push(a any) { *o = append(*o, a.(*account)) }
+// Push is there for heap.Interface alone and is never called.
+func (o *keyHeap) Push(a any) { *o = append(*o, a.(*account)) }
 
-// Pop takes the last one away.
-func (o *ordered) Pop() any {
+// Pop removes the last account and returns it.
+func (o *keyHeap) Pop() any {
 	last := (*o)[len(*o)-1]
 	*o = (*o)[:len(*o)-1]
 	return last
 }
 
-// StatusUpdates tells of changes of what Account returns, as Updates does for tokens: first what
-// there is, then each change, of several to one key the newest. It needs Config.Accounts, and ends
-// at once without. It ends when ctx ends, when the client is closed or when the loop is left. That
-// a token expires is not a change, and a status that is removed is not told: Changes does that.
+// StatusUpdates yields what Account returns for each of the keys, then again for each key that
+// changes, as Updates does for tokens; without keys, for every key. Of several changes to one key
+// while the loop is busy it yields the newest. It needs Config.Accounts, and ends at once without.
+// It ends when ctx ends, when the client is closed or when the loop is left. The expiry of a token
+// is not a change, and the removal of a status is not reported: Changes does that.
 func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		f := newFeed(keys)
 		c.mu.Lock()
-		follows := c.followsAccounts() == nil
-		c.beginAccounts(f)
+		follows := c.checkAccounts() == nil
+		c.addStatusFeed(f)
 		c.mu.Unlock()
 		defer c.unsubscribe(f)
 		for follows {
@@ -163,30 +165,30 @@ func (c *Client) StatusUpdates(ctx context.Context, keys ...Key) iter.Seq[Status
 	}
 }
 
-// Changes are keys of which something changed.
+// Changes are keys whose token or account changed.
 type Changes struct {
-	Tokens   []Key // whose token changed, or went
-	Accounts []Key // of which something else is known now
+	Tokens   []Key // whose token changed or was removed
+	Accounts []Key // whose status changed or was removed
 
-	// Revisions of the buckets tokens and status up to which nothing is missing, once these changes
-	// have been looked at.
+	// Revisions of the buckets tokens and status: once these changes are handled, nothing up to
+	// there was missed.
 	TokensRevision, StatusRevision uint64
 }
 
-// Changes tells of all changes of the view, batch by batch: first everything that it has, then what
-// has changed since. Of several changes to one key that come while the loop is busy it tells once.
-// It is what to build a feed for others on, with the revisions as the mark from which one goes on.
-// It ends when ctx ends, when the client is closed or when the loop is left.
+// Changes yields all changes of the view, batch by batch: first every key that it has, then what
+// has changed since. Several changes to one key while the loop is busy are yielded once. Use it to
+// build a feed for other programs; the revisions are the mark from which such a program resumes
+// (ChangedSince). It ends when ctx ends, when the client is closed or when the loop is left.
 func (c *Client) Changes(ctx context.Context) iter.Seq[Changes] {
 	return func(yield func(Changes) bool) {
 		f := newFeed(nil)
 		c.mu.Lock()
-		c.beginTokens(f)
-		c.beginAccounts(f)
+		c.addTokenFeed(f)
+		c.addStatusFeed(f)
 		c.mu.Unlock()
 		defer c.unsubscribe(f)
 		for first := true; ; first = false {
-			batch := c.changes(f)
+			batch := c.takeChanges(f)
 			if ctx.Err() != nil || c.ctx.Err() != nil {
 				return
 			}
@@ -204,8 +206,8 @@ func (c *Client) Changes(ctx context.Context) iter.Seq[Changes] {
 	}
 }
 
-// changes takes what changed since it was last called, with the revisions of that moment.
-func (c *Client) changes(f *feed) Changes {
+// takeChanges returns what changed since it was last called, with the revisions of this moment.
+func (c *Client) takeChanges(f *feed) Changes {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	batch := Changes{TokensRevision: c.tokensAt, StatusRevision: c.statusAt}
@@ -221,10 +223,11 @@ func (c *Client) changes(f *feed) Changes {
 	return batch
 }
 
-// ChangedSince tells what changed after two revisions, as Changes gave them, for those who were not
-// there to hear: of each bucket some keys at most, in the order in which they changed last, and the
-// revisions to go on from. It costs what changed, not what there is. An account that was removed is
-// not told. It needs Config.Accounts and no Config.Keys, and tells nothing otherwise.
+// ChangedSince returns what changed after two revisions that Changes gave, for a program that was
+// away in between: up to most keys of each bucket, in the order in which they changed last, and the
+// revisions to go on from. Its cost depends on the number of changes, not of accounts. Removed
+// accounts are not among them. It needs Config.Accounts and no Config.Keys, and returns nothing
+// otherwise.
 func (c *Client) ChangedSince(tokens, status uint64, most int) (changes Changes) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -233,26 +236,28 @@ func (c *Client) ChangedSince(tokens, status uint64, most int) (changes Changes)
 	return changes
 }
 
-// beginTokens has a feed begin with the tokens that the view has. The lock is held.
-func (c *Client) beginTokens(f *feed) {
+// addTokenFeed registers a feed, and puts the keys of all tokens that the view has into it. The
+// lock is held.
+func (c *Client) addTokenFeed(f *feed) {
 	for e := range c.view.all() {
 		f.add(e.token.Key, tokenChanged)
 	}
 	c.feeds[f] = struct{}{}
 }
 
-// beginAccounts has a feed begin with the accounts that the view has. The lock is held.
-func (c *Client) beginAccounts(f *feed) {
+// addStatusFeed registers a feed, and puts the keys of all accounts that the view has into it. The
+// lock is held.
+func (c *Client) addStatusFeed(f *feed) {
 	if c.accounts != nil {
 		for key := range c.accounts.byKey {
 			f.add(key, statusChanged)
 		}
 	}
-	c.told[f] = struct{}{}
+	c.statusFeeds[f] = struct{}{}
 }
 
-// followsAccounts says why there are no accounts. The lock is held.
-func (c *Client) followsAccounts() error {
+// checkAccounts returns an error if this client has no accounts in memory. The lock is held.
+func (c *Client) checkAccounts() error {
 	switch {
 	case c.ctx.Err() != nil:
 		return ErrClosed
@@ -265,7 +270,7 @@ func (c *Client) followsAccounts() error {
 // followsAll reports whether both buckets are followed whole, each by one watch.
 func (c *Client) followsAll() bool { return c.accounts != nil && len(c.declared) == 0 }
 
-// current returns a status with the state of now.
+// current returns a status with its state as of now.
 func (c *Client) current(status Status) Status {
 	if e := c.view.find(status.Key); e != nil {
 		status.State = status.StateAt(c.clock.now(), e.token.ExpiresAt)
@@ -273,7 +278,7 @@ func (c *Client) current(status Status) Status {
 	return status
 }
 
-// compareKeys orders keys as their texts are, without making them.
+// compareKeys orders keys as their texts sort, without building the texts.
 func compareKeys(a, b Key) int {
 	switch order := compareParts(string(a.Kind), string(b.Kind)); {
 	case order != 0:
@@ -284,8 +289,9 @@ func compareKeys(a, b Key) int {
 	return cmp.Or(compareParts(a.Component, b.Component), strings.Compare(a.Authorizer, b.Authorizer))
 }
 
-// compareParts compares what a dot follows: a part that is the beginning of the other is not the
-// lesser one where that goes on with "-".
+// compareParts compares parts of keys that a dot follows. The shorter of two parts, one being the
+// beginning of the other, does not come first where the longer one goes on with "-": in the texts
+// the dot is compared with that "-", which sorts before it.
 func compareParts(a, b string) int {
 	n := min(len(a), len(b))
 	if order := strings.Compare(a[:n], b[:n]); order != 0 || len(a) == len(b) {
@@ -301,11 +307,11 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 	if isDeletion(msg) {
 		w.change(func(c *Client) {
 			if old := c.accounts.byKey[key]; old != nil {
-				c.statusTrail.leave(old.revision, key)
+				c.statusTrail.remove(old.revision, key)
 			}
 			c.accounts.remove(key)
 			c.statusAt = max(c.statusAt, revision)
-			c.told.add(key, statusChanged)
+			c.statusFeeds.add(key, statusChanged)
 		})
 		return nil
 	}
@@ -323,38 +329,38 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 			before = old.revision
 		}
 		if before == revision {
-			return // read again by a new watch
+			return // a new watch reads everything again
 		}
-		a.key = c.kept(key)
+		a.key = c.intern(key)
 		c.accounts.put(a)
 		c.statusAt = max(c.statusAt, revision)
 		if c.followsAll() {
-			c.statusTrail.step(before, revision, &a.key)
+			c.statusTrail.add(before, revision, &a.key)
 			c.statusAt = revision // lower than before in a bucket that was made anew
 		}
-		c.told.add(a.key, statusChanged)
+		c.statusFeeds.add(a.key, statusChanged)
 	})
 	return nil
 }
 
-// accounts is what a Client has of the bucket "status": the records as they lie there, since read
-// they take several times as much. The Client's lock guards it.
+// accounts is what a Client has of the bucket "status": the records in their JSON, since parsed
+// they take several times the memory. The Client's lock guards it.
 type accounts struct {
 	byKey  map[Key]*account
-	byRef  map[string]*account // the first of those with a ref
+	byRef  map[string]*account // head of the list of accounts with that ref
 	recent recent
 }
 
-// account is the record of one key. It is replaced, never changed, but for its neighbours and
-// known.
+// account is the record of one key. It is replaced, never changed, except for its links to
+// neighbours and its cache.
 type account struct {
 	key          Key
 	revision     uint64
 	record       []byte
 	ref          string
-	before, next *account // of those with the same ref
+	before, next *account // in the list of accounts with the same ref
 	recent       *recent
-	known        atomic.Pointer[Status] // what the record says, while it is asked for
+	cached       atomic.Pointer[Status] // cache: the parsed record of an account that was read lately
 }
 
 func newAccounts() *accounts {
@@ -393,40 +399,40 @@ func (all *accounts) remove(key Key) {
 	}
 }
 
-// read reads the record. It was read once before, when it came.
-func (a *account) read() (status Status) {
+// parse parses the record. It can't fail: applyStatus has parsed it once before.
+func (a *account) parse() (status Status) {
 	_ = json.Unmarshal(a.record, &status)
 	status.Key, status.Revision = a.key, a.revision
 	return status
 }
 
-// status is read, or what came of it not long ago.
+// status returns the parsed record, from the cache if it is there.
 func (a *account) status() Status {
-	if known := a.known.Load(); known != nil {
-		return *known
+	if cached := a.cached.Load(); cached != nil {
+		return *cached
 	}
-	status := a.read()
-	a.known.Store(&status)
+	status := a.parse()
+	a.cached.Store(&status)
 	a.recent.add(a)
 	return status
 }
 
-// recent are the accounts that were asked for last: these are remembered as they were read.
+// recent are the accounts that were read last: their parsed records are cached.
 type recent struct {
 	mu  sync.Mutex
 	all [maxRecent]*account
 	at  int
 }
 
-// maxRecent is how many accounts are remembered as they were read, some kilobytes each.
+// maxRecent is how many parsed records are cached, some kilobytes each.
 const maxRecent = 4096
 
-// add remembers an account in the place of the one that came longest ago.
+// add adds an account, in the place of the oldest one, whose cache is emptied.
 func (r *recent) add(a *account) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old := r.all[r.at]; old != nil {
-		old.known.Store(nil)
+		old.cached.Store(nil)
 	}
 	r.all[r.at] = a
 	r.at = (r.at + 1) % maxRecent

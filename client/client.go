@@ -23,10 +23,11 @@ const (
 	// requestTimeout bounds one request to NATS where the caller sets no deadline.
 	requestTimeout = 5 * time.Second
 
-	// maxFilters is how many keys share a consumer: what asks for it stays far below max_payload.
+	// maxFilters is how many keys share a consumer: the request that creates it stays far below
+	// max_payload.
 	maxFilters = 1000
 
-	// consumersLimit is nats-server's JSMaximumConsumersLimitErr, which the client has no name for.
+	// consumersLimit is nats-server's JSMaximumConsumersLimitErr, for which nats.go has no name.
 	consumersLimit = 10026
 
 	// maxNamed is how many missing keys an error names; a service may declare thousands.
@@ -36,23 +37,24 @@ const (
 // Config says what a Client watches. The zero Config watches every token.
 type Config struct {
 	// Keys are the tokens that the service needs. NewClient waits for each of them, and the client
-	// watches nothing else. Name them where the service may read only some tokens, or needs only a
-	// few. They share one NATS consumer, up to 1,000 keys each, where this user may make one with
-	// several filters; where not, each key has its own. Default: every token, with one consumer.
+	// watches nothing else. Set them where the service may read only some tokens, or needs only a
+	// few. Up to 1,000 keys share one NATS consumer where this user may create one with several
+	// filters; otherwise each key has its own. Default: every token, with one consumer.
 	Keys []Key
 
-	// Accounts has the client keep the bucket "status" in memory too, whole: who the accounts are,
-	// what state they are in. It is what [Client.Find], [Client.Accounts] and
-	// [Client.StatusUpdates] read. It takes a second consumer.
+	// Accounts has the client keep the whole bucket "status" in memory too: profile and state of
+	// every account. [Client.Find], [Client.Accounts] and [Client.StatusUpdates] read it. It takes
+	// a second consumer.
 	Accounts bool
 
-	// Name is what the service calls itself where it reports a token that WeChat refused: operators
-	// see who did. See [CheckName]. Refreshers can't prove it. Default: none.
+	// Name is what the service calls itself when it reports a token that WeChat refused, so that
+	// operators see which service did. Its form: [CheckName]. Refreshers can't verify it. Default:
+	// none.
 	Name string
 
 	// Now is the clock that decides whether a token has expired. The Client asks it at each call of
-	// Token, and from goroutines of its own. Default: the clock of the machine, looked at once a
-	// second, and never behind.
+	// Token, and from goroutines of its own. Default: the clock of the machine, read once a second;
+	// it may be up to a second ahead, never behind.
 	Now func() time.Time
 }
 
@@ -64,7 +66,7 @@ type Client struct {
 	clock *clock
 	name  string // Config.Name
 
-	declared map[Key]bool // Config.Keys; empty when everything is watched
+	declared map[Key]bool // Config.Keys; empty when every token is watched
 
 	ctx   context.Context // ends with Close
 	close context.CancelFunc
@@ -72,31 +74,32 @@ type Client struct {
 
 	view view // of the bucket "tokens"; read without the lock, empty after Close
 
-	mu     sync.RWMutex
-	fading []*entry // whose token has a Previous, in the order in which they came
-	feeds  feeds    // of tokens
-	// Components that the buckets name, each one the string that all keys share.
-	own map[string]string
+	mu           sync.RWMutex
+	withPrevious []*entry // entries whose token has a Previous, in the order in which they came
+	feeds        feeds    // of tokens
+	// The components in the buckets: for each, the one string that all its keys share.
+	components map[string]string
 	// What the bucket "status" holds; nil without Config.Accounts and after Close.
 	accounts           *accounts
-	told               feeds  // of statuses
+	statusFeeds        feeds  // of statuses
 	tokensAt, statusAt uint64 // newest revisions of the two buckets in the view
-	// Of the tokens; kept where everything is followed, and so comes in the order of the revisions.
+	// Of the tokens; kept only where all is followed, since messages then come in the order of
+	// their revisions.
 	tokenTrail  trail
 	statusTrail trail // of the accounts, likewise
 	watches     int   // how many there should be
-	live        int   // how many have delivered what the bucket held and go on
+	live        int   // how many have delivered what the bucket held, and still run
 	stats       Stats
 }
 
-// Stats says how the view of a Client is doing. It is meant to be published as metrics.
+// Stats is the state of a Client's view in figures, meant to be published as metrics.
 type Stats struct {
 	Live       bool   // the view follows the bucket; false while NATS is away
 	Tokens     int    // tokens in the view, expired ones included
 	Updates    uint64 // entries of the bucket that changed the view
-	Unreadable uint64 // entries of the bucket that were no token and changed nothing
-	Faults     uint64 // times that a watch ended, or could not be made, and was begun anew
-	Err        error  // the last thing that went wrong; nil when nothing ever did
+	Unreadable uint64 // entries of the bucket that could not be read and changed nothing
+	Faults     uint64 // how often a watch ended or could not be started; each time it is tried again
+	Err        error  // the last fault; nil if there never was one
 }
 
 // NewClient returns a Client once its view is complete: every key in cfg.Keys has a token that
@@ -105,10 +108,10 @@ type Stats struct {
 // creates, as long as ctx lasts: give ctx a deadline.
 //
 // When ctx ends first, the error wraps ctx's and, for each key that is missing, ErrNoToken,
-// ErrExpired or ErrRevoked; it says what is missing and what to do. ErrBadKey is returned for a key
-// that can't be one. ctx does not bound the life of the Client: Close does. The Client uses nc and
-// never closes it. It has nc connect anew (nats.Conn.ForceReconnect) where NATS had taken the right
-// to an inbox away and gave it back, since nothing on nc would hear an answer otherwise.
+// ErrExpired or ErrRevoked; it says what is missing and what to do. ErrBadKey is returned for a
+// malformed key. ctx does not bound the life of the Client: Close does. The Client uses nc and
+// never closes it. It makes nc reconnect (nats.Conn.ForceReconnect) after NATS withdrew the right
+// to an inbox and granted it again, since no request on nc would get an answer otherwise.
 func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	if err := CheckName(cfg.Name); err != nil {
 		return nil, fmt.Errorf("Config.Name: %w", err)
@@ -119,10 +122,10 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 	}
 	c := &Client{
 		nc: nc, js: js, clock: newClock(cfg.Now), name: cfg.Name,
-		declared: make(map[Key]bool, len(cfg.Keys)),
-		feeds:    make(feeds),
-		told:     make(feeds),
-		own:      make(map[string]string),
+		declared:    make(map[Key]bool, len(cfg.Keys)),
+		feeds:       make(feeds),
+		statusFeeds: make(feeds),
+		components:  make(map[string]string),
 	}
 	var filters []string
 	for _, key := range cfg.Keys {
@@ -144,11 +147,11 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 		c.accounts = newAccounts()
 		c.watches++
 	}
-	// Before the watches start, so that it misses nothing. Of keys that are not declared it takes
-	// no note: there may be a million.
+	// Subscribed before the watches start, so that it misses nothing, and to the declared keys
+	// only: there may be a million others.
 	wait := c.subscribe(feedOf(c.declared))
 	defer c.unsubscribe(wait)
-	c.wg.Go(func() { c.clock.run(c.ctx, c.fade) })
+	c.wg.Go(func() { c.clock.run(c.ctx, c.dropPrevious) })
 	for _, filters := range shared {
 		c.wg.Go(func() { c.follow(tokens, filters) })
 	}
@@ -162,7 +165,7 @@ func NewClient(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) 
 	return c, nil
 }
 
-// await returns when the view is complete, or says why it does not come to be.
+// await returns when the view is complete, or an error when ctx or the connection ends first.
 func (c *Client) await(ctx context.Context, wait *feed) error {
 	for !c.complete() {
 		select {
@@ -177,7 +180,7 @@ func (c *Client) await(ctx context.Context, wait *feed) error {
 	return nil
 }
 
-// complete reports whether everything that was declared is there to be read.
+// complete reports whether all watches are live and every declared key has a usable token.
 func (c *Client) complete() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -193,20 +196,22 @@ func (c *Client) complete() bool {
 	return true
 }
 
-// incomplete is the error of a NewClient that had to give up.
+// incomplete returns the error of a NewClient that gave up.
 func (c *Client) incomplete(cause error) error {
 	if stats := c.Stats(); !stats.Live {
-		cause = explain(c.nc, cause, tokens.creates())
+		cause = explain(c.nc, cause, tokens.createSubject())
 		switch {
 		case stats.Err == nil:
 			return fmt.Errorf("read the tokens from NATS (connection %s): %w", c.nc.Status(), cause)
 		case errors.Is(stats.Err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("read the tokens from NATS: %w: %w: there is no bucket %s; the refresher creates it: start it, or check that this connection is to its NATS account", cause, stats.Err, tokensBucket)
+			return fmt.Errorf("read the tokens from NATS: %w: %w: no bucket %s (the refresher creates it: "+
+				"start it, or check that this connection is to its NATS account)", cause, stats.Err, tokensBucket)
 		}
 		return fmt.Errorf("read the tokens from NATS: %w: %w", cause, stats.Err)
 	}
 	errs := []error{}
-	for _, key := range slices.SortedFunc(maps.Keys(c.declared), func(a, b Key) int { return strings.Compare(a.String(), b.String()) }) {
+	byText := func(a, b Key) int { return strings.Compare(a.String(), b.String()) }
+	for _, key := range slices.SortedFunc(maps.Keys(c.declared), byText) {
 		if _, err := c.Token(key); err != nil {
 			errs = append(errs, err)
 		}
@@ -220,46 +225,50 @@ func (c *Client) incomplete(cause error) error {
 }
 
 // Token returns the token of key from memory: it does no I/O, waits for nothing and allocates
-// nothing. While NATS is away it goes on returning the last token known, until that expires.
-// A token that it returns may be refused by WeChat all the same: see Replace.
+// nothing. While NATS is away it goes on returning the last token known, until that expires. WeChat
+// may refuse a returned token all the same: see Replace.
 //
-// The errors are ErrNoToken for a key that the view does not have, ErrExpired for a token
-// that died without a successor, ErrRevoked when the authorization was cancelled, and ErrClosed.
-// Each comes with a text that says what to do. What Previous points to is shared: don't change it.
+// The errors are ErrNoToken for a key that the view does not have, ErrExpired for a token that
+// expired without a successor, ErrRevoked when the authorization was cancelled, and ErrClosed. The
+// text of each says what to do. What Previous points to is shared: don't change it.
 func (c *Client) Token(key Key) (Token, error) {
 	e, now := c.view.find(key), c.clock.now()
 	if !e.usable(now) {
-		return Token{}, c.refuse(key, e, now)
+		return Token{}, c.unusable(key, e, now)
 	}
 	return e.token, nil
 }
 
-// refuse is the error for a key whose entry is not usable.
-func (c *Client) refuse(key Key, e *entry, now time.Time) error {
+// unusable returns the error for a key whose entry is not usable.
+func (c *Client) unusable(key Key, e *entry, now time.Time) error {
 	switch {
 	case c.ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", key, ErrClosed)
 	case e == nil && len(c.declared) > 0 && !c.declared[key]:
-		return fmt.Errorf("%s: %w: add the key to Config.Keys, or leave Keys empty to watch every token", key, ErrNoToken)
+		return fmt.Errorf("%s: %w (add the key to Config.Keys, or leave Keys empty to watch every token)", key, ErrNoToken)
 	case e == nil:
-		return fmt.Errorf("%s: %w in the bucket: check the appids, and whether the account is connected: Client.Status and the console tell", key, ErrNoToken)
+		return fmt.Errorf("%s: %w in the bucket (check the appids, and whether the account is connected: "+
+			"Client.Status and the operator's page tell)", key, ErrNoToken)
 	case e.revoked():
-		return fmt.Errorf("%s: %w: the token was removed; ask the merchant to authorize again: Client.Status may have the link", key, ErrRevoked)
+		return fmt.Errorf("%s: %w, and the token was removed (ask the merchant to authorize again: "+
+			"Client.Status may have the link)", key, ErrRevoked)
 	}
 	ago := now.Sub(e.token.ExpiresAt).Round(time.Second)
 	if !c.Live() {
-		return fmt.Errorf("%s: %w %s ago, and this view is cut off from NATS: check the connection, then the clock of this machine", key, ErrExpired, ago)
+		return fmt.Errorf("%s: %w %s ago, and this view is cut off from NATS (check the connection, then the clock "+
+			"of this machine)", key, ErrExpired, ago)
 	}
-	return fmt.Errorf("%s: %w %s ago and was not renewed: Client.Status tells why; check that the refresher runs, and the clock of this machine", key, ErrExpired, ago)
+	return fmt.Errorf("%s: %w %s ago and was not renewed (Client.Status tells why; check that the refresher runs, "+
+		"and the clock of this machine)", key, ErrExpired, ago)
 }
 
-// Updates tells of changes, for those who must rebuild something when a token changes. It yields
-// what Token returns for each of the keys that the view has, and again for each that changes;
-// without keys, for every key. With an error the Token has only its Key.
+// Updates is for programs that must rebuild something when a token changes. It yields what Token
+// returns for each of the keys that the view has, and again for each that changes; without keys,
+// for every key. With an error the Token has only its Key.
 //
-// It ends when ctx ends, when the client is closed or when the loop is left. A slow loop holds up
-// no other: of changes to one key that come while it is busy it sees the newest. Keys come in no
-// order. That a token expires without a successor is not a change.
+// It ends when ctx ends, when the client is closed or when the loop is left. A slow loop delays no
+// other: of several changes to one key while it is busy it sees the newest. Keys come in no
+// particular order. The expiry of a token is not a change.
 func (c *Client) Updates(ctx context.Context, keys ...Key) iter.Seq2[Token, error] {
 	return func(yield func(Token, error) bool) {
 		f := c.subscribe(newFeed(keys))
@@ -288,9 +297,9 @@ func (c *Client) Updates(ctx context.Context, keys ...Key) iter.Seq2[Token, erro
 	}
 }
 
-// Next waits until the view has another token than old for old.Key and returns it. It is what to
-// call after Report answered OutcomeRenewing or OutcomeAlreadyRenewed; with only a Key in old it
-// waits for the first token, for instance of a merchant who is just authorizing.
+// Next waits until the view has another token than old for old.Key, and returns it. Call it after
+// Report returned OutcomeRenewing or OutcomeAlreadyRenewed. With only a Key in old it waits for the
+// first token, for instance of a merchant who is just authorizing.
 //
 // It returns ErrRevoked as soon as the authorization is cancelled, ErrClosed, or an error that
 // wraps ctx's when ctx ends first: give ctx a deadline.
@@ -309,12 +318,13 @@ func (c *Client) Next(ctx context.Context, old Token) (Token, error) {
 	if _, err := c.Token(old.Key); err != nil {
 		return Token{}, fmt.Errorf("wait for a token: %w: %w", context.Cause(ctx), err)
 	}
-	return Token{}, fmt.Errorf("wait for a token of %s: %w: the view still has the old one; Client.Status tells why", old.Key, context.Cause(ctx))
+	return Token{}, fmt.Errorf("wait for a token of %s: %w: the view still has the old one (Client.Status tells why)",
+		old.Key, context.Cause(ctx))
 }
 
-// Status asks NATS what wxtoken knows about key beside its token: state, last error, profile. The
-// state of a key that this client watches is that of now ([Status.StateAt]): with a token that
-// expired it is never "active". It returns ErrNoStatus when nothing is known, ErrBadStatus for a
+// Status asks NATS what wxtoken knows about key besides its token: state, last error, profile. For
+// a key that this client watches the state is that of now ([Status.StateAt]): it is never "active"
+// with an expired token. It returns ErrNoStatus for a key without a status, ErrBadStatus for a
 // record that can't be read, and an error that wraps jetstream.ErrBucketNotFound before the
 // refresher has created the bucket.
 func (c *Client) Status(ctx context.Context, key Key) (Status, error) {
@@ -336,7 +346,8 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 	defer cancel()
 	kv, err := c.js.KeyValue(ctx, statusBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return status, fmt.Errorf("%w: the refresher creates the bucket %s: start it, or check that this connection is to its NATS account", err, statusBucket)
+		return status, fmt.Errorf("%w: no bucket %s (the refresher creates it: start it, or check that this connection "+
+			"is to its NATS account)", err, statusBucket)
 	}
 	if err != nil {
 		return status, explain(c.nc, err, "$JS.API.STREAM.INFO.KV_"+statusBucket)
@@ -344,7 +355,7 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 	record, err := kv.Get(ctx, key.String())
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound): // or deleted
-		return status, fmt.Errorf("%w: check the appids, and whether the account was ever connected", ErrNoStatus)
+		return status, fmt.Errorf("%w (check the appids, and whether the account was ever connected)", ErrNoStatus)
 	case err != nil:
 		return status, explain(c.nc, err, "$JS.API.DIRECT.GET.KV_"+statusBucket)
 	}
@@ -355,14 +366,14 @@ func (c *Client) status(ctx context.Context, key Key) (status Status, err error)
 	return c.current(status), nil
 }
 
-// Components returns the appids of the components whose tokens or accounts the view has, in order.
+// Components returns the appids of the components of which the view has tokens or accounts, sorted.
 func (c *Client) Components() []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return slices.Sorted(maps.Keys(c.own))
+	return slices.Sorted(maps.Keys(c.components))
 }
 
-// Stats returns how the view is doing.
+// Stats returns the state of the view in figures.
 func (c *Client) Stats() Stats {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -372,7 +383,7 @@ func (c *Client) Stats() Stats {
 	return stats
 }
 
-// Live reports whether the view follows the buckets; false while NATS is away.
+// Live reports whether the view follows the buckets. It is false while NATS is away.
 func (c *Client) Live() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -385,8 +396,8 @@ func (c *Client) Close() {
 	c.wg.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.view.clear() // a view that no longer follows must not look as if it did
-	c.fading, c.accounts = nil, nil
+	c.view.clear() // a view that is no longer updated must not be read
+	c.withPrevious, c.accounts = nil, nil
 	c.tokenTrail, c.statusTrail = trail{}, trail{}
 }
 
@@ -398,20 +409,21 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, requestTimeout)
 }
 
-// explain adds to err, the end of a request on a subject that begins with subject, what NATS
-// refused this connection last, if it fits. A request that may not be made gets no answer, so
-// without it a missing permission looks like a slow server.
+// explain adds the likely cause to err, the failure of a request on a subject that begins with
+// subject: the last permission that NATS refused this connection, if it fits. NATS does not answer
+// a request that is not permitted, so without this a missing permission looks like a slow server.
 func explain(nc *nats.Conn, err error, subject string) error {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == consumersLimit {
-		return fmt.Errorf("%w: max_consumers of this NATS account is reached: raise it in the server's settings, or have fewer watches", err)
+		return fmt.Errorf("%w: max_consumers of this NATS account is reached (raise it in the server's settings, "+
+			"or run fewer clients)", err)
 	}
 	last := nc.LastError()
 	if !errors.Is(last, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrPermissionViolation) {
 		return err
 	}
-	// A refused subscription is an inbox, without which no answer arrives.
+	// A refused subscription is that of the inbox, without which no answer arrives.
 	if text := last.Error(); !strings.Contains(text, `"`+subject) && !strings.Contains(text, "Subscription") {
 		return err
 	}
-	return fmt.Errorf("%w; give this user the permissions that package wxtoken lists: %w", err, last)
+	return fmt.Errorf("%w: %w (give this user the permissions that package wxtoken lists)", err, last)
 }

@@ -9,9 +9,9 @@ import (
 // tick is how precise the clock is: WeChat counts a token's life in seconds.
 const tick = time.Second
 
-// clock tells the time to those who ask millions of times a second: a look at it is a look into
-// memory, where time.Now costs more than all the rest of [Client.Token]. It is ahead by up to a
-// tick, so that a dead token never passes for a living one.
+// clock tells the time to callers that ask millions of times a second: reading it is reading
+// memory, while time.Now costs more than all the rest of [Client.Token]. It is ahead by up to a
+// tick, so that an expired token never passes for a valid one.
 type clock struct {
 	exact func() time.Time // Config.Now, which is asked each time; or nil
 	ahead atomic.Pointer[time.Time]
@@ -23,7 +23,7 @@ func newClock(exact func() time.Time) *clock {
 	return c
 }
 
-// now returns the time of the next tick.
+// now returns the time of the next tick, or what Config.Now returns.
 func (c *clock) now() time.Time {
 	if c.exact != nil {
 		return c.exact()
@@ -36,7 +36,7 @@ func (c *clock) set() {
 	c.ahead.Store(&ahead)
 }
 
-// run keeps the clock until ctx ends, and calls each at every tick.
+// run keeps the clock going until ctx ends, and calls each at every tick.
 func (c *clock) run(ctx context.Context, each func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()

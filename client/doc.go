@@ -1,12 +1,12 @@
 // Package wxtoken reads the access tokens that wxtoken keeps for a WeChat third-party platform.
 //
-// wxtoken is the one party that renews them. A service that imports this package never asks WeChat
-// for a token: it has a live view of all of them, or of those that it needs, in its own memory.
+// Only wxtoken renews them. A service that imports this package never asks WeChat for a token: it
+// has a live view of all of them, or of those that it needs, in its own memory.
 //
 // # Reading a token
 //
-// Connect to NATS (as a user of the service's own: nats.UserCredentials, or a password in the URL),
-// make one [Client] at the start of the process, and call [Client.Token] at every call to WeChat:
+// Connect to NATS (as the service's own user: nats.UserCredentials, or a password in the URL), make
+// one [Client] when the process starts, and call [Client.Token] before every call to WeChat:
 //
 //	nc, err := nats.Connect(url, nats.CustomInboxPrefix("_INBOX_service"), nats.MaxReconnects(-1))
 //	if err != nil {
@@ -25,20 +25,19 @@
 //	fmt.Println("https://api.weixin.qq.com/cgi-bin/message/custom/send?access_token=" + token.Value.Reveal())
 //	fmt.Println("in a log:", token.Value)
 //
-// Token costs less than a look at the clock, however many goroutines call it, so don't keep what it
-// returns: a copy grows old. A [Secret] prints as "[redacted]" wherever it gets; only Reveal gives
-// the value.
+// Token costs less than time.Now, however many goroutines call it, so don't cache what it returns:
+// a copy grows old. A [Secret] prints as "[redacted]" everywhere; only Reveal returns the value.
 //
-// [Client.Updates] is for those who must build something around a token. [Client.Next] waits for
-// the first token of a merchant who is just authorizing. [Client.Status] tells why a
-// token is not there, and has the profile of the account.
+// [Client.Updates] is for programs that must build something around a token. [Client.Next] waits
+// for the first token of a merchant who is just authorizing. [Client.Status] tells why a token is
+// missing, and has the profile of the account.
 //
-// With [Config].Accounts the client knows the accounts as well: [Client.Find] leads from your own
-// id to an account, [Client.Account] and [Client.Accounts] have profiles and states from memory,
-// [Client.StatusUpdates] tells of changes, and [Client.Changes] of those of tokens too, with the
-// revisions to go on from. [Client.CreateLink] makes a link with which a merchant authorizes.
-// [Transport] makes calls to WeChat for an http.Client: it puts the token in, and does what the
-// next section says.
+// With [Config].Accounts the client knows the accounts as well: [Client.Find] finds an account by
+// your own id for it, [Client.Account] and [Client.Accounts] return profiles and states from
+// memory, [Client.StatusUpdates] yields changes of accounts, and [Client.Changes] those of tokens
+// too, with the revisions to go on from. [Client.CreateLink] makes a link with which a merchant
+// authorizes. [Transport] makes an http.Client's calls to WeChat: it adds the token, and does what
+// the next section says.
 //
 // # When a token is refused
 //
@@ -51,37 +50,38 @@
 //	}
 //
 // [Client.Replace] reports the token, and waits for the next one where there will be one. Any
-// number of services may report the same token: it is replaced once. Other errcodes are
-// not about the token, and a new one does not help. [Client.Report] and [Client.Next] are its
-// two halves.
+// number of services may report the same token: it is replaced once. Other errcodes are not about
+// the token, and a new token does not help. [Client.Report] and [Client.Next] are the two halves of
+// Replace.
 //
-// After an ordinary renewal WeChat accepts the token before for another 5 minutes, so a call that
-// is under way while a token is renewed is safe. [Token.Previous] has it.
+// After an ordinary renewal WeChat accepts the previous token for another 5 minutes, so a call that
+// is under way while a token is renewed is safe. [Token.Previous] holds it.
 //
 // # Trying and testing
 //
 // Package wxtoken/wxtokentest gives a test a wxtoken of its own, with tokens in it and verbs that
-// renew, reject, expire and revoke them. The examples of this package stand there, as examples that
-// run: this module has no NATS server in it.
+// renew, reject, expire and revoke them. The examples of this package are there too, so that they
+// can run: this module contains no NATS server.
 //
 // # Availability
 //
 // [NewClient] waits, as long as its context allows, until the view is complete. Nothing waits after
 // that. When NATS is away the client goes on with what it has; when NATS is back it reads the
-// bucket again and then follows it. It never trusts a watch that might have missed something: a
-// lost connection, a lost message, or 4 seconds without a heartbeat, and it begins anew. An inbox
-// that a reload of NATS's settings took away for a moment is had back within some ten seconds. What
-// else the service subscribed to on its connection is not: nats.go needs a nats.Conn.ForceReconnect
-// after a nats.ErrPermissionViolation for a subscription.
+// bucket again and then follows it. It never trusts a watch that might have missed something: after
+// a lost connection, a lost message, or 4 seconds without a heartbeat it starts a new one. If a
+// reload of NATS's settings takes away the right to the inbox for a moment, the client restores its
+// inbox within some ten seconds. Other subscriptions of the service on that connection are not
+// restored: nats.go needs a nats.Conn.ForceReconnect after a nats.ErrPermissionViolation for a
+// subscription.
 //
-// An old token is better than none, and is returned; a dead one is not. wxtoken renews a token when
-// about two thirds of its life are over, so that a service goes on for about 38 minutes (a third of
-// the life, less the tries) without NATS, without the refresher or without WeChat. A token is
-// removed only by a cancelled authorization: a bucket that is lost or full of nonsense takes
-// nothing away.
+// An old token is better than none, and is returned; an expired one is not. wxtoken renews a token
+// when about two thirds of its life are over, so a service goes on for about 38 minutes (a third of
+// the life, less the time for retries) without NATS, without the refresher or without WeChat. Only
+// a cancelled authorization removes a token: a bucket that is lost or full of nonsense removes
+// nothing.
 //
 // Expiry is judged by the clock of this machine, to the second: keep it within a minute of the
-// truth. Publish [Client.Stats] as metrics, and alert when Live is false for minutes.
+// right time. Publish [Client.Stats] as metrics, and alert when Live is false for minutes.
 //
 // # Permissions needed
 //
@@ -98,19 +98,19 @@
 //	           wxtoken.connect.create                          for CreateLink
 //	subscribe  _INBOX_shop.>                                   and nats.CustomInboxPrefix("_INBOX_shop")
 //
-// The inbox must be the service's own, or others hear what it is told. To give a service one
+// The inbox must be the service's own, or others can read its answers. To give a service one
 // authorizer alone, put its key (and keep the deny rule) in the place of the last ">" of
 // CONSUMER.CREATE and DIRECT.GET, for instance
 // $JS.API.CONSUMER.CREATE.KV_tokens.*.$KV.tokens.authorizer.wx1234567890abcdef.wxfedcba0987654321,
-// and name the key in [Config].Keys, since the client asks for everything otherwise.
-// "authorizer.wx1234567890abcdef.*" in that place gives all authorizers of one component, each of
-// which is to be named in Keys.
+// and name the key in [Config].Keys, since the client otherwise asks for all tokens.
+// "authorizer.wx1234567890abcdef.*" in that place gives all authorizers of one component; name each
+// of them in Keys.
 //
 // A Client takes one consumer on the server, and one more with [Config].Accounts, which is always
-// for all accounts. With several Keys that is one with several filters, which takes the right to
-// publish $JS.API.CONSUMER.CREATE.KV_tokens.*; a user who may not gets one for each key, and a
-// server whose max_consumers is reached gives none.
+// for all accounts. With several Keys the consumer has several filters, which needs the right to
+// publish $JS.API.CONSUMER.CREATE.KV_tokens.*; without that right there is one consumer for each
+// key, and NewClient fails where the server's max_consumers is reached.
 //
-// NATS does not answer a request that may not be made. The errors of this package then say which
+// NATS does not answer a request that is not permitted. The errors of this package then say which
 // permission is missing, and wrap nats.ErrPermissionViolation.
 package wxtoken

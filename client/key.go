@@ -20,7 +20,7 @@ const (
 
 var kinds = [...]Kind{KindAuthorizer, KindComponent, KindJSAPITicket, KindWxCardTicket}
 
-// Key names one token everywhere: key in the KV bucket, tail of a subject, field of a log line.
+// Key names one token everywhere: as key in the KV bucket, at the end of subjects, in log lines.
 // Make one with [ComponentKey], [AuthorizerKey], [JSAPITicketKey] or [WxCardTicketKey], or read one
 // with [ParseKey]. The zero Key names nothing.
 type Key struct {
@@ -29,8 +29,8 @@ type Key struct {
 	Authorizer string // authorizer_appid; empty for KindComponent
 }
 
-// ComponentKey returns the key of a component's own access token. No constructor looks whether
-// appids are appids ([ValidAppID]): what takes a key that can't be one says so, with ErrBadKey.
+// ComponentKey returns the key of a component's own access token. No constructor checks its appids
+// ([ValidAppID]): what is called with a malformed key returns ErrBadKey.
 func ComponentKey(component string) Key {
 	return Key{Kind: KindComponent, Component: component}
 }
@@ -60,23 +60,24 @@ func ParseKey(s string) (Key, error) {
 	key := Key{Component: component, Authorizer: authorizer}
 	for _, known := range kinds {
 		if string(known) == kind && two == (known != KindComponent) {
-			key.Kind = known // not a part of s: a key that is kept would keep all of s alive
+			key.Kind = known // not a part of s: a stored key would keep all of s in memory
 		}
 	}
 	if key.Kind == "" {
-		return Key{}, fmt.Errorf("%w: %q: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>", ErrBadKey, clip(s))
+		return Key{}, fmt.Errorf("%w: %q (want component.<appid>, or authorizer, jsapi_ticket or "+
+			"wx_card_ticket.<component_appid>.<authorizer_appid>)", ErrBadKey, clip(s))
 	}
 	if !ValidAppID(key.Component) || key.Kind != KindComponent && !ValidAppID(key.Authorizer) {
-		return Key{}, fmt.Errorf("%w: %q: an appid is 1 to 64 of A-Z a-z 0-9 _ -", ErrBadKey, clip(s))
+		return Key{}, fmt.Errorf("%w: %q (an appid is 1 to 64 of A-Z a-z 0-9 _ -)", ErrBadKey, clip(s))
 	}
 	return key, nil
 }
 
-// check returns an error that wraps ErrBadKey unless ParseKey would give back k.
+// check returns an error that wraps ErrBadKey unless ParseKey(k.String()) returns k.
 func (k Key) check() error {
 	parsed, err := ParseKey(k.String())
 	if err == nil && parsed != k {
-		err = fmt.Errorf("%w: %s with authorizer %q: a component's own token has none", ErrBadKey, k, clip(k.Authorizer))
+		err = fmt.Errorf("%w: %s with authorizer %q (a component's own token has none)", ErrBadKey, k, clip(k.Authorizer))
 	}
 	return err
 }
@@ -105,9 +106,9 @@ func (k *Key) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// ValidAppID reports whether s can stand as an appid in a key: 1 to 64 of A-Z a-z 0-9 _ -. It never
-// carries a character that means something in a subject. Look at appids that come from elsewhere
-// before a key is made of them.
+// ValidAppID reports whether s can be an appid in a key: 1 to 64 of A-Z a-z 0-9 _ -. No such
+// character has a meaning in a subject. Check appids that come from elsewhere before making a key
+// of them.
 func ValidAppID(s string) bool { return document.IsAppID(s) }
 
 // maxShown bounds how much of a foreign text an error shows, in bytes.

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// replaceTimeout bounds Replace: a renewal takes less than a second, and a WeChat that is away is
-// not worth more of a caller's time.
+// replaceTimeout bounds Replace: a renewal takes less than a second, and while WeChat is away a
+// caller should not wait longer.
 const replaceTimeout = 30 * time.Second
 
-// Replace is what to do when WeChat refused token: errcode 40001, 40014 or 42001 in the answer to a
-// call made with it. It reports the token as [Client.Report] does, waits as [Client.Next] does
-// until the view has another one, and returns that one: make the call once more with it, and only
-// once. Where the view has a newer one already it is returned at once. However many callers and
-// services report one token, WeChat is asked for one new one.
+// Replace gets another token after WeChat refused token: errcode 40001, 40014 or 42001 in the
+// answer to a call made with it. It reports the token as [Client.Report] does, waits as
+// [Client.Next] does until the view has another one, and returns that one: repeat the call with it,
+// once only. If the view already has a newer one, it is returned at once. However many callers and
+// services report one token, WeChat is asked for one new token only.
 //
 // It takes 30 s at most, less where ctx ends earlier. The errors:
 //
@@ -31,7 +31,7 @@ const replaceTimeout = 30 * time.Second
 // With an error the Token is empty.
 func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 	if len(c.declared) > 0 && !c.declared[token.Key] {
-		_, err := c.Token(token.Key) // says what to do; waiting would be in vain
+		_, err := c.Token(token.Key) // its text says what to do; waiting would be in vain
 		return Token{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, replaceTimeout)
@@ -44,7 +44,7 @@ func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 	}
 	outcome, err := c.Report(ctx, token)
 	if err != nil {
-		if newer, ok := c.newer(token); ok { // it came while the request had no answer
+		if newer, ok := c.newer(token); ok { // it came while the request got no answer
 			return newer, nil
 		}
 		return Token{}, err
@@ -53,15 +53,18 @@ func (c *Client) Replace(ctx context.Context, token Token) (Token, error) {
 	case OutcomeRenewing, OutcomeAlreadyRenewed:
 		return c.Next(ctx, token)
 	case OutcomeTooSoon:
-		return Token{}, fmt.Errorf("replace the refused token of %s: %w: look at WeChat's errmsg, and whether another system renews the tokens of this component", token.Key, ErrTooSoon)
+		return Token{}, fmt.Errorf("replace the refused token of %s: %w (look at WeChat's errmsg, and whether another "+
+			"system renews the tokens of this component)", token.Key, ErrTooSoon)
 	case OutcomeUnknownKey:
-		return Token{}, fmt.Errorf("replace the refused token of %s: %w that could be renewed: Client.Status tells why", token.Key, ErrNotKept)
+		return Token{}, fmt.Errorf("replace the refused token of %s: %w that could be renewed (Client.Status tells why)",
+			token.Key, ErrNotKept)
 	}
-	return Token{}, fmt.Errorf("replace the refused token of %s: the refresher answered %q, which this version does not know: update this package", token.Key, outcome)
+	return Token{}, fmt.Errorf("replace the refused token of %s: the refresher answered %q, which this version does "+
+		"not know (update this package)", token.Key, outcome)
 }
 
-// newer returns what the view has for the key of token, if that came later. A token that is not
-// from a Client has no Revision, and can't be compared.
+// newer returns the view's token for the key of token, if it came later. A token that is not from a
+// Client has no Revision, and can't be compared.
 func (c *Client) newer(token Token) (Token, bool) {
 	now, err := c.Token(token.Key)
 	return now, err == nil && token.Revision > 0 && now.Revision > token.Revision && now.Value != token.Value

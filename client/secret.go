@@ -10,13 +10,13 @@ import (
 	"hash/maphash"
 )
 
-// Secret holds a value that must not be shown. It prints, logs and marshals as "[redacted]";
-// only Reveal gives the value. Two Secrets are == when their values are.
+// Secret holds a value that must not be shown. It prints, logs and marshals as "[redacted]"; only
+// Reveal returns the value. Two Secrets are == if their values are.
 type Secret struct {
-	// Masked, since package fmt calls no method of a field that is not exported and prints what it
-	// finds in there, which would be the value wherever a Secret lies in such a field of another
-	// struct. A string, since a Client holds millions of them: what a unique.Handle keeps beside a
-	// value takes longer to make than the rest of a token to read, and more memory than the value.
+	// Masked, because package fmt calls no methods on unexported fields and prints their contents:
+	// a Secret in an unexported field of another struct would show its value. A string, because a
+	// Client holds millions of them: making a unique.Handle takes longer than reading the rest of a
+	// token, and its bookkeeping more memory than the value.
 	masked string // "" for ""
 }
 
@@ -29,9 +29,9 @@ func NewSecret(value string) Secret {
 		return Secret{}
 	}
 	masked := make([]byte, maskPrefix+len(value))
-	binary.LittleEndian.PutUint64(masked, maphash.String(ours.seed, value))
+	binary.LittleEndian.PutUint64(masked, maphash.String(processMask.seed, value))
 	copy(masked[maskPrefix:], value)
-	ours.turn(masked)
+	processMask.toggle(masked)
 	return Secret{string(masked)}
 }
 
@@ -41,7 +41,7 @@ func (s Secret) Reveal() string {
 		return ""
 	}
 	value := []byte(s.masked)
-	ours.turn(value)
+	processMask.toggle(value)
 	return string(value[maskPrefix:])
 }
 
@@ -57,27 +57,27 @@ func (s Secret) GoString() string { return redacted }
 // Format writes "[redacted]" whatever the verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
-// MarshalText returns "[redacted]": a Secret that is marshalled by accident says nothing.
+// MarshalText returns "[redacted]": a Secret that is marshalled by accident reveals nothing.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// UnmarshalText is NewSecret: settings and records are read straight into a Secret.
+// UnmarshalText does what NewSecret does: settings and records are read straight into a Secret.
 func (s *Secret) UnmarshalText(value []byte) error {
 	*s = NewSecret(string(value))
 	return nil
 }
 
-// mask makes values unreadable within this process: AES in counter mode, begun at a digest of the
-// value, so that equal values are equal when they are masked, and others share no key stream. Its
-// keys are made anew in each process and never leave it.
+// mask makes values unreadable in this process's memory: AES in counter mode, with a digest of the
+// value as the first counter, so that equal values are equal when masked, and different ones share
+// no key stream. Each process makes its own keys, and they never leave it.
 type mask struct {
 	seed  maphash.Seed
 	block cipher.Block
 }
 
-// maskPrefix is how long the digest before a masked value is, in bytes.
+// maskPrefix is the length of the digest before a masked value, in bytes.
 const maskPrefix = 8
 
-var ours = newMask()
+var processMask = newMask()
 
 func newMask() mask {
 	var key [32]byte
@@ -89,8 +89,8 @@ func newMask() mask {
 	return mask{maphash.MakeSeed(), block}
 }
 
-// turn masks what stands behind the digest, or takes the mask off.
-func (m mask) turn(text []byte) {
+// toggle masks or unmasks, in place, what follows the digest.
+func (m mask) toggle(text []byte) {
 	var counter, stream [aes.BlockSize]byte
 	copy(counter[:], text[:maskPrefix])
 	for n, rest := uint64(0), text[maskPrefix:]; len(rest) > 0; n++ {

@@ -12,26 +12,24 @@ import (
 	"sync/atomic"
 )
 
-// defaultMaxSpool is how long a body may be whose length was not said, in bytes: it takes room on a
-// disk.
+// defaultMaxSpool is the longest body without a Content-Length that is spooled to disk, in bytes.
 const defaultMaxSpool = 1 << 30
 
-// ErrBodyTooLong is returned by Transport for a body whose length was not said and that is longer
-// than MaxSpool.
+// ErrBodyTooLong is returned by Transport for a body without a length that is longer than MaxSpool.
 var ErrBodyTooLong = errors.New("request body without a length is too long (set the request's ContentLength, or MaxSpool)")
 
-// kept is a request's body that was read to its end: in memory, or in a file.
-type kept struct {
+// bufferedBody is a request's body that was read to its end: in memory, or in a file.
+type bufferedBody struct {
 	memory []byte
 	file   *os.File
 	name   string // of the file, where it could not be removed while it is open
 	length int64
-	users  atomic.Int32 // of the file: net/http may read the body yet when the answer is there
+	users  atomic.Int32 // of the file: net/http may still read the body after the answer came
 }
 
-// keep reads a body to its end: up to so many bytes into memory, and what is longer into a file.
-// The end of ctx ends it.
-func (t *Transport) keep(ctx context.Context, from io.ReadCloser, inMemory int64) (*kept, error) {
+// buffer reads a body to its end: into memory up to inMemory bytes, a longer one into a file. It
+// stops when ctx ends.
+func (t *Transport) buffer(ctx context.Context, from io.ReadCloser, inMemory int64) (*bufferedBody, error) {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
@@ -42,7 +40,7 @@ func (t *Transport) keep(ctx context.Context, from io.ReadCloser, inMemory int64
 			<-ended
 		}
 	}()
-	k, err := t.read(untilDone{ctx, from}, inMemory)
+	k, err := t.readBody(contextReader{ctx, from}, inMemory)
 	if ctx.Err() != nil {
 		k.release()
 		return nil, ctx.Err()
@@ -50,21 +48,21 @@ func (t *Transport) keep(ctx context.Context, from io.ReadCloser, inMemory int64
 	return k, err
 }
 
-func (t *Transport) read(from io.Reader, inMemory int64) (*kept, error) {
+func (t *Transport) readBody(from io.Reader, inMemory int64) (*bufferedBody, error) {
 	var head bytes.Buffer
 	if _, err := io.Copy(&head, io.LimitReader(from, inMemory+1)); err != nil {
 		return nil, err
 	}
 	if int64(head.Len()) <= inMemory {
-		return &kept{memory: head.Bytes(), length: int64(head.Len())}, nil
+		return &bufferedBody{memory: head.Bytes(), length: int64(head.Len())}, nil
 	}
 	file, err := os.CreateTemp(t.SpoolDir, "wxtoken-body-")
 	if err != nil {
 		return nil, fmt.Errorf("keep a request body without a length: %w", err)
 	}
-	k := &kept{file: file}
+	k := &bufferedBody{file: file}
 	k.users.Store(1)
-	// Windows removes no open file; elsewhere nothing is left of it, however the process ends.
+	// Removed while open, so that nothing is left however the process ends. Windows can't do that.
 	if os.Remove(file.Name()) != nil {
 		k.name = file.Name()
 	}
@@ -82,8 +80,8 @@ func (t *Transport) read(from io.Reader, inMemory int64) (*kept, error) {
 	return k, nil
 }
 
-// open returns the body, as often as it is wanted before release.
-func (k *kept) open() (io.ReadCloser, error) {
+// open returns the body from its beginning. It may be called several times before release.
+func (k *bufferedBody) open() (io.ReadCloser, error) {
 	switch {
 	case k.length == 0:
 		return http.NoBody, nil
@@ -91,11 +89,11 @@ func (k *kept) open() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(k.memory)), nil
 	}
 	k.users.Add(1)
-	return &fromFile{Reader: io.NewSectionReader(k.file, 0, k.length), of: k}, nil
+	return &fileBody{Reader: io.NewSectionReader(k.file, 0, k.length), of: k}, nil
 }
 
-// release lets go of a body that nothing opens any more. The last who has it open closes the file.
-func (k *kept) release() {
+// release gives up one use of the body. The last one closes the file.
+func (k *bufferedBody) release() {
 	if k == nil || k.file == nil || k.users.Add(-1) > 0 {
 		return
 	}
@@ -105,27 +103,27 @@ func (k *kept) release() {
 	}
 }
 
-// fromFile is a body that is read from a file.
-type fromFile struct {
+// fileBody is a body that is read from a file.
+type fileBody struct {
 	io.Reader
-	of   *kept
+	of   *bufferedBody
 	once sync.Once // net/http may close a body twice
 }
 
-// Close lets go of the file.
-func (f *fromFile) Close() error {
+// Close releases the file.
+func (f *fileBody) Close() error {
 	f.once.Do(f.of.release)
 	return nil
 }
 
-// untilDone is a reader that ends with a context.
-type untilDone struct {
+// contextReader is a reader that fails once its context has ended.
+type contextReader struct {
 	ctx  context.Context
 	from io.Reader
 }
 
-// Read reads.
-func (u untilDone) Read(into []byte) (int, error) {
+// Read reads from the reader, or returns the context's error.
+func (u contextReader) Read(into []byte) (int, error) {
 	if err := u.ctx.Err(); err != nil {
 		return 0, err
 	}

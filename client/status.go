@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// State is the one-word truth about a key.
+// State is the state of a key in one word.
 type State string
 
 // The states of a key. They stand in Status.State.
 const (
-	StateActive             State = "active"              // the token is good and will be renewed in time
+	StateActive             State = "active"              // the token is valid and will be renewed in time
 	StateRenewingFailed     State = "renewing_failed"     // the last renewal failed; it is being tried again
 	StateNeedsAuthorization State = "needs_authorization" // the merchant has to authorize again
 	StateRevoked            State = "revoked"             // the merchant cancelled the authorization
 	// The component has no usable component_verify_ticket.
 	StateWaitingForTicket State = "waiting_for_ticket"
-	// A person must act: secret wrong, IP not on the whitelist, quota gone.
+	// An operator must act: wrong secret, IP not on the whitelist, quota used up.
 	StateOperator State = "operator"
 )
 
-// Status is what wxtoken knows about a key beside its token: the value in the bucket "status"
-// and the payload of status.updated.<key>. It never holds a secret.
+// Status is what wxtoken knows about a key besides its token: the value in the bucket "status" and
+// the payload of status.updated.<key>. It never holds a secret.
 type Status struct {
 	Key              Key         `json:"key"`
 	State            State       `json:"state"`
@@ -42,30 +42,27 @@ type Condition struct {
 	Reason  Reason        `json:"reason"`
 	Message string        `json:"message,omitempty"` // for a person
 	Since   time.Time     `json:"since"`
-	Until   *time.Time    `json:"until,omitempty"` // of Renewing: when that ends or is tried again, if it is known
+	Until   *time.Time    `json:"until,omitempty"` // of Renewing: when it ends or is tried again, if known
 }
 
-// ConditionType says which aspect of a key a Condition is about. A refresher of a later time may
-// know more of them.
+// ConditionType says which aspect of a key a Condition is about. A later refresher may send others.
 type ConditionType string
 
 // The types of conditions. All but Ready are of components alone.
 const (
-	ConditionReady         ConditionType = "Ready"         // the token is good
+	ConditionReady         ConditionType = "Ready"         // the token is valid
 	ConditionTicketFlowing ConditionType = "TicketFlowing" // WeChat pushes component_verify_tickets
-	// An account whose refresh token WeChat refuses is marked.
+	// "False" while so many refresh tokens are refused at once that no account is marked.
 	ConditionRefusalsBelieved ConditionType = "RefusalsBelieved"
-	// What ingest seals can be opened; missing until it could not.
+	// The refreshers can open what ingest seals; missing until they first could not.
 	ConditionEventsOpened ConditionType = "EventsOpened"
 
-	// ConditionRenewing says whether anything keeps tokens from being renewed: those of the
-	// component's accounts, or its own. It is "False" for as long as that lasts, and its reason is
-	// one of the Held constants.
+	// ConditionRenewing is "False" while something keeps tokens from being renewed, the component's
+	// own or those of its accounts; its reason is then one of the Held constants.
 	ConditionRenewing ConditionType = "Renewing"
 )
 
-// Reason is why a Condition is as it is, in one word. A refresher of a later time may know more of
-// them.
+// Reason is why a Condition is as it is, in one word. A later refresher may send others.
 type Reason string
 
 // The reasons of Ready.
@@ -73,9 +70,9 @@ const (
 	ReasonRenewed       Reason = "Renewed"       // True
 	ReasonRenewalFailed Reason = "RenewalFailed" // the last renewal failed; it is tried again
 	ReasonExpired       Reason = "Expired"       // the token expired before the next one came
-	// WeChat refuses the refresh token, and no other is to be had.
+	// WeChat refuses the refresh token, and no other could be obtained.
 	ReasonRefreshTokenInvalid Reason = "RefreshTokenInvalid"
-	// There is no refresh token, and none is to be had.
+	// There is no refresh token, and none could be obtained.
 	ReasonNoRefreshToken  Reason = "NoRefreshToken"
 	ReasonNoAPIPermission Reason = "NoAPIPermission" // the account granted no API permission
 	ReasonTicketRefused   Reason = "TicketRefused"   // WeChat refuses the component_verify_ticket
@@ -87,40 +84,40 @@ const (
 const (
 	ReasonTicketReceived Reason = "TicketReceived" // True
 	ReasonNoTicket       Reason = "NoTicket"       // none came yet
-	ReasonTicketLate     Reason = "TicketLate"     // none came for 25 minutes
+	ReasonTicketLate     Reason = "TicketLate"     // none has come for 25 minutes
 	ReasonTicketExpired  Reason = "TicketExpired"  // the last one is older than its 12 hours
 )
 
 // The reasons of RefusalsBelieved and EventsOpened.
 const (
-	ReasonBelieved       Reason = "Believed"       // True: as ever again
-	ReasonManyAtOnce     Reason = "ManyAtOnce"     // so many accounts were refused at once that none is marked
-	ReasonOpened         Reason = "Opened"         // True: as ever again
+	ReasonBelieved       Reason = "Believed"       // True: back to normal
+	ReasonManyAtOnce     Reason = "ManyAtOnce"     // so many refresh tokens were refused at once that no account is marked
+	ReasonOpened         Reason = "Opened"         // True: back to normal
 	ReasonSealKeyUnknown Reason = "SealKeyUnknown" // the refreshers don't have the seed that ingest seals for
 )
 
-// The reasons of Renewing: why tokens are not renewed, the gravest first. Where several hold at a
-// time the condition names the first, and its message tells all.
+// The reasons of Renewing: why tokens are not renewed, the gravest first. Where several apply at a
+// time the condition names the first, and its message lists all.
 const (
 	ReasonUnhindered Reason = "Unhindered" // True
 
-	HeldNATS     Reason = "NATSNotStoring" // NATS stores nothing: an answer of WeChat's would be lost
+	HeldNATS     Reason = "NATSNotStoring" // NATS stores nothing, so WeChat's answer would be lost
 	HeldNoTicket Reason = "NoTicket"       // there is no component_verify_ticket that WeChat takes
 	HeldRefused  Reason = "CallsRefused"   // WeChat refuses the component: secret, IP whitelist, state
-	// WeChat answers api_component_token with nothing, again and again.
+	// WeChat keeps answering api_component_token with an empty answer.
 	HeldEmptyAnswers Reason = "EmptyAnswers"
-	HeldQuota        Reason = "QuotaGone"       // the day's quota of a call is gone
-	HeldDoubted      Reason = "RefusalsDoubted" // so many accounts are refused at once that it is not believed
+	HeldQuota        Reason = "QuotaGone"       // the day's quota of a call is used up
+	HeldDoubted      Reason = "RefusalsDoubted" // so many accounts are refused at once that the refusals are not believed
 	HeldAway         Reason = "WeChatAway"      // WeChat does not answer
-	// WeChat refused the component's token before its time; another keeper may renew it.
+	// WeChat refused the component's token before it expired; another system may be renewing it.
 	HeldTokenRefused Reason = "TokenRefused"
-	HeldTokenDead    Reason = "TokenDead"   // the component has no token that lives
-	HeldListFirst    Reason = "ListFirst"   // the data is old: WeChat's list is read before any renewal
-	HeldMinuteLimit  Reason = "MinuteLimit" // WeChat takes no more of a call in this minute
+	HeldTokenDead    Reason = "TokenDead"   // the component has no valid token
+	HeldListFirst    Reason = "ListFirst"   // the stored data is old: WeChat's list is read before any renewal
+	HeldMinuteLimit  Reason = "MinuteLimit" // the minute's limit of a call is reached
 )
 
-// Held returns the condition that says what keeps tokens from being renewed; ok is false while
-// nothing does.
+// Held returns the condition that says what keeps tokens from being renewed; ok is false if nothing
+// does.
 func (s Status) Held() (c Condition, ok bool) {
 	for _, c := range s.Conditions {
 		if c.Type == ConditionRenewing && c.Status == "False" {
@@ -130,8 +127,8 @@ func (s Status) Held() (c Condition, ok bool) {
 	return Condition{}, false
 }
 
-// StateAt returns the state at a time: a token that has expired is not active, whatever was written
-// last. expiresAt is that of the newest token of the key, zero if there is none.
+// StateAt returns the state at the time now: a key whose token has expired is not active, whatever
+// State says. expiresAt is that of the newest token of the key, zero if there is none.
 func (s Status) StateAt(now, expiresAt time.Time) State {
 	if s.State == StateActive && !now.Before(expiresAt) {
 		return StateRenewingFailed
@@ -143,7 +140,7 @@ func (s Status) StateAt(now, expiresAt time.Time) State {
 type LastError struct {
 	Code    int       `json:"code"` // WeChat's errcode; 0 when WeChat gave none
 	Message string    `json:"message"`
-	RID     string    `json:"rid,omitempty"` // WeChat's request id, good for seven days
+	RID     string    `json:"rid,omitempty"` // WeChat's request id; WeChat can look it up for seven days
 	API     string    `json:"api,omitempty"` // the call that was refused, such as api_authorizer_token
 	At      time.Time `json:"at"`
 }
@@ -154,7 +151,7 @@ type LastError struct {
 type Authorizer struct {
 	Profile      map[string]json.RawMessage
 	FuncInfo     []int      // ids of the permission sets granted
-	AuthorizedAt *time.Time // nil when not known
+	AuthorizedAt *time.Time // nil if not known
 	Ref          string     // the caller's own id for this authorization
 }
 
@@ -179,7 +176,7 @@ func (a Authorizer) MarshalJSON() ([]byte, error) {
 		flat = map[string]json.RawMessage{}
 	}
 	for _, name := range ourNames {
-		delete(flat, name) // the profile has no say in what is ours
+		delete(flat, name) // a field of the profile never replaces one of ours
 	}
 	if err := json.Unmarshal(ours, &flat); err != nil {
 		return nil, err
@@ -187,7 +184,7 @@ func (a Authorizer) MarshalJSON() ([]byte, error) {
 	return json.Marshal(flat)
 }
 
-// UnmarshalJSON reads the flat object; what is not ours is profile.
+// UnmarshalJSON reads the flat object; fields that are not ours go into Profile.
 func (a *Authorizer) UnmarshalJSON(data []byte) error {
 	var ours authorizerRecord
 	if err := json.Unmarshal(data, &ours); err != nil {

@@ -10,28 +10,29 @@ import (
 )
 
 // Token is one access token. Its JSON is the record in the bucket and on token.updated.<key>
-// (docs/contract.md), so a program that gets one without a Client reads it with json.Unmarshal;
-// written, its secrets are "[redacted]". Times are UTC.
+// (docs/contract.md), so a program without a Client can read one with json.Unmarshal; marshalled,
+// its secrets are "[redacted]". Times are UTC.
 type Token struct {
 	Key        Key       `json:"key"`
-	Value      Secret    `json:"value"`       // what goes into access_token=
+	Value      Secret    `json:"value"`       // the value of access_token=
 	Generation uint64    `json:"generation"`  // counts the renewals of this key from 1; never goes down
-	ObtainedAt time.Time `json:"obtained_at"` // when WeChat was asked for it
+	ObtainedAt time.Time `json:"obtained_at"` // when WeChat was asked for the token
 	ExpiresAt  time.Time `json:"expires_at"`  // ObtainedAt plus WeChat's expires_in
 	RenewAt    time.Time `json:"renew_at"`    // when wxtoken will fetch the next one
 	Previous   *Previous `json:"previous,omitempty"`
 	Revision   uint64    `json:"-"` // revision of the bucket's entry; 0 for a token that does not come from a Client
 }
 
-// Previous is the token before, for as long as WeChat still accepts it. A Token has none after a
-// re-authorization. Those who read the Token share what it points to: don't change it.
+// Previous is the token before this one, while WeChat still accepts it. A Token has none after a
+// re-authorization. All readers of the Token share it: don't change it.
 type Previous struct {
 	Value      Secret    `json:"value"`
 	ValidUntil time.Time `json:"valid_until"` // the earlier of its own expiry and 5 minutes after its successor was obtained
 }
 
 // UnmarshalJSON reads a record of the bucket and ignores fields that it does not know. It returns
-// an error that wraps ErrBadToken when the record is not a token; the error never shows the record.
+// an error that wraps ErrBadToken when the record is not a token; the error never quotes the
+// record.
 func (t *Token) UnmarshalJSON(text []byte) error {
 	token, err := readToken(text, time.Time{})
 	if err == nil {
@@ -40,8 +41,8 @@ func (t *Token) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// tokenRecord is the JSON of a Token as it is read: a Secret is made of what is kept, and of
-// nothing else.
+// tokenRecord is the JSON of a Token with plain strings: Secrets are made only of the values that
+// are used.
 type tokenRecord struct {
 	Key        string
 	Value      string
@@ -57,10 +58,10 @@ type previousRecord struct {
 	ValidUntil time.Time `json:"valid_until"`
 }
 
-// plain reads a record as wxtoken writes it, all of it and nothing else, several times as fast as
-// encoding/json: a Client reads a million of them before it is ready. ok is false for any other
-// form, and r is not to be used then.
-func (r *tokenRecord) plain(text []byte) (ok bool) {
+// parsePlain reads a record exactly as wxtoken writes it, several times as fast as encoding/json: a
+// Client may read a million of them before it is ready. ok is false for any other form; r must not
+// be used then.
+func (r *tokenRecord) parsePlain(text []byte) (ok bool) {
 	value := func(before, behind string) []byte {
 		rest, found := bytes.CutPrefix(text, []byte(before))
 		value, rest, ends := bytes.Cut(rest, []byte(behind))
@@ -89,10 +90,11 @@ func (r *tokenRecord) plain(text []byte) (ok bool) {
 	return ok && err == nil && (generation[0] != '0' || n == 0 && len(generation) == 1) && string(text) == "}"
 }
 
-// readToken reads a record of the bucket, and the token before if that is valid at a time.
+// readToken reads a record of the bucket, with its previous token if that is still valid at the
+// time at.
 func readToken(text []byte, at time.Time) (Token, error) {
 	var r tokenRecord
-	if !r.plain(text) {
+	if !r.parsePlain(text) {
 		r = tokenRecord{}
 		if err := json.Unmarshal(text, &r); err != nil {
 			return Token{}, fmt.Errorf("%w: not the JSON of a token", ErrBadToken)

@@ -16,66 +16,65 @@ import (
 )
 
 const (
-	// defaultRetryBody is how large a request body is kept for a second try, in bytes.
+	// defaultRetryBody is the largest request body that is kept in memory for a second try, in
+	// bytes.
 	defaultRetryBody = 1 << 20
-	// maxRefusal is how long an answer may be that is looked at: a refusal of WeChat's is far
-	// shorter.
+	// maxRefusal is the longest answer that is searched for an errcode, in bytes: WeChat's refusals
+	// are far shorter.
 	maxRefusal = 2 << 10
 )
 
-// TokenParameters are the parameters of a query in which WeChat takes a token.
+// TokenParameters are the query parameters in which WeChat takes a token.
 var TokenParameters = []string{"access_token", "component_access_token"}
 
-// refusedCodes are the errcodes by which WeChat says that it does not take a token ("Global return
-// codes").
+// refusedCodes are the errcodes with which WeChat refuses a token ("Global return codes").
 var refusedCodes = []int{40001, 40014, 42001}
 
 // Transport is an http.RoundTripper for calls to WeChat's API: it puts the current token of a key
-// into the query, and when WeChat refuses the token it has that replaced ([Client.Replace]) and
-// makes the call once more, if the request's body can be sent again. A body goes out with a length,
-// also where the request says none: it is read to its end before. Nothing else is repeated here: a
-// call may have worked although its answer was lost. (net/http itself may make a GET once more
-// where a connection that it had kept breaks.) A refusal that can't be mended so is handed on as it
-// came, when the next token is there.
+// into the query. When WeChat refuses the token it has it replaced ([Client.Replace]) and repeats
+// the call once, if the request's body can be sent again. A body is always sent with a length; one
+// whose length is not known is first read to its end. Nothing else is repeated: a call may have
+// worked although its answer was lost. (net/http itself may repeat a GET when an idle connection
+// breaks.) Where the call can't be repeated, the refusal is returned as it came, once the next
+// token is there.
 //
-// The token takes the place of access_token or component_access_token, whichever the query has;
-// without one it is added under the name that the kind of the key wants. Neither RoundTrip's errors
-// nor the Request of an answer hold the token. Where WeChat redirects, an http.Client follows
-// without it: the token is for the address that was called.
+// The token takes the place of access_token or component_access_token, whichever the query has; if
+// it has neither, the token is added under the name for the kind of the key. Neither RoundTrip's
+// errors nor the Request of an answer contain the token. When WeChat redirects, an http.Client
+// follows without the token: it is only for the address that was called.
 type Transport struct {
 	Client *Client
 	Key    Key
 
-	// Base makes the calls. Default: http.DefaultTransport. Its answers must not be compressed,
-	// which is so unless the request has a header Accept-Encoding.
+	// Base makes the calls. Default: http.DefaultTransport. Its answers must not be compressed;
+	// they aren't unless the request has a header Accept-Encoding.
 	Base http.RoundTripper
 
-	// RetryBody is how large a body of a request without GetBody is kept in memory for a second
-	// try, in bytes. Default: 1 MiB; less than 0: none.
+	// RetryBody is the largest body of a request without GetBody that is kept in memory for a
+	// second try, in bytes. Default: 1 MiB. Negative: none is kept.
 	RetryBody int64
 
-	// SpoolDir is where a body goes that is longer than RetryBody and whose length the request does
-	// not say (ContentLength 0 or -1): WeChat refuses a body in chunks, so it gets a length. The
-	// file has no name any more while it is used, but on Windows. Such a body can be sent twice.
-	// Default: os.TempDir.
+	// SpoolDir is the folder for a body that is longer than RetryBody and whose length the request
+	// does not say (ContentLength 0 or -1): WeChat refuses a chunked body, so its length must be
+	// found first. The file is deleted while it is still open, except on Windows. Such a body can
+	// be sent twice. Default: os.TempDir.
 	SpoolDir string
 
-	// MaxSpool is how long such a body may be, in bytes; what is longer is ErrBodyTooLong. Default:
-	// 1 GiB.
+	// MaxSpool is the longest such body, in bytes; a longer one is refused with ErrBodyTooLong.
+	// Default: 1 GiB.
 	MaxSpool int64
 
-	// Answered, if not nil, is told of each answer before RoundTrip returns it.
+	// Answered, if not nil, is called with each answer before RoundTrip returns it.
 	Answered func(Answer)
 }
 
-// Answer is what Transport saw of an answer of WeChat's.
+// Answer is what Transport read from an answer of WeChat's.
 type Answer struct {
-	Errcode int    // WeChat's; 0 where it gave none
+	Errcode int    // WeChat's errcode; 0 if there is none
 	RID     string // WeChat's request id, of an answer with an errcode
 	Refused bool   // WeChat refused the first token
-	Again   bool   // the call was made once more, and this is the second answer
-	// Why the call was not made once more, where Refused and not Again; nil where its body can't be
-	// sent twice.
+	Again   bool   // the call was repeated, and this is the second answer
+	// Why the call was not repeated, if Refused and not Again; nil if its body can't be sent twice.
 	Err error
 }
 
@@ -98,11 +97,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.release()
 	res, answer, err := t.send(req, token, body.first, body.length)
 	if err != nil || !slices.Contains(refusedCodes, answer.Errcode) {
-		return t.told(res, answer, err)
+		return t.finish(res, answer, err)
 	}
 	answer.Refused = true
-	// Also where the body can't be sent again: a program that repeats the call by itself, as many
-	// SDKs do, does so at once.
+	// Replaced even where the body can't be sent again: many SDKs repeat the call themselves, at
+	// once, and need the new token.
 	next, err := t.Client.Replace(req.Context(), token)
 	if err == nil && body.again != nil {
 		var again io.ReadCloser
@@ -110,14 +109,14 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			closeResponse(res)
 			res, answer, err = t.send(req, next, again, body.length)
 			answer.Refused, answer.Again = true, true
-			return t.told(res, answer, err)
+			return t.finish(res, answer, err)
 		}
 	}
 	answer.Err = err
-	return t.told(res, answer, nil)
+	return t.finish(res, answer, nil)
 }
 
-func (t *Transport) told(res *http.Response, answer Answer, err error) (*http.Response, error) {
+func (t *Transport) finish(res *http.Response, answer Answer, err error) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -127,22 +126,22 @@ func (t *Transport) told(res *http.Response, answer Answer, err error) (*http.Re
 	return res, nil
 }
 
-// redirected follows a redirection as it is: it may lead to a host that is not to have the token.
+// redirected sends a redirected request unchanged: its host may be one that must not get the token.
 func (t *Transport) redirected(req *http.Request) (*http.Response, error) {
 	res, err := t.base().RoundTrip(req)
 	return res, withoutURL(err)
 }
 
-// outgoing is a request's body.
+// outgoing is a request's body, ready to be sent.
 type outgoing struct {
 	first   io.ReadCloser
 	length  int64
-	again   func() (io.ReadCloser, error) // nil: it can't be sent twice
+	again   func() (io.ReadCloser, error) // nil if it can't be sent twice
 	release func()
 }
 
-// body makes a request's body ready to be sent with its length, and twice where that may be. A
-// length that is not said is 0, or -1.
+// body prepares a request's body to be sent with its length, and twice where possible. An unknown
+// length is 0 or -1.
 func (t *Transport) body(req *http.Request) (outgoing, error) {
 	limit := t.RetryBody
 	if limit == 0 {
@@ -153,14 +152,14 @@ func (t *Transport) body(req *http.Request) (outgoing, error) {
 	case req.Body == nil || req.Body == http.NoBody:
 		ready.first, ready.length, ready.again = http.NoBody, 0, func() (io.ReadCloser, error) { return http.NoBody, nil }
 		return ready, nil
-	case req.ContentLength > 0 && (req.GetBody != nil || req.ContentLength > limit): // any is longer than a limit below 0
+	case req.ContentLength > 0 && (req.GetBody != nil || req.ContentLength > limit):
 		return ready, nil
 	}
 	inMemory := limit
 	if limit < 0 {
-		inMemory = defaultRetryBody // for the length
+		inMemory = defaultRetryBody // not to repeat the call, but to find the length
 	}
-	k, err := t.keep(req.Context(), req.Body, inMemory)
+	k, err := t.buffer(req.Context(), req.Body, inMemory)
 	if err != nil {
 		return outgoing{}, err
 	}
@@ -172,26 +171,26 @@ func (t *Transport) body(req *http.Request) (outgoing, error) {
 	ready.release = k.release
 	if req.ContentLength <= 0 {
 		ready.length = k.length
-	} // else net/http refuses a body of another length: so much of it is missing
+	} // else net/http refuses a body that is shorter than its ContentLength
 	if limit > 0 {
 		ready.again = k.open
 	}
 	return ready, nil
 }
 
-// body reads from one place and closes another.
+// body reads from one source and closes another.
 type body struct {
 	io.Reader
 	io.Closer
 }
 
-// send makes the call with a token, and looks at the answer.
+// send makes the call with a token, and reads the errcode of the answer.
 func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, length int64) (*http.Response, Answer, error) {
-	out := *req // shallow: a RoundTripper changes no request
+	out := *req // a shallow copy: a RoundTripper must not change the request
 	address := *req.URL
 	address.RawQuery = withToken(address.RawQuery, token)
 	out.URL, out.Body, out.ContentLength, out.GetBody = &address, payload, length, nil
-	out.TransferEncoding = nil // with its length: WeChat answers HTTP 412 to a body in chunks
+	out.TransferEncoding = nil // not chunked: WeChat answers a chunked body with HTTP 412
 	res, err := t.base().RoundTrip(&out)
 	if err != nil {
 		return nil, Answer{}, withoutURL(err)
@@ -201,7 +200,7 @@ func (t *Transport) send(req *http.Request, token Token, payload io.ReadCloser, 
 		closeResponse(res)
 		return nil, Answer{}, withoutURL(err)
 	}
-	res.Request = req // the other one has the token in it, and lands in logs
+	res.Request = req // not out: its URL holds the token, and may end up in logs
 	return res, answer, nil
 }
 
@@ -212,7 +211,7 @@ func (t *Transport) base() http.RoundTripper {
 	return t.Base
 }
 
-// withoutURL strips an error of the URL that it may hold, in which the token is.
+// withoutURL strips an error of its URL, which contains the token.
 func withoutURL(err error) error {
 	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
 		return wrapped.Err
@@ -220,7 +219,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// withToken returns a query with the value of a token in its place.
+// withToken returns a query with a token as the value of its parameter.
 func withToken(query string, token Token) string {
 	value := url.QueryEscape(token.Value.Reveal())
 	parts := strings.Split(query, "&")
@@ -241,10 +240,11 @@ func withToken(query string, token Token) string {
 	return query + name + "=" + value
 }
 
-// ReadAnswer reads the beginning of an answer of WeChat's, as far as a refusal may be long, and
-// puts it back.
+// ReadAnswer reads errcode and rid from an answer of WeChat's. Afterwards res.Body can still be
+// read from its beginning. A long answer, or one of an image, video or audio type, is not read.
 func ReadAnswer(res *http.Response) (Answer, error) {
-	if res.ContentLength > maxRefusal || res.ContentLength == 0 || res.Body == nil || media(res.Header.Get("Content-Type")) {
+	if res.ContentLength > maxRefusal || res.ContentLength == 0 || res.Body == nil ||
+		isMedia(res.Header.Get("Content-Type")) {
 		return Answer{}, nil
 	}
 	head, err := io.ReadAll(io.LimitReader(res.Body, maxRefusal+1))
@@ -258,15 +258,15 @@ func ReadAnswer(res *http.Response) (Answer, error) {
 	return parseAnswer(head), nil
 }
 
-// media reports whether that is the type of what no refusal is.
-func media(kind string) bool {
+// isMedia reports whether kind is a content type that a refusal never has.
+func isMedia(kind string) bool {
 	return strings.HasPrefix(kind, "image/") || strings.HasPrefix(kind, "video/") || strings.HasPrefix(kind, "audio/")
 }
 
 // ridPattern is WeChat's request id at the end of an errmsg ("rid").
 var ridPattern = regexp.MustCompile(`rid: ?([0-9A-Za-z-]{8,64})`)
 
-// parseAnswer reads what an answer says of itself. It takes the errcode as a number and as a text.
+// parseAnswer reads errcode and rid. The errcode may be a number or a text.
 func parseAnswer(text []byte) Answer {
 	if !bytes.Contains(text, []byte(`"errcode"`)) {
 		return Answer{}
@@ -289,7 +289,8 @@ func parseAnswer(text []byte) Answer {
 	return answer
 }
 
-// closeResponse lets go of an answer that is not read, so that its connection is used again.
+// closeResponse drains and closes an answer that is not needed, so that its connection can be
+// reused.
 func closeResponse(res *http.Response) {
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxRefusal))
 	_ = res.Body.Close()

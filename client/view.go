@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// view is what a Client has of the bucket "tokens". Readers look into it without a lock: a look
-// writes nothing, so that any number of them at once cost each other nothing. Writers hold the
+// view is what a Client has of the bucket "tokens". Readers use it without a lock: a look-up writes
+// nothing, so any number of concurrent readers don't slow each other down. Writers hold the
 // Client's lock. The zero view is empty.
 //
-// It is an open table: a key's entry stands at the place that its digest names, or at one of the
-// next. Nothing is ever taken out (a removed token leaves an entry that says so), so a search may
-// end at the first empty place.
+// It is a hash table with open addressing: a key's entry is at the place of its digest, or at one
+// of the next. No entry is ever taken out (a removed token leaves an entry that says so), so a
+// search may end at the first empty place.
 type view struct {
 	seed   maphash.Seed
 	places atomic.Pointer[[]place] // a power of two of them, a quarter of them empty; replaced when it grows
 	keys   int                     // entries; guarded by Client.mu
-	tokens int                     // of them with a token; guarded by Client.mu
+	tokens int                     // entries with a token; guarded by Client.mu
 }
 
-// place is for one entry, which is replaced, never changed.
+// place holds one entry. Entries are replaced, never changed.
 type place = atomic.Pointer[entry]
 
-// minPlaces is how small a table is.
+// minPlaces is the size of the smallest table.
 const minPlaces = 8
 
 // entry is what the bucket holds for one key. After a deletion its token has only Key and Revision.
@@ -32,7 +32,7 @@ type entry struct{ token Token }
 
 func (e *entry) revoked() bool { return e.token.Value.IsZero() }
 
-// revision is that of e, 0 for none.
+// revision returns the revision of e, 0 if e is nil.
 func (e *entry) revision() uint64 {
 	if e == nil {
 		return 0
@@ -40,7 +40,7 @@ func (e *entry) revision() uint64 {
 	return e.token.Revision
 }
 
-// usable reports whether e holds a token that is not dead.
+// usable reports whether e holds a token that has not expired.
 func (e *entry) usable(now time.Time) bool {
 	return e != nil && !e.revoked() && now.Before(e.token.ExpiresAt)
 }
@@ -64,8 +64,8 @@ func (e *entry) is(key Key) bool {
 	return its.Authorizer == key.Authorizer && its.Component == key.Component && its.Kind == key.Kind
 }
 
-// free returns where the entry of a key stands or would stand.
-func (v *view) free(places []place, key Key) *place {
+// placeOf returns the place where the entry of a key is or would be.
+func (v *view) placeOf(places []place, key Key) *place {
 	for i := v.digest(key); ; i++ {
 		p := &places[i&uint64(len(places)-1)]
 		if e := p.Load(); e == nil || e.is(key) {
@@ -74,8 +74,8 @@ func (v *view) free(places []place, key Key) *place {
 	}
 }
 
-// digest is that of the appid alone, which costs a third of that of the whole key: an account is
-// known to few components. Its tickets stand beside its token.
+// digest hashes the appid alone, which costs a third of hashing the whole key. Few components share
+// an account, so few keys collide; an account's tickets are placed next to its token.
 func (v *view) digest(key Key) uint64 {
 	appID := key.Authorizer
 	if appID == "" {
@@ -84,7 +84,7 @@ func (v *view) digest(key Key) uint64 {
 	return maphash.String(v.seed, appID) + uint64(len(key.Kind))
 }
 
-// set puts an entry in the place of the one before. The Client's lock is held.
+// set stores an entry, and replaces that of the same key. The Client's lock is held.
 func (v *view) set(e *entry) {
 	old := v.find(e.token.Key)
 	if old == nil {
@@ -96,10 +96,10 @@ func (v *view) set(e *entry) {
 	if !e.revoked() {
 		v.tokens++
 	}
-	v.free(*v.places.Load(), e.token.Key).Store(e)
+	v.placeOf(*v.places.Load(), e.token.Key).Store(e)
 }
 
-// grow makes room for v.keys. Readers go on in the table before until the new one is complete.
+// grow makes room for v.keys entries. Readers use the old table until the new one is complete.
 func (v *view) grow() {
 	var old []place
 	if places := v.places.Load(); places != nil {
@@ -114,7 +114,7 @@ func (v *view) grow() {
 	next := make([]place, max(minPlaces, 2*len(old)))
 	for i := range old {
 		if e := old[i].Load(); e != nil {
-			v.free(next, e.token.Key).Store(e)
+			v.placeOf(next, e.token.Key).Store(e)
 		}
 	}
 	v.places.Store(&next)

@@ -15,11 +15,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// bucket is one of the buckets that a Client follows.
+// bucket is a bucket that a Client follows.
 type bucket struct {
 	name string
 
-	// apply brings a message into the view. Its error never shows the message.
+	// apply applies a message to the view. Its error never quotes the message.
 	apply func(w *watch, key Key, msg *nats.Msg, revision uint64) error
 }
 
@@ -30,69 +30,68 @@ var (
 
 func (b *bucket) stream() string { return "KV_" + b.name }
 
-// subject is followed by the key.
-func (b *bucket) subject() string { return "$KV." + b.name + "." }
+// subjectPrefix returns what stands before the key in a subject.
+func (b *bucket) subjectPrefix() string { return "$KV." + b.name + "." }
 
-// creates is followed by the consumer's name and the filter.
-func (b *bucket) creates() string { return "$JS.API.CONSUMER.CREATE." + b.stream() }
+// createSubject returns the subject for creating a consumer, without the consumer's name and filter
+// at its end.
+func (b *bucket) createSubject() string { return "$JS.API.CONSUMER.CREATE." + b.stream() }
 
 const (
-	// heartbeat is how often the server says that a quiet watch still stands.
+	// heartbeat is how often the server confirms that a quiet watch is still running.
 	heartbeat = 2 * time.Second
 
-	// maxMissed is how many times a heartbeat long a watch may say nothing before it counts as
-	// dead.
+	// maxMissed is how many heartbeats may be missing before a watch counts as dead.
 	maxMissed = 2
 
-	// A watch that can't be made is tried again after retryMin, then after twice as long each
+	// A watch that can't be started is tried again after retryMin, then after twice as long each
 	// time up to retryMax, and at once when the connection comes back.
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
 
-	// refusedPoll is the time between two looks for a refusal.
+	// refusedPoll is the time between two checks whether NATS refused a request.
 	refusedPoll = 10 * time.Millisecond
 )
 
-// Why a watch had to be begun anew.
+// Why a watch had to be restarted.
 var (
 	errDisconnected = errors.New("connection lost")
 	errSilent       = fmt.Errorf("no heartbeat in %s", maxMissed*heartbeat)
-	errGap          = errors.New("messages lost on the way")
+	errGap          = errors.New("messages missing")
 	errConsumer     = errors.New("consumer ended by the server")
-	errShared       = errors.New("this user may make no consumer with several filters")
+	errShared       = errors.New("this user may not create a consumer with several filters")
 )
 
-// watch is one consumer on the bucket, from its making to its first fault.
+// watch is one consumer on the bucket, from its creation to its first fault.
 //
-// It is not jetstream's KeyWatcher, because that one outlives its faults by resuming after the
-// last sequence it saw: it needs 10 to 20 seconds to notice a restarted server, and in a bucket
-// that was made anew it skips everything below that sequence without a word. A watch that never
-// resumes, but ends at any doubt and reads the bucket again, has none of these cases.
-// It needs fewer permissions as well.
+// It is not jetstream's KeyWatcher, because that one survives faults by resuming after the last
+// sequence it saw: it needs 10 to 20 seconds to notice a restarted server, and in a bucket that was
+// recreated it silently skips everything below that sequence. A watch that never resumes, but ends
+// at any doubt and reads the bucket again, has neither problem. It also needs fewer permissions.
 type watch struct {
 	c         *Client
 	of        *bucket
-	delivered uint64      // consumer sequence of the last entry; touched by receive alone
-	heard     atomic.Bool // something came since the supervisor last looked
+	delivered uint64      // consumer sequence of the last entry; used by receive alone
+	heard     atomic.Bool // a message came since the last heartbeat tick
 	fault     chan error  // the first fault; capacity 1
 
-	live bool // what the bucket held at the start is in the view; guarded by Client.mu
-	over bool // nothing that still arrives counts; guarded by Client.mu
+	live bool // the view has all that the bucket held at the start; guarded by Client.mu
+	over bool // messages that still arrive are ignored; guarded by Client.mu
 }
 
-// follow keeps a watch on some keys of a bucket going until the client is closed, or the
-// connection. Where this user may not make a consumer with several filters, each key gets a watch
-// of its own.
+// follow keeps a watch on some keys of a bucket running until the client or the connection is
+// closed. Where this user may not create a consumer with several filters, each key gets a watch of
+// its own.
 func (c *Client) follow(b *bucket, filters []string) {
 	status := c.nc.StatusChanged()
 	defer c.nc.RemoveStatusListener(status)
 	delay := retryMin
 	for c.ctx.Err() == nil {
 		for len(status) > 0 {
-			<-status // what happened before this watch does not concern it
+			<-status // changes from before this watch don't matter
 		}
 		if c.nc.IsClosed() {
-			c.fail(nats.ErrConnectionClosed)
+			c.noteFault(nats.ErrConnectionClosed)
 			return
 		}
 		if c.nc.IsConnected() {
@@ -104,11 +103,11 @@ func (c *Client) follow(b *bucket, filters []string) {
 				c.split(b, filters)
 				return
 			}
-			c.fail(fmt.Errorf("watch %s: %w", b.named(filters), err))
+			c.noteFault(fmt.Errorf("watch %s: %w", b.describe(filters), err))
 			if made {
 				delay = retryMin
 			} else if errors.Is(err, context.DeadlineExceeded) {
-				c.hearAgain()
+				c.restoreInbox()
 			}
 		}
 		select {
@@ -120,10 +119,10 @@ func (c *Client) follow(b *bucket, filters []string) {
 	}
 }
 
-// hearAgain has the connection made anew when NATS had taken the inbox of its requests away and
-// allows inboxes again. The library goes on believing in a subscription that a reload of the
-// server's permissions removed: no answer would be heard any more, by anything on this connection.
-func (c *Client) hearAgain() {
+// restoreInbox reconnects when NATS had withdrawn the right to the inbox of requests and allows it
+// again. nats.go does not notice that a reload of the server's permissions removed the
+// subscription: without a reconnect no request on this connection would get an answer any more.
+func (c *Client) restoreInbox() {
 	refused := func(subject string) bool {
 		err := c.nc.LastError()
 		return errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), `Subscription to "`+subject)
@@ -136,13 +135,13 @@ func (c *Client) hearAgain() {
 		return
 	}
 	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
-	// The server complains of the inbox before it answers the flush.
+	// The server reports a refused inbox before it answers the flush.
 	if c.nc.FlushTimeout(requestTimeout) == nil && !refused(sub.Subject) {
 		_ = c.nc.ForceReconnect() // fails only where it is closed
 	}
 }
 
-// split follows each filter by itself.
+// split follows each filter with a watch of its own.
 func (c *Client) split(b *bucket, filters []string) {
 	c.mu.Lock()
 	c.watches += len(filters) - 1
@@ -152,16 +151,16 @@ func (c *Client) split(b *bucket, filters []string) {
 	}
 }
 
-// named says what a watch is on.
-func (b *bucket) named(filters []string) string {
+// describe returns what a watch covers, for error texts.
+func (b *bucket) describe(filters []string) string {
 	if len(filters) > 1 {
-		return fmt.Sprintf("%s%s and %d more", b.subject(), filters[0], len(filters)-1)
+		return fmt.Sprintf("%s%s and %d more", b.subjectPrefix(), filters[0], len(filters)-1)
 	}
-	return b.subject() + filters[0]
+	return b.subjectPrefix() + filters[0]
 }
 
-// watch reads what the filters cover, then follows it until the first fault, which it returns. It
-// reports whether the consumer could be made at all.
+// watch reads what the filters cover, then follows it until the first fault, which it returns. made
+// reports whether the consumer was created.
 func (c *Client) watch(b *bucket, filters []string, status <-chan nats.Status) (made bool, err error) {
 	w := &watch{c: c, of: b, fault: make(chan error, 1)}
 	sub, err := c.nc.Subscribe(c.nc.NewInbox(), w.receive)
@@ -170,8 +169,8 @@ func (c *Client) watch(b *bucket, filters []string, status <-chan nats.Status) (
 	}
 	defer w.end(sub)
 
-	// Made on the side, because an answer that was lost with the connection would be waited for in
-	// vain.
+	// Created in a goroutine of its own: if the connection is lost, its answer is lost too, and
+	// waiting for it would be in vain.
 	ctx, cancel := context.WithTimeout(c.ctx, requestTimeout)
 	defer cancel()
 	consumer := make(chan error, 1)
@@ -203,7 +202,7 @@ func (c *Client) watch(b *bucket, filters []string, status <-chan nats.Status) (
 	}
 }
 
-// consume makes the consumer that sends what the filters cover to deliver.
+// consume creates the consumer that sends what the filters cover to the subject deliver.
 func (w *watch) consume(ctx context.Context, filters []string, deliver string) error {
 	config := jetstream.ConsumerConfig{
 		Name:           deliver[strings.LastIndexByte(deliver, '.')+1:], // as unique as the inbox
@@ -218,14 +217,14 @@ func (w *watch) consume(ctx context.Context, filters []string, deliver string) e
 		IdleHeartbeat:  heartbeat,
 	}
 	if len(filters) == 1 {
-		// Alone, it stands in the request's subject, where permissions can see it.
-		config.FilterSubject = w.of.subject() + filters[0]
+		// A single filter is part of the request's subject, where permissions can restrict it.
+		config.FilterSubject = w.of.subjectPrefix() + filters[0]
 	} else {
 		for _, filter := range filters {
-			config.FilterSubjects = append(config.FilterSubjects, w.of.subject()+filter)
+			config.FilterSubjects = append(config.FilterSubjects, w.of.subjectPrefix()+filter)
 		}
 		var done context.CancelFunc
-		ctx, done = w.untilRefused(ctx, w.of.creates()+"."+config.Name)
+		ctx, done = w.untilRefused(ctx, w.of.createSubject()+"."+config.Name)
 		defer done()
 	}
 	consumer, err := w.c.js.CreatePushConsumer(ctx, w.of.stream(), config)
@@ -233,16 +232,16 @@ func (w *watch) consume(ctx context.Context, filters []string, deliver string) e
 		return errShared
 	}
 	if err != nil {
-		return explain(w.c.nc, err, w.of.creates())
+		return explain(w.c.nc, err, w.of.createSubject())
 	}
 	if info := consumer.CachedInfo(); info.NumPending == 0 && info.Delivered.Consumer == 0 {
-		w.loaded() // an empty bucket sends nothing that could say so
+		w.setLive() // an empty bucket sends no message that would tell
 	}
 	return nil
 }
 
-// untilRefused returns a context that also ends, with errShared, when NATS refuses this connection
-// to publish to a subject: it does not answer such a request.
+// untilRefused returns a context that also ends, with errShared, when NATS refuses to let this
+// connection publish to a subject: NATS does not answer such a request.
 func (w *watch) untilRefused(ctx context.Context, subject string) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w.c.wg.Go(func() {
@@ -261,8 +260,8 @@ func (w *watch) untilRefused(ctx context.Context, subject string) (context.Conte
 	return ctx, func() { cancel(nil) }
 }
 
-// end stops w. The server removes the consumer by itself when no client listens, so no time is spent
-// on asking it to.
+// end stops w. The server removes a consumer by itself when no client listens, so w doesn't ask for
+// it.
 func (w *watch) end(sub *nats.Subscription) {
 	_ = sub.Unsubscribe() // fails only where the connection is closing and does the same
 	w.c.mu.Lock()
@@ -273,7 +272,7 @@ func (w *watch) end(sub *nats.Subscription) {
 	}
 }
 
-// receive takes one message of the consumer. Calls come one at a time and in order.
+// receive handles one message of the consumer. Calls come one at a time and in order.
 func (w *watch) receive(msg *nats.Msg) {
 	w.heard.Store(true)
 	switch msg.Header.Get("Status") {
@@ -292,9 +291,9 @@ func (w *watch) receive(msg *nats.Msg) {
 			return
 		}
 		if stalled == "" {
-			// The server beats only when it has nothing left to send, or has not heard that we took
-			// what it sent.
-			w.loaded()
+			// The server sends heartbeats only when it has nothing left to send, or waits for flow
+			// control (stalled).
+			w.setLive()
 		}
 		return
 	default:
@@ -312,11 +311,11 @@ func (w *watch) receive(msg *nats.Msg) {
 	w.delivered++
 	w.apply(msg, meta.Sequence.Stream)
 	if meta.NumPending == 0 {
-		w.loaded()
+		w.setLive()
 	}
 }
 
-// stop tells the supervisor of the first fault.
+// stop ends the watch with its first fault; later ones are dropped.
 func (w *watch) stop(fault error) {
 	select {
 	case w.fault <- fault:
@@ -324,8 +323,8 @@ func (w *watch) stop(fault error) {
 	}
 }
 
-// loaded notes that the view has everything that the bucket held when the watch began.
-func (w *watch) loaded() {
+// setLive records that the view has all that the bucket held when the watch started.
+func (w *watch) setLive() {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
 	if w.live || w.over {
@@ -336,12 +335,12 @@ func (w *watch) loaded() {
 	w.c.feeds.wake()
 }
 
-// apply brings one message of the bucket into the view. A message that can't be read changes
-// nothing: what the view has is better than nothing. Nor is anything removed but by a message that
-// says so: a bucket that was lost is filled again, and until then WeChat still accepts the tokens
-// that it held.
+// apply applies one message of the bucket to the view. A message that can't be read changes
+// nothing: what the view has is better than nothing. Only a deletion message removes something: a
+// bucket that was lost is filled again, and until then WeChat still accepts the tokens that it
+// held.
 func (w *watch) apply(msg *nats.Msg, revision uint64) {
-	key, err := ParseKey(strings.TrimPrefix(msg.Subject, w.of.subject()))
+	key, err := ParseKey(strings.TrimPrefix(msg.Subject, w.of.subjectPrefix()))
 	if err == nil {
 		err = w.of.apply(w, key, msg, revision)
 	}
@@ -372,15 +371,15 @@ func (w *watch) applyToken(key Key, msg *nats.Msg, revision uint64) error {
 		if old != nil && old.token.Revision == e.token.Revision && old.token.Value == e.token.Value {
 			return // read again by a new watch
 		}
-		e.token.Key = c.kept(key)
+		e.token.Key = c.intern(key)
 		if e.token.Previous != nil {
-			c.fading = append(c.fading, e)
+			c.withPrevious = append(c.withPrevious, e)
 		}
 		c.view.set(e)
 		c.stats.Updates++
 		c.tokensAt = max(c.tokensAt, revision)
 		if c.followsAll() {
-			c.tokenTrail.step(old.revision(), revision, &e.token.Key)
+			c.tokenTrail.add(old.revision(), revision, &e.token.Key)
 			c.tokensAt = revision // lower than before in a bucket that was made anew
 		}
 		c.feeds.add(e.token.Key, tokenChanged)
@@ -404,29 +403,29 @@ func readEntry(key Key, msg *nats.Msg, revision uint64, now time.Time) (*entry, 
 	return &entry{token}, nil
 }
 
-// kept returns a key that may be kept for long: it holds no more than itself alive, and shares what
-// keys have in common. The lock is held.
-func (c *Client) kept(key Key) Key {
+// intern returns a copy of a key for long-term storage: it keeps no message in memory, and shares
+// its component with other keys. The lock is held.
+func (c *Client) intern(key Key) Key {
 	if e := c.view.find(key); e != nil {
 		return e.token.Key
 	}
-	component, known := c.own[key.Component]
+	component, known := c.components[key.Component]
 	if !known {
 		component = strings.Clone(key.Component)
-		c.own[component] = component
+		c.components[component] = component
 	}
 	return Key{Kind: key.Kind, Component: component, Authorizer: strings.Clone(key.Authorizer)}
 }
 
-// fade forgets the tokens before, once WeChat no longer accepts them: of a million keys all but a
-// few have one.
-func (c *Client) fade() {
+// dropPrevious drops previous tokens that WeChat no longer accepts. They take memory: nearly all of
+// a million keys have one for a while.
+func (c *Client) dropPrevious() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, gone := c.clock.now(), 0
-	for _, e := range c.fading {
+	for _, e := range c.withPrevious {
 		if now.Before(e.token.Previous.ValidUntil) {
-			break // those behind it follow within minutes
+			break // the others end later, within minutes
 		}
 		gone++
 		if c.view.find(e.token.Key) == e {
@@ -434,11 +433,11 @@ func (c *Client) fade() {
 			token.Previous = nil
 			next := &entry{token}
 			c.view.set(next)
-			c.tokenTrail.hold(token.Revision, &next.token.Key) // and no longer e
+			c.tokenTrail.repoint(token.Revision, &next.token.Key) // so that e can be freed
 		}
 	}
-	clear(c.fading[:gone])
-	c.fading = c.fading[gone:]
+	clear(c.withPrevious[:gone])
+	c.withPrevious = c.withPrevious[gone:]
 }
 
 // isDeletion reports whether a message of a bucket removes its key.
@@ -446,8 +445,8 @@ func isDeletion(msg *nats.Msg) bool {
 	return msg.Header.Get("KV-Operation") != "" || msg.Header.Get("Nats-Marker-Reason") != ""
 }
 
-// fail notes why a watch ended or could not be made.
-func (c *Client) fail(err error) {
+// noteFault records why a watch ended or could not be started.
+func (c *Client) noteFault(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stats.Err = err
@@ -455,31 +454,31 @@ func (c *Client) fail(err error) {
 	c.feeds.wake()
 }
 
-// feeds are the receivers of changes. The Client's lock guards them.
+// feeds is a set of feeds. The Client's lock guards it.
 type feeds map[*feed]struct{}
 
-// add notes for all that key changed.
+// add adds a changed key to every feed.
 func (all feeds) add(key Key, what change) {
 	for f := range all {
 		f.add(key, what)
 	}
 }
 
-// wake lets all look again.
+// wake wakes every receiver.
 func (all feeds) wake() {
 	for f := range all {
 		f.signal()
 	}
 }
 
-// feed collects the keys that changed for one receiver, who may be slow.
+// feed collects changed keys for one receiver, which may be slow.
 type feed struct {
-	keys    map[Key]bool   // nil: all
+	keys    map[Key]bool   // nil means all
 	pending map[Key]change // changed since take; guarded by Client.mu
-	wake    chan struct{}  // capacity 1: there is something to look at
+	wake    chan struct{}  // capacity 1: filled when the receiver should look
 }
 
-// change says what of a key changed.
+// change says what changed about a key.
 type change uint8
 
 const (
@@ -487,7 +486,7 @@ const (
 	statusChanged
 )
 
-// newFeed returns a feed for some keys; for all without any.
+// newFeed returns a feed for some keys, or for all keys if none is given.
 func newFeed(keys []Key) *feed {
 	f := feedOf(nil)
 	for _, key := range keys {
@@ -499,16 +498,16 @@ func newFeed(keys []Key) *feed {
 	return f
 }
 
-// feedOf returns a feed for a set of keys, which may be empty; for all without a set.
+// feedOf returns a feed for a set of keys, which may be empty; nil means all keys.
 func feedOf(keys map[Key]bool) *feed {
 	return &feed{keys: keys, pending: make(map[Key]change), wake: make(chan struct{}, 1)}
 }
 
-// subscribe has a feed of tokens begin with what the view has now, and returns it.
+// subscribe registers a feed for tokens, puts all keys that the view has into it, and returns it.
 func (c *Client) subscribe(f *feed) *feed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.beginTokens(f)
+	c.addTokenFeed(f)
 	return f
 }
 
@@ -516,10 +515,10 @@ func (c *Client) unsubscribe(f *feed) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.feeds, f)
-	delete(c.told, f)
+	delete(c.statusFeeds, f)
 }
 
-// take returns the keys that changed since it was last called.
+// take returns the keys that changed since the last call, and empties the feed.
 func (c *Client) take(f *feed) map[Key]change {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -528,7 +527,7 @@ func (c *Client) take(f *feed) map[Key]change {
 	return changed
 }
 
-// add notes that key changed. The Client's lock is held.
+// add adds a changed key. The Client's lock is held.
 func (f *feed) add(key Key, what change) {
 	if f.keys != nil && !f.keys[key] {
 		return
@@ -537,7 +536,7 @@ func (f *feed) add(key Key, what change) {
 	f.signal()
 }
 
-// signal wakes the receiver, now or when it next looks.
+// signal wakes the receiver, now or when it next waits.
 func (f *feed) signal() {
 	select {
 	case f.wake <- struct{}{}:

@@ -63,7 +63,7 @@ func Example() {
 	// Output:
 	// WeChat takes it: true true
 	// in a log: [redacted]
-	// authorizer.wx_component.wx_stranger: no token: add the key to Config.Keys, or leave Keys empty to watch every token
+	// authorizer.wx_component.wx_stranger: no token (add the key to Config.Keys, or leave Keys empty to watch every token)
 }
 
 // When WeChat refuses a token, have it replaced, and try once more.

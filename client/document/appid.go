@@ -4,7 +4,7 @@ package document
 const maxAppID = 64
 
 // IsAppID reports whether s can be an appid: 1 to 64 of A-Z a-z 0-9 _ -. WeChat's are "wx" and 16
-// hex digits; what matters is that no character means anything in a subject, a path or a log line.
+// hex digits; what matters is that no character has a meaning in a subject, a path or a log line.
 func IsAppID(s string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -1,7 +1,7 @@
 // Package document reads what WeChat pushes: small documents in XML or JSON, with whatever users
-// and companies wrote in them. It has no opinion on what a document should be. It tells what can be
-// read without doubt, and what was odd.
+// and companies wrote in them. It does not judge what a document should contain. It tells what can
+// be read beyond doubt, and what was odd.
 //
-// Nothing is expanded, obeyed or fetched. A document type is the one thing that makes it read
-// nothing at all.
+// It expands no entities, follows no instructions and fetches nothing. A document with a document
+// type is not read at all.
 package document

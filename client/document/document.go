@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of a document, far above what WeChat sends and far below what costs us anything. What lies
-// beyond is not read.
+// Bounds of a document, far above what WeChat sends and far below what costs noticeable time or
+// memory. What exceeds them is not read.
 const (
 	maxDepth    = 16   // nested elements, the root included
 	maxElements = 1024 // in the whole document
@@ -31,18 +31,18 @@ type Kind string
 
 // The kinds of oddities.
 const (
-	// Attributes, comments, instructions, names that are no ASCII, references that stand for
-	// nothing.
+	// Attributes, comments, instructions, names that are not ASCII, references that stand for no
+	// character.
 	Markup Kind = "markup"
-	// Bytes that are no UTF-8, control characters and others that XML does not have.
+	// Bytes that are not UTF-8, control characters, and others that XML does not allow.
 	Characters Kind = "characters"
-	Beside     Kind = "beside" // text that stands in no field
-	Twice      Kind = "twice"  // a name stands twice
-	// Tags or quotes that don't fit together: a text's own, or a document cut short.
+	Beside     Kind = "beside" // text outside any field
+	Twice      Kind = "twice"  // a name occurs twice
+	// Tags or quotes that don't match: they belong to a user's text, or the document is cut short.
 	Structure  Kind = "structure"
 	Bounds     Kind = "bounds"     // too deep, too many or too long
 	Space      Kind = "space"      // white space around what WeChat writes itself
-	Field      Kind = "field"      // a field that decides is missing, or can't be what WeChat sends
+	Field      Kind = "field"      // a necessary field is missing, or has a value that WeChat never sends
 	Unreadable Kind = "unreadable" // neither XML nor JSON
 )
 
@@ -51,7 +51,7 @@ func Kinds() []Kind {
 	return []Kind{Markup, Characters, Beside, Twice, Structure, Bounds, Space, Field, Unreadable}
 }
 
-// Oddity is one kind of oddity and where it was seen first. Its detail shows nothing of the
+// Oddity is one kind of oddity and where it was seen first. Its detail quotes nothing of the
 // document.
 type Oddity struct {
 	Kind   Kind
@@ -64,25 +64,25 @@ type Element struct {
 	Value      []byte // the text of a leaf; it may be part of the document itself
 	Start, End int    // where the content stands in the document
 	Depth      int16  // 1 for the root, 2 for its fields
-	Pieces     int16  // of text and CDATA that Value was put together from, blank ones not counted
+	Pieces     int16  // how many pieces of text and CDATA make up Value, blank ones not counted
 	Leaf       bool   // no elements inside
 }
 
-// Document is a document that was read, as far as it can be.
+// Document is a document that was read, as far as possible.
 type Document struct {
 	JSON     bool
-	Whole    bool     // all of it was walked through: every element was visited, and nothing hides in between
-	Outside  bool     // something stands outside of the root, or another root
+	Whole    bool     // the scan reached the end: every element was visited, and nothing hides in between
+	Outside  bool     // there is text outside the root, or a second root
 	Foreign  bool     // there is an instruction, or another encoding than UTF-8 is declared
 	Oddities []Oddity // one of a kind at most, in the order in which they were seen
 
 	text    []byte
 	root    int       // where the root begins
-	fields  []Element // the root's, in the order of the document
-	inner   [][]byte  // names of the elements inside of them, in XML
-	doubted bool      // not whole, or a name stands twice: then only trusted counts
+	fields  []Element // the root's elements, in the order of the document
+	inner   [][]byte  // names of the elements inside those, in XML
+	doubted bool      // not whole, or a name occurs twice: then only trusted counts
 	trusted []Element
-	garbled bool       // there are bytes that are no UTF-8
+	garbled bool       // there are bytes that are not UTF-8
 	backing [8]Element // of fields: most documents don't have more
 	scanner xmlScanner // here, so that both are one allocation
 }
@@ -90,8 +90,8 @@ type Document struct {
 var byteOrderMark = []byte("\uFEFF")
 
 // Read reads a document, XML or JSON, and calls visit, which may be nil, at the end of each
-// element. It returns nil for a text that is neither, and ErrDocType; whatever else is odd is told
-// by the Document.
+// element. It returns nil for a text that is neither, and ErrDocType for one with a document type;
+// the Document lists everything else that is odd.
 func Read(text []byte, visit func(Element)) (*Document, error) {
 	return new(Document).read(text, visit) // to be inlined: then most documents stay off the heap
 }
@@ -123,11 +123,11 @@ func (d *Document) read(text []byte, visit func(Element)) (*Document, error) {
 		return nil, nil
 	}
 	d.checkCharacters()
-	d.settle()
+	d.findTrusted()
 	return d, nil
 }
 
-// Odd notes an oddity, if it is the first of its kind. Its detail must show nothing of the
+// Odd records an oddity, if it is the first of its kind. The detail must quote nothing of the
 // document.
 func (d *Document) Odd(kind Kind, format string, args ...any) {
 	if !d.Is(kind) {
@@ -135,8 +135,8 @@ func (d *Document) Odd(kind Kind, format string, args ...any) {
 	}
 }
 
-// broken notes an oddity behind which nothing can be walked through.
-func (d *Document) broken(kind Kind, format string, args ...any) {
+// abort records an oddity after which the scan can't go on.
+func (d *Document) abort(kind Kind, format string, args ...any) {
 	d.Whole = false
 	d.Odd(kind, format, args...)
 }
@@ -151,7 +151,7 @@ func (d *Document) checkCharacters() {
 		}
 		c := text[i]
 		if c < utf8.RuneSelf {
-			// JSON's line ends within a text are the scanner's to find.
+			// Line ends within JSON's texts are reported by the scanner.
 			if c < ' ' && c != '\t' && c != '\n' && c != '\r' {
 				d.Odd(Characters, "control character at byte %d", i)
 			}
@@ -176,9 +176,9 @@ func isPlain(eight uint64) bool {
 	return (eight|(eight-each*' '))&high == 0
 }
 
-// own are the fields that WeChat writes itself: no user can put a text of his own into them. What
-// decides is among them.
-var own = map[string]bool{
+// ownFields are the fields that WeChat writes itself: no user can put text into them. All fields
+// that decide what happens are among them.
+var ownFields = map[string]bool{
 	"AppId": true, "InfoType": true, "CreateTime": true, "ComponentVerifyTicket": true,
 	"AuthorizerAppid": true, "AuthorizationCode": true, "AuthorizationCodeExpiredTime": true, "PreAuthCode": true,
 	"appid": true, "auth_code": true, "status": true,
@@ -187,25 +187,26 @@ var own = map[string]bool{
 	"Encrypt": true,
 }
 
-func isOwn(e *Element) bool { return e.Leaf && own[string(e.Name)] }
+func isOwn(e *Element) bool { return e.Leaf && ownFields[string(e.Name)] }
 
-// settle finds out what can be trusted.
+// findTrusted finds out which fields can be trusted.
 //
-// WeChat writes a user's text raw. If there are the right tags in it, they look like WeChat's own;
-// but the text ends where WeChat ends it, with a tag that fits none in the text, or with one whose
-// name then stands twice. So where all tags fit, no text has made a field outside of two fields of
-// one name, unless the second of the two is inside of a field, which another text of the user has
-// to close. There, and where tags don't fit, what is trusted are WeChat's own fields before the
-// first field that may hold a text, and those behind the last one: no text reaches there.
-func (d *Document) settle() {
+// WeChat writes a user's text raw. If the text contains the right tags, they look like WeChat's
+// own. But WeChat ends the text itself, with an end tag that either matches nothing in the text, or
+// whose name then occurs twice. So where all tags match, a text can have forged only fields that
+// stand between two fields of one name, unless the second of the two is inside another field, which
+// a second text of the user has to close. In that case, and where tags don't match, only WeChat's
+// own fields before the first field that may hold a user's text, and after the last one, are
+// trusted: no text reaches there.
+func (d *Document) findTrusted() {
 	if d.Whole {
 		switch {
 		case d.again():
-			d.Odd(Twice, "the name of a field stands again inside of one")
+			d.Odd(Twice, "the name of a field occurs again inside a field")
 			d.doubted, d.trusted = true, d.outermost()
 		case d.twice():
-			d.Odd(Twice, "a name stands twice")
-			d.doubted, d.trusted = true, d.outsideOfTwins()
+			d.Odd(Twice, "a name occurs twice")
+			d.doubted, d.trusted = true, d.outsideTwins()
 		}
 		return
 	}
@@ -234,8 +235,8 @@ func (d *Document) again() bool {
 	return slices.ContainsFunc(d.fields, func(e Element) bool { return !isOwn(&e) && names[string(e.Name)] })
 }
 
-// outermost returns WeChat's own fields before the first field that may hold a text, and behind the
-// last one.
+// outermost returns WeChat's own fields before the first field that may hold a user's text, and
+// those after the last one.
 func (d *Document) outermost() []Element {
 	first, last := 0, len(d.fields)
 	for first < last && isOwn(&d.fields[first]) {
@@ -247,9 +248,9 @@ func (d *Document) outermost() []Element {
 	return slices.Concat(d.fields[:first], d.fields[last:])
 }
 
-// outsideOfTwins returns the fields that don't stand between two fields of one name, which a text
-// may have made of one.
-func (d *Document) outsideOfTwins() (outside []Element) {
+// outsideTwins returns the fields that don't stand between two fields of one name: a user's text
+// may have split one field into such a pair.
+func (d *Document) outsideTwins() (outside []Element) {
 	last := make(map[string]int, len(d.fields))
 	for i := range d.fields {
 		last[string(d.fields[i].Name)] = i
@@ -296,19 +297,19 @@ func (d *Document) twice() bool {
 	return false
 }
 
-// Is reports whether the document is odd in that way.
+// Is reports whether the document has an oddity of that kind.
 func (d *Document) Is(kind Kind) bool {
 	return slices.ContainsFunc(d.Oddities, func(o Oddity) bool { return o.Kind == kind })
 }
 
-// Field returns one of WeChat's own fields without the white space around it; empty if it is not
-// there, or can't be told without doubt.
+// Field returns one of WeChat's own fields without the white space around it; empty if it is
+// missing, or its value is in doubt.
 func (d *Document) Field(name string) string {
 	value, _ := d.find(name)
 	return value
 }
 
-// Elements returns one of WeChat's own fields as it stands there, as often as it does.
+// Elements returns every trusted element with that name, as it stands in the document.
 func (d *Document) Elements(name string) (found []Element) {
 	for _, e := range d.believed() {
 		if e.Leaf && string(e.Name) == name {
@@ -318,7 +319,7 @@ func (d *Document) Elements(name string) (found []Element) {
 	return found
 }
 
-// believed returns the fields that no text can have made.
+// believed returns the fields that no user's text can have forged.
 func (d *Document) believed() []Element {
 	if d.doubted {
 		return d.trusted
@@ -335,21 +336,21 @@ func (d *Document) find(name string) (value string, found *Element) {
 				d.Odd(Space, "white space around %s", name)
 			}
 			if found != nil && its != value {
-				d.Odd(Twice, "%s stands twice", name)
+				d.Odd(Twice, "%s occurs twice", name)
 				return "", nil
 			}
 			value, found = its, e
 		}
 	}
-	if found == nil && d.doubted && d.always(name) {
+	if found == nil && d.doubted && d.isMandatory(name) {
 		return d.sole(name)
 	}
 	return d.valid(value), found
 }
 
-// always reports whether a document has the field in any case, so that a single one can't be a
-// user's.
-func (d *Document) always(name string) bool {
+// isMandatory reports whether every document of this type has the field, so that a single
+// occurrence can't be a user's.
+func (d *Document) isMandatory(name string) bool {
 	has := func(name string) bool { return bytes.Contains(d.text, []byte(name)) }
 	message, push := !has("InfoType") && d.isMessage(), !has("MsgType") && !has("ToUserName")
 	switch name {
@@ -363,8 +364,8 @@ func (d *Document) always(name string) bool {
 	return false
 }
 
-// isMessage reports whether a document in doubt has what every message has. One with no more than a
-// ToUserName may have no MsgType either, and one that is found is a user's.
+// isMessage reports whether a document in doubt has the fields that every message has. A document
+// with only a ToUserName may lack MsgType as well, and a MsgType found in it would be a user's.
 func (d *Document) isMessage() bool {
 	to := false
 	for _, e := range d.trusted {
@@ -378,8 +379,8 @@ func (d *Document) isMessage() bool {
 	return !to && bytes.Contains(d.text, []byte("FromUserName"))
 }
 
-// Sole is Field for a field that the document has in any case, or for documents in which no user
-// has a text: if it stands once it is WeChat's, wherever that is.
+// Sole is Field for a field that every such document has, or for documents without a user's text:
+// if it occurs once it is WeChat's, wherever it stands.
 func (d *Document) Sole(name string) string {
 	value, found := d.find(name)
 	if found == nil && d.doubted {
@@ -388,8 +389,8 @@ func (d *Document) Sole(name string) string {
 	return value
 }
 
-// Text returns the text of a field that may be a user's: all of it, blanks and all. Of two fields
-// with one name it is the first one.
+// Text returns the whole text of a field that a user may have written, white space included. Of two
+// fields with one name it returns the first.
 func (d *Document) Text(name string) string {
 	if d.Whole {
 		for i := range d.fields {
@@ -398,7 +399,7 @@ func (d *Document) Text(name string) string {
 				continue
 			}
 			if d.doubted && !d.JSON && bytes.HasPrefix(d.text[e.Start:], cdataStart) {
-				break // with an end of CDATA in the text
+				break // the text contains an end of CDATA
 			}
 			return d.valid(string(e.Value))
 		}
@@ -417,7 +418,7 @@ func (d *Document) Text(name string) string {
 	return d.valid(d.between(name))
 }
 
-// valid puts U+FFFD in the place of bytes that are no UTF-8.
+// valid replaces bytes that are not UTF-8 with U+FFFD.
 func (d *Document) valid(value string) string {
 	if d.garbled {
 		return strings.ToValidUTF8(value, "\uFFFD")

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// jsonScanner walks through a JSON object. Texts may hold whatever they like, raw; it ends where
-// quotes, commas and brackets don't fit together.
+// jsonScanner walks through a JSON object. Texts may contain any bytes, unescaped; it stops where
+// quotes, commas and brackets don't match.
 type jsonScanner struct {
 	d        *Document
 	text     []byte
@@ -31,11 +31,11 @@ func (s *jsonScanner) scan() {
 	}
 }
 
-// value reads the value at s.pos, and visits it under name.
+// value reads the value at s.pos, and passes it to visit under name.
 func (s *jsonScanner) value(name []byte, depth int) {
 	s.elements++
 	if depth > maxDepth || s.elements > maxElements {
-		s.d.broken(Bounds, "more than %d nested values, or %d in all, at byte %d", maxDepth, maxElements, s.pos)
+		s.d.abort(Bounds, "more than %d nested values, or %d in all, at byte %d", maxDepth, maxElements, s.pos)
 		return
 	}
 	e := Element{Name: name, Depth: int16(depth), Start: s.pos, Pieces: 1}
@@ -72,7 +72,7 @@ func (s *jsonScanner) members(end byte, depth int) {
 		}
 		if !first {
 			if s.peek() != ',' {
-				s.d.broken(Structure, "no comma at byte %d", s.pos)
+				s.d.abort(Structure, "no comma at byte %d", s.pos)
 				return
 			}
 			s.pos++
@@ -81,12 +81,12 @@ func (s *jsonScanner) members(end byte, depth int) {
 		var name []byte
 		if end == '}' {
 			if s.peek() != '"' {
-				s.d.broken(Structure, "no name at byte %d", s.pos)
+				s.d.abort(Structure, "no name at byte %d", s.pos)
 				return
 			}
 			name = s.string()
 			if s.space(); s.peek() != ':' {
-				s.d.broken(Structure, "no colon at byte %d", s.pos)
+				s.d.abort(Structure, "no colon at byte %d", s.pos)
 				return
 			}
 			s.pos++
@@ -124,11 +124,11 @@ func (s *jsonScanner) string() []byte {
 			s.d.Odd(Characters, "control character in a text at byte %d", i)
 		}
 	}
-	s.d.broken(Structure, "the text at byte %d has no end", s.pos)
+	s.d.abort(Structure, "the text at byte %d has no end", s.pos)
 	return nil
 }
 
-// literal reads a number, true, false or null. Null says no more than leaving the member out.
+// literal reads a number, true, false or null. Null counts as a missing member.
 func (s *jsonScanner) literal() []byte {
 	start := s.pos
 	for s.pos < len(s.text) && strings.IndexByte(space+",:]}[{\"", s.text[s.pos]) < 0 {
@@ -137,7 +137,7 @@ func (s *jsonScanner) literal() []byte {
 	word := s.text[start:s.pos]
 	switch {
 	case !json.Valid(word):
-		s.d.broken(Structure, "neither text nor number at byte %d", start)
+		s.d.abort(Structure, "neither text nor number at byte %d", start)
 		return nil
 	case string(word) == "null":
 		return nil
@@ -145,7 +145,7 @@ func (s *jsonScanner) literal() []byte {
 	return word
 }
 
-// unescape resolves the escapes of a text. What is none stays as it is, without its backslash.
+// unescape resolves the escapes of a text. An unknown escape stays as it is, without its backslash.
 func (s *jsonScanner) unescape(text []byte) []byte {
 	if bytes.IndexByte(text, '\\') < 0 {
 		return text
@@ -165,20 +165,20 @@ func (s *jsonScanner) unescape(text []byte) []byte {
 		case 'u':
 			r, size := codeUnits(text[i+1:])
 			if size == 0 {
-				s.d.Odd(Characters, "an escape cut short before byte %d", s.pos)
+				s.d.Odd(Characters, "an escape is cut short before byte %d", s.pos)
 			}
 			out = utf8.AppendRune(out, r)
 			i += size
 		default:
-			s.d.Odd(Markup, "an escape that is none before byte %d", s.pos)
+			s.d.Odd(Markup, "unknown escape before byte %d", s.pos)
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// codeUnits reads the four digits of an escape, and those of a second one that belongs to it. A
-// half of a pair, and less than four digits, are U+FFFD.
+// codeUnits reads the four digits of an escape, and those of a second one that completes a
+// surrogate pair. Half a pair, or fewer than four digits, give U+FFFD.
 func codeUnits(text []byte) (r rune, size int) {
 	high, ok := fourDigits(text)
 	if !ok {
@@ -205,22 +205,22 @@ func fourDigits(text []byte) (rune, bool) {
 	return rune(n), err == nil
 }
 
-// lastMember is the last member of an object that is a number, or a text without quotes and
+// lastMember matches the last member of an object, if it is a number, or a text without quotes and
 // escapes.
 var lastMember = regexp.MustCompile(`[,{][ \t\r\n]*"([A-Za-z_]+)"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|-?[0-9]+)[ \t\r\n]*$`)
 
-// lastMembers reads the object from its end, as long as there are WeChat's own fields. It goes no
-// further than to from.
+// lastMembers reads WeChat's own fields backwards from the end of the object, up to the first other
+// one, and not beyond from.
 func (d *Document) lastMembers(from int) (found []Element) {
 	end := bytes.LastIndexByte(d.text, '}')
 	if end < from || len(bytes.TrimSpace(d.text[end+1:])) > 0 {
 		return nil
 	}
 	for len(found) < maxElements && end > from {
-		// Own fields are short: so is what has to be looked at.
+		// Own fields are short, so a short piece is enough to search.
 		start := max(from, end-maxTag)
 		at := lastMember.FindSubmatchIndex(d.text[start:end])
-		if at == nil || !own[string(d.text[start+at[2]:start+at[3]])] {
+		if at == nil || !ownFields[string(d.text[start+at[2]:start+at[3]])] {
 			return found
 		}
 		found = append(found, Element{
@@ -261,8 +261,8 @@ func (d *Document) soleMember(name string) (string, *Element) {
 	return d.valid(string(e.Value)), &e
 }
 
-// Plain returns a JSON text as encoding/json can read it: what has no place in a text is left out,
-// bytes that are no UTF-8 become U+FFFD.
+// Plain returns a JSON text that encoding/json can read: control characters and invalid escapes in
+// texts are left out, bytes that are not UTF-8 become U+FFFD.
 func Plain(text []byte) []byte {
 	text = bytes.TrimPrefix(text, byteOrderMark)
 	if !utf8.Valid(text) {

@@ -14,7 +14,7 @@ var (
 )
 
 // xmlScanner walks through XML: elements, text, CDATA, references. Attributes, comments and
-// instructions are passed over. It ends where tags don't fit together.
+// instructions are skipped. It stops where tags don't match.
 type xmlScanner struct {
 	d        *Document
 	text     []byte
@@ -25,10 +25,10 @@ type xmlScanner struct {
 	elements int            // seen so far
 	element  Element
 	rooted   bool // the root is xml
-	declared bool // there is a document type, where no user can have put it
+	declared bool // there is a document type where no user can have put one
 }
 
-// openElement is an element whose end has not come yet.
+// openElement is an element whose end tag has not come yet.
 type openElement struct {
 	name   []byte // with its prefix
 	start  int    // of its content
@@ -45,7 +45,7 @@ func (s *xmlScanner) scan() {
 		if length < 0 {
 			break
 		}
-		if s.run(s.text[s.pos : s.pos+length]); !s.d.Whole {
+		if s.charData(s.text[s.pos : s.pos+length]); !s.d.Whole {
 			return
 		}
 		s.pos += length
@@ -68,24 +68,25 @@ func (s *xmlScanner) scan() {
 		return
 	}
 	if len(s.open) > 0 || s.elements == 0 {
-		s.d.broken(Structure, "the document ends inside an element")
+		s.d.abort(Structure, "the document ends inside an element")
 		return
 	}
-	s.run(s.text[s.pos:])
+	s.charData(s.text[s.pos:])
 }
 
-// declaration is a document type, or something like it. Within a text it is no more than a text.
+// declaration handles a document type, or something like it. Inside a user's text it is only text.
 func (s *xmlScanner) declaration() {
 	s.declared = len(s.open) < 2 && !slices.ContainsFunc(s.d.fields, func(e Element) bool { return !isOwn(&e) })
-	s.d.broken(Structure, "document type or declaration at byte %d", s.pos)
+	s.d.abort(Structure, "document type or declaration at byte %d", s.pos)
 }
 
-// instruction passes over <?...?>. An XML declaration at the start is what every document may have.
+// instruction skips <?...?>. An XML declaration at the start is not odd.
 func (s *xmlScanner) instruction() {
 	at := s.pos
 	rest := s.text[at:]
 	end := bytes.Index(rest, []byte("?>"))
-	if !s.rooted && bytes.HasPrefix(rest, []byte("<?xml ")) && end >= 0 && end < maxTag && plainDeclaration(rest[len("<?xml"):end]) {
+	if !s.rooted && bytes.HasPrefix(rest, []byte("<?xml ")) && end >= 0 && end < maxTag &&
+		plainDeclaration(rest[len("<?xml"):end]) {
 		s.pos += end + len("?>")
 		return
 	}
@@ -102,12 +103,12 @@ func plainDeclaration(attributes []byte) bool {
 	return !named || len(encoding) > 6 && bytes.EqualFold(encoding[1:6], []byte("utf-8"))
 }
 
-// skip passes over what ends with end. Were there a tag inside, it might hide the end of a text.
+// skip skips what ends with end. If there were a tag inside, it could hide the end of a text.
 func (s *xmlScanner) skip(what, end string) {
 	at := s.pos
 	length := bytes.Index(s.text[at:], []byte(end))
 	if length < 0 || bytes.IndexByte(s.text[at+1:at+length], '<') >= 0 {
-		s.d.broken(Structure, "%s with a tag inside, or without an end, at byte %d", what, at)
+		s.d.abort(Structure, "%s with a tag inside, or without an end, at byte %d", what, at)
 		return
 	}
 	s.d.Odd(Markup, "%s at byte %d", what, at)
@@ -127,11 +128,11 @@ func (s *xmlScanner) startTag() {
 	if len(s.open) == 0 {
 		if s.elements > 0 {
 			s.d.Outside = true
-			s.d.broken(Structure, "second root at byte %d", at)
+			s.d.abort(Structure, "second root at byte %d", at)
 			return
 		}
 		if s.rooted = string(name) == "xml"; !s.rooted {
-			s.d.broken(Structure, "the root is not xml")
+			s.d.abort(Structure, "the root is not xml")
 			return
 		}
 		s.d.root = s.pos
@@ -143,7 +144,7 @@ func (s *xmlScanner) startTag() {
 		parent.parent = true
 	}
 	if len(s.open) == maxDepth || s.elements == maxElements {
-		s.d.broken(Bounds, "more than %d nested elements, or %d in all, at byte %d", maxDepth, maxElements, at)
+		s.d.abort(Bounds, "more than %d nested elements, or %d in all, at byte %d", maxDepth, maxElements, at)
 		return
 	}
 	s.elements++
@@ -153,7 +154,7 @@ func (s *xmlScanner) startTag() {
 	}
 }
 
-// attributes passes over what stands in a start tag behind its name, up to its end.
+// attributes skips what follows the name in a start tag, up to its end.
 func (s *xmlScanner) attributes(at int) (empty, ok bool) {
 	for i := s.pos; i < len(s.text) && i-at < maxTag; {
 		switch c := s.text[i]; c {
@@ -172,19 +173,19 @@ func (s *xmlScanner) attributes(at int) (empty, ok bool) {
 		case '"', '\'':
 			length := bytes.IndexByte(s.text[i+1:], c)
 			if length < 0 || bytes.IndexByte(s.text[i+1:i+1+length], '<') >= 0 {
-				s.d.broken(Structure, "the attributes of the element at byte %d have no end", at)
+				s.d.abort(Structure, "the attributes of the element at byte %d have no end", at)
 				return false, false
 			}
 			i += length + 2
 		case '<':
-			s.d.broken(Structure, "a tag inside the tag at byte %d", at)
+			s.d.abort(Structure, "a tag inside the tag at byte %d", at)
 			return false, false
 		default:
 			i++
 		}
 		s.d.Odd(Markup, "attribute in the element at byte %d", at)
 	}
-	s.d.broken(Bounds, "the tag at byte %d does not end within %d bytes", at, maxTag)
+	s.d.abort(Bounds, "the tag at byte %d does not end within %d bytes", at, maxTag)
 	return false, false
 }
 
@@ -204,20 +205,20 @@ func (s *xmlScanner) endTag() {
 	}
 	if s.text[s.pos] != '>' || len(s.open) == 0 || !bytes.Equal(name, s.innermost().name) {
 		s.d.Outside = s.d.Outside || len(s.open) == 0
-		s.d.broken(Structure, "the end tag at byte %d fits no start tag", at)
+		s.d.abort(Structure, "the end tag at byte %d matches no start tag", at)
 		return
 	}
 	s.pos++
 	s.close(at)
 }
 
-// tagName reads the name at pos and the white space after it. There is another byte at s.pos
-// afterwards. It returns nil where there is none.
+// tagName reads the name at pos and the white space after it. It returns nil where there is no
+// name; otherwise there is another byte at s.pos afterwards.
 func (s *xmlScanner) tagName(pos int) []byte {
 	end := pos
 	for end < len(s.text) && !endsName[s.text[end]] {
 		if s.text[end] >= utf8.RuneSelf {
-			s.d.Odd(Markup, "name that is no ASCII at byte %d", pos)
+			s.d.Odd(Markup, "name that is not ASCII at byte %d", pos)
 		}
 		end++
 	}
@@ -227,17 +228,17 @@ func (s *xmlScanner) tagName(pos int) []byte {
 	}
 	switch {
 	case len(name) == 0 || end == len(s.text):
-		s.d.broken(Structure, "no name in the tag at byte %d, or no end", pos)
+		s.d.abort(Structure, "no name in the tag at byte %d, or no end", pos)
 		return nil
 	case len(name) > maxName:
-		s.d.broken(Bounds, "name of more than %d bytes at byte %d", maxName, pos)
+		s.d.abort(Bounds, "name of more than %d bytes at byte %d", maxName, pos)
 		return nil
 	}
 	s.pos = end
 	return name
 }
 
-// endsName tells which bytes no name has.
+// endsName tells which bytes can't be part of a name.
 var endsName = func() (ends [256]bool) {
 	for c := range byte(' ') {
 		ends[c] = true
@@ -278,21 +279,21 @@ func (s *xmlScanner) cdata() {
 	start := at + len(cdataStart)
 	length := bytes.Index(s.text[start:], cdataEnd)
 	if length < 0 || len(s.open) == 0 {
-		s.d.broken(Structure, "the CDATA at byte %d has no end, or stands outside the root", at)
+		s.d.abort(Structure, "the CDATA at byte %d has no end, or stands outside the root", at)
 		return
 	}
 	piece := s.text[start : start+length]
 	s.pos = start + length + len(cdataEnd)
-	s.piece(normalizeLines(piece))
+	s.addText(normalizeLines(piece))
 }
 
-// run takes the characters between two tags.
-func (s *xmlScanner) run(text []byte) {
+// charData handles the characters between two tags.
+func (s *xmlScanner) charData(text []byte) {
 	if len(text) == 0 {
 		return
 	}
 	if bytes.IndexByte(text, ']') >= 0 && bytes.Contains(text, cdataEnd) {
-		s.d.broken(Structure, "]]> outside CDATA before byte %d", s.pos+len(text))
+		s.d.abort(Structure, "]]> outside CDATA before byte %d", s.pos+len(text))
 		return
 	}
 	if len(s.open) == 0 {
@@ -307,11 +308,11 @@ func (s *xmlScanner) run(text []byte) {
 	} else {
 		text = normalizeLines(text)
 	}
-	s.piece(text)
+	s.addText(text)
 }
 
-// piece adds text to the innermost element.
-func (s *xmlScanner) piece(text []byte) {
+// addText adds text to the innermost element.
+func (s *xmlScanner) addText(text []byte) {
 	o := s.innermost()
 	blank := isBlank(text)
 	if o.parent {
@@ -334,7 +335,7 @@ func (s *xmlScanner) piece(text []byte) {
 	}
 }
 
-// isBlank reports whether a text is nothing but white space.
+// isBlank reports whether a text is only white space.
 func isBlank(text []byte) bool {
 	for _, c := range text {
 		if !isSpace(c) {
@@ -346,7 +347,7 @@ func isBlank(text []byte) bool {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
-// normalizeLines turns every kind of line end into a line feed, as XML 1.0 wants it (section 2.11).
+// normalizeLines turns every kind of line end into a line feed, as XML 1.0 requires (section 2.11).
 func normalizeLines(text []byte) []byte {
 	if bytes.IndexByte(text, '\r') < 0 {
 		return text
@@ -355,8 +356,8 @@ func normalizeLines(text []byte) []byte {
 	return bytes.ReplaceAll(text, []byte("\r"), []byte("\n"))
 }
 
-// unescape resolves references in text and normalizes line ends outside them. What stands for no
-// character stays as it is.
+// unescape resolves references in text and normalizes line ends outside them. A reference that
+// stands for no character stays as it is.
 func (s *xmlScanner) unescape(text []byte) []byte {
 	resolved := make([]byte, 0, len(text))
 	for {
@@ -372,7 +373,7 @@ func (s *xmlScanner) unescape(text []byte) []byte {
 			r, ok = reference(string(text[:end]))
 		}
 		if !ok {
-			s.d.Odd(Markup, "reference that stands for nothing after byte %d", s.pos)
+			s.d.Odd(Markup, "reference that stands for no character after byte %d", s.pos)
 			resolved = append(resolved, '&')
 			continue
 		}
@@ -416,26 +417,26 @@ func reference(name string) (rune, bool) {
 	return rune(n), true
 }
 
-// lastElements reads the document from its end, as long as there are WeChat's own fields. It goes
-// no further than to from.
+// lastElements reads WeChat's own fields backwards from the end of the document, up to the first
+// other one, and not beyond from.
 func (d *Document) lastElements(from int) (found []Element) {
 	end := bytes.LastIndex(d.text, []byte("</xml>"))
 	if end < from || bytes.ContainsAny(d.text[end+len("</xml>"):], "<>") {
 		return nil
 	}
 	for len(found) < maxElements {
-		// A word beside the fields belongs to none of them; a comment may have been, but is not looked for.
+		// Text between the fields is skipped. A comment there ends the search.
 		close := bytes.LastIndexByte(d.text[from:end], '>') + from
 		tag := bytes.LastIndexByte(d.text[from:max(from, close)], '<') + from
 		if tag < from || !bytes.HasPrefix(d.text[tag:], []byte("</")) || bytes.ContainsAny(d.text[close+1:end], "<]") {
 			return found
 		}
 		name := bytes.TrimSpace(d.text[tag+2 : close])
-		if !own[string(name)] {
+		if !ownFields[string(name)] {
 			return found
 		}
 		start := bytes.LastIndex(d.text[from:tag], append([]byte("<"), name...)) + from
-		e, ok := d.simple(start, name, tag)
+		e, ok := d.simpleElement(start, name, tag)
 		if start < from || !ok {
 			return found
 		}
@@ -445,9 +446,9 @@ func (d *Document) lastElements(from int) (found []Element) {
 	return found
 }
 
-// simple reads the element whose start tag begins at start and whose end tag begins at end: a text,
-// or CDATA, and no tag inside.
-func (d *Document) simple(start int, name []byte, end int) (Element, bool) {
+// simpleElement reads the element whose start tag begins at start and whose end tag begins at end,
+// if its content is a text or CDATA without a tag inside.
+func (d *Document) simpleElement(start int, name []byte, end int) (Element, bool) {
 	if start < 0 || start+1+len(name) >= end {
 		return Element{}, false
 	}
@@ -470,7 +471,8 @@ func (d *Document) simple(start int, name []byte, end int) (Element, bool) {
 	return e, true
 }
 
-// sole returns a field whose name stands once in the whole document, wherever that is.
+// sole returns the field with that name if it occurs once in the whole document, wherever it
+// stands.
 func (d *Document) sole(name string) (string, *Element) {
 	if d.JSON {
 		return d.soleMember(name)
@@ -496,15 +498,15 @@ func (d *Document) sole(name string) (string, *Element) {
 	if start < 0 || end < start {
 		return "", nil
 	}
-	e, ok := d.simple(start, []byte(name), end)
+	e, ok := d.simpleElement(start, []byte(name), end)
 	if !ok {
 		return "", nil
 	}
 	return d.valid(string(e.Value)), &e
 }
 
-// between returns what stands between the first start tag of a field and its last end tag, which is
-// the text of a user who wrote tags.
+// between returns what stands between the first start tag of a field and its last end tag: the text
+// of a user who wrote tags into it.
 func (d *Document) between(name string) string {
 	text := d.text[d.root:]
 	start := bytes.Index(text, []byte("<"+name+">"))

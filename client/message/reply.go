@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Reply begins the reply to m: sender and receiver change places, now becomes its CreateTime, and
-// it is XML or JSON as m is. Each method of Reply returns a whole document, which is the answer on
+// Reply starts a reply to m: sender and receiver are swapped, now becomes its CreateTime, and it is
+// XML or JSON as m is. Each method of Reply returns a whole document: the answer to a request on
 // wechat.reply.>.
 func (m Message) Reply(now time.Time) Reply {
 	return Reply{json: m.JSON, head: []field{
@@ -21,8 +21,8 @@ func (m Message) Reply(now time.Time) Reply {
 	}}
 }
 
-// Reply writes passive replies ("Passive_user_reply_message"). Texts may hold anything; a character
-// that XML can't carry becomes U+FFFD.
+// Reply writes passive replies ("Passive_user_reply_message"). Texts may contain anything; a
+// character that XML does not allow becomes U+FFFD.
 type Reply struct {
 	head []field
 	json bool
@@ -31,17 +31,17 @@ type Reply struct {
 // maxArticles is how many articles a reply may have ("Passive_user_reply_message").
 const maxArticles = 8
 
-// Text returns a text.
+// Text returns the document of a text reply.
 func (r Reply) Text(content string) []byte {
 	return r.document("text", field{name: "Content", text: content})
 }
 
-// Image returns an image that was uploaded as media.
+// Image returns the document of an image reply. The image was uploaded as media.
 func (r Reply) Image(mediaID string) []byte {
 	return r.document("image", field{name: "Image", fields: []field{{name: "MediaId", text: mediaID}}})
 }
 
-// Voice returns a voice message that was uploaded as media.
+// Voice returns the document of a voice reply. The voice message was uploaded as media.
 func (r Reply) Voice(mediaID string) []byte {
 	return r.document("voice", field{name: "Voice", fields: []field{{name: "MediaId", text: mediaID}}})
 }
@@ -49,9 +49,9 @@ func (r Reply) Voice(mediaID string) []byte {
 // Video is a video that was uploaded as media. Title and Description may be empty.
 type Video struct{ MediaID, Title, Description string }
 
-// Video returns a video.
+// Video returns the document of a video reply.
 func (r Reply) Video(v Video) []byte {
-	return r.document("video", field{name: "Video", fields: given(
+	return r.document("video", field{name: "Video", fields: withoutEmpty(
 		field{name: "MediaId", text: v.MediaID}, field{name: "Title", text: v.Title}, field{name: "Description", text: v.Description},
 	)})
 }
@@ -59,9 +59,9 @@ func (r Reply) Video(v Video) []byte {
 // Music is a piece of music. All but ThumbMediaID may be empty.
 type Music struct{ Title, Description, MusicURL, HQMusicURL, ThumbMediaID string }
 
-// Music returns a piece of music.
+// Music returns the document of a music reply.
 func (r Reply) Music(m Music) []byte {
-	return r.document("music", field{name: "Music", fields: given(
+	return r.document("music", field{name: "Music", fields: withoutEmpty(
 		field{name: "Title", text: m.Title}, field{name: "Description", text: m.Description},
 		field{name: "MusicUrl", text: m.MusicURL}, field{name: "HQMusicUrl", text: m.HQMusicURL},
 		field{name: "ThumbMediaId", text: m.ThumbMediaID},
@@ -71,8 +71,8 @@ func (r Reply) Music(m Music) []byte {
 // Article is one entry of News.
 type Article struct{ Title, Description, PicURL, URL string }
 
-// News returns 1 to 8 articles, and an error for another number of them. WeChat shows but the first
-// one in reply to most messages.
+// News returns the document of a reply of 1 to 8 articles, and an error for another number of them.
+// In reply to most messages WeChat shows only the first one.
 func (r Reply) News(articles ...Article) ([]byte, error) {
 	if len(articles) == 0 || len(articles) > maxArticles {
 		return nil, fmt.Errorf("reply with news: %d articles, want 1 to %d", len(articles), maxArticles)
@@ -84,7 +84,10 @@ func (r Reply) News(articles ...Article) ([]byte, error) {
 			{name: "PicUrl", text: a.PicURL}, {name: "Url", text: a.URL},
 		}}
 	}
-	return r.document("news", field{name: "ArticleCount", number: int64(len(articles))}, field{name: "Articles", fields: items, list: true}), nil
+	return r.document("news",
+		field{name: "ArticleCount", number: int64(len(articles))},
+		field{name: "Articles", fields: items, list: true},
+	), nil
 }
 
 // TransferCustomerService hands the conversation to WeChat's customer service, or to the one
@@ -93,7 +96,8 @@ func (r Reply) TransferCustomerService(kfAccount string) []byte {
 	if kfAccount == "" {
 		return r.document("transfer_customer_service")
 	}
-	return r.document("transfer_customer_service", field{name: "TransInfo", fields: []field{{name: "KfAccount", text: kfAccount}}})
+	account := []field{{name: "KfAccount", text: kfAccount}}
+	return r.document("transfer_customer_service", field{name: "TransInfo", fields: account})
 }
 
 // field is one field of a reply: a text, a number that is not 0, or fields.
@@ -105,8 +109,8 @@ type field struct {
 	list   bool // fields are the items of a list
 }
 
-// given leaves out the fields without a text.
-func given(all ...field) []field {
+// withoutEmpty returns the fields that have a text.
+func withoutEmpty(all ...field) []field {
 	kept := all[:0]
 	for _, f := range all {
 		if f.text != "" {
@@ -138,13 +142,13 @@ func (f field) xml(b *bytes.Buffer) {
 	case f.number != 0:
 		b.WriteString(strconv.FormatInt(f.number, 10))
 	default:
-		// The end of CDATA within the text is divided between two of them.
+		// An end of CDATA within the text is split between two CDATA sections.
 		b.WriteString("<![CDATA[" + strings.ReplaceAll(strings.Map(xmlRune, f.text), "]]>", "]]]]><![CDATA[>") + "]]>")
 	}
 	b.WriteString("</" + f.name + ">")
 }
 
-// xmlRune puts U+FFFD in the place of a character that XML 1.0 does not have.
+// xmlRune replaces a character that XML 1.0 does not allow with U+FFFD.
 func xmlRune(r rune) rune {
 	if r == '\t' || r == '\n' || r == '\r' || ' ' <= r && r <= 0xD7FF || 0xE000 <= r && r <= 0xFFFD || r >= 0x10000 {
 		return r
@@ -173,7 +177,7 @@ func (f field) json(b *bytes.Buffer) {
 	case f.number != 0:
 		b.WriteString(strconv.FormatInt(f.number, 10))
 	default:
-		text, _ := json.Marshal(f.text) // a string always has a JSON
+		text, _ := json.Marshal(f.text) // never fails for a string
 		b.Write(text)
 	}
 }

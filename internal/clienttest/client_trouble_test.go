@@ -95,13 +95,13 @@ func TestClientSurvivesNewBucket(t *testing.T) {
 	p.put(shop, 2) // at revision 1
 	eventually(t, "the token of the new bucket", has(client, shop, 2))
 	if !has(client, hotel, 1)() {
-		t.Error("a token that nobody cancelled went with the old bucket")
+		t.Error("a token that was not cancelled was lost with the old bucket")
 	}
 	p.put(shop, 3)
 	eventually(t, "the next token", has(client, shop, 3))
 }
 
-// A consumer that somebody or something removed is replaced.
+// A consumer that was removed is replaced.
 func TestClientSurvivesLostConsumer(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)
@@ -122,7 +122,7 @@ func TestClientSurvivesLostConsumer(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.put(shop, 2)
-	eventually(t, "the token stored while nobody watched", has(client, shop, 2))
+	eventually(t, "the token stored without a watch", has(client, shop, 2))
 }
 
 // A watch that loses a message on the way begins anew.

@@ -19,7 +19,7 @@ func TestClientUpdates(t *testing.T) {
 	step := 0
 	for token, err := range client.Updates(t.Context(), shop) {
 		if token.Key != shop {
-			t.Fatalf("an update of %s, which nobody asked for", token.Key)
+			t.Fatalf("an update of %s, which was not asked for", token.Key)
 		}
 		switch step++; step {
 		case 1:
@@ -49,7 +49,7 @@ func TestClientUpdates(t *testing.T) {
 	t.Fatal("the updates ended by themselves")
 }
 
-// A slow receiver holds up nobody and misses nothing but what is out of date anyway.
+// A slow receiver holds up no other and misses only what is out of date anyway.
 func TestClientUpdatesSlowReceiver(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)

@@ -104,14 +104,14 @@ func TestTransportWithKeeper(t *testing.T) {
 	keeper := wxtokentest.New(t)
 	client := keeper.Client(accounts)
 	key := wxtokentest.Merchant
-	a := answering(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+	a := startAPI(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		if !keeper.WeChat.Accepts(key.Component, key.Authorizer, r.URL.Query().Get("access_token")) {
 			_, _ = io.WriteString(w, `{"errcode":40001,"errmsg":"invalid credential, access_token is invalid or not latest"}`)
 			return
 		}
 		_, _ = io.WriteString(w, `{"errcode":0,"errmsg":"ok"}`)
 	})
-	c := calls(t, client)
+	c := newCaller(t, client)
 	c.Key = key
 	keeper.Reject(key)
 	before := keeper.Token(key)

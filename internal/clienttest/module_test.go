@@ -18,7 +18,7 @@ func TestServiceModule(t *testing.T) {
 		t.Fatal(err)
 	}
 	head := "module shop\n\ngo " + goLine(t, client) + "\n\n"
-	own := graph(t, head+"require wxtoken/client v0.0.0\n\nreplace wxtoken/client => "+client+"\n", `package main
+	own := moduleGraph(t, head+"require wxtoken/client v0.0.0\n\nreplace wxtoken/client => "+client+"\n", `package main
 
 import (
 	"context"
@@ -47,7 +47,7 @@ func main() {
 		t.Fatalf("the module graph of a service is %q", own)
 	}
 	path, version, _ := strings.Cut(own[at], "@")
-	bare := graph(t, head+"require "+path+" "+version+"\n", `package main
+	bare := moduleGraph(t, head+"require "+path+" "+version+"\n", `package main
 
 import (
 	_ "github.com/nats-io/nats.go"
@@ -69,8 +69,8 @@ func main() {}
 	}
 }
 
-// graph builds a program in a module of its own, and returns all modules that the module's graph has, path@version.
-func graph(t *testing.T, mod, program string) []string {
+// moduleGraph builds a program in a module of its own, and returns all modules that the module's graph has, path@version.
+func moduleGraph(t *testing.T, mod, program string) []string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{"go.mod": mod, "main.go": program} {
@@ -85,7 +85,7 @@ func graph(t *testing.T, mod, program string) []string {
 		cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off", "GOTOOLCHAIN=local")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			if absent(string(out)) {
+			if moduleUnavailable(string(out)) {
 				t.Skipf("neither the module cache nor GOPROXY has what go %s asks for:\n%s", strings.Join(args, " "), out)
 			}
 			t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -106,7 +106,7 @@ func TestGoLine(t *testing.T) {
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		if absent(string(out)) {
+		if moduleUnavailable(string(out)) {
 			t.Skipf("neither the module cache nor GOPROXY has the modules of the client:\n%s", out)
 		}
 		t.Fatalf("%v\n%s", err, out)
@@ -139,8 +139,8 @@ func readFile(t *testing.T, name string) string {
 	return string(text)
 }
 
-// absent reports whether a go command failed because a module can't be had here.
-func absent(said string) bool {
+// moduleUnavailable reports whether a go command failed because a module can't be had here.
+func moduleUnavailable(said string) bool {
 	for _, sign := range []string{"module lookup disabled", "dial tcp", "no such host", "i/o timeout", "connection refused", "proxyconnect"} {
 		if strings.Contains(said, sign) {
 			return true

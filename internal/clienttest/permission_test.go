@@ -94,7 +94,7 @@ func TestPermissions(t *testing.T) {
 				t.Error(err)
 			}
 			_, err = client.Report(t.Context(), wxtoken.Token{Key: shop, Revision: 1})
-			wantError(t, err, nats.ErrNoResponders) // it may ask, and nobody is there
+			wantError(t, err, nats.ErrNoResponders) // it may ask, and there is no refresher
 		})
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"wxtoken/client"
 )
 
-// outcome answers a report.
-func outcome(t *testing.T, req micro.Request, outcome wxtoken.Outcome) {
+// respondOutcome answers a report.
+func respondOutcome(t *testing.T, req micro.Request, outcome wxtoken.Outcome) {
 	if err := req.RespondJSON(map[string]any{"outcome": outcome, "revision": 1}); err != nil {
 		t.Errorf("respond: %v", err)
 	}
@@ -46,7 +46,7 @@ func TestClientReplace(t *testing.T) {
 			answered := make(chan struct{})
 			answerRejects(t, p.srv.Connect(), func(_ map[string]any, req micro.Request) {
 				defer close(answered)
-				outcome(t, req, tt.outcome)
+				respondOutcome(t, req, tt.outcome)
 				if tt.store {
 					p.put(shop, 2)
 				}
@@ -120,7 +120,7 @@ func TestClientReplaceInVain(t *testing.T) {
 	}
 	cancelled := make(chan struct{})
 	answerRejects(t, p.srv.Connect(), func(request map[string]any, req micro.Request) {
-		outcome(t, req, wxtoken.OutcomeRenewing)
+		respondOutcome(t, req, wxtoken.OutcomeRenewing)
 		if request["key"] == hotel.String() && request["revision"] != nil {
 			p.mark(hotel, "DEL")
 			close(cancelled)

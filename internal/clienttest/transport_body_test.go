@@ -31,10 +31,10 @@ func TestTransportHandsOnWhatItCannotRepeat(t *testing.T) {
 			t.Parallel()
 			p := newPlatform(t)
 			p.put(shop, 1)
-			reports := reporting(t, p, wxtoken.OutcomeRenewing)
-			a := answering(t, strict(valueOf(shop, 2), "40001"))
+			reports := answerReports(t, p, wxtoken.OutcomeRenewing)
+			a := startAPI(t, acceptOnly(valueOf(shop, 2), "40001"))
 			client := p.client(wxtoken.Config{})
-			c := calls(t, client)
+			c := newCaller(t, client)
 			c.RetryBody = row.limit
 			text := strings.Repeat("y", int(row.size))
 			_, answer, err := c.call(t, "POST", a.url, io.MultiReader(strings.NewReader(text)), func(r *http.Request) {
@@ -68,8 +68,8 @@ func TestTransportGivesALength(t *testing.T) {
 	p.put(shop, 1)
 	client := p.client(wxtoken.Config{})
 	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 3 << 20} {
-		a := answering(t, func(w http.ResponseWriter, _ *http.Request, _ int) {})
-		c := calls(t, client)
+		a := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) {})
+		c := newCaller(t, client)
 		c.SpoolDir = t.TempDir()
 		text := strings.Repeat("0123456789abcdef", size/16+1)[:size]
 		pipe, in := io.Pipe() // as programs write a form with a file in it
@@ -118,8 +118,8 @@ func TestTransportKeepsNoBody(t *testing.T) {
 		"hangs":               {body: never, change: ends, want: context.DeadlineExceeded},
 		"never ends":          {body: zeros{}, change: ends, set: func(t *wxtoken.Transport) { t.RetryBody = 1 << 40 }, want: context.DeadlineExceeded},
 	} {
-		a := answering(t, func(http.ResponseWriter, *http.Request, int) {})
-		c := calls(t, client)
+		a := startAPI(t, func(http.ResponseWriter, *http.Request, int) {})
+		c := newCaller(t, client)
 		if c.SpoolDir = t.TempDir(); row.set != nil {
 			row.set(c.Transport)
 		}
@@ -147,7 +147,7 @@ func TestTransportNeverRepeats(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)
 	p.put(shop, 1)
-	reports := reporting(t, p, wxtoken.OutcomeRenewing)
+	reports := answerReports(t, p, wxtoken.OutcomeRenewing)
 	client := p.client(wxtoken.Config{})
 	text := func(status int, text string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
@@ -180,12 +180,12 @@ func TestTransportNeverRepeats(t *testing.T) {
 		"half an answer":  {broken("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n{\"errcode\":40001,"), true, 0},
 		"half a header":   {broken("HTTP/1.1 200 OK\r\nConte"), true, 0},
 	} {
-		a := answering(t, func(w http.ResponseWriter, _ *http.Request, n int) {
+		a := startAPI(t, func(w http.ResponseWriter, _ *http.Request, n int) {
 			if n > 1 { // the first one leaves a connection, on which net/http takes more for granted
 				row.answer(w)
 			}
 		})
-		c := calls(t, client)
+		c := newCaller(t, client)
 		if _, _, err := c.call(t, "POST", a.url, strings.NewReader("{}")); err != nil {
 			t.Fatal(err)
 		}
@@ -210,8 +210,8 @@ func TestTransportKeepsTheLength(t *testing.T) {
 	p.put(shop, 1)
 	client := p.client(wxtoken.Config{})
 	for _, said := range []int64{3, 30} {
-		a := answering(t, func(http.ResponseWriter, *http.Request, int) {})
-		_, _, err := calls(t, client).call(t, "POST", a.url, io.MultiReader(strings.NewReader(`{"a":"b"}`)), func(r *http.Request) { r.ContentLength = said })
+		a := startAPI(t, func(http.ResponseWriter, *http.Request, int) {})
+		_, _, err := newCaller(t, client).call(t, "POST", a.url, io.MultiReader(strings.NewReader(`{"a":"b"}`)), func(r *http.Request) { r.ContentLength = said })
 		if err == nil {
 			t.Errorf("9 bytes went out as %d: %+v", said, a.got())
 		}

@@ -29,8 +29,8 @@ type api struct {
 	calls []call
 }
 
-// answering starts an API.
-func answering(t *testing.T, answer func(w http.ResponseWriter, r *http.Request, n int)) *api {
+// startAPI starts a server in the place of WeChat's API.
+func startAPI(t *testing.T, answer func(w http.ResponseWriter, r *http.Request, n int)) *api {
 	t.Helper()
 	a := &api{}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -56,8 +56,8 @@ func (a *api) got() []call {
 	return slices.Clone(a.calls)
 }
 
-// strict answers "ok", and refuses all tokens but one.
-func strict(want, code string) func(http.ResponseWriter, *http.Request, int) {
+// acceptOnly answers "ok", and refuses all tokens but one.
+func acceptOnly(want, code string) func(http.ResponseWriter, *http.Request, int) {
 	return func(w http.ResponseWriter, r *http.Request, _ int) {
 		if r.URL.Query().Get("access_token") != want {
 			_, _ = fmt.Fprintf(w, `{"errcode":%s,"errmsg":"invalid credential rid: 65a1b2c3-1234"}`, code)
@@ -73,8 +73,8 @@ type caller struct {
 	told []wxtoken.Answer
 }
 
-// calls returns a Transport for shop with connections of its own.
-func calls(t *testing.T, client *wxtoken.Client) *caller {
+// newCaller returns a Transport for shop with connections of its own.
+func newCaller(t *testing.T, client *wxtoken.Client) *caller {
 	t.Helper()
 	base := &http.Transport{}
 	t.Cleanup(base.CloseIdleConnections)
@@ -115,8 +115,8 @@ func (c *caller) call(t *testing.T, method, url string, body io.Reader, changes 
 	return res, string(text), nil
 }
 
-// reporting answers reports, stores the next token of shop where that is the outcome, and counts.
-func reporting(t *testing.T, p *platform, say wxtoken.Outcome) (reports func() int) {
+// answerReports answers reports, stores the next token of shop where that is the outcome, and counts.
+func answerReports(t *testing.T, p *platform, say wxtoken.Outcome) (reports func() int) {
 	t.Helper()
 	var mu sync.Mutex
 	n := 0
@@ -124,7 +124,7 @@ func reporting(t *testing.T, p *platform, say wxtoken.Outcome) (reports func() i
 		mu.Lock()
 		defer mu.Unlock() // who asks for the count waits until the next token is stored for good: the call may be over before
 		n++
-		outcome(t, req, say)
+		respondOutcome(t, req, say)
 		if say == wxtoken.OutcomeRenewing {
 			p.put(shop, 2)
 		}

@@ -22,7 +22,7 @@ func TestTransportPutsTheTokenIn(t *testing.T) {
 	p.put(shop, 1)
 	p.put(comp, 1)
 	client := p.client(wxtoken.Config{})
-	a := answering(t, func(http.ResponseWriter, *http.Request, int) {})
+	a := startAPI(t, func(http.ResponseWriter, *http.Request, int) {})
 	mine, own := url.QueryEscape(valueOf(shop, 1)), url.QueryEscape(valueOf(comp, 1))
 	for _, row := range []struct {
 		key       wxtoken.Key
@@ -39,7 +39,7 @@ func TestTransportPutsTheTokenIn(t *testing.T) {
 		{comp, "component_access_token=x&a=1", "component_access_token=" + own + "&a=1"},
 		{comp, "access_token=x", "access_token=" + own},
 	} {
-		c := calls(t, client)
+		c := newCaller(t, client)
 		c.Key = row.key
 		if _, _, err := c.call(t, "GET", a.url+"/x?"+row.in, nil); err != nil {
 			t.Fatal(err)
@@ -78,9 +78,9 @@ func TestTransportReplaces(t *testing.T) {
 			t.Parallel()
 			p := newPlatform(t)
 			p.put(shop, 1)
-			reports := reporting(t, p, wxtoken.OutcomeRenewing)
-			a := answering(t, strict(valueOf(shop, 2), row.code))
-			c := calls(t, p.client(wxtoken.Config{}))
+			reports := answerReports(t, p, wxtoken.OutcomeRenewing)
+			a := startAPI(t, acceptOnly(valueOf(shop, 2), row.code))
+			c := newCaller(t, p.client(wxtoken.Config{}))
 			var body io.Reader
 			if row.body != nil {
 				body = row.body()
@@ -131,9 +131,9 @@ func TestTransportIsRefusedAllTheSame(t *testing.T) {
 			t.Parallel()
 			p := newPlatform(t)
 			p.put(shop, 1)
-			defer reporting(t, p, row.say)()
-			a := answering(t, refuse)
-			c := calls(t, p.client(wxtoken.Config{}))
+			defer answerReports(t, p, row.say)()
+			a := startAPI(t, refuse)
+			c := newCaller(t, p.client(wxtoken.Config{}))
 			_, answer, err := c.call(t, "POST", a.url, strings.NewReader("{}"), row.change)
 			if want := fmt.Sprintf(`{"errcode":40001,"errmsg":"no %d"}`, row.calls); err != nil || answer != want || len(a.got()) != row.calls {
 				t.Fatalf("answer %q, %v after %d calls; want %q", answer, err, len(a.got()), want)
@@ -176,8 +176,8 @@ func TestTransportErrors(t *testing.T) {
 			*r = *r.WithContext(ctx)
 		}, want: context.Canceled},
 	} {
-		a := answering(t, func(http.ResponseWriter, *http.Request, int) {})
-		c := calls(t, client)
+		a := startAPI(t, func(http.ResponseWriter, *http.Request, int) {})
+		c := newCaller(t, client)
 		if c.Key = row.key; row.base != nil {
 			c.Base = row.base
 		}
@@ -244,8 +244,8 @@ func TestTransportAnswers(t *testing.T) {
 			t.Parallel()
 			p := newPlatform(t)
 			p.put(shop, 1)
-			reports := reporting(t, p, wxtoken.OutcomeTooSoon)
-			a := answering(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
+			reports := answerReports(t, p, wxtoken.OutcomeTooSoon)
+			a := startAPI(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
 				for name, value := range row.header {
 					w.Header().Set(name, value)
 				}
@@ -258,7 +258,7 @@ func TestTransportAnswers(t *testing.T) {
 				}
 				_, _ = io.WriteString(w, row.text)
 			})
-			c := calls(t, p.client(wxtoken.Config{}))
+			c := newCaller(t, p.client(wxtoken.Config{}))
 			res, text, err := c.call(t, "GET", a.url, nil, func(r *http.Request) {
 				if row.asks != "" {
 					r.Header.Set("Accept-Encoding", row.asks)
@@ -282,17 +282,17 @@ func TestTransportRedirected(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)
 	p.put(shop, 1)
-	elsewhere := answering(t, func(w http.ResponseWriter, r *http.Request, n int) {
+	elsewhere := startAPI(t, func(w http.ResponseWriter, r *http.Request, n int) {
 		if n == 1 {
 			http.Redirect(w, r, "/once-more", http.StatusFound) // on the same host, which is still not WeChat's
 			return
 		}
 		_, _ = io.WriteString(w, r.Header.Get("Referer"))
 	})
-	a := answering(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+	a := startAPI(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		http.Redirect(w, r, elsewhere.url+"/there?a=1", http.StatusFound)
 	})
-	hc := &http.Client{Transport: calls(t, p.client(wxtoken.Config{})).Transport}
+	hc := &http.Client{Transport: newCaller(t, p.client(wxtoken.Config{})).Transport}
 	req, err := http.NewRequestWithContext(t.Context(), "GET", a.url+"/here", nil)
 	if err != nil {
 		t.Fatal(err)

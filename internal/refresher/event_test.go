@@ -404,7 +404,7 @@ func TestUnreadable(t *testing.T) {
 	const document = "U0VLUkVULWRvY3VtZW50"
 	unreadable := func(ask bool) {
 		r.send(events.Auth{Kind: events.KindUnreadable, Component: appid, CreateTime: r.clock.Now(), ReceivedAt: r.clock.Now(), Document: document,
-			Detail: "the end tag at byte 7 fits no start tag", AskList: ask})
+			Detail: "the end tag at byte 7 matches no start tag", AskList: ask})
 		r.drained()
 	}
 	r.eventually(r.componentLives)

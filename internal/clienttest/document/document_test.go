@@ -17,7 +17,7 @@ var deciding = []string{
 	"ToUserName", "FromUserName", "MsgType", "Event", "MsgId", "MsgID",
 }
 
-func read(t testing.TB, text string) *document.Document {
+func mustRead(t testing.TB, text string) *document.Document {
 	t.Helper()
 	d, err := document.Read([]byte(text), nil)
 	if err != nil || d == nil {
@@ -137,7 +137,7 @@ func TestOddities(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := read(t, row.text)
+			d := mustRead(t, row.text)
 			for name, want := range map[string]string{"MsgType": "text", "FromUserName": "o1", "MsgId": "24"} {
 				if name == row.without {
 					want = ""
@@ -191,12 +191,12 @@ func TestText(t *testing.T) {
 		"<![CDATA[a\xe5\x90]]>":                                         "a\uFFFD",
 		"a&lt;b":                                                        "a<b",
 	} {
-		d := read(t, "<xml><MsgType>text</MsgType><Content>"+content+"</Content><MsgId>2</MsgId></xml>")
+		d := mustRead(t, "<xml><MsgType>text</MsgType><Content>"+content+"</Content><MsgId>2</MsgId></xml>")
 		if got := d.Text("Content"); got != want || d.Field("MsgId") != "2" {
 			t.Errorf("%q: got %q, want %q; MsgId %q", content, got, want, d.Field("MsgId"))
 		}
 	}
-	if got := read(t, `{"Content":" a ","Content":"b"}`).Text("Content"); got != " a " {
+	if got := mustRead(t, `{"Content":" a ","Content":"b"}`).Text("Content"); got != " a " {
 		t.Errorf("got %q, want the first one", got)
 	}
 }
@@ -255,12 +255,12 @@ func TestTextsMakeNoFieldTogether(t *testing.T) {
 		"three, the second":        {event + inRoot, []string{"]]></Title><z><Title><![CDATA[", "]]></Description></z>" + forged + "<z2><Description><![CDATA[", "]]></Url></z2><Url><![CDATA["}},
 		"three, with twins before": {event + inRoot, []string{"]]></Title><Title><![CDATA[", "]]></Description>" + forged + "<z><Description><![CDATA[", "]]></Url></z><Url><![CDATA["}},
 	} {
-		want := fields(read(t, strings.ReplaceAll(row.template, "$", "hello")))
+		want := fields(mustRead(t, strings.ReplaceAll(row.template, "$", "hello")))
 		text := row.template
 		for _, one := range row.texts {
 			text = strings.Replace(text, "$", one, 1)
 		}
-		d := read(t, text)
+		d := mustRead(t, text)
 		if got := fields(d); !d.Whole || fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: %q: got %v, want %v", name, text, got, want)
 		}
@@ -279,7 +279,7 @@ func TestNoTextMakesAField(t *testing.T) {
 		return b.String()
 	}
 	for name, template := range templates {
-		want := fields(read(t, strings.ReplaceAll(template, "$", "hello")))
+		want := fields(mustRead(t, strings.ReplaceAll(template, "$", "hello")))
 		for range 5_000 {
 			text := template
 			for strings.Contains(text, "$") {

@@ -14,8 +14,8 @@ import (
 	"wxtoken/client/document"
 )
 
-// theirs are the fields that the standard library finds directly in the root, each with all its values.
-func theirs(text []byte) (fields map[string][]string, ok bool) {
+// stdlibFields are the fields that the standard library finds directly in the root, each with all its values.
+func stdlibFields(text []byte) (fields map[string][]string, ok bool) {
 	text = bytes.TrimPrefix(text, []byte("\uFEFF"))
 	fields = map[string][]string{}
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
@@ -33,11 +33,11 @@ func theirs(text []byte) (fields map[string][]string, ok bool) {
 		}
 		return fields, true
 	}
-	return theirXML(text)
+	return stdlibXML(text)
 }
 
-// theirXML reads XML with encoding/xml, not strict: it invents the end tags that are missing.
-func theirXML(text []byte) (fields map[string][]string, ok bool) {
+// stdlibXML reads XML with encoding/xml, not strict: it invents the end tags that are missing.
+func stdlibXML(text []byte) (fields map[string][]string, ok bool) {
 	fields = map[string][]string{}
 	d := xml.NewDecoder(bytes.NewReader(text))
 	d.Strict = false
@@ -108,7 +108,7 @@ func FuzzRead(f *testing.F) {
 		if visited > 1024 {
 			t.Fatalf("%q: %d elements visited", text, visited)
 		}
-		fields, ok := theirs(text)
+		fields, ok := stdlibFields(text)
 		if err != nil {
 			return
 		}
@@ -167,8 +167,9 @@ func FuzzTextMakesNoField(f *testing.F) {
 	})
 }
 
-// once writes a value, with one U+FFFD in the place of several: how many stand for bytes that are no UTF-8 does not matter.
-func once(value any) string {
+// mergeReplacements returns the text of a value, with one U+FFFD for several in a row: how many of them stand for
+// invalid UTF-8 does not matter.
+func mergeReplacements(value any) string {
 	text := fmt.Sprint(value)
 	for strings.Contains(text, "\uFFFD\uFFFD") {
 		text = strings.ReplaceAll(text, "\uFFFD\uFFFD", "\uFFFD")
@@ -184,7 +185,7 @@ func FuzzPlain(f *testing.F) {
 		plain := document.Plain(text)
 		var before, after any
 		if json.Unmarshal(text, &before) == nil {
-			if err := json.Unmarshal(plain, &after); err != nil || once(before) != once(after) {
+			if err := json.Unmarshal(plain, &after); err != nil || mergeReplacements(before) != mergeReplacements(after) {
 				t.Fatalf("%q: got %q, %v", text, plain, err)
 			}
 		}
