@@ -297,7 +297,7 @@ func TestDeployedWrongPassword(t *testing.T) {
 	eventually(t, "a word about the user", func() error {
 		mu.Lock()
 		defer mu.Unlock()
-		if !strings.Contains(out.String(), "does not take this user") {
+		if !strings.Contains(out.String(), "does not accept this user") {
 			return errors.New(out.String())
 		}
 		return nil

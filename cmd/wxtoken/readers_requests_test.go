@@ -194,7 +194,7 @@ func TestReadersRecord(t *testing.T) {
 			if n := messages("NEWS"); n != 0 {
 				t.Errorf("a stream on token.updated.> has %d messages: docs/contract.md and docs/readers.md say that it stays empty", n)
 			}
-			if missing := streams.Intact(t.Context(), k.js, cfg); missing != nil {
+			if missing := streams.CheckIntact(t.Context(), k.js, cfg); missing != nil {
 				t.Errorf("beside the record: %v", missing)
 			}
 		})

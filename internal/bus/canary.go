@@ -12,9 +12,9 @@ import (
 	"wxtoken/internal/events"
 )
 
-// Prove has the stream of the tokens store a message over the one before it: the ack proves that
-// the stream takes a write, on the disk where the server syncs always. It returns the message's
-// sequence.
+// Prove stores a message in the stream of the tokens, replacing the one before: the ack proves that
+// the stream takes writes, and that they are on the disk if the server syncs always. It returns the
+// message's sequence.
 func Prove(ctx context.Context, js jetstream.JetStream) (uint64, error) {
 	ack, err := js.Publish(ctx, events.ProofSubject, nil, jetstream.WithRetryAttempts(0))
 	if err != nil {
@@ -23,7 +23,7 @@ func Prove(ctx context.Context, js jetstream.JetStream) (uint64, error) {
 	return ack.Sequence, nil
 }
 
-// StoreCanary proves that the stream of the tokens takes a write, and gives it back.
+// StoreCanary proves that the stream of the tokens takes a write, and that it can be read back.
 func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
 	stored, err := Prove(ctx, js)
 	if err != nil {
@@ -34,30 +34,31 @@ func StoreCanary(ctx context.Context, js jetstream.JetStream) error {
 		return fmt.Errorf("look up stream %s: %w", events.StreamTokens, err)
 	}
 	got, err := stream.GetLastMsgForSubject(ctx, events.ProofSubject)
-	// A replica that is behind, or gone back: one that is only behind gets there.
+	// The replica that answered lags behind, or was restored to an older state. Wait: one that lags
+	// catches up.
 	for err == nil && got.Sequence < stored {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("read from %s: what was just stored is not there: %w", events.StreamTokens, ctx.Err())
+			return fmt.Errorf("read from %s: just stored message missing: %w", events.StreamTokens, ctx.Err())
 		case <-time.After(canaryPoll):
 		}
 		got, err = stream.GetLastMsgForSubject(ctx, events.ProofSubject)
 	}
 	if err != nil {
-		return fmt.Errorf("read from %s what was just stored: %w", events.StreamTokens, err)
+		return fmt.Errorf("read just stored message from %s: %w", events.StreamTokens, err)
 	}
 	return nil
 }
 
-// canaryPoll is the time between two looks for a message that a replica does not have yet.
+// canaryPoll is the time between two reads of a message that a replica does not have yet.
 const canaryPoll = 20 * time.Millisecond
 
 // impossible is a last sequence that no stream has.
 const impossible = math.MaxInt64
 
-// RefusedCanary publishes to AUTH on a condition that can't hold: the stream's leader looks at it,
-// refuses it and stores nothing. It proves that a publish of this user reaches a stream that judges
-// it; not that a disk would take it, for a user that may only publish can't find that out without
+// RefusedCanary publishes to AUTH with a condition that can't hold: the stream's leader refuses it
+// and stores nothing. It proves that publishes of this user reach the leader of the stream. It does
+// not prove that the disk takes writes: a user who may only publish can't find that out without
 // leaving an event behind.
 func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
 	_, err := js.Publish(ctx, events.CanarySubject, nil, jetstream.WithExpectLastSequence(impossible), jetstream.WithRetryAttempts(0))
@@ -66,7 +67,7 @@ func RefusedCanary(ctx context.Context, js jetstream.JetStream) error {
 		return nil
 	}
 	if err == nil {
-		err = errors.New("it was stored against its condition")
+		err = errors.New("stored although its condition does not hold")
 	}
 	return fmt.Errorf("publish to %s: %w", events.StreamAuth, err)
 }

@@ -10,8 +10,7 @@ import (
 	"wxtoken/internal/events"
 )
 
-// A canary is told what it is told about the stream, and leaves nothing that anybody else would
-// notice.
+// A canary returns the server's answer about the stream, and leaves nothing behind that another process would notice.
 func TestCanaries(t *testing.T) {
 	r := newRig(t)
 	for range 3 {

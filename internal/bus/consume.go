@@ -19,25 +19,26 @@ import (
 )
 
 const (
-	// ackWait is how long a message may go without a heartbeat before the server gives it to
-	// another consumer. It bounds how long the death of a refresher delays a renewal. One that is
-	// frozen or cut off still has a pull open and may be given the message again: there pullWait
-	// adds to it.
+	// ackWait is how long the server waits for an ack or a heartbeat before it delivers a message
+	// again. It bounds how long the death of a refresher delays a renewal. A refresher that is
+	// frozen or cut off may still have a pull open and get the message again: then pullWait adds to
+	// the delay.
 	ackWait = 4 * time.Second
-	// heartbeat is how often a handler at work says so.
+	// heartbeat is how often InProgress is sent for a message that is being handled.
 	heartbeat = time.Second
 	// pullWait is how long one pull waits for messages.
 	pullWait = 12 * time.Second
-	// pullHeartbeat finds out, twice as late, that the server forgot a pull, or is lost.
+	// pullHeartbeat is how often the server confirms a pull. After twice that time without one, the
+	// pull is lost.
 	pullHeartbeat = 2 * time.Second
 	// requestWait bounds other requests.
 	requestWait = 3 * time.Second
-	// plainDelay is the wait after an error that is not a verb.
+	// plainDelay is the wait after an error without a verb (events.Later, events.Never).
 	plainDelay = time.Second
-	// troubleDelay is the wait after a pull that failed, and movedDelay when the consumer only went
-	// to another server.
-	troubleDelay = 2 * time.Second
-	movedDelay   = 500 * time.Millisecond
+	// faultDelay is the wait after a failed pull, and movedDelay that after the consumer's leader
+	// moved to another server.
+	faultDelay = 2 * time.Second
+	movedDelay = 500 * time.Millisecond
 )
 
 // Consumer feeds the messages of one durable consumer to a handler.
@@ -46,17 +47,17 @@ type Consumer struct {
 	Stream      string
 	Durable     string
 	Filter      string
-	Concurrency int // messages at work at the same time
+	Concurrency int // messages handled at the same time
 	Log         zerolog.Logger
-	Seal        *seal.Keys   // seals what goes to DEAD, for the subject that it had; may be nil
+	Seal        *seal.Keys   // seals copies on DEAD, for the original's subject; may be nil
 	Panicked    func()       // called when a handler panicked; may be nil
-	Troubled    func()       // called when a failed to pull messages; may be nil
+	Troubled    func()       // called after a failed pull; may be nil
 	Step        func(string) // called with "acked" after an ack; may be nil
 }
 
-// Run handles messages until ctx ends, then waits for the handlers that are at work: they get the
-// context work, which is to go on for a while after ctx. Run survives a server that is away and a
-// consumer that was deleted.
+// Run handles messages until ctx ends, then waits for the running handlers: they get the context
+// work, which should last a while longer than ctx. Run copes with a server that is away and with a
+// deleted consumer.
 func (c Consumer) Run(ctx, work context.Context, handle events.Handler) {
 	var working sync.WaitGroup
 	defer working.Wait()
@@ -70,7 +71,7 @@ func (c Consumer) Run(ctx, work context.Context, handle events.Handler) {
 		var err error
 		if cons == nil {
 			if cons, err = c.consumer(ctx); err != nil {
-				c.trouble(ctx, err, troubleDelay)
+				c.waitAfterFault(ctx, err, faultDelay)
 				cons = nil
 				continue
 			}
@@ -81,51 +82,51 @@ func (c Consumer) Run(ctx, work context.Context, handle events.Handler) {
 		case err == nil:
 			failed = 0
 		case errors.Is(err, jetstream.ErrConsumerDeleted), failed > maxFailed:
-			c.trouble(ctx, err, troubleDelay)
+			c.waitAfterFault(ctx, err, faultDelay)
 			cons, failed = nil, 0
-		case moved(err): // to make it anew takes the cluster's leader, who may be lost as well
-			c.trouble(ctx, err, movedDelay)
+		case moved(err): // don't recreate the consumer: that needs the cluster's leader, which may be lost as well
+			c.waitAfterFault(ctx, err, movedDelay)
 		default:
-			c.trouble(ctx, err, troubleDelay)
+			c.waitAfterFault(ctx, err, faultDelay)
 		}
 	}
 }
 
-// maxFailed is how many pulls in a row may fail before the consumer is looked up, and made anew if
+// maxFailed is how many pulls in a row may fail before the consumer is looked up, and recreated if
 // it is gone.
 const maxFailed = 20
 
-// pull takes as many messages as there are free hands, so that none waits here while another
+// pull takes as many messages as there are free slots, so that none waits here while another
 // refresher has time for it.
 func (c Consumer) pull(ctx, work context.Context, cons jetstream.Consumer, free chan struct{}, working *sync.WaitGroup, handle events.Handler) error {
-	hands := 0
+	slots := 0
 	select {
 	case <-free:
-		hands++
+		slots++
 	case <-ctx.Done():
 		return nil
 	}
 	for more := true; more; {
 		select {
 		case <-free:
-			hands++
+			slots++
 		default:
 			more = false
 		}
 	}
 	defer func() {
-		for range hands {
+		for range slots {
 			free <- struct{}{}
 		}
 	}()
 	pullCtx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
-	batch, err := cons.Fetch(hands, jetstream.FetchContext(pullCtx), jetstream.FetchHeartbeat(pullHeartbeat))
+	batch, err := cons.Fetch(slots, jetstream.FetchContext(pullCtx), jetstream.FetchHeartbeat(pullHeartbeat))
 	if err != nil {
 		return fmt.Errorf("pull from %s: %w", c.Durable, err)
 	}
 	for m := range batch.Messages() {
-		hands--
+		slots--
 		working.Go(func() {
 			defer func() { free <- struct{}{} }()
 			c.deliver(work, m, handle)
@@ -145,8 +146,8 @@ func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 		FilterSubject: c.Filter,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       ackWait,
-		MaxDeliver:    -1, // a consumer that gave up on a message would only say so in an advisory
-		MaxAckPending: -1, // messages that wait out a delay count too, and must not hold up the others
+		MaxDeliver:    -1, // never give up: the server would report that only in an advisory
+		MaxAckPending: -1, // no limit: messages that wait for their delay count too, and must not block the others
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create or update consumer %s: %w", c.Durable, err)
@@ -154,13 +155,14 @@ func (c Consumer) consumer(ctx context.Context) (jetstream.Consumer, error) {
 	return cons, nil
 }
 
-// moved reports whether a failed to pull messages because the server that led the consumer stopped,
-// was lost, or leads it no longer.
+// moved reports whether a pull failed because the server that led the consumer stopped, was lost,
+// or does not lead it any more.
 func moved(err error) bool {
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoHeartbeat) ||
+		errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
 }
 
-func (c Consumer) trouble(ctx context.Context, err error, wait time.Duration) {
+func (c Consumer) waitAfterFault(ctx context.Context, err error, wait time.Duration) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -174,8 +176,8 @@ func (c Consumer) trouble(ctx context.Context, err error, wait time.Duration) {
 	}
 }
 
-// deliver hands one message to the handler, keeps the server informed meanwhile, and turns the
-// handler's verb into ack, nak or term.
+// deliver hands one message to the handler, sends InProgress meanwhile, and turns the handler's
+// verb into ack, nak or term.
 func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle events.Handler) {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -183,14 +185,14 @@ func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle events.Ha
 		return
 	}
 	done := make(chan struct{})
-	var beating sync.WaitGroup
-	beating.Go(func() {
+	var sendingProgress sync.WaitGroup
+	sendingProgress.Go(func() {
 		t := time.NewTicker(heartbeat)
 		defer t.Stop()
 		for {
 			select {
 			case <-t.C:
-				_ = m.InProgress() // if it can't be sent, the message comes again
+				_ = m.InProgress() // if it can't be sent, the message is delivered again
 			case <-done:
 				return
 			}
@@ -199,21 +201,22 @@ func (c Consumer) deliver(ctx context.Context, m jetstream.Msg, handle events.Ha
 	returned := false
 	defer func() {
 		close(done)
-		beating.Wait()
+		sendingProgress.Wait()
 		if !returned {
-			return // the goroutine is being ended: say nothing, the message comes again
+			return // runtime.Goexit: no answer, so the message is delivered again
 		}
 		c.answer(ctx, m, err)
 	}()
-	err = c.guarded(ctx, events.Msg{
-		Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Sequence: meta.Sequence.Stream, Redelivered: meta.NumDelivered > 1,
-		Deliveries: int(min(meta.NumDelivered, 1000)),
+	err = c.handleSafely(ctx, events.Msg{
+		Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Sequence: meta.Sequence.Stream,
+		Redelivered: meta.NumDelivered > 1, Deliveries: int(min(meta.NumDelivered, 1000)),
 	}, handle)
 	returned = true
 }
 
-// guarded turns a panic of the handler into an error: one bad message must not stop the others.
-func (c Consumer) guarded(ctx context.Context, m events.Msg, handle events.Handler) (err error) {
+// handleSafely calls the handler and turns a panic into an error: one bad message must not stop the
+// others.
+func (c Consumer) handleSafely(ctx context.Context, m events.Msg, handle events.Handler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if c.Panicked != nil {
@@ -226,9 +229,9 @@ func (c Consumer) guarded(ctx context.Context, m events.Msg, handle events.Handl
 	return handle(ctx, m)
 }
 
-// logPutOff logs that a message comes again. Due messages are put off by the thousand while WeChat
-// is away, and the status tells of each; but an event, a code perhaps, that comes to nothing for
-// the 10th, 100th and 1,000th time is for an operator to see.
+// logPutOff logs that a message is tried again later. While WeChat is away thousands of due
+// messages are put off, and the status of each key tells why. But an event, perhaps a code, that
+// fails for the 10th, 100th or 1,000th time is logged as a warning, for operators to see.
 func (c Consumer) logPutOff(m jetstream.Msg, wait time.Duration, err error) {
 	level, deliveries := zerolog.DebugLevel, uint64(0)
 	if meta, metaErr := m.Metadata(); metaErr == nil {
@@ -237,7 +240,8 @@ func (c Consumer) logPutOff(m jetstream.Msg, wait time.Duration, err error) {
 	if c.Stream == events.StreamAuth && slices.Contains([]uint64{10, 100, 1000}, deliveries) {
 		level = zerolog.WarnLevel
 	}
-	c.Log.WithLevel(level).Err(err).Str("subject", m.Subject()).Uint64("deliveries", deliveries).Dur("delay", wait).Msg("message put off")
+	c.Log.WithLevel(level).Err(err).Str("subject", m.Subject()).Uint64("deliveries", deliveries).Dur("delay", wait).
+		Msg("message put off")
 }
 
 func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
@@ -251,7 +255,7 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 		}
 	case ends:
 		c.Log.Error().Err(err).Str("subject", m.Subject()).Msg("message given up")
-		if err = c.bury(ctx, m, why); err != nil {
+		if err = c.copyToDead(ctx, m, why); err != nil {
 			err = errors.Join(err, m.NakWithDelay(plainDelay))
 		} else {
 			err = m.TermWithReason("copied to DEAD")
@@ -268,13 +272,13 @@ func (c Consumer) answer(ctx context.Context, m jetstream.Msg, err error) {
 	}
 }
 
-// bury copies a message that can't be processed to DEAD.
-func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
+// copyToDead copies a message that can't be processed to DEAD.
+func (c Consumer) copyToDead(ctx context.Context, m jetstream.Msg, why error) error {
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
 	dead := nats.NewMsg(events.DeadSubject(m.Subject()))
 	for name, values := range m.Headers() {
-		if !strings.HasPrefix(name, "Nats-") { // those told the server what to do with the original
+		if !strings.HasPrefix(name, "Nats-") { // those are instructions for the server about the original
 			dead.Header[name] = values
 		}
 	}
@@ -287,9 +291,9 @@ func (c Consumer) bury(ctx context.Context, m jetstream.Msg, why error) error {
 	return nil
 }
 
-// StopAtReconnect stops msgs when the connection comes to one of the statuses. A server that was
-// started anew has forgotten a consumer that it held in memory: there is no need to wait for
-// heartbeats that can't come. The function that it returns ends the watch for that.
+// StopAtReconnect stops msgs when the connection enters one of the statuses. A restarted server has
+// forgotten a consumer that it held in memory, so there is no point in waiting for its heartbeats
+// to fail. The returned function ends this.
 func StopAtReconnect(nc *nats.Conn, msgs jetstream.MessagesContext, statuses ...nats.Status) (end func()) {
 	again := nc.StatusChanged(statuses...)
 	ended := make(chan struct{})

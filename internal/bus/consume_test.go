@@ -74,8 +74,8 @@ func (r *rig) publish(data string) {
 	r.must(err)
 }
 
-// gone waits until no event is left.
-func (r *rig) gone() {
+// waitGone waits until no event is left.
+func (r *rig) waitGone() {
 	r.Helper()
 	r.eventually("the event is gone", func() bool { return r.info(events.StreamAuth).State.Msgs == 0 })
 }
@@ -92,13 +92,13 @@ func TestAck(t *testing.T) {
 	}
 	r.consume(c, d.handle)
 	r.publish("one")
-	r.gone()
+	r.waitGone()
 	if m := d.msgs[0]; d.count() != 1 || m.Subject != subject || string(m.Data) != "one" || m.Sequence != 1 || m.Redelivered || acked.Load() != 1 {
 		t.Errorf("delivered %+v, %d acks", d.msgs, acked.Load())
 	}
 }
 
-func TestVerbs(t *testing.T) {
+func TestRedeliveryDelay(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		verb  func() error
@@ -123,7 +123,7 @@ func TestVerbs(t *testing.T) {
 			c.Panicked = func() { panicked.Add(1) }
 			r.consume(c, d.handle)
 			r.publish("one")
-			r.gone()
+			r.waitGone()
 			if d.count() != 2 || !d.msgs[1].Redelivered {
 				t.Fatalf("delivered %+v", d.msgs)
 			}
@@ -169,7 +169,7 @@ func TestNever(t *testing.T) {
 	m.Header = nats.Header{"ce-id": {"x"}, jetstream.MsgIDHeader: {"x"}, jetstream.ExpectedLastSeqHeader: {"0"}}
 	_, err := r.js.PublishMsg(t.Context(), m)
 	r.must(err)
-	r.gone()
+	r.waitGone()
 	stream, err := r.js.Stream(t.Context(), events.StreamDead)
 	r.must(err)
 	dead, err := stream.GetLastMsgForSubject(t.Context(), "dead."+subject)
@@ -198,7 +198,7 @@ func TestNeverWithoutDead(t *testing.T) {
 	r.eventually("a second try", func() bool { return d.count() >= 2 })
 	_, err := streams.Setup(t.Context(), r.nc, r.js, config)
 	r.must(err)
-	r.gone()
+	r.waitGone()
 	if n := r.info(events.StreamDead).State.Msgs; n == 0 {
 		t.Error("the message vanished")
 	}
@@ -219,11 +219,11 @@ func TestHeartbeat(t *testing.T) {
 		t.Errorf("delivered %d times, and %d times to another", d.count(), others.count())
 	}
 	close(release)
-	r.gone()
+	r.waitGone()
 	stop()
 }
 
-// TestKilledConsumer closes the connection under a handler: somebody else gets the message.
+// TestKilledConsumer closes the connection under a handler: another consumer gets the message.
 func TestKilledConsumer(t *testing.T) {
 	r := newRig(t)
 	nc := r.nats.Connect()
@@ -239,7 +239,7 @@ func TestKilledConsumer(t *testing.T) {
 	nc.Close()
 	var heir deliveries
 	r.consume(r.consumer(), heir.handle)
-	r.gone()
+	r.waitGone()
 	if heir.count() != 1 || !heir.msgs[0].Redelivered {
 		t.Errorf("the heir got %+v", heir.msgs)
 	}
@@ -252,10 +252,10 @@ func TestConsumerDeleted(t *testing.T) {
 	var d deliveries
 	r.consume(r.consumer(), d.handle)
 	r.publish("one")
-	r.gone()
+	r.waitGone()
 	r.must(r.js.DeleteConsumer(t.Context(), events.StreamAuth, events.DurableAuth))
 	r.publish("two")
-	r.gone()
+	r.waitGone()
 	if d.count() != 2 {
 		t.Errorf("delivered %d times, want 2", d.count())
 	}
@@ -266,7 +266,7 @@ func TestServerRestarted(t *testing.T) {
 	var d deliveries
 	r.consume(r.consumer(), d.handle)
 	r.publish("one")
-	r.gone()
+	r.waitGone()
 	r.nats.Restart()
 	r.eventually("published", func() bool {
 		_, err := r.js.Publish(t.Context(), subject, []byte("two"), jetstream.WithMsgID("two"))
@@ -275,8 +275,8 @@ func TestServerRestarted(t *testing.T) {
 	r.eventually("delivered", func() bool { return d.count() >= 2 })
 }
 
-// TestFreeHands publishes more than there are hands: what nobody has a hand for stays for others.
-func TestFreeHands(t *testing.T) {
+// TestFreeSlots publishes more than there are slots: a message for which no slot is free stays for other consumers.
+func TestFreeSlots(t *testing.T) {
 	r := newRig(t)
 	release := make(chan struct{})
 	busy := deliveries{verb: func(int, events.Msg) error { <-release; return nil }}
@@ -293,7 +293,7 @@ func TestFreeHands(t *testing.T) {
 		t.Errorf("%d messages in 4 hands", busy.count())
 	}
 	close(release)
-	r.gone()
+	r.waitGone()
 	stop()
 }
 

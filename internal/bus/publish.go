@@ -10,8 +10,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// Publish stores the event and returns when the server has acked it. duplicate is true when
-// an event with the same id lay there already.
+// Publish stores the event and returns when the server has acked it. duplicate is true if an event
+// with the same id was stored already.
 func Publish(ctx context.Context, js jetstream.JetStream, e events.Event) (duplicate bool, err error) {
 	ack, err := js.PublishMsg(ctx, e.Msg(), jetstream.WithRetryAttempts(0))
 	if err != nil {
@@ -20,11 +20,11 @@ func Publish(ctx context.Context, js jetstream.JetStream, e events.Event) (dupli
 	return ack.Duplicate, nil
 }
 
-// recordWithin bounds the wait for JOURNAL.
+// recordWithin bounds the wait for JOURNAL to store a record.
 const recordWithin = 3 * time.Second
 
-// Record stores a record of something that was done on JOURNAL, and returns when the server has
-// acked it. It is stored also where who asked has gone.
+// Record stores the record of an action on JOURNAL, and returns when the server has acked it. It is
+// stored even if ctx ends because the asker has gone.
 func Record(ctx context.Context, js jetstream.JetStream, a events.Audit) error {
 	m, err := a.Msg()
 	if err != nil {

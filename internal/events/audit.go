@@ -31,36 +31,36 @@ const (
 	ByNATS    = "nats"    // a request on NATS: Actor is what the request claims
 )
 
-// Outcomes beside those of Renew and of ReconcileRequest.
+// Outcomes of actions, besides those of Renew and of ReconcileRequest.
 const (
 	OutcomeRefused  = "refused"
 	OutcomeDone     = "done"
 	OutcomeRevealed = "revealed" // written before the answer goes out
 
-	OutcomeReplayed  = "replayed" // of a dead letter, and the next
+	OutcomeReplayed  = "replayed" // of a message on DEAD; OutcomeDiscarded too
 	OutcomeDiscarded = "discarded"
 )
 
-// Headers in which the operator's page says who asks. They are believed on wxtoken.console.> alone.
+// Headers in which the operator's page says who asks. They are trusted on wxtoken.console.> only.
 const (
 	HeaderActor = "Wxtoken-Actor"
 	HeaderRole  = "Wxtoken-Role"
 )
 
-// Audit is a record of something that was done, or refused. It never holds a secret.
+// Audit is the record of an action that was done, or refused. It never holds a secret.
 type Audit struct {
 	At         time.Time      `json:"at"`
 	Action     string         `json:"action"`
 	Actor      string         `json:"actor,omitempty"`
 	Role       string         `json:"role,omitempty"`  // of the actor, with ByConsole
 	By         string         `json:"by"`              // ByConsole or ByNATS
-	Inbox      string         `json:"inbox,omitempty"` // with ByNATS: where the answer was to go, up to its first dot; the user's, if it is one's own
+	Inbox      string         `json:"inbox,omitempty"` // with ByNATS: the reply subject up to its first dot; it names the user if each has an inbox of its own
 	From       string         `json:"from,omitempty"`  // of a login: the address
 	Component  string         `json:"component,omitempty"`
 	Key        string         `json:"key,omitempty"`
 	Parameters map[string]any `json:"parameters,omitempty"`
 	Outcome    string         `json:"outcome"`
-	Status     int            `json:"status,omitempty"` // of a refusal, as HTTP has it
+	Status     int            `json:"status,omitempty"` // of a refusal, as in HTTP
 	Detail     string         `json:"detail,omitempty"` // of a refusal: why
 }
 
@@ -82,7 +82,7 @@ func (a Audit) Msg() (*nats.Msg, error) {
 	return m, nil
 }
 
-// Asker is who asks a question, as far as it can be told.
+// Asker is who sent a request, as far as is known.
 type Asker struct {
 	Name  string
 	Role  string // ByConsole alone
@@ -90,9 +90,9 @@ type Asker struct {
 	Inbox string
 }
 
-// AskerOf tells who asks. What the headers say is proven on subjects of the operator's page, which
-// no other process may publish on, and is a claim elsewhere: within an account, NATS does not tell who
-// published a message.
+// AskerOf returns who sent a request. On subjects of the operator's page, to which no other process
+// may publish, the headers are proof; elsewhere they are a claim: within an account, NATS does not
+// tell who published a message.
 func AskerOf(subject, reply string, header func(string) string) Asker {
 	inbox, _, _ := strings.Cut(reply, ".")
 	a := Asker{Name: clean(header(HeaderActor)), By: ByNATS, Inbox: Clip(inbox)}
@@ -102,7 +102,7 @@ func AskerOf(subject, reply string, header func(string) string) Asker {
 	return a
 }
 
-// clean keeps a claimed name short and on one line.
+// clean makes a claimed name short and printable.
 func clean(name string) string {
 	return strings.ToValidUTF8(Clip(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -112,5 +112,5 @@ func clean(name string) string {
 	}, name)), "")
 }
 
-// About begins a record about a key.
+// About returns a record about a key, with its other fields empty.
 func About(key wxtoken.Key) Audit { return Audit{Component: key.Component, Key: key.String()} }

@@ -14,7 +14,7 @@ import (
 type Auth struct {
 	Kind       string    `json:"kind"`
 	Component  string    `json:"component"`
-	CreateTime time.Time `json:"create_time"` // WeChat's CreateTime; for a callback when it came in
+	CreateTime time.Time `json:"create_time"` // WeChat's CreateTime; for a callback when it arrived
 	ReceivedAt time.Time `json:"received_at"`
 
 	Authorizer  string `json:"authorizer,omitempty"`
@@ -25,8 +25,8 @@ type Auth struct {
 	OpenID      string `json:"openid,omitempty"`  // who wrote the message; release_check only
 
 	Document string `json:"document,omitempty"` // as WeChat sent it, in base64; unreadable only
-	Detail   string `json:"detail,omitempty"`   // what can't be read of it, without a word of it
-	AskList  bool   `json:"ask_list,omitempty"` // it may have been about an authorization
+	Detail   string `json:"detail,omitempty"`   // what of it can't be read, quoting nothing of it
+	AskList  bool   `json:"ask_list,omitempty"` // it may have been about an authorization, so WeChat's list is asked for
 }
 
 // Event returns the event that carries a. id is the digest of the push, source its path.
@@ -41,9 +41,9 @@ func (a Auth) Event(id, source string) (Event, error) {
 	}, nil
 }
 
-// OpenAuth opens and reads an event on AUTH. Its error wraps seal.ErrNoKey where the event was
-// sealed for a key that is not here; any other is of an event that can't be read, now or later. It
-// never shows the payload.
+// OpenAuth opens and reads an event on AUTH. Its error wraps seal.ErrNoKey if the event was sealed
+// for a key that is not here; with any other error the event can't be read, now or later. It never
+// shows the payload.
 func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
 	data, err := keys.Open(m.Subject, m.Header, m.Data)
 	if err != nil {
@@ -52,8 +52,8 @@ func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
 	return ParseAuth(data)
 }
 
-// AuthAbout tells what can be said of an event on AUTH without opening it: its component and kind,
-// and the CreateTime of the push, zero where the header has none.
+// AuthAbout returns what is known of an event on AUTH without opening it: its component and kind,
+// and the CreateTime of the push, zero if the header has none.
 func AuthAbout(m Msg) (component, kind string, created time.Time) {
 	component, kind, _ = strings.Cut(strings.TrimPrefix(m.Subject, prefixAuth), ".")
 	created, _ = time.Parse(time.RFC3339, m.Header.Get(headerTime))

@@ -1,8 +1,8 @@
 // Package events is the contract between the processes of wxtoken, as docs/contract.md has it: the
 // subjects, streams, buckets and mirrors, the payloads of events, due messages and requests, what
-// each process must be allowed, and how a handler answers. It is data and encodings alone and talks
-// to no server: [wxtoken/internal/bus] publishes and consumes, [wxtoken/internal/streams] makes the
-// streams.
+// each process must be allowed, and how a handler answers. It contains only data and encodings and
+// talks to no server: [wxtoken/internal/bus] publishes and consumes, [wxtoken/internal/streams]
+// creates the streams.
 //
 // # The streams
 //
@@ -15,7 +15,7 @@
 //
 // # Handlers answer with an error verb
 //
-// nil acks a message. [Later] gives it back for a while, [Never] ends it and keeps a copy on DEAD;
-// any other error is tried again after a short delay. The ack comes last, so that every message
-// may be seen again: handlers must bear that.
+// nil acks a message. [Later] has it delivered again after a while, [Never] ends it and keeps a
+// copy on DEAD; after any other error it is tried again after a short delay. The ack comes last, so
+// any message may be delivered twice: handlers must cope with that.
 package events

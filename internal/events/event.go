@@ -25,7 +25,7 @@ type Event struct {
 	Seal        *seal.Keys // seals Data if Subject is on AUTH; may be nil
 }
 
-// HeaderReason says on DEAD why a message lies there.
+// HeaderReason is the header that says why a message is on DEAD.
 const HeaderReason = "Wxtoken-Reason"
 
 // CloudEvents headers in NATS binary mode.
@@ -39,7 +39,7 @@ const (
 	headerContentType = "Content-Type"
 )
 
-// Msg returns the message that carries the event, sealed where it is to be.
+// Msg returns the message that carries the event, sealed if it is for AUTH.
 func (e Event) Msg() *nats.Msg {
 	attributes := [...][2]string{
 		{headerSpecVersion, "1.0"},
@@ -56,7 +56,7 @@ func (e Event) Msg() *nats.Msg {
 		given = given[:len(given)-1]
 	}
 	m := &nats.Msg{Subject: e.Subject, Data: e.Data, Header: make(nats.Header, len(given))}
-	values := make([]string, len(given)) // of all, at once: there are thousands of messages a second
+	values := make([]string, len(given)) // one allocation for all: there are thousands of messages a second
 	for i, attribute := range given {
 		values[i] = attribute[1]
 		m.Header[attribute[0]] = values[i : i+1 : i+1]

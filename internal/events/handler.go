@@ -14,13 +14,13 @@ type Msg struct {
 	Header   nats.Header
 	Data     []byte
 	Sequence uint64 // in the stream
-	// Redelivered tells that this message was handed out before: its handler gave it back, or has
-	// sent no heartbeat for a while.
+	// Redelivered reports that this message was delivered before: its handler gave it back, or sent
+	// no heartbeat for a while.
 	Redelivered bool
-	Deliveries  int // times it was handed out, this one included
+	Deliveries  int // how often it was delivered, this time included
 }
 
-// Handler deals with one message and answers with an error verb.
+// Handler handles one message and answers with an error verb.
 type Handler func(ctx context.Context, m Msg) error
 
 type laterError struct {
@@ -31,7 +31,7 @@ type laterError struct {
 func (e *laterError) Error() string { return e.err.Error() }
 func (e *laterError) Unwrap() error { return e.err }
 
-// Later gives the message back: it comes again after the given time. err says why.
+// Later gives the message back: it is delivered again after the given time. err says why.
 func Later(after time.Duration, err error) error { return &laterError{after: after, err: err} }
 
 // After returns how long an error of Later wants to wait; ok is false for any other error.
@@ -47,10 +47,11 @@ type neverError struct{ err error }
 func (e *neverError) Error() string { return e.err.Error() }
 func (e *neverError) Unwrap() error { return e.err }
 
-// Never ends the message: it can't be processed, now or later. A copy with the reason goes to DEAD.
+// Never gives the message up: it can't be processed, now or later. A copy with the reason goes to
+// DEAD.
 func Never(err error) error { return &neverError{err: err} }
 
-// Ends returns why an error of Never ends its message; ok is false for any other error.
+// Ends returns the reason in an error of Never; ok is false for any other error.
 func Ends(err error) (why error, ok bool) {
 	if never, ok := errors.AsType[*neverError](err); ok {
 		return never, true

@@ -2,26 +2,26 @@ package events
 
 import "time"
 
-// SubjectConnectList is where the refreshers say which links there are, for the operator.
+// SubjectConnectList is where the refreshers list the links, for operators.
 const SubjectConnectList = "wxtoken.connect.list"
 
 // ConnectList is the request on SubjectConnectList.
 type ConnectList struct {
-	Component string `json:"component,omitempty"` // of all, if empty
+	Component string `json:"component,omitempty"` // "" means all components
 	Limit     int    `json:"limit,omitempty"`     // 100 by default, MaxConnectList at most
 }
 
 // MaxConnectList is how many links one answer holds at most.
 const MaxConnectList = 200
 
-// ConnectListed answers SubjectConnectList: the links that were made or changed last, the newest
-// first.
+// ConnectListed is the answer on SubjectConnectList: the links that were made or changed last, the
+// newest first.
 type ConnectListed struct {
 	Links []ConnectSeen `json:"links"`
 	More  bool          `json:"more"` // there are older ones
 }
 
-// ConnectSeen is what can be said of a link. The link can't be opened with that.
+// ConnectSeen is what may be shown of a link. It is not enough to open the link.
 type ConnectSeen struct {
 	Link       string    `json:"link"` // the beginning of its id, as in the log
 	Component  string    `json:"component"`
@@ -35,5 +35,5 @@ type ConnectSeen struct {
 	EndedAt    time.Time `json:"ended_at,omitzero"`
 	ExpiresAt  time.Time `json:"expires_at"`
 	Authorizer string    `json:"authorizer,omitempty"`
-	Reason     string    `json:"reason,omitempty"` // why it came to nothing
+	Reason     string    `json:"reason,omitempty"` // why it failed
 }

@@ -8,33 +8,34 @@ import (
 )
 
 // In an account of services, which may only read, the buckets and MESSAGES are mirrors of ours. The
-// server copies by means of a consumer that we make for it, so that such an account needs no right
-// to make one in ours. The names stand in deploy/nats/nats-server.conf as well.
+// server copies them through a consumer that we create, so that such an account needs no right to
+// create one in ours. The names are also in deploy/nats/nats-server.conf.
 const (
-	mirrorPrefix  = "mirror."    // mirror.<account>.<stream>: where the consumer of a mirror delivers
-	keeperAPI     = "keeper.API" // what JetStream's API in our account is called in that of the services
-	mirrorPending = 1000         // messages under way to a mirror
-	mirrorBeat    = time.Second  // the server takes no other
+	mirrorPrefix    = "mirror."    // mirror.<account>.<stream>: where the consumer of a mirror delivers
+	keeperAPI       = "keeper.API" // prefix of our account's JetStream API in the services' account
+	mirrorPending   = 1000         // unacked messages on their way to a mirror
+	mirrorHeartbeat = time.Second  // the server accepts no other
 )
 
-// DefaultServicesAPI is the prefix that deploy/nats/nats-server.conf has. With one account for all
-// there is no answer behind it, and none is missed.
+// DefaultServicesAPI is the prefix in deploy/nats/nats-server.conf. If all use one account, nothing
+// answers behind it, which is not a fault.
 const DefaultServicesAPI = "services.API"
 
-// MirrorAccount returns the name of the consumers through which the account behind an API prefix is
-// served: "services" for "services.API".
+// MirrorAccount returns the name of the consumers that feed the mirrors in the account behind an
+// API prefix: "services" for "services.API".
 func MirrorAccount(api string) string {
 	name, _, _ := strings.Cut(api, ".")
 	return name
 }
 
-// Mirrored is a stream that services may read, as their account has it. Mirror is not set: see In.
+// Mirrored is a stream that services may read, with the settings that it has in their account.
+// Mirror is not set: see In.
 type Mirrored struct {
 	jetstream.StreamConfig
-	Filter string // what they may see of it; "" = all
+	Filter string // the subjects that they may see; "" means all
 }
 
-// Mirrors is the table of what an account of services has.
+// Mirrors returns the table of the mirrors in an account of services.
 func Mirrors(cfg SetupConfig) (all []Mirrored) {
 	for _, sc := range Streams(cfg) {
 		m := Mirrored{StreamConfig: jetstream.StreamConfig{
@@ -47,7 +48,7 @@ func Mirrors(cfg SetupConfig) (all []Mirrored) {
 			AllowDirect:       sc.AllowDirect,
 			DenyDelete:        true,
 			DenyPurge:         true,
-			RePublish:         sc.RePublish, // by the mirror: a reader who hears of a token finds it there
+			RePublish:         sc.RePublish, // by the mirror, so that a reader that hears of a token finds it in the mirror
 		}}
 		switch sc.Name {
 		case StreamTokens:
@@ -65,19 +66,19 @@ func Mirrors(cfg SetupConfig) (all []Mirrored) {
 func (m Mirrored) Feed(account string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: account, Description: "feeds the mirror in another account", FilterSubject: m.Filter,
-		DeliverSubject: m.delivered(account), DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
-		FlowControl: true, IdleHeartbeat: mirrorBeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
+		DeliverSubject: m.deliverSubject(account), DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
+		FlowControl: true, IdleHeartbeat: mirrorHeartbeat, MaxAckPending: mirrorPending, Replicas: m.Replicas,
 	}
 }
 
-// In returns the mirror itself, which that consumer feeds.
+// In returns the configuration of the mirror itself, in the account that the consumer feeds.
 func (m Mirrored) In(account string) jetstream.StreamConfig {
 	sc := m.StreamConfig
 	sc.Mirror = &jetstream.StreamSource{
 		Name: m.Name, External: &jetstream.ExternalStream{APIPrefix: keeperAPI},
-		Consumer: &jetstream.StreamConsumerSource{Name: account, DeliverSubject: m.delivered(account)},
+		Consumer: &jetstream.StreamConsumerSource{Name: account, DeliverSubject: m.deliverSubject(account)},
 	}
 	return sc
 }
 
-func (m Mirrored) delivered(account string) string { return mirrorPrefix + account + "." + m.Name }
+func (m Mirrored) deliverSubject(account string) string { return mirrorPrefix + account + "." + m.Name }

@@ -12,30 +12,30 @@ import (
 	"wxtoken/client"
 )
 
-// Due is the payload of renewal.scheduled.<key> and renewal.due.<key>: the wish for the token
-// after the one with this generation. Once that generation is past, the wish is fulfilled.
+// Due is the payload of renewal.scheduled.<key> and renewal.due.<key>: the request for the token
+// after the one with this generation. It is fulfilled once the key has a later generation.
 type Due struct {
 	Key        wxtoken.Key `json:"key"`
 	Generation uint64      `json:"generation"`
 	Reason     string      `json:"reason"`
-	// By is what the service that reported the token calls itself.
+	// By is the name that the service gave that reported the token.
 	By string `json:"by,omitempty"`
-	// Revision is that of the key's credential when the renewal was asked for.
-	// While the record still has it, no refresher has tried since.
+	// Revision is that of the key's credential when the renewal was asked for. While the credential
+	// still has it, no refresher has tried since.
 	Revision uint64 `json:"revision,omitempty"`
 }
 
 // Reasons of a due message.
 const (
-	ReasonScheduled = "scheduled" // its time has come
-	ReasonSwept     = "swept"     // its time had passed and no refresher held a claim
+	ReasonScheduled = "scheduled" // its schedule came due
+	ReasonSwept     = "swept"     // it was overdue and no refresher held a claim
 	ReasonRefused   = "refused"   // WeChat refused the token
 	ReasonTicket    = "ticket"    // a ticket came for a component without a valid token
-	// WeChat lists an authorizer that was not known or had another refresh token.
+	// WeChat lists an authorizer that was unknown, or that has another refresh token.
 	ReasonListed   = "listed"
-	ReasonOverlap  = "overlap"  // two calls overlapped: which token WeChat holds for the newest is unknown
-	ReasonAsked    = "asked"    // the operator asked
-	ReasonDerived  = "derived"  // a ticket is to be kept for an account
+	ReasonOverlap  = "overlap"  // two calls overlapped, so it is unknown which token WeChat considers the newest
+	ReasonAsked    = "asked"    // an operator asked for it
+	ReasonDerived  = "derived"  // a JS or card ticket is kept for an account
 	ReasonImported = "imported" // the refresh token came from another keeper
 )
 
@@ -45,7 +45,7 @@ func ParseDue(data []byte) (Due, error) {
 	if err := json.Unmarshal(data, &d); err != nil {
 		return Due{}, fmt.Errorf("read due message: %w", err)
 	}
-	if d.Key == (wxtoken.Key{}) || d.Reason == "" { // a token has a key and a generation, too
+	if d.Key == (wxtoken.Key{}) || d.Reason == "" { // without the reason, the JSON of a token would pass
 		return Due{}, errors.New("read due message: the key or the reason is missing")
 	}
 	return d, nil
@@ -62,8 +62,8 @@ func DueMsg(d Due) (*nats.Msg, error) {
 	return m, nil
 }
 
-// ScheduleMsg returns the message that makes key due at the given time, which is cut to whole
-// seconds. There is one schedule a key: this one replaces the one before.
+// ScheduleMsg returns the message that makes key due at the given time, truncated to seconds. Each
+// key has one schedule: this one replaces the one before.
 func ScheduleMsg(key wxtoken.Key, generation uint64, at time.Time) (*nats.Msg, error) {
 	data, err := json.Marshal(Due{Key: key, Generation: generation, Reason: ReasonScheduled})
 	if err != nil {
@@ -76,8 +76,8 @@ func ScheduleMsg(key wxtoken.Key, generation uint64, at time.Time) (*nats.Msg, e
 	return m, nil
 }
 
-// ReconcileMsg returns the schedule that asks for a reconcile of component every so often
-// (at least a second), first after that time.
+// ReconcileMsg returns the schedule that makes a reconcile of component due each time that interval
+// has passed. It is at least a second.
 func ReconcileMsg(component string, every time.Duration) *nats.Msg {
 	m := nats.NewMsg(ReconcileScheduleSubject(component))
 	m.Header.Set(jetstream.ScheduleHeader, "@every "+every.String())
@@ -85,7 +85,8 @@ func ReconcileMsg(component string, every time.Duration) *nats.Msg {
 	return m
 }
 
-// EndSchedule marks a message of the stream so that storing it removes the schedule of key.
+// EndSchedule sets headers on a message of the stream, so that storing it removes the schedule of
+// key.
 func EndSchedule(m *nats.Msg, key wxtoken.Key) {
 	m.Header.Set(jetstream.ScheduleNextHeader, "purge")
 	m.Header.Set(jetstream.SchedulerHeader, ScheduleSubject(key))

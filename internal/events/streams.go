@@ -6,11 +6,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// SetupConfig says how the streams are to be.
+// SetupConfig holds the settings of streams that operators choose.
 type SetupConfig struct {
 	Replicas         int           // 1 or 3
 	MessagesMaxAge   time.Duration // how long MESSAGES keeps a message
-	MessagesMaxBytes int64         // how many bytes MESSAGES keeps; 0 = no limit of its own
+	MessagesMaxBytes int64         // how many bytes MESSAGES keeps; 0 means no limit of its own
 	ServicesAPI      []string      // prefixes of JetStream's API in the accounts that have mirrors
 }
 
@@ -22,7 +22,7 @@ const (
 	journalRecord  = 16 << 10 // bytes, of one record
 )
 
-// Streams is the table of everything that rests in NATS (docs/contract.md).
+// Streams returns the table of everything that is stored in NATS (docs/contract.md).
 func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 	maxBytes := cfg.MessagesMaxBytes
 	if maxBytes == 0 {
@@ -49,9 +49,9 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:    replicas,
 		},
 		{
-			// The bucket "tokens" for every KV client. What one renewal changes lies in this one
-			// stream, so that one atomic batch can hold it. No age, size or count limit: each of
-			// them could make a schedule vanish.
+			// The bucket "tokens" for every KV client. All that one renewal changes is in this one
+			// stream, so that one atomic batch can store it. No limit of age, size or count: each
+			// of them could make a schedule vanish.
 			Name:               StreamTokens,
 			Description:        "current tokens (bucket tokens), their credentials and their schedules",
 			Subjects:           []string{AllTokens, AllCredentials, prefixScheduled + ">", AllDue},
@@ -90,14 +90,15 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:    replicas,
 		},
 		{
-			// What operators read, and refreshers alone write: records with a life of their own
-			// each, the longest for who did what. It may lose the oldest, never hold anything up.
-			// It stands before TRAFFIC, whose subjects it once had.
+			// What operators read and only refreshers write: records that each have their own TTL,
+			// audit records the longest. It may drop the oldest records, but must never block
+			// anything. It comes before TRAFFIC, whose subjects it once had: an update must release
+			// them first.
 			Name:        StreamJournal,
 			Description: "what operators read: audit, notices; private, never a secret",
 			Subjects:    []string{JournalFilter(JournalAudit), JournalFilter(JournalNotice)},
 			MaxAge:      400 * day,
-			// And no size: that would be set aside at once, and a small disk be full.
+			// No limit of size: the server would reserve it at once and fill a small disk.
 			MaxMsgs:     journalRecords,
 			MaxMsgSize:  journalRecord,
 			AllowDirect: true,
@@ -105,8 +106,8 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 			Replicas:    replicas,
 		},
 		{
-			// What strangers can cause, and processes that face them can write: however much of it
-			// comes, it pushes out nothing but its like.
+			// What strangers can cause, and what processes that face them can write: a flood of it
+			// displaces only its own kind.
 			Name:              StreamTraffic,
 			Description:       "what operators read: counts, refused pushes; private, never a secret",
 			Subjects:          []string{JournalFilter(JournalCount), JournalFilter(JournalPush)},

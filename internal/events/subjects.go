@@ -35,7 +35,7 @@ const (
 	KindFastRegister = "notify_third_fasteregister"
 	KindCallback     = "callback"      // the redirect after an authorization
 	KindReleaseCheck = "release_check" // a code inside a message of the full-network-release check
-	KindUnreadable   = "unreadable"    // a document that can't be read, or not be shown to services
+	KindUnreadable   = "unreadable"    // a document that can't be read, or can't be shown to services
 )
 
 const (
@@ -60,17 +60,17 @@ const (
 	AllJournal     = prefixJournal + ">"
 )
 
-// Sorts of records: the second token of journal.<sort>.<whose>.<what>. The first two lie on
+// Sorts of records: the second token of journal.<sort>.<whose>.<what>. The first two are on
 // JOURNAL, the others on TRAFFIC.
 const (
-	JournalAudit  = "audit"  // who had what done: <component>.<action>
+	JournalAudit  = "audit"  // who did what: <component>.<action>
 	JournalNotice = "notice" // what needs a person, and that it is over: <component>.<type>
 	JournalCount  = "count"  // what a process did in ten minutes: <role>.<instance>
 	JournalPush   = "push"   // a push that was refused, or odd: <component>.<result>
 )
 
-// JournalSubject returns where a record of a sort lies; an empty whose is "_". In the place of
-// whose or what, "*" makes a filter.
+// JournalSubject returns the subject of a record of a sort; an empty whose becomes "_". With "*"
+// for whose or what it is a filter.
 func JournalSubject(sort, whose, what string) string {
 	if whose != "*" {
 		whose = token(whose)
@@ -89,7 +89,7 @@ func AuthSubject(component, kind string) string {
 	return prefixAuth + token(component) + "." + token(kind)
 }
 
-// NoticeSubject returns the subject under which services learn of an InfoType.
+// NoticeSubject returns the subject on which services learn of an InfoType.
 func NoticeSubject(component, infoType string) string {
 	return prefixNotice + token(component) + "." + token(infoType)
 }
@@ -104,41 +104,42 @@ func MessageSubject(component, appid, msgType, event string) string {
 	return s
 }
 
-// ReplySubject returns where the services are asked for the passive reply to a message.
+// ReplySubject returns the subject on which services are asked for the passive reply to a message.
 func ReplySubject(component, appid, msgType, event string) string {
 	return prefixReply + strings.TrimPrefix(MessageSubject(component, appid, msgType, event), prefixMessage)
 }
 
-// TokenSubject returns where the token of key lies: the bucket's own subject.
+// TokenSubject returns the subject of the token of key: the bucket's own subject.
 func TokenSubject(key wxtoken.Key) string { return prefixTokens + key.String() }
 
-// CredentialSubject returns where the credential of key lies.
+// CredentialSubject returns the subject of the credential of key.
 func CredentialSubject(key wxtoken.Key) string { return prefixCred + key.String() }
 
-// ScheduleSubject returns where the schedule of key lies.
+// ScheduleSubject returns the subject of the schedule of key.
 func ScheduleSubject(key wxtoken.Key) string { return prefixScheduled + key.String() }
 
 // DueSubject returns the target of the schedule of key.
 func DueSubject(key wxtoken.Key) string { return prefixDue + key.String() }
 
-// What rests below credential. beside the credentials: none of these is a key, so no reader of
-// credentials takes them for one.
+// Other records below credential. besides the credentials: none of these tails is a key, so readers
+// of credentials skip them.
 const (
 	prefixConnect = prefixCred + "connect."
 	prefixPreAuth = prefixCred + "preauth."
 	prefixQuota   = prefixCred + "quota."
 
-	// ProofSubject is where a message without content lies, whose only use is that it was stored.
+	// ProofSubject is the subject of an empty message that is stored only to prove that it can be:
+	// see bus.Prove.
 	ProofSubject = prefixCred + "proof"
 )
 
-// CanarySubject is on AUTH and the subject of no event: see bus.RefusedCanary.
+// CanarySubject is on AUTH, but no event's subject: see bus.RefusedCanary.
 const CanarySubject = prefixAuth + "canary.refused"
 
-// RaisedSubject is on KV_status and of no key: see streams.Raise.
+// RaisedSubject is on KV_status, but no key's subject: see streams.Raise.
 const RaisedSubject = "$KV." + BucketStatus + ".raised"
 
-// DeadSubject returns where a message that can't be processed is copied to.
+// DeadSubject returns the subject of the copy of a message that can't be processed.
 func DeadSubject(subject string) string { return prefixDead + subject }
 
 // OriginalSubject returns the subject that a message on DEAD had; ok is false for another subject.
@@ -146,10 +147,10 @@ func OriginalSubject(dead string) (subject string, ok bool) {
 	return strings.CutPrefix(dead, prefixDead)
 }
 
-// ComponentOf returns the component that the subject of an event, a message or a due message names;
-// "" for other subjects.
+// ComponentOf returns the component in the subject of an event, a message or a due message; "" for
+// other subjects.
 func ComponentOf(subject string) string {
-	if tail, ok := strings.CutPrefix(subject, "webhook."); ok { // as a service's webhook did not take it
+	if tail, ok := strings.CutPrefix(subject, "webhook."); ok { // a message that a service's webhook did not take
 		_, subject, _ = strings.Cut(tail, ".")
 	}
 	parts := strings.Split(subject, ".")
@@ -168,40 +169,41 @@ func IsAuth(subject string) bool {
 	return strings.HasPrefix(subject, prefixAuth) && subject != CanarySubject
 }
 
-// SealSubject is where the canary lies: a record that tells whether the seal keys are the right
-// ones.
+// SealSubject is the subject of the seal check: a record that tells whether the seal keys are the
+// right ones.
 const SealSubject = prefixCred + "seal"
 
-// ConnectSubject returns where an authorization by link lies. It takes a digest of the link's id: a
-// client that may look at the stream sees its subjects, and a client that knows an id can open the
-// link.
+// ConnectSubject returns the subject of the record of a link. It takes a digest of the link's id,
+// because a client that may look at the stream sees its subjects, and a client that knows an id can
+// open the link.
 func ConnectSubject(digest string) string { return prefixConnect + token(digest) }
 
-// AllConnects is the filter for all authorizations by link.
+// AllConnects is the filter for all records of links.
 const AllConnects = prefixConnect + "*"
 
-// PreAuthSubject returns where the link to a pre-auth code's digest lies.
+// PreAuthSubject returns the subject of the record that leads from a pre-auth code's digest to its
+// link.
 func PreAuthSubject(digest string) string { return prefixPreAuth + token(digest) }
 
-// QuotaSubject returns where the count of a component's calls lies.
+// QuotaSubject returns the subject of the count of a component's calls.
 func QuotaSubject(component string) string { return prefixQuota + token(component) }
 
-// QuotaComponent returns the component whose count lies on a subject; ok is false for other
-// subjects.
+// QuotaComponent returns the component whose count is on a subject; ok is false for other subjects.
 func QuotaComponent(subject string) (component string, ok bool) {
 	return strings.CutPrefix(subject, prefixQuota)
 }
 
-// ReconcileScheduleSubject and ReconcileDueSubject are the schedule of the comparison with
-// WeChat's list of authorizers, and its target.
+// ReconcileScheduleSubject returns the subject of the schedule for comparing with WeChat's list of
+// authorizers.
 func ReconcileScheduleSubject(component string) string {
 	return prefixScheduled + "reconcile." + token(component)
 }
 
-// ReconcileDueSubject is the target of ReconcileScheduleSubject.
+// ReconcileDueSubject returns the target of that schedule.
 func ReconcileDueSubject(component string) string { return prefixDue + "reconcile." + token(component) }
 
-// ReconcileComponent returns the component whose reconcile a due subject asks for.
+// ReconcileComponent returns the component whose reconcile is due on a subject; ok is false for
+// other subjects.
 func ReconcileComponent(subject string) (component string, ok bool) {
 	return strings.CutPrefix(subject, prefixDue+"reconcile.")
 }
@@ -224,8 +226,8 @@ func keyAfter(subject, prefix string) (wxtoken.Key, bool) {
 // maxTokenLen bounds one token of a subject that is made from foreign text, in bytes.
 const maxTokenLen = 64
 
-// token makes one token of a subject out of foreign text: no character that means something
-// to NATS survives, and the token is never empty.
+// token makes one token of a subject from foreign text: characters with a meaning for NATS become
+// "_", and the token is never empty.
 func token(s string) string {
 	if s == "" {
 		return "_"
@@ -242,12 +244,11 @@ func token(s string) string {
 	return string(b)
 }
 
-// MsgTypeNotice stands for notices where kinds of messages are named: the Event of such a Kind is
-// the InfoType.
+// MsgTypeNotice is the MsgType of a Kind for notices; its Event is the InfoType.
 const MsgTypeNotice = "notice"
 
-// Kind is what the subject of a message, a notice or a question for a reply says. Notices have no
-// AppID: their header ce-subject has it.
+// Kind is the content of the subject of a message, a notice or a request for a reply. Notices have
+// no AppID: it is in their header ce-subject.
 type Kind struct{ Component, AppID, MsgType, Event string }
 
 // ParseKind reads a subject below wechat.message., wechat.notice. or wechat.reply.; ok is false for
@@ -293,7 +294,7 @@ func (k Kind) Filters() []string {
 	return []string{account + k.MsgType}
 }
 
-// ReplyFilters returns where the services are asked for replies to messages of a kind; none to
+// ReplyFilters returns the filters for requests for replies to messages of a kind; none for
 // notices.
 func (k Kind) ReplyFilters() (filters []string) {
 	for _, f := range k.Filters() {
@@ -304,20 +305,23 @@ func (k Kind) ReplyFilters() (filters []string) {
 	return filters
 }
 
-// Includes reports whether one is of the kind k, which may have "*" and an empty Event.
+// Includes reports whether the kind k includes one. k may have "*" and an empty Event.
 func (k Kind) Includes(one Kind) bool {
 	notice := one.MsgType == MsgTypeNotice
-	return k.Component == one.Component && (k.AppID == "*" || k.AppID == one.AppID) && (k.MsgType == one.MsgType || k.MsgType == "*" && !notice) &&
+	return k.Component == one.Component &&
+		(k.AppID == "*" || k.AppID == one.AppID) &&
+		(k.MsgType == one.MsgType || k.MsgType == "*" && !notice) &&
 		(k.Event == "" || k.Event == one.Event)
 }
 
-// DeadWebhookSubject returns where a message lies that a service's webhook did not take.
+// DeadWebhookSubject returns the subject of the copy of a message that a service's webhook did not
+// take.
 func DeadWebhookSubject(service, subject string) string {
 	return prefixDead + "webhook." + service + "." + subject
 }
 
-// AnsweredSubject is where gateways tell one another how a receiver took a message that it was
-// asked to reply to.
+// AnsweredSubject returns the subject on which gateways tell one another whether a receiver took a
+// message when it was asked to reply to it.
 func AnsweredSubject(subscription string) string { return "webhook.answered." + subscription }
 
 // TypeOf returns the ce-type of a message of a kind.

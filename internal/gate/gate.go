@@ -165,7 +165,7 @@ func (g *Gate) pass(ctx context.Context, api wechat.API) error {
 	if err := limiter.Wait(ctx); err != nil {
 		return fmt.Errorf("call %s: wait for the rate: %w", api, err)
 	}
-	err := g.p.Store().Proof(ctx)
+	err := g.p.Store().Prove(ctx)
 	g.NoteProof(ctx, err)
 	if err != nil {
 		return events.Later(Jittered(g.Delay()), fmt.Errorf("call %s: NATS stores nothing now: %w", api, err))

@@ -32,7 +32,7 @@ type Config struct {
 	PlainMessages bool   `name:"plain-messages" group:"Pushes" help:"Take messages in plain mode too, for the test of an account: they are neither encrypted nor signed, so anyone who saw one URL can send any. NOT FOR PRODUCTION."`
 }
 
-// Validate returns what is wrong with the settings.
+// Validate returns the fault of the settings, or nil.
 func (c Config) Validate() error {
 	_, port, err := net.SplitHostPort(c.HTTPAddr)
 	if err == nil {
@@ -47,11 +47,11 @@ func (c Config) Validate() error {
 // Deps is what an Ingest works with. Step may be nil.
 type Deps struct {
 	JetStream jetstream.JetStream
-	Seal      *seal.Keys // seals the events on AUTH; nil = they are in the clear
+	Seal      *seal.Keys // seals the events on AUTH; nil leaves them in the clear
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
-	Counts    *counts.Counter  // what it does, by ten minutes; nil = it is not written down
-	Now       func() time.Time // the clock against which CreateTime is held
+	Counts    *counts.Counter  // counts what ingest does; nil counts nothing
+	Now       func() time.Time // the clock with which CreateTime is compared
 	// Called at "ingest.before_publish" and "ingest.after_puback"; tests end the process there.
 	Step func(name string)
 }
@@ -67,8 +67,8 @@ type Ingest struct {
 	step       func(name string)
 	metrics    *metrics
 	counts     *counts.Counter
-	failures   *serve.Tries // of pushes
-	visits     *serve.Tries // of visits to links
+	failures   *serve.Tries // refused pushes, by address
+	visits     *serve.Tries // refused visits to links, by address
 	lines      *lines
 	listeners  *listeners
 	journal    *journal
@@ -76,8 +76,7 @@ type Ingest struct {
 	releaseCheck  bool
 	plainMessages bool
 
-	// One for each that is under way. Together they leave connections for the pushes that can't
-	// wait.
+	// Slots for what is under way. The limits leave connections for the pushes that can't wait.
 	parsing chan struct{} // pushes that are being parsed
 	asking  chan struct{} // messages about which the services are being asked
 	pages   chan struct{} // pages of authorization links that are being made
@@ -129,16 +128,16 @@ func New(cfg Config, components []settings.Component, d Deps) (*Ingest, error) {
 	return i, nil
 }
 
-// Run writes down for operators which pushes were refused, odd, repeated or answered late, until
-// ctx ends. Pushes are taken without it, too. It always returns nil.
+// Run writes records for operators about pushes that were refused, odd, repeated or answered late,
+// until ctx ends. Pushes are accepted without it, too. It always returns nil.
 func (i *Ingest) Run(ctx context.Context) error {
 	i.journal.run(ctx)
 	return nil
 }
 
-// SetComponents replaces all components at once, while pushes come in: those under way end with
-// what they began with. With none, no push is taken any more. On an error, which names every fault
-// and shows no secret, the components stay as they are.
+// SetComponents replaces all components at once. It may be called while pushes come in: those under
+// way use the old components. Without components no push is accepted. On an error, which names
+// every fault and shows no secret, the components stay as they are.
 func (i *Ingest) SetComponents(components []settings.Component) error {
 	crypters := make(map[string]*wechat.Crypter, len(components))
 	var faults []error
@@ -162,7 +161,7 @@ func (i *Ingest) SetComponents(components []settings.Component) error {
 	return nil
 }
 
-// Components returns the appids whose pushes are taken now.
+// Components returns the appids of the components whose pushes are accepted now.
 func (i *Ingest) Components() []string { return slices.Sorted(maps.Keys(*i.components.Load())) }
 
 func reveal(secrets []wxtoken.Secret) []string {
@@ -173,18 +172,18 @@ func reveal(secrets []wxtoken.Secret) []string {
 	return values
 }
 
-// Ready reports whether a push could be stored: the stream AUTH is there.
+// Ready returns nil if pushes can be stored, that is if the stream AUTH exists.
 func (i *Ingest) Ready(ctx context.Context) error {
-	err := streams.Exists(ctx, i.js)
+	err := streams.CheckExists(ctx, i.js)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("%w; the refresher creates it when it starts", err)
+		return fmt.Errorf("%w (the refresher creates it when it starts)", err)
 	}
 	return err
 }
 
-// Canary has NATS prove that a push would get as far as its stream.
+// Canary proves that a push would get as far as its stream in NATS.
 func (i *Ingest) Canary(ctx context.Context) error { return bus.RefusedCanary(ctx, i.js) }
 
-// Handler returns the handler of all URLs of the package. It answers 404 to any other path, and
-// redirects none.
+// Handler returns the handler of all URLs of the package. It answers every other path with 404, and
+// never redirects.
 func (i *Ingest) Handler() http.Handler { return http.HandlerFunc(i.serve) }

@@ -1,5 +1,5 @@
-// Package natsconn connects a process to NATS by its settings, keeps the connection, and tells what
-// is wrong with it.
+// Package natsconn connects a process to NATS according to its settings, keeps the connection, and
+// reports its faults.
 package natsconn
 
 import (
@@ -29,14 +29,14 @@ const (
 	natsPing      = 2 * time.Second
 	natsPings     = 2
 	natsReconnect = 500 * time.Millisecond // between two attempts
-	natsJitter    = 500 * time.Millisecond // up to so much more, so that processes don't come back in step
-	natsComplaint = 30 * time.Second       // between two log lines about a user that is refused
+	natsJitter    = 500 * time.Millisecond // up to that much more, so that processes don't reconnect all at once
+	natsComplaint = 30 * time.Second       // between two log lines about a refused user
 	defaultPort   = "4222"
 
-	refusedHint = "NATS is there and does not take this user: check user and password in --nats-url, --nats-creds or --nats-nkey"
+	refusedHint = "NATS is running and does not accept this user: check user and password in --nats-url, --nats-creds or --nats-nkey"
 )
 
-// Settings says where NATS is.
+// Settings are the settings for the connection to NATS; package settings reads the tags.
 type Settings struct {
 	NatsURL   string `name:"nats-url" group:"NATS" default:"nats://127.0.0.1:4222" help:"Servers, comma-separated. In the all-in-one process: the address on which its own server listens."`
 	NatsCreds string `group:"NATS" placeholder:"file" help:"Credentials file of this process's NATS user."`
@@ -44,17 +44,17 @@ type Settings struct {
 	NatsCA    string `name:"nats-ca" group:"NATS" placeholder:"file" help:"Certificates of the CA that signed those of the NATS servers, PEM. Without it the system's."`
 }
 
-// Validate returns all that is wrong with the settings, joined. It never shows the userinfo of a
-// URL.
+// Validate returns all faults of the settings, joined. It never shows the userinfo of a URL.
 func (s Settings) Validate() error {
 	var faults []error
 	for server := range strings.SplitSeq(s.NatsURL, ",") {
 		u, err := url.Parse(strings.TrimSpace(server))
 		switch {
 		case err != nil:
-			faults = append(faults, settings.Fault("nats-url", "a URL that can't be read: want nats://host:port"))
+			faults = append(faults, settings.Fault("nats-url", "not a URL (want nats://host:port)"))
 		case u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss":
-			faults = append(faults, settings.Fault("nats-url", "%q is not the URL of a NATS server: want nats://host:port or tls://host:port", settings.Redact(server)))
+			faults = append(faults, settings.Fault("nats-url",
+				"%q is not the URL of a NATS server: want nats://host:port or tls://host:port", settings.Redact(server)))
 		}
 	}
 	if s.NatsCreds != "" {
@@ -68,7 +68,8 @@ func (s Settings) Validate() error {
 		faults = append(faults, settings.Fault("nats-nkey", "there is --nats-creds as well: want one of them"))
 	} else if s.NatsNkey != "" {
 		if _, err := nats.NkeyOptionFromSeed(s.NatsNkey); err != nil {
-			faults = append(faults, settings.Fault("nats-nkey", "want a file with the seed of a user, which begins with SU: %w", err))
+			faults = append(faults, settings.Fault("nats-nkey",
+				"want a file with the seed of a user, which begins with SU: %w", err))
 		}
 	}
 	if s.NatsCA != "" {
@@ -85,11 +86,12 @@ func (s Settings) Validate() error {
 func (s Settings) Redacted() string { return settings.Redact(s.NatsURL) }
 
 // ListenAddr returns the host:port of the URL, for a process that runs the server itself. It
-// returns an error when the URL names several servers.
+// returns an error if the URL names several servers.
 func (s Settings) ListenAddr() (string, error) {
 	u, err := url.Parse(s.NatsURL)
 	if err != nil || u.Hostname() == "" || strings.Contains(s.NatsURL, ",") {
-		return "", settings.NewError(settings.Fault("nats-url", "want one nats://host:port, on which the server in this process will listen"))
+		return "", settings.NewError(settings.Fault("nats-url",
+			"want one nats://host:port, on which the server in this process will listen"))
 	}
 	port := u.Port()
 	if port == "" {
@@ -98,11 +100,11 @@ func (s Settings) ListenAddr() (string, error) {
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
 
-// Connect connects as role, and keeps at it: it returns at once with a connection that finds NATS
-// when NATS comes, and finds it again for as long as the process lives. While there is no server a
-// publish fails at once rather than wait in memory, where a crash would lose it. Answers come on
-// subjects below _INBOX_<role>, so that no other user can be allowed to hear them by accident. The
-// connection says so in the log when it comes and goes. An error means that the settings are wrong.
+// Connect connects as role and keeps trying: it returns at once, with a connection that connects
+// when NATS is available, and reconnects for as long as the process runs. Without a server a
+// publish fails at once; it does not wait in memory, where a crash would lose it. Answers come on
+// subjects below _INBOX_<role>, so that no other user gets the right to read them by accident. The
+// log tells when the connection comes and goes. An error means that the settings are wrong.
 func (s Settings) Connect(role string, log zerolog.Logger, opts ...nats.Option) (*nats.Conn, error) {
 	refusals := rate.NewLimiter(rate.Every(natsComplaint), 1)
 	refused := func(err error) bool {
@@ -123,7 +125,7 @@ func (s Settings) Connect(role string, log zerolog.Logger, opts ...nats.Option) 
 		nats.CustomInboxPrefix("_INBOX_" + role),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // a user that is made later, or a password that is mended, must do
+		nats.IgnoreAuthErrorAbort(), // keep trying: the user may be created later, or its password corrected
 		nats.ReconnectWait(natsReconnect),
 		nats.ReconnectJitter(natsJitter, natsJitter),
 		nats.ReconnectBufSize(-1),
@@ -143,7 +145,7 @@ func (s Settings) Connect(role string, log zerolog.Logger, opts ...nats.Option) 
 			log.Debug().Str("error", logger.Text(err)).Msg("nats still unreachable")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			if refused(err) { // by the server that it comes back to: that is told here
+			if refused(err) { // a server refuses the user on a reconnect
 				return
 			}
 			e := log.Warn().Str("error", logger.Text(err))
@@ -168,21 +170,22 @@ func (s Settings) Connect(role string, log zerolog.Logger, opts ...nats.Option) 
 	}
 	nc, err := nats.Connect(s.NatsURL, append(all, opts...)...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to NATS at %s: %s: check --nats-url (%s) and --nats-creds (%s)",
+		return nil, fmt.Errorf("connect to NATS at %s: %s (check --nats-url, %s, and --nats-creds, %s)",
 			settings.Redact(s.NatsURL), logger.Text(err), settings.Variable("nats-url"), settings.Variable("nats-creds"))
 	}
 	if !nc.IsConnected() {
-		hint := "is it running, and does it take one connection more (max_connections)? --nats-url says where it is looked for"
+		hint := "check that it is running at --nats-url, and that it accepts one more connection (max_connections)"
 		if errors.Is(nc.LastError(), nats.ErrAuthorization) {
 			hint = refusedHint
 		}
-		log.Warn().Str("nats_url", settings.Redact(s.NatsURL)).Str("error", logger.Text(nc.LastError())).Str("hint", hint).Msg("nats unreachable, trying again")
+		log.Warn().Str("nats_url", settings.Redact(s.NatsURL)).Str("error", logger.Text(nc.LastError())).
+			Str("hint", hint).Msg("nats unreachable, trying again")
 	}
 	return nc, nil
 }
 
-// Watch makes the connection of role, and what it hears, count for readiness, and shows it as
-// wxtoken_nats_connected. Subscriptions that NATS took away are made anew when it allows them
+// Watch adds the connection of role and its subscriptions to the readiness checks, and exports
+// wxtoken_nats_connected. It restores subscriptions that NATS took away once NATS allows them
 // again.
 func Watch(nc *nats.Conn, role string, h *serve.Health, m *serve.Metrics, log zerolog.Logger) {
 	subscriptions := watchSubscriptions(nc, log)
@@ -192,7 +195,7 @@ func Watch(nc *nats.Conn, role string, h *serve.Health, m *serve.Metrics, log ze
 	}
 	h.Check(name, func(ctx context.Context) error {
 		if !nc.IsConnected() {
-			return errors.New("not connected: is NATS running where --nats-url points?")
+			return errors.New("not connected (is NATS running at --nats-url?)")
 		}
 		if err := nc.FlushWithContext(ctx); err != nil {
 			return fmt.Errorf("NATS does not answer: %s", logger.Text(err))
@@ -210,7 +213,7 @@ func Watch(nc *nats.Conn, role string, h *serve.Health, m *serve.Metrics, log ze
 	}))
 }
 
-// logServer adds the server that nc talks to.
+// logServer adds the server to which nc is connected to a log line.
 func logServer(e *zerolog.Event, nc *nats.Conn) *zerolog.Event {
 	return e.Str("nats_url", nc.ConnectedUrlRedacted()).Str("version", nc.ConnectedServerVersion())
 }

@@ -154,23 +154,23 @@ func TestListenAddr(t *testing.T) {
 	}
 }
 
-// TestHalfOpen closes the way to the server without a word: the connection is given up within 10 s,
-// and stands again as soon as the way is open.
+// TestHalfOpen blocks the proxy to the server, and neither end notices: the connection is given up within 10 s,
+// and is there again as soon as the proxy is open.
 func TestHalfOpen(t *testing.T) {
 	t.Parallel()
 	server := natsdtest.StartTCP(t)
-	way := natsdtest.NewWay(t, natsdtest.Dial(strings.TrimPrefix(server.ClientURL(), "nats://")))
+	proxy := natsdtest.NewProxy(t, natsdtest.Dial(strings.TrimPrefix(server.ClientURL(), "nats://")))
 	log, _ := recorder()
-	nc, err := natsconn.Settings{NatsURL: way.URL()}.Connect("refresher", log)
+	nc, err := natsconn.Settings{NatsURL: proxy.URL()}.Connect("refresher", log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
 	eventually(t, "connected", nc.IsConnected)
-	way.Close()
+	proxy.Close()
 	began := time.Now()
 	eventually(t, "given up", func() bool { return !nc.IsConnected() })
 	t.Logf("given up after %s", time.Since(began).Round(time.Millisecond))
-	way.Open()
+	proxy.Open()
 	eventually(t, "connected again", func() bool { return nc.IsConnected() && nc.FlushTimeout(time.Second) == nil })
 }

@@ -17,52 +17,51 @@ import (
 )
 
 const (
-	probeEvery  = 2 * time.Second        // between two looks whether NATS takes refused subscriptions again
-	flushWithin = time.Second            // for NATS to answer what was tried
-	probeSettle = 250 * time.Millisecond // between NATS's word on a subscription and ours on it
+	probeEvery  = 2 * time.Second        // between two probes whether NATS allows refused subscriptions again
+	flushWithin = time.Second            // for NATS to answer a probe
+	probeSettle = 250 * time.Millisecond // between NATS's answer to a probe and our judgement
 )
 
-// subscriptions heals a connection whose subscriptions NATS took away.
+// subscriptions restores the subscriptions of a connection that NATS took away.
 //
 // When a user loses a right in a reload of NATS's settings, the server removes the subscriptions
-// that it does not allow any more, and says so once. The client library goes on believing in them,
-// and when the right is back nothing arrives on them all the same: an inbox hears no answer, a
-// service no request. Only a new connection, on which everything is subscribed again, helps. It
-// would disturb what still works while the right is away, so it is made when a subscription of the
-// same kind was tried and not refused.
+// that are not allowed any more, and reports that once. nats.go keeps them, but even when the right
+// is back nothing arrives on them: an inbox gets no answers, a service no requests. Only a new
+// connection, on which everything is subscribed again, helps. It would disturb what still works
+// while the right is missing, so it is made only after a probe, a subscription of the same kind,
+// was not refused.
 type subscriptions struct {
 	nc  *nats.Conn
 	log zerolog.Logger
 
 	mu      sync.Mutex
-	refused map[string]time.Time // when NATS last refused it, by subject; all inboxes are one
-	probing bool                 // a look is under way, or will be
-	quiet   bool                 // NATS complains of what the look tried: that has been told
+	refused map[string]time.Time // when NATS last refused a subject; all inboxes count as one
+	probing bool                 // a probe is running or will run
+	quiet   bool                 // a probe is running: its refusals are not logged again
 }
 
 var refusedSubject = regexp.MustCompile(`(?i)subscription to "([^"]+)"`)
 
-// watchSubscriptions has nc heal by itself.
+// watchSubscriptions makes nc restore its subscriptions by itself.
 func watchSubscriptions(nc *nats.Conn, log zerolog.Logger) *subscriptions {
 	s := &subscriptions{nc: nc, log: log, refused: map[string]time.Time{}}
-	complained, disconnected := nc.ErrorHandler(), nc.DisconnectErrHandler()
+	onError, onDisconnect := nc.ErrorHandler(), nc.DisconnectErrHandler()
 	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		if told := s.note(err); !told && complained != nil {
-			complained(nc, sub, err)
+		if byProbe := s.note(err); !byProbe && onError != nil {
+			onError(nc, sub, err)
 		}
 	})
 	nc.SetDisconnectErrHandler(func(nc *nats.Conn, err error) {
-		s.forget() // a server that is come back to says anew what it refuses
-		if disconnected != nil {
-			disconnected(nc, err)
+		s.forget() // after a reconnect the server reports again what it refuses
+		if onDisconnect != nil {
+			onDisconnect(nc, err)
 		}
 	})
 	return s
 }
 
-// note remembers the subscription that err refuses, if it is about one, and reports whether it is
-// what a look brought about.
-func (s *subscriptions) note(err error) (told bool) {
+// note records the refused subscription if err is about one, and reports whether a probe caused it.
+func (s *subscriptions) note(err error) (byProbe bool) {
 	found := refusedSubject.FindStringSubmatch(fmt.Sprint(err))
 	if found == nil || !errors.Is(err, nats.ErrPermissionViolation) {
 		return false
@@ -77,7 +76,8 @@ func (s *subscriptions) note(err error) (told bool) {
 	return s.quiet
 }
 
-// kind is what a subject is remembered by: of inboxes there are always new ones.
+// kind returns the subject under which a refusal is recorded: one for all inboxes, since each has
+// its own name.
 func (s *subscriptions) kind(subject string) string {
 	if inboxes := s.inboxes(); strings.HasPrefix(subject, strings.TrimSuffix(inboxes, ">")) {
 		return inboxes
@@ -87,15 +87,15 @@ func (s *subscriptions) kind(subject string) string {
 
 func (s *subscriptions) inboxes() string { return s.nc.Opts.InboxPrefix + ".>" }
 
-// forget begins anew.
+// forget drops all recorded refusals.
 func (s *subscriptions) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.refused)
 }
 
-// probe subscribes once more to what was refused. NATS takes it or complains of it before it
-// answers the flush.
+// probe subscribes again to what was refused. NATS accepts or refuses that before it answers the
+// flush.
 func (s *subscriptions) probe() {
 	s.mu.Lock()
 	subjects := slices.Collect(maps.Keys(s.refused))
@@ -118,7 +118,7 @@ func (s *subscriptions) probe() {
 	time.AfterFunc(probeSettle, func() { s.judge(began, answered) })
 }
 
-// judge has the connection made anew if NATS took one of the subscriptions that a look tried at
+// judge reconnects if NATS did not refuse one of the subscriptions of the probe that started at
 // began.
 func (s *subscriptions) judge(began time.Time, answered bool) {
 	s.mu.Lock()
@@ -138,19 +138,20 @@ func (s *subscriptions) judge(began time.Time, answered bool) {
 		return
 	}
 	slices.Sort(back)
-	s.log.Info().Strs("subjects", back).Msg("nats allowed the subscriptions again, connecting anew")
+	s.log.Info().Strs("subjects", back).Msg("nats allowed the subscriptions again, reconnecting")
 	if err := s.nc.ForceReconnect(); err != nil {
-		s.log.Warn().Str("error", logger.Text(err)).Msg("failed to connect to nats anew")
+		s.log.Warn().Str("error", logger.Text(err)).Msg("failed to reconnect to nats")
 	}
 }
 
-// err says which subscriptions NATS refuses.
+// err returns an error that names the subscriptions that NATS refuses, or nil.
 func (s *subscriptions) err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.refused) == 0 {
 		return nil
 	}
-	return fmt.Errorf("NATS refuses to let this user hear %s: check its permissions (subscribe) in NATS's settings; once they are right this ends by itself",
+	return fmt.Errorf("NATS refuses to let this user hear %s: check its permissions (subscribe) in NATS's settings; "+
+		"once they are right this ends by itself",
 		strings.Join(slices.Sorted(maps.Keys(s.refused)), ", "))
 }

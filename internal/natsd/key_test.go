@@ -18,8 +18,8 @@ import (
 	"wxtoken/internal/natsd"
 )
 
-// inFiles reports whether a file below dir holds text.
-func inFiles(t *testing.T, dir, text string) (found bool) {
+// filesContain reports whether a file below dir holds text.
+func filesContain(t *testing.T, dir, text string) (found bool) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -100,14 +100,14 @@ func TestKey(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if !inFiles(t, dir, "SEKRET-7-") {
+	if !filesContain(t, dir, "SEKRET-7-") {
 		t.Fatal("the search finds nothing in files that are in the clear")
 	}
 	for range 2 {
 		if err := with("first", whole); err != nil {
 			t.Fatal(err)
 		}
-		if inFiles(t, dir, "SEKRET-") {
+		if filesContain(t, dir, "SEKRET-") {
 			t.Fatal("a message can be read from the files")
 		}
 	}

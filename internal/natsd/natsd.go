@@ -1,8 +1,8 @@
 // Package natsd runs a NATS server with JetStream inside this process: for cmd/wxtoken and for
 // tests.
 //
-// The server keeps its streams below one directory and holds a lock on it for as long as it runs,
-// because two servers on one directory start without a word and then write over each other.
+// The server keeps its streams below one directory and locks it while it runs, because two servers
+// on one directory would start without an error and then overwrite each other's files.
 package natsd
 
 import (
@@ -28,33 +28,33 @@ import (
 // directory.
 var ErrLocked = errors.New("directory in use by another server")
 
-// lockName is the file in StoreDir that carries the lock. It stays behind, empty and unlocked:
-// removing it would let two servers lock two files of one name.
+// lockName is the file in StoreDir that is locked. It stays there, empty and unlocked, after the
+// server has ended: if it were removed, two servers could lock two files of the same name.
 const lockName = "natsd.lock"
 
-// readyPoll is how long one look at the server waits for it to be ready.
+// readyPoll is how long one check waits for the server to be ready.
 const readyPoll = 50 * time.Millisecond
 
 // Config says how a Server runs. Only StoreDir must be set.
 type Config struct {
-	// Directory of the streams; made, readable by its owner alone, if it is not there.
+	// Directory of the streams. It is created if it does not exist, readable by its owner only.
 	StoreDir string
-	// Host:port to listen on, port 0 for any; empty: no listener, InProcessConn alone reaches the
-	// server.
+	// The host:port to listen on; port 0 means any free one. Empty means no listener: then only
+	// InProcessConn reaches the server.
 	Addr string
-	// Bytes that the streams may fill; 0: what Conf says, else three quarters of what they hold
-	// plus what the disk has free.
+	// Bytes that the streams may fill. 0 means the limit in Conf, or else three quarters of what
+	// they hold plus the free space of the disk.
 	MaxStore int64
-	// What the files of the streams are encrypted with; empty: they are not. Files in the clear are
-	// encrypted when a server with a key first finds them.
+	// The key with which the files of the streams are encrypted; empty means not encrypted. A
+	// server with a key encrypts files in the clear when it first finds them.
 	Key wxtoken.Secret
-	// Flush to the disk before each publish ack; without it a power cut takes up to 2 minutes of
-	// acked messages.
+	// Sync to the disk before each publish ack. Without it a power cut may lose acked messages of
+	// up to 2 minutes.
 	SyncAlways bool
-	// Of nats-server, for accounts and users alone: what is above decides, and it opens no other
-	// address.
+	// Configuration of nats-server, for accounts and users only: the fields above take precedence,
+	// and it can't open other addresses.
 	Conf string
-	// For testing/synctest: no system account, whose timers belong to the world outside; no
+	// For testing/synctest: no system account, because its timers run outside the bubble; so no
 	// advisories either.
 	Bubble bool
 	Log    zerolog.Logger // the server's own lines go here as role=nats
@@ -68,10 +68,10 @@ type Server struct {
 	close    sync.Once
 }
 
-// Start starts a server and returns when it takes connections and its streams are loaded.
-// It returns an error that wraps ErrLocked when another server uses cfg.StoreDir, and the
-// server's own words when it can't start, for instance because the address is taken.
-// When ctx ends before the server is ready, Start stops it and returns the reason.
+// Start starts a server and returns when it accepts connections and its streams are loaded. It
+// returns an error that wraps ErrLocked if another server uses cfg.StoreDir, and the server's own
+// error if it can't start, for instance because the address is in use. If ctx ends before the
+// server is ready, Start stops it and returns the cause.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	opts, err := options(cfg)
 	if err != nil {
@@ -85,9 +85,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if err := dropKeyless(cfg.StoreDir); err != nil {
-		return nil, errors.Join(fmt.Errorf("look through the blocks of the NATS server: %w", err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("check the block files of the NATS server: %w", err), lock.Close())
 	}
-	lying, err := streamFiles(cfg.StoreDir, server.JetStreamMetaFile)
+	found, err := streamFiles(cfg.StoreDir, server.JetStreamMetaFile)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -96,7 +96,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("set up the NATS server in %s: %w", cfg.StoreDir, err), lock.Close())
 	}
 	log := &logger{log: cfg.Log.With().Str("role", "nats").Logger(), fatal: make(chan string, 1)}
-	srv.SetLoggerV2(log, false, false, false) // its traces would show payloads
+	srv.SetLoggerV2(log, false, false, false) // without debug and trace lines: traces would show payloads
 	s := &Server{nats: srv, lock: lock}
 	s.starting.Go(srv.Start)
 	for {
@@ -111,7 +111,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 			if !srv.ReadyForConnections(readyPoll) {
 				continue
 			}
-			if err := s.complete(cfg.StoreDir, lying); err != nil {
+			if err := s.checkStreams(cfg.StoreDir, found); err != nil {
 				s.Close()
 				return nil, err
 			}
@@ -120,11 +120,11 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 }
 
-// streamFiles returns the files of all streams below dir whose path in the stream's own directory
-// is like pattern.
+// streamFiles returns the files of all streams below dir whose paths in the stream's own directory
+// match pattern.
 func streamFiles(dir, pattern string) ([]string, error) {
 	dir = filepath.Join(dir, server.JetStreamStoreDir)
-	files, err := fs.Glob(os.DirFS(dir), "*/streams/*/"+pattern) // dir itself is no pattern
+	files, err := fs.Glob(os.DirFS(dir), "*/streams/*/"+pattern) // by os.DirFS, since dir is not a pattern
 	for i, file := range files {
 		files[i] = filepath.Join(dir, file)
 	}
@@ -137,22 +137,22 @@ func Encrypted(dir string) (bool, error) {
 	return len(keys) > 0, err
 }
 
-// dropKeyless removes the empty blocks of encrypted streams below dir that have no key. A server
-// that dies while it begins a block leaves one, since it makes the block before its key. It can't
-// read such a block when it starts again (2.15.2), and removes the whole stream.
+// dropKeyless removes empty block files without a key of encrypted streams below dir. A server that
+// is killed while it starts a block may leave one, since it creates the block before its key. When
+// it starts again it can't read such a block (2.15.2), and removes the whole stream.
 func dropKeyless(dir string) error {
 	blocks, err := streamFiles(dir, "msgs/*.blk")
 	if err != nil {
 		return err
 	}
-	there := func(path string) bool { _, err := os.Stat(path); return !errors.Is(err, fs.ErrNotExist) }
+	exists := func(path string) bool { _, err := os.Stat(path); return !errors.Is(err, fs.ErrNotExist) }
 	for _, block := range blocks {
 		info, err := os.Stat(block)
 		if err != nil {
 			return err
 		}
-		encrypted := there(filepath.Join(filepath.Dir(block), "..", server.JetStreamMetaFileKey))
-		if info.Size() > 0 || !encrypted || there(strings.TrimSuffix(block, ".blk")+".key") {
+		encrypted := exists(filepath.Join(filepath.Dir(block), "..", server.JetStreamMetaFileKey))
+		if info.Size() > 0 || !encrypted || exists(strings.TrimSuffix(block, ".blk")+".key") {
 			continue
 		}
 		if err := os.Remove(block); err != nil {
@@ -162,15 +162,14 @@ func dropKeyless(dir string) error {
 	return nil
 }
 
-// ErrUnreadable is returned by Start when a stream lies in the directory that the server can't
-// read: it would go on without it, and a refresher, which makes missing streams, would write over
-// it.
+// ErrUnreadable is returned by Start if the directory has a stream that the server can't read: the
+// server would run without it, and a refresher, which creates missing streams, would overwrite it.
 var ErrUnreadable = errors.New("unreadable stream")
 
-// complete returns an error that wraps ErrUnreadable unless the server has every stream whose file
-// lay in dir before it started: what it can't read it may remove.
-func (s *Server) complete(dir string, lying []string) error {
-	if len(lying) == 0 {
+// checkStreams returns an error that wraps ErrUnreadable unless the server has loaded every stream
+// that had a file before it started: the server may remove streams that it can't read.
+func (s *Server) checkStreams(dir string, found []string) error {
+	if len(found) == 0 {
 		return nil
 	}
 	info, err := s.nats.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
@@ -183,16 +182,17 @@ func (s *Server) complete(dir string, lying []string) error {
 			known[filepath.Join(account.Name, "streams", stream.Name)] = true
 		}
 	}
-	for _, file := range lying {
+	for _, file := range found {
 		stream := filepath.Dir(file)
 		if name, err := filepath.Rel(filepath.Join(dir, server.JetStreamStoreDir), stream); err == nil && !known[name] {
-			return fmt.Errorf("%w in %s: it is damaged, or encrypted with another key; the log has the server's words", ErrUnreadable, stream)
+			return fmt.Errorf("%w in %s: it is damaged, or encrypted with another key (the log has the server's error)",
+				ErrUnreadable, stream)
 		}
 	}
 	return nil
 }
 
-// options puts cfg into the server's own words.
+// options returns cfg as the server's options.
 func options(cfg Config) (*server.Options, error) {
 	if cfg.StoreDir == "" {
 		return nil, errors.New("start the NATS server: no store directory")
@@ -230,14 +230,14 @@ func options(cfg Config) (*server.Options, error) {
 	return opts, nil
 }
 
-// A lock outlives its owner for a moment where a process is being started at that time: the child
-// has the descriptor until it runs its own program.
+// A lock may outlive its owner for a moment if a process is being started at that time: the child
+// has a copy of the descriptor until exec. So a busy lock is tried again for lockWait.
 const (
 	lockWait = 500 * time.Millisecond
 	lockPoll = 20 * time.Millisecond
 )
 
-// lockDir takes the lock on dir, or returns an error that wraps ErrLocked.
+// lockDir locks dir, or returns an error that wraps ErrLocked.
 func lockDir(dir string) (*os.File, error) {
 	name := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
@@ -251,7 +251,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	switch {
 	case busy:
-		err = fmt.Errorf("%w: %s: stop that one, or choose another directory", ErrLocked, dir)
+		err = fmt.Errorf("%w: %s (stop that one, or choose another directory)", ErrLocked, dir)
 	case err != nil:
 		err = fmt.Errorf("lock the directory of the NATS server: %s: %w", name, err)
 	default:
@@ -263,8 +263,7 @@ func lockDir(dir string) (*os.File, error) {
 // InProcessConn makes a Server a nats.InProcessConnProvider.
 func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
 
-// ClientURL returns the URL that clients elsewhere connect to, or "" when the server does not
-// listen.
+// ClientURL returns the URL for clients in other processes, or "" if the server does not listen.
 func (s *Server) ClientURL() string {
 	if s.nats.Addr() == nil {
 		return ""
@@ -272,14 +271,14 @@ func (s *Server) ClientURL() string {
 	return s.nats.ClientURL()
 }
 
-// InUse reports whether a server, in this or in another process, uses dir. It makes nothing.
+// InUse reports whether a server, in this or in another process, uses dir. It creates no file.
 func InUse(dir string) bool {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
-	busy, _ := tryLock(f) // an error beside that is for who starts a server
-	_ = f.Close()         // and with it the lock
+	busy, _ := tryLock(f) // other errors are reported when a server is started
+	_ = f.Close()         // releases the lock
 	return busy
 }
 
@@ -289,13 +288,13 @@ func (s *Server) MaxStore() int64 { return s.nats.JetStreamConfig().MaxStore }
 // SyncAlways reports whether each publish ack waits for the disk.
 func (s *Server) SyncAlways() bool { return s.nats.JetStreamConfig().SyncAlways }
 
-// Close stops the server, waits until its streams are closed, and gives the directory free.
-// Connections that are still open see it as a lost server. It may be called more than once.
+// Close stops the server, waits until its streams are closed, and unlocks the directory. Open
+// connections see a lost server. It may be called more than once.
 func (s *Server) Close() {
 	s.close.Do(func() {
 		s.nats.Shutdown()
 		s.nats.WaitForShutdown()
-		s.starting.Wait()  // it may still be writing, also into the directory
-		_ = s.lock.Close() // the lock goes with the descriptor, and nothing was written
+		s.starting.Wait()  // Start may still be running and writing into the directory
+		_ = s.lock.Close() // releases the lock; nothing was written to the file
 	})
 }

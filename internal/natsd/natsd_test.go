@@ -23,8 +23,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
-// stream makes a stream that takes subjects.
-func stream(t *testing.T, nc *nats.Conn, subjects ...string) (jetstream.JetStream, jetstream.Stream) {
+// createStream makes a stream that takes subjects.
+func createStream(t *testing.T, nc *nats.Conn, subjects ...string) (jetstream.JetStream, jetstream.Stream) {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -48,7 +48,7 @@ func TestDataOutlivesTheServer(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			js, _ := stream(t, row.server.Connect(), "a")
+			js, _ := createStream(t, row.server.Connect(), "a")
 			if _, err := js.Publish(t.Context(), "a", []byte("kept")); err != nil {
 				t.Fatal(err)
 			}
@@ -57,7 +57,7 @@ func TestDataOutlivesTheServer(t *testing.T) {
 			if again := row.server.ClientURL(); again != url {
 				t.Errorf("address after a restart: %q, before: %q", again, url)
 			}
-			_, st := stream(t, row.server.Connect(), "a")
+			_, st := createStream(t, row.server.Connect(), "a")
 			msg, err := st.GetLastMsgForSubject(t.Context(), "a")
 			if err != nil || string(msg.Data) != "kept" {
 				t.Fatalf("after a restart: %v, %v", msg, err)
@@ -151,7 +151,7 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-func TestAFailedStartGivesTheDirectoryFree(t *testing.T) {
+func TestFailedStartReleasesTheDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	taken := strings.TrimPrefix(natsdtest.StartTCP(t).ClientURL(), "nats://")
@@ -161,7 +161,7 @@ func TestAFailedStartGivesTheDirectoryFree(t *testing.T) {
 	natsdtest.Start(t, func(c *natsd.Config) { c.StoreDir = dir })
 }
 
-func TestServerSpeaksThroughOurLogger(t *testing.T) {
+func TestServerLog(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	s := natsdtest.Start(t, func(c *natsd.Config) { c.Log = zerolog.New(zerolog.SyncWriter(&out)) })

@@ -15,18 +15,18 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// behind returns a connection to the rig's server over a way that the test can close, without anybody being told.
-func (r *rig) behind() (*natsdtest.Way, *nats.Conn) {
+// behind returns a connection to the rig's server over a proxy that the test can block without either end noticing.
+func (r *rig) behind() (*natsdtest.Proxy, *nats.Conn) {
 	r.Helper()
-	way := natsdtest.NewWay(r, r.nats.InProcessConn)
-	nc, err := nats.Connect(way.URL(), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+	proxy := natsdtest.NewProxy(r, r.nats.InProcessConn)
+	nc, err := nats.Connect(proxy.URL(), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
 	r.must(err)
 	r.Cleanup(nc.Close)
-	return way, nc
+	return proxy, nc
 }
 
-// TestNoCallWhileCutOff closes the way between a refresher and NATS while work waits for its turn: nothing of it reaches WeChat
-// while its answer could not be stored, whatever call it is. Once the way is open, everything is done, once.
+// TestNoCallWhileCutOff blocks the proxy between a refresher and NATS while work waits for its turn: nothing of it reaches WeChat
+// while its answer could not be stored, whatever call it is. Once the proxy is open, everything is done, once.
 func TestNoCallWhileCutOff(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -78,7 +78,7 @@ func TestNoCallWhileCutOff(t *testing.T) {
 			r.keep()
 			r.sim.ClearHistory()
 
-			way, nc := r.behind()
+			proxy, nc := r.behind()
 			r.cfg.APIRate = 0.15 // a turn every seven seconds
 			r.deps = func(d *refresher.Deps) { d.NATS = nc }
 			r.start()
@@ -90,12 +90,12 @@ func TestNoCallWhileCutOff(t *testing.T) {
 			row.ask(r, 1) // waits for its turn
 			time.Sleep(time.Second)
 			before := r.calls(row.api)
-			way.Close()
+			proxy.Close()
 			time.Sleep(9 * time.Second) // the turn came, the last sign of NATS is older than five seconds
 			if n := r.calls(row.api); n != before {
 				t.Errorf("%d calls while NATS could store nothing", n-before)
 			}
-			way.Open()
+			proxy.Open()
 			r.until("not done afterwards", func() bool { return r.calls(row.api) > before })
 			if row.api != apiList { // reading the list twice does no harm
 				r.wantCalls(row.api, before+1)
@@ -168,11 +168,11 @@ func TestSlowNATS(t *testing.T) {
 	r.eventually(r.componentLives)
 	r.authorize(alice)
 	setup.stop()
-	way, nc := r.behind()
+	proxy, nc := r.behind()
 	r.deps = func(d *refresher.Deps) { d.NATS = nc }
 	r.start()
 	r.until("not started", func() bool { return r.log.count("refresher started") == 2 })
-	way.Delay(time.Second)
+	proxy.Delay(time.Second)
 	for generation := uint64(2); generation <= 3; generation++ {
 		r.poke(aliceKey)
 		r.generation(aliceKey, generation)

@@ -131,7 +131,7 @@ func (d *data) setup(ctx context.Context) error {
 // again makes no stream: it only looks whether the one that all rests in is there again. What else
 // is missing, readiness tells.
 func (d *data) again(ctx context.Context) error {
-	return streams.Intact(ctx, d.js, d.cfg.Setup(), events.StreamTokens)
+	return streams.CheckIntact(ctx, d.js, d.cfg.Setup(), events.StreamTokens)
 }
 
 // watch looks after each sweep's time, and at once where a consumer ended, whether the stream is
@@ -143,7 +143,7 @@ func (d *data) again(ctx context.Context) error {
 // seen in it and had acked, so a process that begins after the loss notices nothing.
 //
 // An error that is not ErrGone means only that NATS could not be asked, or that the view is being
-// read again. No call is made to WeChat while that lasts (store.Proof), so there is no haste.
+// read again. No call is made to WeChat while that lasts (store.Prove), so there is no haste.
 func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View) error {
 	every := time.NewTicker(d.cfg.SweepEvery)
 	defer every.Stop()
@@ -157,7 +157,7 @@ func (d *data) watch(ctx context.Context, opened *store.Store, view *store.View)
 		case <-d.doubts:
 		case <-again:
 		}
-		err := opened.Same(ctx, view)
+		err := opened.CheckSame(ctx, view)
 		switch {
 		case err == nil:
 			again, first = nil, time.Time{}

@@ -404,7 +404,7 @@ func (r *Refresher) Ready(ctx context.Context) error {
 	case r.now().Sub(swept) > 2*r.cfg.SweepEvery+callTimeout:
 		return fmt.Errorf("the last sweep was at %s", swept.UTC().Format(time.RFC3339))
 	}
-	if err := streams.Intact(ctx, r.js, r.cfg.Setup()); err != nil {
+	if err := streams.CheckIntact(ctx, r.js, r.cfg.Setup()); err != nil {
 		return fmt.Errorf("%w: was it deleted? A refresher makes what is missing when it starts", err)
 	}
 	return nil

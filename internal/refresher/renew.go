@@ -243,7 +243,7 @@ func (r *Refresher) knows(key wxtoken.Key) bool {
 // it yet, and taking its word would ask WeChat about accounts that are well.
 func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred account.Credential, m events.Msg) error {
 	key := cred.Key
-	if holds, err := r.store.Holds(ctx, key); err != nil || holds {
+	if holds, err := r.store.HasCredential(ctx, key); err != nil || holds {
 		return events.Later(account.ClaimedDelay, errors.Join(fmt.Errorf("renew %s: a server that is behind has no credential", key), err))
 	}
 	r.log.Error().Stringer("key", key).Msg("credential gone: it was removed from the stream")

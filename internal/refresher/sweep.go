@@ -139,7 +139,7 @@ func (s *sweeper) run(ctx context.Context) {
 // reconcile has only this. Only now and then: just after NATS came back they are late, and fire by
 // themselves.
 func (s *sweeper) keepReconciling(ctx context.Context) {
-	if s.store.Proof(ctx) != nil {
+	if s.store.Prove(ctx) != nil {
 		return // told by the sweep
 	}
 	now, err := s.store.ServerTime(ctx)
@@ -188,7 +188,7 @@ func (s *sweeper) sweep(ctx context.Context, grace time.Duration) {
 	now := s.now()
 	// While NATS stores nothing no call is made that would find it out. So the sweep asks, for the
 	// status and the metrics, and to have the reason end when NATS is back.
-	proof := s.store.Proof(ctx)
+	proof := s.store.Prove(ctx)
 	for _, c := range s.components() {
 		c.gate.NoteProof(ctx, proof)
 	}
@@ -316,12 +316,12 @@ func (s *sweeper) makeMissedDue(ctx context.Context, of map[*component]*firsts, 
 	made := 0 // those really made due
 	for _, those := range of {
 		all := s.reallyMissed(ctx, those.inOrder())
-		var wishes []store.Wish
+		var wishes []store.DueRequest
 		for _, m := range all {
 			due := events.Due{Key: m.key, Generation: m.entry.Credential.Generation, Reason: events.ReasonSwept}
 			// Many sweepers make one due message, or two where a period begins. After it there is
 			// another: the first may have been lost, too.
-			wishes = append(wishes, store.Wish{Due: due, ID: fmt.Sprintf("%s/%d/sweep/%d", m.key, due.Generation, now.UnixNano()/int64(sweptAgain*grace))})
+			wishes = append(wishes, store.DueRequest{Due: due, ID: fmt.Sprintf("%s/%d/sweep/%d", m.key, due.Generation, now.UnixNano()/int64(sweptAgain*grace))})
 			if m.entry.Credential.Renewable() { // else it is only looked for again
 				made++
 			}
@@ -351,7 +351,7 @@ func (s *sweeper) reallyMissed(ctx context.Context, all []missed) []missed {
 	}
 	// Asked once for all keys. Where NATS does not tell, a key may be made due whose message waits.
 	// The new one takes the place of that, behind all others: the key is renewed later, and once.
-	waits := s.store.Waiting(ctx)
+	waits := s.store.DueWaiting(ctx)
 	well := make([]bool, len(all))
 	var group errgroup.Group
 	group.SetLimit(lookAtOnce)

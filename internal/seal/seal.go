@@ -1,11 +1,12 @@
-// Package seal keeps stored values from readers of NATS that have no business with them: an
-// administrator, the finder of a disk or a backup. A sealed value is one of nkeys' curve keys
-// (X25519, XSalsa20, Poly1305), and begins with [Prefix].
+// Package seal encrypts stored values, so that an administrator of NATS, or the finder of a disk or
+// a backup, can't read them. A sealed value is encrypted with nkeys' curve keys (X25519, XSalsa20,
+// Poly1305), and begins with [Prefix].
 //
-// ingest has the public key of the recipient and can seal. Refreshers have the seeds: the first one
-// seals, all of them open, so that a key can be changed without a gap. The subject of a message is
-// sealed with its text: a value that was moved to another subject does not open there. Who may
-// write is for NATS's permissions to say: every holder of the public key can seal.
+// ingest has the recipient's public key and can seal. Refreshers have the seeds: the first one
+// seals, all of them open, so that the key can be changed without a gap. The subject of a message
+// is sealed together with its data: a value that was moved to another subject does not open there.
+// Sealing does not prove who wrote a value, since every holder of the public key can seal: NATS's
+// permissions decide who may write.
 package seal
 
 import (
@@ -27,15 +28,15 @@ const Prefix = nkeys.XKeyVersionV1
 // The headers of a sealed message. Both hold public keys, which are no secret.
 const (
 	HeaderFor = "Wxtoken-Sealed-For" // who can open it
-	HeaderBy  = "Wxtoken-Sealed-By"  // who sealed it; missing when that is the same
+	HeaderBy  = "Wxtoken-Sealed-By"  // who sealed it; missing if it is the same key
 )
 
-// ErrNoKey is returned for a value that is sealed for a key whose seed is not here. With that seed
-// it can be opened.
+// ErrNoKey is returned for a value that is sealed for a key whose seed these Keys don't have. With
+// that seed it can be opened.
 var ErrNoKey = errors.New("sealed for a key whose seed is not here")
 
-// ErrBroken is returned for a value that is damaged, or was moved from another subject: its key is
-// here and does not open it.
+// ErrBroken is returned for a value that is damaged, or was moved from another subject: the right
+// key does not open it.
 var ErrBroken = errors.New("sealed, and damaged or moved")
 
 const (
@@ -43,11 +44,12 @@ const (
 	nonceLen = 24
 )
 
-// Keys seals, and opens where it has seeds. A nil *Keys seals nothing and opens nothing: what is in
-// the clear passes through it. Its methods may be called from several goroutines.
+// Keys seals, and opens if it has seeds. A nil *Keys seals nothing and opens nothing, but passes
+// values in the clear through. Its methods may be called from several goroutines.
 //
-// nkeys' own Seal and Open agree on a secret with the other side each time, which takes a hundred
-// times as long as the rest. Keys does that once for each pair of keys; the values are the same.
+// nkeys' own Seal and Open derive the secret shared with the other side each time, which takes a
+// hundred times as long as the rest. Keys does that once for each pair of keys; the sealed values
+// are the same.
 type Keys struct {
 	to     string // public key of the recipient
 	by     string // public key that seals
@@ -59,14 +61,14 @@ type Keys struct {
 }
 
 type seed struct {
-	public  string
-	private [keyLen]byte
-	own     *[keyLen]byte // what it agrees on with itself
+	public         string
+	private        [keyLen]byte
+	sharedWithSelf *[keyLen]byte // the secret shared with itself
 }
 
 type pair struct{ by, to string }
 
-// maxSenders bounds how many agreed secrets are remembered: one for each start of an ingest.
+// maxSenders bounds how many shared secrets are cached: each start of an ingest needs one.
 const maxSenders = 1000
 
 // Make returns a new seed and its public key.
@@ -83,8 +85,8 @@ func Make() (seed, public string, err error) {
 	return string(text), public, err
 }
 
-// FromPublic returns Keys that seal for the owner of a public key, from a key made for this process
-// alone, and open nothing. The error never shows the text: it might be a seed.
+// FromPublic returns Keys that seal for the owner of a public key, with a sender's key made for
+// this process, and open nothing. The error never shows the text: it might be a seed.
 func FromPublic(text string) (*Keys, error) {
 	text = strings.TrimSpace(text)
 	if strings.HasPrefix(text, "SX") {
@@ -92,7 +94,8 @@ func FromPublic(text string) (*Keys, error) {
 	}
 	to, err := publicKey(text)
 	if err != nil {
-		return nil, errors.New("is not the public key of a seal key: want 56 characters that begin with X, as --make-seal-key of the refresher prints them")
+		return nil, errors.New("is not the public key of a seal key: want 56 characters that begin with X, " +
+			"as --make-seal-key of the refresher prints them")
 	}
 	made, _, err := Make()
 	if err != nil {
@@ -108,8 +111,7 @@ func FromPublic(text string) (*Keys, error) {
 }
 
 // FromSeeds returns Keys that open with every seed of a text, one a line, and seal with the first.
-// Empty lines and those that begin with # count for nothing. The error names the line and never
-// shows it.
+// Empty lines and those that begin with # are ignored. The error names the line and never shows it.
 func FromSeeds(text string) (*Keys, error) {
 	k := &Keys{senders: map[pair]*[keyLen]byte{}}
 	n := 0
@@ -122,10 +124,12 @@ func FromSeeds(text string) (*Keys, error) {
 		s, err := parseSeed(line)
 		switch {
 		case err != nil && len(line) == 56 && line[0] == 'X':
-			return nil, fmt.Errorf("line %d is a public key, which opens nothing: the refresher takes the seed, which begins with SX", n)
+			return nil, fmt.Errorf("line %d is a public key, which opens nothing: the refresher takes the seed, "+
+				"which begins with SX", n)
 		case err != nil:
-			return nil, fmt.Errorf("line %d is not the seed of a seal key: want 58 characters that begin with SX, as --make-seal-key writes them", n)
-		case k.known(s.public) != nil:
+			return nil, fmt.Errorf("line %d is not the seed of a seal key: want 58 characters that begin with SX, "+
+				"as --make-seal-key writes them", n)
+		case k.find(s.public) != nil:
 			return nil, fmt.Errorf("line %d is there twice", n)
 		}
 		k.seeds = append(k.seeds, s)
@@ -134,7 +138,7 @@ func FromSeeds(text string) (*Keys, error) {
 		return nil, errors.New("holds no seed: want one a line, each begins with SX")
 	}
 	first := k.seeds[0]
-	k.to, k.by, k.shared = first.public, first.public, first.own
+	k.to, k.by, k.shared = first.public, first.public, first.sharedWithSelf
 	return k, nil
 }
 
@@ -155,8 +159,8 @@ func parseSeed(text string) (s seed, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.own = new([keyLen]byte)
-	box.Precompute(s.own, public, &s.private)
+	s.sharedWithSelf = new([keyLen]byte)
+	box.Precompute(s.sharedWithSelf, public, &s.private)
 	return s, nil
 }
 
@@ -168,7 +172,7 @@ func publicKey(text string) (*[keyLen]byte, error) {
 	return (*[keyLen]byte)(raw), nil
 }
 
-// Public returns the public key for which k seals; "" for a nil k.
+// Public returns the public key for which k seals; "" if k is nil.
 func (k *Keys) Public() string {
 	if k == nil {
 		return ""
@@ -176,7 +180,7 @@ func (k *Keys) Public() string {
 	return k.to
 }
 
-// Others returns the public keys that k opens as well.
+// Others returns the other public keys for which k can open.
 func (k *Keys) Others() (all []string) {
 	for _, s := range k.seeds {
 		if s.public != k.to {
@@ -186,7 +190,7 @@ func (k *Keys) Others() (all []string) {
 	return all
 }
 
-func (k *Keys) known(public string) *seed {
+func (k *Keys) find(public string) *seed {
 	for i := range k.seeds {
 		if k.seeds[i].public == public {
 			return &k.seeds[i]
@@ -198,11 +202,12 @@ func (k *Keys) known(public string) *seed {
 // Sealed reports whether data is a sealed value.
 func Sealed(data []byte) bool { return bytes.HasPrefix(data, []byte(Prefix)) }
 
-// Seal seals the data of a message for its subject, and sets the headers. It leaves a message alone
-// that is sealed already.
+// Seal seals the data of a message for its subject, and sets the headers. A message that is already
+// sealed stays as it is.
 func (k *Keys) Seal(m *nats.Msg) { k.SealFor(m.Subject, m) }
 
-// SealFor is Seal for another subject than the message's own: that of its original.
+// SealFor is Seal for another subject than the message's own: a copy on DEAD is sealed for the
+// subject of its original.
 func (k *Keys) SealFor(subject string, m *nats.Msg) {
 	if k == nil || Sealed(m.Data) {
 		return
@@ -216,26 +221,26 @@ func (k *Keys) SealFor(subject string, m *nats.Msg) {
 
 func (k *Keys) seal(subject string, data []byte) []byte {
 	var nonce [nonceLen]byte
-	_, _ = rand.Read(nonce[:]) // it never fails: the program would end
+	_, _ = rand.Read(nonce[:]) // never returns an error
 	out := make([]byte, 0, len(Prefix)+nonceLen+box.Overhead+len(subject)+1+len(data))
 	out = append(append(out, Prefix...), nonce[:]...)
-	return box.SealAfterPrecomputation(out, bound(subject, data), &nonce, k.shared)
+	return box.SealAfterPrecomputation(out, withSubject(subject, data), &nonce, k.shared)
 }
 
-// bound is what is really sealed: the subject, a line feed, the data. No subject has a line feed in
-// it.
-func bound(subject string, data []byte) []byte {
+// withSubject returns what is actually sealed: the subject, a line feed, the data. No subject
+// contains a line feed.
+func withSubject(subject string, data []byte) []byte {
 	return append(append(append(make([]byte, 0, len(subject)+1+len(data)), subject...), '\n'), data...)
 }
 
-// Open returns what the message on a subject says; data as it is when it is not sealed. It returns
-// ErrNoKey or ErrBroken for what can't be opened.
+// Open returns the content of a message on a subject; data itself if it is not sealed. It returns
+// ErrNoKey or ErrBroken if it can't be opened.
 func (k *Keys) Open(subject string, h nats.Header, data []byte) ([]byte, error) {
 	return k.open(subject, h.Get(HeaderFor), h.Get(HeaderBy), data)
 }
 
-// OpenOwn is Open for what a refresher sealed for itself: a value sealed without the seed does not
-// open.
+// OpenOwn is Open for values that refreshers sealed for themselves: a value that was sealed with
+// another key than the seed's does not open.
 func (k *Keys) OpenOwn(subject string, h nats.Header, data []byte) ([]byte, error) {
 	return k.open(subject, h.Get(HeaderFor), "", data)
 }
@@ -247,11 +252,11 @@ func (k *Keys) open(subject, to, by string, data []byte) ([]byte, error) {
 	if k == nil {
 		return nil, ErrNoKey
 	}
-	s := k.known(to)
+	s := k.find(to)
 	if s == nil {
 		return nil, ErrNoKey
 	}
-	shared := s.own
+	shared := s.sharedWithSelf
 	if by != "" && by != to {
 		if shared = k.sender(by, s); shared == nil {
 			return nil, ErrBroken
@@ -272,7 +277,8 @@ func (k *Keys) open(subject, to, by string, data []byte) ([]byte, error) {
 	return text, nil
 }
 
-// sender returns what s agrees on with the owner of a public key, nil when it is none.
+// sender returns the secret that s shares with the owner of a public key, nil if by is not a public
+// key.
 func (k *Keys) sender(by string, s *seed) *[keyLen]byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"wxtoken/internal/seal"
 )
 
-// made returns a new seed and the Keys of its two sides: what ingest has, and what a refresher has.
-func made(t rapid.TB) (seed string, ingest, refresher *seal.Keys) {
+// newKeys returns a new seed and the Keys of its two sides: what ingest has, and what a refresher has.
+func newKeys(t rapid.TB) (seed string, ingest, refresher *seal.Keys) {
 	t.Helper()
 	seed, public, err := seal.Make()
 	if err != nil {
@@ -24,10 +24,10 @@ func made(t rapid.TB) (seed string, ingest, refresher *seal.Keys) {
 	if ingest, err = seal.FromPublic(public + "\n"); err != nil {
 		t.Fatal(err)
 	}
-	return seed, ingest, opener(t, seed)
+	return seed, ingest, keysOf(t, seed)
 }
 
-func opener(t rapid.TB, seeds ...string) *seal.Keys {
+func keysOf(t rapid.TB, seeds ...string) *seal.Keys {
 	t.Helper()
 	keys, err := seal.FromSeeds("# comment\n\n" + strings.Join(seeds, "\r\n"))
 	if err != nil {
@@ -45,8 +45,8 @@ func sealed(keys *seal.Keys, subject, data string) *nats.Msg {
 
 func TestSealAndOpen(t *testing.T) {
 	t.Parallel()
-	_, ingest, refresher := made(t)
-	_, _, stranger := made(t)
+	_, ingest, refresher := newKeys(t)
+	_, _, stranger := newKeys(t)
 	rapid.Check(t, func(t *rapid.T) {
 		data := string(rapid.SliceOf(rapid.Byte()).Draw(t, "data"))
 		subject := rapid.StringMatching(`[a-z]{1,9}(\.[A-Za-z0-9_-]{1,9}){0,3}`).Draw(t, "subject")
@@ -119,7 +119,7 @@ func TestSealAndOpen(t *testing.T) {
 // TestNkeys: what is sealed is what nkeys itself seals and opens.
 func TestNkeys(t *testing.T) {
 	t.Parallel()
-	seed, ingest, refresher := made(t)
+	seed, ingest, refresher := newKeys(t)
 	pair, err := nkeys.FromCurveSeed([]byte(seed))
 	if err != nil {
 		t.Fatal(err)
@@ -156,9 +156,9 @@ func TestNkeys(t *testing.T) {
 // opened.
 func TestChangeOfKeys(t *testing.T) {
 	t.Parallel()
-	oldSeed, oldIngest, first := made(t)
-	newSeed, newIngest, last := made(t)
-	both, promoted := opener(t, oldSeed, newSeed), opener(t, newSeed, oldSeed)
+	oldSeed, oldIngest, first := newKeys(t)
+	newSeed, newIngest, last := newKeys(t)
+	both, promoted := keysOf(t, oldSeed, newSeed), keysOf(t, newSeed, oldSeed)
 	if both.Public() != first.Public() || !slices.Equal(both.Others(), []string{last.Public()}) || promoted.Public() != last.Public() {
 		t.Error("the first seed does not seal")
 	}
@@ -218,7 +218,7 @@ func TestKeysRefused(t *testing.T) {
 // BenchmarkSeal seals and opens a record of the usual size, as a refresher does it, and as nkeys
 // does it by itself.
 func BenchmarkSeal(b *testing.B) {
-	seed, _, refresher := made(b)
+	seed, _, refresher := newKeys(b)
 	pair, err := nkeys.FromCurveSeed([]byte(seed))
 	if err != nil {
 		b.Fatal(err)

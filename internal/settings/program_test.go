@@ -175,7 +175,7 @@ func TestParseRefusesArguments(t *testing.T) {
 		{"no CA", []string{"--nats-ca=program_test.go"}, "holds no certificate"},
 		{"creds not there", []string{"--nats-creds=/nonexistent/creds"}, "/nonexistent/creds"},
 		{"two faults of one server list", []string{"--nats-url=nats://a,ftp://b"}, `"ftp://b"`},
-		{"URL that can't be read", []string{"--nats-url=nats://u:SEKRET%zz@host"}, "can't be read"},
+		{"URL that can't be read", []string{"--nats-url=nats://u:SEKRET%zz@host"}, "not a URL"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

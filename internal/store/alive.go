@@ -14,17 +14,17 @@ import (
 	"wxtoken/internal/events"
 )
 
-// ErrGone is returned by Same when what rested in the stream is gone: it was deleted, emptied, made
-// anew, or replaced by an older copy.
-var ErrGone = errors.New("what rested in the stream is gone")
+// ErrGone is returned by CheckSame when the stream's data is gone: the stream was deleted, emptied,
+// recreated, or replaced by an older copy.
+var ErrGone = errors.New("stream data lost or replaced")
 
-// Same returns ErrGone when the stream is no longer the one that was opened, or no longer holds
+// CheckSame returns ErrGone if the stream is no longer the one that was opened, or no longer has
 // what v saw in it or what this program stored.
 //
-// With several servers a leader that was elected a moment ago, or the replica that v is read from,
-// may be behind. So what seems to be gone is gone only if they lack it once they have a message
-// that is stored now.
-func (s *Store) Same(ctx context.Context, v *View) error {
+// With several servers a newly elected leader, or the replica that feeds v, may lag behind. So data
+// counts as gone only if it is still missing after they have caught up with a message that is
+// stored now.
+func (s *Store) CheckSame(ctx context.Context, v *View) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	gone := s.same(ctx, v, 0)
@@ -33,24 +33,24 @@ func (s *Store) Same(ctx context.Context, v *View) error {
 	}
 	stored, err := bus.Prove(ctx, s.js)
 	switch {
-	case errors.Is(err, jetstream.ErrNoStreamResponse): // it is not there, or takes no such subject
+	case errors.Is(err, jetstream.ErrNoStreamResponse): // no stream, or one without that subject
 		return gone
 	case err != nil:
-		return fmt.Errorf("look whether it is so (%s): %w", gone, err)
+		return fmt.Errorf("confirm data loss (%s): %w", gone, err)
 	}
 	v.await(ctx, stored)
 	return s.same(ctx, v, stored)
 }
 
-// leaderless reports whether a stream was looked at where no leader is known: any server answers
-// then, and may be behind.
+// leaderless reports whether no leader was known when info was asked for: then any server may have
+// answered, perhaps one that lags behind.
 func leaderless(info *jetstream.StreamInfo) bool {
 	return info.Cluster != nil && info.Cluster.Leader == ""
 }
 
-// same is Same as it looks to those who have a message with this sequence.
+// same is one check for CheckSame, by servers that have the message with sequence stored.
 func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
-	// Before the look: what comes in between is no loss.
+	// Read before the stream's state: a message stored in between must not look like a loss.
 	records, seen := v.records(), max(v.Seen(), s.acked.Load())
 	stream, err := s.js.Stream(ctx, events.StreamTokens)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -64,8 +64,8 @@ func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
 	case leaderless(info):
 		return fmt.Errorf("look up stream %s: it has no leader", events.StreamTokens)
 	case info.State.LastSeq < stored:
-		return fmt.Errorf("look up stream %s: who answered is behind", events.StreamTokens)
-	case !info.Created.Equal(s.made):
+		return fmt.Errorf("look up stream %s: the answering server lags behind", events.StreamTokens)
+	case !info.Created.Equal(s.created):
 		return fmt.Errorf("%w: %s was deleted and made anew", ErrGone, events.StreamTokens)
 	case info.State.LastSeq < seen:
 		return fmt.Errorf("%w: %s is an older copy, up to message %d, and %d was there", ErrGone, events.StreamTokens, info.State.LastSeq, seen)
@@ -79,20 +79,20 @@ func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
 	return nil
 }
 
-// proofLasts is how long it counts that NATS stored something.
+// proofLasts is how long a proof that NATS stores messages is valid.
 const proofLasts = 5 * time.Second
 
-// proof is what is known of NATS storing what it is given.
+// proof remembers when NATS last proved that it stores messages.
 type proof struct {
 	asking singleflight.Group
 	mu     sync.Mutex
 	at     time.Time
 }
 
-// Proof returns an error unless NATS stored something within the last 5 s, or stores something now.
-// A connection that stands proves nothing: the disk may be full, the leader away, the stream gone.
-// Many who ask at once cost one message.
-func (s *Store) Proof(ctx context.Context) error {
+// Prove returns an error unless NATS stored a message within the last 5 s, or stores one now. An
+// open connection proves nothing: the disk may be full, the leader away, the stream gone.
+// Concurrent calls share one message.
+func (s *Store) Prove(ctx context.Context) error {
 	_, err, _ := s.proof.asking.Do("", func() (any, error) {
 		s.proof.mu.Lock()
 		fresh := time.Since(s.proof.at) < proofLasts

@@ -100,7 +100,7 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 				}
 			}
 		}()
-		if err := s.Same(t.Context(), view); errors.Is(err, ErrGone) != lost || !lost && err != nil {
+		if err := s.CheckSame(t.Context(), view); errors.Is(err, ErrGone) != lost || !lost && err != nil {
 			t.Errorf("lost %t: %v", lost, err)
 		}
 		close(looked)

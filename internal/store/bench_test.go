@@ -72,14 +72,14 @@ func BenchmarkWatch(b *testing.B) {
 			for b.Loop() {
 				runtime.GC()
 				runtime.ReadMemStats(&before)
-				began := computing()
+				began := cpuTime()
 				ctx, cancel := context.WithCancel(b.Context())
 				view, wait, err := s.Watch(ctx, zerolog.Nop(), nil)
 				if err != nil || view.Len() != accounts {
 					b.Fatal(err, view.Len())
 				}
 				b.StopTimer()
-				computed += computing() - began
+				computed += cpuTime() - began
 				runtime.GC()
 				runtime.ReadMemStats(&after)
 				cancel()
@@ -93,8 +93,8 @@ func BenchmarkWatch(b *testing.B) {
 	}
 }
 
-// computing returns the processor time of the process.
-func computing() time.Duration {
+// cpuTime returns the processor time of the process.
+func cpuTime() time.Duration {
 	var used syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used) // it fails for no process of its own
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())

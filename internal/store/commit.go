@@ -25,16 +25,16 @@ const (
 	headerBatchCommit   = "Nats-Batch-Commit"
 )
 
-// commit is a set of messages that are stored together or not at all. The first is the credential; a
-// claim is that alone.
+// commit is a set of messages that are stored together or not at all. The first one is the
+// credential; a claim consists of that one only.
 type commit struct {
 	credential account.Credential
 	msgs       []*nats.Msg
-	done       chan error // buffered; nil = stored
+	done       chan error // buffered; receives nil when stored
 	revision   uint64
 }
 
-// commit hands messages to the committer and waits for its word.
+// commit hands messages to the committer and waits for the result.
 func (s *Store) commit(ctx context.Context, c account.Credential, msgs ...*nats.Msg) (account.Credential, error) {
 	wanted := &commit{credential: c, msgs: msgs, done: make(chan error, 1)}
 	select {
@@ -54,8 +54,8 @@ func (s *Store) commit(ctx context.Context, c account.Credential, msgs ...*nats.
 	}
 }
 
-// Run is the committer: one a process. It gathers whatever is waiting into one batch, because the
-// server takes about as long for a batch of many as for a batch of one: it flushes once
+// Run is the committer; each process runs one. It gathers all waiting commits into one batch,
+// because the server takes about as long for a batch of many as for a batch of one: it flushes once
 // (docs/adr/0048). It ends with ctx.
 func (s *Store) Run(ctx context.Context) {
 	for {
@@ -78,7 +78,8 @@ func (s *Store) Run(ctx context.Context) {
 }
 
 // store stores the commits as one batch. If the server refuses it, each half is stored by itself,
-// and so on: then the fault of one is its own. If it does not answer, each is stored alone at once.
+// and so on, so that a fault of one does not affect the others. If the server does not answer, each
+// is stored alone at once.
 func (s *Store) store(ctx context.Context, gathered []*commit) {
 	var msgs []*nats.Msg
 	for _, c := range gathered {
@@ -95,7 +96,7 @@ func (s *Store) store(ctx context.Context, gathered []*commit) {
 		return
 	}
 	if len(gathered) == 1 {
-		gathered[0].done <- s.settle(ctx, gathered[0], err)
+		gathered[0].done <- s.resolve(ctx, gathered[0], err)
 		return
 	}
 	part := 1
@@ -107,8 +108,9 @@ func (s *Store) store(ctx context.Context, gathered []*commit) {
 	}
 }
 
-// settle finds out whether a batch was stored that seems not to be: an answer may have been lost.
-func (s *Store) settle(ctx context.Context, c *commit, err error) error {
+// resolve finds out whether a batch was stored although it failed: its answer may have been lost.
+// It returns err if not.
+func (s *Store) resolve(ctx context.Context, c *commit, err error) error {
 	stored, readErr := s.Credential(ctx, c.credential.Key)
 	if readErr == nil && stored.Commit == c.credential.Commit {
 		c.revision = stored.Revision
@@ -137,7 +139,7 @@ func (s *Store) batch(ctx context.Context, msgs []*nats.Msg) (last uint64, err e
 			m.Header.Set(headerBatchCommit, "1")
 			last, err = s.commitBatch(ctx, m)
 		case i == 0:
-			// Asked for an answer, so that a server that takes no batch says so at once.
+			// With an answer, so that a server that does not take batches says so at once.
 			err = s.openBatch(ctx, m)
 		default:
 			err = s.nc.PublishMsg(m)
@@ -166,12 +168,12 @@ func (s *Store) commitBatch(ctx context.Context, m *nats.Msg) (uint64, error) {
 	}
 	sequence, err := parseAck(answer.Data)
 	if err == nil {
-		s.stored(sequence)
+		s.noteAck(sequence)
 	}
 	return sequence, err
 }
 
-// errBadAck is returned when the server's answer to a batch is none that is known.
+// errBadAck is returned for an unknown answer of the server's to a batch.
 var errBadAck = errors.New("unknown answer to a batch")
 
 func parseAck(data []byte) (sequence uint64, err error) {

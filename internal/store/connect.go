@@ -14,13 +14,13 @@ import (
 	"wxtoken/internal/events"
 )
 
-// Connect is one authorization by link. It is kept for a while after its end, so that a late
-// visitor is told that the link was used or has expired.
+// Connect is the record of one authorization link. It is kept for a while after the link's end, so
+// that its page can tell a late visitor that the link was used or has expired.
 type Connect struct {
 	Version   int    `json:"v"`
 	ID        string `json:"id"`
 	Component string `json:"component"`
-	// as the caller wants it
+	// the parameters of the request
 	Ref        string `json:"ref,omitempty"`
 	Return     string `json:"return,omitempty"`
 	AuthType   int    `json:"auth_type"`
@@ -28,42 +28,42 @@ type Connect struct {
 	Categories string `json:"category_id_list,omitempty"`
 	Move       bool   `json:"move,omitempty"`
 
-	MadeAt    time.Time `json:"made_at,omitzero"` // links from before it was written down have none
+	MadeAt    time.Time `json:"made_at,omitzero"` // zero for links from before this field
 	ExpiresAt time.Time `json:"expires_at"`
 	Secret    string    `json:"secret"` // signs the sessions of the browsers that opened the landing page
 
-	// since the landing page was opened
+	// set when the landing page is opened
 	OpenedAt         time.Time `json:"opened_at,omitzero"` // for the first time
 	PreAuthCode      string    `json:"pre_auth_code,omitempty"`
 	PreAuthExpiresAt time.Time `json:"pre_auth_expires_at,omitzero"`
 
-	// since the browser came back, or the push came
+	// set when the browser comes back, or the push comes
 	State      string    `json:"state"`
 	CodeDigest string    `json:"code_digest,omitempty"` // SHA-256 of the redirect's code
-	CodeAt     time.Time `json:"code_at,omitzero"`      // when that came
+	CodeAt     time.Time `json:"code_at,omitzero"`      // when the redirect came
 	Authorizer string    `json:"authorizer,omitempty"`
 	EndedAt    time.Time `json:"ended_at,omitzero"` // when State became final
 	Reason     string    `json:"reason,omitempty"`
 
 	Claim   *account.Claim `json:"claim,omitempty"`   // set while one of the authorization's codes is being exchanged
-	SpentAt time.Time      `json:"spent_at,omitzero"` // when the code of CodeDigest was first found spent, and not by us as far as is known
+	SpentAt time.Time      `json:"spent_at,omitzero"` // when the code of CodeDigest was first found spent, as far as known not by us
 
 	Revision uint64 `json:"-"`
 }
 
 func (c *Connect) version() int { return c.Version }
 
-// connectLinger is how long a link that has expired is still known, so that it is not called
-// unknown.
+// connectLinger is how long the record of an expired link is kept, so that its page does not call
+// it unknown.
 const connectLinger = 24 * time.Hour
 
-// Connect returns a link; ok is false when it does not exist.
+// Connect returns a link; ok is false if it does not exist.
 func (s *Store) Connect(ctx context.Context, id string) (c Connect, ok bool, err error) {
 	c.Revision, err = s.read(ctx, events.ConnectSubject(shortDigest(id)), &c)
 	return c, c.Revision > 0 && err == nil, err
 }
 
-// ConnectOf returns the link whose pre-auth code that is; ok is false when there is none.
+// ConnectOf returns the link with that pre-auth code; ok is false if there is none.
 func (s *Store) ConnectOf(ctx context.Context, preAuthCode string) (c Connect, ok bool, err error) {
 	if preAuthCode == "" {
 		return c, false, nil
@@ -79,8 +79,8 @@ func (s *Store) ConnectOf(ctx context.Context, preAuthCode string) (c Connect, o
 	return s.Connect(ctx, string(id))
 }
 
-// SaveConnect stores a link by compare-and-set and returns it with its new revision; ErrLost as
-// Save does. The server removes it some time after it has expired.
+// SaveConnect stores a link by compare-and-set and returns it with its new revision, or ErrLost as
+// Save does. The server removes it connectLinger after it has expired.
 func (s *Store) SaveConnect(ctx context.Context, c Connect, now time.Time) (Connect, error) {
 	c.Version = recordVersion
 	life := max(c.ExpiresAt.Sub(now), c.PreAuthExpiresAt.Sub(now), 0) + connectLinger
@@ -105,7 +105,7 @@ func (s *Store) IndexConnect(ctx context.Context, c Connect, now time.Time) erro
 }
 
 // UpdateConnect changes a link by compare-and-set. change may be called several times; it reports
-// whether there is anything to store. A link that is gone is left alone.
+// whether there is anything to store. A link that does not exist any more is not an error.
 func (s *Store) UpdateConnect(ctx context.Context, id string, now time.Time, change func(*Connect) bool) error {
 	return update(ctx, func() error {
 		c, ok, err := s.Connect(ctx, id)
@@ -117,7 +117,8 @@ func (s *Store) UpdateConnect(ctx context.Context, id string, now time.Time, cha
 	})
 }
 
-// shortDigest names a secret in a subject, which more may see than what lies there.
+// shortDigest returns a digest that names a secret in a subject: more users may see subjects than
+// records.
 func shortDigest(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:16])

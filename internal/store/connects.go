@@ -15,14 +15,14 @@ import (
 // maxConnects bounds how many links are read for a list.
 const maxConnects = 2000
 
-// connectsSince are how far back links are looked for, in turn, until there are enough. The last is
-// longer than any link is kept.
+// connectsSince are the periods back from now in which links are searched, one after the other,
+// until there are enough. The last is longer than any link is kept.
 var connectsSince = []time.Duration{time.Hour, day, 7 * day, 40 * day}
 
 const day = 24 * time.Hour
 
-// Connects returns the links that are as wanted and were stored last, the newest first; more is
-// true where there are others. Links that can't be read are left out.
+// Connects returns up to most links for which wanted is true, those stored last, newest first; more
+// is true if there are others. Links that can't be read are left out.
 func (s *Store) Connects(ctx context.Context, now time.Time, most int, wanted func(Connect) bool) (found []Connect, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -32,7 +32,7 @@ func (s *Store) Connects(ctx context.Context, now time.Time, most int, wanted fu
 			return nil, false, err
 		}
 		if !complete && i > 0 {
-			return found, true, nil // the newest of more than are read: those of the shorter time
+			return found, true, nil // too many to read: the newest are those of the shorter period
 		}
 		found = all
 		if len(found) > most {
@@ -45,8 +45,8 @@ func (s *Store) Connects(ctx context.Context, now time.Time, most int, wanted fu
 	return found, false, nil
 }
 
-// connects reads the links that were stored since a time; complete is false where there are more
-// than maxConnects.
+// connects reads the links that were stored since a time; complete is false if there are more than
+// maxConnects.
 func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Connect) bool) (found []Connect, complete bool, err error) {
 	cons, err := s.js.CreateConsumer(ctx, events.StreamTokens, jetstream.ConsumerConfig{
 		FilterSubject: events.AllConnects, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
@@ -56,7 +56,7 @@ func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Conne
 		return nil, false, fmt.Errorf("read links: %w", err)
 	}
 	defer func() {
-		// It goes by itself, too.
+		// If this fails, the server removes it when it is inactive.
 		_ = s.js.DeleteConsumer(context.WithoutCancel(ctx), events.StreamTokens, cons.CachedInfo().Name)
 	}()
 	pending := int(cons.CachedInfo().NumPending)
@@ -76,7 +76,7 @@ func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Conne
 			return nil, false, fmt.Errorf("read links: %w", err)
 		}
 		if got == 0 {
-			break // changed meanwhile: what was pending is gone
+			break // records were replaced meanwhile: they are not pending any more
 		}
 		left -= got
 	}
@@ -84,7 +84,7 @@ func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Conne
 	return found, pending <= maxConnects, nil
 }
 
-// connect reads a link; ok is false for one that can't be read.
+// connect reads a link; ok is false if it can't be read.
 func (s *Store) connect(m jetstream.Msg) (c Connect, ok bool) {
 	data, err := s.open(m.Subject(), m.Headers(), m.Data())
 	if err != nil || json.Unmarshal(data, &c) != nil || c.Version > recordVersion {

@@ -9,10 +9,10 @@ import (
 )
 
 // recordVersion is the version of the records that this program writes. A record with a higher
-// one was written by a newer program; it is left alone.
+// version was written by a newer program, and is left alone.
 const recordVersion = 1
 
-// encodeCredential returns the record.
+// encodeCredential returns the record of a credential.
 func encodeCredential(c account.Credential) ([]byte, error) {
 	c.Version = recordVersion
 	data, err := json.Marshal(c)
@@ -26,10 +26,11 @@ func encodeCredential(c account.Credential) ([]byte, error) {
 func decodeCredential(key wxtoken.Key, data []byte) (account.Credential, error) {
 	var c account.Credential
 	if err := json.Unmarshal(data, &c); err != nil {
-		return account.Credential{}, fmt.Errorf("%w: credential of %s is not the JSON of one", ErrUnreadable, key)
+		return account.Credential{}, fmt.Errorf("%w: credential of %s is not JSON", ErrUnreadable, key)
 	}
 	if c.Version > recordVersion {
-		return account.Credential{}, fmt.Errorf("%w: credential of %s has version %d, this program knows %d: run the newer program", ErrNewer, key, c.Version, recordVersion)
+		return account.Credential{}, fmt.Errorf("%w: credential of %s has version %d, this program knows %d "+
+			"(run the newer program)", ErrNewer, key, c.Version, recordVersion)
 	}
 	if c.Key != key {
 		return account.Credential{}, fmt.Errorf("%w: credential of %s names another key", ErrUnreadable, key)

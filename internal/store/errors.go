@@ -11,8 +11,8 @@ import (
 const LostDelay = 50 * time.Millisecond
 
 // ErrLost is returned by a save or commit that came late: the credential changed meanwhile. Nothing
-// was stored. Load it again before doing anything else: a handler that ends with it has its message
-// come again after LostDelay.
+// was stored. Load it again before doing anything else. If a handler returns it, its message is
+// delivered again after LostDelay.
 var ErrLost = events.Later(LostDelay, errors.New("the credential changed meanwhile"))
 
 // ErrUnreadable is returned for a record that can't be read. WeChat's list can replace it.
@@ -22,7 +22,7 @@ var ErrUnreadable = errors.New("unreadable record")
 var ErrNewer = errors.New("record of a newer program")
 
 // ErrSealed is returned for a record that is sealed for a key whose seed is not here. It must be
-// left alone just as one of a newer program, and so it is an ErrNewer too.
+// left alone like a record of a newer program, so it is an ErrNewer too.
 var ErrSealed error = sealedError{}
 
 type sealedError struct{}

@@ -16,24 +16,24 @@ import (
 	"wxtoken/internal/events"
 )
 
-// reading is some messages of the stream in their order. They are decoded while those before are
+// reading is a group of messages of the stream, in order. They are decoded while earlier groups are
 // put into the view.
 type reading struct {
 	msgs    []jetstream.Msg
 	news    []news
-	pending uint64        // how many messages lay behind the last of them
-	done    chan struct{} // closed when news is what msgs say
+	pending uint64        // how many messages came after the last of them
+	done    chan struct{} // closed when news holds the content of msgs
 }
 
-// news is what one message says. At most one of the pointers is set.
+// news is the content of one message.
 type news struct {
 	sequence uint64
-	key      wxtoken.Key // zero for a message that is about none
+	key      wxtoken.Key // zero for a message that is not about a key
 
 	credential *account.Credential // of a component
-	outline    *account.Outline    // of any other key, or of a component beside it
+	outline    *account.Outline    // of any key
 	sealed     string
-	token      *wxtoken.Token // of a component, the zero Token for a deletion
+	token      *wxtoken.Token // of a component; the zero Token for a deletion
 	life       *account.Life
 
 	component string // of quota
@@ -41,10 +41,10 @@ type news struct {
 }
 
 // errMissed ends a watch: the next one reads everything again.
-var errMissed = errors.New("messages lost on the way")
+var errMissed = errors.New("messages missing")
 
-// readAll gathers messages and has them decoded on all processors, until the consumer ends. A
-// credential takes as long to open and decode as the server to send ten.
+// readAll gathers messages into groups and decodes them on all processors, until the consumer ends.
+// Opening and decoding one credential takes as long as the server needs to send ten.
 func (s *Store) readAll(msgs jetstream.MessagesContext, out chan<- *reading) error {
 	arrived := make(chan jetstream.Msg, watchGathered)
 	failed := make(chan error, 1)
@@ -98,17 +98,17 @@ func (s *Store) readAll(msgs jetstream.MessagesContext, out chan<- *reading) err
 	return <-failed
 }
 
-// drain lets the goroutine end that puts messages into a channel.
+// drain reads a channel until it is closed, so that the goroutine that fills it can end.
 func drain(msgs <-chan jetstream.Msg) {
 	for range msgs {
-		continue // it is read again
+		continue // dropped: the next watch reads everything again
 	}
 }
 
-// decode reads what a message says into n.
+// decode reads the content of a message into n.
 func (s *Store) decode(m jetstream.Msg, n *news) {
 	if key, ok := events.CredentialKey(m.Subject()); ok {
-		record, _ := s.open(m.Subject(), m.Headers(), m.Data()) // nothing, where that can't be opened
+		record, _ := s.open(m.Subject(), m.Headers(), m.Data()) // empty if it can't be opened
 		o := outline(key, record, n.sequence)
 		n.key, n.outline, n.sealed = key, &o, sealedFor(m.Headers(), m.Data())
 		if account.KindOf(key).OfComponent {
@@ -122,13 +122,13 @@ func (s *Store) decode(m jetstream.Msg, n *news) {
 	} else if component, ok := events.QuotaComponent(m.Subject()); ok {
 		var q Quota
 		if data, err := s.open(m.Subject(), m.Headers(), m.Data()); err == nil && json.Unmarshal(data, &q) == nil {
-			n.component, n.quota = component, &q // it is never changed in place
+			n.component, n.quota = component, &q // never changed in place
 		}
 	}
 }
 
-// decodeToken reads when a token lives, and the token itself of a component. A deletion, and what
-// is no token, is none.
+// decodeToken reads the life of a token, and for a component the token itself. A deletion, or a
+// record that is not a token, gives zero values.
 func (s *Store) decodeToken(key wxtoken.Key, m jetstream.Msg, sequence uint64) (*wxtoken.Token, *account.Life) {
 	var t wxtoken.Token
 	var l account.Life
@@ -147,7 +147,7 @@ func (s *Store) decodeToken(key wxtoken.Key, m jetstream.Msg, sequence uint64) (
 	return &t, &l
 }
 
-// apply puts what messages say into the view.
+// apply puts the content of messages into the view.
 func (v *View) apply(all []news) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -190,8 +190,7 @@ func (v *View) applyCredential(e *entry, n *news) {
 	v.sealed[e.sealed].n++
 }
 
-// sealedAt returns where the credentials are counted that are sealed for a public key. There are
-// few.
+// sealedAt returns the index in v.sealed of the count for a public key. There are few such keys.
 func (v *View) sealedAt(public string) uint32 {
 	i := slices.IndexFunc(v.sealed, func(s sealed) bool { return s.public == public })
 	if i < 0 {
@@ -204,7 +203,7 @@ func (v *View) sealedAt(public string) uint32 {
 func (v *View) applyComponent(n *news) {
 	c := v.components[n.key.Component]
 	if c == nil {
-		c = &own{}
+		c = &component{}
 		v.components[n.key.Component] = c
 	}
 	if n.credential != nil {
@@ -215,8 +214,8 @@ func (v *View) applyComponent(n *news) {
 	}
 }
 
-// Credentials returns all credentials that can be read, by key. Each is whole: at a million
-// accounts that is a gigabyte.
+// Credentials returns all credentials that can be read, by key. They are complete credentials:
+// those of a million accounts take a gigabyte.
 func (s *Store) Credentials(ctx context.Context) (map[wxtoken.Key]account.Credential, error) {
 	all := map[wxtoken.Key]account.Credential{}
 	err := s.eachRecord(ctx, false, func(m jetstream.Msg) {
@@ -229,28 +228,29 @@ func (s *Store) Credentials(ctx context.Context) (map[wxtoken.Key]account.Creden
 	return all, err
 }
 
-// eachRecord hands out what lies below credential., once. After a reconnect a record may come
-// twice, the newer last.
+// eachRecord calls visit once for each record below credential. After a reconnect a record may come
+// twice, the newer one last.
 func (s *Store) eachRecord(ctx context.Context, headersOnly bool, visit func(jetstream.Msg)) error {
 	cons, err := s.js.OrderedConsumer(ctx, events.StreamTokens, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, HeadersOnly: headersOnly,
+		FilterSubjects: []string{events.AllCredentials}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+		HeadersOnly: headersOnly,
 	})
 	if err != nil {
-		return fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+		return fmt.Errorf("read the records in %s: %w", events.StreamTokens, err)
 	}
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 {
 		return nil
 	}
 	msgs, err := cons.Messages()
 	if err != nil {
-		return fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+		return fmt.Errorf("read the records in %s: %w", events.StreamTokens, err)
 	}
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
 	for {
 		m, err := msgs.Next()
 		if err != nil {
-			return fmt.Errorf("look through %s: %w", events.StreamTokens, err)
+			return fmt.Errorf("read the records in %s: %w", events.StreamTokens, err)
 		}
 		visit(m)
 		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {

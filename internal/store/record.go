@@ -11,13 +11,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// sideRecord is what rests beside the credentials, by subject: a Connect, a Quota.
+// sideRecord is a record besides the credentials: a Connect or a Quota.
 type sideRecord interface {
-	// version is of the record as it was read.
+	// version returns the version in the record that was read.
 	version() int
 }
 
-// read reads the record on a subject into record and returns its revision, 0 when there is none.
+// read reads the record on a subject into record and returns its revision, 0 if there is none.
 func (s *Store) read(ctx context.Context, subject string, record sideRecord) (revision uint64, err error) {
 	m, err := s.last(ctx, subject)
 	if err != nil || m == nil {
@@ -28,16 +28,17 @@ func (s *Store) read(ctx context.Context, subject string, record sideRecord) (re
 		return m.Sequence, err
 	}
 	if err := json.Unmarshal(data, record); err != nil {
-		return m.Sequence, fmt.Errorf("%w: %s is not the JSON of one", ErrUnreadable, subject)
+		return m.Sequence, fmt.Errorf("%w: %s is not JSON", ErrUnreadable, subject)
 	}
 	if v := record.version(); v > recordVersion {
-		return m.Sequence, fmt.Errorf("%w: %s has version %d, this program knows %d: run the newer program", ErrNewer, subject, v, recordVersion)
+		return m.Sequence, fmt.Errorf("%w: %s has version %d, this program knows %d (run the newer program)",
+			ErrNewer, subject, v, recordVersion)
 	}
 	return m.Sequence, nil
 }
 
-// write stores a record over that of the given revision and returns its own. It returns ErrLost
-// when that is no longer there.
+// write replaces the record of the given revision and returns the new revision. It returns ErrLost
+// if the record has another revision by now.
 func (s *Store) write(ctx context.Context, subject string, record sideRecord, revision uint64, opts ...jetstream.PublishOpt) (uint64, error) {
 	data, err := json.Marshal(record)
 	if err != nil {
@@ -59,8 +60,8 @@ func (s *Store) write(ctx context.Context, subject string, record sideRecord, re
 // tries bounds how often a change is repeated because another process changed the record meanwhile.
 const tries = 10
 
-// update tries again while another process is faster, or while it reads from a server that is a
-// moment behind.
+// update repeats try while it returns ErrLost: because another process was faster, or because the
+// read came from a server that lags behind.
 func update(ctx context.Context, try func() error) (err error) {
 	for n := range tries {
 		if err = try(); !errors.Is(err, ErrLost) {

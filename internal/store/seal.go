@@ -16,7 +16,7 @@ import (
 	"wxtoken/internal/seal"
 )
 
-// open returns what a record on a subject below credential. says.
+// open returns the content of a record on a subject below credential.
 func (s *Store) open(subject string, h nats.Header, data []byte) ([]byte, error) {
 	return openRecord(s.keys, subject, h, data)
 }
@@ -25,16 +25,16 @@ func openRecord(keys *seal.Keys, subject string, h nats.Header, data []byte) ([]
 	text, err := keys.OpenOwn(subject, h, data)
 	switch {
 	case errors.Is(err, seal.ErrNoKey):
-		return nil, fmt.Errorf("%w: %s is sealed for %s: put the seed of that key back into --seal-key-file", ErrSealed, subject, shown(h.Get(seal.HeaderFor)))
+		return nil, fmt.Errorf("%w: %s is sealed for %s: put the seed of that key back into --seal-key-file",
+			ErrSealed, subject, printableKey(h.Get(seal.HeaderFor)))
 	case err != nil:
 		return nil, fmt.Errorf("%w: %s is %w", ErrUnreadable, subject, err)
 	}
 	return text, nil
 }
 
-// shown is a public key as it may stand in a line: the header's writer may have put anything into
-// it.
-func shown(public string) string {
+// printableKey returns a public key for an error text: the header may contain anything.
+func printableKey(public string) string {
 	if len(public) != 56 || !wxtoken.ValidAppID(public) {
 		return "an unknown key"
 	}
@@ -57,20 +57,20 @@ func sealedFor(h nats.Header, data []byte) string {
 	if !seal.Sealed(data) {
 		return ""
 	}
-	return shown(h.Get(seal.HeaderFor))
+	return printableKey(h.Get(seal.HeaderFor))
 }
 
-// CheckSeal returns ErrSealed unless keys open what the store holds, told by the canary: a record
-// that is sealed with the first start that had keys. It returns ErrUnreadable for a canary that is
-// damaged, and nil when there is none. It writes nothing.
+// CheckSeal returns ErrSealed unless keys open the store's records. It opens the seal check: a
+// record that the first start with keys has sealed. It returns ErrUnreadable if the seal check is
+// damaged, and nil if there is none. It writes nothing.
 func CheckSeal(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) error {
-	_, _, err := readCanary(ctx, js, keys)
+	_, _, err := readSealCheck(ctx, js, keys)
 	return err
 }
 
-// readCanary returns the revision of the canary, 0 when there is none, and the public key for which
-// it is sealed.
-func readCanary(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (revision uint64, public string, err error) {
+// readSealCheck returns the revision of the seal check, 0 if there is none, and the public key for
+// which it is sealed.
+func readSealCheck(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (revision uint64, public string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stream, err := js.Stream(ctx, events.StreamTokens)
@@ -91,23 +91,23 @@ func readCanary(ctx context.Context, js jetstream.JetStream, keys *seal.Keys) (r
 	return m.Sequence, sealedFor(m.Header, m.Data), err
 }
 
-// canary refuses keys that are not those of the store, and with keys sees to it that there is a
-// canary.
-func (s *Store) canary(ctx context.Context) error {
+// ensureSealCheck returns an error for keys that are not those of the store, and with keys writes
+// the seal check if there is none.
+func (s *Store) ensureSealCheck(ctx context.Context) error {
 	return update(ctx, func() error {
-		revision, _, err := readCanary(ctx, s.js, s.keys)
-		damaged := errors.Is(err, ErrUnreadable) // its key is here: nothing else was ever in it
+		revision, _, err := readSealCheck(ctx, s.js, s.keys)
+		damaged := errors.Is(err, ErrUnreadable) // its key is here, so it can be replaced: it holds no data
 		if err != nil && !damaged {
 			return err
 		}
 		if s.keys == nil || revision > 0 && !damaged {
 			return nil
 		}
-		return s.writeCanary(ctx, revision)
+		return s.writeSealCheck(ctx, revision)
 	})
 }
 
-func (s *Store) writeCanary(ctx context.Context, revision uint64) error {
+func (s *Store) writeSealCheck(ctx context.Context, revision uint64) error {
 	data, err := json.Marshal(map[string]any{"v": recordVersion, "public": s.keys.Public()})
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", events.SealSubject, err)
@@ -115,8 +115,8 @@ func (s *Store) writeCanary(ctx context.Context, revision uint64) error {
 	return s.rewrite(ctx, events.SealSubject, data, revision, "")
 }
 
-// rewrite stores what a record says over that of the given revision, sealed with the keys of now;
-// ErrLost as write does.
+// rewrite replaces the record of the given revision with the same content, sealed with the current
+// keys. It returns ErrLost as write does.
 func (s *Store) rewrite(ctx context.Context, subject string, data []byte, revision uint64, ttl string) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -126,15 +126,16 @@ func (s *Store) rewrite(ctx context.Context, subject string, data []byte, revisi
 		m.Header.Set(jetstream.MsgTTLHeader, ttl)
 	}
 	s.keys.Seal(m)
-	if _, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0), jetstream.WithExpectLastSequencePerSubject(revision)); err != nil {
+	_, err := s.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0), jetstream.WithExpectLastSequencePerSubject(revision))
+	if err != nil {
 		return fmt.Errorf("write %s: %w", subject, lost(err))
 	}
 	return nil
 }
 
 // Reseal seals every record anew that is not sealed for the first of the keys, one after the other
-// and by compare-and-set, and then the canary. It skips records under a claim and records it can't
-// open, and returns their number as left. Without keys it does nothing.
+// by compare-and-set, and then the seal check. It skips records under a claim and records that it
+// can't open, and returns their number as left. Without keys it does nothing.
 func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, left int, err error) {
 	if s.keys == nil {
 		return 0, 0, nil
@@ -161,26 +162,27 @@ func (s *Store) Reseal(ctx context.Context, now func() time.Time) (resealed, lef
 	if left > 0 {
 		return resealed, left, nil
 	}
-	// Last, so that it never promises more than is true.
-	revision, public, err := readCanary(ctx, s.js, s.keys)
+	// Last: once the seal check is sealed for the first key, so is every record.
+	revision, public, err := readSealCheck(ctx, s.js, s.keys)
 	if err == nil && public != s.keys.Public() {
-		err = s.writeCanary(ctx, revision)
+		err = s.writeSealCheck(ctx, revision)
 	}
 	return resealed, 0, err
 }
 
-// otherwiseSealed returns the subjects of the records that are in the clear or sealed for another
-// key than the first.
+// otherwiseSealed returns the subjects of records in the clear or sealed for another key than the
+// first.
 func (s *Store) otherwiseSealed(ctx context.Context) (subjects []string, err error) {
 	err = s.eachRecord(ctx, true, func(m jetstream.Msg) {
-		if name := m.Subject(); name != events.SealSubject && name != events.ProofSubject && m.Headers().Get(seal.HeaderFor) != s.keys.Public() {
+		name, sealKey := m.Subject(), m.Headers().Get(seal.HeaderFor)
+		if name != events.SealSubject && name != events.ProofSubject && sealKey != s.keys.Public() {
 			subjects = append(subjects, name)
 		}
 	})
 	return subjects, err
 }
 
-// reseal seals one record anew. done is false when a refresher holds a claim on it.
+// reseal seals one record anew. done is false if a refresher holds a claim on it.
 func (s *Store) reseal(ctx context.Context, subject string, now time.Time) (done bool, err error) {
 	m, err := s.last(ctx, subject)
 	if err != nil || m == nil || sealedFor(m.Header, m.Data) == s.keys.Public() {
@@ -191,7 +193,8 @@ func (s *Store) reseal(ctx context.Context, subject string, now time.Time) (done
 		return false, err
 	}
 	if key, ok := events.CredentialKey(subject); ok {
-		// A revision that moves under a renewal costs its token.
+		// A revision that changes during a renewal would make it fail, and cost the token that
+		// WeChat issued.
 		if c, err := decodeCredential(key, data); err != nil || c.ClaimedAt(now) {
 			return false, err
 		}

@@ -100,8 +100,8 @@ func (r *rig) fill(s *store.Store) {
 
 const filled = 5 // records of fill
 
-// readable fails the test unless s reads what fill stored.
-func (r *rig) readable(s *store.Store) {
+// checkReadable fails the test unless s reads what fill stored.
+func (r *rig) checkReadable(s *store.Store) {
 	r.Helper()
 	c, err := s.Credential(r.Context(), key)
 	if err != nil || c.RefreshToken != "refresh" {
@@ -127,14 +127,14 @@ func (r *rig) readable(s *store.Store) {
 	wait()
 }
 
-// TestWrongSeed: whoever has no seed, or another one, is refused at the door and writes nothing.
+// TestWrongSeed: a process without the seed, or with another one, is refused at once and writes nothing.
 func TestWrongSeed(t *testing.T) {
 	r := newRig(t)
 	right, wrong := seed(t), seed(t)
 	r.must(store.CheckSeal(t.Context(), r.js, keys(t, wrong))) // nothing is sealed yet
 	s := r.sealed(right)
 	r.fill(s)
-	r.readable(s)
+	r.checkReadable(s)
 	for subject, public := range r.records() {
 		if public != keys(t, right).Public() {
 			t.Errorf("%s is sealed for %q", subject, public)
@@ -163,7 +163,7 @@ func TestWrongSeed(t *testing.T) {
 	if now := r.sequence(); now != before {
 		t.Errorf("%d messages were written", now-before)
 	}
-	r.readable(r.sealed(wrong, right))
+	r.checkReadable(r.sealed(wrong, right))
 }
 
 // TestReseal turns sealing on, and then changes the key. Each record is written once for each, and
@@ -172,7 +172,7 @@ func TestReseal(t *testing.T) {
 	r := newRig(t)
 	r.committer(r.store)
 	r.fill(r.store)
-	news := r.news()
+	news := r.countUpdates()
 	first, second := seed(t), seed(t)
 	reseal := func(s *store.Store, resealed, left int) {
 		t.Helper()
@@ -193,7 +193,7 @@ func TestReseal(t *testing.T) {
 		}
 	}
 	s := r.sealed(first)
-	r.readable(s) // records in the clear are read
+	r.checkReadable(s) // records in the clear are read
 	reseal(s, filled, 0)
 	sealedFor(keys(t, first).Public())
 	before := r.sequence()
@@ -203,7 +203,7 @@ func TestReseal(t *testing.T) {
 	}
 
 	// Refreshers learn to open the new key, then seal with it.
-	r.readable(r.sealed(first, second))
+	r.checkReadable(r.sealed(first, second))
 	promoted := r.sealed(second, first)
 	c, err := promoted.Credential(t.Context(), key)
 	r.must(err)
@@ -225,7 +225,7 @@ func TestReseal(t *testing.T) {
 	r.must(err)
 	reseal(promoted, 1, 0)
 	sealedFor(keys(t, second).Public())
-	r.readable(r.sealed(second))
+	r.checkReadable(r.sealed(second))
 	if _, err := store.Open(t.Context(), r.nc, r.js, keys(t, first), nil); !errors.Is(err, store.ErrSealed) {
 		t.Errorf("with the old seed alone: %v", err)
 	}
@@ -274,19 +274,19 @@ func TestSealedAndDamaged(t *testing.T) {
 	r.must(err)
 }
 
-// TestDamagedCanary is written anew by whoever has its key, and by nobody else.
-func TestDamagedCanary(t *testing.T) {
+// TestDamagedSealCheck: only a process that has its key writes a damaged seal check again.
+func TestDamagedSealCheck(t *testing.T) {
 	r := newRig(t)
 	right := seed(t)
 	r.sealed(right)
-	canary := r.last(events.SealSubject)
+	check := r.last(events.SealSubject)
 	m := nats.NewMsg(events.SealSubject)
-	m.Header.Set(seal.HeaderFor, canary.Header.Get(seal.HeaderFor))
-	m.Data = canary.Data[:40]
+	m.Header.Set(seal.HeaderFor, check.Header.Get(seal.HeaderFor))
+	m.Data = check.Data[:40]
 	_, err := r.js.PublishMsg(t.Context(), m)
 	r.must(err)
 	if err := store.CheckSeal(t.Context(), r.js, keys(t, right)); !errors.Is(err, store.ErrUnreadable) {
-		t.Errorf("a damaged canary: %v", err)
+		t.Errorf("a damaged seal check: %v", err)
 	}
 	if _, err := store.Open(t.Context(), r.nc, r.js, keys(t, seed(t)), nil); !errors.Is(err, store.ErrSealed) {
 		t.Errorf("with another seed: %v", err)

@@ -11,10 +11,13 @@ import (
 	"wxtoken/client"
 )
 
-// Status returns the status of key; an empty one when none is stored or it can't be read.
+// Status returns the status of key and its revision; an empty one if none is stored or it can't be
+// read.
 func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status, revision uint64, err error) {
 	st.Key = key
-	entry, err := hedged(ctx, func(ctx context.Context) (jetstream.KeyValueEntry, error) { return s.status.Get(ctx, key.String()) })
+	entry, err := hedged(ctx, func(ctx context.Context) (jetstream.KeyValueEntry, error) {
+		return s.status.Get(ctx, key.String())
+	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return st, 0, nil
 	}
@@ -22,14 +25,13 @@ func (s *Store) Status(ctx context.Context, key wxtoken.Key) (st wxtoken.Status,
 		return st, 0, fmt.Errorf("read status of %s: %w", key, err)
 	}
 	if json.Unmarshal(entry.Value(), &st) != nil {
-		st = wxtoken.Status{} // it is made from other records: write it anew
+		st = wxtoken.Status{} // derived from other records, so it can be written anew
 	}
 	st.Key = key
 	return st, entry.Revision(), nil
 }
 
-// UpdateStatus changes the status of key by compare-and-set, and does not write what is there
-// already.
+// UpdateStatus changes the status of key by compare-and-set. It does not write an unchanged one.
 func (s *Store) UpdateStatus(ctx context.Context, key wxtoken.Key, change func(*wxtoken.Status)) error {
 	err := update(ctx, func() error {
 		st, revision, err := s.Status(ctx, key)
@@ -61,7 +63,7 @@ func (s *Store) putStatus(ctx context.Context, key wxtoken.Key, data []byte, rev
 	defer cancel()
 	var err error
 	if revision == 0 {
-		_, err = s.status.Create(ctx, key.String(), data) // over a deletion too
+		_, err = s.status.Create(ctx, key.String(), data) // also replaces a deletion
 	} else {
 		_, err = s.status.Update(ctx, key.String(), data, revision)
 	}

@@ -26,19 +26,19 @@ type Store struct {
 	js      jetstream.JetStream
 	nc      *nats.Conn
 	tokens  jetstream.Stream
-	made    time.Time // when NATS made KV_tokens, as it was when opened: each Info of tokens replaces what CachedInfo says
+	created time.Time // when NATS created the KV_tokens that was opened; CachedInfo changes with each Info
 	status  jetstream.KeyValue
 	commits chan *commit
 	keys    *seal.Keys
 	step    func(string)
 	proof   proof
-	acked   atomic.Uint64 // sequence of the newest message of KV_tokens whose ack came
+	acked   atomic.Uint64 // sequence of the newest acked message of KV_tokens
 }
 
-// Open returns the store in the streams that streams.Setup made. With keys all that it writes is
-// sealed, but the tokens; without, the stored records must be in the clear. It returns ErrSealed
-// for keys that are not those of the store. step, if not nil, is called with a name after each
-// message of a batch: tests end the process there.
+// Open returns the store in the streams that streams.Setup created. With keys it seals all that it
+// writes except tokens; without, the stored records must be in the clear. It returns ErrSealed for
+// keys that are not those of the store. step, if not nil, is called with a name after each message
+// of a batch: tests end the process there.
 func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal.Keys, step func(string)) (*Store, error) {
 	tokens, err := js.Stream(ctx, events.StreamTokens)
 	if err != nil {
@@ -51,14 +51,17 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, keys *seal
 	if step == nil {
 		step = func(string) {}
 	}
-	s := &Store{js: js, nc: nc, tokens: tokens, made: tokens.CachedInfo().Created, status: status, commits: make(chan *commit), keys: keys, step: step}
-	if err := s.canary(ctx); err != nil {
+	s := &Store{
+		js: js, nc: nc, tokens: tokens, created: tokens.CachedInfo().Created, status: status,
+		commits: make(chan *commit), keys: keys, step: step,
+	}
+	if err := s.ensureSealCheck(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// last returns the last message on a subject of KV_tokens, nil when there is none.
+// last returns the last message on a subject of KV_tokens, nil if there is none.
 func (s *Store) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
 	m, err := hedged(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.tokens.GetLastMsgForSubject(ctx, subject)
@@ -72,13 +75,12 @@ func (s *Store) last(ctx context.Context, subject string) (*jetstream.RawStreamM
 	return m, nil
 }
 
-// hedgeAfter is how long a read goes without an answer before it is asked once more.
+// hedgeAfter is how long a read waits for an answer before it is sent again.
 const hedgeAfter = 500 * time.Millisecond
 
-// hedged reads something from NATS within requestTimeout. Any of three servers may be the one that
-// answers, and a server that is frozen or cut off is asked as often as the others until they
-// notice: so a read that is not answered is made again beside the first, and the first answer
-// counts.
+// hedged reads something from NATS within requestTimeout. Any of three servers may get the request,
+// also one that is frozen or cut off, until the others notice that. So a read without an answer is
+// repeated in parallel, and the first answer counts.
 func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -105,9 +107,9 @@ func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (
 	}
 }
 
-// Holds reports whether the stream has a credential of key, as its leader sees it: a read may be
-// answered by a replica that is behind.
-func (s *Store) Holds(ctx context.Context, key wxtoken.Key) (bool, error) {
+// HasCredential reports whether the stream has a credential of key. It asks the leader: a read may
+// be answered by a replica that lags behind.
+func (s *Store) HasCredential(ctx context.Context, key wxtoken.Key) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	subject := events.CredentialSubject(key)
@@ -121,8 +123,8 @@ func (s *Store) Holds(ctx context.Context, key wxtoken.Key) (bool, error) {
 	return info.State.Subjects[subject] > 0, nil
 }
 
-// Credential returns the credential of key; one with Revision 0 when none is stored. With
-// ErrUnreadable it returns an empty one that has the Revision, so that it can be replaced.
+// Credential returns the credential of key; one with Revision 0 if none is stored. With
+// ErrUnreadable it returns an empty credential with the Revision, so that it can be replaced.
 func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (account.Credential, error) {
 	m, err := s.last(ctx, events.CredentialSubject(key))
 	if err != nil || m == nil {
@@ -133,7 +135,7 @@ func (s *Store) Credential(ctx context.Context, key wxtoken.Key) (account.Creden
 	return c, err
 }
 
-// Token returns the token of key. ok is false when the bucket has none.
+// Token returns the token of key. ok is false if the bucket has none.
 func (s *Store) Token(ctx context.Context, key wxtoken.Key) (t wxtoken.Token, ok bool, err error) {
 	m, err := s.last(ctx, events.TokenSubject(key))
 	if err != nil || m == nil || deletes(m.Header) {
@@ -143,7 +145,7 @@ func (s *Store) Token(ctx context.Context, key wxtoken.Key) (t wxtoken.Token, ok
 	return t, err == nil, err
 }
 
-// kvOperation is the header by which KV clients mark a deletion.
+// kvOperation is the header with which KV clients mark a deletion.
 const kvOperation = "KV-Operation"
 
 func deletes(h nats.Header) bool {
@@ -151,8 +153,8 @@ func deletes(h nats.Header) bool {
 	return op == "DEL" || op == "PURGE"
 }
 
-// Save stores a credential alone and returns it with its new revision. It returns ErrLost when
-// the stored one is no longer the one that c was made from.
+// Save stores only a credential and returns it with its new revision. It returns ErrLost if the
+// stored one is no longer the one that c is based on.
 func (s *Store) Save(ctx context.Context, c account.Credential) (account.Credential, error) {
 	m, err := s.credentialMsg(c)
 	if err != nil {
@@ -164,13 +166,13 @@ func (s *Store) Save(ctx context.Context, c account.Credential) (account.Credent
 	if err != nil {
 		return c, fmt.Errorf("save credential of %s: %w", c.Key, lost(err))
 	}
-	s.stored(ack.Sequence)
+	s.noteAck(ack.Sequence)
 	c.Revision = ack.Sequence
 	return c, nil
 }
 
-// Claim is Save for a credential that is claimed. The committer gathers it with others: of hundreds
-// of renewals that begin together each would wait for a flush of its own (docs/adr/0048).
+// Claim is Save for a credential that is claimed. The committer gathers it with others: otherwise
+// each of hundreds of renewals that begin together would wait for a flush of its own (docs/adr/0048).
 //
 // It ends within requestTimeout, as Save does, so that most of the claim's time is left for the call.
 func (s *Store) Claim(ctx context.Context, c account.Credential) (account.Credential, error) {
@@ -184,15 +186,15 @@ func (s *Store) Claim(ctx context.Context, c account.Credential) (account.Creden
 	return s.commit(ctx, c, record)
 }
 
-// stored notes that NATS has the message of that sequence. The view hears of it later, or not at
-// all while it is away.
-func (s *Store) stored(sequence uint64) {
+// noteAck records that NATS has the message with that sequence. The view learns of it later, or not
+// at all while NATS is away.
+func (s *Store) noteAck(sequence uint64) {
 	for newest := s.acked.Load(); newest < sequence && !s.acked.CompareAndSwap(newest, sequence); newest = s.acked.Load() {
 	}
 }
 
 // Commit stores a renewal: credential, token and next schedule, all of it or nothing. It returns
-// ErrLost when the credential changed since c was loaded, and c with its new revision otherwise.
+// ErrLost if the credential changed since c was loaded, otherwise c with its new revision.
 func (s *Store) Commit(ctx context.Context, c account.Credential, t wxtoken.Token) (account.Credential, error) {
 	c.Commit = nuid.Next()
 	record, err := s.credentialMsg(c)
@@ -212,8 +214,9 @@ func (s *Store) Commit(ctx context.Context, c account.Credential, t wxtoken.Toke
 	return s.commit(ctx, c, record, token, schedule)
 }
 
-// SaveDue stores a credential and asks for its next token now: both or nothing. It returns ErrLost
-// as Commit does. Many at once share a batch, where Save and MakeDue take two flushes for each.
+// SaveDue stores a credential and makes its next token due now: both or nothing. It returns ErrLost
+// as Commit does. Concurrent calls share a batch, while Save and MakeDue take two flushes for each
+// key.
 func (s *Store) SaveDue(ctx context.Context, c account.Credential, reason string) (account.Credential, error) {
 	c.Commit = nuid.Next()
 	record, err := s.credentialMsg(c)
@@ -227,8 +230,8 @@ func (s *Store) SaveDue(ctx context.Context, c account.Credential, reason string
 	return s.commit(ctx, c, record, due)
 }
 
-// Revoke stores a credential whose authorization is over, removes the token, and ends the
-// schedule: all of it or nothing. It returns ErrLost as Commit does.
+// Revoke stores a credential whose authorization is over, removes the token and ends the schedule:
+// all of it or nothing. It returns ErrLost as Commit does.
 func (s *Store) Revoke(ctx context.Context, c account.Credential) (account.Credential, error) {
 	c.Commit = nuid.Next()
 	record, err := s.credentialMsg(c)
@@ -253,8 +256,8 @@ func (s *Store) credentialMsg(c account.Credential) (*nats.Msg, error) {
 	return m, nil
 }
 
-// Reschedule publishes the schedule of a stored token again. A schedule that is replaced in the
-// moment in which it fires takes its successor with it; the due message of a past generation is
+// Reschedule publishes the schedule of a stored token again. When a schedule is replaced at the
+// moment at which it fires, NATS removes its successor too; a due message of a past generation is
 // the sign of that.
 func (s *Store) Reschedule(ctx context.Context, t wxtoken.Token) error {
 	m, err := events.ScheduleMsg(t.Key, t.Generation, t.RenewAt)
@@ -264,8 +267,8 @@ func (s *Store) Reschedule(ctx context.Context, t wxtoken.Token) error {
 	return s.publish(ctx, m)
 }
 
-// MakeDue asks for a renewal now. Of several with the same id within two minutes one counts;
-// an empty id makes each count.
+// MakeDue makes a renewal due now. Of several calls with the same id within two minutes only the
+// first counts; with an empty id each counts.
 func (s *Store) MakeDue(ctx context.Context, d events.Due, id string) error {
 	m, err := events.DueMsg(d)
 	if err != nil {
@@ -277,20 +280,21 @@ func (s *Store) MakeDue(ctx context.Context, d events.Due, id string) error {
 	return s.publish(ctx, m)
 }
 
-// Wish is a renewal that is asked for, and the id of MakeDue.
-type Wish struct {
+// DueRequest is one call of MakeDue.
+type DueRequest struct {
 	Due events.Due
 	ID  string
 }
 
-// wishesAtOnce is how many messages MakeAllDue sends before it waits for their acks.
-const wishesAtOnce = 500
+// dueAtOnce is how many messages MakeAllDue sends before it waits for their acks.
+const dueAtOnce = 500
 
-// MakeAllDue is MakeDue for many, in their order. With an error some may have been made due.
-func (s *Store) MakeAllDue(ctx context.Context, all []Wish) error {
+// MakeAllDue is MakeDue for many, in their order. After an error some of them may be due all the
+// same.
+func (s *Store) MakeAllDue(ctx context.Context, all []DueRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout+time.Duration(len(all))*time.Millisecond)
 	defer cancel()
-	for some := range slices.Chunk(all, wishesAtOnce) {
+	for some := range slices.Chunk(all, dueAtOnce) {
 		var acks []jetstream.PubAckFuture
 		for _, w := range some {
 			m, err := events.DueMsg(w.Due)
@@ -317,9 +321,9 @@ func (s *Store) MakeAllDue(ctx context.Context, all []Wish) error {
 	return nil
 }
 
-// Waiting returns a function that reports whether a due message of a key lies in the stream that no
-// refresher has been handed yet. Where that can't be found out it says that none does.
-func (s *Store) Waiting(ctx context.Context) func(context.Context, wxtoken.Key) bool {
+// DueWaiting returns a function that reports whether the stream has a due message of a key that was
+// not delivered to any refresher yet. If that can't be found out it reports false.
+func (s *Store) DueWaiting(ctx context.Context) func(context.Context, wxtoken.Key) bool {
 	none := func(context.Context, wxtoken.Key) bool { return false }
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -337,8 +341,9 @@ func (s *Store) Waiting(ctx context.Context) func(context.Context, wxtoken.Key) 
 	}
 }
 
-// ScheduleReconcile has component compared with WeChat's list now, and every so often from now on.
-// It does nothing when that is scheduled already, unless now is wanted in any case.
+// ScheduleReconcile makes a reconcile of component with WeChat's list due now, and again each time
+// that interval has passed. If that is scheduled already it does nothing, unless now is true: then
+// it makes one due.
 func (s *Store) ScheduleReconcile(ctx context.Context, component string, every time.Duration, now bool) error {
 	m, err := s.last(ctx, events.ReconcileScheduleSubject(component))
 	if err != nil {
@@ -354,9 +359,9 @@ func (s *Store) ScheduleReconcile(ctx context.Context, component string, every t
 	return nil
 }
 
-// KeepReconciling publishes the schedule of component's reconciles anew, and has it compared now,
-// where it did not fire when it should have by the server's clock (ServerTime). One that came due
-// while the server's store was full never fires again by itself
+// KeepReconciling checks the schedule of component's reconciles. If it did not fire when it should
+// have, by the server's clock (now is from ServerTime), it publishes it again and makes a reconcile
+// due: a schedule that came due while the server's store was full never fires again by itself
 // (findings/full-store-stops-schedules.sh).
 func (s *Store) KeepReconciling(ctx context.Context, component string, every time.Duration, now time.Time) error {
 	schedule, err := s.last(ctx, events.ReconcileScheduleSubject(component))
@@ -368,7 +373,7 @@ func (s *Store) KeepReconciling(ctx context.Context, component string, every tim
 		return err
 	}
 	if schedule == nil || due == nil {
-		return nil // both were stored together: who answers is behind, or a mirror that lacks them
+		return nil // both are stored together, so the answer is of a replica that lags behind, or of a mirror
 	}
 	fired := schedule.Time
 	if due.Time.After(fired) {
@@ -380,8 +385,8 @@ func (s *Store) KeepReconciling(ctx context.Context, component string, every tim
 	return s.reschedule(ctx, component, every)
 }
 
-// ServerTime asks NATS what time it is there: it stamps what it stores, and fires schedules, by its
-// own clock.
+// ServerTime asks NATS for its time: the server stamps messages, and fires schedules, by its own
+// clock.
 func (s *Store) ServerTime(ctx context.Context) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -392,7 +397,7 @@ func (s *Store) ServerTime(ctx context.Context) (time.Time, error) {
 	return info.TimeStamp, nil
 }
 
-// reschedule stores the schedule of component's reconciles, and has it compared now.
+// reschedule stores the schedule of component's reconciles, and makes one due now.
 func (s *Store) reschedule(ctx context.Context, component string, every time.Duration) error {
 	if err := s.publish(ctx, events.ReconcileMsg(component, every)); err != nil {
 		return err
@@ -400,8 +405,8 @@ func (s *Store) reschedule(ctx context.Context, component string, every time.Dur
 	return s.MakeReconcileDue(ctx, component, "")
 }
 
-// MakeReconcileDue has component compared with WeChat's list now. Of several with the same id
-// within two minutes one counts; an empty id makes each count.
+// MakeReconcileDue makes a reconcile of component with WeChat's list due now. Of several calls with
+// the same id within two minutes only the first counts; with an empty id each counts.
 func (s *Store) MakeReconcileDue(ctx context.Context, component, id string) error {
 	m := nats.NewMsg(events.ReconcileDueSubject(component))
 	if id != "" {
@@ -422,8 +427,11 @@ func (s *Store) publish(ctx context.Context, m *nats.Msg) error {
 // lost turns the server's "wrong last sequence" into ErrLost.
 func lost(err error) error {
 	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
-		return ErrLost
+	if errors.As(err, &api) {
+		switch api.ErrorCode {
+		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+			return ErrLost
+		}
 	}
 	return err
 }

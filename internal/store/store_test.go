@@ -105,8 +105,8 @@ func (r *rig) last(subject string) *jetstream.RawStreamMsg {
 	return m
 }
 
-// news counts what the server announces on token.updated.>.
-func (r *rig) news() func() int {
+// countUpdates counts what the server announces on token.updated.>.
+func (r *rig) countUpdates() func() int {
 	r.Helper()
 	sub, err := r.nc.SubscribeSync("token.updated." + key.String())
 	r.must(err)
@@ -160,7 +160,7 @@ func TestSave(t *testing.T) {
 func TestCommit(t *testing.T) {
 	r := newRig(t)
 	r.run()
-	news := r.news()
+	news := r.countUpdates()
 	first, err := r.store.Commit(t.Context(), credential(key, 1), token(key, 1))
 	r.must(err)
 	check := func(revision uint64) {
@@ -373,7 +373,7 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestEqualCommits has somebody else store the same in the middle of a commit: that is not ours.
+// TestEqualCommits has another process store the same in the middle of a commit: that is not ours.
 func TestEqualCommits(t *testing.T) {
 	r := newRig(t)
 	want := token(key, 1)
@@ -617,24 +617,24 @@ func TestView(t *testing.T) {
 	wait()
 }
 
-// TestSameAfterQuestions has the stream deleted and made anew. Each question about it renews what
+// TestCheckSameAfterQuestions has the stream deleted and made anew. Each question about it renews what
 // the handle of nats.go 1.55 knows of the stream (CachedInfo): that must not make the new one ours.
-func TestSameAfterQuestions(t *testing.T) {
+func TestCheckSameAfterQuestions(t *testing.T) {
 	r := newRig(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	view, wait, err := r.store.Watch(ctx, zerolog.Nop(), nil)
 	r.must(err)
 	defer wait()
 	defer cancel()
-	r.must(r.store.Same(t.Context(), view))
+	r.must(r.store.CheckSame(t.Context(), view))
 	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
 	_, err = r.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: events.BucketTokens})
 	r.must(err)
 	_, err = r.store.ServerTime(t.Context())
 	r.must(err)
-	_, err = r.store.Holds(t.Context(), key)
+	_, err = r.store.HasCredential(t.Context(), key)
 	r.must(err)
-	if err := r.store.Same(t.Context(), view); !errors.Is(err, store.ErrGone) {
+	if err := r.store.CheckSame(t.Context(), view); !errors.Is(err, store.ErrGone) {
 		t.Errorf("a stream made anew is taken for ours: %v", err)
 	}
 }
@@ -649,8 +649,8 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestWithoutACommitter has a commit end with its context.
-func TestWithoutACommitter(t *testing.T) {
+// TestCommitCancelled: a commit ends with its context.
+func TestCommitCancelled(t *testing.T) {
 	r := newRig(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -659,14 +659,14 @@ func TestWithoutACommitter(t *testing.T) {
 	}
 }
 
-// TestWaiting makes two keys due of which one is handed out: the other waits. What was made due anew waits again.
-func TestWaiting(t *testing.T) {
+// TestDueWaiting makes two keys due of which one is handed out: the other waits. What was made due anew waits again.
+func TestDueWaiting(t *testing.T) {
 	r := newRig(t)
 	other := wxtoken.AuthorizerKey("wxc", "wxother")
 	waiting := func(want, wantOther bool) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // the server counts for a consumer after it has acked
-			waits := r.store.Waiting(t.Context())
+			waits := r.store.DueWaiting(t.Context())
 			got, gotOther := waits(t.Context(), key), waits(t.Context(), other)
 			if got == want && gotOther == wantOther {
 				return
@@ -681,9 +681,9 @@ func TestWaiting(t *testing.T) {
 		Durable: events.DurableDue, FilterSubject: events.AllDue, AckPolicy: jetstream.AckExplicitPolicy,
 	})
 	r.must(err)
-	var all []store.Wish
+	var all []store.DueRequest
 	for _, k := range []wxtoken.Key{key, other} {
-		all = append(all, store.Wish{Due: events.Due{Key: k, Reason: events.ReasonSwept}, ID: k.String()})
+		all = append(all, store.DueRequest{Due: events.Due{Key: k, Reason: events.ReasonSwept}, ID: k.String()})
 	}
 	r.must(r.store.MakeAllDue(t.Context(), all))
 	waiting(true, true)

@@ -9,9 +9,8 @@ import (
 	"wxtoken/internal/account"
 )
 
-// tokenRecord is a token as it lies in the bucket: a wxtoken.Token that shows its secrets, which a
-// Token by itself does not. The fields are in the order in which a person reads them. To read one
-// the Token is enough.
+// tokenRecord is the record of a token in the bucket. It is needed for writing only, because a
+// wxtoken.Token redacts its secrets. The fields are in a readable order.
 type tokenRecord struct {
 	Key        wxtoken.Key     `json:"key"`
 	Value      string          `json:"value"`
@@ -28,7 +27,7 @@ type previousRecord struct {
 }
 
 // TokenRecord returns the record of t for the bucket, with its value in the clear. The error wraps
-// wxtoken.ErrBadKey for a token whose key can't be one.
+// wxtoken.ErrBadKey for a malformed key.
 func TokenRecord(t wxtoken.Token) ([]byte, error) {
 	r := tokenRecord{
 		Key: t.Key, Value: t.Value.Reveal(), Generation: t.Generation,
@@ -42,12 +41,12 @@ func TokenRecord(t wxtoken.Token) ([]byte, error) {
 
 // readToken reads a record of the bucket.
 func readToken(record []byte, revision uint64) (t wxtoken.Token, err error) {
-	err = t.UnmarshalJSON(record) // by itself: json.Unmarshal's own errors show a character
+	err = t.UnmarshalJSON(record) // not json.Unmarshal, whose errors quote a character
 	t.Revision = revision
 	return t, err
 }
 
-// readLife reads of a record of the bucket when its token lives. Its values are left alone: a view
+// readLife reads the life of a token from a record of the bucket, without its secret values: a view
 // holds a million lives.
 func readLife(record []byte, revision uint64) (account.Life, error) {
 	if l, ok := scanLife(record, revision); ok {
@@ -57,11 +56,13 @@ func readLife(record []byte, revision uint64) (account.Life, error) {
 	return account.LifeOf(t), err
 }
 
-// scanLife is readLife for a record as TokenRecord writes it, in a tenth of the time that the JSON
-// of any would take; ok is false for another.
+// scanLife is readLife for a record exactly as TokenRecord writes it, in a tenth of the time of
+// json.Unmarshal; ok is false for any other form.
 func scanLife(record []byte, revision uint64) (l account.Life, ok bool) {
 	rest := scan{record}
-	if !rest.skip(`{"key":"`) || len(rest.text()) == 0 || !rest.skip(`,"value":"`) || len(rest.text()) == 0 || !rest.skip(`,"generation":`) {
+	if !rest.skip(`{"key":"`) || len(rest.text()) == 0 ||
+		!rest.skip(`,"value":"`) || len(rest.text()) == 0 ||
+		!rest.skip(`,"generation":`) {
 		return l, false
 	}
 	generation, ok := rest.number()
@@ -77,8 +78,12 @@ func scanLife(record []byte, revision uint64) (l account.Life, ok bool) {
 		return l, false
 	}
 	renew := rest.text()
-	if string(rest.left) != "}" && !(rest.skip(`,"previous":{`) && bytes.IndexByte(rest.left, '}') == len(rest.left)-2 && bytes.HasSuffix(rest.left, []byte("}}"))) {
-		return l, false // another field might come, of a name that was read
+	onlyPrevious := func() bool {
+		return rest.skip(`,"previous":{`) && bytes.IndexByte(rest.left, '}') == len(rest.left)-2 &&
+			bytes.HasSuffix(rest.left, []byte("}}"))
+	}
+	if string(rest.left) != "}" && !onlyPrevious() {
+		return l, false // a later field may have the name of one that was read
 	}
 	var at [3]time.Time
 	for i, text := range [][]byte{obtained, expires, renew} {

@@ -21,54 +21,54 @@ import (
 // Entry is what a View knows about a key.
 type Entry struct {
 	Credential account.Outline
-	Token      account.Life // zero when the bucket has none
+	Token      account.Life // zero if the bucket has none
 	Told       bool         // NoteTold was called for this token
 }
 
-// View is a live outline of all tokens and credentials. It may lag a little behind: what it says is
-// good for choosing what to look at, never for changing a record. Only what a component calls
-// WeChat with is held whole.
+// View is a live outline of all tokens and credentials. It may lag a little behind: it is good for
+// choosing which records to read, but records must never be changed based on it. Only components'
+// own credentials and tokens are complete.
 type View struct {
 	mu      sync.RWMutex
-	places  map[place]uint32 // of each key in chunks
-	chunks  [][]entry        // each of chunkLen but the last; an entry is never taken out, nor moved
+	places  map[place]uint32 // the index of each key's entry in chunks
+	chunks  [][]entry        // each with chunkLen entries, except the last; entries are never removed or moved
 	owners  []owner
 	ownerAt map[owner]uint32
 
-	components map[string]*own
+	components map[string]*component
 	quotas     map[string]Quota // by component
 	sealed     []sealed
-	count      uint64 // of the messages that the stream has for the entries
+	count      uint64 // how many messages the stream has for the entries
 	seen       uint64 // sequence of the newest message
-	read       uint64 // sequence of the newest message since all was read from the beginning
+	read       uint64 // sequence of the newest message since the last reading from the beginning started
 
-	// How many credentials were known at the beginning of a reading and were not read again, or
-	// only older than they were: see entry.unread. Once all is read, what is left is lost; but a
-	// replica may be a moment behind.
+	// How many credentials were known when a reading started and were not read again, or only in an
+	// older revision: see entry.unread. When the reading is complete, the rest is lost, unless the
+	// replica lags behind.
 	unread  int
 	reading bool
 }
 
-// owner is what many keys have in common.
+// owner is what many keys have in common, stored once.
 type owner struct {
 	kind      wxtoken.Kind
 	component string
 }
 
-// place names a key in a third of the memory of a wxtoken.Key.
+// place identifies a key in a third of the memory of a wxtoken.Key.
 type place struct {
 	owner      uint32
 	authorizer string
 }
 
-// entry is an Entry with what the view itself has to know.
+// entry is an Entry with what the view itself needs.
 type entry struct {
 	place
 	Entry
-	// The revision of the credential that was known when a reading began, until that or a newer one
-	// is read again.
+	// The credential's revision when a reading started, until that or a newer one is read;
+	// otherwise 0.
 	unread uint64
-	sealed uint32 // for which key, in View.sealed
+	sealed uint32 // index in View.sealed of the key for which it is sealed
 }
 
 // sealed counts the credentials that are sealed for a public key; "" stands for those in the clear.
@@ -77,19 +77,19 @@ type sealed struct {
 	n      int
 }
 
-// own is what is known of a component itself.
-type own struct {
+// component is what a view knows about a component itself.
+type component struct {
 	credential account.Credential
 	token      wxtoken.Token
 }
 
-// chunkLen is how many entries are made, and looked at, in one go: that takes some ten
-// microseconds.
+// chunkLen is how many entries are allocated, and visited under the lock, at once: a visit takes
+// some ten microseconds.
 const chunkLen = 1 << 12
 
 func newView() *View {
 	return &View{
-		places: map[place]uint32{}, ownerAt: map[owner]uint32{}, components: map[string]*own{}, quotas: map[string]Quota{},
+		places: map[place]uint32{}, ownerAt: map[owner]uint32{}, components: map[string]*component{}, quotas: map[string]Quota{},
 	}
 }
 
@@ -125,7 +125,7 @@ func (v *View) entry(key wxtoken.Key) *entry {
 		v.chunks = append(v.chunks, make([]entry, 0, chunkLen))
 		last++
 	}
-	p := place{o, strings.Clone(key.Authorizer)} // it is a piece of the subject
+	p := place{o, strings.Clone(key.Authorizer)} // cloned: the key's is a part of the subject
 	v.places[p] = uint32(last*chunkLen + len(v.chunks[last]))
 	v.chunks[last] = append(v.chunks[last], entry{place: p})
 	return &v.chunks[last][len(v.chunks[last])-1]
@@ -136,7 +136,7 @@ func (v *View) key(p place) wxtoken.Key {
 	return wxtoken.Key{Kind: o.kind, Component: o.component, Authorizer: p.authorizer}
 }
 
-// begin notes that all is read from the beginning.
+// begin records that a reading from the beginning starts.
 func (v *View) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -151,7 +151,7 @@ func (v *View) begin() {
 	}
 }
 
-// end notes that all is read that lay there, and reports whether that is new.
+// end records that a reading is complete, and reports whether one was running.
 func (v *View) end() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -160,15 +160,15 @@ func (v *View) end() bool {
 	return was
 }
 
-// lost returns how many credentials are missing, or older than they were; reading tells that it is
-// not known yet, since not everything is read up to a sequence.
+// lost returns how many credentials are missing, or older than they were. reading is true while
+// that is not known yet, because not everything up to a sequence is read.
 func (v *View) lost(upTo uint64) (n int, reading bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.unread, v.reading || v.read < upTo
 }
 
-// await returns when everything is read up to a sequence, or ctx ends.
+// await returns when everything up to a sequence is read, or ctx ends.
 func (v *View) await(ctx context.Context, sequence uint64) {
 	for _, reading := v.lost(sequence); reading; _, reading = v.lost(sequence) {
 		select {
@@ -179,7 +179,7 @@ func (v *View) await(ctx context.Context, sequence uint64) {
 	}
 }
 
-// awaitPoll is the time between two looks whether a message was read.
+// awaitPoll is the time between two checks whether a message was read.
 const awaitPoll = 10 * time.Millisecond
 
 // Get returns the entry of key.
@@ -192,7 +192,8 @@ func (v *View) Get(key wxtoken.Key) (e Entry, ok bool) {
 	return Entry{}, false
 }
 
-// Component returns what is known of a component itself; empty records if nothing is.
+// Component returns the credential and the token of a component itself; empty ones if nothing is
+// known.
 func (v *View) Component(appid string) (account.Credential, wxtoken.Token) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -202,7 +203,7 @@ func (v *View) Component(appid string) (account.Credential, wxtoken.Token) {
 	return account.Credential{}, wxtoken.Token{}
 }
 
-// Quota returns what is known of a component's calls today.
+// Quota returns what is known about a component's calls today.
 func (v *View) Quota(component string) Quota {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -216,7 +217,7 @@ func (v *View) Len() int {
 	return len(v.places)
 }
 
-// Sealed returns how many credentials are sealed for which public key; "" stands for those in the
+// Sealed returns how many credentials are sealed for each public key; "" stands for those in the
 // clear.
 func (v *View) Sealed() map[string]int {
 	v.mu.RLock()
@@ -228,8 +229,8 @@ func (v *View) Sealed() map[string]int {
 	return all
 }
 
-// records returns how many messages the stream has at the least: none of these goes but for another
-// in its place.
+// records returns how many messages the stream must have at least: these are only ever replaced,
+// never removed.
 func (v *View) records() uint64 {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
@@ -243,9 +244,9 @@ func (v *View) Seen() uint64 {
 	return v.seen
 }
 
-// Each looks at every entry, and calls visit for those of which look says so. look is called with
-// the view locked, a chunk at a time: it must not ask the view, and what it is shown is good until
-// it returns. visit may do anything.
+// Each calls look for every entry, and visit for those for which look returns true. look is called
+// with the view locked, a chunk at a time: it must not call the view, nor keep the Entry. visit may
+// do anything.
 func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key, Entry)) {
 	type found struct {
 		key   wxtoken.Key
@@ -273,14 +274,17 @@ func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key,
 	}
 }
 
-// Find returns the key of an entry that is as wanted; ok is false when there is none. wanted is
-// called as look is by Each.
+// Find returns the key of an entry for which wanted is true; ok is false if there is none. wanted
+// is called like look in Each.
 func (v *View) Find(wanted func(wxtoken.Key, *Entry) bool) (key wxtoken.Key, ok bool) {
-	v.Each(func(k wxtoken.Key, e *Entry) bool { return !ok && wanted(k, e) }, func(k wxtoken.Key, _ Entry) { key, ok = k, true })
+	v.Each(
+		func(k wxtoken.Key, e *Entry) bool { return !ok && wanted(k, e) },
+		func(k wxtoken.Key, _ Entry) { key, ok = k, true },
+	)
 	return key, ok
 }
 
-// NoteTold marks a token as one of which something was told: Entry.Told says so as long as it is
+// NoteTold records that a status about a token was written: Entry.Told is true as long as that is
 // the token of its key.
 func (v *View) NoteTold(key wxtoken.Key, revision uint64) {
 	v.mu.Lock()
@@ -290,9 +294,9 @@ func (v *View) NoteTold(key wxtoken.Key, revision uint64) {
 	}
 }
 
-// Watch returns a View that is complete as of now and follows the stream until ctx ends. Wait on
-// the returned function for its goroutine to end. read, if not nil, is called whenever everything
-// was read from the beginning.
+// Watch returns a View that is complete as of now and follows the stream until ctx ends. wait
+// returns when its goroutine has ended. read, if not nil, is called whenever everything was read
+// from the beginning.
 func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *View, wait func(), err error) {
 	v = newView()
 	ready := make(chan struct{})
@@ -309,7 +313,7 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 				}
 			}); err != nil && ctx.Err() == nil {
 				log.Warn().Err(err).Dur("delay", time.Second).Msg("watch ended")
-				// With millions of messages a busy server takes its time.
+				// With millions of messages a busy server needs longer.
 				if errors.Is(err, context.DeadlineExceeded) {
 					patience = min(2*patience, mostPatience)
 				}
@@ -329,11 +333,11 @@ func (s *Store) Watch(ctx context.Context, log zerolog.Logger, read func()) (v *
 	}
 }
 
-// follow copies the stream into v until ctx ends or the consumer does. It calls ready when
-// everything that lay there at the start is in. patience bounds the wait for the consumer.
+// follow copies the stream into v until ctx or the consumer ends. It calls ready when v has
+// everything that was stored when it started. patience bounds the wait for the consumer's creation.
 //
-// At any doubt it ends, and the next reads everything again, as the Go client's watch does and for
-// the same reasons (docs/adr/0006). Why the two are not one: docs/adr/0041.
+// It ends at any doubt, and the next one reads everything again, as the Go client's watch does and
+// for the same reasons (docs/adr/0006). Why the two are separate: docs/adr/0041.
 func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, ready func()) error {
 	makeCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -352,7 +356,8 @@ func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, rea
 	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 && v.end() {
 		ready()
 	}
-	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat), jetstream.PullMaxMessages(watchAtOnce))
+	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat),
+		jetstream.PullMaxMessages(watchAtOnce))
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
@@ -375,19 +380,19 @@ func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, rea
 }
 
 const (
-	// watchHeartbeat is how often the server says that a quiet watch stands; after two that did not
-	// come the watch ends.
+	// watchHeartbeat is how often the server confirms that a quiet watch is running; after two
+	// missing ones the watch ends.
 	watchHeartbeat = 2 * time.Second
 	// watchExpiry is how long one pull of the watch waits.
 	watchExpiry = 30 * time.Second
-	// watchPatience is how long the server may take to make the consumer. Each time that it takes
-	// longer it gets twice as long.
+	// watchPatience is how long the server may take to create the consumer, at first. Each time
+	// that it takes longer the limit is doubled, up to mostPatience.
 	watchPatience = 3 * time.Second
 	mostPatience  = time.Minute
 	// watchAtOnce is how many messages one pull asks for.
 	watchAtOnce = 4096
-	// watchGathered is how many messages that lie there are decoded in one go, and watchAhead how
-	// many such goes are under way.
+	// watchGathered is how many waiting messages form one group for decoding, and watchAhead how
+	// many groups are decoded ahead.
 	watchGathered = 128
 	watchAhead    = 16
 )

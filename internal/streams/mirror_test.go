@@ -16,19 +16,19 @@ func TestMirrorsWithoutAnAccount(t *testing.T) {
 	cfg := config
 	cfg.ServicesAPI = []string{"services.API"}
 	if streams.HasServices(t.Context(), r.nc, "services.API") {
-		t.Error("somebody answers behind that prefix")
+		t.Error("there is an answer behind that prefix")
 	}
 	if err := streams.CheckMirrors(t.Context(), r.nc, r.js, cfg); err != nil {
-		t.Errorf("nobody need answer behind the default: %v", err)
+		t.Errorf("no answer is needed behind the default: %v", err)
 	}
 	absent := cfg
 	absent.ServicesAPI = []string{"absent.API"}
 	if err := streams.CheckMirrors(t.Context(), r.nc, r.js, absent); err == nil || !strings.Contains(err.Error(), "absent.API") {
-		t.Errorf("nobody answers for an account that was asked for: %v", err)
+		t.Errorf("no answer for an account that was asked for: %v", err)
 	}
 	for _, m := range streams.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg) {
 		if m.Err == nil || !strings.Contains(m.Err.Error(), "services.API") {
-			t.Errorf("nobody has that prefix: %+v", m)
+			t.Errorf("no account has that prefix: %+v", m)
 		}
 	}
 	// A stream that is lost is not made anew before it is known what the mirrors have: they would

@@ -11,19 +11,20 @@ import (
 	"wxtoken/internal/events"
 )
 
-// ErrRaising is returned by Raise for a stream that has not come above its mirrors yet: it goes on
-// where it was when it is called again.
-var ErrRaising = errors.New("the stream was put back from a backup, and is being raised above its mirrors")
+// ErrRaising is returned by Raise for a stream that is not above its mirrors yet: when Raise is
+// called again it continues where it stopped.
+var ErrRaising = errors.New("stream restored from a backup and not yet raised above its mirrors")
 
-// raised is how many messages are under way at once.
-const raised = 1000
+// raiseBatch is how many messages are published at once.
+const raiseBatch = 1000
 
-// Raise has the two buckets go on above their mirrors. One that was put back from a backup ends
-// below: what is stored in it then is taken by no mirror, which believes to have it, and heard by
-// no watch that stands at what was there before. To make the mirrors anew would end such watches,
-// and NATS moves the last sequence of a stream by messages alone. So there is one after the other,
-// each in the place of the one before: in the credentials on a subject that only refreshers see, in
-// the statuses as the deletion of a key that never was.
+// Raise raises the last sequences of the two buckets above those of their mirrors. The last
+// sequence of a bucket restored from a backup is lower: mirrors ignore what is stored in it then,
+// since they believe to have those sequences, and watches that stand at the old sequence don't see
+// it. Recreating the mirrors would break such watches, and only messages raise the last sequence of
+// a stream. So Raise publishes messages, each replacing the one before: in the tokens' stream on a
+// subject that only refreshers see, in the status bucket as the deletion of a key that never
+// existed.
 func Raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) error {
 	fillers := map[string]*nats.Msg{
 		events.StreamTokens: nats.NewMsg(events.ProofSubject),
@@ -47,7 +48,7 @@ func raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg event
 		return err
 	}
 	for last := stream.CachedInfo().State.LastSeq; last < wanted; {
-		if last, err = fill(ctx, js, filler, min(wanted-last, raised)); err != nil {
+		if last, err = fill(ctx, js, filler, min(wanted-last, raiseBatch)); err != nil {
 			return fmt.Errorf("%w, from message %d to %d: %w", ErrRaising, last, wanted, err)
 		}
 	}

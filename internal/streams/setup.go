@@ -14,14 +14,14 @@ import (
 	"wxtoken/internal/events"
 )
 
-// minServer is the oldest server that has all of: atomic batches, scheduled messages, @every.
+// minServer is the oldest server version with atomic batches, scheduled messages and @every.
 var minServer = [2]int{2, 15}
 
-// ErrServerTooOld is returned by Setup for a NATS server that lacks what wxtoken is built on.
+// ErrServerTooOld is returned by Setup for a NATS server that lacks features that wxtoken needs.
 var ErrServerTooOld = errors.New("the NATS server is too old")
 
-// Setup creates the streams and buckets that are missing and updates the others. It may be run
-// by several refreshers at once, and again at each start. It returns the names that it created.
+// Setup creates missing streams and buckets and updates the others. It may be run by several
+// refreshers at once, and again at each start. It returns the names of those that it created.
 func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) (created []string, err error) {
 	if err := CheckServer(nc.ConnectedServerVersion()); err != nil {
 		return nil, err
@@ -38,8 +38,8 @@ func Setup(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg event
 	return created, nil
 }
 
-// setupWait bounds the making of one stream. In a cluster the answer gets lost when two ask for the
-// same stream at once.
+// setupWait bounds the creation of one stream. In a cluster the answer gets lost when two
+// refreshers create the same stream at once.
 const setupWait = 3 * time.Second
 
 // setUp creates one stream if it is missing, or updates it.
@@ -48,8 +48,8 @@ func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstr
 	defer cancel()
 	_, err = js.Stream(ctx, sc.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		// A mirror that outlived the stream has to be overtaken: it takes no message that it
-		// believes to have.
+		// If a mirror outlived the stream, the new stream must start above it: a mirror ignores
+		// sequences that it believes to have.
 		last, err := lastMirrored(ctx, nc, cfg, sc.Name)
 		if err != nil {
 			return true, err
@@ -70,13 +70,14 @@ func setUp(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, sc jetstr
 	}
 	var refused *jetstream.APIError
 	if errors.As(err, &refused) && refused.Code != 503 { // 503: no leader at the moment
-		return false, fmt.Errorf("update stream %s: %w: if it can't be changed into what it has to be, delete it; what it holds is lost then", sc.Name, err)
+		return false, fmt.Errorf("update stream %s: %w (if NATS can't change it to these settings, delete it; "+
+			"its data is lost then)", sc.Name, err)
 	}
 	return false, fmt.Errorf("update stream %s: %w", sc.Name, err)
 }
 
-// Exists reports whether the stream AUTH is there: ingest can't take a push before that.
-func Exists(ctx context.Context, js jetstream.JetStream) error {
+// CheckExists returns nil if the stream AUTH exists: before that ingest can't store pushes.
+func CheckExists(ctx context.Context, js jetstream.JetStream) error {
 	if !js.Conn().IsConnected() {
 		return errors.New("not connected to NATS")
 	}
@@ -89,8 +90,8 @@ func Exists(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// CheckServer returns an error that wraps ErrServerTooOld for a version that lacks what wxtoken is
-// built on.
+// CheckServer returns an error that wraps ErrServerTooOld for a server version that lacks features
+// that wxtoken needs.
 func CheckServer(version string) error {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
@@ -102,9 +103,9 @@ func CheckServer(version string) error {
 	return nil
 }
 
-// Drift returns in which settings a stream differs from the table, as "max_age 1h0m0s, want 0s";
-// nothing when it is as it should be. missing tells that there is no such stream. A refresher that
-// starts sets right what NATS lets it change.
+// Drift returns the settings in which a stream differs from the table, as "max_age 1h0m0s, want
+// 0s"; none if it is as it should be. missing reports that there is no such stream. A refresher
+// that starts corrects what NATS lets it change.
 func Drift(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, name string) (drift []string, missing bool, err error) {
 	i := slices.IndexFunc(events.Streams(cfg), func(sc jetstream.StreamConfig) bool { return sc.Name == name })
 	if i < 0 {
@@ -120,10 +121,10 @@ func Drift(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, 
 	return differences(stream.CachedInfo().Config, events.Streams(cfg)[i]), false, nil
 }
 
-// differences names the settings in which a stream is not as wanted, but for those in without.
+// differences returns the settings in which a stream is not as wanted, except for those in without.
 func differences(have, want jetstream.StreamConfig, without ...string) (all []string) {
-	has := plain(have)
-	for setting, value := range plain(want) {
+	has := settingsOf(have)
+	for setting, value := range settingsOf(want) {
 		if other := has[setting]; other != value && !slices.Contains(without, setting) {
 			all = append(all, fmt.Sprintf("%s %v, want %v", setting, other, value))
 		}
@@ -132,10 +133,11 @@ func differences(have, want jetstream.StreamConfig, without ...string) (all []st
 	return all
 }
 
-// Intact returns an error that names each stream that is not there, or is another than Setup makes:
-// it was deleted, and may have made it anew without what wxtoken is built on. What an operator may
-// choose (replicas, ages and sizes) is not looked at. With names, no other streams are.
-func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, names ...string) error {
+// CheckIntact returns an error that names each stream that is missing, or has other settings than Setup
+// gives it: it was deleted, and perhaps recreated without the settings that wxtoken needs. Settings
+// that an operator may choose (replicas, ages and sizes) are not checked. With names, only those
+// streams are checked.
+func CheckIntact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig, names ...string) error {
 	var faults []error
 	for _, want := range events.Streams(cfg) {
 		if names != nil && !slices.Contains(names, want.Name) {
@@ -157,9 +159,9 @@ func Intact(ctx context.Context, js jetstream.JetStream, cfg events.SetupConfig,
 	return errors.Join(faults...)
 }
 
-// plain returns the settings of a stream that the table decides, by NATS's own names, with NATS's
-// own defaults filled in.
-func plain(sc jetstream.StreamConfig) map[string]any {
+// settingsOf returns the settings of a stream that are in the table, by NATS's own names, with
+// NATS's defaults filled in.
+func settingsOf(sc jetstream.StreamConfig) map[string]any {
 	for _, limit := range []*int64{&sc.MaxMsgs, &sc.MaxBytes, &sc.MaxMsgsPerSubject} {
 		if *limit == 0 {
 			*limit = -1
@@ -174,7 +176,7 @@ func plain(sc jetstream.StreamConfig) map[string]any {
 	if sc.AllowMsgSchedules {
 		sc.AllowRollup = true
 	}
-	if sc.Duplicates == 0 { // two minutes, or the greatest age if that is less
+	if sc.Duplicates == 0 { // two minutes, or MaxAge if that is less
 		sc.Duplicates = 2 * time.Minute
 		if sc.MaxAge > 0 {
 			sc.Duplicates = min(sc.Duplicates, sc.MaxAge)

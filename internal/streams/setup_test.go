@@ -67,7 +67,7 @@ func (r *rig) info(stream string) *jetstream.StreamInfo {
 
 func TestSetup(t *testing.T) {
 	r := newEmptyRig(t)
-	if err := streams.Exists(t.Context(), r.js); !errors.Is(err, jetstream.ErrStreamNotFound) {
+	if err := streams.CheckExists(t.Context(), r.js); !errors.Is(err, jetstream.ErrStreamNotFound) {
 		t.Errorf("before: %v", err)
 	}
 	want := []string{"AUTH", "DEAD", "JOURNAL", "KV_status", "KV_tokens", "MESSAGES", "TRAFFIC"}
@@ -76,7 +76,7 @@ func TestSetup(t *testing.T) {
 	if err != nil || !slices.Equal(created, want) {
 		t.Fatalf("created %v, %v", created, err)
 	}
-	r.must(streams.Exists(t.Context(), r.js))
+	r.must(streams.CheckExists(t.Context(), r.js))
 	e, err := events.Auth{Kind: events.KindTicket, Component: "wxc", Ticket: "t", CreateTime: time.Now()}.Event("id", "/auth")
 	r.must(err)
 	_, err = bus.Publish(t.Context(), r.js, e)
@@ -116,7 +116,7 @@ func TestSetupBySeveral(t *testing.T) {
 		})
 	}
 	setting.Wait()
-	r.must(streams.Exists(t.Context(), r.js))
+	r.must(streams.CheckExists(t.Context(), r.js))
 }
 
 // TestStreams compares what the server has with the contract.

@@ -107,11 +107,11 @@ func TestReplicaBehind(t *testing.T) {
 		}
 		return nil
 	})
-	if err := s.Same(ctx, have(knew, older)[0]); errors.Is(err, store.ErrGone) {
+	if err := s.CheckSame(ctx, have(knew, older)[0]); errors.Is(err, store.ErrGone) {
 		t.Errorf("lost, says a reading from a server that is behind: %v", err)
 	}
 	poll(t, func() error {
-		holds, err := s.Holds(ctx, missing.Key)
+		holds, err := s.HasCredential(ctx, missing.Key)
 		if err == nil && !holds {
 			t.Fatalf("%s is gone, says a server that is behind", missing.Key)
 		}
@@ -129,7 +129,7 @@ func TestReplicaBehind(t *testing.T) {
 	}
 	poll(t, func() error {
 		for _, v := range views {
-			if err := s.Same(ctx, v); errors.Is(err, store.ErrGone) {
+			if err := s.CheckSame(ctx, v); errors.Is(err, store.ErrGone) {
 				t.Fatalf("lost, once all is there: %v", err)
 			} else if err != nil {
 				return err
@@ -138,7 +138,7 @@ func TestReplicaBehind(t *testing.T) {
 		if n := len(have(views, cred.Revision)); n < len(views) {
 			return fmt.Errorf("%d of %d views are read to the end", n, len(views))
 		}
-		holds, err := s.Holds(ctx, missing.Key)
+		holds, err := s.HasCredential(ctx, missing.Key)
 		if err == nil && !holds {
 			t.Fatal("gone, once all is there")
 		}
@@ -147,7 +147,7 @@ func TestReplicaBehind(t *testing.T) {
 }
 
 // ownRoutes starts three servers with the accounts that are shipped, where the streams of KEEPER are replicated over routes of its own.
-func ownRoutes(t *testing.T) (all []*natsServer, ways []*natsdtest.Way) {
+func ownRoutes(t *testing.T) (all []*natsServer, ways []*natsdtest.Proxy) {
 	t.Helper()
 	all = newNATS(t, build(t), []string{"127.0.0.1", "127.0.0.1", "127.0.0.1"})
 	for _, n := range all {
@@ -168,7 +168,7 @@ func ownRoutes(t *testing.T) (all []*natsServer, ways []*natsdtest.Way) {
 var serverName = regexp.MustCompile(`"server_name":"([^"]+)"`)
 
 // standStill has the routes of KEEPER stand still between one server and the others, until the ways are opened.
-func standStill(all []*natsServer, ways []*natsdtest.Way, lags *natsServer) {
+func standStill(all []*natsServer, ways []*natsdtest.Proxy, lags *natsServer) {
 	for i, way := range ways {
 		way.CloseFor(func(said string) bool { // by the side that connected; the other is where the way leads to
 			name := serverName.FindStringSubmatch(said)

@@ -62,7 +62,7 @@ func TestLaggingReplicas(t *testing.T) {
 }
 
 // betweenServers leads what the servers of a cluster tell one another over ways of the test, one to each server.
-func betweenServers(t *testing.T, all []*natsServer) (ways []*natsdtest.Way) {
+func betweenServers(t *testing.T, all []*natsServer) (ways []*natsdtest.Proxy) {
 	t.Helper()
 	listen := regexp.MustCompile(`cluster \{name: wxtoken, listen: "([^"]+)"`)
 	var detour []string
@@ -75,7 +75,7 @@ func betweenServers(t *testing.T, all []*natsServer) (ways []*natsdtest.Way) {
 		if addr == nil {
 			t.Fatalf("%s is in no cluster", n.name)
 		}
-		way := natsdtest.NewWay(t, natsdtest.Dial(addr[1]))
+		way := natsdtest.NewProxy(t, natsdtest.Dial(addr[1]))
 		ways = append(ways, way)
 		detour = append(detour, "nats://"+addr[1], way.URL(),
 			fmt.Sprintf("listen: %q", addr[1]), fmt.Sprintf("listen: %q, advertise: %q", addr[1], strings.TrimPrefix(way.URL(), "nats://")))

@@ -2,7 +2,7 @@
 
 package natsdtest
 
-// memoryDir is nowhere.
+// memoryDir is empty: there is no such file system.
 const memoryDir = ""
 
-func roomy(string) bool { return false }
+func hasRoom(string) bool { return false }

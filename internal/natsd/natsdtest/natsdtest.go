@@ -31,9 +31,9 @@ const readyWithin = time.Minute
 // bubble: the server's clock goroutine, started inside one, would keep virtual time from moving.
 func Register() { ats.Register() }
 
-// Main is the TestMain of a package whose tests start servers: it calls Register, and fails where goroutines are left at the end.
-// parallel is how many tests run at once, more than there are processors where they wait for the clock more than they work; 0: as many
-// as go test says.
+// Main is the TestMain of a package whose tests start servers: it calls Register, and fails if
+// goroutines are left at the end. parallel is how many tests run at once; more than there are
+// processors makes sense for tests that mostly wait. 0 means go test's own number.
 func Main(m *testing.M, parallel int) {
 	Register()
 	flag.Parse()
@@ -45,13 +45,13 @@ func Main(m *testing.M, parallel int) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
-// bubbleStart is when virtual time begins. It lies in the future because one clock of the server
-// (Register) goes on showing the real time: messages older than that by MaxAge would be removed too
+// bubbleStart is when virtual time begins. It is in the future because one clock of the server
+// (Register) keeps showing the real time: messages older than that by MaxAge would be removed too
 // early.
 var bubbleStart = time.Date(2060, 3, 1, 0, 0, 0, 0, time.UTC)
 
-// Bubble runs f in a synctest bubble, from the year 2060 on, and afterwards gives the goroutines of
-// the server and of its clients the virtual time that they need to end.
+// Bubble runs f in a synctest bubble that starts in the year 2060, and then lets virtual time pass
+// until the goroutines of the server and of its clients have ended.
 func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	emptyPools()
@@ -63,9 +63,9 @@ func Bubble(t *testing.T, f func(t *testing.T)) {
 	})
 }
 
-// emptyPools makes the process forget the timers that nats.go keeps in a sync.Pool: one that was
-// made in a bubble ends the process when it is used outside of it, and one from outside tells the
-// real time within. A sync.Pool drops what was not taken during two garbage collections.
+// emptyPools drops the timers that nats.go keeps in a sync.Pool: a timer made in a bubble crashes
+// the process when it is used outside, and one from outside follows the real time inside. A
+// sync.Pool drops what was not used during two garbage collections.
 func emptyPools() {
 	runtime.GC()
 	runtime.GC()
@@ -93,10 +93,10 @@ func Start(t testing.TB, changes ...func(*natsd.Config)) *Server {
 	return s
 }
 
-// storeDir returns a directory for a server's data: in memory where there is room, which halves the
-// time that tests take. A benchmark measures the disk as well.
+// storeDir returns a directory for a server's data: in memory if there is room, which halves the
+// time of tests. A benchmark gets one on the disk, to measure that too.
 func storeDir(t testing.TB) string {
-	if _, bench := t.(*testing.B); bench || !roomy(memoryDir) {
+	if _, bench := t.(*testing.B); bench || !hasRoom(memoryDir) {
 		return t.TempDir()
 	}
 	dir, err := os.MkdirTemp(memoryDir, "wxtoken-test-")
@@ -110,22 +110,22 @@ func storeDir(t testing.TB) string {
 // InBubble is a change for Start: the server runs inside a synctest bubble.
 func InBubble(cfg *natsd.Config) { cfg.Bubble = true }
 
-// StartTCP is Start with a listener on a free port of 127.0.0.1, which stays the same over
-// restarts.
+// StartTCP is Start with a listener on a free port of 127.0.0.1, which stays the same after
+// Restart.
 func StartTCP(t testing.TB, changes ...func(*natsd.Config)) *Server {
 	t.Helper()
 	listen := func(cfg *natsd.Config) { cfg.Addr = "127.0.0.1:0" }
 	return Start(t, append([]func(*natsd.Config){listen}, changes...)...)
 }
 
-// Stop stops the server. Connections to it wait for Restart, if their options say so.
+// Stop stops the server. Connections to it wait for Restart if their options say so.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	srv := s.srv
 	s.srv = nil
 	s.mu.Unlock()
-	// Not with the lock held: a server sleeps while it closes, and in a bubble no time passes while
-	// a client that comes back waits for a lock.
+	// Without the lock: a server sleeps while it closes, and in a bubble no time passes while a
+	// reconnecting client waits for a mutex.
 	if srv != nil {
 		srv.Close()
 	}
@@ -153,12 +153,14 @@ func (s *Server) Restart() {
 	s.mu.Unlock()
 }
 
-// Connect returns a connection within the process that is closed when the test ends. It finds the
-// server again after Restart.
+// Connect returns an in-process connection that is closed when the test ends. It reconnects after
+// Restart.
 func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 	s.t.Helper()
-	// The client library's 2 s for a connection are short where a machine does much else.
-	first := []nats.Option{nats.InProcessServer(s), nats.Timeout(readyWithin), nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)}
+	// nats.go's timeout of 2 s is short on a busy machine.
+	first := []nats.Option{
+		nats.InProcessServer(s), nats.Timeout(readyWithin), nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond),
+	}
 	nc, err := nats.Connect("", append(first, opts...)...)
 	if err != nil {
 		s.t.Fatalf("connect to the NATS server of the test: %v", err)
@@ -167,7 +169,8 @@ func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// ClientURL returns the URL of a server that StartTCP started, also while it is stopped; else "".
+// ClientURL returns the URL of a server that StartTCP started, also while it is stopped; "" for
+// others.
 func (s *Server) ClientURL() string {
 	if s.cfg.Addr == "" {
 		return ""

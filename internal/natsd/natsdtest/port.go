@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// lastPort counts the ports that were given away.
+// lastPort counts the ports that were handed out.
 var lastPort atomic.Uint32
 
-// FreePort returns a TCP port for a server that is to come back on the same one: below those that
-// the kernel takes by itself, so that no other process gets it while the server does not run. A
-// host that is not 127.0.0.1 need not be there yet.
+// FreePort returns a TCP port for a server that will be restarted on the same one: below the
+// kernel's ephemeral ports, so that no other process gets it while the server is stopped. A host
+// other than 127.0.0.1 need not exist yet.
 func FreePort(t testing.TB, host string) int {
 	t.Helper()
 	if host != "127.0.0.1" {

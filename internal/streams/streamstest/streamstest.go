@@ -1,4 +1,4 @@
-// Package streamstest makes the streams for tests.
+// Package streamstest creates the streams in tests.
 package streamstest
 
 import (
@@ -14,11 +14,11 @@ import (
 	"wxtoken/internal/streams"
 )
 
-// within bounds the making of the streams. It is long, because a machine may be slow.
+// within bounds the creation of the streams. It is long, because a machine may be slow.
 const within = time.Minute
 
-// Setup makes the streams, and ends the test if that fails. streams.Setup waits for three seconds;
-// on a busy machine that may be too short, and the programs begin anew then, too.
+// Setup creates the streams, and ends the test if that fails. streams.Setup waits three seconds for
+// each; on a busy machine that may be too short, and it is tried again, as the programs do.
 func Setup(t testing.TB, nc *nats.Conn, js jetstream.JetStream, cfg events.SetupConfig) {
 	t.Helper()
 	for began := time.Now(); ; {
