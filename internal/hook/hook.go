@@ -1,6 +1,6 @@
-// Package hook has what POSTs to the addresses of others have in common: the address, the signature
-// of Standard Webhooks, the client, and how long to wait after a failure. Nothing here shows an
-// address: there may be a secret in it.
+// Package hook has what POSTs to other people's addresses have in common: the address, the
+// signature of Standard Webhooks, the client, and how long to wait after a failure. Nothing here
+// shows an address: it may contain a secret.
 package hook
 
 import (
@@ -23,14 +23,15 @@ import (
 
 const (
 	secretPrefix = "whsec_"
-	// minSecret and maxSecret bound a secret, in bytes ("Standard Webhooks": 24 to 64).
+	// minSecret and maxSecret bound the length of a secret, in bytes ("Standard Webhooks": 24 to
+	// 64).
 	minSecret, maxSecret = 24, 64
 
-	// maxSigned is about how long the longer is of a signature and of what is signed before the
-	// body, in bytes.
+	// maxSigned is the expected size of the longer of two texts: the signature, and what is signed
+	// before the body, in bytes.
 	maxSigned = 96
 
-	// dialWithin bounds the way to a receiver.
+	// dialWithin bounds the time to connect to a receiver.
 	dialWithin = 5 * time.Second
 	// idleFor is how long a connection to a receiver is kept.
 	idleFor = 90 * time.Second
@@ -40,12 +41,12 @@ const (
 	maxRetryAfter = 10 * time.Minute
 )
 
-// backoff is how long to wait after a try that failed, less up to a fifth by chance.
+// backoff is how long to wait after each failed try; Pause subtracts up to a fifth at random.
 var backoff = []time.Duration{
 	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
 }
 
-// Address reads the URL of a receiver. The error does not show it.
+// Address parses the URL of a receiver. The error does not show it.
 func Address(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
@@ -54,7 +55,7 @@ func Address(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// Secret reads whsec_<base64>. The error does not show it.
+// Secret decodes whsec_<base64>. The error does not show it.
 func Secret(text string) ([]byte, error) {
 	encoded, ok := strings.CutPrefix(text, secretPrefix)
 	raw, err := base64.StdEncoding.DecodeString(encoded)
@@ -67,13 +68,13 @@ func Secret(text string) ([]byte, error) {
 // Signer signs with one secret ("Standard Webhooks", symmetric).
 type Signer struct{ macs sync.Pool }
 
-// NewSigner returns a signer, for any number of goroutines.
+// NewSigner returns a signer that any number of goroutines may use.
 func NewSigner(secret []byte) *Signer {
-	// Kept, since it takes longer to begin with a key than to sign a message of a kilobyte.
+	// Pooled, because setting up an HMAC takes longer than signing a message of a kilobyte.
 	return &Signer{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}}
 }
 
-// Sign puts id, time and signature of a body into h.
+// Sign sets the headers for id, time and signature of a body.
 func (s *Signer) Sign(h http.Header, id string, at time.Time, body []byte) {
 	timestamp := strconv.FormatInt(at.Unix(), 10)
 	mac := s.macs.Get().(hash.Hash)
@@ -90,20 +91,22 @@ func (s *Signer) Sign(h http.Header, id string, at time.Time, body []byte) {
 	}
 }
 
-// Client returns a client that follows no redirect and keeps so many connections to a receiver.
+// Client returns a client that follows no redirects and keeps up to perHost idle connections to
+// each receiver.
 func Client(perHost int) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:       http.ProxyFromEnvironment,
 			DialContext: (&net.Dialer{Timeout: dialWithin}).DialContext, TLSHandshakeTimeout: dialWithin,
 			MaxIdleConnsPerHost: perHost, IdleConnTimeout: idleFor, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: maxHeader,
-			DisableCompression: true, // a small answer that grows
+			DisableCompression: true, // a small answer could expand to a huge one
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// Unanswered says why there is no answer, without the address.
+// Unanswered returns why there is no answer, in words without the address, and whether it was a
+// timeout.
 func Unanswered(err error) (timeout bool, why string) {
 	var slow net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout() {
@@ -112,7 +115,8 @@ func Unanswered(err error) (timeout bool, why string) {
 	return false, "no connection, or it broke"
 }
 
-// RetryAfter returns how long a receiver wants to be left alone, as far as that is heeded.
+// RetryAfter returns the Retry-After of an answer, at most maxRetryAfter; 0 if there is none in
+// seconds.
 func RetryAfter(h http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32)
 	if err != nil {
@@ -121,13 +125,14 @@ func RetryAfter(h http.Header) time.Duration {
 	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
 }
 
-// Pause returns how long to wait after so many tries, from 1, but not less than after.
+// Pause returns how long to wait after the given number of tries, from 1: about after if that is
+// longer than the backoff.
 func Pause(tries int, after time.Duration) time.Duration {
 	d := max(backoff[min(tries, len(backoff))-1], after)
 	return d - rand.N(d/5+1)
 }
 
-// Sleep waits between two tries, and reports whether ctx goes on.
+// Sleep waits for d or until ctx ends, and returns false if ctx ended first.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -68,7 +68,7 @@ func BenchmarkDeliver(b *testing.B) {
 		sample := delivery{id: "b100" + strconv.FormatInt(time.Now().UnixNano(), 10), kind: kind, body: []byte(body)}
 		e := events.Event{Subject: events.MessageSubject(component, "wx100", "text", ""), ID: sample.id, ContentType: "application/xml", Data: sample.body}
 		sample.header = e.Msg().Header
-		sample.sign(same, hook.NewSigner(secret), time.Unix(1_795_860_000, 0))
+		sample.setHeaders(same, hook.NewSigner(secret), time.Unix(1_795_860_000, 0))
 		queue := make(chan jetstream.Msg, concurrency)
 		var hands sync.WaitGroup
 		for range concurrency {
@@ -90,7 +90,7 @@ func BenchmarkDeliver(b *testing.B) {
 				}
 			})
 		}
-		began, before := time.Now(), used(b)
+		began, before := time.Now(), currentUsage(b)
 		running, err := cons.Consume(func(m jetstream.Msg) { queue <- m }, jetstream.PullMaxMessages(batch))
 		if err != nil {
 			b.Fatal(err)
@@ -114,7 +114,7 @@ func BenchmarkDeliver(b *testing.B) {
 		time.Sleep(pullExpiry + time.Second) // the server could pin the consumer to a request that is open yet
 		fill()
 		arrived.Store(0)
-		began, before := time.Now(), used(b)
+		began, before := time.Now(), currentUsage(b)
 		g := r.gateway()
 		until(messages)
 		took := before.since(b, began)
@@ -161,12 +161,12 @@ func (u *usage) add(other usage) {
 
 // since returns what was used after an earlier look.
 func (u usage) since(b *testing.B, began time.Time) usage {
-	now := used(b)
+	now := currentUsage(b)
 	return usage{took: time.Since(began), cpu: now.cpu - u.cpu, allocs: now.allocs - u.allocs}
 }
 
-// used returns what this process has used so far.
-func used(b *testing.B) usage {
+// currentUsage returns what this process has used so far.
+func currentUsage(b *testing.B) usage {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)

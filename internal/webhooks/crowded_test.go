@@ -56,7 +56,7 @@ func TestCrowded(t *testing.T) {
 	mended.Store(true)
 	eventually(t, "the next ones", func() bool {
 		n := 0
-		for _, body := range in.taken() {
+		for _, body := range in.accepted() {
 			if strings.HasPrefix(body, "bad ") {
 				n++
 			}
@@ -65,7 +65,7 @@ func TestCrowded(t *testing.T) {
 	})
 	eventually(t, "the other account's", func() bool {
 		n := 0
-		for _, body := range in.taken() {
+		for _, body := range in.accepted() {
 			if strings.HasPrefix(body, "other ") {
 				n++
 			}
@@ -74,7 +74,7 @@ func TestCrowded(t *testing.T) {
 	})
 	given := int(dead())
 	next := map[string]int{"bad": given + 1, "other": 1}
-	for _, body := range in.taken() {
+	for _, body := range in.accepted() {
 		account, n, _ := strings.Cut(body, " ")
 		if n != fmt.Sprint(next[account]) {
 			t.Fatalf("%q came, want %d; %d were given up", body, next[account], given)

@@ -49,21 +49,21 @@ func TestGatewayFrozen(t *testing.T) {
 	first := start()
 	r.ready(1)
 	write(1, each/2)
-	eventually(t, "deliveries", func() bool { return len(in.taken()) > accounts })
+	eventually(t, "deliveries", func() bool { return len(in.accepted()) > accounts })
 	if err := first.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	start()
 	write(each/2+1, each-5)
-	eventually(t, "the other one to deliver", func() bool { return len(in.taken()) == accounts*(each-5) })
+	eventually(t, "the other one to deliver", func() bool { return len(in.accepted()) == accounts*(each-5) })
 	before := in.arrivals()
 	if err := first.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	write(each-4, each)
-	eventually(t, "all of them", func() bool { return len(in.taken()) == accounts*each })
+	eventually(t, "all of them", func() bool { return len(in.accepted()) == accounts*each })
 	time.Sleep(3 * time.Second) // not for a result: it gives the one that slept an occasion to do wrong
-	checkOrder(t, in.taken(), accounts, each)
+	checkOrder(t, in.accepted(), accounts, each)
 	late := map[string]int{}
 	for _, body := range in.arrivals()[len(before):] {
 		account, _, _ := strings.Cut(body, " ")

@@ -46,7 +46,7 @@ func TestGivenUp(t *testing.T) {
 		r.message("wxa", "good")
 		r.message("wxb", "other")
 		time.Sleep(3 * time.Hour)
-		if got := in.taken(); len(got) != 1 || got[0] != "other" {
+		if got := in.accepted(); len(got) != 1 || got[0] != "other" {
 			t.Errorf("after 3 hours %q were taken", got)
 		}
 		if n := tries.Load(); n < 3*12 || n > 3*12*2 {
@@ -64,7 +64,7 @@ func TestGivenUp(t *testing.T) {
 			t.Errorf("%v given up too early", n)
 		}
 		time.Sleep(70 * time.Minute)
-		if got := in.taken(); len(got) != 2 || got[1] != "good" {
+		if got := in.accepted(); len(got) != 2 || got[1] != "good" {
 			t.Errorf("after 4 hours %q were taken", got)
 		}
 		if n := g.value(t, "wxtoken_webhook_dead_total", "service", "shop"); n != 1 {
@@ -111,7 +111,7 @@ func TestDeadRefused(t *testing.T) {
 		}
 		mended.Store(true)
 		time.Sleep(10 * time.Minute)
-		if got := in.taken(); len(got) != 1 {
+		if got := in.accepted(); len(got) != 1 {
 			t.Errorf("%q taken, want the message", got)
 		}
 	})

@@ -42,12 +42,12 @@ func TestGatewayKilled(t *testing.T) {
 			r.message(fmt.Sprintf("wx%d", a), fmt.Sprintf("wx%d %d", a, n))
 		}
 		if n%(each/kills) == each/kills/2 {
-			before := len(in.taken())
-			eventually(t, "deliveries", func() bool { return len(in.taken()) > before+accounts })
+			before := len(in.accepted())
+			eventually(t, "deliveries", func() bool { return len(in.accepted()) > before+accounts })
 			kill(cmd)
 			cmd = start()
 		}
 	}
-	eventually(t, "all of them", func() bool { return len(in.taken()) >= accounts*each })
-	checkOrder(t, in.taken(), accounts, each)
+	eventually(t, "all of them", func() bool { return len(in.accepted()) >= accounts*each })
+	checkOrder(t, in.accepted(), accounts, each)
 }

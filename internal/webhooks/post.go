@@ -18,22 +18,22 @@ import (
 const (
 	// postWithin bounds one delivery.
 	postWithin = 10 * time.Second
-	// replyWithin bounds one whose answer is the passive reply: ingest waits for 4 s.
+	// replyWithin bounds a delivery whose answer is the passive reply: ingest waits 4 s for it.
 	replyWithin = 3700 * time.Millisecond
-	// maxAnswer is how much of an answer is read, in bytes: as much as a passive reply may have.
+	// maxAnswer is how much of an answer is read, in bytes: the largest passive reply.
 	maxAnswer = 64 << 10
-	// headers is how many a text has: a map for more takes twice the room.
-	headers = 14
+	// headerCount is how many headers a delivery has: a map made for more takes twice the memory.
+	headerCount = 14
 )
 
-// Outcomes of a delivery, as the metrics have them.
+// Outcomes of a delivery, as in the metrics.
 const (
 	outcomeOK          = "ok"
 	outcomeReplied     = "replied"     // with a passive reply
-	outcomeGarbage     = "garbage"     // taken, but its answer is no passive reply
+	outcomeGarbage     = "garbage"     // taken, but the answer is not a passive reply
 	outcomeRedirect    = "redirect"    // not followed
 	outcomeRefused     = "refused"     // 4xx
-	outcomeFailed      = "failed"      // 5xx, or no status of HTTP
+	outcomeFailed      = "failed"      // 5xx, or not a valid HTTP status
 	outcomeTimeout     = "timeout"     // no answer in time
 	outcomeUnreachable = "unreachable" // no connection, or it broke
 )
@@ -42,17 +42,17 @@ const (
 type delivery struct {
 	id     string
 	kind   events.Kind
-	header nats.Header // of the message: ce-* and Content-Type are handed on
+	header nats.Header // of the message: ce-* and Content-Type are forwarded
 	body   []byte
-	reply  bool // the answer is wanted as the passive reply
+	reply  bool // the answer is used as the passive reply
 }
 
-// result is what came of it.
+// result is the result of a delivery.
 type result struct {
 	outcome string
-	why     string        // for the log and DEAD: no address, nothing of the answer
+	why     string        // for the log and DEAD: without the address and the answer's content
 	answer  []byte        // the passive reply
-	after   time.Duration // how long the receiver wants to be left alone
+	after   time.Duration // the receiver's Retry-After; 0 if none
 }
 
 // taken reports whether the receiver has the message.
@@ -68,47 +68,47 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	// Made without net/http's NewRequest and Client, which read the URL and copy the headers for
-	// each: no redirect is followed anyway.
+	// Made without net/http's NewRequest and Client, which parse the URL and copy the headers for
+	// each request. They aren't needed: no redirect is followed.
 	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.body)), nil }
 	body, _ := open()
 	req := t.request.WithContext(ctx)
-	req.Header, req.Body, req.GetBody, req.ContentLength = make(http.Header, headers), body, open, int64(len(d.body))
+	req.Header, req.Body, req.GetBody, req.ContentLength = make(http.Header, headerCount), body, open, int64(len(d.body))
 	if len(d.body) == 0 {
 		req.Body, req.GetBody = http.NoBody, nil
 	}
-	d.sign(req.Header, t.signer, now)
+	d.setHeaders(req.Header, t.signer, now)
 	res, err := w.http.Transport.RoundTrip(req)
 	if err != nil {
-		return unanswered(err)
+		return noAnswer(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode/100 == 2 && !d.reply {
 		if res.Body != http.NoBody {
-			_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be used again
+			_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be reused
 		}
-		return result{outcome: outcomeOK} // it says so, whatever becomes of the rest
+		return result{outcome: outcomeOK} // the status says so, even if the body breaks off
 	}
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
-		return unanswered(err)
+		return noAnswer(err)
 	}
 	return judge(res, answer)
 }
 
-// attributes are the headers of a message that are handed on, spelled as net/http has them; and so
-// is any other that begins with ce-.
+// attributes are the headers of a message that are forwarded, with net/http's spelling. Any other
+// header that begins with ce- is forwarded too.
 var attributes = map[string]string{
 	"Content-Type": "Content-Type", "ce-id": "Ce-Id", "ce-source": "Ce-Source", "ce-specversion": "Ce-Specversion", "ce-subject": "Ce-Subject",
 	"ce-time": "Ce-Time", "ce-type": "Ce-Type",
 }
 
-// sign puts all that goes with the document into h.
-func (d delivery) sign(h http.Header, signer *hook.Signer, now time.Time) {
+// setHeaders sets the headers of a delivery, signature included.
+func (d delivery) setHeaders(h http.Header, signer *hook.Signer, now time.Time) {
 	for name, values := range d.header {
 		if spelled, ok := attributes[name]; ok {
 			h[spelled] = values
-		} else if carried(name) {
+		} else if isForwarded(name) {
 			h[http.CanonicalHeaderKey(name)] = values
 		}
 	}
@@ -124,7 +124,7 @@ func (d delivery) sign(h http.Header, signer *hook.Signer, now time.Time) {
 	}
 }
 
-// judge tells what an answer means.
+// judge returns the result that an answer means.
 func judge(res *http.Response, body []byte) result {
 	r := result{outcome: outcomeFailed, why: "status " + strconv.Itoa(res.StatusCode), after: hook.RetryAfter(res.Header)}
 	switch said := bytes.TrimSpace(body); {
@@ -135,22 +135,22 @@ func judge(res *http.Response, body []byte) result {
 	case res.StatusCode/100 != 2:
 	case res.StatusCode != http.StatusOK || len(said) == 0 || string(said) == "success":
 		return result{outcome: outcomeOK}
-	case len(body) > maxAnswer || !isDocument(said):
-		return result{outcome: outcomeGarbage, why: "an answer that is no passive reply"}
+	case len(body) > maxAnswer || !isReply(said):
+		return result{outcome: outcomeGarbage, why: "the answer is not a passive reply"}
 	default:
 		return result{outcome: outcomeReplied, answer: said}
 	}
 	return r
 }
 
-// isDocument reports whether said may be a reply. ingest looks at it more closely.
-func isDocument(said []byte) bool {
+// isReply reports whether said may be a passive reply. ingest checks it more closely.
+func isReply(said []byte) bool {
 	d, err := document.Read(said, nil)
 	return err == nil && d != nil && d.Field("MsgType") != ""
 }
 
-// unanswered says why there is no answer.
-func unanswered(err error) result {
+// noAnswer returns the result of a delivery that got no answer.
+func noAnswer(err error) result {
 	timeout, why := hook.Unanswered(err)
 	if timeout {
 		return result{outcome: outcomeTimeout, why: why}

@@ -11,44 +11,46 @@ import (
 )
 
 const (
-	// replyTime is how long the durable consumer leaves a message to the question for its reply.
+	// replyTime is how long the durable consumer waits for the outcome of a request for the reply,
+	// before it delivers the message itself.
 	replyTime = 5 * time.Second
-	// maxReplies is how many replies of one webhook are asked for at once; others are not: WeChat
-	// gets no reply.
+	// maxReplies is how many requests for a reply one webhook has under way at once. Beyond it
+	// WeChat gets no reply.
 	maxReplies = 256
 )
 
-// How a receiver took a message that it was asked to reply to.
+// Whether a receiver took a message that it was asked to reply to: the body on
+// events.AnsweredSubject.
 const (
 	bodyTaken    = "taken"
 	bodyNotTaken = "not taken"
 )
 
-// answerReplies listens to the questions for replies until ctx ends.
+// answerReplies answers ingest's requests for replies until ctx ends.
 func (s *subscription) answerReplies(ctx context.Context) error {
 	replies := s.target.Load().replies
 	if len(replies) == 0 {
 		return nil
 	}
-	told, err := s.d.NATS.Subscribe(events.AnsweredSubject(s.name), func(m *nats.Msg) {
-		s.answered.tell(m.Header.Get("ce-id"), string(m.Data) == bodyTaken)
+	outcomes, err := s.d.NATS.Subscribe(events.AnsweredSubject(s.name), func(m *nats.Msg) {
+		s.replyOutcomes.add(m.Header.Get("ce-id"), string(m.Data) == bodyTaken)
 	})
 	if err != nil {
 		return err
 	}
-	subs := []*nats.Subscription{told}
-	asking := make(chan struct{}, maxReplies)
-	var under sync.WaitGroup
+	subs := []*nats.Subscription{outcomes}
+	slots := make(chan struct{}, maxReplies)
+	var replying sync.WaitGroup
 	for _, subject := range replies {
 		sub, err := s.d.NATS.QueueSubscribe(subject, s.name, func(m *nats.Msg) {
 			select {
-			case asking <- struct{}{}:
+			case slots <- struct{}{}:
 			default:
-				s.respond(m, nil) // at once: ingest would wait
+				s.respond(m, nil) // at once: otherwise ingest would wait
 				return
 			}
-			under.Go(func() {
-				defer func() { <-asking }()
+			replying.Go(func() {
+				defer func() { <-slots }()
 				s.reply(context.WithoutCancel(ctx), m)
 			})
 		})
@@ -59,24 +61,26 @@ func (s *subscription) answerReplies(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	for _, sub := range subs {
-		_ = sub.Unsubscribe() // the connection is gone otherwise
+		_ = sub.Unsubscribe() // fails only if the connection is closed
 	}
-	under.Wait() // none of them takes longer than replyWithin
+	replying.Wait() // none takes longer than replyWithin
 	return nil
 }
 
-// reply delivers a message whose reply is asked for, answers with what the receiver says, and tells
-// the gateway that has the durable consumer whether the receiver has the message.
+// reply delivers a message for which ingest wants a reply, responds with the receiver's answer, and
+// tells the gateway that has the durable consumer whether the receiver took the message.
 func (s *subscription) reply(ctx context.Context, m *nats.Msg) {
 	t := s.target.Load()
 	kind, ok := events.ParseKind(m.Subject)
 	wanted, known := t.wants(kind, s.d.Ref)
 	if !ok || !wanted || !known {
-		return // it may be another service's to answer
+		return // another service may have to answer
 	}
 	id := m.Header.Get("ce-id")
-	header := nats.Header{"ce-id": {id}, "Content-Type": m.Header["Content-Type"], "ce-specversion": {"1.0"}, "ce-subject": {kind.AppID},
-		"ce-type": {events.TypeOf(kind)}, "ce-source": {"/wechat/" + kind.Component + "/message/" + kind.AppID}}
+	header := nats.Header{
+		"ce-id": {id}, "Content-Type": m.Header["Content-Type"], "ce-specversion": {"1.0"}, "ce-subject": {kind.AppID},
+		"ce-type": {events.TypeOf(kind)}, "ce-source": {"/wechat/" + kind.Component + "/message/" + kind.AppID},
+	}
 	r := s.post(ctx, t, delivery{id: id, kind: kind, header: header, body: m.Data, reply: true}, time.Now())
 	s.metrics.deliveries.WithLabelValues(t.service.Name, r.outcome).Inc()
 	s.respond(m, r.answer)
@@ -86,23 +90,24 @@ func (s *subscription) reply(ctx context.Context, m *nats.Msg) {
 	if r.taken() {
 		note.Data = []byte(bodyTaken)
 	}
-	_ = s.d.NATS.PublishMsg(note) // if it is lost, the message comes a second time
+	_ = s.d.NATS.PublishMsg(note) // if it is lost, the message is delivered twice
 	if r.why != "" {
-		s.complain(kind, id, r.why)
+		s.logFailure(kind, id, r.why)
 	}
 }
 
 func (s *subscription) respond(m *nats.Msg, answer []byte) {
 	if m.Reply != "" {
-		_ = m.Respond(answer) // ingest has stopped waiting otherwise
+		_ = m.Respond(answer) // fails only if the connection is closed
 	}
 }
 
-// answered remembers for a while how messages were taken that a reply was asked for.
-type answered struct {
+// replyOutcomes remembers for a while which messages receivers took when they were asked for the
+// reply.
+type replyOutcomes struct {
 	mu      sync.Mutex
 	by      map[string]outcomeAt
-	changed chan struct{} // closed when one is added
+	changed chan struct{} // closed when an outcome is added
 	swept   time.Time
 }
 
@@ -111,14 +116,14 @@ type outcomeAt struct {
 	at    time.Time
 }
 
-func newAnswered() *answered {
-	return &answered{by: map[string]outcomeAt{}, changed: make(chan struct{}), swept: time.Now()}
+func newReplyOutcomes() *replyOutcomes {
+	return &replyOutcomes{by: map[string]outcomeAt{}, changed: make(chan struct{}), swept: time.Now()}
 }
 
-// remember is how long an outcome is kept: a message waits for it for replyTime.
+// remember is how long an outcome is kept; a message waits for it no longer than replyTime.
 const remember = time.Minute
 
-func (a *answered) tell(id string, taken bool) {
+func (a *replyOutcomes) add(id string, taken bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -136,9 +141,9 @@ func (a *answered) tell(id string, taken bool) {
 	}
 }
 
-// taken waits until it is known how a message was taken, or until a time. It reports whether the
-// receiver has the message.
-func (a *answered) taken(ctx context.Context, id string, until time.Time) bool {
+// taken waits for the outcome of a message, until a time at most. It reports whether the receiver
+// took the message.
+func (a *replyOutcomes) taken(ctx context.Context, id string, until time.Time) bool {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	for {

@@ -45,7 +45,7 @@ func TestReply(t *testing.T) {
 	g, other := r.gateway(), r.gateway()
 	r.ready(1)
 	nc := r.srv.Connect()
-	eventually(t, "somebody who answers", func() bool { _, err := r.ask(nc, "wxz", "first"); return err == nil })
+	eventually(t, "a service that answers", func() bool { _, err := r.ask(nc, "wxz", "first"); return err == nil })
 	for i, row := range []struct {
 		body, want string
 		times      int
@@ -60,12 +60,14 @@ func TestReply(t *testing.T) {
 	}
 	// One that is stored, and never asked about.
 	r.message("wx99", "not asked")
-	eventually(t, "what was not taken to come again", func() bool { return in.times("broken") == 2 && in.times("late") == 2 && in.times("not asked") == 1 })
+	eventually(t, "what was not taken to come again", func() bool {
+		return in.attempts("broken") == 2 && in.attempts("late") == 2 && in.attempts("not asked") == 1
+	})
 	eventually(t, "nothing to be pending", func() bool {
 		return g.value(t, "wxtoken_webhook_pending")+other.value(t, "wxtoken_webhook_pending") == 0
 	})
 	for _, once := range []string{"answered", "garbage", "long", "success", "no content"} {
-		if n := in.times(once); n != 1 {
+		if n := in.attempts(once); n != 1 {
 			t.Errorf("%s came %d times, want 1", once, n)
 		}
 	}

@@ -70,8 +70,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	_, _ = io.WriteString(w, answer)
 }
 
-// taken returns the bodies that were answered with 2xx, each once, in the order of their first time.
-func (r *receiver) taken() (bodies []string) {
+// accepted returns the bodies that were answered with 2xx, each once, in the order of their first time.
+func (r *receiver) accepted() (bodies []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	seen := map[string]bool{}
@@ -84,7 +84,7 @@ func (r *receiver) taken() (bodies []string) {
 	return bodies
 }
 
-func (r *receiver) times(body string) (n int) {
+func (r *receiver) attempts(body string) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range r.all {

@@ -12,21 +12,24 @@ import (
 	"wxtoken/internal/services"
 )
 
-// target is one webhook as the services file has it. It doesn't change.
+// target is one webhook of the services file. It is never changed.
 type target struct {
 	service *services.Service
 	hook    services.Webhook
 	signer  *hook.Signer
-	request *http.Request // what all deliveries have in common
-	host    string        // of the URL: what may be shown of it
+	request *http.Request // the template for all deliveries
+	host    string        // of the URL: the only part that may be shown
 	kinds   []events.Kind // narrowed to the service's accounts
-	filters []string      // of the durable consumer: they don't overlap, and may stand for more than kinds
-	replies []string      // where questions for replies come, exactly
+	filters []string      // of the durable consumer: they don't overlap, and may cover more than kinds
+	replies []string      // the subjects of requests for replies: they cover exactly kinds
 }
 
 func newTarget(service *services.Service, wanted services.Webhook) *target {
-	t := &target{service: service, hook: wanted, signer: hook.NewSigner(wanted.Secret), request: &http.Request{Method: http.MethodPost, URL: &url.URL{}}}
-	if u, err := url.Parse(wanted.URL); err == nil { // the services file has been looked at
+	t := &target{
+		service: service, hook: wanted, signer: hook.NewSigner(wanted.Secret),
+		request: &http.Request{Method: http.MethodPost, URL: &url.URL{}},
+	}
+	if u, err := url.Parse(wanted.URL); err == nil { // always so: the services file has been validated
 		t.request.URL, t.host = u, u.Host
 	}
 	for _, kind := range wanted.Messages {
@@ -38,12 +41,12 @@ func newTarget(service *services.Service, wanted services.Webhook) *target {
 			t.replies = append(t.replies, kind.ReplyFilters()...)
 		}
 	}
-	t.filters, t.replies = apart(t.filters), distinct(t.replies)
+	t.filters, t.replies = disjoint(t.filters), distinct(t.replies)
 	return t
 }
 
-// narrow makes of "all accounts" those that a service names one by one, so that nothing of others
-// comes.
+// narrow replaces "all accounts" with the accounts that a service names one by one, so that no
+// messages of others come.
 func narrow(service *services.Service, kind events.Kind) []events.Kind {
 	appids, all := service.Reach(kind.Component)
 	if all || kind.AppID != "*" && slices.Contains(appids, kind.AppID) {
@@ -60,7 +63,7 @@ func narrow(service *services.Service, kind events.Kind) []events.Kind {
 	return kinds
 }
 
-// wants reports whether a message is for the webhook; known is false while that can't be told yet.
+// wants reports whether a message is for the webhook; known is false while that is not known yet.
 func (t *target) wants(kind events.Kind, ref func(wxtoken.Key) (string, bool)) (wanted, known bool) {
 	if !slices.ContainsFunc(t.kinds, func(k events.Kind) bool { return k.Includes(kind) }) {
 		return false, true
@@ -79,9 +82,9 @@ func (t *target) wants(kind events.Kind, ref func(wxtoken.Key) (string, bool)) (
 	return t.service.Knows(key, text), known
 }
 
-// apart returns filters for all that these stand for, and more where two overlap: one consumer
-// can't have filters that do.
-func apart(filters []string) []string {
+// disjoint returns filters that cover what these cover, and more where two overlap: a consumer
+// can't have overlapping filters.
+func disjoint(filters []string) []string {
 	out := distinct(filters)
 	for again := true; again; {
 		again = false
@@ -100,8 +103,7 @@ func apart(filters []string) []string {
 	return out
 }
 
-// union returns the narrowest filter for all that a and b stand for, if there is something that
-// both stand for.
+// union returns the narrowest filter that covers a and b, if they overlap.
 func union(a, b string) (both string, overlap bool) {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	var out []string

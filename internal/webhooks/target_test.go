@@ -7,8 +7,8 @@ import (
 	"wxtoken/internal/events"
 )
 
-// TestApart makes filters that one consumer can have: none of them overlap, and all that was asked for is among them.
-func TestApart(t *testing.T) {
+// TestDisjoint makes filters that one consumer can have: none of them overlap, and all that was asked for is among them.
+func TestDisjoint(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct{ in, want []string }{
 		{[]string{"a.b", "a.c"}, []string{"a.b", "a.c"}},
@@ -19,7 +19,7 @@ func TestApart(t *testing.T) {
 		{[]string{"a.b", "a.b.c"}, []string{"a.b", "a.b.c"}},
 		{[]string{"a.event", "a.event.*", "a.>"}, []string{"a.>"}},
 	} {
-		got := apart(row.in)
+		got := disjoint(row.in)
 		if !slices.Equal(got, row.want) {
 			t.Errorf("%q: got %q, want %q", row.in, got, row.want)
 		}

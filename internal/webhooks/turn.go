@@ -17,68 +17,72 @@ import (
 )
 
 const (
-	// giveUpAfter is how old a message is when it is given up, after a try that failed.
+	// giveUpAfter is the age at which a message is given up, after a failed try.
 	giveUpAfter = 24 * time.Hour
-	// proofLasts is how long the server's word counts that this gateway has the pin. It ends before
-	// another can have it: pinTTL later.
+	// proofLasts is how long the server's answer that this gateway has the pin is trusted. It is
+	// shorter than pinTTL, after which another gateway can have the pin.
 	proofLasts = 8 * time.Second
-	// crowded is how many messages wait when one account must not take more of the window; others
-	// are being delivered if one was within aliveWithin.
+	// crowded is the number of waiting messages above which a failing account gives its oldest
+	// messages up, as long as other messages get through: one was taken within aliveWithin.
 	crowded     = window * 9 / 10
 	aliveWithin = time.Minute
-	// askAgain is the wait where it isn't known yet whose a message is.
+	// askAgain is the wait while it is not known yet whether a message is wanted.
 	askAgain = time.Second
 )
 
-// turn is the time in which the server pins the consumer to this gateway: it alone delivers. All
-// that is not acked when it ends comes again, to the gateway that has the next one.
+// turn is the time during which the server pins the consumer to this gateway, which alone delivers
+// then. Messages that are not acked when it ends are delivered again, to the gateway with the next
+// turn.
 type turn struct {
 	*subscription
 	pin    string
 	ctx    context.Context
 	cancel context.CancelFunc
-	proven atomic.Int64 // when the server was last known to keep the pin here, Unix nanoseconds
+	proven atomic.Int64 // when the server last confirmed that the pin is here, Unix nanoseconds
 
 	mu       sync.Mutex
 	ended    bool
-	settled  bool   // what others left behind is here: accounts can go on in order
-	until    uint64 // what the server had handed out at the last look, by the sequence in the stream
-	awaited  int    // how many of these had no ack and were not here
+	settled  bool   // the messages of earlier turns have arrived too: deliveries can start in order
+	until    uint64 // stream sequence up to which the server had handed out messages at the last check
+	awaited  int    // how many messages up to there are neither acked nor here
 	held     map[uint64]*item
 	accounts map[string]*account
-	failing  map[*account]bool // those whose first message a try has failed of
+	failing  map[*account]bool // accounts whose first message failed at least once
 }
 
 // item is one message in a turn.
 type item struct {
-	msg     jetstream.Msg
-	seq     uint64
-	id      string // ce-id
-	kind    events.Kind
-	stored  time.Time
-	came    time.Time
-	beaten  time.Time // when the server got the last sign of life
-	posting bool
-	evicted atomic.Bool // it is given up after the next try
+	msg        jetstream.Msg
+	seq        uint64
+	id         string // ce-id
+	kind       events.Kind
+	stored     time.Time
+	received   time.Time
+	progressAt time.Time // when the server got the last InProgress
+	posting    bool
+	evicted    atomic.Bool // given up after the next failed try
 }
 
-// account has the messages of one account, the oldest first. Its goroutine runs while there are
-// some.
+// account is the queue of one account, oldest message first. Its goroutine runs while it is not
+// empty.
 type account struct {
 	name    string
 	waiting []*item
 	busy    bool
-	tries   int           // of the first message, that failed
+	tries   int           // failed tries of the first message
 	wake    chan struct{} // ends a wait
 }
 
 func (s *subscription) newTurn(pin string) *turn {
-	t := &turn{subscription: s, pin: pin, held: map[uint64]*item{}, accounts: map[string]*account{}, failing: map[*account]bool{}}
-	t.ctx, t.cancel = context.WithCancel(s.posts)
+	t := &turn{
+		subscription: s, pin: pin,
+		held: map[uint64]*item{}, accounts: map[string]*account{}, failing: map[*account]bool{},
+	}
+	t.ctx, t.cancel = context.WithCancel(s.postCtx)
 	return t
 }
 
-// end gives back what is not being delivered at this moment.
+// end ends the turn and gives back all messages that are not being delivered at this moment.
 func (t *turn) end() {
 	if t == nil {
 		return
@@ -94,26 +98,29 @@ func (t *turn) end() {
 	}
 }
 
-// add takes a message.
+// add adds a message to the queue of its account.
 func (t *turn) add(m jetstream.Msg) {
 	meta, err := m.Metadata()
 	kind, ok := events.ParseKind(m.Subject())
 	if err != nil || !ok {
-		_ = m.Ack() // a filter lets nothing else through
+		_ = m.Ack() // unexpected: the filters only let messages through
 		return
 	}
 	if kind.MsgType == events.MsgTypeNotice {
 		kind.AppID = m.Headers().Get("ce-subject")
 	}
 	now := time.Now()
-	i := &item{msg: m, seq: meta.Sequence.Stream, id: m.Headers().Get("ce-id"), kind: kind, stored: meta.Timestamp, came: now, beaten: now}
+	i := &item{
+		msg: m, seq: meta.Sequence.Stream, id: m.Headers().Get("ce-id"), kind: kind,
+		stored: meta.Timestamp, received: now, progressAt: now,
+	}
 	if i.id == "" {
 		i.id = "message-" + strconv.FormatUint(i.seq, 10)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.held[i.seq] != nil {
-		return // it came again: the first ack counts for all
+		return // a repeat: one ack counts for all
 	}
 	if wanted, known := t.target.Load().wants(kind, t.d.Ref); known && !wanted {
 		_ = m.Ack()
@@ -126,12 +133,14 @@ func (t *turn) add(m jetstream.Msg) {
 		a = &account{name: name, wake: make(chan struct{}, 1)}
 		t.accounts[name] = a
 	}
-	at, _ := slices.BinarySearchFunc(a.waiting, i.seq, func(other *item, seq uint64) int { return cmp.Compare(other.seq, seq) })
+	at, _ := slices.BinarySearchFunc(a.waiting, i.seq, func(other *item, seq uint64) int {
+		return cmp.Compare(other.seq, seq)
+	})
 	if at == 0 && a.busy {
-		at = 1 // the first is under way
+		at = 1 // the first one is being delivered
 	}
 	a.waiting = slices.Insert(a.waiting, at, i)
-	// Not before it has its place: it may be the one that was awaited, and the first of its
+	// Only now that it is in its queue: it may be the last awaited message, and the first of its
 	// account.
 	if i.seq <= t.until && !t.settled {
 		t.awaited--
@@ -143,7 +152,7 @@ func (t *turn) add(m jetstream.Msg) {
 	}
 }
 
-// start lets an account's messages be delivered. The lock is held.
+// start starts the deliveries of an account, if they may start. The lock is held.
 func (t *turn) start(a *account) {
 	if t.settled && !a.busy && !t.ended {
 		a.busy = true
@@ -151,8 +160,8 @@ func (t *turn) start(a *account) {
 	}
 }
 
-// oldest returns when the oldest message was stored that is held; ok is false where none is, or
-// where older ones may be elsewhere.
+// oldest returns when the oldest message here was stored. ok is false if there is none, or if older
+// ones may be elsewhere.
 func (t *turn) oldest() (stored time.Time, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -164,9 +173,9 @@ func (t *turn) oldest() (stored time.Time, ok bool) {
 	return stored, ok && t.settled
 }
 
-// makeRoom has the oldest message of the account given up that has most of the window, while other
-// accounts get theirs: one account must not hold up the others. Where nothing is delivered nothing
-// is given up. The lock is held.
+// makeRoom gives up the oldest message of the failing account with the most messages, so that one
+// account does not block the others. While no message gets through at all, none is given up. The
+// lock is held.
 func (t *turn) makeRoom() {
 	if time.Since(time.Unix(0, t.taken.Load())) > aliveWithin {
 		return
@@ -186,15 +195,15 @@ func (t *turn) makeRoom() {
 	}
 }
 
-// look takes in what the server says of the consumer, as of a time. It reports whether the turn is
+// update takes over the state of the consumer at the time asked. It reports whether the turn is
 // settled.
 //
-// A new turn must not begin with what is new: what the last one left comes only when its ackWait is
-// over, and is older. It is settled once as many of the messages that were handed out are here as
-// the server has no ack for.
-func (t *turn) look(info *jetstream.ConsumerInfo, asked time.Time) (settled bool) {
+// A new turn must not start with new messages: those that the last turn left unacked are older, and
+// come only when their ackWait is over. The turn is settled once all messages that the server has
+// handed out without an ack are here.
+func (t *turn) update(info *jetstream.ConsumerInfo, asked time.Time) (settled bool) {
 	t.proven.Store(asked.UnixNano())
-	t.beat(asked)
+	t.sendProgress(asked)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.settled {
@@ -210,24 +219,25 @@ func (t *turn) look(info *jetstream.ConsumerInfo, asked time.Time) (settled bool
 	return t.settled
 }
 
-// beat gives a sign of life for each message that has given none for a while.
-func (t *turn) beat(now time.Time) {
+// sendProgress sends InProgress for each message for which none was sent for a while.
+func (t *turn) sendProgress(now time.Time) {
 	var silent []*item
 	t.mu.Lock()
 	for _, i := range t.held {
-		if now.Sub(i.beaten) > beatEvery {
-			i.beaten = now
+		if now.Sub(i.progressAt) > progressEvery {
+			i.progressAt = now
 			silent = append(silent, i)
 		}
 	}
-	t.mu.Unlock() // thousands may be more than the connection takes at once
+	t.mu.Unlock() // sending thousands may block
 	for _, i := range silent {
-		// If it can't be sent, the message comes again; one that was acked meanwhile gives none.
+		// If it can't be sent, the message is delivered again. For a message acked meanwhile
+		// nothing is sent.
 		_ = i.msg.InProgress()
 	}
 }
 
-// settle begins the deliveries once nothing is awaited. The lock is held.
+// settle starts the deliveries once no message is awaited. The lock is held.
 func (t *turn) settle() {
 	if t.awaited > 0 {
 		return
@@ -245,8 +255,8 @@ func (t *turn) work(a *account) {
 	}
 }
 
-// next takes away what is done, and returns the next message of an account, or nil when its
-// goroutine is to end.
+// next removes the message that is done, and returns the account's next one, or nil if its
+// goroutine should end.
 func (t *turn) next(a *account, done *item) *item {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -267,10 +277,10 @@ func (t *turn) next(a *account, done *item) *item {
 	return a.waiting[0]
 }
 
-// deliver tries until the message was taken or given up, and acks it then. It returns false when
-// the turn ends first.
+// deliver tries until the message is taken or given up, and then acks it. It returns false when the
+// turn ends first.
 func (t *turn) deliver(a *account, i *item) bool {
-	wanted, ok := t.decided(i)
+	wanted, ok := t.awaitWanted(i)
 	if !ok {
 		return false
 	}
@@ -282,28 +292,29 @@ func (t *turn) deliver(a *account, i *item) bool {
 		if !t.begin(i) {
 			return false
 		}
-		r := t.post(t.posts, t.target.Load(), delivery{id: i.id, kind: i.kind, header: i.msg.Headers(), body: i.msg.Data()}, time.Now())
+		d := delivery{id: i.id, kind: i.kind, header: i.msg.Headers(), body: i.msg.Data()}
+		r := t.post(t.postCtx, t.target.Load(), d, time.Now())
 		<-t.slots
 		t.metrics.deliveries.WithLabelValues(t.target.Load().service.Name, r.outcome).Inc()
 		if r.taken() {
-			_ = i.msg.Ack() // a lost one brings the message again
+			_ = i.msg.Ack() // if it is lost, the message is delivered again
 			t.taken.Store(time.Now().UnixNano())
 			return true
 		}
-		t.complain(i.kind, i.id, r.why)
-		if why := t.hopeless(i, r); why != "" && t.bury(i, why) == nil {
+		t.logFailure(i.kind, i.id, r.why)
+		if why := t.giveUpReason(i, r); why != "" && t.copyToDead(i, why) == nil {
 			_ = i.msg.Ack()
 			return true
 		}
-		if !t.failed(a, i) || !t.wait(a, hook.Pause(a.tries, r.after)) {
+		if !t.recordFailure(a, i) || !t.wait(a, hook.Pause(a.tries, r.after)) {
 			return false
 		}
 	}
 }
 
-// decided waits until it is known whose a message is, and reports whether it is wanted; ok is false
+// awaitWanted waits until it is known whether a message is wanted, and reports that. ok is false
 // when the turn ends first.
-func (t *turn) decided(i *item) (wanted, ok bool) {
+func (t *turn) awaitWanted(i *item) (wanted, ok bool) {
 	for {
 		if wanted, known := t.target.Load().wants(i.kind, t.d.Ref); known {
 			return wanted, true
@@ -314,16 +325,17 @@ func (t *turn) decided(i *item) (wanted, ok bool) {
 	}
 }
 
-// takenByReply reports whether the receiver has a message because it was asked for the reply to it.
+// takenByReply reports whether the receiver already took a message when it was asked for the reply
+// to it.
 func (t *turn) takenByReply(i *item) bool {
-	if !t.target.Load().hook.Reply || i.kind.MsgType == events.MsgTypeNotice || i.came.Sub(i.stored) > 2*replyTime {
+	if !t.target.Load().hook.Reply || i.kind.MsgType == events.MsgTypeNotice || i.received.Sub(i.stored) > 2*replyTime {
 		return false
 	}
-	return t.answered.taken(t.ctx, i.id, i.came.Add(replyTime))
+	return t.replyOutcomes.taken(t.ctx, i.id, i.received.Add(replyTime))
 }
 
-// begin waits for a free hand, and for the proof that the pin is still here: a process that was
-// frozen, or cut off, must not deliver what another one delivers.
+// begin waits for a free slot, and for proof that the pin is still here: a process that was frozen
+// or cut off must not deliver what another gateway delivers now.
 func (t *turn) begin(i *item) bool {
 	select {
 	case t.slots <- struct{}{}:
@@ -331,7 +343,7 @@ func (t *turn) begin(i *item) bool {
 		return false
 	}
 	for time.Since(time.Unix(0, t.proven.Load())) > proofLasts {
-		if !hook.Sleep(t.ctx, lookSoon) {
+		if !hook.Sleep(t.ctx, checkSoon) {
 			<-t.slots
 			return false
 		}
@@ -346,8 +358,8 @@ func (t *turn) begin(i *item) bool {
 	return true
 }
 
-// failed ends a try that failed. It returns false when the turn has ended.
-func (t *turn) failed(a *account, i *item) bool {
+// recordFailure ends a failed try. It returns false when the turn has ended.
+func (t *turn) recordFailure(a *account, i *item) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i.posting = false
@@ -359,7 +371,7 @@ func (t *turn) failed(a *account, i *item) bool {
 	return !t.ended
 }
 
-// wait waits for the next try.
+// wait waits before the next try. It returns false when the turn ends first.
 func (t *turn) wait(a *account, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -372,8 +384,8 @@ func (t *turn) wait(a *account, d time.Duration) bool {
 	return true
 }
 
-// hopeless says why a message is to be given up, or "".
-func (t *turn) hopeless(i *item, r result) string {
+// giveUpReason returns why a message must be given up, or "".
+func (t *turn) giveUpReason(i *item, r result) string {
 	switch {
 	case time.Since(i.stored) > t.giveUp:
 		return r.why + ", for a day"
@@ -383,7 +395,7 @@ func (t *turn) hopeless(i *item, r result) string {
 	return ""
 }
 
-// carried reports whether a header of a message goes to DEAD with it.
-func carried(name string) bool {
+// isForwarded reports whether a header of a message goes to the webhook, and to DEAD, with it.
+func isForwarded(name string) bool {
 	return strings.HasPrefix(name, "ce-") || name == "Content-Type"
 }

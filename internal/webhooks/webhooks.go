@@ -23,22 +23,22 @@ import (
 const (
 	// concurrency is how many deliveries one webhook has under way at once.
 	concurrency = 64
-	// complaintEvery is the time between two log lines about failures of one webhook.
-	complaintEvery = 10 * time.Second
+	// logEvery is the time between two log lines about failures of one webhook.
+	logEvery = 10 * time.Second
 )
 
 // Deps is what webhooks need.
 type Deps struct {
 	NATS     *nats.Conn
 	Services *services.Watch
-	// Ref returns an account's ref; ok is false while that can't be told yet. nil: no account has
-	// one.
+	// Ref returns an account's ref; ok is false while it is not known yet. nil means that no
+	// account has one.
 	Ref     func(wxtoken.Key) (ref string, ok bool)
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
 }
 
-// Webhooks delivers to all webhooks of all services.
+// Webhooks delivers messages to the webhooks of all services.
 type Webhooks struct {
 	d       Deps
 	js      jetstream.JetStream
@@ -47,7 +47,7 @@ type Webhooks struct {
 	giveUp  time.Duration // giveUpAfter
 }
 
-// New returns webhooks that Run serves.
+// New returns Webhooks; Run makes it deliver.
 func New(d Deps) (*Webhooks, error) {
 	js, err := jetstream.New(d.NATS)
 	if err != nil {
@@ -56,8 +56,8 @@ func New(d Deps) (*Webhooks, error) {
 	return &Webhooks{d: d, js: js, http: hook.Client(concurrency), metrics: newMetrics(d.Metrics), giveUp: giveUpAfter}, nil
 }
 
-// Run follows the services until ctx ends, and then waits for deliveries that are under way, for a
-// few seconds.
+// Run delivers to the webhooks of the current services until ctx ends, and then waits up to a few
+// seconds for deliveries that are under way.
 func (w *Webhooks) Run(ctx context.Context) error {
 	defer w.http.CloseIdleConnections()
 	running := map[string]*running{}
@@ -70,8 +70,8 @@ func (w *Webhooks) Run(ctx context.Context) error {
 		}
 	}()
 	for {
-		changed := w.d.Services.Changed() // before Now: none is missed
-		wanted := w.wanted()
+		changed := w.d.Services.Changed() // before Now, so that no change is missed
+		wanted := w.targets()
 		for name, r := range running {
 			if want, ok := wanted[name]; !ok || !want.sameFilters(r.of.target.Load()) {
 				r.cancel()
@@ -104,11 +104,12 @@ type running struct {
 func (w *Webhooks) start(ctx context.Context, name string, t *target) *running {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &subscription{
-		Webhooks: w, name: name, answered: newAnswered(), slots: make(chan struct{}, concurrency),
-		complaints: rate.NewLimiter(rate.Every(complaintEvery), 1), log: w.d.Log.With().Str("service", t.service.Name).Str("host", t.host).Logger(),
+		Webhooks: w, name: name, replyOutcomes: newReplyOutcomes(), slots: make(chan struct{}, concurrency),
+		logLimiter: rate.NewLimiter(rate.Every(logEvery), 1),
+		log:        w.d.Log.With().Str("service", t.service.Name).Str("host", t.host).Logger(),
 	}
 	s.target.Store(t)
-	w.metrics.dead.WithLabelValues(t.service.Name) // from zero: an alert sees the first one
+	w.metrics.dead.WithLabelValues(t.service.Name) // starts at zero, so that an alert sees the first one
 	r := &running{of: s, cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(r.ended)
@@ -117,31 +118,33 @@ func (w *Webhooks) start(ctx context.Context, name string, t *target) *running {
 	return r
 }
 
-// wanted returns what is to run, by the names of the durable consumers.
-func (w *Webhooks) wanted() map[string]*target {
+// targets returns the webhooks that should run, by the names of their durable consumers.
+func (w *Webhooks) targets() map[string]*target {
 	wanted := map[string]*target{}
 	for _, service := range w.d.Services.Now().All() {
 		for _, hook := range service.Webhooks {
 			t := newTarget(service, hook)
 			if len(t.filters) == 0 {
 				w.d.Log.Warn().Str("service", service.Name).Str("host", t.host).
-					Str("hint", "none of its messages are of accounts that the service has").Msg("webhook gets nothing")
+					Str("hint", "the webhook's messages are all of accounts that the service does not have").Msg("webhook left out")
 				continue
 			}
-			wanted[durable(service.Name, hook)] = t
+			wanted[consumerName(service.Name, hook)] = t
 		}
 	}
 	return wanted
 }
 
-// durable names a webhook's consumer by what stays when its messages and its secret change. A name
-// holds no URL: that may have a secret in its path.
-func durable(service string, hook services.Webhook) string {
+// consumerName returns the name of a webhook's durable consumer. It stays the same when the
+// webhook's messages and secret change. It holds no URL, only a digest: a URL may have a secret in
+// its path.
+func consumerName(service string, hook services.Webhook) string {
 	sum := sha256.Sum256([]byte(hook.URL + " " + strconv.FormatBool(hook.Reply)))
 	return "webhook-" + service + "-" + hex.EncodeToString(sum[:8])
 }
 
-// sameFilters reports whether t gets its messages and questions where other does.
+// sameFilters reports whether t gets its messages and requests for replies on the same subjects as
+// other.
 func (t *target) sameFilters(other *target) bool {
 	return slices.Equal(t.filters, other.filters) && slices.Equal(t.replies, other.replies)
 }

@@ -37,9 +37,9 @@ func TestDelivered(t *testing.T) {
 	r.publish(events.MessageSubject(component, "wxb", "event", "CLICK"), "wxb", "another event")
 	r.publish(events.NoticeSubject(component, "authorized"), "wxb", "another notice")
 	r.publish(events.NoticeSubject(component, "unauthorized"), "wxb", "<xml>4</xml>")
-	eventually(t, "four deliveries", func() bool { return len(in.taken()) == 4 })
+	eventually(t, "four deliveries", func() bool { return len(in.accepted()) == 4 })
 	r.message("wxa", "<xml>5</xml>")
-	eventually(t, "the fifth", func() bool { return len(in.taken()) == 5 })
+	eventually(t, "the fifth", func() bool { return len(in.accepted()) == 5 })
 	for _, g := range in.all {
 		h := g.header
 		mac := hmac.New(sha256.New, secret)
@@ -100,8 +100,8 @@ func TestScope(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			told.Store(true)
 			r.message("wxa", "a2")
-			eventually(t, "deliveries", func() bool { return len(in.taken()) >= len(row.want) })
-			if got := slices.Sorted(slices.Values(in.taken())); !slices.Equal(got, row.want) {
+			eventually(t, "deliveries", func() bool { return len(in.accepted()) >= len(row.want) })
+			if got := slices.Sorted(slices.Values(in.accepted())); !slices.Equal(got, row.want) {
 				t.Errorf("got %q, want %q", got, row.want)
 			}
 		})
@@ -150,15 +150,15 @@ func TestOrder(t *testing.T) {
 		}
 		switch n {
 		case each / 4:
-			eventually(t, "the first deliveries", func() bool { return len(in.taken()) > accounts })
+			eventually(t, "the first deliveries", func() bool { return len(in.accepted()) > accounts })
 			first.stop()
 		case each / 2:
-			eventually(t, "deliveries by the other", func() bool { return len(in.taken()) >= accounts*each/4 })
+			eventually(t, "deliveries by the other", func() bool { return len(in.accepted()) >= accounts*each/4 })
 			r.srv.Restart()
 		}
 	}
-	eventually(t, "all of them", func() bool { return len(in.taken()) >= accounts*each })
-	checkOrder(t, in.taken(), accounts, each)
+	eventually(t, "all of them", func() bool { return len(in.accepted()) >= accounts*each })
+	checkOrder(t, in.accepted(), accounts, each)
 }
 
 // TestFailingAccountHoldsUpNoOther has the receiver refuse one account: the others go on, and it comes in order afterwards.
@@ -179,11 +179,11 @@ func TestFailingAccountHoldsUpNoOther(t *testing.T) {
 		r.message("wx0", fmt.Sprintf("wx0 %d", n))
 		r.message("wx1", fmt.Sprintf("wx1 %d", n))
 	}
-	eventually(t, "the other account", func() bool { return len(in.taken()) == 200 })
+	eventually(t, "the other account", func() bool { return len(in.accepted()) == 200 })
 	eventually(t, "the rest to be pending", func() bool { return g.value(t, "wxtoken_webhook_pending", "service", "shop") == 200 })
 	mended.Store(true)
-	eventually(t, "all of them", func() bool { return len(in.taken()) >= 400 })
-	checkOrder(t, in.taken(), 2, 200)
+	eventually(t, "all of them", func() bool { return len(in.accepted()) >= 400 })
+	checkOrder(t, in.accepted(), 2, 200)
 	eventually(t, "nothing to be pending", func() bool { return g.value(t, "wxtoken_webhook_pending", "service", "shop") == 0 })
 }
 
@@ -221,7 +221,7 @@ func TestBadReceivers(t *testing.T) {
 			g := r.gateway()
 			r.ready(1)
 			r.message("wxa", "hello")
-			eventually(t, "the second try", func() bool { return len(in.taken()) == 1 })
+			eventually(t, "the second try", func() bool { return len(in.accepted()) == 1 })
 			if n := g.value(t, "wxtoken_webhook_deliveries_total", "outcome", outcome); n != 1 {
 				t.Errorf("%v counted as %s, want 1\n%s", n, outcome, g.log)
 			}
@@ -237,8 +237,8 @@ func TestBadReceivers(t *testing.T) {
 	})
 }
 
-// TestComeAndGo changes the services file under a gateway that runs.
-func TestComeAndGo(t *testing.T) {
+// TestServicesFileChanges changes the services file under a gateway that runs.
+func TestServicesFileChanges(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
 	one, two := newReceiver(t, nil), newReceiver(t, nil)
@@ -246,25 +246,25 @@ func TestComeAndGo(t *testing.T) {
 	g := r.gateway()
 	names := r.ready(1)
 	r.message("wxa", "1")
-	eventually(t, "the first", func() bool { return len(one.taken()) == 1 })
+	eventually(t, "the first", func() bool { return len(one.accepted()) == 1 })
 
 	r.serve([]webhook{{URL: two.URL, Messages: []string{component + "/*/text"}}})
 	r.ready(2) // that of the first stays for a while
 	r.message("wxa", "2")
-	eventually(t, "the second", func() bool { return len(two.taken()) == 1 })
-	if len(one.taken()) != 1 {
-		t.Errorf("the first got %q after it was removed", one.taken())
+	eventually(t, "the second", func() bool { return len(two.accepted()) == 1 })
+	if len(one.accepted()) != 1 {
+		t.Errorf("the first got %q after it was removed", one.accepted())
 	}
 
 	// It comes back with other messages, and goes on where it left off.
 	r.publish(events.MessageSubject(component, "wxa", "image", ""), "wxa", "3")
 	r.serve([]webhook{{URL: one.URL, Messages: []string{component + "/*/text", component + "/*/image"}}, {URL: two.URL, Messages: []string{component + "/*/text"}}})
-	eventually(t, "what came meanwhile", func() bool { return slices.Contains(one.taken(), "2") && slices.Contains(one.taken(), "3") })
+	eventually(t, "what came meanwhile", func() bool { return slices.Contains(one.accepted(), "2") && slices.Contains(one.accepted(), "3") })
 	cons, err := r.js.Consumer(t.Context(), events.StreamMessages, names[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := cons.CachedInfo().Config; c.InactiveThreshold != unusedFor || c.Durable != names[0] {
+	if c := cons.CachedInfo().Config; c.InactiveThreshold != inactiveAfter || c.Durable != names[0] {
 		t.Errorf("consumer %+v", c)
 	}
 	g.stop()
@@ -287,11 +287,11 @@ func TestConsumerLost(t *testing.T) {
 	for n := 1; n <= 10; n++ {
 		r.message("wxa", fmt.Sprintf("wxa %d", n))
 	}
-	eventually(t, "a try", func() bool { return in.times("wxa 1") > 0 })
+	eventually(t, "a try", func() bool { return in.attempts("wxa 1") > 0 })
 	if err := r.js.DeleteConsumer(t.Context(), events.StreamMessages, names[0]); err != nil {
 		t.Fatal(err)
 	}
 	mended.Store(true)
-	eventually(t, "all of them", func() bool { return len(in.taken()) == 10 })
-	checkOrder(t, in.taken(), 1, 10)
+	eventually(t, "all of them", func() bool { return len(in.accepted()) == 10 })
+	checkOrder(t, in.accepted(), 1, 10)
 }
