@@ -15,14 +15,14 @@ import (
 	"wxtoken/internal/settings"
 )
 
-// Config holds the settings of notices; the tags are read by package settings.
+// Config holds the settings of notices; package settings reads the tags.
 type Config struct {
 	NotifyFile string `name:"notify-file" group:"Notices" placeholder:"file" help:"Who is told when something needs a person, and when it is over: webhooks and robots of WeCom, DingTalk and Feishu (JSON, docs/notices.md). Read again while the process runs. Its URLs are secrets."`
 	ConsoleURL string `name:"console-url" group:"Notices" placeholder:"https://host" help:"Address at which operators reach the operator's page: each notice links to it."`
 	NotifyTest bool   `name:"notify-test" group:"Notices" help:"Send a test notice to each receiver of --notify-file, say what each answered, and end."`
 }
 
-// Validate returns all that is wrong with the settings, joined.
+// Validate returns all faults of the settings, joined.
 func (c Config) Validate() error {
 	var faults []error
 	if c.NotifyFile != "" {
@@ -32,10 +32,17 @@ func (c Config) Validate() error {
 	} else if c.NotifyTest {
 		faults = append(faults, settings.Fault("notify-test", "there is no receiver: set --notify-file"))
 	}
-	if u, err := url.Parse(c.ConsoleURL); c.ConsoleURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "") {
+	if c.ConsoleURL != "" && !isPageAddress(c.ConsoleURL) {
 		faults = append(faults, settings.Fault("console-url", "want http://... or https://..., without a password, a query or a fragment"))
 	}
 	return errors.Join(faults...)
+}
+
+// isPageAddress reports whether links can be made by adding a path to text.
+func isPageAddress(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" &&
+		u.User == nil && u.RawQuery == "" && u.Fragment == ""
 }
 
 // The kinds of receivers.
@@ -46,17 +53,17 @@ const (
 	KindFeishu   = "feishu"
 )
 
-// Receiver is one that is told.
+// Receiver is a receiver of notices.
 type Receiver struct {
 	Name     string
 	Kind     string
 	Language lang.Language
-	url      string // a secret: there is a robot's key in it
+	url      string // a secret: it contains a robot's key
 	secret   wxtoken.Secret
 	key      []byte // of a webhook
 }
 
-// Host is what may be shown of a receiver's address.
+// Host returns the host of a receiver's address: the only part that may be shown.
 func (r Receiver) Host() string {
 	u, err := url.Parse(r.url)
 	if err != nil {
@@ -79,12 +86,12 @@ type entry struct {
 	Language *lang.Language `json:"language"`
 }
 
-// maxReceivers bounds the file: each has a consumer and label values of its own.
+// maxReceivers bounds the file: each receiver has a consumer and label values of its own.
 const maxReceivers = 32
 
 var receiverName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 
-// what is the name of the file for people.
+// what names the file in error texts and logs.
 const what = "notify file"
 
 // ReadFile reads a notify file.
@@ -100,8 +107,8 @@ func ReadFile(path string) ([]Receiver, error) {
 	return receivers, nil
 }
 
-// Parse reads the text of a notify file. The error names every fault with its place, and shows no
-// URL and no secret.
+// Parse reads the text of a notify file. The error lists every fault with its place in the file,
+// and shows no URL and no secret.
 func Parse(data []byte) ([]Receiver, error) {
 	var f file
 	if err := settings.DecodeJSON(data, &f, ""); err != nil {
@@ -150,7 +157,7 @@ func (e entry) receiver() (Receiver, []error) {
 		}
 	case KindWeCom:
 		if e.Secret != "" {
-			fault("secret: a robot of WeCom has none, its key is in the url")
+			fault("secret: a WeCom robot has none (its key is in the url)")
 		}
 	case KindDingTalk, KindFeishu:
 	default:

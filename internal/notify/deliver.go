@@ -22,29 +22,30 @@ import (
 )
 
 const (
-	// giveUpAfter is how old a notice is when it is given up, after a try that failed. The page
-	// shows it all the same.
+	// giveUpAfter is the age at which a notice is given up, after a failed try. The operator's page
+	// still shows it.
 	giveUpAfter = 24 * time.Hour
-	// ackWait is longer than a message may wait for its turn and be tried.
+	// ackWait is longer than the wait before a try and the try itself.
 	ackWait = 30 * time.Second
-	// unusedFor is how long the server keeps the consumer of a receiver that no refresher serves.
-	unusedFor = 7 * 24 * time.Hour
-	// pullExpiry and pullBeat are how long a pull waits, and how often the server says that it
-	// stands.
-	pullExpiry = 30 * time.Second
-	pullBeat   = 5 * time.Second
+	// inactiveAfter is how long the server keeps the consumer of a receiver that no refresher
+	// serves.
+	inactiveAfter = 7 * 24 * time.Hour
+	// pullExpiry is how long a pull waits, and pullHeartbeat how often the server confirms that it
+	// is still open.
+	pullExpiry    = 30 * time.Second
+	pullHeartbeat = 5 * time.Second
 	// requestWait bounds other requests.
 	requestWait = 3 * time.Second
-	// troubleDelay is the wait after a fault of NATS, and complaintEvery the time between two log
-	// lines about it.
-	troubleDelay   = 2 * time.Second
-	complaintEvery = time.Minute
-	// clocksApart is how much the clocks of refresher and server may differ.
-	clocksApart = time.Minute
-	// lookEvery is the time between two looks at the file that is followed.
-	lookEvery = 2 * time.Second
-	// directTries is how often something is tried that does not lie on JOURNAL, and directQueue how
-	// many of these wait.
+	// faultDelay is the wait after a fault of NATS, and logEvery the time between two log lines
+	// about it.
+	faultDelay = 2 * time.Second
+	logEvery   = time.Minute
+	// clockSkew is how much the clocks of refresher and server may differ.
+	clockSkew = time.Minute
+	// checkEvery is the time between two checks whether the file has changed.
+	checkEvery = 2 * time.Second
+	// directTries is how often a notice that is not on JOURNAL is tried, and directQueue how many
+	// of these can wait.
 	directTries = 8
 	directQueue = 16
 )
@@ -58,15 +59,15 @@ type Deps struct {
 	Log       zerolog.Logger
 	Metrics   prometheus.Registerer
 	Now       func() time.Time
-	Transport http.RoundTripper // nil = one for the addresses of others
+	Transport http.RoundTripper // nil means that of hook.Client
 }
 
-// Deliverer brings notices to the receivers of a file. All refreshers share a durable consumer for
-// each receiver, with one notice on its way at a time: so notices come in order, and however many
-// refreshers there are, not more often than a robot allows.
+// Deliverer delivers notices to the receivers of a file. All refreshers share one durable consumer
+// for each receiver, which hands out one notice at a time: so notices arrive in order, and never
+// more often than a robot allows, however many refreshers there are.
 type Deliverer struct {
 	cfg    Config
-	file   *settings.File[[]Receiver] // nil: there are no receivers
+	file   *settings.File[[]Receiver] // nil if there are no receivers
 	js     jetstream.JetStream
 	http   *http.Client
 	log    zerolog.Logger
@@ -77,11 +78,18 @@ type Deliverer struct {
 	failing *prometheus.GaugeVec
 }
 
-// New returns a deliverer that Run makes work.
+// New returns a Deliverer; Run makes it deliver.
 func New(cfg Config, d Deps) (*Deliverer, error) {
-	v := &Deliverer{cfg: cfg, js: d.JetStream, http: client(d.Transport), log: d.Log, now: d.Now, direct: make(chan events.Notice, directQueue)}
-	v.tries = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wxtoken_notify_total", Help: "Tries to bring a notice to a receiver, by what came of them."}, []string{"receiver", "outcome"})
-	v.failing = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wxtoken_notify_failing", Help: "Whether the last try of this refresher failed (1) or not (0)."}, []string{"receiver"})
+	v := &Deliverer{
+		cfg: cfg, js: d.JetStream, http: client(d.Transport), log: d.Log, now: d.Now,
+		direct: make(chan events.Notice, directQueue),
+	}
+	v.tries = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "wxtoken_notify_total", Help: "Tries to deliver a notice to a receiver, by outcome.",
+	}, []string{"receiver", "outcome"})
+	v.failing = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "wxtoken_notify_failing", Help: "1 if this refresher's last try to deliver a notice failed, else 0.",
+	}, []string{"receiver"})
 	for _, c := range []prometheus.Collector{v.tries, v.failing} {
 		if err := d.Metrics.Register(c); err != nil {
 			return nil, err
@@ -103,11 +111,11 @@ func client(transport http.RoundTripper) *http.Client {
 	return c
 }
 
-// Direct tells something to all receivers without NATS. It doesn't wait.
+// Direct sends a notice to all receivers without NATS. It does not wait for them.
 func (v *Deliverer) Direct(n events.Notice) {
 	select {
 	case v.direct <- n:
-	default: // receivers are away as well
+	default: // the receivers can't be reached either
 		v.log.Error().Str("cause", n.Data.Cause).Str("phase", string(n.Data.Phase)).Msg("notice dropped")
 	}
 }
@@ -123,7 +131,7 @@ func (v *Deliverer) Run(ctx context.Context) error {
 	defer working.Wait()
 	working.Go(func() { _ = v.file.Run(ctx) }) // it always returns nil
 	running := map[string]*delivery{}
-	look := time.NewTicker(lookEvery)
+	look := time.NewTicker(checkEvery)
 	defer look.Stop()
 	for {
 		v.change(ctx, running)
@@ -135,21 +143,21 @@ func (v *Deliverer) Run(ctx context.Context) error {
 			return nil
 		case n := <-v.direct:
 			for _, r := range v.file.Now() {
-				working.Go(func() { v.tell(ctx, r, n) })
+				working.Go(func() { v.deliverDirect(ctx, r, n) })
 			}
 		case <-look.C:
 		}
 	}
 }
 
-// delivery is one receiver that is served.
+// delivery is the goroutine that serves one receiver.
 type delivery struct {
 	to     Receiver
 	cancel context.CancelFunc
 	ended  chan struct{}
 }
 
-// change ends what is not wanted any more, and begins what is new.
+// change stops the deliveries to receivers that changed or are gone, and starts those to new ones.
 func (v *Deliverer) change(ctx context.Context, running map[string]*delivery) {
 	wanted := v.file.Now()
 	for name, d := range running {
@@ -179,27 +187,27 @@ func (v *Deliverer) change(ctx context.Context, running map[string]*delivery) {
 	}
 }
 
-// same reports whether two receivers are the same in everything.
+// same reports whether two receivers are equal.
 func (r Receiver) same(other Receiver) bool {
 	return r.Name == other.Name && r.Kind == other.Kind && r.Language == other.Language && r.url == other.url && r.secret == other.secret
 }
 
-// serve delivers to one receiver until ctx ends.
+// serve delivers notices to one receiver until ctx ends.
 func (v *Deliverer) serve(ctx context.Context, r Receiver) {
 	log := v.log.With().Str("receiver", r.Name).Str("host", r.Host()).Logger()
-	complaints, since := rate.Sometimes{Interval: complaintEvery}, v.now().Add(-clocksApart)
+	logged, since := rate.Sometimes{Interval: logEvery}, v.now().Add(-clockSkew)
 	for {
 		err := v.follow(ctx, r, since, log)
 		if ctx.Err() != nil {
 			return
 		}
-		complaints.Do(func() { log.Warn().Err(err).Dur("delay", troubleDelay).Msg("failed to read notices") })
-		hook.Sleep(ctx, troubleDelay)
+		logged.Do(func() { log.Warn().Err(err).Dur("delay", faultDelay).Msg("failed to read notices") })
+		hook.Sleep(ctx, faultDelay)
 	}
 }
 
-// consumer returns the durable consumer of a receiver. One that is new begins with what came since
-// the receiver was named here.
+// consumer returns the durable consumer of a receiver. A new one starts with the notices written
+// since this refresher learned of the receiver.
 func (v *Deliverer) consumer(ctx context.Context, r Receiver, since time.Time) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestWait)
 	defer cancel()
@@ -208,19 +216,22 @@ func (v *Deliverer) consumer(ctx context.Context, r Receiver, since time.Time) (
 		return cons, err
 	}
 	return v.js.CreateConsumer(ctx, events.StreamJournal, jetstream.ConsumerConfig{
-		Durable: Durable(r.Name), Description: "notices for " + r.Name, FilterSubject: events.JournalFilter(events.JournalNotice),
+		Durable: Durable(r.Name), Description: "notices for " + r.Name,
+		FilterSubject: events.JournalFilter(events.JournalNotice),
 		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: 1, InactiveThreshold: unusedFor,
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: 1,
+		InactiveThreshold: inactiveAfter,
 	})
 }
 
-// follow delivers until ctx ends or the consumer can't be read.
+// follow delivers notices until ctx ends or the consumer can't be read.
 func (v *Deliverer) follow(ctx context.Context, r Receiver, since time.Time, log zerolog.Logger) error {
 	cons, err := v.consumer(ctx, r, since)
 	if err != nil {
 		return fmt.Errorf("find or create consumer %s: %w", Durable(r.Name), err)
 	}
-	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullBeat))
+	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullExpiry),
+		jetstream.PullHeartbeat(pullHeartbeat))
 	if err != nil {
 		return fmt.Errorf("pull from %s: %w", Durable(r.Name), err)
 	}
@@ -235,13 +246,13 @@ func (v *Deliverer) follow(ctx context.Context, r Receiver, since time.Time, log
 	}
 }
 
-// deliver tries to bring one notice to a receiver. The wait before it keeps messages apart, those
-// of other refreshers too: no other is on its way meanwhile.
+// deliver tries to deliver one notice. The wait before it spaces messages out, those of other
+// refreshers too: the consumer hands out no other notice meanwhile.
 func (v *Deliverer) deliver(ctx context.Context, r Receiver, m jetstream.Msg, log zerolog.Logger) {
 	n, err := events.ParseNotice(m.Data())
 	if err != nil {
-		log.Warn().Str("subject", m.Subject()).Msg("unreadable notice passed over")
-		_ = m.Term() // it is no better for being read again
+		log.Warn().Str("subject", m.Subject()).Msg("unreadable notice skipped")
+		_ = m.Term() // reading it again would not help
 		return
 	}
 	if !hook.Sleep(ctx, robots[r.Kind].apart) {
@@ -268,7 +279,7 @@ func (v *Deliverer) deliver(ctx context.Context, r Receiver, m jetstream.Msg, lo
 	}
 }
 
-// try makes one try, and counts it.
+// try makes one try and counts it.
 func (v *Deliverer) try(ctx context.Context, r Receiver, n events.Notice) result {
 	out := post(ctx, v.http, r, n, v.cfg.ConsoleURL, v.now())
 	if ctx.Err() != nil {
@@ -283,8 +294,8 @@ func (v *Deliverer) try(ctx context.Context, r Receiver, n events.Notice) result
 	return out
 }
 
-// tell brings a notice that does not lie on JOURNAL to a receiver.
-func (v *Deliverer) tell(ctx context.Context, r Receiver, n events.Notice) {
+// deliverDirect delivers a notice that is not on JOURNAL to a receiver.
+func (v *Deliverer) deliverDirect(ctx context.Context, r Receiver, n events.Notice) {
 	var out result
 	for tries := 1; tries <= directTries; tries++ {
 		if out = v.try(ctx, r, n); out.outcome == outcomeOK || !hook.Sleep(ctx, hook.Pause(tries, out.after)) {
@@ -295,8 +306,8 @@ func (v *Deliverer) tell(ctx context.Context, r Receiver, n events.Notice) {
 	v.log.Error().Str("receiver", r.Name).Str("cause", n.Data.Cause).Str("reason", out.why).Msg("notice given up")
 }
 
-// Test sends a test notice to each receiver and writes what came of it. It returns an error when
-// one did not take it.
+// Test sends a test notice to each receiver and writes the results to out. It returns an error if a
+// receiver did not take it.
 func Test(ctx context.Context, cfg Config, now func() time.Time, transport http.RoundTripper, out io.Writer, l lang.Language) error {
 	receivers, err := ReadFile(cfg.NotifyFile)
 	if err != nil {

@@ -88,7 +88,7 @@ func (r *rig) deliverer(file string) (log *logtest.Buffer, metrics *prometheus.R
 	return log, metrics, v.Direct
 }
 
-func write(t *testing.T, file string, receivers ...map[string]string) {
+func writeReceivers(t *testing.T, file string, receivers ...map[string]string) {
 	t.Helper()
 	text, err := json.Marshal(map[string]any{"receivers": receivers})
 	if err != nil {
@@ -137,12 +137,12 @@ func TestDelivered(t *testing.T) {
 		all[kind] = newRobot(t, nil)
 		named = append(named, receiver(kind, kind, all[kind].URL))
 	}
-	write(t, file, named...)
+	writeReceivers(t, file, named...)
 	for range 3 {
 		r.deliverer(file)
 	}
-	r.see(1, wrong(wxtoken.HeldRefused, 0), wrong(wxtoken.HeldQuota, 2))
-	r.see(10)
+	r.observe(1, noticeOf(wxtoken.HeldRefused, 0), noticeOf(wxtoken.HeldQuota, 2))
+	r.observe(10)
 	told := r.notices()
 	if len(told) != 4 {
 		t.Fatalf("told %q", told)
@@ -151,14 +151,14 @@ func TestDelivered(t *testing.T) {
 		eventually(t, kind+" has all", func() bool { return len(robot.got()) >= len(told) })
 	}
 	late := newRobot(t, nil)
-	write(t, file, append(named[1:], receiver("late", KindWebhook, late.URL))...)
+	writeReceivers(t, file, append(named[1:], receiver("late", KindWebhook, late.URL))...)
 	eventually(t, "the late one is served", func() bool {
 		_, err := r.js.Consumer(t.Context(), events.StreamJournal, Durable("late"))
 		return err == nil
 	})
 	before := len(late.got())
-	time.Sleep(2 * lookEvery) // all have read the file
-	r.see(1, wrong(wxtoken.HeldEmptyAnswers, 0))
+	time.Sleep(2 * checkEvery) // all have read the file
+	r.observe(1, noticeOf(wxtoken.HeldEmptyAnswers, 0))
 	eventually(t, "the late one has it", func() bool {
 		return len(late.got()) > before && strings.Contains(late.got()[len(late.got())-1], "EmptyAnswers")
 	})
@@ -205,10 +205,10 @@ func TestRetried(t *testing.T) {
 		}
 		return 200, `{"errcode":0,"errmsg":"ok"}`
 	})
-	write(t, file, receiver("ops", KindFeishu, robot.URL)) // its answers are read as Feishu's: an errcode is none
-	write(t, file, receiver("ops", KindDingTalk, robot.URL))
+	writeReceivers(t, file, receiver("ops", KindFeishu, robot.URL)) // its answers are read as Feishu's: an errcode is none
+	writeReceivers(t, file, receiver("ops", KindDingTalk, robot.URL))
 	log, metrics, _ := r.deliverer(file)
-	r.see(1, wrong(wxtoken.HeldRefused, 0))
+	r.observe(1, noticeOf(wxtoken.HeldRefused, 0))
 	eventually(t, "it is taken", func() bool { return strings.Contains(log.String(), "notice delivered") })
 	if n := len(robot.got()); n != 4 {
 		t.Errorf("%d tries, want 4", n)
@@ -258,10 +258,10 @@ func TestDirect(t *testing.T) {
 		}
 		return 200, `{"errcode":0}`
 	})
-	write(t, file, receiver("ops", KindWeCom, robot.URL))
+	writeReceivers(t, file, receiver("ops", KindWeCom, robot.URL))
 	_, _, direct := r.deliverer(file)
 	r.srv.Stop()
-	direct(events.NewNotice(time.Now(), complete(wrong(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now())))
+	direct(events.NewNotice(time.Now(), complete(noticeOf(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now())))
 	eventually(t, "it is told", func() bool { return len(robot.got()) == 2 })
 	if got := robot.got()[1]; !strings.Contains(got, "NATS is away") {
 		t.Errorf("told %s", got)
@@ -273,7 +273,7 @@ func TestTried(t *testing.T) {
 	t.Parallel()
 	good, bad := newRobot(t, nil), newRobot(t, func(int) (int, string) { return 200, `{"code":19021,"msg":"sign match fail"}` })
 	file := filepath.Join(t.TempDir(), "notify.json")
-	write(t, file, receiver("good", KindWeCom, good.URL), receiver("bad", KindFeishu, bad.URL))
+	writeReceivers(t, file, receiver("good", KindWeCom, good.URL), receiver("bad", KindFeishu, bad.URL))
 	var out bytes.Buffer
 	cfg := Config{NotifyFile: file, NotifyTest: true}
 	if err := cfg.Validate(); err != nil {

@@ -1,4 +1,5 @@
-// Package notify tells operators when something needs a person, and when that is over
-// (docs/notices.md). A Teller writes notices to JOURNAL, in each refresher and each notice once; a
-// Deliverer brings them to webhooks and to the robots of WeCom, DingTalk and Feishu.
+// Package notify tells operators when something needs a person, and when it is over
+// (docs/notices.md). Each refresher has a Teller, which writes notices to JOURNAL, each notice only
+// once among all refreshers, and a Deliverer, which delivers them to webhooks and to the robots of
+// WeCom, DingTalk and Feishu.
 package notify

@@ -22,26 +22,26 @@ const (
 	postWithin = 10 * time.Second
 	// maxAnswer is how much of an answer is read, in bytes.
 	maxAnswer = 64 << 10
-	// maxSaid is how much of a robot's words is shown, in characters.
+	// maxSaid is how much of a robot's error message is shown, in characters.
 	maxSaid = 200
 )
 
-// Outcomes of a try, as the metric has them.
+// Outcomes of a try, as in the metric.
 const (
 	outcomeOK          = "ok"
 	outcomeRefused     = "refused"     // a code that is not 0, or a status that is not 2xx
 	outcomeTimeout     = "timeout"     // no answer in time
 	outcomeUnreachable = "unreachable" // no connection, or it broke
-	outcomeGivenUp     = "given_up"    // nothing more is tried
+	outcomeGivenUp     = "given_up"    // too old, or tried too often: no more tries
 )
 
 var outcomes = []string{outcomeOK, outcomeRefused, outcomeTimeout, outcomeUnreachable, outcomeGivenUp}
 
-// result is what came of a try.
+// result is the result of a try.
 type result struct {
 	outcome string
-	why     string        // no address, no secret
-	after   time.Duration // how long the receiver wants to be left alone
+	why     string        // without address and secret
+	after   time.Duration // the receiver's Retry-After, or a robot's pause; 0 if none
 }
 
 // post makes one try.
@@ -52,9 +52,9 @@ func post(ctx context.Context, client *http.Client, r Receiver, n events.Notice,
 	address, body := robot.write(r, n, say(n, r.Language, console), now)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
-		return result{outcome: outcomeUnreachable, why: "a URL that can't be used"}
+		return result{outcome: outcomeUnreachable, why: "unusable URL"}
 	}
-	headers(req.Header, r, n, body, now)
+	setHeaders(req.Header, r, n, body, now)
 	res, err := client.Do(req)
 	if err != nil {
 		timeout, why := hook.Unanswered(err)
@@ -71,22 +71,23 @@ func post(ctx context.Context, client *http.Client, r Receiver, n events.Notice,
 	case robot.judge == nil:
 		return result{outcome: outcomeOK}
 	case err != nil:
-		return result{outcome: outcomeUnreachable, why: "an answer that broke off"}
+		return result{outcome: outcomeUnreachable, why: "the answer broke off"}
 	}
-	return judged(r, robot, said)
+	return judge(r, robot, said)
 }
 
-// judged tells what a robot's answer means: it says what is wrong in the body, with status 200.
-func judged(r Receiver, robot robot, body []byte) result {
+// judge returns the result that a robot's answer means: a robot reports errors in the body, with
+// status 200.
+func judge(r Receiver, robot robot, body []byte) result {
 	code, said, ok := robot.judge(body)
 	switch {
 	case !ok:
-		return result{outcome: outcomeRefused, why: "an answer that is not a robot's"}
+		return result{outcome: outcomeRefused, why: "the answer is not a robot's"}
 	case code == 0:
 		return result{outcome: outcomeOK}
 	}
 	out := result{outcome: outcomeRefused, why: fmt.Sprintf("errcode %d", code)}
-	if said = r.shown(said); said != "" {
+	if said = r.printable(said); said != "" {
 		out.why += ": " + said
 	}
 	if slices.Contains(robot.busy, code) {
@@ -95,9 +96,9 @@ func judged(r Receiver, robot robot, body []byte) result {
 	return out
 }
 
-// shown returns what may be shown of a robot's words: they are foreign, and must not repeat what is
-// secret in the address.
-func (r Receiver) shown(said string) string {
+// printable returns what may be shown of a robot's error message: a foreign text, which must not
+// repeat the secrets in the address.
+func (r Receiver) printable(said string) string {
 	secrets := []string{r.secret.Reveal()}
 	if u, err := url.Parse(r.url); err == nil {
 		secrets = append(secrets, path.Base(u.Path))

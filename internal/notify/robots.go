@@ -17,16 +17,16 @@ import (
 	"wxtoken/internal/hook"
 )
 
-// robot is how one kind of receiver is spoken to.
+// robot is the protocol of one kind of receiver.
 type robot struct {
 	apart time.Duration // between two messages
-	rest  time.Duration // after it said that there were too many
+	rest  time.Duration // pause after it said that there were too many
 	busy  []int         // the codes that say so
 	write func(r Receiver, n events.Notice, w words, now time.Time) (address string, body []byte)
-	judge func(body []byte) (code int, said string, ok bool) // nil: the status alone counts
+	judge func(body []byte) (code int, said string, ok bool) // nil if only the HTTP status counts
 }
 
-// robots are all kinds, by their names.
+// robots are the protocols of all kinds of receivers.
 var robots = map[string]robot{
 	KindWebhook: {write: plainNotice},
 	// "群机器人配置说明" (developer.work.weixin.qq.com/document/path/91770): 20 messages a minute, a
@@ -40,17 +40,17 @@ var robots = map[string]robot{
 	KindFeishu: {apart: time.Second, rest: time.Minute, busy: []int{9499, 11232}, write: feishu, judge: feishuCode},
 }
 
-// plainNotice hands on the notice as it lies on JOURNAL.
+// plainNotice writes the notice as it is on JOURNAL.
 func plainNotice(r Receiver, n events.Notice, _ words, _ time.Time) (string, []byte) {
-	return r.url, encoded(n)
+	return r.url, encode(n)
 }
 
-// encoded returns JSON in which <, > and & stand as they are: robots read markup.
-func encoded(v any) []byte {
+// encode returns JSON in which <, > and & are not escaped: robots read markup.
+func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(v) // of these types it can't fail
+	_ = e.Encode(v) // can't fail for these types
 	return bytes.TrimSpace(b.Bytes())
 }
 
@@ -67,11 +67,11 @@ func wecom(r Receiver, _ events.Notice, w words, _ time.Time) (string, []byte) {
 	if w.link != "" {
 		text += fmt.Sprintf("\n[%s](%s)", w.open, w.link)
 	}
-	return r.url, encoded(map[string]any{"msgtype": "markdown", "markdown": map[string]string{"content": text}})
+	return r.url, encode(map[string]any{"msgtype": "markdown", "markdown": map[string]string{"content": text}})
 }
 
 // dingtalk writes a markdown message for a robot of DingTalk (钉钉). With a secret (加签) the time in
-// milliseconds and the signature of it go into the query.
+// milliseconds and its signature go into the query.
 func dingtalk(r Receiver, _ events.Notice, w words, now time.Time) (string, []byte) {
 	text := "### " + w.title
 	for _, l := range w.lines {
@@ -80,24 +80,24 @@ func dingtalk(r Receiver, _ events.Notice, w words, now time.Time) (string, []by
 	if w.link != "" {
 		text += fmt.Sprintf("\n\n[%s](%s)", w.open, w.link)
 	}
-	body := encoded(map[string]any{"msgtype": "markdown", "markdown": map[string]string{"title": w.title, "text": text}})
+	body := encode(map[string]any{"msgtype": "markdown", "markdown": map[string]string{"title": w.title, "text": text}})
 	if r.secret.IsZero() {
 		return r.url, body
 	}
 	at := strconv.FormatInt(now.UnixMilli(), 10)
 	u, err := url.Parse(r.url)
-	if err != nil { // it was read once
+	if err != nil { // never: it was parsed once before
 		return r.url, body
 	}
 	q := u.Query()
 	q.Set("timestamp", at)
-	q.Set("sign", signed(r.secret.Reveal(), at+"\n"+r.secret.Reveal()))
+	q.Set("sign", hmacBase64(r.secret.Reveal(), at+"\n"+r.secret.Reveal()))
 	u.RawQuery = q.Encode()
 	return u.String(), body
 }
 
-// feishu writes a card for a robot of Feishu (飞书). With a secret (签名校验) the time in seconds and the
-// signature go into the body; the key is time and secret, and nothing is signed with it.
+// feishu writes a card for a robot of Feishu (飞书). With a secret (签名校验) the time in seconds and a
+// signature go into the body: the HMAC of an empty text, with time and secret as the key.
 func feishu(r Receiver, _ events.Notice, w words, now time.Time) (string, []byte) {
 	color := "red"
 	if w.good {
@@ -120,13 +120,13 @@ func feishu(r Receiver, _ events.Notice, w words, now time.Time) (string, []byte
 	}}
 	if !r.secret.IsZero() {
 		at := strconv.FormatInt(now.Unix(), 10)
-		message["timestamp"], message["sign"] = at, signed(at+"\n"+r.secret.Reveal(), "")
+		message["timestamp"], message["sign"] = at, hmacBase64(at+"\n"+r.secret.Reveal(), "")
 	}
-	return r.url, encoded(message)
+	return r.url, encode(message)
 }
 
-// signed returns the signature that robots want, as base64.
-func signed(key, text string) string {
+// hmacBase64 returns the HMAC-SHA256 of text, as robots want it.
+func hmacBase64(key, text string) string {
 	mac := hmac.New(sha256.New, []byte(key))
 	_, _ = mac.Write([]byte(text))
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
@@ -165,8 +165,8 @@ func feishuCode(body []byte) (code int, said string, ok bool) {
 	return 0, "", false
 }
 
-// headers puts what goes with a body into h.
-func headers(h http.Header, r Receiver, n events.Notice, body []byte, now time.Time) {
+// setHeaders sets the headers that go with a body.
+func setHeaders(h http.Header, r Receiver, n events.Notice, body []byte, now time.Time) {
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("User-Agent", "wxtoken")
 	if r.Kind == KindWebhook {

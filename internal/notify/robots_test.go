@@ -49,7 +49,7 @@ var receivers = `{"receivers": [
 	{"name": "feishu-unsigned", "kind": "feishu", "url": "https://open.feishu.cn/open-apis/bot/v2/hook/SEKRET-feishu", "language": "en"}
 ]}`
 
-func named(t *testing.T) []Receiver {
+func exampleReceivers(t *testing.T) []Receiver {
 	t.Helper()
 	all, err := Parse([]byte(receivers))
 	if err != nil {
@@ -69,7 +69,7 @@ func notices() map[string]events.Notice {
 		d.Keys = append(d.Keys, wxtoken.AuthorizerKey(component, fmt.Sprintf("wxa00000000000000%d", i+1)).String())
 	}
 	began := complete(d, events.PhaseBegan, at)
-	return map[string]events.Notice{"began": events.NewNotice(at, began), "over": events.NewNotice(at.Add(time.Hour), ended(began))}
+	return map[string]events.Notice{"began": events.NewNotice(at, began), "over": events.NewNotice(at.Add(time.Hour), over(began))}
 }
 
 // tripper is a receiver in this process.
@@ -80,12 +80,12 @@ func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r
 // TestRecordedRequests compares what each kind of receiver is sent, byte for byte, with testdata: go test -run TestRecorded ./internal/notify -update.
 func TestRecordedRequests(t *testing.T) {
 	t.Parallel()
-	for _, r := range named(t) {
+	for _, r := range exampleReceivers(t) {
 		for phase, n := range notices() {
 			var sent string
 			client := &http.Client{Transport: tripper(func(req *http.Request) (*http.Response, error) {
-				sent = written(t, req)
-				return answered(http.StatusOK, `{"errcode":0,"errmsg":"ok","code":0}`), nil
+				sent = dump(t, req)
+				return response(http.StatusOK, `{"errcode":0,"errmsg":"ok","code":0}`), nil
 			})}
 			if out := post(t.Context(), client, r, n, console, n.Time.Add(5*time.Second)); out.outcome != outcomeOK {
 				t.Errorf("%s %s: %+v", r.Name, phase, out)
@@ -111,8 +111,8 @@ func TestRecordedRequests(t *testing.T) {
 	}
 }
 
-// written is a request as the files have it.
-func written(t *testing.T, req *http.Request) string {
+// dump returns a request in the form of the files.
+func dump(t *testing.T, req *http.Request) string {
 	t.Helper()
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
@@ -126,7 +126,7 @@ func written(t *testing.T, req *http.Request) string {
 	return req.Method + " " + req.URL.String() + "\n" + strings.Join(lines, "\n") + "\n\n" + string(body) + "\n"
 }
 
-func answered(status int, body string) *http.Response {
+func response(status int, body string) *http.Response {
 	w := httptest.NewRecorder()
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, body)
@@ -142,7 +142,7 @@ func TestSigned(t *testing.T) {
 		return base64.StdEncoding.EncodeToString(m.Sum(nil))
 	}
 	n := notices()["began"]
-	for _, r := range named(t) {
+	for _, r := range exampleReceivers(t) {
 		w := say(n, r.Language, console)
 		address, body := robots[r.Kind].write(r, n, w, at)
 		u, err := url.Parse(address)
@@ -169,7 +169,7 @@ func TestSigned(t *testing.T) {
 			}
 		case "webhook":
 			h := http.Header{}
-			headers(h, r, n, body, at)
+			setHeaders(h, r, n, body, at)
 			secret, err := hook.Secret(webhook)
 			if err != nil {
 				t.Fatal(err)
@@ -191,7 +191,7 @@ func TestBounds(t *testing.T) {
 			d.Keys = append(d.Keys, wxtoken.AuthorizerKey(d.Component, strings.Repeat("x", 64)).String())
 		}
 		n := events.NewNotice(at, complete(d, events.PhaseBegan, at))
-		for _, r := range named(t) {
+		for _, r := range exampleReceivers(t) {
 			_, body := robots[r.Kind].write(r, n, say(n, r.Language, console), at)
 			var wecom struct{ Markdown struct{ Content string } }
 			if err := json.Unmarshal(body, &wecom); err != nil {
@@ -204,8 +204,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestThings: a notice about dead letters says how many there are and leads to them, and one about copies names them.
-func TestThings(t *testing.T) {
+// TestDeadLettersAndMirrors: a notice about dead letters says how many there are and leads to them, and one about copies names them.
+func TestDeadLettersAndMirrors(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		d          events.NoticeData
@@ -242,26 +242,26 @@ func TestAnswers(t *testing.T) {
 		{"feishu", 200, `{"code":19021,"msg":"sign match fail or timestamp is not within one hour from current time"}`, result{outcome: outcomeRefused, why: "errcode 19021: sign match fail or timestamp is not within one hour from current time"}},
 		{"feishu", 200, `{"code":11232,"msg":"frequency limited"}`, result{outcome: outcomeRefused, why: "errcode 11232: frequency limited", after: time.Minute}},
 		{"feishu", 400, `{"code":19001,"msg":"param invalid: incoming webhook access token invalid"}`, result{outcome: outcomeRefused, why: "status 400"}},
-		{"feishu", 200, `{}`, result{outcome: outcomeRefused, why: "an answer that is not a robot's"}},
-		{"wecom", 200, `<html>`, result{outcome: outcomeRefused, why: "an answer that is not a robot's"}},
+		{"feishu", 200, `{}`, result{outcome: outcomeRefused, why: "the answer is not a robot's"}},
+		{"wecom", 200, `<html>`, result{outcome: outcomeRefused, why: "the answer is not a robot's"}},
 		{"wecom", 200, `{"errcode":1,"errmsg":"a\u0007\nb"}`, result{outcome: outcomeRefused, why: "errcode 1: a  b"}},
 		{"wecom", 302, ``, result{outcome: outcomeRefused, why: "status 302"}},
 		{"webhook", 204, ``, result{outcome: outcomeOK}},
 		{"webhook", 500, `{"errcode":0}`, result{outcome: outcomeRefused, why: "status 500"}},
 	} {
 		var r Receiver
-		for _, r = range named(t) {
+		for _, r = range exampleReceivers(t) {
 			if r.Kind == row.kind {
 				break
 			}
 		}
-		client := &http.Client{Transport: tripper(func(*http.Request) (*http.Response, error) { return answered(row.status, row.body), nil })}
+		client := &http.Client{Transport: tripper(func(*http.Request) (*http.Response, error) { return response(row.status, row.body), nil })}
 		if got := post(t.Context(), client, r, notices()["began"], console, at); got != row.want {
 			t.Errorf("%s %d %s: got %+v, want %+v", row.kind, row.status, row.body, got, row.want)
 		}
 	}
 	late := &http.Client{Transport: tripper(func(*http.Request) (*http.Response, error) { return nil, context.DeadlineExceeded })}
-	if got := post(t.Context(), late, named(t)[1], notices()["began"], console, at); got.outcome != outcomeTimeout || strings.Contains(got.why, "SEKRET") {
+	if got := post(t.Context(), late, exampleReceivers(t)[1], notices()["began"], console, at); got.outcome != outcomeTimeout || strings.Contains(got.why, "SEKRET") {
 		t.Errorf("no answer: %+v", got)
 	}
 }

@@ -22,67 +22,69 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// How long things last before they are told, in looks: a look is what a refresher's sweep makes,
-// every 30 s by default.
+// How long a change must last before a notice is written, in looks: each sweep of a refresher makes
+// one look, every 30 s by default.
 const (
-	// A cause that may end by itself; within that time the accounts of a cause come together, too.
+	// A cause that may end by itself. This also gathers the accounts of one cause into one notice.
 	lastsFor   = 4
-	overFor    = 2    // the absence of a cause, before it counts as over
-	removedFor = 20   // that a component is not looked after here, before another refresher is taken not to do so either
-	grownAfter = 20   // that twice as many accounts are concerned as were told; and fewer, before the others count as mended
-	grownAtAll = 2880 // that more are
+	overFor    = 2    // absence of a cause before it counts as over
+	removedFor = 20   // absence of a component from the settings here, before it is taken to be gone from all refreshers
+	grownAfter = 20   // before more is reported where twice as many accounts are concerned; also before a smaller number is believed
+	grownAtAll = 2880 // before more is reported where any more accounts are concerned: a day
 )
 
-// Teller writes notices: one for the beginning of each cause and one for its end, however many
-// refreshers see it.
+// Teller writes notices: one when a cause begins and one when it is over, however many refreshers
+// see it.
 //
-// The last notice on a subject of JOURNAL is what holds. Each refresher compares it with what it
-// sees, and writes the next one only in the place after the one that it has read
-// (Nats-Expected-Last-Subject-Sequence): of several that see a change at once, one writes it.
+// The last notice on a subject of JOURNAL is the current state. Each refresher compares it with
+// what it sees, and writes the next one only if the one it has read is still the last
+// (Nats-Expected-Last-Subject-Sequence): of several refreshers that see a change at once, one
+// writes it.
 type Teller struct {
 	JetStream jetstream.JetStream
 	Log       zerolog.Logger
 	Look      time.Duration // between two looks
-	// Fresh returns how many of a component's messages lie on DEAD beyond a sequence. It may count
-	// a part of many.
+	// Fresh returns how many of a component's messages are on DEAD beyond a sequence. If there are
+	// many it may count only a part.
 	Fresh func(ctx context.Context, component string, sequence uint64) (int, error)
-	// Direct is called with what can't be told through NATS, since it is about NATS: by each
-	// refresher for itself.
+	// Direct is called with notices about NATS itself, which can't go through NATS: each refresher
+	// sends its own.
 	Direct func(events.Notice)
 
 	stream jetstream.Stream
 	last   map[string]record    // by subject
-	first  map[string]time.Time // since when a cause is seen here
-	gone   map[string]time.Time // since when one that was told is not seen
-	ended  map[string]bool      // told as over since the component was removed
+	first  map[string]time.Time // since when this refresher sees a cause
+	gone   map[string]time.Time // since when a reported cause is not seen any more
+	ended  map[string]bool      // reported as over because the component was removed
 	levels map[string]level     // by subject
-	away   *events.Notice       // what was told directly
+	away   *events.Notice       // the notice that was sent directly, while it lasts
 }
 
-// record is a notice that lies on JOURNAL.
+// record is the last notice on a subject of JOURNAL.
 type record struct {
 	sequence uint64
-	messages uint64 // on its subject
+	messages uint64 // how many are on its subject
 	notice   events.Notice
 }
 
-// level is how many accounts are concerned of those that were told: it falls when fewer are seen
-// for a while, so that others that come after them are told.
+// level is how many of the reported accounts are still concerned. It falls when fewer are seen for
+// a while, so that accounts that come later are reported as more.
 type level struct {
-	sequence uint64 // of the notice that told
+	sequence uint64 // of the notice that reported them
 	accounts int
 	since    time.Time // since when fewer are seen
-	most     int       // the most of these
+	most     int       // the largest number seen since then
 }
 
-// standing reports whether the last notice says that the cause goes on.
+// standing reports whether the last notice says that the cause still exists.
 func (r record) standing() bool { return r.sequence > 0 && r.notice.Data.Phase != events.PhaseOver }
 
-// Tell compares what is wrong now with what was told, for the components that are looked after
-// here, and tells the difference. What needs no person is passed over.
+// Tell compares what is wrong now with what was reported, and writes notices about the differences.
+// components are those in the settings of this refresher. Causes that need no person are skipped.
 func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, wrong []events.NoticeData) error {
 	if t.first == nil {
-		t.last, t.first, t.gone, t.ended, t.levels = map[string]record{}, map[string]time.Time{}, map[string]time.Time{}, map[string]bool{}, map[string]level{}
+		t.last, t.levels = map[string]record{}, map[string]level{}
+		t.first, t.gone, t.ended = map[string]time.Time{}, map[string]time.Time{}, map[string]bool{}
 	}
 	seen := map[string]events.NoticeData{}
 	var away *events.NoticeData
@@ -92,7 +94,7 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 		case cause.Severity == "":
 			continue
 		case cause.Name == wxtoken.HeldNATS:
-			d.Component = "" // it is all of theirs
+			d.Component = "" // it concerns all components
 			away = &d
 		default:
 			seen[events.JournalSubject(events.JournalNotice, d.Component, d.Cause)] = d
@@ -107,14 +109,15 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 	}
 	var failed error
 	for _, subject := range inOrder(seen) {
-		failed = errors.Join(failed, t.wrong(ctx, now, subject, seen[subject]))
+		failed = errors.Join(failed, t.tellSeen(ctx, now, subject, seen[subject]))
 	}
 	for subject, r := range t.last {
 		if _, there := seen[subject]; there || !r.standing() {
 			continue
 		}
 		component := r.notice.Data.Component
-		failed = errors.Join(failed, t.over(ctx, now, subject, r, component == "" || slices.Contains(components, component)))
+		kept := component == "" || slices.Contains(components, component)
+		failed = errors.Join(failed, t.tellOver(ctx, now, subject, r, kept))
 	}
 	for subject := range t.first {
 		if _, there := seen[subject]; !there && subject != "" {
@@ -124,22 +127,22 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 	return failed
 }
 
-// inOrder returns the subjects of what is seen, what is to be looked at first first: receivers get
-// notices in the order of JOURNAL.
+// inOrder returns the subjects of what is seen, the most urgent first: receivers get notices in the
+// order of JOURNAL.
 func inOrder(seen map[string]events.NoticeData) []string {
 	return slices.SortedFunc(maps.Keys(seen), func(a, b string) int {
 		return cmp.Or(truth.OfNotice(seen[a]).Compare(truth.OfNotice(seen[b])), cmp.Compare(a, b))
 	})
 }
 
-// tellDirectly tells that NATS is away, and that it is back, each once.
+// tellDirectly sends a notice when NATS is away, and one when it is back, without NATS.
 func (t *Teller) tellDirectly(now time.Time, wrong *events.NoticeData) {
-	const subject = "" // no other has it
+	const subject = "" // not a subject of JOURNAL
 	switch {
 	case wrong == nil && t.away != nil:
 		d := t.away.Data
 		t.away = nil
-		t.send(events.NewNotice(now, ended(d)))
+		t.send(events.NewNotice(now, over(d)))
 		fallthrough
 	case wrong == nil:
 		delete(t.first, subject)
@@ -159,7 +162,7 @@ func (t *Teller) send(n events.Notice) {
 	}
 }
 
-// complete puts phase and words into a notice.
+// complete adds phase, severity and texts to a notice.
 func complete(d events.NoticeData, phase events.Phase, first time.Time) events.NoticeData {
 	cause := truth.CauseOf(wxtoken.Reason(d.Cause))
 	d.Phase, d.Severity, d.What, d.Do = phase, cause.Severity, cause.What(d.Error), cause.Do(d.Error)
@@ -169,20 +172,20 @@ func complete(d events.NoticeData, phase events.Phase, first time.Time) events.N
 	d.Since, d.Most = d.Since.UTC(), max(d.Most, d.Count)
 	if d.Error != nil {
 		bounded := *d.Error
-		bounded.Message = shortened(bounded.Message)
+		bounded.Message = shorten(bounded.Message)
 		d.Error = &bounded
 	}
 	return d
 }
 
-// ended returns what is said of a cause when it is over.
-func ended(d events.NoticeData) events.NoticeData {
+// over returns the data of a cause for the notice that it is over.
+func over(d events.NoticeData) events.NoticeData {
 	d.Phase, d.Until, d.Count, d.Keys, d.Names, d.Do = events.PhaseOver, nil, 0, nil, nil, lang.Text{}
 	return d
 }
 
-// wrong tells a cause that is seen.
-func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d events.NoticeData) error {
+// tellSeen writes a notice about a cause that is seen, if it is new or has grown.
+func (t *Teller) tellSeen(ctx context.Context, now time.Time, subject string, d events.NoticeData) error {
 	delete(t.gone, subject)
 	delete(t.ended, subject)
 	if t.first[subject].IsZero() {
@@ -204,9 +207,9 @@ func (t *Teller) wrong(ctx context.Context, now time.Time, subject string, d eve
 	return t.write(ctx, subject, r, events.NewNotice(now, complete(d, events.PhaseBegan, t.first[subject])))
 }
 
-// left returns how many of those that were told are still there. Of messages on DEAD their
-// sequences say it. Of accounts it is known by their number alone, and a refresher that has just
-// begun takes all to be there.
+// left returns how many of the reported messages or accounts are still concerned. For messages on
+// DEAD their sequences tell. For accounts only their number is known, and a refresher that has just
+// started assumes that all still are.
 func (t *Teller) left(ctx context.Context, now time.Time, subject string, r record, d events.NoticeData) (int, error) {
 	told := r.notice.Data
 	switch {
@@ -229,14 +232,14 @@ func (t *Teller) left(ctx context.Context, now time.Time, subject string, r reco
 	return l.accounts, nil
 }
 
-// over tells that a cause is not seen any more, once that has lasted: what one refresher met the
-// others learn a moment later, and a refresher that has just begun knows little yet. kept: its
-// component is looked after here.
+// tellOver writes the notice that a cause is over, once it was not seen for a while: refreshers
+// learn of a cause one after the other, and one that has just started knows little. kept says that
+// its component is in the settings of this refresher.
 //
-// Where it is not, it was removed from the settings, of which refreshers hear one after the other.
-// One that has it still sees the cause and tells it anew: this refresher does not gainsay it a
+// If it is not, it was removed from the settings, which refreshers read one after the other. A
+// refresher that still has the component reports the cause again; this one does not contradict it a
 // second time.
-func (t *Teller) over(ctx context.Context, now time.Time, subject string, r record, kept bool) error {
+func (t *Teller) tellOver(ctx context.Context, now time.Time, subject string, r record, kept bool) error {
 	lasts := overFor
 	if !kept {
 		lasts = removedFor
@@ -247,7 +250,7 @@ func (t *Teller) over(ctx context.Context, now time.Time, subject string, r reco
 	if now.Sub(t.gone[subject]) < time.Duration(lasts)*t.Look || !kept && t.ended[subject] {
 		return nil
 	}
-	d := ended(r.notice.Data)
+	d := over(r.notice.Data)
 	if !kept {
 		d.What = lang.T("%s (the component was removed from the settings)", "%s（该第三方平台已从设置中移除）", d.What)
 		t.ended[subject] = true
@@ -256,7 +259,7 @@ func (t *Teller) over(ctx context.Context, now time.Time, subject string, r reco
 	return t.write(ctx, subject, r, events.NewNotice(now, d))
 }
 
-// read reads the last notices that are new since the last reading.
+// read reads the last notices of subjects that changed since the last call.
 func (t *Teller) read(ctx context.Context) (err error) {
 	if t.stream == nil {
 		if t.stream, err = t.JetStream.Stream(ctx, events.StreamJournal); err != nil {
@@ -269,7 +272,7 @@ func (t *Teller) read(ctx context.Context) (err error) {
 	}
 	for subject := range t.last {
 		if info.State.Subjects[subject] == 0 {
-			delete(t.last, subject) // its time is over
+			delete(t.last, subject) // it has expired
 		}
 	}
 	for subject, messages := range info.State.Subjects {
@@ -278,22 +281,22 @@ func (t *Teller) read(ctx context.Context) (err error) {
 		}
 		m, err := t.stream.GetLastMsgForSubject(ctx, subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue // a replica that is behind
+			continue // read from a replica that lags behind
 		}
 		if err != nil {
 			return fmt.Errorf("read notice on %s: %w", subject, err)
 		}
 		n, err := events.ParseNotice(m.Data)
 		if err != nil {
-			t.Log.Warn().Str("subject", subject).Msg("unreadable notice passed over")
+			t.Log.Warn().Str("subject", subject).Msg("unreadable notice skipped")
 		}
 		t.last[subject] = record{m.Sequence, messages, n}
 	}
 	return nil
 }
 
-// write writes a notice in the place after r. That another refresher was faster is no fault: it
-// said the same.
+// write writes a notice after r. If another refresher was faster that is not a fault: it wrote the
+// same.
 func (t *Teller) write(ctx context.Context, subject string, r record, n events.Notice) error {
 	data, err := json.Marshal(n)
 	if err != nil {
@@ -315,6 +318,7 @@ func (t *Teller) write(ctx context.Context, subject string, r record, n events.N
 		return nil
 	}
 	t.last[subject] = record{ack.Sequence, r.messages + 1, n}
-	t.Log.Warn().Str("component", n.Data.Component).Str("cause", n.Data.Cause).Str("phase", string(n.Data.Phase)).Int("accounts", n.Data.Count).Msg("notice written")
+	t.Log.Warn().Str("component", n.Data.Component).Str("cause", n.Data.Cause).Str("phase", string(n.Data.Phase)).
+		Int("accounts", n.Data.Count).Msg("notice written")
 	return nil
 }

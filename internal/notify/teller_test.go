@@ -57,8 +57,8 @@ func newRig(t *testing.T, tellers int) *rig {
 	return r
 }
 
-// see has all tellers see the same, at once, in so many looks.
-func (r *rig) see(looks int, wrong ...events.NoticeData) {
+// observe has all tellers see the same at once, that many times.
+func (r *rig) observe(looks int, wrong ...events.NoticeData) {
 	r.Helper()
 	for range looks {
 		r.now = r.now.Add(look)
@@ -102,14 +102,14 @@ func (r *rig) notices() (all []string) {
 	return all
 }
 
-func (r *rig) want(want ...string) {
+func (r *rig) wantNotices(want ...string) {
 	r.Helper()
 	if got := r.notices(); !slices.Equal(got, want) {
 		r.Fatalf("told %q, want %q", got, want)
 	}
 }
 
-func wrong(cause wxtoken.Reason, accounts int) events.NoticeData {
+func noticeOf(cause wxtoken.Reason, accounts int) events.NoticeData {
 	d := events.NoticeData{Cause: string(cause), Component: component, Count: accounts}
 	for i := range min(accounts, events.NoticeKeys) {
 		d.Keys = append(d.Keys, wxtoken.AuthorizerKey(component, fmt.Sprintf("wx%d", i)).String())
@@ -121,22 +121,22 @@ func wrong(cause wxtoken.Reason, accounts int) events.NoticeData {
 func TestToldOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 5)
-	r.see(3)
-	r.want()
-	r.see(1, wrong(wxtoken.HeldRefused, 0))
-	r.want("CallsRefused began 0")
-	r.see(50, wrong(wxtoken.HeldRefused, 0))
-	r.see(overFor)
-	r.want("CallsRefused began 0")
-	r.see(1, wrong(wxtoken.HeldRefused, 0)) // it was only out of sight
-	r.see(overFor)
-	r.want("CallsRefused began 0")
-	r.see(2)
-	r.want("CallsRefused began 0", "CallsRefused over 0")
-	r.see(20)
-	r.see(1, wrong(wxtoken.HeldRefused, 0)) // again
-	r.see(5)
-	r.want("CallsRefused began 0", "CallsRefused over 0", "CallsRefused began 0", "CallsRefused over 0")
+	r.observe(3)
+	r.wantNotices()
+	r.observe(1, noticeOf(wxtoken.HeldRefused, 0))
+	r.wantNotices("CallsRefused began 0")
+	r.observe(50, noticeOf(wxtoken.HeldRefused, 0))
+	r.observe(overFor)
+	r.wantNotices("CallsRefused began 0")
+	r.observe(1, noticeOf(wxtoken.HeldRefused, 0)) // it was only out of sight
+	r.observe(overFor)
+	r.wantNotices("CallsRefused began 0")
+	r.observe(2)
+	r.wantNotices("CallsRefused began 0", "CallsRefused over 0")
+	r.observe(20)
+	r.observe(1, noticeOf(wxtoken.HeldRefused, 0)) // again
+	r.observe(5)
+	r.wantNotices("CallsRefused began 0", "CallsRefused over 0", "CallsRefused began 0", "CallsRefused over 0")
 }
 
 // TestLasting passes over what ends by itself within two minutes, and what needs no person.
@@ -144,54 +144,54 @@ func TestLasting(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
 	for range 3 {
-		r.see(lastsFor, wrong(wxtoken.HeldAway, 0), wrong(wxtoken.HeldMinuteLimit, 0), wrong(wxtoken.HeldListFirst, 0))
-		r.see(1)
+		r.observe(lastsFor, noticeOf(wxtoken.HeldAway, 0), noticeOf(wxtoken.HeldMinuteLimit, 0), noticeOf(wxtoken.HeldListFirst, 0))
+		r.observe(1)
 	}
-	r.want()
-	r.see(lastsFor+1, wrong(wxtoken.HeldAway, 0))
-	r.want("WeChatAway began 0")
+	r.wantNotices()
+	r.observe(lastsFor+1, noticeOf(wxtoken.HeldAway, 0))
+	r.wantNotices("WeChatAway began 0")
 }
 
 // TestGroups tells of many accounts at once, of more only where they have doubled or a day is over, and of none by itself.
 func TestGroups(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 3)
-	r.see(1, wrong(truth.AuthorizationNeeded, 12))
-	r.see(lastsFor, wrong(truth.AuthorizationNeeded, 37))
-	r.want("AuthorizationNeeded began 37")
-	r.see(60, wrong(truth.AuthorizationNeeded, 37))
-	r.see(grownAfter-1, wrong(truth.AuthorizationNeeded, 12))
-	r.see(60, wrong(truth.AuthorizationNeeded, 73))
-	r.want("AuthorizationNeeded began 37")
-	r.see(1, wrong(truth.AuthorizationNeeded, 74))
-	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74")
-	r.see(grownAfter-1, wrong(truth.AuthorizationNeeded, 5000))
-	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74")
-	r.see(2, wrong(truth.AuthorizationNeeded, 5000))
-	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000")
+	r.observe(1, noticeOf(truth.AuthorizationNeeded, 12))
+	r.observe(lastsFor, noticeOf(truth.AuthorizationNeeded, 37))
+	r.wantNotices("AuthorizationNeeded began 37")
+	r.observe(60, noticeOf(truth.AuthorizationNeeded, 37))
+	r.observe(grownAfter-1, noticeOf(truth.AuthorizationNeeded, 12))
+	r.observe(60, noticeOf(truth.AuthorizationNeeded, 73))
+	r.wantNotices("AuthorizationNeeded began 37")
+	r.observe(1, noticeOf(truth.AuthorizationNeeded, 74))
+	r.wantNotices("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74")
+	r.observe(grownAfter-1, noticeOf(truth.AuthorizationNeeded, 5000))
+	r.wantNotices("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74")
+	r.observe(2, noticeOf(truth.AuthorizationNeeded, 5000))
+	r.wantNotices("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000")
 	r.now = r.now.Add(25 * time.Hour)
-	r.see(1, wrong(truth.AuthorizationNeeded, 5001))
-	r.see(5, wrong(wxtoken.HeldQuota, 3))
-	r.want("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000", "AuthorizationNeeded grew 5001",
+	r.observe(1, noticeOf(truth.AuthorizationNeeded, 5001))
+	r.observe(5, noticeOf(wxtoken.HeldQuota, 3))
+	r.wantNotices("AuthorizationNeeded began 37", "AuthorizationNeeded grew 74", "AuthorizationNeeded grew 5000", "AuthorizationNeeded grew 5001",
 		"QuotaGone began 3", "AuthorizationNeeded over 0")
 }
 
-// TestOthers: accounts that come after others were mended are told, once it has lasted that those are.
-func TestOthers(t *testing.T) {
+// TestNewAccounts: accounts that come after others were mended are told, once it has lasted that those are.
+func TestNewAccounts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
-	r.see(lastsFor+1, wrong(truth.AuthorizationNeeded, 10))
-	r.see(grownAfter+2, wrong(truth.AuthorizationNeeded, 3))
-	r.see(10, wrong(truth.AuthorizationNeeded, 5))
-	r.want("AuthorizationNeeded began 10")
-	r.see(10, wrong(truth.AuthorizationNeeded, 6))
-	r.want("AuthorizationNeeded began 10", "AuthorizationNeeded grew 6")
-	r.see(60, wrong(truth.AuthorizationNeeded, 6))
-	r.want("AuthorizationNeeded began 10", "AuthorizationNeeded grew 6")
+	r.observe(lastsFor+1, noticeOf(truth.AuthorizationNeeded, 10))
+	r.observe(grownAfter+2, noticeOf(truth.AuthorizationNeeded, 3))
+	r.observe(10, noticeOf(truth.AuthorizationNeeded, 5))
+	r.wantNotices("AuthorizationNeeded began 10")
+	r.observe(10, noticeOf(truth.AuthorizationNeeded, 6))
+	r.wantNotices("AuthorizationNeeded began 10", "AuthorizationNeeded grew 6")
+	r.observe(60, noticeOf(truth.AuthorizationNeeded, 6))
+	r.wantNotices("AuthorizationNeeded began 10", "AuthorizationNeeded grew 6")
 }
 
-// TestFresh: a message that comes to DEAD after others were dealt with is told once, also where fewer lie there than were told.
-func TestFresh(t *testing.T) {
+// TestNewDeadLetter: a message that comes to DEAD after others were dealt with is told once, also where fewer lie there than were told.
+func TestNewDeadLetter(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
 	lying := map[uint64]bool{1: true, 2: true, 3: true, 4: true} // sequences
@@ -207,33 +207,33 @@ func TestFresh(t *testing.T) {
 	}
 	see := func(looks int, last uint64) {
 		t.Helper()
-		d := wrong(truth.DeadLetters, len(lying))
+		d := noticeOf(truth.DeadLetters, len(lying))
 		d.Keys, d.Upto = nil, last
-		r.see(looks, d)
+		r.observe(looks, d)
 	}
 	see(grownAfter+lastsFor+1, 4)
 	told := []string{"DeadLetters began 4"}
-	r.want(told...)
+	r.wantNotices(told...)
 	delete(lying, 1)
 	delete(lying, 2)
 	lying[5] = true
 	see(20, 5) // two that were told lie there beside it: within a day
-	r.want(told...)
+	r.wantNotices(told...)
 	delete(lying, 3)
 	see(5, 5)
 	told = append(told, "DeadLetters grew 2")
-	r.want(told...)
+	r.wantNotices(told...)
 	clear(lying)
 	lying[6] = true
 	see(grownAfter-10, 6)
-	r.want(told...) // not yet: it would be one message for each that comes
+	r.wantNotices(told...) // not yet: it would be one message for each that comes
 	r.tellers = r.tellers[1:]
 	see(20, 6)
 	told = append(told, "DeadLetters grew 1")
-	r.want(told...)
+	r.wantNotices(told...)
 	see(60, 6)
-	r.see(overFor + 1)
-	r.want(append(told, "DeadLetters over 0")...)
+	r.observe(overFor + 1)
+	r.wantNotices(append(told, "DeadLetters over 0")...)
 }
 
 // TestHandedOver ends one teller and begins another: it tells nothing again, and the end of what the first one told. It leaves alone
@@ -242,19 +242,19 @@ func TestHandedOver(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
 	first, second := r.tellers[0], r.tellers[1]
-	other := wrong(wxtoken.HeldQuota, 0)
+	other := noticeOf(wxtoken.HeldQuota, 0)
 	other.Component = "wxother"
 	r.tellers = []*Teller{first}
-	r.see(1, wrong(truth.SealKeyUnknown, 0), other)
+	r.observe(1, noticeOf(truth.SealKeyUnknown, 0), other)
 	told := r.notices()
 	if len(told) != 2 {
 		t.Fatalf("told %q", told)
 	}
 	r.tellers = []*Teller{second}
-	r.see(10, wrong(truth.SealKeyUnknown, 0))
-	r.want(told...)
-	r.see(10)
-	r.want(append(told, "SealKeyUnknown over 0")...)
+	r.observe(10, noticeOf(truth.SealKeyUnknown, 0))
+	r.wantNotices(told...)
+	r.observe(10)
+	r.wantNotices(append(told, "SealKeyUnknown over 0")...)
 }
 
 // TestRemoved: what was told of a component ends where the component is looked after no more, with a word that says so. A refresher that
@@ -263,40 +263,40 @@ func TestRemoved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
 	without, with := r.tellers[0], r.tellers[1]
-	other := wrong(wxtoken.HeldQuota, 2)
+	other := noticeOf(wxtoken.HeldQuota, 2)
 	other.Component = "wxother"
 	r.tellers = []*Teller{with}
-	r.see(1, other)
+	r.observe(1, other)
 	r.tellers = []*Teller{without}
-	r.see(removedFor)
-	r.want("QuotaGone began 2")
-	r.see(1)
-	r.want("QuotaGone began 2", "QuotaGone over 0")
+	r.observe(removedFor)
+	r.wantNotices("QuotaGone began 2")
+	r.observe(1)
+	r.wantNotices("QuotaGone began 2", "QuotaGone over 0")
 	if what := without.last[events.JournalSubject(events.JournalNotice, "wxother", other.Cause)].notice.Data.What; !strings.Contains(what.EN, "removed from the settings") || !strings.Contains(what.ZH, "移除") {
 		t.Errorf("it says %q", what)
 	}
 	r.tellers = []*Teller{with}
-	r.see(1, other)
+	r.observe(1, other)
 	r.tellers = []*Teller{without}
-	r.see(2 * removedFor)
-	r.want("QuotaGone began 2", "QuotaGone over 0", "QuotaGone began 2")
+	r.observe(2 * removedFor)
+	r.wantNotices("QuotaGone began 2", "QuotaGone over 0", "QuotaGone began 2")
 }
 
 // TestNATSAway is told directly, by each for itself, and nothing is written.
 func TestNATSAway(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
-	r.see(lastsFor, wrong(wxtoken.HeldNATS, 7), wrong(wxtoken.HeldQuota, 0))
+	r.observe(lastsFor, noticeOf(wxtoken.HeldNATS, 7), noticeOf(wxtoken.HeldQuota, 0))
 	if len(r.direct) != 0 {
 		t.Errorf("told after %d looks: %+v", lastsFor, r.direct)
 	}
-	r.see(5, wrong(wxtoken.HeldNATS, 7), wrong(wxtoken.HeldQuota, 0))
-	r.want()
+	r.observe(5, noticeOf(wxtoken.HeldNATS, 7), noticeOf(wxtoken.HeldQuota, 0))
+	r.wantNotices()
 	if len(r.direct) != 1 || r.direct[0].Data.Phase != events.PhaseBegan || r.direct[0].Data.Component != "" || r.direct[0].Data.Instance == "" {
 		t.Fatalf("told %+v", r.direct)
 	}
-	r.see(2, wrong(wxtoken.HeldQuota, 0))
-	r.want("QuotaGone began 0")
+	r.observe(2, noticeOf(wxtoken.HeldQuota, 0))
+	r.wantNotices("QuotaGone began 0")
 	if len(r.direct) != 2 || r.direct[1].Data.Phase != events.PhaseOver {
 		t.Fatalf("told %+v", r.direct)
 	}

@@ -11,24 +11,24 @@ import (
 	"wxtoken/internal/truth"
 )
 
-// words is a notice as a robot says it: nothing in it is foreign but appids, which are letters and
-// digits.
+// words are the texts of a notice for a robot. The only foreign texts in it are appids, which are
+// letters and digits.
 type words struct {
-	good  bool // it is over
+	good  bool // it is good news: over, or a test
 	title string
 	lines []line
-	link  string // "": none
+	link  string // "" if there is none
 	open  string // what the link is called
 }
 
-// line is one line: what it is, and what it says.
+// line is one line: a name and a text.
 type line struct{ name, text string }
 
-// maxLine bounds one line, in characters: robots take a few thousand bytes.
+// maxLine bounds one line, in characters: robots take a few thousand bytes in all.
 const maxLine = 300
 
-// say puts a notice into the words of a language. The title begins with wxtoken, a word that a
-// robot may insist on.
+// say returns the texts of a notice in a language. The title begins with wxtoken: a robot may
+// require such a keyword.
 func say(n events.Notice, l lang.Language, console string) words {
 	d := n.Data
 	cause := truth.CauseOf(wxtoken.Reason(d.Cause))
@@ -47,11 +47,11 @@ func say(n events.Notice, l lang.Language, console string) words {
 	case events.PhaseTest:
 		title = lang.T("wxtoken says: %s", "wxtoken 通知：%s", d.What)
 	}
-	w := words{good: d.Phase == events.PhaseOver || d.Phase == events.PhaseTest, title: shortened(title.In(l)), link: console,
+	w := words{good: d.Phase == events.PhaseOver || d.Phase == events.PhaseTest, title: shorten(title.In(l)), link: console,
 		open: lang.T("open the operator's page", "打开运维页面").In(l)}
 	add := func(name, text lang.Text) {
 		if t := text.In(l); t != "" {
-			w.lines = append(w.lines, line{name.In(l), shortened(t)})
+			w.lines = append(w.lines, line{name.In(l), shorten(t)})
 		}
 	}
 	add(lang.T("component", "第三方平台"), lang.Same(d.Component))
@@ -77,7 +77,7 @@ func say(n events.Notice, l lang.Language, console string) words {
 	return w
 }
 
-// accounts says how many accounts are concerned, and names the first.
+// accounts tells how many accounts are concerned, and names the first ones.
 func accounts(d events.NoticeData) lang.Text {
 	var ids []string
 	for _, key := range d.Keys {
@@ -95,11 +95,11 @@ func accounts(d events.NoticeData) lang.Text {
 	return lang.T("%d without a good token: %s", "%d 个没有有效令牌：%s", d.Count, named)
 }
 
-// china is the time of the day at which WeChat's quota turns, and of the people who read Chinese
-// here.
+// china is the time zone of WeChat's days (quotas start anew at its midnight), and of the readers
+// of Chinese notices.
 var china = time.FixedZone("UTC+8", 8*60*60)
 
-// clock says a time: in UTC in English, in the time of China in Chinese.
+// clock writes a time: in UTC in English, in China's time in Chinese.
 func clock(at time.Time) lang.Text {
 	in := func(zone *time.Location) lang.Text {
 		return lang.T("%s UTC", "%s（北京时间）", at.In(zone).Format(time.DateTime))
@@ -109,7 +109,7 @@ func clock(at time.Time) lang.Text {
 	return text
 }
 
-func shortened(text string) string {
+func shorten(text string) string {
 	if runes := []rune(text); len(runes) > maxLine {
 		return string(runes[:maxLine-1]) + "…"
 	}
