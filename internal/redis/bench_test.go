@@ -53,7 +53,7 @@ func BenchmarkFill(b *testing.B) {
 		b.Fatal(err)
 	}
 	for token := range client.Updates(b.Context()) {
-		if w.note(token.Key); len(w.dirty) == *accounts {
+		if w.markDirty(token.Key); len(w.dirty) == *accounts {
 			break
 		}
 	}

@@ -11,10 +11,11 @@ import (
 	"wxtoken/client"
 )
 
-// checkLife is how long what a check writes lies there, should it not get as far as to remove it.
+// checkLife is the life of the key that a check writes, in case it can't remove it.
 const checkLife = 5 * time.Second
 
-// Check tells whether Redis is there and takes what a gateway writes: nil, or what is in the way.
+// Check returns nil if Redis can be reached and takes what a gateway writes, otherwise what
+// prevents that.
 func (c Config) Check(ctx context.Context) error {
 	s, err := parseServer(c.RedisURL)
 	if err != nil {
@@ -31,7 +32,7 @@ func (c Config) Check(ctx context.Context) error {
 	defer conn.Close()
 	key := markPrefix + "check:" + rand.Text()
 	commands := []command{{name: "SET", args: []any{key, "1", "PX", checkLife.Milliseconds()}}, {name: "DEL", args: []any{key}}}
-	for _, f := range formats { // the rights of the user: nothing lies there
+	for _, f := range formats { // reads keys that don't exist, to check the user's rights
 		for kind := range f.keys {
 			made := wxtoken.Key{Kind: kind, Component: "wxcheck", Authorizer: "wxcheck"}
 			if f.component != "" {
@@ -48,7 +49,7 @@ func (c Config) Check(ctx context.Context) error {
 	return nil
 }
 
-// Server says where Redis is, without user and password.
+// Server returns the address of Redis, without user and password.
 func (c Config) Server() string {
 	s, err := parseServer(c.RedisURL)
 	if err != nil {
@@ -57,20 +58,20 @@ func (c Config) Server() string {
 	return s.String()
 }
 
-// hints say what to do about an answer of Redis's that begins so.
+// hints say what to do about error answers of Redis's, by their beginnings.
 var hints = []struct{ begins, hint string }{
 	{"MOVED ", clusterHint}, {"ASK ", clusterHint}, {"CLUSTERDOWN", clusterHint}, {"CROSSSLOT", clusterHint},
 	{"ERR SELECT is not allowed in cluster mode", clusterHint},
-	{"READONLY", "a replica: want the address of the primary, or of what stands in front of both"},
-	{"ERR unknown command", "a Sentinel, or no Redis: want the address of the server that Sentinel names, or of a proxy that follows it"},
-	{"NOPERM", "the user lacks a right: docs/redis.md has all that it needs"},
-	{"NOAUTH", "want redis://user:password@..."}, {"WRONGPASS", "look at user and password, percent-encoded"},
+	{"READONLY", "a replica: want the address of the primary, or of a proxy in front of both"},
+	{"ERR unknown command", "a Sentinel, or not Redis: want the address of the server that Sentinel names, or of a proxy that follows it"},
+	{"NOPERM", "the user lacks a right: docs/redis.md lists all that it needs"},
+	{"NOAUTH", "want redis://user:password@..."}, {"WRONGPASS", "check user and password; they must be percent-encoded"},
 }
 
 const clusterHint = "one node of a cluster: want a server that has all keys, or a proxy in front of the cluster"
 
-// explained adds to an answer of Redis's what to do about it.
-func explained(text string) error {
+// withHint returns an error answer of Redis's as an error, with a hint what to do about it.
+func withHint(text string) error {
 	for _, h := range hints {
 		if strings.HasPrefix(text, h.begins) {
 			return fmt.Errorf("redis: %s (%s)", text, h.hint)

@@ -31,10 +31,10 @@ func TestCheck(t *testing.T) {
 		"a node":            {cluster.url(), "one node of a cluster"},
 		"a node, database":  {strings.TrimSuffix(cluster.url(), "0") + "1", "one node of a cluster"},
 		"no password":       {locked.url(), "redis://user:password@"},
-		"a wrong password":  {at(locked, "default:wrong-SEKRET"), "look at user and password"},
+		"a wrong password":  {at(locked, "default:wrong-SEKRET"), "check user and password"},
 		"keys not allowed":  {at(locked, "poor:poor-SEKRET"), "lacks a right"},
 		"write not allowed": {at(locked, "few:few-SEKRET"), "lacks a right"},
-		"a bad format":      {good.url() + "?a=b", "something follows"},
+		"a bad format":      {good.url() + "?a=b", "text after the database"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

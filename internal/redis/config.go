@@ -18,21 +18,22 @@ const (
 	wantURL     = "want redis://[user:password@]host:port/db, or rediss:// for TLS"
 )
 
-// Config says which Redis is kept filled, and under which keys.
+// Config says which Redis is filled with tokens, and under which keys.
 type Config struct {
 	RedisURL    wxtoken.Secret `name:"redis-url" group:"Gateway" placeholder:"redis://host:6379/0" help:"Redis in which SDKs look for shared tokens: redis://[user:password@]host:port/db, or rediss:// for TLS. It gets WeChat's own tokens of the accounts of services with the right real."`
 	RedisFormat []string       `name:"redis-format" group:"Gateway" placeholder:"name,..." help:"Keys to fill there: wxjava[:prefix], silenceper, wechatpy[:prefix], or a key with {component} and {appid}, such as token:{component}:{appid}; several, comma-separated (docs/redis.md)."`
 }
 
-// Validate returns all that is wrong with the settings, joined. It never shows the URL, which may
-// hold a password.
+// Validate returns all faults of the settings, joined. It never shows the URL, which may contain a
+// password.
 func (c Config) Validate() error {
 	var faults []error
 	switch on := !c.RedisURL.IsZero(); {
 	case on && len(c.RedisFormat) == 0:
-		faults = append(faults, settings.Fault("redis-format", "nothing: say which keys to fill, for instance wxjava"))
+		faults = append(faults, settings.Fault("redis-format", "missing (it names the keys to fill, for instance wxjava)"))
 	case !on && len(c.RedisFormat) > 0:
-		faults = append(faults, settings.Fault("redis-url", "nothing, but %s is set: say where Redis is", settings.Name("redis-format")))
+		faults = append(faults, settings.Fault("redis-url", "missing, but %s is set (it names the Redis to fill)",
+			settings.Name("redis-format")))
 	case on:
 		if _, err := parseServer(c.RedisURL); err != nil {
 			faults = append(faults, settings.Fault("redis-url", "%w", err))
@@ -44,7 +45,7 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// server is where Redis is.
+// server is the address of a Redis server, and how to log in.
 type server struct {
 	address  string // host:port
 	user     string
@@ -58,10 +59,10 @@ type server struct {
 func parseServer(secret wxtoken.Secret) (server, error) {
 	u, err := url.Parse(secret.Reveal())
 	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" || u.Hostname() == "" || u.Opaque != "" {
-		return server{}, errors.New("not the URL of a Redis server: " + wantURL + "; a password is percent-encoded")
+		return server{}, errors.New("not the URL of a Redis server (" + wantURL + "; a password is percent-encoded)")
 	}
 	if u.RawQuery != "" || u.Fragment != "" {
-		return server{}, errors.New("something follows the database: " + wantURL + "; a password is percent-encoded")
+		return server{}, errors.New("text after the database (" + wantURL + "; a password is percent-encoded)")
 	}
 	s := server{tls: u.Scheme == "rediss", patience: patience}
 	port := u.Port()
@@ -72,17 +73,17 @@ func parseServer(secret wxtoken.Secret) (server, error) {
 	if u.User != nil {
 		password, given := u.User.Password()
 		if !given || password == "" {
-			return server{}, errors.New("a user without a password: " + wantURL)
+			return server{}, errors.New("a user without a password (" + wantURL + ")")
 		}
 		s.user, s.password = u.User.Username(), wxtoken.NewSecret(password)
 	}
 	if name := strings.Trim(u.Path, "/"); name != "" {
 		if s.db, err = strconv.Atoi(name); err != nil || s.db < 0 {
-			return server{}, errors.New("the database is no number: " + wantURL)
+			return server{}, errors.New("the database is not a number (" + wantURL + ")")
 		}
 	}
 	return s, nil
 }
 
-// String returns the server as it may be shown: without user and password.
+// String returns host, port and database: without user and password, which must not be shown.
 func (s server) String() string { return fmt.Sprintf("%s/%d", s.address, s.db) }

@@ -14,11 +14,11 @@ import (
 const (
 	// patience bounds the dial, and each write and answer.
 	patience = 5 * time.Second
-	// maxText bounds what is shown of an answer of Redis's, in bytes.
+	// maxText bounds how much of an error answer of Redis's is shown, in bytes.
 	maxText = 200
 )
 
-// connection is one connection to Redis. It does not outlive its first fault.
+// connection is a connection to Redis. It is not used any more after its first fault.
 type connection struct {
 	redis.Conn
 	stop func() bool
@@ -39,14 +39,14 @@ func (s server) dial(ctx context.Context) (*connection, error) {
 	}
 	conn, err := redis.DialContext(ctx, "tcp", s.address, options...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", s, readable(err))
+		return nil, fmt.Errorf("connect to %s: %w", s, withoutArguments(err))
 	}
-	// An answer is not waited for any longer.
+	// Closing the wire ends a wait for an answer.
 	c := &connection{Conn: conn, stop: context.AfterFunc(ctx, func() { _ = wire.Close() })}
 	for _, script := range []*redis.Script{put, remove} {
 		if err := script.Load(conn); err != nil {
 			c.Close()
-			return nil, fmt.Errorf("load scripts into %s: %w", s, readable(err))
+			return nil, fmt.Errorf("load scripts into %s: %w", s, withoutArguments(err))
 		}
 	}
 	return c, nil
@@ -58,9 +58,9 @@ func (c *connection) Close() {
 	_ = c.Conn.Close() // it may be broken already
 }
 
-// command is one of a pipeline.
+// command is one command of a pipeline.
 type command struct {
-	script *redis.Script // nil: name and args
+	script *redis.Script // if nil, name is the command
 	name   string
 	args   []any
 }
@@ -75,26 +75,26 @@ func (c *connection) pipeline(commands []command) ([]any, error) {
 			err = c.Send(one.name, one.args...)
 		}
 		if err != nil {
-			return nil, readable(err)
+			return nil, withoutArguments(err)
 		}
 	}
 	if err := c.Flush(); err != nil {
-		return nil, readable(err)
+		return nil, withoutArguments(err)
 	}
 	answers := make([]any, len(commands))
 	for i := range commands {
 		answer, err := c.Receive()
 		if err != nil {
-			return nil, readable(err)
+			return nil, withoutArguments(err)
 		}
 		answers[i] = answer
 	}
 	return answers, nil
 }
 
-// readable is an error of Redis's without what a command held: of a command that it does not know,
-// Redis repeats the arguments.
-func readable(err error) error {
+// withoutArguments returns an error of Redis's without a command's arguments: Redis repeats those
+// of an unknown command.
+func withoutArguments(err error) error {
 	refusal, ok := errors.AsType[redis.Error](err)
 	if !ok {
 		return err
@@ -103,5 +103,5 @@ func readable(err error) error {
 	if len(text) > maxText {
 		text = text[:maxText]
 	}
-	return explained(text)
+	return withHint(text)
 }

@@ -13,13 +13,14 @@ import (
 
 // format is how an SDK names and writes the tokens that its processes share.
 type format struct {
-	component string // only its accounts; empty: those of all
-	// By kind of token, with {component} and {appid}; kinds that are missing are not written.
+	component string // only tokens of this component and its accounts; empty means all
+	// Templates of keys by kind of token, with {component} and {appid}. Kinds without one are not
+	// written.
 	keys map[wxtoken.Kind]string
-	json bool // the value is a string of JSON; otherwise the token as it is
+	json bool // the value is a JSON string; otherwise the token itself
 }
 
-// Keys of SDKs, as their sources have them.
+// Keys of SDKs, from their sources.
 var (
 	// WxJava 4.7.2.B, AbstractWxOpenInRedisConfigStorage.java: Jedis, RedisTemplate and Redisson
 	// alike.
@@ -38,14 +39,14 @@ var (
 		wxtoken.KindJSAPITicket: "gowechat_officialaccount__jsapi_ticket_{appid}",
 	}
 	// wechatpy 2.0.0.alpha26, component.py, client/__init__.py and session/redisstorage.py, which
-	// writes JSON. Its tickets have their end under a second key, and are not written.
+	// writes JSON. Its tickets are not written: they need their expiry under a second key.
 	wechatpyKeys = map[wxtoken.Kind]string{
 		wxtoken.KindComponent:  "{component}_component_access_token",
 		wxtoken.KindAuthorizer: "{appid}_access_token",
 	}
 )
 
-// kinds are those that a template may name.
+// kinds are the kinds of token that a template may name.
 var kinds = []wxtoken.Kind{wxtoken.KindComponent, wxtoken.KindAuthorizer, wxtoken.KindJSAPITicket, wxtoken.KindWxCardTicket}
 
 var (
@@ -60,7 +61,7 @@ func parseFormats(texts []string) ([]format, error) {
 	for _, text := range texts {
 		f, err := parseFormat(text)
 		if err == nil && slices.ContainsFunc(all, f.overlaps) {
-			err = errors.New("another one fills the same key")
+			err = errors.New("another format fills the same key")
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%q: %w", text, err))
@@ -85,7 +86,7 @@ func parseFormat(text string) (format, error) {
 	name, prefix, prefixed := strings.Cut(text, ":")
 	prefix = strings.TrimSuffix(prefix, ":")
 	if prefixed && (prefix == "" || badInKey.MatchString(prefix)) {
-		return format{}, errors.New("want a prefix without spaces and braces behind the colon")
+		return format{}, errors.New("want a prefix without spaces and braces after the colon")
 	}
 	f := format{component: component, json: name == "wechatpy"}
 	switch {
@@ -113,8 +114,8 @@ func parseFormat(text string) (format, error) {
 	return f, nil
 }
 
-// parseTemplate reads a key with placeholders. What it is for stands before it, kind=; without, it
-// is for the tokens of authorizers.
+// parseTemplate reads a key with placeholders. A kind= before it says for which kind of token it
+// is; without, it is for authorizer tokens.
 func parseTemplate(text string) (format, error) {
 	kind := wxtoken.KindAuthorizer
 	if name, rest, ok := strings.Cut(text, "="); ok && slices.Contains(kinds, wxtoken.Kind(name)) {
@@ -128,7 +129,7 @@ func parseTemplate(text string) (format, error) {
 	own := kind == wxtoken.KindComponent
 	switch fixed := placeholder.ReplaceAllString(text, ""); {
 	case badInKey.MatchString(fixed):
-		return format{}, errors.New("a key has no spaces, and braces around {component} and {appid} alone")
+		return format{}, errors.New("a key has no spaces, and no braces but those of {component} and {appid}")
 	case strings.HasPrefix(text, markPrefix):
 		return format{}, fmt.Errorf("keys that begin with %s are wxtoken's own", markPrefix)
 	case own && (!strings.Contains(text, "{component}") || strings.Contains(text, "{appid}")):
@@ -154,7 +155,7 @@ func (f format) overlaps(other format) bool {
 	return false
 }
 
-// key returns the key of Redis for a token; ok is false where the format has none for it.
+// key returns the key in Redis for a token; ok is false if the format has none for it.
 func (f format) key(k wxtoken.Key) (key string, ok bool) {
 	pattern, ok := f.keys[k.Kind]
 	if !ok || f.component != "" && f.component != k.Component {
@@ -163,14 +164,14 @@ func (f format) key(k wxtoken.Key) (key string, ok bool) {
 	return strings.ReplaceAll(strings.ReplaceAll(pattern, "{component}", k.Component), "{appid}", k.Authorizer), true
 }
 
-// value returns what lies under the key.
+// value returns the value to write for a token.
 func (f format) value(token wxtoken.Secret) string {
 	if !f.json {
 		return token.Reveal()
 	}
 	text, err := json.Marshal(token.Reveal())
 	if err != nil {
-		return "" // a string can always be written
+		return "" // never: a string can always be marshalled
 	}
 	return string(text)
 }

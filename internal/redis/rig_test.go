@@ -222,8 +222,8 @@ func (p *platform) cancel(key wxtoken.Key) {
 	p.publish(msg)
 }
 
-// name stores a status of an account with a ref.
-func (p *platform) name(key wxtoken.Key, ref string) {
+// storeRef stores a status of an account with a ref.
+func (p *platform) storeRef(key wxtoken.Key, ref string) {
 	p.t.Helper()
 	status := wxtoken.Status{Key: key, State: wxtoken.StateActive, Authorizer: &wxtoken.Authorizer{Ref: ref}}
 	record, err := json.Marshal(status)
@@ -317,14 +317,14 @@ func (r *rig) serve(entries string) {
 	}
 }
 
-// has waits until something lies under a key; "" is nothing.
-func (r *rig) has(key, want string) {
+// awaitKey waits until something lies under a key; "" is nothing.
+func (r *rig) awaitKey(key, want string) {
 	r.Helper()
 	r.await(fmt.Sprintf("%q under %s", want, key), func() bool { return r.redis.get(key) == want })
 }
 
-// counts waits until a metric has a value.
-func (r *rig) counts(name, outcome string, want float64) {
+// awaitMetric waits until a metric has a value.
+func (r *rig) awaitMetric(name, outcome string, want float64) {
 	r.Helper()
 	r.await(fmt.Sprintf("%s %s %v", name, outcome, want), func() bool { return r.metric(name, outcome) == want })
 }
@@ -362,11 +362,11 @@ func (r *rig) await(what string, ok func() bool) {
 	}
 }
 
-// often has passes and looks come fast.
-func often(w *Writer) { w.lookEvery, w.passEvery = 20*time.Millisecond, 50*time.Millisecond }
+// checkOften shortens the time between checks and between passes.
+func checkOften(w *Writer) { w.lookEvery, w.passEvery = 20*time.Millisecond, 50*time.Millisecond }
 
-// wxjava is the key of an authorizer in WxJava.
-func wxjava(key wxtoken.Key) string {
+// wxjavaKey is the key of an authorizer in WxJava.
+func wxjavaKey(key wxtoken.Key) string {
 	return cmp.Or(map[wxtoken.Kind]string{
 		wxtoken.KindComponent: "wechat_component_access_token:" + key.Component,
 	}[key.Kind], "wechat_authorizer_access_token:"+key.Component+":"+key.Authorizer)

@@ -15,21 +15,21 @@ import (
 const (
 	// atOnce is how many tokens go into one pipeline.
 	atOnce = 250
-	// scanned is how many keys of Redis one SCAN looks through.
-	scanned = 1000
+	// scanCount is how many keys one SCAN goes through.
+	scanCount = 1000
 )
 
-// entry is a key of Redis and what belongs there.
+// entry is a key in Redis and what should be there.
 type entry struct {
 	key   string
 	owner wxtoken.Key
 	token wxtoken.Token // to be written, as value
 	value string
-	old   *held // not nil: the key goes, and this lay there
+	old   *held // if not nil, the key is to be removed, and this was there
 }
 
-// write brings Redis to what the view says of some tokens. With check it reads first, and writes
-// what is missing or old: for a pass over all, most of which lie there.
+// write makes Redis agree with the view for some tokens. With check it reads first, and writes only
+// what is missing or old: for a pass over all tokens, most of which are there.
 func (w *Writer) write(conn *connection, keys []wxtoken.Key, check bool) error {
 	readers := w.readers()
 	for some := range slices.Chunk(keys, atOnce) {
@@ -56,8 +56,8 @@ func (w *Writer) write(conn *connection, keys []wxtoken.Key, check bool) error {
 	return nil
 }
 
-// entries returns what belongs into Redis of a token: nothing where it is not to lie there, or has
-// expired.
+// entries returns what to write into Redis, or to remove from it, for a token: nothing if it is
+// neither there nor wanted there, or has expired.
 func (w *Writer) entries(readers []*services.Service, key wxtoken.Key) (all []entry) {
 	token, err := w.client.Token(key)
 	have, lies := w.held[key]
@@ -69,13 +69,13 @@ func (w *Writer) entries(readers []*services.Service, key wxtoken.Key) (all []en
 				all = append(all, entry{key: name, owner: key, token: token, value: f.value(token.Value)})
 			}
 		}
-		// Noted before it is written: what may lie there is removed later.
+		// Recorded before it is written: if it may be there, it is removed later.
 		w.hold(key, held{version: versionOf(token), expires: token.ExpiresAt, keys: len(all)})
 	case wanted && !errors.Is(err, wxtoken.ErrRevoked):
-		w.hold(key, held{}) // it has expired, and Redis dropped it as well
+		w.hold(key, held{}) // it has expired, and so has its key in Redis
 	case lies:
 		if !wanted {
-			have.version, have.expires = newest, time.Time{} // it goes, whichever token it is, and may come back
+			have.version, have.expires = newest, time.Time{} // removed whichever token it is, and without a mark, so that it may come back
 		}
 		for _, f := range w.formats {
 			if name, ok := f.key(key); ok {
@@ -86,7 +86,7 @@ func (w *Writer) entries(readers []*services.Service, key wxtoken.Key) (all []en
 	return all
 }
 
-// hold notes that a token lies under so many keys of Redis.
+// hold records a token that is in Redis, or with held{} that it is not.
 func (w *Writer) hold(key wxtoken.Key, h held) {
 	w.keys += h.keys - w.held[key].keys
 	if h.keys == 0 {
@@ -96,19 +96,19 @@ func (w *Writer) hold(key wxtoken.Key, h held) {
 	}
 }
 
-// release notes that a token was removed. That of the same account under another component may
-// belong under the same key of Redis: it is looked at.
+// release records that a token was removed. The same account's token under another component may
+// belong under the same key in Redis, so it is checked.
 func (w *Writer) release(key wxtoken.Key) {
 	w.hold(key, held{})
 	for _, component := range w.client.Components() {
 		other := wxtoken.Key{Kind: key.Kind, Component: component, Authorizer: key.Authorizer}
 		if _, known := w.known[other]; known && other != key {
-			w.note(other)
+			w.markDirty(other)
 		}
 	}
 }
 
-// missing returns the entries that are not in Redis as they should be.
+// missing returns the entries that are not in Redis, or not up to date there.
 func missing(conn *connection, entries []entry) ([]entry, error) {
 	commands := make([]command, len(entries))
 	for i, e := range entries {
@@ -122,7 +122,7 @@ func missing(conn *connection, entries []entry) ([]entry, error) {
 	for i, e := range entries {
 		got, err := redis.Strings(answers[i], nil) // "" for a key that is missing, or of another type
 		if err != nil || len(got) != 2 {
-			return nil, errors.New("an answer to MGET that is no list of two")
+			return nil, errors.New("unexpected answer to MGET (not a list of two)")
 		}
 		if e.old != nil || got[0] != e.value || got[1] != markText(stateSet, versionOf(e.token), e.owner) {
 			out = append(out, e)
@@ -131,7 +131,7 @@ func missing(conn *connection, entries []entry) ([]entry, error) {
 	return out, nil
 }
 
-// send writes and removes entries. The scripts decide what comes of it.
+// send writes and removes entries. The scripts decide whether they do.
 func (w *Writer) send(conn *connection, entries []entry) error {
 	now := w.now()
 	var sent []entry
@@ -144,7 +144,7 @@ func (w *Writer) send(conn *connection, entries []entry) error {
 		} else {
 			life := e.token.ExpiresAt.Sub(now).Milliseconds()
 			if life <= 0 {
-				continue // it expired in this moment
+				continue // it has just expired
 			}
 			v := versionOf(e.token)
 			commands = append(commands, command{script: put, args: append(arguments(e.key, e.owner, v), e.value, life, markText(stateSet, v, e.owner))})
@@ -158,54 +158,54 @@ func (w *Writer) send(conn *connection, entries []entry) error {
 	for i, e := range sent {
 		outcome, err := redis.String(answers[i], nil)
 		if err != nil {
-			return errors.New("an answer of a script that is no word")
+			return errors.New("unexpected answer of a script (not a word)")
 		}
 		w.metrics.writes.WithLabelValues(outcome).Inc()
-		w.settle(e, outcome)
+		w.logOutcome(e, outcome)
 	}
 	return nil
 }
 
-// settle notes what came of an entry, and logs what is odd about it, once.
-func (w *Writer) settle(e entry, outcome string) {
+// logOutcome logs an odd outcome of an entry, once.
+func (w *Writer) logOutcome(e entry, outcome string) {
 	if outcome != outcomeForeign && outcome != outcomeShared {
-		delete(w.told, e.key)
+		delete(w.logged, e.key)
 		return
 	}
-	if w.told[e.key] == outcome || e.old != nil {
+	if w.logged[e.key] == outcome || e.old != nil {
 		return
 	}
-	w.told[e.key] = outcome
+	w.logged[e.key] = outcome
 	line := w.log.Warn().Str("key", e.owner.String()).Str("redis_key", e.key)
 	if outcome == outcomeForeign {
-		line.Str("hint", "another process renews this account, which ends wxtoken's token: take appsecret and refresh tokens away from it").
-			Msg("value of another process found in redis")
+		line.Str("hint", "another process renews this account, which ends wxtoken's token: "+
+			"take appsecret and refresh tokens away from it").Msg("value of another process found in redis")
 		return
 	}
-	line.Str("hint", "two components share this key of redis, and the newer token lies there: limit the format to one, name@component").
-		Msg("key of redis shared by two components")
+	line.Str("hint", "two components share this key, and the newer token is there: limit the format to one component, "+
+		"name@component").Msg("key of redis shared by two components")
 }
 
-// sweep removes keys that lie in Redis from before and that no service may have any more: of a
-// process that ran with other services or formats, or that was away when an account was cancelled.
-// What this process has written is not its matter: write removes that.
+// sweep removes keys that earlier processes left in Redis and that no service may have any more:
+// because the services or formats were different, or because no gateway ran when an account was
+// cancelled. What this process itself has written is removed by write.
 func (w *Writer) sweep(conn *connection) error {
 	readers := w.readers()
 	for cursor := "0"; ; {
-		answers, err := conn.pipeline([]command{{name: "SCAN", args: []any{cursor, "MATCH", markOf("*"), "COUNT", scanned}}})
+		answers, err := conn.pipeline([]command{{name: "SCAN", args: []any{cursor, "MATCH", markOf("*"), "COUNT", scanCount}}})
 		if err != nil {
 			return err
 		}
 		page, err := redis.Values(answers[0], nil)
 		if err != nil || len(page) != 2 {
-			return errors.New("an answer to SCAN that is no page")
+			return errors.New("unexpected answer to SCAN (not a page)")
 		}
 		if cursor, err = redis.String(page[0], nil); err != nil {
-			return errors.New("an answer to SCAN without a cursor")
+			return errors.New("unexpected answer to SCAN (without a cursor)")
 		}
 		marks, err := redis.Strings(page[1], nil)
 		if err != nil {
-			return errors.New("an answer to SCAN without keys")
+			return errors.New("unexpected answer to SCAN (without keys)")
 		}
 		entries, err := w.strays(conn, readers, marks)
 		if err != nil {
@@ -220,7 +220,7 @@ func (w *Writer) sweep(conn *connection) error {
 	}
 }
 
-// strays returns those of some marks whose keys must not be there.
+// strays returns the entries, among some marks, whose keys must not be there.
 func (w *Writer) strays(conn *connection, readers []*services.Service, marks []string) ([]entry, error) {
 	commands := make([]command, len(marks))
 	for i, mark := range marks {
@@ -234,7 +234,7 @@ func (w *Writer) strays(conn *connection, readers []*services.Service, marks []s
 	for i, mark := range marks {
 		text, err := redis.Strings(answers[i], nil)
 		if err != nil || len(text) != 1 {
-			return nil, errors.New("an answer to MGET that is no list of one")
+			return nil, errors.New("unexpected answer to MGET (not a list of one)")
 		}
 		state, owner, ok := readMark(text[0])
 		if !ok || state != stateSet || w.belongs(readers, owner, keyOf(mark)) {
@@ -245,11 +245,14 @@ func (w *Writer) strays(conn *connection, readers []*services.Service, marks []s
 	return out, nil
 }
 
-// belongs reports whether a token may lie under a key of Redis. One that the view does not have
-// may: NATS may have lost it, and WeChat takes it until it expires.
+// belongs reports whether a token may be under a key in Redis. A token that the view does not have
+// may: NATS may have lost it, and WeChat accepts it until it expires.
 func (w *Writer) belongs(readers []*services.Service, owner wxtoken.Key, key string) bool {
 	if !w.shared(readers, owner) || w.revoked(owner) {
 		return false
 	}
-	return slices.ContainsFunc(w.formats, func(f format) bool { name, ok := f.key(owner); return ok && name == key })
+	return slices.ContainsFunc(w.formats, func(f format) bool {
+		name, ok := f.key(owner)
+		return ok && name == key
+	})
 }

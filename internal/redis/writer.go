@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// lookEvery is the time between two looks whether Redis was emptied, passEvery that between two
-	// passes over all keys.
+	// lookEvery is the time between two checks whether Redis was emptied, passEvery that between
+	// two passes over all keys.
 	lookEvery = time.Second
 	passEvery = time.Minute
-	// filledLife is how long a note stays in Redis that says that this process has filled it.
+	// filledLife is the life of the key in Redis that says that this process has filled it.
 	filledLife = 10 * passEvery
-	// Between two tries to reach Redis, less a random part.
+	// The wait between two tries to reach Redis, less a random part.
 	retryMin, retryMax = 100 * time.Millisecond, 5 * time.Second
 )
 
@@ -39,32 +39,32 @@ type Writer struct {
 	now      func() time.Time
 	metrics  *metrics
 
-	filled    string // key of a note in Redis; where it is gone, Redis was emptied
+	filled    string // key in Redis that says that it is filled; if it is gone, Redis was emptied
 	lookEvery time.Duration
 	passEvery time.Duration
 
 	mu    sync.Mutex
-	dirty map[wxtoken.Key]struct{} // to be looked at
+	dirty map[wxtoken.Key]struct{} // tokens to write or remove
 	wake  chan struct{}            // capacity 1: something is dirty
 
-	// Touched by Run alone.
-	known map[wxtoken.Key]struct{} // tokens that the client told of
-	held  map[wxtoken.Key]held     // tokens that lie in Redis, as far as this process knows
-	keys  int                      // how many keys of Redis they lie under
-	told  map[string]string        // by key of Redis: the odd outcome that was logged last
-	fault string                   // of Redis, that was logged last
+	// Used by Run alone.
+	known  map[wxtoken.Key]struct{} // tokens that the client ever reported
+	held   map[wxtoken.Key]held     // tokens that are in Redis, as far as this process knows
+	keys   int                      // under how many keys in Redis they are
+	logged map[string]string        // by key in Redis: the odd outcome that was logged last
+	fault  string                   // the fault that was logged last
 }
 
-// held is a token that lies in Redis.
+// held is a token that is in Redis.
 type held struct {
 	version version
 	expires time.Time
-	keys    int // of Redis
+	keys    int // under how many keys
 }
 
-// New returns a writer for the Redis that cfg names, which has to be there. The client must follow
-// all tokens, and accounts (Config.Accounts). now is the clock that the rest of a token's life is
-// reckoned with. The metrics are registered.
+// New returns a writer for the Redis in cfg, which must be set. The client must follow all tokens,
+// and accounts (Config.Accounts). now is the clock for the rest of a token's life. New registers
+// the metrics.
 func New(cfg Config, client *wxtoken.Client, watch *services.Watch, log zerolog.Logger, registry prometheus.Registerer, now func() time.Time) (*Writer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -84,12 +84,11 @@ func New(cfg Config, client *wxtoken.Client, watch *services.Watch, log zerolog.
 		client: client, services: watch, server: server, formats: formats, log: log, now: now, metrics: newMetrics(registry),
 		filled: markPrefix + "filled:" + rand.Text(), lookEvery: lookEvery, passEvery: passEvery,
 		dirty: map[wxtoken.Key]struct{}{}, wake: make(chan struct{}, 1),
-		known: map[wxtoken.Key]struct{}{}, held: map[wxtoken.Key]held{}, told: map[string]string{},
+		known: map[wxtoken.Key]struct{}{}, held: map[wxtoken.Key]held{}, logged: map[string]string{},
 	}, nil
 }
 
-// Fill runs a writer on the client that it waits for, until ctx ends. Without a URL it does
-// nothing.
+// Fill waits for the client and runs a writer until ctx ends. Without a URL it only waits for ctx.
 func Fill(ctx context.Context, cfg Config, client func(context.Context) *wxtoken.Client, watch *services.Watch, log zerolog.Logger, registry prometheus.Registerer, now func() time.Time) error {
 	if cfg.RedisURL.IsZero() {
 		<-ctx.Done()
@@ -106,16 +105,16 @@ func Fill(ctx context.Context, cfg Config, client func(context.Context) *wxtoken
 	return w.Run(ctx)
 }
 
-// Run keeps Redis filled until ctx ends, and returns nil then. What lies in Redis stays there until
-// it expires. While Redis is away it is tried again and again, and filled when it is back.
+// Run keeps Redis filled until ctx ends, and then returns nil. Tokens in Redis stay there until
+// they expire. While Redis is away Run keeps trying to connect, and fills it when it is back.
 func (w *Writer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
 	following.Go(func() {
-		for token, _ := range w.client.Updates(ctx) { // without a usable token it is looked at, too
-			w.note(token.Key)
+		for token, _ := range w.client.Updates(ctx) { // also keys without a usable token: they may have to be removed
+			w.markDirty(token.Key)
 		}
 	})
 	following.Go(func() { w.followRefs(ctx) })
@@ -129,7 +128,7 @@ func (w *Writer) Run(ctx context.Context) error {
 		if filled {
 			delay = retryMin
 		}
-		w.tell(err)
+		w.logFault(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(delay - jitter.N(delay/2)):
@@ -138,18 +137,19 @@ func (w *Writer) Run(ctx context.Context) error {
 	return nil
 }
 
-// tell logs a fault of Redis's, once for as long as it stays the same.
-func (w *Writer) tell(err error) {
+// logFault logs a fault of Redis's, only once while it stays the same.
+func (w *Writer) logFault(err error) {
 	w.metrics.writes.WithLabelValues(outcomeFailed).Inc()
 	if text := err.Error(); text != w.fault {
 		w.fault = text
 		w.log.Warn().Str("redis", w.server.String()).Str("error", text).
-			Str("hint", "it is tried again; SDKs that find no token may renew by themselves: docs/redis.md").Msg("failed to keep redis filled")
+			Str("hint", "it is tried again; SDKs that find no token may renew by themselves: docs/redis.md").
+			Msg("failed to keep redis filled")
 	}
 }
 
-// followRefs has the tokens of an account looked at when its ref, and with it perhaps its service,
-// has changed.
+// followRefs marks the tokens of an account for a check when its ref has changed: another service
+// may have it now.
 func (w *Writer) followRefs(ctx context.Context) {
 	refs := map[wxtoken.Key]string{}
 	for status := range w.client.StatusUpdates(ctx) {
@@ -162,12 +162,12 @@ func (w *Writer) followRefs(ctx context.Context) {
 		}
 		refs[status.Key] = ref
 		component, appid := status.Key.Component, status.Key.Authorizer
-		w.note(status.Key, wxtoken.JSAPITicketKey(component, appid), wxtoken.WxCardTicketKey(component, appid))
+		w.markDirty(status.Key, wxtoken.JSAPITicketKey(component, appid), wxtoken.WxCardTicketKey(component, appid))
 	}
 }
 
-// note has keys looked at.
-func (w *Writer) note(keys ...wxtoken.Key) {
+// markDirty marks keys for a check and wakes Run.
+func (w *Writer) markDirty(keys ...wxtoken.Key) {
 	w.mu.Lock()
 	for _, key := range keys {
 		w.dirty[key] = struct{}{}
@@ -179,7 +179,7 @@ func (w *Writer) note(keys ...wxtoken.Key) {
 	}
 }
 
-// take returns the keys to be looked at, and takes them for known.
+// take returns the marked keys, and adds them to the known ones.
 func (w *Writer) take() []wxtoken.Key {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -191,8 +191,8 @@ func (w *Writer) take() []wxtoken.Key {
 	return keys
 }
 
-// session keeps Redis filled over one connection, until its first fault. It reports whether Redis
-// was filled.
+// session keeps Redis filled over one connection until its first fault. filled reports whether
+// Redis was filled at least once.
 func (w *Writer) session(ctx context.Context) (filled bool, err error) {
 	conn, err := w.server.dial(ctx)
 	if err != nil {
@@ -204,7 +204,7 @@ func (w *Writer) session(ctx context.Context) (filled bool, err error) {
 		return false, err
 	}
 	if err := w.sweep(conn); err != nil {
-		return false, fmt.Errorf("look for keys without an owner: %w", err)
+		return false, fmt.Errorf("remove stray keys: %w", err)
 	}
 	w.metrics.connected.Set(1)
 	w.fault = ""
@@ -232,11 +232,11 @@ func (w *Writer) session(ctx context.Context) (filled bool, err error) {
 	}
 }
 
-// refill fills Redis where it was emptied: the note of the last time is gone.
+// refill fills Redis if it was emptied: the key that the last fill left is gone.
 func (w *Writer) refill(conn *connection) error {
 	answers, err := conn.pipeline([]command{{name: "EXISTS", args: []any{w.filled}}})
 	if err != nil {
-		return fmt.Errorf("look whether it was emptied: %w", err)
+		return fmt.Errorf("check whether it was emptied: %w", err)
 	}
 	if answers[0] == int64(1) {
 		return nil
@@ -245,8 +245,7 @@ func (w *Writer) refill(conn *connection) error {
 	return w.fill(conn)
 }
 
-// fill looks through all keys, writes those that are missing or old, and leaves the note that this
-// was done.
+// fill checks all keys, writes those that are missing or old, and sets the key that says so.
 func (w *Writer) fill(conn *connection) error {
 	w.take()
 	if err := w.write(conn, slices.Collect(maps.Keys(w.known)), true); err != nil {
@@ -256,19 +255,18 @@ func (w *Writer) fill(conn *connection) error {
 	return err
 }
 
-// readers are the services whose accounts' tokens lie in Redis.
+// readers returns the services whose accounts' tokens belong in Redis.
 func (w *Writer) readers() []*services.Service {
 	return slices.DeleteFunc(w.services.Now().All(), func(s *services.Service) bool { return !s.May(services.RightReal) })
 }
 
-// shared reports whether a token is one that lies in Redis: that of an account of a service which
-// may have it.
+// shared reports whether a token belongs in Redis: it is of an account whose service may have it.
 func (w *Writer) shared(readers []*services.Service, key wxtoken.Key) bool {
 	ref := ""
 	if key.Kind != wxtoken.KindComponent {
 		status, err := w.client.Account(wxtoken.AuthorizerKey(key.Component, key.Authorizer))
 		if errors.Is(err, wxtoken.ErrClosed) {
-			return true // the process ends: nothing is known any more, and nothing is removed
+			return true // the process is ending: accounts are unknown now, and nothing must be removed
 		}
 		if err == nil && status.Authorizer != nil {
 			ref = status.Authorizer.Ref

@@ -27,29 +27,29 @@ func TestFilledAndRenewed(t *testing.T) {
 	p.store(token(shop, 1, time.Now().Add(-time.Hour)))
 	r := start(t, p, server, "wxjava,silenceper", service(everyone, "component"))
 	for _, key := range []wxtoken.Key{own, shop, hotel} {
-		r.has(wxjava(key), value(key, 1))
+		r.awaitKey(wxjavaKey(key), value(key, 1))
 	}
-	r.has("authorizer_access_token_"+shopID, value(shop, 1))
-	r.has("component_access_token_"+component, value(own, 1))
-	r.has("wechat_jsapi_ticket:"+component+":"+shopID, value(wxtoken.JSAPITicketKey(component, shopID), 1))
-	r.has("wechat_card_api_ticket:"+component+":"+shopID, value(wxtoken.WxCardTicketKey(component, shopID), 1))
-	life, err := redis.Int64(server.do("PTTL", wxjava(shop)), nil)
+	r.awaitKey("authorizer_access_token_"+shopID, value(shop, 1))
+	r.awaitKey("component_access_token_"+component, value(own, 1))
+	r.awaitKey("wechat_jsapi_ticket:"+component+":"+shopID, value(wxtoken.JSAPITicketKey(component, shopID), 1))
+	r.awaitKey("wechat_card_api_ticket:"+component+":"+shopID, value(wxtoken.WxCardTicketKey(component, shopID), 1))
+	life, err := redis.Int64(server.do("PTTL", wxjavaKey(shop)), nil)
 	if hour := time.Hour.Milliseconds(); err != nil || life > hour || life < hour-within.Milliseconds() {
 		t.Errorf("a token with an hour to live: %d ms, %v", life, err)
 	}
 	if n := len(r.redis.names()); n != 9 {
 		t.Errorf("%d keys: %q", n, r.redis.names())
 	}
-	r.counts("wxtoken_redis_keys", "", 9)
-	r.counts("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_keys", "", 9)
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
 
 	p.put(2, shop)
-	r.has(wxjava(shop), value(shop, 2))
-	r.has("authorizer_access_token_"+shopID, value(shop, 2))
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
+	r.awaitKey("authorizer_access_token_"+shopID, value(shop, 2))
 	p.put(1, wxtoken.AuthorizerKey(component, "wx00000000000000a3"))
-	r.has("authorizer_access_token_wx00000000000000a3", value(wxtoken.AuthorizerKey(component, "wx00000000000000a3"), 1))
+	r.awaitKey("authorizer_access_token_wx00000000000000a3", value(wxtoken.AuthorizerKey(component, "wx00000000000000a3"), 1))
 	r.end()
-	if server.get(wxjava(shop)) != value(shop, 2) {
+	if server.get(wxjavaKey(shop)) != value(shop, 2) {
 		t.Error("the end of a gateway emptied Redis")
 	}
 	for _, key := range r.redis.names() {
@@ -66,29 +66,29 @@ func TestNoForeignAccounts(t *testing.T) {
 	foreign := wxtoken.AuthorizerKey(other, shopID)
 	p.put(1, own, shop, hotel, foreign, wxtoken.JSAPITicketKey(other, shopID), wxtoken.ComponentKey(other))
 	relay := fmt.Sprintf(`{"name":"relay","keys":["sha256:%064d"],"accounts":["%s/*"],"may":["relay","component"]}`, 2, other)
-	r := start(t, p, server, "wxjava", service(`"`+component+"/"+shopID+`"`)+","+relay, often)
-	r.has(wxjava(shop), value(shop, 1))
+	r := start(t, p, server, "wxjava", service(`"`+component+"/"+shopID+`"`)+","+relay, checkOften)
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
 	p.put(2, own, shop, hotel, foreign)
-	r.has(wxjava(shop), value(shop, 2))
-	r.counts("wxtoken_redis_keys", "", 1)
-	if names := r.redis.names(); !slices.Equal(names, []string{wxjava(shop)}) {
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
+	r.awaitMetric("wxtoken_redis_keys", "", 1)
+	if names := r.redis.names(); !slices.Equal(names, []string{wxjavaKey(shop)}) {
 		t.Errorf("keys: %q", names)
 	}
 
 	r.serve(service(everyone)) // more accounts, but no right to the component's token
-	r.has(wxjava(hotel), value(hotel, 2))
-	r.has(wxjava(own), "")
+	r.awaitKey(wxjavaKey(hotel), value(hotel, 2))
+	r.awaitKey(wxjavaKey(own), "")
 	r.serve(service(everyone, "component"))
-	r.has(wxjava(own), value(own, 2))
+	r.awaitKey(wxjavaKey(own), value(own, 2))
 	r.serve(service(`"` + component + "/" + hotelID + `"`))
-	r.has(wxjava(own), "")
-	r.has(wxjava(shop), "")
-	r.has(wxjava(hotel), value(hotel, 2))
+	r.awaitKey(wxjavaKey(own), "")
+	r.awaitKey(wxjavaKey(shop), "")
+	r.awaitKey(wxjavaKey(hotel), value(hotel, 2))
 	r.serve("")
-	r.has(wxjava(hotel), "")
-	r.counts("wxtoken_redis_keys", "", 0)
+	r.awaitKey(wxjavaKey(hotel), "")
+	r.awaitMetric("wxtoken_redis_keys", "", 0)
 	r.serve(service(everyone)) // and back, the same token
-	r.has(wxjava(shop), value(shop, 2))
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
 }
 
 // TestRefs shows that an account comes and goes with its ref.
@@ -97,15 +97,15 @@ func TestRefs(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	ticket := wxtoken.JSAPITicketKey(component, shopID)
 	p.put(1, shop, hotel, ticket)
-	p.name(hotel, "hotel-1")
+	p.storeRef(hotel, "hotel-1")
 	r := start(t, p, server, "wxjava", service(`"ref:shop-*"`))
-	r.counts("wxtoken_redis_connected", "", 1)
-	p.name(shop, "shop-1")
-	r.has(wxjava(shop), value(shop, 1))
-	r.has("wechat_jsapi_ticket:"+component+":"+shopID, value(ticket, 1))
-	p.name(shop, "hotel-2")
-	r.has(wxjava(shop), "")
-	r.has("wechat_jsapi_ticket:"+component+":"+shopID, "")
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	p.storeRef(shop, "shop-1")
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
+	r.awaitKey("wechat_jsapi_ticket:"+component+":"+shopID, value(ticket, 1))
+	p.storeRef(shop, "hotel-2")
+	r.awaitKey(wxjavaKey(shop), "")
+	r.awaitKey("wechat_jsapi_ticket:"+component+":"+shopID, "")
 	if names := r.redis.names(); len(names) > 0 {
 		t.Errorf("keys: %q", names)
 	}
@@ -117,24 +117,24 @@ func TestCancelled(t *testing.T) {
 	t.Parallel()
 	server, p, late := startRedis(t), newPlatform(t), newPlatform(t)
 	p.put(7, shop)
-	r := start(t, p, server, "wxjava", service(everyone), often)
-	r.has(wxjava(shop), value(shop, 7))
+	r := start(t, p, server, "wxjava", service(everyone), checkOften)
+	r.awaitKey(wxjavaKey(shop), value(shop, 7))
 	shown, err := r.client.Token(shop)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.cancel(shop)
-	r.has(wxjava(shop), "")
-	r.counts("wxtoken_redis_keys", "", 0)
+	r.awaitKey(wxjavaKey(shop), "")
+	r.awaitMetric("wxtoken_redis_keys", "", 0)
 
 	late.store(shown)
-	l := start(t, late, server, "wxjava", service(everyone), often)
+	l := start(t, late, server, "wxjava", service(everyone), checkOften)
 	l.await("a late write refused", func() bool { return l.metric("wxtoken_redis_writes_total", outcomeOlder) > 2 })
-	if got := server.get(wxjava(shop)); got != "" {
+	if got := server.get(wxjavaKey(shop)); got != "" {
 		t.Errorf("a cancelled account came back: %s", got)
 	}
 	p.put(8, shop)
-	r.has(wxjava(shop), value(shop, 8))
+	r.awaitKey(wxjavaKey(shop), value(shop, 8))
 }
 
 // TestLateWriter shows that an older token never replaces a newer one, whichever gateway writes last, and that it may where the data of
@@ -144,21 +144,21 @@ func TestLateWriter(t *testing.T) {
 	server, p, late := startRedis(t), newPlatform(t), newPlatform(t)
 	at := time.Now().Add(-40 * time.Minute)
 	late.store(token(shop, 5, at))
-	l := start(t, late, server, "wxjava", service(everyone), often)
-	l.has(wxjava(shop), value(shop, 5))
+	l := start(t, late, server, "wxjava", service(everyone), checkOften)
+	l.awaitKey(wxjavaKey(shop), value(shop, 5))
 	p.store(token(shop, 6, at.Add(-2*time.Second))) // the clock of its refresher is behind
-	r := start(t, p, server, "wxjava", service(everyone), often)
-	r.has(wxjava(shop), value(shop, 6))
+	r := start(t, p, server, "wxjava", service(everyone), checkOften)
+	r.awaitKey(wxjavaKey(shop), value(shop, 6))
 	before := l.metric("wxtoken_redis_writes_total", outcomeOlder)
 	l.await("late writes refused", func() bool { return l.metric("wxtoken_redis_writes_total", outcomeOlder) > before+3 })
-	if got := server.get(wxjava(shop)); got != value(shop, 6) {
+	if got := server.get(wxjavaKey(shop)); got != value(shop, 6) {
 		t.Errorf("an older token replaced a newer one: %s", got)
 	}
 	late.store(token(shop, 1, at.Add(30*time.Minute)))
-	l.has(wxjava(shop), value(shop, 1))
+	l.awaitKey(wxjavaKey(shop), value(shop, 1))
 	before = r.metric("wxtoken_redis_writes_total", outcomeOlder)
 	r.await("late writes refused", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeOlder) > before+3 })
-	if got := server.get(wxjava(shop)); got != value(shop, 1) {
+	if got := server.get(wxjavaKey(shop)); got != value(shop, 1) {
 		t.Errorf("the generation before the loss came back: %s", got)
 	}
 }
@@ -169,23 +169,23 @@ func TestEmptied(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	p.put(1, shop, hotel)
 	r := start(t, p, server, "wxjava", service(everyone), func(w *Writer) { w.passEvery = time.Hour })
-	r.has(wxjava(hotel), value(hotel, 1))
-	r.counts("wxtoken_redis_connected", "", 1)
+	r.awaitKey(wxjavaKey(hotel), value(hotel, 1))
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
 	server.do("FLUSHALL")
-	r.has(wxjava(shop), value(shop, 1))
-	r.has(wxjava(hotel), value(hotel, 1))
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
+	r.awaitKey(wxjavaKey(hotel), value(hotel, 1))
 	r.await("the log line", func() bool { return strings.Contains(r.log.String(), "redis was emptied") })
 
-	q := start(t, p, server, "silenceper", service(everyone), often)
-	q.has("authorizer_access_token_"+shopID, value(shop, 1))
+	q := start(t, p, server, "silenceper", service(everyone), checkOften)
+	q.awaitKey("authorizer_access_token_"+shopID, value(shop, 1))
 	server.do("DEL", "authorizer_access_token_"+shopID)
-	q.has("authorizer_access_token_"+shopID, value(shop, 1))
+	q.awaitKey("authorizer_access_token_"+shopID, value(shop, 1))
 	mark := server.get(markOf("authorizer_access_token_" + shopID))
 	server.do("DEL", markOf("authorizer_access_token_"+shopID))
-	q.has(markOf("authorizer_access_token_"+shopID), mark)
+	q.awaitKey(markOf("authorizer_access_token_"+shopID), mark)
 	// Of another type, in one step: the writer is quick to mend what is gone.
 	server.do("EVAL", `redis.call("DEL", KEYS[1]) redis.call("HSET", KEYS[1], "a", "b")`, "1", "authorizer_access_token_"+shopID)
-	q.has("authorizer_access_token_"+shopID, value(shop, 1))
+	q.awaitKey("authorizer_access_token_"+shopID, value(shop, 1))
 }
 
 // TestKilledAndBack shows that Redis is filled when it comes back, and what was renewed meanwhile is right.
@@ -194,19 +194,19 @@ func TestKilledAndBack(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	p.put(1, shop, hotel)
 	r := start(t, p, server, "wxjava", service(everyone))
-	r.has(wxjava(shop), value(shop, 1))
-	r.counts("wxtoken_redis_connected", "", 1)
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
 	server.kill()
-	r.counts("wxtoken_redis_connected", "", 0)
+	r.awaitMetric("wxtoken_redis_connected", "", 0)
 	p.put(2, shop)
 	p.cancel(hotel)
 	r.await("the log line", func() bool { return strings.Contains(r.log.String(), "failed to keep redis filled") })
 	if !server.start() {
 		t.Fatal("redis-server does not come back")
 	}
-	r.has(wxjava(shop), value(shop, 2))
-	r.counts("wxtoken_redis_connected", "", 1)
-	if got := server.get(wxjava(hotel)); got != "" {
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	if got := server.get(wxjavaKey(hotel)); got != "" {
 		t.Errorf("a cancelled account came back: %s", got)
 	}
 }
@@ -217,20 +217,20 @@ func TestOldDataComesBack(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	p.put(1, shop, hotel)
 	r := start(t, p, server, "wxjava", service(everyone))
-	r.has(wxjava(shop), value(shop, 1))
-	r.has(wxjava(hotel), value(hotel, 1))
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
+	r.awaitKey(wxjavaKey(hotel), value(hotel, 1))
 	server.do("SAVE")
 	p.put(2, shop)
 	p.cancel(hotel)
-	r.has(wxjava(shop), value(shop, 2))
-	r.has(wxjava(hotel), "")
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
+	r.awaitKey(wxjavaKey(hotel), "")
 	server.kill()
-	r.counts("wxtoken_redis_connected", "", 0)
+	r.awaitMetric("wxtoken_redis_connected", "", 0)
 	if !server.start() {
 		t.Fatal("redis-server does not come back")
 	}
-	r.has(wxjava(shop), value(shop, 2))
-	r.has(wxjava(hotel), "")
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
+	r.awaitKey(wxjavaKey(hotel), "")
 }
 
 // TestHungAndAwayAtTheStart shows that a Redis which does not answer holds nothing up: Run ends, and goes on when it answers.
@@ -254,7 +254,7 @@ func TestHungAndAwayAtTheStart(t *testing.T) {
 	if err := server.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	r.has(wxjava(shop), value(shop, 1))
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
 }
 
 // TestHangsMidway shows that a Redis which stops answering counts as away, and is filled when it answers again.
@@ -263,41 +263,41 @@ func TestHangsMidway(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	p.put(1, shop)
 	r := start(t, p, server, "wxjava", service(everyone), func(w *Writer) { w.server.patience = time.Second })
-	r.has(wxjava(shop), value(shop, 1))
-	r.counts("wxtoken_redis_connected", "", 1)
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
 	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	r.counts("wxtoken_redis_connected", "", 0)
+	r.awaitMetric("wxtoken_redis_connected", "", 0)
 	p.put(2, shop)
 	if err := server.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	r.has(wxjava(shop), value(shop, 2))
-	r.counts("wxtoken_redis_connected", "", 1)
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
 }
 
-// TestOfAProcessBefore shows that a new process removes what one before it left, and no service may have any more.
-func TestOfAProcessBefore(t *testing.T) {
+// TestKeysOfAnEarlierProcess shows that a new process removes keys that an earlier one left and that no service may have any more.
+func TestKeysOfAnEarlierProcess(t *testing.T) {
 	t.Parallel()
 	server, p := startRedis(t), newPlatform(t)
 	p.put(1, own, shop, hotel)
 	r := start(t, p, server, "wxjava,silenceper", service(everyone, "component"))
-	r.counts("wxtoken_redis_keys", "", 6)
-	r.has(wxjava(own), value(own, 1))
+	r.awaitMetric("wxtoken_redis_keys", "", 6)
+	r.awaitKey(wxjavaKey(own), value(own, 1))
 	r.end()
 	p.cancel(hotel)
 	server.do("SET", "wechat_authorizer_access_token:of-an-sdk", "x")
 	q := start(t, p, server, "wxjava", service(everyone))
-	q.counts("wxtoken_redis_connected", "", 1)
-	want := []string{wxjava(shop), "wechat_authorizer_access_token:of-an-sdk"}
+	q.awaitMetric("wxtoken_redis_connected", "", 1)
+	want := []string{wxjavaKey(shop), "wechat_authorizer_access_token:of-an-sdk"}
 	got := q.redis.names()
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("keys: %q, want %q", got, want)
 	}
-	q.counts("wxtoken_redis_keys", "", 1)
+	q.awaitMetric("wxtoken_redis_keys", "", 1)
 }
 
 // TestSecondKeeper shows that the token of a process which renews by itself is left alone, since ours is the dead one then, and said; and
@@ -305,21 +305,21 @@ func TestOfAProcessBefore(t *testing.T) {
 func TestSecondKeeper(t *testing.T) {
 	t.Parallel()
 	server, p := startRedis(t), newPlatform(t)
-	server.do("SET", wxjava(shop), "from before") // an SDK that renewed until now
+	server.do("SET", wxjavaKey(shop), "from before") // an SDK that renewed until now
 	p.put(1, shop)
-	r := start(t, p, server, "wxjava", service(everyone), often)
-	r.has(wxjava(shop), value(shop, 1))
-	server.do("SETEX", wxjava(shop), 7000, "of another keeper")
-	r.counts("wxtoken_redis_connected", "", 1)
+	r := start(t, p, server, "wxjava", service(everyone), checkOften)
+	r.awaitKey(wxjavaKey(shop), value(shop, 1))
+	server.do("SETEX", wxjavaKey(shop), 7000, "of another keeper")
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
 	r.await("foreign values counted", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeForeign) > 3 })
-	if got := server.get(wxjava(shop)); got != "of another keeper" {
+	if got := server.get(wxjavaKey(shop)); got != "of another keeper" {
 		t.Errorf("the other keeper's token was replaced: %s", got)
 	}
 	if n := strings.Count(r.log.String(), "value of another process found in redis"); n != 1 {
 		t.Errorf("said %d times", n)
 	}
 	p.put(2, shop)
-	r.has(wxjava(shop), value(shop, 2))
+	r.awaitKey(wxjavaKey(shop), value(shop, 2))
 }
 
 // TestOneAccountTwoComponents shows that where a key has no component in it the newer token lies there, and the other one as soon as that
@@ -332,20 +332,20 @@ func TestOneAccountTwoComponents(t *testing.T) {
 	p.store(token(shop, 9, now.Add(-20*time.Minute)))
 	p.store(token(twin, 1, now.Add(-10*time.Minute)))
 	key := "authorizer_access_token_" + shopID
-	r := start(t, p, server, "silenceper", service(everyone+`,"`+other+`/*"`), often)
-	r.has(key, value(twin, 1))
+	r := start(t, p, server, "silenceper", service(everyone+`,"`+other+`/*"`), checkOften)
+	r.awaitKey(key, value(twin, 1))
 	r.await("the log line", func() bool { return strings.Contains(r.log.String(), "key of redis shared by two components") })
 	p.store(token(shop, 10, now))
-	r.has(key, value(shop, 10))
+	r.awaitKey(key, value(shop, 10))
 	r.end()
 	q := start(t, p, server, "silenceper", service(everyone+`,"`+other+`/*"`), func(w *Writer) { w.passEvery = time.Hour })
-	q.counts("wxtoken_redis_connected", "", 1)
+	q.awaitMetric("wxtoken_redis_connected", "", 1)
 	p.cancel(shop)
-	q.has(key, value(twin, 1))
+	q.awaitKey(key, value(twin, 1))
 
 	one := start(t, p, startRedis(t), "silenceper@"+component, service(everyone+`,"`+other+`/*"`))
 	p.store(token(shop, 11, now.Add(-time.Hour)))
-	one.has(key, value(shop, 11))
+	one.awaitKey(key, value(shop, 11))
 }
 
 // TestExpired shows that nothing is written of a token that has expired, and that what lies there ends with it.
@@ -354,10 +354,10 @@ func TestExpired(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	p.store(token(shop, 1, time.Now().Add(-3*time.Hour)))
 	p.store(token(hotel, 1, time.Now().Add(-2*time.Hour+3*time.Second)))
-	r := start(t, p, server, "wxjava", service(everyone), often)
-	r.counts("wxtoken_redis_connected", "", 1)
-	r.has(wxjava(hotel), "")
-	r.counts("wxtoken_redis_keys", "", 0)
+	r := start(t, p, server, "wxjava", service(everyone), checkOften)
+	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitKey(wxjavaKey(hotel), "")
+	r.awaitMetric("wxtoken_redis_keys", "", 0)
 	if names := r.redis.names(); len(names) > 0 {
 		t.Errorf("keys: %q", names)
 	}
@@ -400,11 +400,11 @@ func TestPasswordAndRefusals(t *testing.T) {
 					return strings.Contains(r.log.String(), "NOPERM") || strings.Contains(r.log.String(), "permission")
 				})
 			default:
-				r.counts("wxtoken_redis_connected", "", 1)
+				r.awaitMetric("wxtoken_redis_connected", "", 1)
 				r.await("a write", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeWritten) == 1 })
 				return
 			}
-			r.counts("wxtoken_redis_connected", "", 0)
+			r.awaitMetric("wxtoken_redis_connected", "", 0)
 			r.await("a failure counted", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeFailed) > 1 })
 			if n := strings.Count(r.log.String(), "failed to keep redis filled"); n > 3 {
 				t.Errorf("said %d times:\n%s", n, r.log.String())
@@ -432,7 +432,7 @@ func TestClosedClient(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)
 	p.put(1, shop)
-	p.name(shop, "shop-1")
+	p.storeRef(shop, "shop-1")
 	client, err := wxtoken.NewClient(t.Context(), p.nats.Connect(), wxtoken.Config{Accounts: true})
 	if err != nil {
 		t.Fatal(err)
