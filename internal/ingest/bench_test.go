@@ -22,13 +22,13 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// benchPushes returns requests with pushes nobody has seen before, made in advance: making them is
+// benchPushes returns requests with new pushes, made in advance: making them is
 // not ours to measure.
 func benchPushes(b *testing.B) []*http.Request {
 	b.Helper()
 	requests := make([]*http.Request, b.N)
 	for i := range requests {
-		c := pushed(b, authPath, event("component_verify_ticket", fmt.Sprintf("<ComponentVerifyTicket><![CDATA[%s-%d]]></ComponentVerifyTicket>", ticket, i)))
+		c := componentPush(b, authPath, event("component_verify_ticket", fmt.Sprintf("<ComponentVerifyTicket><![CDATA[%s-%d]]></ComponentVerifyTicket>", ticket, i)))
 		requests[i] = httptest.NewRequestWithContext(b.Context(), c.method, c.target(), bytes.NewReader(c.body))
 	}
 	return requests
@@ -39,7 +39,7 @@ func benchMessages(b *testing.B) []*http.Request {
 	b.Helper()
 	requests := make([]*http.Request, b.N)
 	for i := range requests {
-		c := pushed(b, msgPath, messageOf("text", fmt.Sprintf("<Content><![CDATA[When does the shop open?]]></Content><MsgId>%d</MsgId>", i)))
+		c := componentPush(b, msgPath, messageOf("text", fmt.Sprintf("<Content><![CDATA[When does the shop open?]]></Content><MsgId>%d</MsgId>", i)))
 		requests[i] = httptest.NewRequestWithContext(b.Context(), c.method, c.target(), bytes.NewReader(c.body))
 	}
 	return requests
@@ -120,14 +120,14 @@ func BenchmarkPushesAgainstBarePublishes(b *testing.B) {
 			// In turns, so that a noisy moment hits both.
 			for done := 0; done < b.N; {
 				n := min(max(b.N/10, workers), b.N-done)
-				bare += timed(workers, n, func(i int) {
+				bare += timeWorkers(workers, n, func(i int) {
 					e := event
 					e.ID = fmt.Sprintf("bare-%d", done+i)
 					if _, err := bus.Publish(context.Background(), r.js, e); err != nil && !errors.Is(err, context.Canceled) {
 						b.Error(err)
 					}
 				})
-				push += timed(workers, n, func(i int) { deliver(b, h, requests[done+i]) })
+				push += timeWorkers(workers, n, func(i int) { deliver(b, h, requests[done+i]) })
 				done += n
 			}
 			b.ReportMetric(float64(b.N)/push.Seconds(), "pushes/s")
@@ -138,8 +138,8 @@ func BenchmarkPushesAgainstBarePublishes(b *testing.B) {
 	}
 }
 
-// timed calls do for 0 to n-1 from that many workers.
-func timed(workers, n int, do func(i int)) time.Duration {
+// timeWorkers calls do for 0 to n-1 from that many workers.
+func timeWorkers(workers, n int, do func(i int)) time.Duration {
 	var next atomic.Int64
 	began := time.Now()
 	done := make(chan struct{})

@@ -179,31 +179,31 @@ const overflowing = `(() => {
 	return wide;
 })()`
 
-// look checks a page in four widths, by keyboard and with axe.
-func (b *browser) look(name string) {
+// check checks a page in four widths, by keyboard and with axe.
+func (b *browser) check(name string) {
 	b.Helper()
 	for _, width := range []int64{360, 390, 768, 1440} {
 		b.width(width)
 		if wide := eval[[]string](b, overflowing); len(wide) > 0 {
 			b.Errorf("at %d pixels: %s", width, strings.Join(wide, "; "))
 		}
-		b.picture(fmt.Sprintf("%s %d", name, width))
+		b.savePicture(fmt.Sprintf("%s %d", name, width))
 		switch width {
 		case 390:
-			b.audit("at 390 pixels, light")
+			b.checkAxe("at 390 pixels, light")
 		case 1440:
 			b.scheme("dark")
-			b.picture(name + " dark")
-			b.audit("at 1440 pixels, dark")
+			b.savePicture(name + " dark")
+			b.checkAxe("at 1440 pixels, dark")
 			b.scheme("light")
 		}
 	}
-	b.tab()
+	b.checkTabOrder()
 }
 
-// audit has axe look for what is serious. A page that loads itself again takes nothing from its reader: it is one sentence,
+// checkAxe has axe look for what is serious. A page that loads itself again takes nothing from its reader: it is one sentence,
 // and the same one until the authorization is done.
-func (b *browser) audit(where string) {
+func (b *browser) checkAxe(where string) {
 	b.Helper()
 	if b.axe == "" {
 		return
@@ -214,8 +214,8 @@ func (b *browser) audit(where string) {
 	}
 }
 
-// tab goes through a page with the key Tab: it comes by each link, in the order in which they stand, and one can see where it is.
-func (b *browser) tab() {
+// checkTabOrder goes through a page with the key Tab: it comes by each link, in the order in which they stand, and the focus is visible.
+func (b *browser) checkTabOrder() {
 	b.Helper()
 	want := eval[[]string](b, `[...document.querySelectorAll("a")].map(a => a.getAttribute("href"))`)
 	eval[any](b, "document.activeElement.blur(); null")
@@ -234,8 +234,8 @@ func (b *browser) tab() {
 	}
 }
 
-// picture saves a picture of the page into the directory that WXTOKEN_TEST_PICTURES names.
-func (b *browser) picture(name string) {
+// savePicture saves a picture of the page into the directory that WXTOKEN_TEST_PICTURES names.
+func (b *browser) savePicture(name string) {
 	b.Helper()
 	dir := os.Getenv("WXTOKEN_TEST_PICTURES")
 	if dir == "" {
@@ -256,7 +256,7 @@ func TestPages(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
-	if err := r.ingest.SetComponents([]settings.Component{branded(brand)}); err != nil {
+	if err := r.ingest.SetComponents([]settings.Component{componentWith(brand)}); err != nil {
 		t.Fatal(err)
 	}
 	f := newRefresher(t, srv)
@@ -298,7 +298,7 @@ func TestPages(t *testing.T) {
 				if strings.ContainsAny(text, "\u202e\u2066") {
 					t.Error("a mark that turns the line around is on the page")
 				}
-				b.look(state.name + " " + language)
+				b.check(state.name + " " + language)
 			})
 		}
 	}

@@ -33,7 +33,7 @@ func TestSetComponents(t *testing.T) {
 		number++
 		text := strings.Replace(ticketAt(now.Add(time.Duration(number)*time.Second)), component, appid, 1)
 		c := push(t, "/wechat/"+appid+"/auth", wechat.Keys{AppID: appid, Tokens: []string{token}, AESKeys: []string{aesKey}}, text)
-		if status, _, body := c.to(t, at); status != want {
+		if status, _, body := c.send(t, at); status != want {
 			t.Errorf("%s: answer %d %q, want %d", phase, status, body, want)
 		}
 	}
@@ -77,14 +77,14 @@ func TestRemovedWhileUnderWay(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
-	service(t, srv, func(msg *nats.Msg) []byte {
+	startService(t, srv, func(msg *nats.Msg) []byte {
 		if err := r.ingest.SetComponents(nil); err != nil {
 			t.Error(err)
 		}
 		return echo(t)(msg)
 	})
-	_, header, body := pushed(t, msgPath, messageOf("text", "<Content>hello</Content>")).to(t, r.serve(t))
-	if got := opened(t, keys, header, body); got != echoed("hello") {
+	_, header, body := componentPush(t, msgPath, messageOf("text", "<Content>hello</Content>")).send(t, r.serve(t))
+	if got := openReply(t, keys, header, body); got != echoReply("hello") {
 		t.Errorf("reply %q", got)
 	}
 }
@@ -93,12 +93,12 @@ func TestRemovedWhileUnderWay(t *testing.T) {
 func TestSetComponentsUnderFire(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
-	c := pushed(t, authPath, ticketEvent())
+	c := componentPush(t, authPath, ticketEvent())
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
 			for range 50 {
-				if rec := c.direct(r); rec.Code != http.StatusOK {
+				if rec := c.serveDirectly(r); rec.Code != http.StatusOK {
 					t.Errorf("answer %d %q, want 200", rec.Code, rec.Body)
 				}
 			}

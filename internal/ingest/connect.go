@@ -22,30 +22,30 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// An authorization by link takes a browser through three pages, in this order. ingest remembers
-// nothing between them: the refresher knows each link, and the browser brings back a cookie.
+// An authorization by link takes a browser through three pages, in this order. ingest keeps no
+// state between them: the refresher knows each link, and the browser brings back a cookie.
 const (
 	pageLanding  = "landing"  // GET /connect/{id}: leads to WeChat
 	pageCallback = "callback" // GET /connect/{id}/callback?auth_code=…: WeChat sends the browser back
 	pageResult   = "result"   // GET /connect/{id}/callback: how it ended
 )
 
-// Bounds of an authorization by link.
+// Bounds for the pages of authorization links.
 const (
 	prefixConnect = "/connect/"
 	minConnectID  = 16 // characters
 	maxConnectID  = 64
-	shownID       = 8 // characters of an id in the log
+	shownID       = 8 // characters of an id that the log shows
 	maxAuthCode   = 512
 	maxSession    = 512
-	maxPages      = 128                    // pages that are being made at once; a server has 512 connections
-	openTime      = 2 * time.Second        // for one question to the refresher
-	pollPause     = 150 * time.Millisecond // between two questions how it ended
+	maxPages      = 128                    // pages being made at the same time; a server has 512 connections
+	openTime      = 2 * time.Second        // for one request to the refresher
+	pollPause     = 150 * time.Millisecond // between two requests how it ended
 	retryAfter    = 2                      // seconds, in Retry-After and of a page that loads itself again
-	slowAfter     = time.Minute            // since the browser came back: what takes so long takes longer
-	slowRefresh   = 30                     // seconds, then
+	slowAfter     = time.Minute            // since the browser came back: then the page reloads more slowly
+	slowRefresh   = 30                     // seconds, after slowAfter
 	busyRefresh   = 5                      // seconds, of a page that waits for another browser
-	giveUpAfter   = time.Hour              // no code lives so long
+	giveUpAfter   = time.Hour              // longer than any code lives
 )
 
 // sessionCookie holds ConnectOpened.Session.
@@ -54,15 +54,15 @@ const sessionCookie = "wxtoken_connect"
 // isConnect reports whether a path belongs to authorization links.
 func isConnect(path string) bool { return strings.HasPrefix(path, prefixConnect) }
 
-// visit is one request for a page, and what becomes of it.
+// visit is one request for a page, and its result.
 type visit struct {
 	page string
-	id   string // empty when the path has none that could be one
+	id   string // empty if the path has no valid one
 	said string // what the answer says: one of connectResults
 	err  error
 }
 
-// readVisit reads a path with the prefix /connect/. As for pushes there are no detours.
+// readVisit reads a path with the prefix /connect/. As for pushes, only exact paths are accepted.
 func readVisit(r *http.Request) visit {
 	id, rest, deeper := strings.Cut(strings.TrimPrefix(r.URL.Path, prefixConnect), "/")
 	v := visit{page: pageLanding}
@@ -97,14 +97,13 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if v.page == pageLanding {
-		// WeChat looks at the Referer of the browser that follows the link: it has to name this
-		// host.
+		// WeChat checks the Referer of a browser that follows the link: it must name this host.
 		h.Set("Referrer-Policy", "strict-origin-when-cross-origin")
 	} else {
 		h.Set("Referrer-Policy", "no-referrer")
 	}
 	var a pageAnswer
-	if i.visits.Spent(r.RemoteAddr, start) { // a client that guesses ids costs the refresher no more requests
+	if i.visits.Spent(r.RemoteAddr, start) { // a client that guesses ids must not cost the refresher more requests
 		v.said = saidRejected
 		a = notice(saidLimited)
 	} else if a = i.visit(w, r, &v); a.refused && !i.visits.Count(r.RemoteAddr, start) {
@@ -114,24 +113,24 @@ func (i *Ingest) connect(w http.ResponseWriter, r *http.Request) {
 	a.write(w, r, i.looks.Load())
 }
 
-// visit finds out what to answer, from the cheapest check to the dearest.
+// visit returns the answer to a visit. The cheapest checks come first.
 func (i *Ingest) visit(w http.ResponseWriter, r *http.Request, v *visit) pageAnswer {
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		v.said = saidRejected
 		return notice(saidMethod)
-	case !strings.HasPrefix(r.RequestURI, "/"): // a request to a proxy: we are none
-		return v.says(saidRejected)
+	case !strings.HasPrefix(r.RequestURI, "/"): // a request to a proxy, which this is not
+		return v.respond(saidRejected)
 	case v.id == "":
-		return v.says(saidUnknown)
+		return v.respond(saidUnknown)
 	}
 	select {
 	case i.pages <- struct{}{}:
 		defer func() { <-i.pages }()
 	default:
 		v.err = errors.New("too many pages at once")
-		return v.says(saidUnavailable)
+		return v.respond(saidUnavailable)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
@@ -145,26 +144,26 @@ func (i *Ingest) visit(w http.ResponseWriter, r *http.Request, v *visit) pageAns
 	}
 }
 
-// says ends a visit with the notice of that name.
-func (v *visit) says(said string) pageAnswer {
+// respond ends a visit with the notice of that name.
+func (v *visit) respond(said string) pageAnswer {
 	v.said = said
 	a := notice(said)
 	a.id = v.id
 	return a
 }
 
-// landing shows the page that leads to WeChat.
+// landing answers with the page that leads to WeChat.
 func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Request, v *visit) pageAnswer {
 	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{ID: v.id, Step: events.StepLanding, Over: true})
 	if said == "" && opened.Over != "" {
-		return v.over(opened, i.now())
+		return v.respondOver(opened, i.now())
 	}
 	if said == "" && (!isVisible(opened.Session, maxSession) || !isWebURL(opened.PCLink) || !isWebURL(opened.MobileLink)) {
 		said, err = saidUnavailable, errors.New("the answer lacks the session or a link")
 	}
 	if said != "" {
 		v.err = err
-		return v.says(said)
+		return v.respond(said)
 	}
 	http.SetCookie(w, &http.Cookie{
 		Name: sessionCookie, Value: opened.Session, Path: v.path(),
@@ -174,69 +173,70 @@ func (i *Ingest) landing(ctx context.Context, w http.ResponseWriter, r *http.Req
 	return pageAnswer{status: http.StatusOK, id: v.id, component: opened.Component, opened: opened, userAgent: r.UserAgent()}
 }
 
-// over tells why a link leads to WeChat no more.
-func (v *visit) over(opened events.ConnectOpened, now time.Time) pageAnswer {
+// respondOver answers with the notice why a link does not lead to WeChat any more.
+func (v *visit) respondOver(opened events.ConnectOpened, now time.Time) pageAnswer {
 	switch {
 	case opened.Over == events.OverBusy:
-		return v.waiting(saidBusy, opened, now, busyRefresh)
+		return v.respondWaiting(saidBusy, opened, now, busyRefresh)
 	case opened.Over != events.OverEnded:
-		return v.ended(saidExpired, opened)
+		return v.respondEnded(saidExpired, opened)
 	case opened.State == events.ConnectConflict:
-		return v.ended(saidConflict, opened)
+		return v.respondEnded(saidConflict, opened)
 	case opened.State != events.ConnectAuthorized:
-		return v.ended(saidFailed, opened)
+		return v.respondEnded(saidFailed, opened)
 	case opened.Lapsed:
-		return v.ended(saidCancelled, opened)
+		return v.respondEnded(saidCancelled, opened)
 	}
-	return v.ended(saidAlready, opened)
+	return v.respondEnded(saidAlready, opened)
 }
 
-// callback takes the code that WeChat gave to the browser. It sends the browser on to the same page
-// without a query, so that the code stays neither in the address nor in a Referer.
+// callback takes the code that WeChat gave to the browser, and redirects to the same page without a
+// query, so that the code stays neither in the address nor in a Referer.
 func (i *Ingest) callback(ctx context.Context, r *http.Request, v *visit) pageAnswer {
 	code, ok := authCode(r.URL.RawQuery)
 	if !ok {
-		return v.says(saidRejected)
+		return v.respond(saidRejected)
 	}
 	opened, said, err := i.askRefresher(ctx, events.ConnectOpen{
 		ID: v.id, Step: events.StepCallback, Session: session(r), CodeSHA256: events.Digest(code), Over: true,
 	})
 	if said != "" {
 		v.err = err
-		return v.says(said)
+		return v.respond(said)
 	}
 	if opened.Over != "" {
-		return v.overAgain(opened, i.now())
+		return v.respondCodeTooLate(opened, i.now())
 	}
 	switch opened.State {
 	case events.ConnectAuthorized, events.ConnectConflict, events.ConnectFailed:
-		// This very code came before and is done with: the browser went back.
+		// This code came before and was exchanged: the browser went back.
 	default:
-		// A browser that hangs up now has brought the only copy of the code.
+		// Stored even if the browser hangs up now: it brought the only copy of the code.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
 		defer cancel()
 		if err := i.publishCallback(ctx, opened.Component, v.id, code); err != nil {
 			v.err = err
-			return v.says(saidUnavailable)
+			return v.respond(saidUnavailable)
 		}
 	}
 	v.said = saidAccepted
 	return redirect(v.path() + "/" + pageCallback)
 }
 
-// overAgain answers a browser that comes back with a code to a link that has taken another one.
-// What WeChat was told by this browser stands, without the link; it is not said to have been taken.
-func (v *visit) overAgain(opened events.ConnectOpened, now time.Time) pageAnswer {
-	a := v.over(opened, now)
+// respondCodeTooLate answers a browser that brings a code to a link that has taken another one. The
+// authorization that this browser gave to WeChat stands, but not through this link, so the page
+// must not say that it was taken.
+func (v *visit) respondCodeTooLate(opened events.ConnectOpened, now time.Time) pageAnswer {
+	a := v.respondOver(opened, now)
 	if v.said == saidAlready || v.said == saidCancelled {
-		a = v.ended(saidUsed, opened)
+		a = v.respondEnded(saidUsed, opened)
 	}
 	return a
 }
 
 // publishCallback stores the event callback.
 func (i *Ingest) publishCallback(ctx context.Context, component, id, code string) error {
-	// No part has a line end in it, so no two lists of parts make the same text.
+	// No part contains a line end, so different lists of parts make different texts.
 	sum := sha256.Sum256([]byte(strings.Join([]string{pageCallback, component, id, code}, "\n")))
 	at := i.now().UTC()
 	e, err := events.Auth{
@@ -249,7 +249,7 @@ func (i *Ingest) publishCallback(ctx context.Context, component, id, code string
 	return err
 }
 
-// result tells how the authorization ended, and waits for that until ctx ends.
+// result waits until the authorization ends, or ctx, and answers with how it ended.
 func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnswer {
 	question := events.ConnectOpen{ID: v.id, Step: events.StepResult, Session: session(r), Over: true}
 	var before events.ConnectOpened
@@ -257,74 +257,74 @@ func (i *Ingest) result(ctx context.Context, r *http.Request, v *visit) pageAnsw
 		opened, said, err := i.askRefresher(ctx, question)
 		if said != "" {
 			if waited && ctx.Err() != nil {
-				return i.unfinished(v, before)
+				return i.respondUnfinished(v, before)
 			}
 			v.err = err
-			return v.says(said)
+			return v.respond(said)
 		}
 		before = opened
 		if opened.Over != "" {
-			return v.over(opened, i.now())
+			return v.respondOver(opened, i.now())
 		}
 		switch opened.State {
 		case events.ConnectAuthorized:
 			if opened.Lapsed {
-				return v.ended(saidCancelled, opened)
+				return v.respondEnded(saidCancelled, opened)
 			}
 			if isWebURL(opened.ReturnTo) {
 				v.said = saidAuthorized
 				return redirect(opened.ReturnTo)
 			}
-			return v.ended(saidAuthorized, opened)
+			return v.respondEnded(saidAuthorized, opened)
 		case events.ConnectConflict:
-			return v.ended(saidConflict, opened)
+			return v.respondEnded(saidConflict, opened)
 		case events.ConnectFailed:
-			return v.ended(saidFailed, opened)
+			return v.respondEnded(saidFailed, opened)
 		}
 		select {
 		case <-ctx.Done():
-			return i.unfinished(v, opened)
+			return i.respondUnfinished(v, opened)
 		case <-time.After(pollPause):
 		}
 	}
 }
 
-// unfinished answers while it is not known how an authorization ends. No page loads itself again
+// respondUnfinished answers while it is not known yet how an authorization ends. No page reloads
 // for ever.
-func (i *Ingest) unfinished(v *visit, opened events.ConnectOpened) pageAnswer {
-	if opened.State == events.ConnectPending { // no code came
+func (i *Ingest) respondUnfinished(v *visit, opened events.ConnectOpened) pageAnswer {
+	if opened.State == events.ConnectPending { // no code has come
 		v.said = saidWaiting
 		return redirect(v.path())
 	}
-	return v.waiting(saidWaiting, opened, i.now(), retryAfter)
+	return v.respondWaiting(saidWaiting, opened, i.now(), retryAfter)
 }
 
-// waiting is a page that loads itself again after so many seconds, later more slowly.
-func (v *visit) waiting(said string, opened events.ConnectOpened, now time.Time, seconds int) pageAnswer {
+// respondWaiting answers with a page that reloads after that many seconds, later more slowly.
+func (v *visit) respondWaiting(said string, opened events.ConnectOpened, now time.Time, seconds int) pageAnswer {
 	waited := now.Sub(opened.CodeAt)
 	if waited > giveUpAfter {
 		v.err = errors.New("the code was not exchanged")
-		return v.says(saidUnavailable)
+		return v.respond(saidUnavailable)
 	}
-	a := v.ended(said, opened)
+	a := v.respondEnded(said, opened)
 	if a.refresh = seconds; waited > slowAfter {
 		a.refresh = slowRefresh
 	}
 	return a
 }
 
-// ended is the notice for how an authorization ended.
-func (v *visit) ended(said string, opened events.ConnectOpened) pageAnswer {
-	a := v.says(said)
+// respondEnded answers with the notice how an authorization ended.
+func (v *visit) respondEnded(said string, opened events.ConnectOpened) pageAnswer {
+	a := v.respond(said)
 	a.component, a.opened = opened.Component, opened
 	if said == saidFailed {
-		// A word of the refresher's.
-		v.err = fmt.Errorf("the authorization came to nothing: %s", opened.Reason)
+		// The reason is a constant of the refresher's.
+		v.err = fmt.Errorf("failed authorization: %s", opened.Reason)
 	}
 	return a
 }
 
-// askRefresher asks the refresher about a link. Unless said is empty, it is what to say instead.
+// askRefresher asks the refresher about a link. If said is not empty, the page says that instead.
 func (i *Ingest) askRefresher(ctx context.Context, question events.ConnectOpen) (opened events.ConnectOpened, said string, err error) {
 	data, err := json.Marshal(question)
 	if err != nil {
@@ -353,13 +353,13 @@ func (i *Ingest) askRefresher(ctx context.Context, question events.ConnectOpen) 
 		return opened, saidUnavailable, fmt.Errorf("the refresher answered %d", code)
 	}
 	if err := json.Unmarshal(msg.Data, &opened); err != nil || !wxtoken.ValidAppID(opened.Component) {
-		return opened, saidUnavailable, errors.New("the refresher's answer can't be read")
+		return opened, saidUnavailable, errors.New("unreadable answer from the refresher")
 	}
 	return opened, "", nil
 }
 
-// session returns what the landing page gave to the browser; empty when it brings nothing that
-// could be it.
+// session returns the session that the landing page gave to the browser; empty if it brings none,
+// or none that could be valid.
 func session(r *http.Request) string {
 	cookie, err := r.Cookie(sessionCookie)
 	if err != nil || !isVisible(cookie.Value, maxSession) {
@@ -368,7 +368,7 @@ func session(r *http.Request) string {
 	return cookie.Value
 }
 
-// authCode returns the one auth_code of a query.
+// authCode returns the auth_code of a query, which must have exactly one.
 func authCode(raw string) (string, bool) {
 	query, err := url.ParseQuery(raw)
 	codes := query["auth_code"]
@@ -383,14 +383,14 @@ func isVisible(s string, limit int) bool {
 	return s != "" && len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// isWebURL reports whether s is an address that a browser may be sent to. The refresher has looked
-// at it; a second look costs nothing, and an open redirect would.
+// isWebURL reports whether a browser may be redirected to s. The refresher has checked it already;
+// a second check costs nothing, and an open redirect would be bad.
 func isWebURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && !strings.Contains(s, `\`)
 }
 
-// connectReasons are the reasons for which there is a line in the log.
+// connectReasons returns the reasons for which visits are logged.
 func connectReasons() []wechat.Reason {
 	var all []wechat.Reason
 	for _, said := range connectResults {
@@ -403,7 +403,8 @@ func connectReasons() []wechat.Reason {
 
 func connectReason(said string) wechat.Reason { return wechat.Reason("connect_" + said) }
 
-// recordVisit counts a visit and logs it: the beginning of the id, and no query, cookie or link.
+// recordVisit counts a visit and logs it: only the beginning of the id, and no query, cookie or
+// link.
 func (i *Ingest) recordVisit(r *http.Request, v visit, status int, took time.Duration) {
 	i.metrics.connects.WithLabelValues(v.page, v.said).Inc()
 	id := v.id[:min(len(v.id), shownID)]

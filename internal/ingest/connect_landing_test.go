@@ -42,7 +42,7 @@ func TestLanding(t *testing.T) {
 			srv := natsdtest.Start(t)
 			r := newRig(t, srv)
 			f := newRefresher(t, srv)
-			status, header, body := get(linkPath, "", "User-Agent", row.agent, "Accept-Language", row.accept).to(t, r.serve(t))
+			status, header, body := get(linkPath, "", "User-Agent", row.agent, "Accept-Language", row.accept).send(t, r.serve(t))
 			if status != http.StatusOK {
 				t.Fatalf("answer %d %s", status, body)
 			}
@@ -88,7 +88,7 @@ func TestLanding(t *testing.T) {
 			if asked := f.questions(); len(asked) != 1 || asked[0] != (events.ConnectOpen{ID: linkID, Step: events.StepLanding, Over: true}) {
 				t.Errorf("asked %+v", asked)
 			}
-			if r.pages(t, "landing", "shown") != 1 || len(r.log.lines(t)) != 0 {
+			if r.pageCount(t, "landing", "shown") != 1 || len(r.log.lines(t)) != 0 {
 				t.Errorf("not counted, or logged above debug: %s", r.log)
 			}
 			checkLog(t, r)
@@ -129,7 +129,7 @@ func TestLandingWithoutTLS(t *testing.T) {
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
 	newRefresher(t, srv).set(func(l *link) { l.URL = "http://127.0.0.1:8080" + linkPath })
-	_, header, _ := get(linkPath, "").to(t, r.serve(t))
+	_, header, _ := get(linkPath, "").send(t, r.serve(t))
 	if c := (&http.Response{Header: header}).Cookies(); len(c) != 1 || c[0].Secure {
 		t.Errorf("cookies %v", c)
 	}
@@ -143,7 +143,7 @@ func TestHead(t *testing.T) {
 	newRefresher(t, srv)
 	c := get(linkPath, "")
 	c.method = http.MethodHead
-	status, header, body := c.to(t, r.serve(t))
+	status, header, body := c.send(t, r.serve(t))
 	if status != http.StatusOK || body != "" || header.Get("Set-Cookie") == "" || header.Get("Content-Type") != "text/html; charset=utf-8" {
 		t.Errorf("answer %d %v %q", status, header, body)
 	}

@@ -16,9 +16,9 @@ import (
 	"wxtoken/internal/streams/streamstest"
 )
 
-// TestBusy shows a page that loads itself again while another browser's code is being exchanged, more slowly with time and
+// TestBusyLink shows a page that loads itself again while another browser's code is being exchanged, more slowly with time and
 // not for ever.
-func TestBusy(t *testing.T) {
+func TestBusyLink(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
@@ -26,8 +26,8 @@ func TestBusy(t *testing.T) {
 	at := r.serve(t)
 	for since, want := range map[time.Duration]string{time.Second: "5", 5 * time.Minute: "30", 5 * time.Hour: ""} {
 		f.set(func(l *link) { l.State, l.Over, l.CodeAt = events.ConnectExchanging, events.OverBusy, now.Add(-since) })
-		for _, c := range []*call{get(linkPath, ""), returning(backPath, codeQuery(linkCode))} {
-			status, header, body := c.to(t, at)
+		for _, c := range []*call{get(linkPath, ""), getWithSession(backPath, codeQuery(linkCode))} {
+			status, header, body := c.send(t, at)
 			refresh := ""
 			for _, e := range find(checkPage(t, header, body, "zh-CN", header.Get("Referrer-Policy")), "meta") {
 				if e.attr["http-equiv"] == "refresh" {
@@ -54,7 +54,7 @@ func TestConnectRefused(t *testing.T) {
 	t.Parallel()
 	fine := codeQuery(linkCode)
 	method := func(name, path, query string) *call {
-		c := returning(path, query)
+		c := getWithSession(path, query)
 		c.method = name
 		return c
 	}
@@ -69,15 +69,15 @@ func TestConnectRefused(t *testing.T) {
 		result string
 	}{
 		// A01: unknown, expired, used
-		{"callback without an id", same, returning("/connect//callback", fine), 404, "unknown"},
-		{"callback of an unknown link", same, returning(other+"/callback", fine), 404, "unknown"},
-		{"callback of an expired link", gone, returning(backPath, fine), 410, "gone"},
-		{"callback of a link that was used with another code", func(l *link) { l.used, l.State = "x", events.ConnectAuthorized }, returning(backPath, fine), 410, "used"},
-		{"callback of a link that another browser is using", func(l *link) { l.Over, l.CodeAt = events.OverBusy, now }, returning(backPath, fine), 410, "busy"},
+		{"callback without an id", same, getWithSession("/connect//callback", fine), 404, "unknown"},
+		{"callback of an unknown link", same, getWithSession(other+"/callback", fine), 404, "unknown"},
+		{"callback of an expired link", gone, getWithSession(backPath, fine), 410, "gone"},
+		{"callback of a link that was used with another code", func(l *link) { l.used, l.State = "x", events.ConnectAuthorized }, getWithSession(backPath, fine), 410, "used"},
+		{"callback of a link that another browser is using", func(l *link) { l.Over, l.CodeAt = events.OverBusy, now }, getWithSession(backPath, fine), 410, "busy"},
 		{"landing page of an unknown link", same, get(other, ""), 404, "unknown"},
 		{"landing page of a used link", gone, get(linkPath, ""), 410, "gone"},
-		{"result of an unknown link", same, returning(other+"/callback", ""), 404, "unknown"},
-		// A02: a code for somebody else's link
+		{"result of an unknown link", same, getWithSession(other+"/callback", ""), 404, "unknown"},
+		// A02: a code for another browser's link
 		{"callback without a session", same, get(backPath, fine), 403, "forbidden"},
 		{"callback of another session", same, get(backPath, fine, "Cookie", "wxtoken_connect=other"), 403, "forbidden"},
 		{"callback with the session in the query", same, get(backPath, fine+"&wxtoken_connect="+linkSession), 403, "forbidden"},
@@ -85,19 +85,19 @@ func TestConnectRefused(t *testing.T) {
 		{"session of 10 KiB", same, get(backPath, fine, "Cookie", "wxtoken_connect="+strings.Repeat("a", 7<<10)), 403, "forbidden"},
 		{"result without a session", same, get(backPath, ""), 403, "forbidden"},
 		// A03: the code
-		{"no code", same, returning(backPath, "expires_in=600"), 400, "rejected"},
-		{"empty code", same, returning(backPath, "auth_code="), 400, "rejected"},
-		{"code of 1 KiB", same, returning(backPath, codeQuery(strings.Repeat("a", 1024))), 400, "rejected"},
-		{"code one byte too long", same, returning(backPath, codeQuery(strings.Repeat("a", 513))), 400, "rejected"},
-		{"line end in the code", same, returning(backPath, codeQuery("SEKRET\r\nx")), 400, "rejected"},
-		{"space in the code", same, returning(backPath, codeQuery("SEKRET x")), 400, "rejected"},
-		{"NUL in the code", same, returning(backPath, codeQuery("SEKRET\x00")), 400, "rejected"},
-		{"code not ASCII", same, returning(backPath, codeQuery("SEKRETé")), 400, "rejected"},
-		{"code twice", same, returning(backPath, fine+"&auth_code=SEKRET"), 400, "rejected"},
-		{"code twice, the same", same, returning(backPath, fine+"&"+fine), 400, "rejected"},
-		{"bad percent", same, returning(backPath, fine+"&x=%zz"), 400, "rejected"},
-		{"semicolon", same, returning(backPath, fine+"&x=1;y=2"), 400, "rejected"},
-		{"code as an array", same, returning(backPath, "auth_code[]=SEKRET"), 400, "rejected"},
+		{"no code", same, getWithSession(backPath, "expires_in=600"), 400, "rejected"},
+		{"empty code", same, getWithSession(backPath, "auth_code="), 400, "rejected"},
+		{"code of 1 KiB", same, getWithSession(backPath, codeQuery(strings.Repeat("a", 1024))), 400, "rejected"},
+		{"code one byte too long", same, getWithSession(backPath, codeQuery(strings.Repeat("a", 513))), 400, "rejected"},
+		{"line end in the code", same, getWithSession(backPath, codeQuery("SEKRET\r\nx")), 400, "rejected"},
+		{"space in the code", same, getWithSession(backPath, codeQuery("SEKRET x")), 400, "rejected"},
+		{"NUL in the code", same, getWithSession(backPath, codeQuery("SEKRET\x00")), 400, "rejected"},
+		{"code not ASCII", same, getWithSession(backPath, codeQuery("SEKRETé")), 400, "rejected"},
+		{"code twice", same, getWithSession(backPath, fine+"&auth_code=SEKRET"), 400, "rejected"},
+		{"code twice, the same", same, getWithSession(backPath, fine+"&"+fine), 400, "rejected"},
+		{"bad percent", same, getWithSession(backPath, fine+"&x=%zz"), 400, "rejected"},
+		{"semicolon", same, getWithSession(backPath, fine+"&x=1;y=2"), 400, "rejected"},
+		{"code as an array", same, getWithSession(backPath, "auth_code[]=SEKRET"), 400, "rejected"},
 		// paths and methods
 		{"POST", same, method(http.MethodPost, backPath, fine), 405, "rejected"},
 		{"PUT on the landing page", same, method(http.MethodPut, linkPath, ""), 405, "rejected"},
@@ -109,12 +109,12 @@ func TestConnectRefused(t *testing.T) {
 		{"wildcard for an id", same, get("/connect/abcdefgh*SEKRETconn", ""), 404, "unknown"},
 		{"id not ASCII", same, get("/connect/abcdefghSEKRETécon", ""), 404, "unknown"},
 		{"slash at the end", same, get(linkPath+"/", ""), 404, "unknown"},
-		{"slash at the end of the callback", same, returning(backPath+"/", fine), 404, "unknown"},
-		{"longer path", same, returning(backPath+"/x", fine), 404, "unknown"},
+		{"slash at the end of the callback", same, getWithSession(backPath+"/", fine), 404, "unknown"},
+		{"longer path", same, getWithSession(backPath+"/x", fine), 404, "unknown"},
 		{"another page", same, get(linkPath+"/other", ""), 404, "unknown"},
-		{"two slashes", same, returning("/connect//"+linkID+"/callback", fine), 404, "unknown"},
-		{"path upwards", same, returning("/connect/x/../"+linkID+"/callback", fine), 404, "unknown"},
-		{"encoded slash", same, returning(linkPath+"%2fcallback", fine), 404, "unknown"},
+		{"two slashes", same, getWithSession("/connect//"+linkID+"/callback", fine), 404, "unknown"},
+		{"path upwards", same, getWithSession("/connect/x/../"+linkID+"/callback", fine), 404, "unknown"},
+		{"encoded slash", same, getWithSession(linkPath+"%2fcallback", fine), 404, "unknown"},
 		{"encoded letter", same, get("/connect/%61bcdefghSEKRETconnectid-_0", ""), 404, "unknown"},
 		// A06, A13: what the refresher would have us show
 		{"link that is a script", func(l *link) { l.PCLink = "javascript:alert('SEKRET')" }, get(linkPath, ""), 503, "unavailable"},
@@ -129,7 +129,7 @@ func TestConnectRefused(t *testing.T) {
 				own := natsdtest.Start(t)
 				r := newRig(t, own)
 				newRefresher(t, own).set(row.set)
-				status, header, body := row.call.to(t, r.serve(t))
+				status, header, body := row.call.send(t, r.serve(t))
 				if status != row.status {
 					t.Errorf("answer %d, want %d", status, row.status)
 				}
@@ -145,7 +145,7 @@ func TestConnectRefused(t *testing.T) {
 				}
 				var counted float64
 				for _, page := range []string{"landing", "callback", "result"} {
-					counted += r.pages(t, page, row.result)
+					counted += r.pageCount(t, page, row.result)
 				}
 				lines := r.log.lines(t)
 				if counted != 1 || len(lines) != 1 || lines[0]["reason"] != "connect_"+row.result || lines[0]["status"] != float64(status) {
@@ -171,12 +171,12 @@ func TestConnectRefused(t *testing.T) {
 	}
 }
 
-// TestConnectWithoutAnswers looks at the pages while nobody can be asked, or nothing be stored.
+// TestConnectWithoutAnswers checks the pages while no refresher answers, or nothing can be stored.
 func TestConnectWithoutAnswers(t *testing.T) {
 	t.Parallel()
 	unavailable := func(t *testing.T, r *rig, c *call) {
 		t.Helper()
-		status, header, body := c.to(t, r.serve(t))
+		status, header, body := c.send(t, r.serve(t))
 		if status != http.StatusServiceUnavailable || header.Get("Retry-After") != "2" || header.Get("Set-Cookie") != "" {
 			t.Errorf("answer %d %v", status, header)
 		}
@@ -186,13 +186,13 @@ func TestConnectWithoutAnswers(t *testing.T) {
 		}
 		checkLog(t, r)
 	}
-	calls := map[string]*call{"landing": get(linkPath, ""), "callback": returning(backPath, codeQuery(linkCode)), "result": returning(backPath, "")}
+	calls := map[string]*call{"landing": get(linkPath, ""), "callback": getWithSession(backPath, codeQuery(linkCode)), "result": getWithSession(backPath, "")}
 	for name, c := range calls {
 		t.Run("no refresher, "+name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, natsdtest.Start(t))
 			unavailable(t, r, c)
-			if r.pages(t, name, "unavailable") != 1 || r.stored(t) != 0 {
+			if r.pageCount(t, name, "unavailable") != 1 || r.stored(t) != 0 {
 				t.Error("not counted, or stored")
 			}
 		})
@@ -234,7 +234,7 @@ func TestConnectWithoutAnswers(t *testing.T) {
 		}
 		unavailable(t, r, calls["callback"])
 		streamstest.Setup(t, r.js.Conn(), r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
-		if status, _, _ := calls["callback"].to(t, r.serve(t)); status != http.StatusSeeOther || r.stored(t) != 1 {
+		if status, _, _ := calls["callback"].send(t, r.serve(t)); status != http.StatusSeeOther || r.stored(t) != 1 {
 			t.Errorf("answer %d, %d events, want 303 and one", status, r.stored(t))
 		}
 	})
@@ -250,7 +250,7 @@ func TestConnectFlood(t *testing.T) {
 	began := time.Now()
 	counts := map[int]int{}
 	for n := range 400 {
-		counts[get(fmt.Sprintf("/connect/%016d", n), "").direct(r).Code]++
+		counts[get(fmt.Sprintf("/connect/%016d", n), "").serveDirectly(r).Code]++
 	}
 	if counts[http.StatusNotFound]+counts[http.StatusTooManyRequests] != 400 || counts[http.StatusTooManyRequests] == 0 {
 		t.Errorf("answers %v", counts)
@@ -259,7 +259,7 @@ func TestConnectFlood(t *testing.T) {
 		t.Errorf("the refresher was asked %d times", asked)
 	}
 	for {
-		rec := get(linkPath, "").direct(r)
+		rec := get(linkPath, "").serveDirectly(r)
 		if rec.Code == http.StatusOK {
 			break
 		}
@@ -284,7 +284,7 @@ func FuzzConnect(f *testing.F) {
 	}
 	srv := natsdtest.Start(f)
 	r := newRig(f, srv)
-	newRefresher(f, srv).set(func(l *link) { l.State, l.used = events.ConnectAuthorized, hashOf(linkCode) })
+	newRefresher(f, srv).set(func(l *link) { l.State, l.used = events.ConnectAuthorized, sha256Hex(linkCode) })
 	f.Fuzz(func(t *testing.T, path, query, cookie string) {
 		u, err := url.Parse("http://shop.example/connect/" + path)
 		if err != nil {

@@ -50,7 +50,7 @@ type refresher struct {
 	links map[string]*link
 	asked []events.ConnectOpen
 	stall time.Duration // before every answer
-	ended chan struct{} // closed with the test: nobody stalls on
+	ended chan struct{} // closed with the test: ends every stall
 }
 
 func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
@@ -70,7 +70,7 @@ func newRefresher(t testing.TB, srv *natsdtest.Server) *refresher {
 	})
 	err = s.AddEndpoint("connect_open", micro.HandlerFunc(func(req micro.Request) {
 		opened, code := f.open(t, req.Data())
-		// An answer that does not get out is missed by whoever waits for it.
+		// An answer that is not sent is missed by the test that waits for it.
 		if code != 0 {
 			_ = req.Error(strconv.Itoa(code), "SEKRET", nil)
 		} else {
@@ -151,8 +151,8 @@ func get(path, query string, header ...string) *call {
 	return c
 }
 
-// returning is get with the session that the landing page gave.
-func returning(path, query string) *call {
+// getWithSession is get with the session that the landing page gave.
+func getWithSession(path, query string) *call {
 	return get(path, query, "Cookie", "wxtoken_connect="+linkSession)
 }
 
@@ -250,7 +250,7 @@ func checkPage(t testing.TB, header http.Header, body, language, referrer string
 func checkLog(t testing.TB, r *rig) {
 	t.Helper()
 	text := r.log.String()
-	for _, secret := range []string{"SEKRET", "auth_code", "weixin.qq.com", hashOf(linkCode)} {
+	for _, secret := range []string{"SEKRET", "auth_code", "weixin.qq.com", sha256Hex(linkCode)} {
 		if strings.Contains(text, secret) {
 			t.Errorf("the log shows %s: %s", secret, text)
 		}
@@ -260,12 +260,12 @@ func checkLog(t testing.TB, r *rig) {
 	}
 }
 
-func hashOf(text string) string {
+func sha256Hex(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
 
-func (r *rig) pages(t testing.TB, page, result string) float64 {
+func (r *rig) pageCount(t testing.TB, page, result string) float64 {
 	t.Helper()
 	return r.count(t, "wxtoken_connect_total", map[string]string{"page": page, "result": result})
 }

@@ -19,10 +19,10 @@ func TestConnect(t *testing.T) {
 	r := newRig(t, srv)
 	f := newRefresher(t, srv)
 	at := r.serve(t)
-	_, header, _ := get(linkPath, "").to(t, at)
+	_, header, _ := get(linkPath, "").send(t, at)
 	cookie, _, _ := strings.Cut(header.Get("Set-Cookie"), ";")
 
-	status, header, body := get(backPath, codeQuery(linkCode), "Cookie", cookie).to(t, at)
+	status, header, body := get(backPath, codeQuery(linkCode), "Cookie", cookie).send(t, at)
 	if status != http.StatusSeeOther || header.Get("Location") != backPath || body != "" {
 		t.Fatalf("answer %d to %q %q, want 303", status, header.Get("Location"), body)
 	}
@@ -52,7 +52,7 @@ func TestConnect(t *testing.T) {
 			}
 		}
 	})
-	status, header, body = get(header.Get("Location"), "", "Cookie", cookie, "Accept-Language", "en").to(t, at)
+	status, header, body = get(header.Get("Location"), "", "Cookie", cookie, "Accept-Language", "en").send(t, at)
 	all := checkPage(t, header, body, "en", "no-referrer")
 	if status != http.StatusOK || !strings.Contains(html.UnescapeString(body), `小店 <script>alert("x")</script> & "co"`) || strings.Contains(body, "<script") {
 		t.Errorf("answer %d %s", status, body)
@@ -63,11 +63,11 @@ func TestConnect(t *testing.T) {
 
 	// The back button: the same code again, and no second event.
 	for range 2 {
-		if status, header, _ := get(backPath, codeQuery(linkCode), "Cookie", cookie).to(t, at); status != http.StatusSeeOther || header.Get("Location") != backPath {
+		if status, header, _ := get(backPath, codeQuery(linkCode), "Cookie", cookie).send(t, at); status != http.StatusSeeOther || header.Get("Location") != backPath {
 			t.Errorf("the same code again: answer %d", status)
 		}
 	}
-	if status, _, _ := get(backPath, codeQuery("another@@@SEKRET"), "Cookie", cookie).to(t, at); status != http.StatusGone {
+	if status, _, _ := get(backPath, codeQuery("another@@@SEKRET"), "Cookie", cookie).send(t, at); status != http.StatusGone {
 		t.Errorf("another code: answer %d, want 410", status)
 	}
 	if got := r.stored(t); got != 1 {
@@ -80,7 +80,7 @@ func TestConnect(t *testing.T) {
 		}
 		if q.Step == events.StepCallback {
 			want.CodeSHA256 = q.CodeSHA256
-			if q.CodeSHA256 != hashOf(linkCode) && q.CodeSHA256 != hashOf("another@@@SEKRET") {
+			if q.CodeSHA256 != sha256Hex(linkCode) && q.CodeSHA256 != sha256Hex("another@@@SEKRET") {
 				t.Errorf("digest %s", q.CodeSHA256)
 			}
 		}
@@ -92,7 +92,7 @@ func TestConnect(t *testing.T) {
 		page, result string
 		n            float64
 	}{{"landing", "shown", 1}, {"callback", "accepted", 3}, {"result", "authorized", 1}, {"callback", "used", 1}} {
-		if got := r.pages(t, want.page, want.result); got != want.n {
+		if got := r.pageCount(t, want.page, want.result); got != want.n {
 			t.Errorf("counted %v %s %s, want %v", got, want.page, want.result, want.n)
 		}
 	}
@@ -109,7 +109,7 @@ func TestCallbackRepeats(t *testing.T) {
 	var all sync.WaitGroup
 	for range 10 {
 		all.Go(func() {
-			if rec := returning(backPath, codeQuery(linkCode)).direct(r); rec.Code != http.StatusSeeOther {
+			if rec := getWithSession(backPath, codeQuery(linkCode)).serveDirectly(r); rec.Code != http.StatusSeeOther {
 				t.Errorf("answer %d", rec.Code)
 			}
 		})
@@ -164,7 +164,7 @@ func TestResults(t *testing.T) {
 			srv := natsdtest.Start(t)
 			r := newRig(t, srv)
 			newRefresher(t, srv).set(row.set)
-			status, header, body := returning(backPath, "").to(t, r.serve(t))
+			status, header, body := getWithSession(backPath, "").send(t, r.serve(t))
 			if status != row.status || header.Get("Location") != row.location {
 				t.Fatalf("answer %d to %q, want %d to %q", status, header.Get("Location"), row.status, row.location)
 			}
@@ -179,7 +179,7 @@ func TestResults(t *testing.T) {
 			if status == http.StatusServiceUnavailable && header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")
 			}
-			if got := r.pages(t, "result", row.result); got != 1 {
+			if got := r.pageCount(t, "result", row.result); got != 1 {
 				t.Errorf("counted %v results %s, want 1", got, row.result)
 			}
 			if quiet := row.result == "authorized" || row.result == "cancelled"; quiet != (len(r.log.lines(t)) == 0) {
@@ -214,7 +214,7 @@ func TestResultWaits(t *testing.T) {
 			f := newRefresher(t, srv)
 			f.set(func(l *link) { l.State, l.CodeAt = row.state, now.Add(-row.since) })
 			began := time.Now()
-			status, header, body := returning(backPath, "").to(t, r.serve(t))
+			status, header, body := getWithSession(backPath, "").send(t, r.serve(t))
 			if took := time.Since(began); took < 3500*time.Millisecond { // no upper bound: the machine may be slow
 				t.Errorf("waited %s, want about 4 s", took)
 			}
@@ -226,7 +226,7 @@ func TestResultWaits(t *testing.T) {
 					}
 				}
 			}
-			if status != row.status || refresh != row.refresh || header.Get("Location") != row.location || r.pages(t, "result", row.result) != 1 {
+			if status != row.status || refresh != row.refresh || header.Get("Location") != row.location || r.pageCount(t, "result", row.result) != 1 {
 				t.Errorf("answer %d to %q, refresh %q", status, header.Get("Location"), refresh)
 			}
 			if n := len(f.questions()); n < 2 || n > 30 {

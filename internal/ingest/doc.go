@@ -1,5 +1,5 @@
 // Package ingest turns WeChat's pushes into events, and takes merchants through an authorization by
-// link. It may publish and ask, and nothing else: it reads no token, no ticket and no code back.
+// link. It may only publish and send requests: it can't read tokens, tickets or codes back.
 //
 // # The URLs
 //
@@ -11,8 +11,8 @@
 //	GET  /connect/-/{component_appid}/{digest}.css   style sheet of the pages; .logo is the logo
 //
 // A push is answered with exactly "success", or with a passive reply, and only after NATS has acked
-// every event that it becomes. Without an ack the answer is 503 and WeChat sends the push again:
-// the id of an event is a digest of what the push says, so that a repeat is stored once.
+// every event made of it. Without an ack the answer is 503 and WeChat sends the push again. The id
+// of an event is a digest of the push's content, so a repeat is stored only once.
 //
 // # What a push becomes
 //
@@ -35,43 +35,44 @@
 //
 // # Passive replies
 //
-// Once a message is stored, the services are asked about it: a request on wechat.reply.…, with the
-// document as it is on MESSAGES, and Content-Type and ce-id as there. Where no service listens the
-// answer is "success" at once, and on a subject with many messages most are not asked about
-// (listeners.go). The answer of a service counts until 4 seconds after the message's arrival, and
-// has to be an XML or JSON document of at most 64 KiB; empty, or "success", is no reply. Whatever
-// else it is, WeChat gets "success". A reply goes back as the message came: in XML or JSON,
-// encrypted with the key and signed with the token that the message was made with, in plain mode in
-// the clear. A message that WeChat repeats is asked about again, with the same ce-id.
+// Once a message is stored, ingest asks the services for a reply: a request on wechat.reply.…, with
+// the document as it is on MESSAGES, and the same Content-Type and ce-id. If no service listens,
+// WeChat gets "success" at once, and on a subject with many messages most are not asked about
+// (listeners.go). A service's answer must come within 4 seconds of the message's arrival, and be an
+// XML or JSON document of at most 64 KiB; an empty one, or "success", means no reply. For any other
+// answer WeChat gets "success" too. A reply goes back in the form of the message: XML or JSON,
+// encrypted with the same key and signed with the same token, in plain mode in the clear. When
+// WeChat repeats a message, the services are asked again, with the same ce-id.
 //
 // The ten accounts of the network release check are answered by ingest itself (release.go).
 //
 // # Modes
 //
-// In security mode and in compatibility mode a message is what its Encrypt says; fields in the
-// clear beside it are not looked at. Plain mode has no Encrypt, and a signature that covers no
-// body: it is taken on the message URL alone, and only where the setting plain-messages is on.
+// In security mode and in compatibility mode the content of a message is that of its Encrypt;
+// fields in the clear beside it are ignored. Plain mode has no Encrypt, and its signature does not
+// cover the body: such messages are accepted on the message URL only, and only if the setting
+// plain-messages is on.
 //
 // # Authorization links
 //
-// ingest remembers nothing of a link: every page asks the refresher (wxtoken.connect.open). The
-// landing page gives the browser a cookie, without which no code is taken: only who has the link
-// can bring a code to it. The callback stores the code as an event and sends the browser to the
-// same page without a query, which waits up to 4 seconds for the result, and loads itself again
-// where that is not enough. A link that is over tells how it ended, with the account's name.
+// ingest keeps no state of links: every page asks the refresher (wxtoken.connect.open). The landing
+// page sets a cookie in the browser, without which no code is accepted: only a browser that opened
+// the link can bring a code to it. The callback stores the code as an event and redirects to the
+// same page without a query, which waits up to 4 seconds for the result, and reloads if that is not
+// enough. The page of a link that is over tells how it ended, with the account's name.
 //
-// The pages have no scripts, forms or inline styles. What differs between components is a look: the
-// texts, and a style sheet and a logo, each with a digest in its path (look.go). What the pages say
-// stands in texts.go, in both languages.
+// The pages have no scripts, forms or inline styles. Each component has its own look: texts, a
+// style sheet and a logo, the latter two with a digest in their paths (look.go). The texts of the
+// pages are in texts.go, in both languages.
 //
 // # What is refused, and what is odd
 //
-// A push is read in steps. Until the envelope is read, the answer to what is wrong is 400; from the
-// signature on it is the same for every fault, 403, so that an attacker can't learn from it how far
-// a forgery got. The log tells the reason and the detail, and never the query, the body or what was
-// decrypted. Of the id of a link it has the first 8 characters.
+// A push is read in steps. A fault in the envelope is answered with 400; from the signature on,
+// every fault gets the same answer, 403, so that an attacker can't learn how far a forgery got. The
+// log has the reason and the detail, never the query, the body or decrypted content. Of the id of a
+// link it shows the first 8 characters.
 //
-// What WeChat signed for the component is never refused for its form (package document), but for a
-// document type. What is odd about it is counted and logged. A field that can't be told without
-// doubt is empty, and "_" in a subject.
+// A push that WeChat signed for the component is never refused for its form (package document),
+// except for a document type. Oddities are counted and logged. A field whose value is in doubt is
+// empty, and "_" in a subject.
 package ingest

@@ -16,13 +16,13 @@ import (
 // pushed is a push that was read.
 type pushed struct {
 	kind    string    // InfoType, or kindMessage, or kindReleaseCheck
-	created time.Time // zero when the push does not tell
+	created time.Time // zero if the push has none
 	events  []events.Event
 	reply   reply
 	odd     []document.Oddity
 }
 
-// authInfoTypes are the InfoTypes that the refresher acts on. Their events go to AUTH.
+// authInfoTypes are the InfoTypes on which the refresher acts. Their events go to AUTH.
 var authInfoTypes = []string{
 	wechat.InfoTicket, wechat.InfoAuthorized, wechat.InfoUpdateAuthorized, wechat.InfoUnauthorized, wechat.InfoFastRegister,
 }
@@ -33,7 +33,7 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 	if err != nil {
 		return pushed{}, err
 	}
-	if push.AppID != "" && push.AppID != component { // signed for this component, so it need not be there
+	if push.AppID != "" && push.AppID != component { // may be missing: the push is signed for this component
 		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonAppID, Detail: "AppId is not the component of the path"}
 	}
 	p := pushed{kind: push.InfoType, created: push.CreateTime, odd: push.Odd}
@@ -51,7 +51,7 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 		if auth.Authorizer == "" && auth.Code != "" {
 			auth.Kind = events.KindCallback // WeChat's answer to the code names the account
 		}
-		// First, because a service waits for this one.
+		// First in order: a service may be waiting for this one.
 		e, err := auth.Event(id, path)
 		if err != nil {
 			return pushed{}, fmt.Errorf("push of InfoType %s: %w", push.InfoType, err)
@@ -70,7 +70,7 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 	case push.Lacks != "":
 		auth.Detail = push.Lacks
 	case notice == nil && push.InfoType != wechat.InfoTicket:
-		auth.Detail = detailUnblanked
+		auth.Detail = detailNotRedactable
 	default:
 		return p, nil
 	}
@@ -83,21 +83,22 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 	return p, nil
 }
 
-// detailUnblanked says why services get no copy of a document.
-const detailUnblanked = "what is secret in it can't be told from the rest"
+// detailNotRedactable says why services get no copy of a document.
+const detailNotRedactable = "its secrets can't be told from the rest"
 
-// unreadable returns the event by which a document gets on DEAD, where a person finds it.
+// unreadable returns the event with which the refresher puts a document on DEAD, where an operator
+// finds it.
 func unreadable(auth events.Auth, path string, text []byte) (events.Event, error) {
 	auth.Kind, auth.Document = events.KindUnreadable, base64.StdEncoding.EncodeToString(text)
 	e, err := auth.Event(wechat.DocumentID(auth.Component, text), path)
 	if err != nil {
-		return events.Event{}, fmt.Errorf("push that can't be read: %w", err)
+		return events.Event{}, fmt.Errorf("unreadable push: %w", err)
 	}
 	return e, nil
 }
 
-// withoutSecrets returns the document of a push without its secrets, for every reader of the
-// stream, or nil.
+// withoutSecrets returns the document of a push without its secrets, for all readers of MESSAGES;
+// nil if a secret can't be removed.
 func withoutSecrets(text []byte, push wechat.Push) []byte {
 	notice := wechat.Redact(text)
 	for _, secret := range []string{push.Ticket, push.Code, push.PreAuthCode} {
@@ -115,13 +116,12 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	if err != nil {
 		return pushed{}, err
 	}
-	secret := m.MsgType == "" && wechat.NamesSecret(text) // no message, but perhaps a push
+	secret := m.MsgType == "" && wechat.NamesSecret(text) // not a message, but perhaps a push
 	if secret && plain {
-		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonField, Detail: "MsgType is missing, and there may be a secret: no message"}
+		return pushed{}, &wechat.Refusal{Reason: wechat.ReasonField, Detail: "MsgType is missing, and there may be a secret"}
 	}
 	if m.MsgType == "" && m.ToUserName == "" && !plain {
-		// WeChat's console has two fields for URLs, and what belongs into the one gets into the
-		// other.
+		// WeChat's console has two fields for URLs, and people mix them up.
 		if push, err := wechat.ParsePush(text); err == nil && push.AppID == component && push.InfoType != "" {
 			return i.fromPush(path, component, text)
 		}
@@ -129,7 +129,7 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	p := pushed{kind: kindMessage, odd: m.Odd}
 	id := m.ID(component, appid, text)
 	at := i.now().UTC()
-	if sane(m.CreateTime) {
+	if isRepresentable(m.CreateTime) {
 		p.created, at = m.CreateTime, m.CreateTime
 	}
 	account := releaseAccount(appid, m.Message)
@@ -154,7 +154,7 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 		p.reply.document = i.releaseReply(m.Message)
 	}
 	if secret {
-		auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC(), Detail: detailUnblanked, AskList: true}
+		auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC(), Detail: detailNotRedactable, AskList: true}
 		e, err := unreadable(auth, path, text)
 		p.events = []events.Event{e}
 		return p, err
@@ -168,17 +168,17 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	return p, nil
 }
 
-// sane reports whether t is given and can be written down: RFC 3339 ends with the year 9999.
-func sane(t time.Time) bool { return !t.IsZero() && t.Year() <= 9999 }
+// isRepresentable reports whether t is set and RFC 3339 can express it: it ends with the year 9999.
+func isRepresentable(t time.Time) bool { return !t.IsZero() && t.Year() <= 9999 }
 
-// eventType returns the ce-type of an event on subject: the subject without its appids, of which
-// there are so many. No character in it means anything to a header.
+// eventType returns the ce-type of an event on subject: the subject without its appids. No
+// character in it has a meaning in a header.
 func eventType(subject string, appids int) string {
 	tokens := strings.Split(subject, ".")
 	return strings.Join(slices.Delete(tokens, 2, 2+appids), ".")
 }
 
-// contentType tells XML from JSON, which are all that wechat reads.
+// contentType returns the content type of a document, which is XML or JSON.
 func contentType(text []byte) string {
 	if bytes.HasPrefix(bytes.TrimLeft(text, "\uFEFF \t\r\n"), []byte("{")) {
 		return "application/json"

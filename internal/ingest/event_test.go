@@ -40,18 +40,18 @@ func TestPushBecomesEvents(t *testing.T) {
 		{name: "authorized", path: authPath, text: authorizedEvent("authorized"), kind: "authorized",
 			auth:    &events.Auth{Kind: "authorized", Authorizer: authorizer, Code: code, PreAuthCode: preAuthCode},
 			subject: notice + ".authorized", ceType: "wechat.notice.authorized", about: authorizer, contentType: "application/xml",
-			data: blanked(authorizedEvent("authorized"))},
+			data: withoutCodes(authorizedEvent("authorized"))},
 		{name: "updateauthorized", path: authPath, text: authorizedEvent("updateauthorized"), kind: "updateauthorized",
 			auth:    &events.Auth{Kind: "updateauthorized", Authorizer: authorizer, Code: code, PreAuthCode: preAuthCode},
 			subject: notice + ".updateauthorized", ceType: "wechat.notice.updateauthorized", about: authorizer, contentType: "application/xml",
-			data: blanked(authorizedEvent("updateauthorized"))},
+			data: withoutCodes(authorizedEvent("updateauthorized"))},
 		{name: "unauthorized", path: authPath, text: event("unauthorized", "<AuthorizerAppid>"+authorizer+"</AuthorizerAppid>"), kind: "unauthorized",
 			auth:    &events.Auth{Kind: "unauthorized", Authorizer: authorizer},
 			subject: notice + ".unauthorized", ceType: "wechat.notice.unauthorized", about: authorizer, contentType: "application/xml"},
 		{name: "quick registration", path: authPath, text: fast, kind: "notify_third_fasteregister",
 			auth:    &events.Auth{Kind: "notify_third_fasteregister", Authorizer: "wxnewminiprogram01", Code: code},
 			subject: notice + ".notify_third_fasteregister", ceType: "wechat.notice.notify_third_fasteregister", about: "wxnewminiprogram01",
-			contentType: "application/xml", data: blanked(fast)},
+			contentType: "application/xml", data: withoutCodes(fast)},
 		{name: "known InfoType", path: authPath, text: event("notify_3rd_wxa_auth", "<appid>wxab</appid><taskid>7</taskid>"), kind: "notify_3rd_wxa_auth",
 			subject: notice + ".notify_3rd_wxa_auth", ceType: "wechat.notice.notify_3rd_wxa_auth", contentType: "application/xml"},
 		{name: "unknown InfoType", path: authPath, text: event("something_new", "<x>1</x>"), kind: "other",
@@ -84,7 +84,7 @@ func TestPushBecomesEvents(t *testing.T) {
 			if row.kind == "release_check" {
 				answer = ""
 			}
-			if status, header, body := pushed(t, row.path, row.text).to(t, r.serve(t)); status != http.StatusOK || body != answer ||
+			if status, header, body := componentPush(t, row.path, row.text).send(t, r.serve(t)); status != http.StatusOK || body != answer ||
 				!strings.HasPrefix(header.Get("Content-Type"), "text/plain") {
 				t.Fatalf("answer %d %q, want 200 %q", status, body, answer)
 			}
@@ -141,8 +141,8 @@ func TestPushBecomesEvents(t *testing.T) {
 	}
 }
 
-// blanked returns a document without its codes.
-func blanked(text string) string {
+// withoutCodes returns a document without its codes.
+func withoutCodes(text string) string {
 	return strings.NewReplacer(code, "", preAuthCode, "").Replace(text)
 }
 
@@ -179,7 +179,7 @@ func TestRepeatsAreOneEvent(t *testing.T) {
 	}
 	for _, repeat := range repeats {
 		for range 3 {
-			if status, _, body := pushed(t, repeat.path, repeat.text).to(t, at); status != http.StatusOK || body != "success" {
+			if status, _, body := componentPush(t, repeat.path, repeat.text).send(t, at); status != http.StatusOK || body != "success" {
 				t.Fatalf("%s: answer %d %q, want 200 success", repeat.kind, status, body)
 			}
 		}
@@ -197,7 +197,7 @@ func TestRepeatsAreOneEvent(t *testing.T) {
 		{msgPath, messageOf("text", "<Content>other</Content>")},
 		{"/wechat/" + component + "/message/wxanother", messageOf("text", "<Content>hello</Content>")},
 	} {
-		if status, _, body := pushed(t, other.path, other.text).to(t, at); status != http.StatusOK {
+		if status, _, body := componentPush(t, other.path, other.text).send(t, at); status != http.StatusOK {
 			t.Fatalf("answer %d %q, want 200", status, body)
 		}
 	}
@@ -211,11 +211,11 @@ func TestParallelRepeatsAreOneEvent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
 	at := r.serve(t)
-	c := pushed(t, authPath, ticketEvent())
+	c := componentPush(t, authPath, ticketEvent())
 	var all sync.WaitGroup
 	for range 100 {
 		all.Go(func() {
-			if status, _, body := c.to(t, at); status != http.StatusOK || body != "success" {
+			if status, _, body := c.send(t, at); status != http.StatusOK || body != "success" {
 				t.Errorf("answer %d %q, want 200 success", status, body)
 			}
 		})
@@ -239,7 +239,7 @@ func TestKeyRing(t *testing.T) {
 	before := wechat.Keys{AppID: component, Tokens: []string{tokenBefore}, AESKeys: []string{aesBefore}}
 	mixed := wechat.Keys{AppID: component, Tokens: []string{token}, AESKeys: []string{aesBefore}}
 	for n, with := range []wechat.Keys{keys, before, mixed} {
-		if status, _, body := push(t, authPath, with, ticketAt(now.Add(time.Duration(n)*time.Second))).to(t, at); status != http.StatusOK {
+		if status, _, body := push(t, authPath, with, ticketAt(now.Add(time.Duration(n)*time.Second))).send(t, at); status != http.StatusOK {
 			t.Fatalf("keys %d: answer %d %q, want 200", n, status, body)
 		}
 	}
@@ -274,7 +274,7 @@ func TestAge(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, natsdtest.Start(t))
-			if status, _, body := pushed(t, authPath, ticketAt(now.Add(-row.age))).to(t, r.serve(t)); status != http.StatusOK || body != "success" {
+			if status, _, body := componentPush(t, authPath, ticketAt(now.Add(-row.age))).send(t, r.serve(t)); status != http.StatusOK || body != "success" {
 				t.Fatalf("answer %d %q, want 200 success", status, body)
 			}
 			if got := r.stored(t); got != row.events {

@@ -20,25 +20,25 @@ import (
 // Bounds of one push.
 const (
 	maxBody    = 64 << 10 // bytes
-	usualBody  = 4 << 10  // bytes that are made room for when a request says that it has so many
+	usualBody  = 4 << 10  // bytes; allocated at once if the Content-Length is no larger
 	maxParsing = 64       // pushes parsed at once
-	// Messages about which the services are asked at once; a server has 512 connections.
+	// Messages about which the services are being asked; a server has 512 connections.
 	maxAsking   = 256
 	readTime    = 2 * time.Second // for the body
 	answerTime  = 4 * time.Second // until the answer; WeChat waits 5 ("message_push")
 	maxAge      = 24 * time.Hour  // by CreateTime; older pushes are not stored
-	maxSkew     = 5 * time.Minute // by CreateTime; more is counted
+	maxSkew     = 5 * time.Minute // by CreateTime; a larger one is counted
 	maxLogAgent = 128             // bytes of a User-Agent in the log
 )
 
-// Bodies of an answer. WeChat takes nothing but success for a yes ("component_verify_ticket").
+// Bodies of an answer. WeChat accepts only "success" ("component_verify_ticket").
 const (
 	bodySuccess   = "success"
-	bodyForbidden = "forbidden" // the same for every fault behind the signature
+	bodyForbidden = "forbidden" // the same for every fault from the signature on
 	bodyRetry     = "retry"
 )
 
-// answer is what becomes of one request.
+// answer is the answer to one request, and what the log tells about it.
 type answer struct {
 	status int
 	body   string
@@ -46,18 +46,17 @@ type answer struct {
 	result string
 	reason wechat.Reason // of a refusal, of a stale push, and when NATS is unavailable
 	kind   string
-	id     string // of the events; empty for a request that becomes none
+	id     string // of the events; empty if there are none
 	bytes  int    // of the body, as far as it was read
-	err    error  // what NATS said
-	detail string // of a refusal: what was wrong and where, without a word of the request
+	err    error  // from NATS
+	detail string // of a refusal: what was wrong and where, quoting nothing of the request
 
 	subject string            // of its first event
 	odd     []document.Oddity // of a push that was stored all the same
 }
 
-// refuse returns the answer to a request that is at fault. The body says no more than the status
-// does.
-func refuse(status int, reason wechat.Reason) answer {
+// refusal returns the answer to a faulty request. The body says no more than the status.
+func refusal(status int, reason wechat.Reason) answer {
 	body := strings.ToLower(http.StatusText(status))
 	if status == http.StatusServiceUnavailable {
 		body = bodyRetry
@@ -65,15 +64,15 @@ func refuse(status int, reason wechat.Reason) answer {
 	return answer{status: status, body: body, result: resultRejected, reason: reason}
 }
 
-// because adds to an answer what wechat found wrong.
-func (a answer) because(err error) answer {
+// withDetail adds the detail of wechat's refusal to an answer.
+func (a answer) withDetail(err error) answer {
 	if r, ok := errors.AsType[*wechat.Refusal](err); ok {
 		a.detail = r.Detail
 	}
 	return a
 }
 
-// reasonOf returns why wechat refused a push.
+// reasonOf returns the reason of wechat's refusal.
 func reasonOf(err error) wechat.Reason {
 	if r, ok := errors.AsType[*wechat.Refusal](err); ok {
 		return r.Reason
@@ -81,8 +80,9 @@ func reasonOf(err error) wechat.Reason {
 	return reasonUnlisted
 }
 
-// forbid refuses a push whose envelope could be read: all of these look alike.
-func forbid(reason wechat.Reason) answer {
+// forbidden returns the answer to a faulty push whose envelope could be read: the same for all
+// faults.
+func forbidden(reason wechat.Reason) answer {
 	return answer{status: http.StatusForbidden, body: bodyForbidden, result: resultRejected, reason: reason}
 }
 
@@ -92,11 +92,11 @@ type target struct {
 	appid     string // {appid} of the message URL; empty on the authorization event URL
 	crypter   *wechat.Crypter
 	methods   []string
-	kind      string // of a push that can't be read
+	kind      string // label of a push that can't be read
 }
 
-// find reads a path. It takes no detour: a path with "//", ".." or an escaped character in it is
-// not found, where http.ServeMux would redirect.
+// find returns the target of a path. Only exact paths are found: http.ServeMux would redirect a
+// path with "//", ".." or an escaped character.
 func (i *Ingest) find(r *http.Request) (to target, found bool) {
 	parts := strings.Split(r.URL.Path, "/")
 	if strings.Contains(r.URL.RawPath, "%") || len(parts) < 4 || parts[0] != "" || parts[1] != "wechat" || !wxtoken.ValidAppID(parts[2]) {
@@ -118,8 +118,9 @@ func (i *Ingest) find(r *http.Request) (to target, found bool) {
 
 func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	if len(r.TransferEncoding) > 0 {
-		// Beside its chunks the request may have had a Content-Length, which net/http drops. A
-		// proxy that went by it would see a second request in what follows: nothing may follow.
+		// A chunked request may have had a Content-Length too, which net/http drops. A proxy that
+		// believed it would take the rest for a second request (request smuggling): so nothing may
+		// follow on this connection.
 		w.Header().Set("Connection", "close")
 	}
 	if isConnect(r.URL.Path) {
@@ -129,26 +130,26 @@ func (i *Ingest) serve(w http.ResponseWriter, r *http.Request) {
 	i.push(w, r)
 }
 
-// push answers a push, and everything else that is no page.
+// push answers a push, and every other request that is not for a page.
 func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	// WeChat may hang up while its push is being stored. The store goes on: the repeat then finds
-	// it.
+	// WeChat may hang up while its push is being stored. It is stored all the same: the repeat then
+	// is a duplicate.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), answerTime)
 	defer cancel()
 	to, found := i.find(r)
 	a := i.answer(ctx, w, r, to, found)
 	if a.kind == "" {
-		a.kind = listed(to.kind)
+		a.kind = kindLabel(to.kind)
 	}
 	if a.result == resultRejected && a.status < 500 && !i.failures.Count(r.RemoteAddr, start) {
 		a.status, a.body = http.StatusTooManyRequests, "too many refused requests"
 	}
 	took := time.Since(start)
 	i.record(r, to, a, took)
-	if !isLook(r, a) {
+	if !isProbe(r, a) {
 		i.countAnswer(a.result, took)
-		i.writeDown(r, to, a, took)
+		i.addToJournal(r, to, a, took)
 	}
 
 	if a.status != http.StatusOK || a.body != bodySuccess {
@@ -156,11 +157,11 @@ func (i *Ingest) push(w http.ResponseWriter, r *http.Request) {
 		h.Set("Content-Type", cmp.Or(a.format, "text/plain; charset=utf-8"))
 		h.Set("X-Content-Type-Options", "nosniff") // an echostr is foreign text
 		w.WriteHeader(a.status)
-	} // net/http copies a header that is asked for, and gives a text the same Content-Type by itself
+	} // otherwise net/http sets the same Content-Type by itself, which saves copying the headers
 	_, _ = io.WriteString(w, a.body) // if it does not arrive, WeChat sends the push again
 }
 
-// answer finds out what to answer, from the cheapest check to the dearest.
+// answer returns the answer to a request. The cheapest checks come first.
 func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Request, to target, found bool) answer {
 	methods := to.methods
 	if !found {
@@ -169,13 +170,13 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	switch {
 	case !slices.Contains(methods, r.Method):
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		return refuse(http.StatusMethodNotAllowed, reasonMethod)
-	case !strings.HasPrefix(r.RequestURI, "/"): // a request to a proxy: we are none
-		return refuse(http.StatusBadRequest, reasonPath)
+		return refusal(http.StatusMethodNotAllowed, reasonMethod)
+	case !strings.HasPrefix(r.RequestURI, "/"): // a request to a proxy, which this is not
+		return refusal(http.StatusBadRequest, reasonPath)
 	case !found:
-		return refuse(http.StatusNotFound, reasonPath)
+		return refusal(http.StatusNotFound, reasonPath)
 	case len(to.methods) > 1 && !wxtoken.ValidAppID(to.appid):
-		return refuse(http.StatusBadRequest, wechat.ReasonAppIDSyntax)
+		return refusal(http.StatusBadRequest, wechat.ReasonAppIDSyntax)
 	}
 	q, err := wechat.ParseQuery(r.URL.RawQuery)
 	if r.Method == http.MethodGet {
@@ -183,17 +184,17 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 	for _, encoding := range r.Header.Values("Content-Encoding") {
 		if !strings.EqualFold(encoding, "identity") {
-			return refuse(http.StatusUnsupportedMediaType, reasonEncoding)
+			return refusal(http.StatusUnsupportedMediaType, reasonEncoding)
 		}
 	}
 	if err != nil {
-		return refuse(http.StatusBadRequest, reasonOf(err)).because(err)
+		return refusal(http.StatusBadRequest, reasonOf(err)).withDetail(err)
 	}
 	body, err := readBody(w, r)
 	if err != nil {
-		a := refuse(http.StatusRequestTimeout, reasonBody)
+		a := refusal(http.StatusRequestTimeout, reasonBody)
 		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			a = refuse(http.StatusRequestEntityTooLarge, reasonTooLarge)
+			a = refusal(http.StatusRequestEntityTooLarge, reasonTooLarge)
 		}
 		a.bytes = len(body)
 		return a
@@ -204,28 +205,28 @@ func (i *Ingest) answer(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		a.subject = p.events[0].Subject
 	}
 	if a.result == resultAccepted {
-		i.noteOdd(to, p)
+		i.recordOdd(to, p)
 		a.odd = p.odd
 	}
 	if a.result == resultAccepted || a.result == resultDuplicate {
-		// A repeat is asked about again: WeChat sends it because the reply before did not arrive.
+		// A repeat gets a reply too: WeChat sends it because the first reply did not arrive.
 		i.reply(ctx, p, &a)
 	}
 	a.bytes = len(body)
 	return a
 }
 
-// echo answers the GET with which WeChat tries a URL ("message-push"). Its signature covers
-// timestamp and nonce alone.
+// echo answers the GET with which WeChat checks a URL ("message-push"). Its signature covers only
+// timestamp and nonce.
 func echo(to target, q wechat.Query, err error) answer {
 	var a answer
 	switch {
 	case err != nil:
-		a = refuse(http.StatusBadRequest, reasonOf(err)).because(err)
+		a = refusal(http.StatusBadRequest, reasonOf(err)).withDetail(err)
 	case q.EchoStr == "":
-		a = refuse(http.StatusBadRequest, wechat.ReasonQuery)
+		a = refusal(http.StatusBadRequest, wechat.ReasonQuery)
 	case !to.crypter.CheckSignature(q):
-		a = forbid(wechat.ReasonSignature)
+		a = forbidden(wechat.ReasonSignature)
 	default:
 		a = answer{status: http.StatusOK, body: q.EchoStr, result: resultAccepted}
 	}
@@ -233,28 +234,28 @@ func echo(to target, q wechat.Query, err error) answer {
 	return a
 }
 
-// readBody reads the body in readTime. The error is an *http.MaxBytesError when there is too much
-// of it.
+// readBody reads the body within readTime. The error is an *http.MaxBytesError if the body is too
+// large.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	conn := http.NewResponseController(w)
-	// Where a connection has no deadline of its own the server's holds.
+	// Fails for a connection without deadlines of its own; then the server's timeout applies.
 	_ = conn.SetReadDeadline(time.Now().Add(readTime))
-	// It stays behind the body: where a push takes longer to be stored, the connection ends with
-	// its answer.
+	// The deadline is not reset: if storing the push takes longer than that, the connection ends
+	// after its answer.
 	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usualBody)+bytes.MinRead))
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	return body.Bytes(), err
 }
 
-// parse turns the body into events, or into a refusal.
+// parse turns the body into events. If the last result is false, the answer is the refusal.
 func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pushed, answer, bool) {
 	select {
 	case i.parsing <- struct{}{}:
 		defer func() { <-i.parsing }()
 	default:
-		return pushed{}, refuse(http.StatusServiceUnavailable, reasonBusy), false
+		return pushed{}, refusal(http.StatusServiceUnavailable, reasonBusy), false
 	}
-	text, way, a, ok := i.open(to, q, body)
+	text, wrapper, a, ok := i.open(to, q, body)
 	if !ok {
 		return pushed{}, a, false
 	}
@@ -263,54 +264,53 @@ func (i *Ingest) parse(path string, to target, q wechat.Query, body []byte) (pus
 	if to.appid == "" {
 		p, err = i.fromPush(path, to.component, text)
 	} else {
-		p, err = i.fromMessage(path, to.component, to.appid, text, way.crypter == nil)
+		p, err = i.fromMessage(path, to.component, to.appid, text, wrapper.crypter == nil)
 	}
 	if err != nil {
-		return pushed{}, forbid(reasonOf(err)).because(err), false
+		return pushed{}, forbidden(reasonOf(err)).withDetail(err), false
 	}
-	p.reply.way = way
+	p.reply.wrapper = wrapper
 	return p, answer{}, true
 }
 
-// open returns the document that a body carries, and the way back.
-func (i *Ingest) open(to target, q wechat.Query, body []byte) ([]byte, wayBack, answer, bool) {
+// open decrypts a body. It returns the document, and the wrapper for a reply.
+func (i *Ingest) open(to target, q wechat.Query, body []byte) ([]byte, replyWrapper, answer, bool) {
 	envelope, err := wechat.ParseEnvelope(body)
 	if i.plainMessages && to.appid != "" && reasonOf(err) == wechat.ReasonNoEncrypt {
 		if !to.crypter.CheckSignature(q) {
-			return nil, wayBack{}, forbid(wechat.ReasonSignature), false
+			return nil, replyWrapper{}, forbidden(wechat.ReasonSignature), false
 		}
-		return body, wayBack{}, answer{}, true
+		return body, replyWrapper{}, answer{}, true
 	}
 	if err != nil {
-		return nil, wayBack{}, refuse(http.StatusBadRequest, reasonOf(err)).because(err), false
+		return nil, replyWrapper{}, refusal(http.StatusBadRequest, reasonOf(err)).withDetail(err), false
 	}
 	if q.MsgSignature == "" {
-		return nil, wayBack{}, refuse(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
+		return nil, replyWrapper{}, refusal(http.StatusBadRequest, wechat.ReasonSignatureSyntax), false
 	}
 	opened, err := to.crypter.Open(q, envelope.Encrypt)
 	if err != nil {
-		return nil, wayBack{}, forbid(reasonOf(err)).because(err), false
+		return nil, replyWrapper{}, forbidden(reasonOf(err)).withDetail(err), false
 	}
 	i.metrics.keys.WithLabelValues(keyLabel(opened.Key)).Inc()
-	return opened.Text, wayBack{crypter: to.crypter, opened: opened, nonce: q.Nonce, json: envelope.JSON}, answer{}, true
+	return opened.Text, replyWrapper{crypter: to.crypter, opened: opened, nonce: q.Nonce, json: envelope.JSON}, answer{}, true
 }
 
-// store publishes what the push becomes, unless it is too old.
+// store publishes the events of a push, unless it is too old.
 func (i *Ingest) store(ctx context.Context, p pushed) answer {
-	a := answer{kind: listed(p.kind), id: p.events[0].ID, status: http.StatusOK, body: bodySuccess, result: resultAccepted}
+	a := answer{kind: kindLabel(p.kind), id: p.events[0].ID, status: http.StatusOK, body: bodySuccess, result: resultAccepted}
 	if !p.created.IsZero() {
 		skew := i.now().Sub(p.created)
 		i.metrics.skew.WithLabelValues(a.kind).Observe(skew.Seconds())
 		if skew > maxAge {
-			// Not refused: if it is our clock that is wrong, a refusal would make WeChat stop
-			// sending.
+			// Not refused: if our own clock is wrong, refusals would make WeChat stop sending.
 			a.result, a.reason = resultStale, reasonStale
 			return a
 		}
 		if skew > maxSkew || skew < -maxSkew {
 			i.metrics.skewed.Inc()
 			log := i.lines.about(reasonSkewed)
-			log.Warn().Str("info_type", a.kind).Str("event_id", a.id).Dur("skew", skew).Msg("push skewed")
+			log.Warn().Str("info_type", a.kind).Str("event_id", a.id).Dur("skew", skew).Msg("push with skewed CreateTime received")
 		}
 	}
 	duplicate, err := i.publish(ctx, p.events)
@@ -324,8 +324,8 @@ func (i *Ingest) store(ctx context.Context, p pushed) answer {
 	return a
 }
 
-// noteOdd counts what is odd about a push that was stored, and logs it.
-func (i *Ingest) noteOdd(to target, p pushed) {
+// recordOdd counts and logs the oddities of a push that was stored.
+func (i *Ingest) recordOdd(to target, p pushed) {
 	if len(p.odd) == 0 {
 		return
 	}
@@ -336,22 +336,22 @@ func (i *Ingest) noteOdd(to target, p pushed) {
 	}
 	log := i.lines.about(reasonOdd)
 	log.Warn().Strs("oddities", kinds).Strs("detail", details).Str("event_id", p.events[0].ID).Str("component", to.component).
-		Str("info_type", listed(p.kind)).Msg("odd push stored")
+		Str("info_type", kindLabel(p.kind)).Msg("odd push stored")
 }
 
-// agent returns as much of the User-Agent as goes into the log.
+// agent returns the beginning of the User-Agent, for the log.
 func agent(r *http.Request) string {
 	text := r.UserAgent()
 	return text[:min(len(text), maxLogAgent)]
 }
 
-// isLook reports whether a request is no push, but a look whether the URL is there: a browser's, or
-// the one that --check takes. The metrics and the log have it.
-func isLook(r *http.Request, a answer) bool {
+// isProbe reports whether a request is not a push but a check whether the URL exists, by a browser
+// or by --check. Probes are in the metrics and the log, but not on the operator's page.
+func isProbe(r *http.Request, a answer) bool {
 	return a.reason == reasonMethod && (r.Method == http.MethodGet || r.Method == http.MethodHead)
 }
 
-// countAnswer counts for the operator's page.
+// countAnswer counts an answer for the operator's page.
 func (i *Ingest) countAnswer(result string, took time.Duration) {
 	if result == resultRejected || result == resultNATSUnavailable {
 		i.counts.Add(counts.Refused, 1)
@@ -364,7 +364,7 @@ func (i *Ingest) countAnswer(result string, took time.Duration) {
 	}
 }
 
-// record counts the answer and logs it. Nothing of query or body goes into a line.
+// record counts the answer and logs it. Log lines contain nothing of query or body.
 func (i *Ingest) record(r *http.Request, to target, a answer, took time.Duration) {
 	i.metrics.pushes.WithLabelValues(a.kind, a.result).Inc()
 	i.metrics.duration.WithLabelValues(a.result).Observe(took.Seconds())

@@ -38,9 +38,9 @@ func newTestIngest(t testing.TB) *Ingest {
 	return i
 }
 
-// TestBusy looks that no more than maxParsing pushes are parsed at once, and that all of them give
+// TestMaxParsing looks that no more than maxParsing pushes are parsed at once, and that all of them give
 // their place back.
-func TestBusy(t *testing.T) {
+func TestMaxParsing(t *testing.T) {
 	t.Parallel()
 	i := newTestIngest(t)
 	send := func() (int, string) {

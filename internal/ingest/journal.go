@@ -21,56 +21,56 @@ import (
 	"wxtoken/internal/events"
 )
 
-// What is written down of pushes beside their results.
+// Results in records of pushes, besides those of metrics.go.
 const (
 	resultOdd  = "odd"  // stored, though something was odd
 	resultSlow = "slow" // answered so late that WeChat may have hung up
 )
 
 const (
-	// lateAfter is when an answer is late. WeChat waits 5 seconds, the way to it included
-	// ("message_push").
+	// lateAfter is the time after which an answer is late. WeChat waits 5 seconds, the time on the
+	// network included ("message_push").
 	lateAfter = 3 * time.Second
 	// journalEvery is the time between two records of the same component and result.
 	journalEvery = time.Second
-	// journalWithin bounds the wait for NATS, for one record.
+	// journalWithin bounds the wait for NATS to store one record.
 	journalWithin = 2 * time.Second
-	// maxPath and maxMethod bound what is kept of a path and a method, in bytes. Anybody can send
-	// any.
+	// maxPath and maxMethod bound how much of a path and a method is kept, in bytes. Anybody can
+	// send any.
 	maxPath, maxMethod = 128, 16
 )
 
-// journal writes down which pushes were refused, odd, repeated or answered late, for the operator's
-// page: one a second for each component and result, and how many were left out. It never holds up a
-// push: note keeps a record in memory, and run writes it. While NATS is away the first of each
-// waits, and the others are counted.
+// journal writes records of pushes that were refused, odd, repeated or answered late, for the
+// operator's page: one a second for each component and result, with the number of those left out.
+// It never delays a push: add keeps a record in memory, and run writes it. While NATS is away the
+// first record of each group waits, and the others are counted.
 type journal struct {
 	js  jetstream.JetStream
 	log zerolog.Logger
 
 	mu      sync.Mutex
-	waiting map[likes]events.Push // few: the components of the settings, times the results
+	waiting map[group]events.Push // bounded: components times results
 }
 
-// likes are the pushes of which one is written down in a second.
-type likes struct{ component, result string }
+// group is the pushes of which one record a second is written.
+type group struct{ component, result string }
 
 func newJournal(js jetstream.JetStream, log zerolog.Logger) *journal {
-	return &journal{js: js, log: log, waiting: map[likes]events.Push{}}
+	return &journal{js: js, log: log, waiting: map[group]events.Push{}}
 }
 
-// note has a record written.
-func (j *journal) note(p events.Push) {
+// add adds a record, which run writes.
+func (j *journal) add(p events.Push) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	like := likes{p.Component, p.Result}
-	if first, waits := j.waiting[like]; waits {
+	g := group{p.Component, p.Result}
+	if first, waits := j.waiting[g]; waits {
 		p, p.LeftOut = first, first.LeftOut+p.LeftOut+1
 	}
-	j.waiting[like] = p
+	j.waiting[g] = p
 }
 
-// run writes what was noted until ctx ends, and then the rest.
+// run writes the records until ctx ends, and then the rest.
 func (j *journal) run(ctx context.Context) {
 	again := time.NewTicker(journalEvery)
 	defer again.Stop()
@@ -87,11 +87,12 @@ func (j *journal) run(ctx context.Context) {
 	}
 }
 
-// write writes what waits. What NATS does not take waits on, before what came meanwhile.
+// write writes the waiting records. Those that NATS does not take wait again, ahead of those that
+// came meanwhile.
 func (j *journal) write(ctx context.Context) {
 	j.mu.Lock()
 	waiting := j.waiting
-	j.waiting = map[likes]events.Push{}
+	j.waiting = map[group]events.Push{}
 	j.mu.Unlock()
 	byPush := func(a, b events.Push) int {
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Result, b.Result), cmp.Compare(a.Component, b.Component))
@@ -99,31 +100,31 @@ func (j *journal) write(ctx context.Context) {
 	all := slices.SortedFunc(maps.Values(waiting), byPush)
 	for i, p := range all {
 		if err := j.publish(ctx, p); err != nil {
-			j.log.Debug().Err(err).Msg("failed to write down refused pushes")
-			j.giveBack(all[i:])
+			j.log.Debug().Err(err).Msg("failed to write records of pushes")
+			j.putBack(all[i:])
 			return
 		}
 	}
 }
 
-// giveBack has records wait that could not be written.
-func (j *journal) giveBack(all []events.Push) {
+// putBack makes records wait again that could not be written.
+func (j *journal) putBack(all []events.Push) {
 	j.mu.Lock()
 	later := j.waiting
-	j.waiting = map[likes]events.Push{}
+	j.waiting = map[group]events.Push{}
 	j.mu.Unlock()
 	for _, p := range all {
-		j.note(p)
+		j.add(p)
 	}
 	for _, p := range later {
-		j.note(p)
+		j.add(p)
 	}
 }
 
 func (j *journal) publish(ctx context.Context, p events.Push) error {
 	ctx, cancel := context.WithTimeout(ctx, journalWithin)
 	defer cancel()
-	if !j.js.Conn().IsConnected() { // the client would send it later, beside the next try
+	if !j.js.Conn().IsConnected() { // otherwise the client would send it later, in addition to the next try
 		return nats.ErrDisconnected
 	}
 	data, err := json.Marshal(p)
@@ -138,13 +139,15 @@ func (j *journal) publish(ctx context.Context, p events.Push) error {
 	return nil
 }
 
-// writeDown notes an answer that an operator may want to hear of.
-func (i *Ingest) writeDown(r *http.Request, to target, a answer, took time.Duration) {
+// addToJournal adds records of an answer that may interest an operator.
+func (i *Ingest) addToJournal(r *http.Request, to target, a answer, took time.Duration) {
 	p := events.Push{
-		At: i.now().UTC(), Result: a.result, Reason: string(a.reason), Detail: a.detail, Method: clip(r.Method, maxMethod), Path: clip(r.URL.Path, maxPath),
-		From: network(r.RemoteAddr), Kind: a.kind, Subject: a.subject, EventID: a.id, Status: a.status, Millis: took.Milliseconds(), Bytes: a.bytes,
+		At: i.now().UTC(), Result: a.result, Reason: string(a.reason), Detail: a.detail,
+		Method: clip(r.Method, maxMethod), Path: clip(r.URL.Path, maxPath), From: network(r.RemoteAddr),
+		Kind: a.kind, Subject: a.subject, EventID: a.id,
+		Status: a.status, Millis: took.Milliseconds(), Bytes: a.bytes,
 	}
-	if to.crypter != nil { // of the settings: no subject is made of what anybody sends
+	if to.crypter != nil { // a component of the settings: subjects are never made from foreign text
 		p.Component = to.component
 		if wxtoken.ValidAppID(to.appid) {
 			p.AppID = to.appid
@@ -154,7 +157,7 @@ func (i *Ingest) writeDown(r *http.Request, to target, a answer, took time.Durat
 		p.Detail = a.err.Error()
 	}
 	if a.result != resultAccepted {
-		i.journal.note(p)
+		i.journal.add(p)
 	}
 	if len(a.odd) > 0 {
 		odd := p
@@ -162,11 +165,11 @@ func (i *Ingest) writeDown(r *http.Request, to target, a answer, took time.Durat
 		for _, o := range a.odd {
 			odd.Oddities = append(odd.Oddities, string(o.Kind)+": "+o.Detail)
 		}
-		i.journal.note(odd)
+		i.journal.add(odd)
 	}
 	if took >= lateAfter && (a.result == resultAccepted || a.result == resultDuplicate) {
 		p.Result = resultSlow
-		i.journal.note(p)
+		i.journal.add(p)
 	}
 }
 
@@ -175,8 +178,8 @@ func clip(text string, most int) string {
 	return strings.ToValidUTF8(text[:min(len(text), most)], "\uFFFD")
 }
 
-// network returns the network of a connection's other end: enough to tell WeChat from a stranger,
-// and of no one house. It is that of the proxy where there is one.
+// network returns the network of the peer's address: enough to tell WeChat from others, but not a
+// single household. Behind a proxy it is the proxy's.
 func network(remote string) string {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 	"wxtoken/internal/natsd/natsdtest"
 )
 
-// written runs the part of an Ingest that writes records until the test ends, or the function is called, which returns
+// runJournal runs the part of an Ingest that writes records until the test ends, or the function is called, which returns
 // when the last is written.
-func written(t *testing.T, r *rig) (end func()) {
+func runJournal(t *testing.T, r *rig) (end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -55,18 +55,18 @@ func (r *rig) records(t *testing.T) map[string][]events.Push {
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natsdtest.Start(t))
-	end := written(t, r)
+	end := runJournal(t, r)
 
-	pushed(t, authPath, authorizedEvent("authorized")).direct(r) // a good one: no record
-	pushed(t, authPath, authorizedEvent("authorized")).direct(r)
-	pushed(t, authPath, eventAt(now.Add(-25*time.Hour), "unauthorized", "<AuthorizerAppid>"+authorizer+"</AuthorizerAppid>")).direct(r)
-	pushed(t, msgPath, messageOf("text", "<Content>SEKRET</Content><Content>twice</Content>")).direct(r)
-	forged := pushed(t, msgPath, messageOf("text", "<Content>SEKRET</Content>"))
+	componentPush(t, authPath, authorizedEvent("authorized")).serveDirectly(r) // a good one: no record
+	componentPush(t, authPath, authorizedEvent("authorized")).serveDirectly(r)
+	componentPush(t, authPath, eventAt(now.Add(-25*time.Hour), "unauthorized", "<AuthorizerAppid>"+authorizer+"</AuthorizerAppid>")).serveDirectly(r)
+	componentPush(t, msgPath, messageOf("text", "<Content>SEKRET</Content><Content>twice</Content>")).serveDirectly(r)
+	forged := componentPush(t, msgPath, messageOf("text", "<Content>SEKRET</Content>"))
 	forged.query.Set("msg_signature", strings.Repeat("a", 40))
-	forged.direct(r)
+	forged.serveDirectly(r)
 	elsewhere := &call{method: http.MethodPost, path: "/wechat/wxSEKRETno0such000/auth", query: url.Values{"SEKRET": {"SEKRET"}}}
-	elsewhere.direct(r)
-	(&call{method: http.MethodGet, path: authPath}).direct(r) // a look: no record
+	elsewhere.serveDirectly(r)
+	(&call{method: http.MethodGet, path: authPath}).serveDirectly(r) // a look: no record
 	end()
 
 	all := r.records(t)
@@ -135,9 +135,9 @@ func TestJournalFlood(t *testing.T) {
 	r := newRig(t, natsdtest.Start(t))
 	const all = 500
 	began := time.Now()
-	end := written(t, r)
+	end := runJournal(t, r)
 	for range all {
-		(&call{method: http.MethodPost, path: authPath}).direct(r)
+		(&call{method: http.MethodPost, path: authPath}).serveDirectly(r)
 	}
 	end()
 	took := time.Since(began)
@@ -155,10 +155,10 @@ func TestJournalWithoutNATS(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
-	end := written(t, r)
+	end := runJournal(t, r)
 	srv.Stop()
 	for range 3 {
-		if rec := (&call{method: http.MethodPost, path: authPath}).direct(r); rec.Code != http.StatusBadRequest {
+		if rec := (&call{method: http.MethodPost, path: authPath}).serveDirectly(r); rec.Code != http.StatusBadRequest {
 			t.Errorf("status %d", rec.Code)
 		}
 	}

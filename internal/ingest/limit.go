@@ -11,9 +11,9 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// How many refused pushes one address may send, and how many refused visits to links make. A good
-// push is never held back; whether a visit is a good one only the refresher knows, so who has spent
-// his visits has to wait.
+// How many refused pushes one address may send, and how many refused visits to links it may make. A
+// good push is never limited. Whether a visit is a good one only the refresher knows, so an address
+// that has used up its visits must wait.
 const (
 	failuresPerSecond = 50
 	failuresBurst     = 100
@@ -22,27 +22,29 @@ const (
 // linesPerSecond is how many lines with the same reason are logged.
 const linesPerSecond = 10
 
-// lines logs what is wrong with pushes, and keeps a flood of them out of the log.
+// lines logs faults of pushes, and keeps a flood of them out of the log.
 type lines struct {
 	log        zerolog.Logger
 	suppressed prometheus.Counter
-	byReason   map[wechat.Reason]*line // fixed: only read
+	byReason   map[wechat.Reason]*line // never changed after newLines
 }
 
 type line struct {
 	limiter    *rate.Limiter
-	suppressed atomic.Int64 // since the last line that was written
+	suppressed atomic.Int64 // lines left out since the last one that was written
 }
 
 func newLines(log zerolog.Logger, suppressed prometheus.Counter) *lines {
 	l := &lines{log: log, suppressed: suppressed, byReason: map[wechat.Reason]*line{}}
-	for _, reason := range slices.Concat(reasons, replyReasons, connectReasons(), []wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS, reasonOdd}) {
+	others := []wechat.Reason{reasonUnlisted, reasonStale, reasonSkewed, reasonNATS, reasonOdd}
+	for _, reason := range slices.Concat(reasons, replyReasons, connectReasons(), others) {
 		l.byReason[reason] = &line{limiter: rate.NewLimiter(linesPerSecond, linesPerSecond)}
 	}
 	return l
 }
 
-// about returns the logger for a line about a push, a silent one when there were many like it.
+// about returns the logger for a line with a reason: a silent one if there were too many with that
+// reason.
 func (l *lines) about(reason wechat.Reason) zerolog.Logger {
 	like, listed := l.byReason[reason]
 	if !listed {

@@ -22,7 +22,7 @@ func TestFlood(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := rigOn(t, nil) // nothing here gets as far as NATS
-		bad := pushed(t, authPath, ticketEvent())
+		bad := componentPush(t, authPath, ticketEvent())
 		bad.query.Set("msg_signature", strings.Repeat("a", 40))
 		send := func(c *call, remote, forwarded string) int {
 			req := httptest.NewRequest(c.method, c.target(), strings.NewReader(string(c.body)))
@@ -59,7 +59,7 @@ func TestFlood(t *testing.T) {
 			{"IPv4 in IPv6", bad, "[::ffff:203.0.113.7]:1", "", http.StatusTooManyRequests},
 			{"another address", bad, "203.0.113.8:1000", "198.51.100.1", http.StatusForbidden},
 			{"no address", bad, "@", "", http.StatusForbidden},
-			{"a good push, though an old one", pushed(t, authPath, ticketAt(now.Add(-25*time.Hour))), "203.0.113.7:1000", "", http.StatusOK},
+			{"a good push, though an old one", componentPush(t, authPath, ticketAt(now.Add(-25*time.Hour))), "203.0.113.7:1000", "", http.StatusOK},
 			{"a good GET", echoCall(), "203.0.113.7:1000", "", http.StatusOK},
 		}
 		for _, row := range rows {
@@ -99,17 +99,17 @@ func echoCall() *call {
 func TestEchoStr(t *testing.T) {
 	t.Parallel()
 	r := rigOn(t, nil)
-	rec := echoCall().direct(r)
+	rec := echoCall().serveDirectly(r)
 	if rec.Code != http.StatusOK || rec.Body.String() != "4375120948345356249<script>" {
 		t.Errorf("answer %d %q, want 200 and the echostr", rec.Code, rec.Body)
 	}
-	// Nobody may be shown that text as a page.
+	// A browser must not show that text as a page.
 	if got := rec.Header().Get("Content-Type") + " " + rec.Header().Get("X-Content-Type-Options"); got != "text/plain; charset=utf-8 nosniff" {
 		t.Errorf("headers %q", got)
 	}
 	before := echoCall()
 	before.raw = strings.Replace(before.raw, signature3(token, "1714036504", "1514711492"), signature3(tokenBefore, "1714036504", "1514711492"), 1)
-	if rec := before.direct(r); rec.Code != http.StatusOK {
+	if rec := before.serveDirectly(r); rec.Code != http.StatusOK {
 		t.Errorf("answer to the token before %d, want 200", rec.Code)
 	}
 }

@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// What is remembered of subjects on which no service answers.
+// Bounds of what listeners remembers.
 const (
 	silenceLasts = time.Second
-	silentAfter  = 8       // questions in a row within that time that had no listener
-	maxSilent    = 100_000 // subjects; what is beyond is asked about
+	silentAfter  = 8       // requests without a listener, within silenceLasts, after which a subject is silent
+	maxSilent    = 100_000 // subjects; requests on further ones are always sent
 )
 
-// listeners remembers where no service listens: a question there costs as much as half of the
-// storing, for nothing. Of the questions on a subject the first few of each second are asked all
-// the same, so that a service that begins to listen is heard within a second, and at once where
-// messages are few.
+// listeners remembers on which subjects no service listens: a request there costs half as much as
+// storing the message, for nothing. The first few requests of each second on a subject are sent all
+// the same, so that a service that starts to listen gets its first request within a second, or at
+// once if messages are few.
 type listeners struct {
 	now func() time.Time
 
 	mu    sync.Mutex
 	since time.Time
-	none  map[string]uint8 // by subject: questions since then that had no listener
+	none  map[string]uint8 // by subject: requests without a listener since then
 }
 
-// maybe reports whether a question on a subject may find a service.
-func (l *listeners) maybe(subject string) bool {
+// mayListen reports whether a service may be listening on a subject.
+func (l *listeners) mayListen(subject string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := l.now(); now.Sub(l.since) >= silenceLasts || now.Before(l.since) {
@@ -35,8 +35,8 @@ func (l *listeners) maybe(subject string) bool {
 	return l.none[subject] < silentAfter
 }
 
-// heard notes whether a service listens on a subject.
-func (l *listeners) heard(subject string, listens bool) {
+// record records whether a service listened on a subject.
+func (l *listeners) record(subject string, listens bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {

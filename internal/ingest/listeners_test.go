@@ -12,9 +12,9 @@ func TestListeners(t *testing.T) {
 	l := &listeners{now: func() time.Time { return now }}
 	const subject, other = "wechat.reply.c.a.text", "wechat.reply.c.b.text"
 	ask := func(subject string, listens bool) bool {
-		asked := l.maybe(subject)
+		asked := l.mayListen(subject)
 		if asked {
-			l.heard(subject, listens)
+			l.record(subject, listens)
 		}
 		return asked
 	}

@@ -18,33 +18,33 @@ import (
 //go:embed page.css
 var baseCSS string
 
-// prefixAssets begins the paths of what pages load: style sheets and logos. No link has an id that
-// short.
+// prefixAssets begins the paths of style sheets and logos. No link has an id as short as "-".
 const prefixAssets = prefixConnect + "-/"
 
-// look is how the pages of one component look, and what they call it.
+// look is the appearance of one component's pages, and what they call the component.
 type look struct {
-	who     lang.Text // who asks
-	named   bool      // by its settings
+	who     lang.Text // who asks for the authorization
+	named   bool      // who is from the settings
 	contact lang.Text
-	sets    []int // permission sets that WeChat asks for where a link names none
+	sets    []int // permission sets that WeChat asks for if a link names none
 	style   asset
-	logo    asset // of no path: none
+	logo    asset // with an empty path if there is none
 }
 
-// asset is what a page loads by a path with a digest of the content: it can be kept for ever.
+// asset is a file that pages load. Its path contains a digest of its content, so browsers can cache
+// it for ever.
 type asset struct {
 	path, contentType, content string
 }
 
-// newLook returns the look of a component, "" for one that is not known.
+// newLook returns the look of a component; "" stands for an unknown one.
 func newLook(component string, p settings.Page) *look {
 	l := &look{
 		who:   lang.T("the service provider", "服务商"),
-		named: p.Name != "", contact: inBoth(p.Contact, p.ContactEN), sets: p.CategoryIDs,
+		named: p.Name != "", contact: bothLanguages(p.Contact, p.ContactEN), sets: p.CategoryIDs,
 	}
 	if l.named {
-		l.who = inBoth(p.Name, p.NameEN)
+		l.who = bothLanguages(p.Name, p.NameEN)
 	}
 	l.style = newAsset(component, ".css", "text/css; charset=utf-8", baseCSS+colours(p.Color))
 	if p.Logo != "" {
@@ -53,8 +53,9 @@ func newLook(component string, p settings.Page) *look {
 	return l
 }
 
-// inBoth returns a text of the settings, whose English is the Chinese one where there is none.
-func inBoth(zh, en string) lang.Text {
+// bothLanguages returns a text of the settings; without an English one it is the Chinese one in
+// both languages.
+func bothLanguages(zh, en string) lang.Text {
 	if en == "" {
 		en = zh
 	}
@@ -69,7 +70,7 @@ func newAsset(component, suffix, contentType, content string) asset {
 	return asset{prefixAssets + component + "/" + hex.EncodeToString(sum[:8]) + suffix, contentType, content}
 }
 
-// looks are those of all components, and one for pages that know of none.
+// looks are the looks of all components, and one for pages without a known component.
 type looks struct {
 	of      map[string]*look
 	unknown *look
@@ -83,7 +84,7 @@ func newLooks(components []settings.Component) *looks {
 		l.add(l.of[c.AppID])
 	}
 	l.unknown = newLook("", settings.Page{})
-	if len(components) == 1 { // whose else should a link be
+	if len(components) == 1 { // then every link is of this component
 		l.unknown = l.of[components[0].AppID]
 	}
 	l.add(l.unknown)
@@ -97,7 +98,7 @@ func (l *looks) add(one *look) {
 	}
 }
 
-// lookOf returns the look of a component, of "" as well.
+// lookOf returns the look of a component, or that for unknown ones.
 func (l *looks) lookOf(component string) *look {
 	if one, ok := l.of[component]; ok {
 		return one
@@ -105,9 +106,9 @@ func (l *looks) lookOf(component string) *look {
 	return l.unknown
 }
 
-// find returns what a page loads, and whether that is of the very content that the path names.
-// While processes of two settings run side by side, a page of one may ask the other: then today's
-// is better than none.
+// find returns the asset of a path. exact reports whether its content is that of the path's digest.
+// While processes with different settings run side by side, a page from one may load its assets
+// from the other: then the current asset is better than none.
 func (l *looks) find(path string) (found asset, exact, ok bool) {
 	if found, ok = l.assets[path]; ok {
 		return found, true, true
@@ -125,7 +126,7 @@ func (l *looks) find(path string) (found asset, exact, ok bool) {
 	return found, false, found.path != ""
 }
 
-// serveAsset answers with what a page loads, and reports whether there is something of that path.
+// serveAsset answers with an asset, and reports whether there is one at that path.
 func (i *Ingest) serveAsset(w http.ResponseWriter, r *http.Request) bool {
 	if !strings.HasPrefix(r.URL.Path, prefixAssets) || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
@@ -139,19 +140,18 @@ func (i *Ingest) serveAsset(w http.ResponseWriter, r *http.Request) bool {
 	h.Set("Content-Length", strconv.Itoa(len(found.content)))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	// An SVG is a document, too: opened by itself it runs nothing and loads nothing.
+	// An SVG is a document, too: opened by itself it must run nothing and load nothing.
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
 	h.Set("Cache-Control", "no-store")
 	if exact {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	w.WriteHeader(http.StatusOK)
-	_, _ = strings.NewReader(found.content).WriteTo(w) // a browser that has gone is no concern of ours
+	_, _ = strings.NewReader(found.content).WriteTo(w) // the browser may have gone
 	return true
 }
 
-// The grounds on which links stand where they are hardest to read; in page.css they are called
-// soft.
+// The backgrounds on which links are hardest to read; page.css calls them soft.
 var (
 	lightGround = color.RGBA{0xf4, 0xf6, 0xf5, 0xff}
 	darkGround  = color.RGBA{0x23, 0x28, 0x26, 0xff}
@@ -159,18 +159,19 @@ var (
 	black       = color.RGBA{0x00, 0x00, 0x00, 0xff}
 )
 
-// defaultColour is that of buttons where no other is set.
+// defaultColour is the colour of buttons if the settings have none.
 const defaultColour = "#07773f"
 
-// The contrast that text needs, and what is no text (WCAG 2, level AA).
+// The contrast that text needs, and that other things need (WCAG 2, level AA).
 const (
 	readable = 4.5
 	visible  = 3
 )
 
-// colours returns the part of a style sheet that a component's colour makes. A button has that
-// colour, or one so near that white can be read on it; where that is far, its text is black. Its
-// edge, and links, have the next colour that can be read on the card.
+// colours returns the part of a style sheet that depends on a component's colour. A button has that
+// colour, or a slightly darker one on which white text can be read; if it would have to be much
+// darker, its text is black instead. Its edge, and links, have the nearest colour that can be read
+// on the background.
 func colours(hex string) string {
 	if hex == "" {
 		hex = defaultColour
@@ -194,7 +195,7 @@ func parseColour(hex string) color.RGBA {
 
 func css(c color.RGBA) string { return fmt.Sprintf("#%02x%02x%02x", c.R, c.G, c.B) }
 
-// shift returns the colour next to c on the way towards another that can be read on the ground.
+// shift returns the first colour from c towards another that can be read on the ground.
 func shift(c, towards, ground color.RGBA) color.RGBA {
 	const steps = 20
 	mixed := c
@@ -205,7 +206,7 @@ func shift(c, towards, ground color.RGBA) color.RGBA {
 	return mixed
 }
 
-// contrast is WCAG's, from 1 to 21.
+// contrast returns WCAG's contrast ratio, from 1 to 21.
 func contrast(a, b color.RGBA) float64 {
 	la, lb := luminance(a), luminance(b)
 	return (max(la, lb) + .05) / (min(la, lb) + .05)

@@ -20,13 +20,13 @@ func TestAssets(t *testing.T) {
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
 	f := newRefresher(t, srv)
-	other := branded(settings.Page{Name: "另一家", Color: "#ffd400"})
+	other := componentWith(settings.Page{Name: "另一家", Color: "#ffd400"})
 	other.AppID = "wx0ther0000000000"
-	if err := r.ingest.SetComponents([]settings.Component{branded(brand), other}); err != nil {
+	if err := r.ingest.SetComponents([]settings.Component{componentWith(brand), other}); err != nil {
 		t.Fatal(err)
 	}
 	at := r.serve(t)
-	load := func(path string) (int, http.Header, string) { return get(path, "").to(t, at) }
+	load := func(path string) (int, http.Header, string) { return get(path, "").send(t, at) }
 
 	_, header, body := load(linkPath)
 	all := checkPage(t, header, body, "zh-CN", "strict-origin-when-cross-origin")
@@ -55,12 +55,12 @@ func TestAssets(t *testing.T) {
 	if its := find(all, "link")[0].attr["href"]; its == style || !strings.Contains(body, "另一家") || strings.Contains(body, brand.Name) {
 		t.Error("the page of another component looks like that of the first")
 	}
-	// Nobody knows whose a link is that does not exist.
+	// A link that does not exist belongs to no component.
 	f.set(func(l *link) { l.code = http.StatusNotFound })
 	_, header, body = load(linkPath)
 	checkPage(t, header, body, "zh-CN", "strict-origin-when-cross-origin")
 	if strings.Contains(body, brand.Name) || strings.Contains(body, "另一家") || !strings.Contains(body, "向服务商索取") {
-		t.Errorf("a link that does not exist is somebody's: %s", body)
+		t.Errorf("a link that does not exist shows a component: %s", body)
 	}
 
 	// While two settings run side by side.
@@ -75,12 +75,12 @@ func TestAssets(t *testing.T) {
 	}
 	head := get(style, "")
 	head.method = http.MethodHead
-	if status, _, body := head.to(t, at); status != http.StatusOK || body != "" {
+	if status, _, body := head.send(t, at); status != http.StatusOK || body != "" {
 		t.Errorf("HEAD: %d %q", status, body)
 	}
 	post := get(style, "")
 	post.method = http.MethodPost
-	if status, _, _ := post.to(t, at); status != http.StatusMethodNotAllowed {
+	if status, _, _ := post.send(t, at); status != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", status)
 	}
 }
@@ -109,11 +109,11 @@ func TestPermissionsShown(t *testing.T) {
 		{"for one account", settings.Page{CategoryIDs: []int{18, 1}}, nil, 1, authorizer, "消息管理 小程序开发与数据分析"},
 		{"of the link", settings.Page{CategoryIDs: []int{18, 1}}, events.Category{3, 7777}, 2, "", "账号服务 权限集 7777"},
 	} {
-		if err := r.ingest.SetComponents([]settings.Component{branded(row.page)}); err != nil {
+		if err := r.ingest.SetComponents([]settings.Component{componentWith(row.page)}); err != nil {
 			t.Fatal(err)
 		}
 		f.set(func(l *link) { l.CategoryIDs, l.AuthType, l.BizAppID = row.link, row.authType, row.only })
-		_, header, body := get(linkPath, "", "User-Agent", onPhone).to(t, at)
+		_, header, body := get(linkPath, "", "User-Agent", onPhone).send(t, at)
 		var names []string
 		_, list, _ := strings.Cut(body, `id="sets"`)
 		list, _, _ = strings.Cut(list, "</section>")
@@ -139,10 +139,10 @@ func TestColours(t *testing.T) {
 		for _, green := range steps {
 			for _, blue := range steps {
 				colour := fmt.Sprintf("#%02x%02X%02x", red, green, blue)
-				if err := r.ingest.SetComponents([]settings.Component{branded(settings.Page{Name: "n", Color: colour})}); err != nil {
+				if err := r.ingest.SetComponents([]settings.Component{componentWith(settings.Page{Name: "n", Color: colour})}); err != nil {
 					t.Fatal(err)
 				}
-				_, _, css := get("/connect/-/"+component+"/any.css", "").to(t, at)
+				_, _, css := get("/connect/-/"+component+"/any.css", "").send(t, at)
 				found := variables.FindAllStringSubmatch(css, -1)
 				if len(found) != 2 {
 					t.Fatalf("%s: %q", colour, found)

@@ -73,7 +73,7 @@ func TestCases(t *testing.T) {
 				path = authPath
 			}
 			r := rigOn(t, onServer.js)
-			auth, messages := r.delivered(t, pushed(t, path, text))
+			auth, messages := r.deliver(t, componentPush(t, path, text))
 			checkKinds(t, auth, row.auth)
 			if row.messages == "" && len(messages) > 0 || row.messages != "" && (len(messages) != 1 || messages[0].Subject != row.messages) {
 				t.Fatalf("MESSAGES got %v, want %q", messages, row.messages)
@@ -95,12 +95,12 @@ func TestCases(t *testing.T) {
 	}
 }
 
-// delivered sends a push, which has to be taken, and returns what it became on AUTH and on
+// deliver sends a push, which has to be taken, and returns what it became on AUTH and on
 // MESSAGES.
-func (r *rig) delivered(t *testing.T, c *call) (auth, messages []*storedEvent) {
+func (r *rig) deliver(t *testing.T, c *call) (auth, messages []*storedEvent) {
 	t.Helper()
 	before, beforeMessages := len(r.messages(t, events.StreamAuth)), len(r.messages(t, events.StreamMessages))
-	if status, _, answer := c.to(t, r.serve(t)); status != http.StatusOK || answer != "success" {
+	if status, _, answer := c.send(t, r.serve(t)); status != http.StatusOK || answer != "success" {
 		t.Fatalf("answer %d %q, want 200 success: %s", status, answer, r.log)
 	}
 	for _, m := range r.messages(t, events.StreamAuth)[before:] {
@@ -176,10 +176,10 @@ func TestOddEnvelopes(t *testing.T) {
 		envelopes[name] = strings.Replace(caseFile(t, name), "{{ENCRYPT}}", "$$", 1)
 	}
 	for name, envelope := range envelopes {
-		c := pushed(t, msgPath, text)
+		c := componentPush(t, msgPath, text)
 		encrypt := encryptOf(string(c.body))
 		c.body = []byte(strings.NewReplacer("$$", encrypt, "$\n\t$", encrypt[:76]+"\n\t"+encrypt[76:], "$", encrypt).Replace(envelope))
-		if status, _, answer := c.to(t, r.serve(t)); status != http.StatusOK || answer != "success" {
+		if status, _, answer := c.send(t, r.serve(t)); status != http.StatusOK || answer != "success" {
 			t.Errorf("%s: answer %d %q, want 200 success", name, status, answer)
 		}
 	}
@@ -243,7 +243,7 @@ func TestOddPushes(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			row.text = strings.ReplaceAll(row.text, code, code+strconv.Itoa(n)) // or it would be a repeat of another
 			r := rigOn(t, onServer.js)
-			auth, messages := r.delivered(t, pushed(t, row.path, row.text))
+			auth, messages := r.deliver(t, componentPush(t, row.path, row.text))
 			checkKinds(t, auth, row.auth)
 			if row.messages == "" && len(messages) > 0 || row.messages != "" && (len(messages) != 1 || messages[0].Subject != row.messages) {
 				t.Fatalf("MESSAGES got %v, want %q", messages, row.messages)
@@ -260,7 +260,7 @@ func TestOddPushes(t *testing.T) {
 	}
 }
 
-// TestOddPlain sends messages in plain mode, which nobody signed: of these none becomes a push.
+// TestOddPlain sends messages in plain mode, which are not signed: none of them becomes a push.
 func TestOddPlain(t *testing.T) {
 	t.Parallel()
 	r := rigOn(t, newRig(t, natsdtest.Start(t)).js, func(c *ingest.Config) { c.PlainMessages = true })
@@ -271,7 +271,7 @@ func TestOddPlain(t *testing.T) {
 		ticketEvent():                 http.StatusForbidden,
 		authorizedEvent("authorized"): http.StatusForbidden,
 	} {
-		if status, _, answer := plainCall(msgPath, text).to(t, r.serve(t)); status != want {
+		if status, _, answer := plainCall(msgPath, text).send(t, r.serve(t)); status != want {
 			t.Errorf("%q: answer %d %q, want %d", text, status, answer, want)
 		}
 	}

@@ -31,50 +31,50 @@ const (
 	templateNotice  = "notice"
 )
 
-// page is what the templates are made of: texts of one language.
+// page is the data of the templates: texts in one language.
 type page struct {
 	language lang.Language
 
 	Style, Logo string // paths
-	Named       bool   // there is a name for who asks
+	Named       bool   // Who is a name from the settings
 	Who         string
 	Contact     string
-	Reference   string // under which the log knows the link
+	Reference   string // the link's id as in the log
 
 	Mark, Title, Text, Do string
 	Account               account
 	Since, SinceLabel     string
-	Refresh               int    // seconds until the page loads itself again; 0: never
-	Again                 bool   // loading it again may help
-	Landing               string // path of the landing page, where one should begin again
+	Refresh               int    // seconds until the page reloads; 0 means never
+	Again                 bool   // reloading may help
+	Landing               string // path of the landing page, to start again
 	FromStart             bool   // show Landing
 
 	// of the landing page
 	ActionTitle        string
-	Phone, Outside     bool // Outside: on a phone, and not in WeChat, where the way leads on
+	Phone, Outside     bool // Outside: on a phone, but not in WeChat, where the authorization goes on
 	PCLink, MobileLink string
-	URL                string       // of this very page
-	QR                 template.URL // the same as a picture
-	Only               account      // the one that the link is for
+	URL                string       // of this page
+	QR                 template.URL // URL as a QR code
+	Only               account      // the only account that the link is for
 	Sets               []setGroup
 	SetsNote           string
 	Steps              []string
 	Until, Cancel      string
 }
 
-// account is who was authorized, or who shall be.
+// account is the account that was authorized, or will be.
 type account struct{ Name, AppID string }
 
-// setGroup is the permission sets of one kind of account.
+// setGroup are the permission sets of one kind of account.
 type setGroup struct {
-	Of    string // empty where there is one group
+	Of    string // empty if there is only one group
 	Names []string
 }
 
-// T returns the word of that name in the page's language.
+// T returns the text of that name in the page's language.
 func (p page) T(name string) string { return words[name].In(p.language) }
 
-// HTMLLang is the language in the form of HTML and HTTP.
+// HTMLLang returns the language as HTML and HTTP write it.
 func (p page) HTMLLang() string {
 	if p.language == lang.English {
 		return "en"
@@ -85,21 +85,21 @@ func (p page) HTMLLang() string {
 // pageAnswer is the answer to one visit.
 type pageAnswer struct {
 	status   int
-	refused  bool   // counts against the address that it came from
+	refused  bool   // counts against the limit of the client's address
 	location string // of a redirect
 	said     string // names the notice; empty for the landing page
 
-	component string // of the link, where it is known
-	id        string // of the link, where there is one
+	component string // of the link, if known
+	id        string // of the link, if there is one
 	opened    events.ConnectOpened
 	userAgent string
 	refresh   int // seconds
 }
 
-// redirect sends the browser on with GET.
+// redirect returns an answer that redirects the browser, with GET.
 func redirect(to string) pageAnswer { return pageAnswer{status: http.StatusSeeOther, location: to} }
 
-// notice is the page that says what noticeOf has.
+// notice returns the answer with the notice of that name.
 func notice(said string) pageAnswer {
 	a := pageAnswer{status: noticeOf(said, "", lang.Text{}).status, said: said}
 	switch said {
@@ -118,7 +118,7 @@ func (a pageAnswer) write(w http.ResponseWriter, r *http.Request, looks *looks) 
 		return
 	}
 	its := looks.lookOf(a.component)
-	language := preferred(r.Header.Get("Accept-Language"))
+	language := preferredLanguage(r.Header.Get("Accept-Language"))
 	p := page{
 		language: language, Style: its.style.path, Logo: its.logo.path,
 		Named: its.named, Who: its.who.In(language), Contact: its.contact.In(language),
@@ -127,13 +127,13 @@ func (a pageAnswer) write(w http.ResponseWriter, r *http.Request, looks *looks) 
 	name := templateNotice
 	if a.said == "" {
 		name = templateLanding
-		p.land(a, its)
+		p.fillLanding(a, its)
 	} else {
-		p.tell(a, its)
+		p.fillNotice(a, its)
 	}
 	var body bytes.Buffer
 	if err := pageTemplates.ExecuteTemplate(&body, name, p); err != nil {
-		panic(fmt.Errorf("make page %s: %w", name, err)) // our own template with our own fields
+		panic(fmt.Errorf("make page %s: %w", name, err)) // can't happen: our own template with our own fields
 	}
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Language", p.HTMLLang())
@@ -145,32 +145,32 @@ func (a pageAnswer) write(w http.ResponseWriter, r *http.Request, looks *looks) 
 	_, _ = io.Copy(w, &body) // a browser that has gone is no concern of ours
 }
 
-// tell fills in a notice.
-func (p *page) tell(a pageAnswer, its *look) {
+// fillNotice fills in the page of a notice.
+func (p *page) fillNotice(a pageAnswer, its *look) {
 	n, in := noticeOf(a.said, a.opened.Reason, its.who), p.language
 	p.Mark, p.Title, p.Text, p.Do = n.mark, n.title.In(in), n.text.In(in), n.do.In(in)
-	p.Account = account{plain(a.opened.NickName), plain(a.opened.Authorizer)}
+	p.Account = account{printable(a.opened.NickName), printable(a.opened.Authorizer)}
 	switch a.said {
 	case saidAuthorized, saidAlready, saidCancelled, saidUsed, saidConflict, saidFailed:
-		p.Since = moment(a.opened.EndedAt).In(in)
+		p.Since = chinaTime(a.opened.EndedAt).In(in)
 		p.SinceLabel = lang.T("Authorized", "授权时间").In(in)
 		if a.said == saidFailed {
 			p.SinceLabel = lang.T("When", "时间").In(in)
 		}
 	case saidExpired:
-		p.Since, p.SinceLabel = moment(a.opened.ExpiresAt).In(in), lang.T("Expired", "过期时间").In(in)
+		p.Since, p.SinceLabel = chinaTime(a.opened.ExpiresAt).In(in), lang.T("Expired", "过期时间").In(in)
 	case saidForbidden:
 		p.Landing, p.FromStart = prefixConnect+a.id, true
 	case saidUnavailable:
 		p.Again = true
 	}
-	if n.mark == markGood { // all is well: nothing to ask about
+	if n.mark == markGood { // no reason to contact anybody
 		p.Contact, p.Reference = "", ""
 	}
 }
 
-// land fills in the page that leads to WeChat.
-func (p *page) land(a pageAnswer, its *look) {
+// fillLanding fills in the page that leads to WeChat.
+func (p *page) fillLanding(a pageAnswer, its *look) {
 	in, opened := p.language, a.opened
 	text := func(t lang.Text) string { return t.In(in) }
 	var inWeChat bool
@@ -178,16 +178,16 @@ func (p *page) land(a pageAnswer, its *look) {
 	p.Outside = p.Phone && !inWeChat
 	p.PCLink, p.MobileLink, p.URL = opened.PCLink, opened.MobileLink, opened.URL
 	if !p.Phone || p.Outside {
-		p.QR = qrcode.Picture(opened.URL) // without one the links are there all the same
+		p.QR = qrcode.Picture(opened.URL) // "" if it can't be made: the links are there all the same
 	}
 	p.Title = text(lang.T("Authorize your account", "授权您的账号"))
 	if its.named {
 		p.Title = text(lang.T("Authorize %s", "授权给%s", its.who))
 	}
 	p.Text = text(lang.T("%s asks to act for your %s on WeChat. The account's administrator confirms that on WeChat's own page; no password is asked for here.",
-		"%s申请代您的%s调用微信接口。请由账号的管理员在微信的页面上确认，这里不会要求输入密码。", capital(its.who), kindOf(opened.AuthType)))
+		"%s申请代您的%s调用微信接口。请由账号的管理员在微信的页面上确认，这里不会要求输入密码。", capitalize(its.who), kindOf(opened.AuthType)))
 	if opened.BizAppID != "" {
-		p.Only = account{plain(opened.NickName), plain(opened.BizAppID)}
+		p.Only = account{printable(opened.NickName), printable(opened.BizAppID)}
 	}
 	switch {
 	case p.Outside:
@@ -198,12 +198,12 @@ func (p *page) land(a pageAnswer, its *look) {
 	p.Sets, p.SetsNote = permissions(opened, its, in)
 	p.Steps = steps(*p, its, text)
 	if !opened.ExpiresAt.IsZero() {
-		p.Until = text(lang.T("This link is valid until %s.", "链接有效期至 %s。", moment(opened.ExpiresAt)))
+		p.Until = text(lang.T("This link is valid until %s.", "链接有效期至 %s。", chinaTime(opened.ExpiresAt)))
 	}
 	p.Cancel = text(lang.T("You can cancel the authorization at any time on mp.weixin.qq.com.", "授权之后，您可以随时登录微信公众平台（mp.weixin.qq.com）取消。"))
 }
 
-// steps says what happens next, by device.
+// steps returns what happens next, depending on the device.
 func steps(p page, its *look, text func(lang.Text) string) []string {
 	first := lang.T("WeChat shows a code: the administrator scans it with WeChat on a phone.", "微信显示二维码，由管理员用手机微信扫描。")
 	switch {
@@ -219,14 +219,14 @@ func steps(p page, its *look, text func(lang.Text) string) []string {
 	}
 }
 
-// permissions returns the names of what is asked for, and a sentence about them.
+// permissions returns the names of the permission sets asked for, and a sentence about them.
 func permissions(opened events.ConnectOpened, its *look, in lang.Language) (groups []setGroup, note string) {
 	ids := []int(opened.CategoryIDs)
 	fitting := map[wechat.AccountKind]bool{}
 	if len(ids) == 0 {
 		ids = its.sets
 		switch {
-		case opened.BizAppID != "": // which kind that is, WeChat knows
+		case opened.BizAppID != "": // its kind is not known here
 		case opened.AuthType == 1:
 			fitting = map[wechat.AccountKind]bool{wechat.OfficialAccount: true, 0: true}
 		case opened.AuthType == 2:
@@ -268,16 +268,16 @@ func kindName(kind wechat.AccountKind) lang.Text {
 	return lang.T("Others", "其他")
 }
 
-// capital is a text that begins a sentence.
-func capital(t lang.Text) lang.Text {
+// capitalize returns a text for the beginning of a sentence.
+func capitalize(t lang.Text) lang.Text {
 	if rest, ok := strings.CutPrefix(t.EN, "the "); ok {
 		t.EN = "The " + rest
 	}
 	return t
 }
 
-// moment is a time as people in China read it; nothing for none.
-func moment(at time.Time) lang.Text {
+// chinaTime returns a time in China's time zone; an empty text for the zero time.
+func chinaTime(at time.Time) lang.Text {
 	if at.IsZero() {
 		return lang.Text{}
 	}
@@ -288,9 +288,9 @@ func moment(at time.Time) lang.Text {
 // maxShown bounds a foreign text on a page, in characters.
 const maxShown = 80
 
-// plain takes out of a foreign text what is not seen, and what turns a line around. Of the
-// characters that are not seen one stays: it joins emoji.
-func plain(foreign string) string {
+// printable removes invisible characters and those that change the direction of text from a foreign
+// text. One invisible character stays: the joiner of emoji.
+func printable(foreign string) string {
 	const joiner = '\u200d'
 	seen := []rune(strings.Map(func(r rune) rune {
 		if r == joiner || unicode.IsPrint(r) && r != unicode.ReplacementChar {
@@ -304,11 +304,11 @@ func plain(foreign string) string {
 	return string(seen)
 }
 
-// matcher chooses among the languages of the pages; the first is for those who want another.
+// matcher chooses among the languages of the pages; the first is the default.
 var matcher = language.NewMatcher([]language.Tag{language.Chinese, language.TraditionalChinese, language.English})
 
-// preferred returns English for a browser that prefers it, and Chinese for any other.
-func preferred(header string) lang.Language {
+// preferredLanguage returns English for a browser that prefers it, and Chinese for any other.
+func preferredLanguage(header string) lang.Language {
 	tag, _ := language.MatchStrings(matcher, header)
 	if base, _ := tag.Base(); base.String() == "en" {
 		return lang.English
@@ -316,7 +316,8 @@ func preferred(header string) lang.Language {
 	return lang.Chinese
 }
 
-// device tells from a User-Agent whether the browser is on a phone, and whether it is WeChat's own.
+// device returns, from a User-Agent, whether the browser is on a phone, and whether it is WeChat's
+// own.
 func device(userAgent string) (phone, inWeChat bool) {
 	has := func(words ...string) bool {
 		for _, word := range words {

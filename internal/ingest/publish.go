@@ -10,24 +10,24 @@ import (
 	"wxtoken/internal/events"
 )
 
-// How often an event is offered to NATS. All events of a push share answerTime.
+// How often storing an event is tried. All events of a push share answerTime.
 const (
 	publishTries = 2
 	publishTime  = 1200 * time.Millisecond // for one try
-	publishPause = 250 * time.Millisecond  // between two: a stream that elects a leader refuses at once
-	connectPoll  = 20 * time.Millisecond   // between two looks at a connection that is away
+	publishPause = 250 * time.Millisecond  // between two tries: a stream that is electing a leader refuses at once
+	connectPoll  = 20 * time.Millisecond   // between two checks whether the connection is back
 )
 
-// publish stores all events and returns when NATS has acked each. duplicate is true when all of
-// them lay there already.
+// publish stores all events and returns when NATS has acked each. duplicate is true if all of them
+// were stored already.
 func (i *Ingest) publish(ctx context.Context, all []events.Event) (duplicate bool, err error) {
 	duplicate = true
 	for _, e := range all {
-		lay, err := i.publishOne(ctx, e)
+		stored, err := i.publishOne(ctx, e)
 		if err != nil {
 			return false, err
 		}
-		duplicate = duplicate && lay
+		duplicate = duplicate && stored
 	}
 	return duplicate, nil
 }
@@ -56,7 +56,7 @@ func (i *Ingest) publishOne(ctx context.Context, e events.Event) (duplicate bool
 func (i *Ingest) try(ctx context.Context, e events.Event) (duplicate bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTime)
 	defer cancel()
-	// Without a connection the client would keep the event and send it some time later, though
+	// Without a connection nats.go would buffer the event and send it some time later, although
 	// WeChat was told that it is not stored.
 	for !i.js.Conn().IsConnected() {
 		select {

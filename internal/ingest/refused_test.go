@@ -21,7 +21,7 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// sealRaw encrypts plain as it stands, padding included, and signs it: what only somebody with our
+// sealRaw encrypts plain as it stands, padding included, and signs it: what only a sender with our
 // token and key could send.
 func sealRaw(t *testing.T, plain []byte) *call {
 	t.Helper()
@@ -41,7 +41,7 @@ func sealRaw(t *testing.T, plain []byte) *call {
 // signed puts encrypt into a push with a right msg_signature.
 func signed(t *testing.T, encrypt string) *call {
 	t.Helper()
-	c := pushed(t, authPath, ticketEvent())
+	c := componentPush(t, authPath, ticketEvent())
 	values := []string{token, c.query.Get("timestamp"), c.query.Get("nonce"), encrypt}
 	slices.Sort(values)
 	sum := sha1.Sum([]byte(strings.Join(values, "")))
@@ -56,8 +56,8 @@ func plain(length uint32, text, appid string, pad []byte) []byte {
 	return append(append(append(b, text...), appid...), pad...)
 }
 
-// filled is plain with the right length and padding.
-func filled(text, appid string) []byte {
+// padded is plain with the right length and padding.
+func padded(text, appid string) []byte {
 	b := plain(uint32(len(text)), text, appid, nil)
 	n := 32 - len(b)%32
 	return append(b, bytes.Repeat([]byte{byte(n)}, n)...)
@@ -77,18 +77,18 @@ func TestRefused(t *testing.T) {
 	good := ticketEvent()
 	// set is a push with one parameter of the query changed.
 	set := func(name, value string) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		c.query.Set(name, value)
 		return c
 	}
 	without := func(name string) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		c.query.Del(name)
 		return c
 	}
 	// raw is a push with something added to its query.
 	raw := func(more string) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		c.raw = c.query.Encode() + more
 		return c
 	}
@@ -99,26 +99,26 @@ func TestRefused(t *testing.T) {
 	threeValues := without("msg_signature")
 	threeValues.query.Set("signature", signature3(token, threeValues.query.Get("timestamp"), threeValues.query.Get("nonce")))
 	body := func(text string) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		c.body = []byte(text)
 		return c
 	}
 	// around is a push whose body is written around its Encrypt.
 	around := func(before, after string) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		c.body = []byte(before + encryptOf(string(c.body)) + after)
 		return c
 	}
-	at := func(path string) *call { return pushed(t, path, good) }
+	at := func(path string) *call { return componentPush(t, path, good) }
 	method := func(name, path string) *call {
-		c := pushed(t, path, good)
+		c := componentPush(t, path, good)
 		c.method = name
 		return c
 	}
-	inner := func(text string) *call { return pushed(t, authPath, text) }
+	inner := func(text string) *call { return componentPush(t, authPath, text) }
 	field := func(old, new string) *call { return inner(strings.Replace(good, old, new, 1)) }
 	headed := func(name string, values ...string) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		c.header[name] = values
 		return c
 	}
@@ -237,7 +237,7 @@ func TestRefused(t *testing.T) {
 		{"wrong msg_signature", set("msg_signature", sig40), 403, "signature"},
 		{"signed with another token", push(t, authPath, otherToken, good), 403, "signature"},
 		{"another body", around("<xml><Encrypt>AAAA", "</Encrypt></xml>"), 403, "signature"},
-		{"one character changed", body(flip(string(pushed(t, authPath, good).body))), 403, "signature"},
+		{"one character changed", body(flip(string(componentPush(t, authPath, good).body))), 403, "signature"},
 		{"another timestamp", set("timestamp", "1715943330"), 403, "signature"},
 
 		// cipher
@@ -256,9 +256,9 @@ func TestRefused(t *testing.T) {
 		{"length beyond the end", sealRaw(t, plain(20, "x", component, bytes.Repeat([]byte{25}, 25))), 403, "decrypt"},
 		{"length up to the end", sealRaw(t, plain(19, "x", component, bytes.Repeat([]byte{25}, 25))), 403, "appid"},
 		{"for another appid", push(t, authPath, otherApp, good), 403, "appid"},
-		{"no appid at the end", sealRaw(t, filled(good, "")), 403, "appid"},
-		{"appid and more", sealRaw(t, filled(good, component+"0")), 403, "appid"},
-		{"half the appid", sealRaw(t, filled(good, component[:9])), 403, "appid"},
+		{"no appid at the end", sealRaw(t, padded(good, "")), 403, "appid"},
+		{"appid and more", sealRaw(t, padded(good, component+"0")), 403, "appid"},
+		{"half the appid", sealRaw(t, padded(good, component[:9])), 403, "appid"},
 
 		// document
 		{"AppId of another component", field(component, "wx0123456789abcdee"), 403, "appid"},
@@ -297,10 +297,10 @@ func TestPlainRefused(t *testing.T) {
 	}
 	signature := func(c *call) string { return c.raw[len("signature="):][:40] }
 	with := func(token string) string { return signature3(token, "1795348800", "1590219412") }
-	withoutEncrypt := pushed(t, authPath, ticketEvent())
+	withoutEncrypt := componentPush(t, authPath, ticketEvent())
 	withoutEncrypt.body = []byte(ticketEvent())
 	onAuth := plainCall(authPath, ticketEvent())
-	tampered := pushed(t, msgPath, text)
+	tampered := componentPush(t, msgPath, text)
 	tampered.query.Set("signature", with(token))
 	tampered.query.Set("msg_signature", strings.Repeat("a", 40))
 	rows := []struct {
@@ -351,7 +351,7 @@ func checkRefused(t *testing.T, r *rig, c *call, status int, reason string) {
 	header := http.Header{"User-Agent": {"agent \"\u2028 " + strings.Repeat("x", 1000)}}
 	maps.Copy(header, c.header)
 	c.header = header
-	got, header, answer := c.to(t, r.serve(t))
+	got, header, answer := c.send(t, r.serve(t))
 	if got != status {
 		t.Errorf("answer %d, want %d", got, status)
 	}
@@ -411,7 +411,7 @@ func TestTaken(t *testing.T) {
 	t.Parallel()
 	good := ticketEvent()
 	edited := func(edit func(c *call)) *call {
-		c := pushed(t, authPath, good)
+		c := componentPush(t, authPath, good)
 		edit(c)
 		return c
 	}
@@ -451,7 +451,7 @@ func TestTaken(t *testing.T) {
 	r := newRig(t, natsdtest.Start(t))
 	at := r.serve(t)
 	for _, row := range rows {
-		if status, _, answer := row.call.to(t, at); status != http.StatusOK || answer != "success" {
+		if status, _, answer := row.call.send(t, at); status != http.StatusOK || answer != "success" {
 			t.Errorf("%s: answer %d %q, want 200 success", row.name, status, answer)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // WeChat's full-network-release check ("releases_instructions") lends the component one official
-// account and one mini program out of ten, and looks how it answers on the message and event URL:
+// account and one mini program out of ten, and checks how it answers on the message and event URL:
 //
 //	TESTCOMPONENT_MSG_TYPE_TEXT    a text with this and _callback, at once
 //	any event                      a text with the name of the event and from_callback, at once
@@ -19,8 +19,8 @@ const (
 	releaseCodePrefix = "QUERY_AUTH_CODE:"
 )
 
-// releaseAccounts are the accounts that are lent: gh_ id and appid, five official accounts and five
-// mini programs.
+// releaseAccounts are the accounts that WeChat lends, gh_ id to appid: five official accounts and
+// five mini programs.
 var releaseAccounts = map[string]string{
 	"gh_3c884a361561": "wx570bc396a51b8ff8", "gh_8dad206e9538": "wxd101a85aa106f53e",
 	"gh_c0f28a78b318": "wx9252c5e0bb1836fc", "gh_905ae9d01059": "wxc39235c15087f6f3",
@@ -29,8 +29,8 @@ var releaseAccounts = map[string]string{
 	"gh_2b3713f184a6": "wxa35b9c23cfe664eb", "gh_7818dcb60240": "wx5910277cae6fd970",
 }
 
-// releaseAccount returns the appid of the lent account that a message is for; empty for a message
-// to any other account. Either of appid, which is that of the path, and ToUserName tells.
+// releaseAccount returns the appid of the lent account that a message is for, by its ToUserName or
+// the appid of the path; empty for a message to any other account.
 func releaseAccount(appid string, m message.Message) string {
 	if lent, ok := releaseAccounts[m.ToUserName]; ok {
 		return lent
@@ -52,8 +52,8 @@ func releaseCode(m message.Message) string {
 	return code
 }
 
-// releaseReply returns the reply that the check wants to a message for a lent account, nil when it
-// wants none.
+// releaseReply returns the reply that the check expects to a message for a lent account, nil if it
+// expects none.
 func (i *Ingest) releaseReply(m message.Message) []byte {
 	var content string
 	switch {
@@ -68,8 +68,9 @@ func (i *Ingest) releaseReply(m message.Message) []byte {
 }
 
 // withoutCode returns the document of a message without its authorization code, which is a
-// credential: with the check switched off the message is one like any other, and every reader of
-// MESSAGES may read those. Of a document that spells the code in an odd way nothing is left.
+// credential: with the check switched off the message is stored like any other, for all readers of
+// MESSAGES. It returns nil if the code can't be removed, because the document spells it in an odd
+// way.
 func withoutCode(text []byte, code string) []byte {
 	blanked := bytes.ReplaceAll(text, []byte(releaseCodePrefix+code), []byte(releaseCodePrefix))
 	m, err := wechat.ParseMessage(blanked)

@@ -47,8 +47,8 @@ func TestReleaseCheck(t *testing.T) {
 			to(messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")): replied,
 			to(messageOf("event", "<Event>LOCATION</Event>")):                       strings.Replace(replied, "TESTCOMPONENT_MSG_TYPE_TEXT_callback", "LOCATIONfrom_callback", 1),
 		} {
-			status, header, body := pushed(t, path, text).to(t, at)
-			if got := opened(t, keys, header, body); status != http.StatusOK || got != want {
+			status, header, body := componentPush(t, path, text).send(t, at)
+			if got := openReply(t, keys, header, body); status != http.StatusOK || got != want {
 				t.Errorf("%s: answer %d %q, want 200 %q", account[0], status, got, want)
 			}
 			stored := r.messages(t, events.StreamMessages)
@@ -57,7 +57,7 @@ func TestReleaseCheck(t *testing.T) {
 			}
 		}
 		// The code goes to AUTH, with the user who wants an answer, and gets an empty body.
-		status, _, body := pushed(t, path, to(messageOf("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"))).to(t, at)
+		status, _, body := componentPush(t, path, to(messageOf("text", "<Content>QUERY_AUTH_CODE:"+code+"</Content>"))).send(t, at)
 		if status != http.StatusOK || body != "" {
 			t.Errorf("%s: answer %d %q, want 200 and nothing", account[0], status, body)
 		}
@@ -90,13 +90,13 @@ func TestReleaseCheckIsForLentAccounts(t *testing.T) {
 	at := r.serve(t)
 	path := "/wechat/" + component + "/message/" + lent[0][1]
 	for _, c := range []*call{
-		pushed(t, msgPath, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")), // any account
-		pushed(t, msgPath, messageOf("event", "<Event>LOCATION</Event>")),
-		pushed(t, path, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT!</Content>")),
-		pushed(t, path, messageOf("image", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")),
-		pushed(t, path, messageOf("event", "")),
+		componentPush(t, msgPath, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")), // any account
+		componentPush(t, msgPath, messageOf("event", "<Event>LOCATION</Event>")),
+		componentPush(t, path, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT!</Content>")),
+		componentPush(t, path, messageOf("image", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>")),
+		componentPush(t, path, messageOf("event", "")),
 	} {
-		if status, _, body := c.to(t, at); status != http.StatusOK || body != "success" {
+		if status, _, body := c.send(t, at); status != http.StatusOK || body != "success" {
 			t.Errorf("answer %d %q, want 200 success", status, body)
 		}
 	}
@@ -105,7 +105,7 @@ func TestReleaseCheckIsForLentAccounts(t *testing.T) {
 	}
 }
 
-// TestReleaseCheckOff takes the check's messages as ordinary ones, whose code nobody sees.
+// TestReleaseCheckOff takes the check's messages as ordinary ones, whose code is shown nowhere.
 func TestReleaseCheckOff(t *testing.T) {
 	t.Parallel()
 	path := "/wechat/" + component + "/message/" + lent[0][1]
@@ -136,7 +136,7 @@ func TestReleaseCheckOff(t *testing.T) {
 			if err := nc.FlushTimeout(time.Minute); err != nil {
 				t.Fatal(err)
 			}
-			if status, _, body := pushed(t, path, row.text).to(t, r.serve(t)); status != http.StatusOK || body != "success" {
+			if status, _, body := componentPush(t, path, row.text).send(t, r.serve(t)); status != http.StatusOK || body != "success" {
 				t.Fatalf("answer %d %q, want 200 success", status, body)
 			}
 			stored := r.messages(t, events.StreamMessages)

@@ -14,29 +14,28 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// maxReply bounds what a service answers, in bytes.
+// maxReply bounds a service's answer, in bytes.
 const maxReply = 64 << 10
 
 // reply says how a push is answered once its events are stored. The zero reply is "success".
 type reply struct {
-	subject  string // where the services are asked; empty for a push that takes no reply
-	document []byte // the reply, when the services need not be asked for it
+	subject  string // where the services are asked; empty for a push that gets no reply
+	document []byte // the reply, if the services need not be asked
 	silent   bool   // the body of the answer is empty
-	way      wayBack
+	wrapper  replyWrapper
 }
 
-// wayBack is what an answer is encrypted with: what the push was made with. The zero wayBack is
-// that of plain mode.
-type wayBack struct {
+// replyWrapper encrypts and signs a reply with the key and the token of its message. The zero
+// replyWrapper is for plain mode.
+type replyWrapper struct {
 	crypter *wechat.Crypter
 	opened  wechat.Opened
 	nonce   string
 	json    bool // the envelope is JSON
 }
 
-// reply puts the passive reply to a stored push into a. Where there is none a stays as it is:
-// "success" is better than an answer that makes WeChat tell the user that the service is out of
-// order.
+// reply puts the passive reply to a stored push into a. Without a reply a stays "success": any
+// other answer would make WeChat tell the user that the service is out of order.
 func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 	if p.reply.silent {
 		a.body = ""
@@ -45,7 +44,7 @@ func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 	document, asked := p.reply.document, time.Duration(0)
 	switch {
 	case document != nil || p.reply.subject == "":
-	case !i.listeners.maybe(p.reply.subject):
+	case !i.listeners.mayListen(p.reply.subject):
 		i.noReply(p, replyNone, "", nil)
 	default:
 		began := time.Now()
@@ -55,7 +54,7 @@ func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 	if document == nil {
 		return
 	}
-	body, format, err := p.reply.way.wrap(document, i.now())
+	body, format, err := p.reply.wrapper.wrap(document, i.now())
 	if err != nil {
 		i.noReply(p, replyRefused, reasonReplySeal, err)
 		return
@@ -67,14 +66,14 @@ func (i *Ingest) reply(ctx context.Context, p pushed, a *answer) {
 	}
 }
 
-// ask asks the services for the reply to a message. It returns nil when there is none, and has
-// counted why.
+// ask asks the services for the reply to a message. It returns nil if there is none, after counting
+// why.
 func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 	select {
 	case i.asking <- struct{}{}:
 		defer func() { <-i.asking }()
 	default:
-		// Services that are this slow must not take the connections on which tickets come in.
+		// Slow services must not take up the connections that tickets need.
 		i.noReply(p, replyLate, reasonReplyBusy, nil)
 		return nil
 	}
@@ -89,7 +88,7 @@ func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 		return nil
 	}
 	msg, err := nc.RequestMsgWithContext(ctx, question)
-	i.listeners.heard(p.reply.subject, !errors.Is(err, nats.ErrNoResponders))
+	i.listeners.record(p.reply.subject, !errors.Is(err, nats.ErrNoResponders))
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		i.noReply(p, replyNone, "", nil)
@@ -116,15 +115,14 @@ func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 	}
 }
 
-// isReply reports whether WeChat could read said: a document in which nothing is odd, and nothing
-// around it.
+// isReply reports whether WeChat could read said: one document without oddities.
 func isReply(said []byte) bool {
 	d, err := document.Read(said, nil)
 	return err == nil && d != nil && d.Whole && !d.Outside && !d.Is(document.Markup) && !d.Is(document.Characters) && !d.Is(document.Beside) &&
 		!(d.JSON && d.Is(document.Twice))
 }
 
-// noReply counts why a message gets no reply, and logs what an operator should look into.
+// noReply counts why a message gets no reply, and logs reasons that an operator should look into.
 func (i *Ingest) noReply(p pushed, result string, reason wechat.Reason, err error) {
 	i.metrics.replies.WithLabelValues(result).Inc()
 	if reason == "" {
@@ -134,8 +132,8 @@ func (i *Ingest) noReply(p pushed, result string, reason wechat.Reason, err erro
 	log.Warn().Err(err).Str("subject", p.reply.subject).Str("event_id", p.events[0].ID).Msg("failed to reply to message")
 }
 
-// wrap returns the body of an answer that carries document, and its Content-Type.
-func (w wayBack) wrap(document []byte, now time.Time) (body, format string, err error) {
+// wrap returns the body of an answer with document as the reply, and its Content-Type.
+func (w replyWrapper) wrap(document []byte, now time.Time) (body, format string, err error) {
 	if w.crypter == nil {
 		return string(document), contentType(document), nil
 	}

@@ -52,8 +52,8 @@ type sealedReply struct {
 	Nonce        string
 }
 
-// opened decrypts an answer as WeChat would, with the keys that it made the push with.
-func opened(t *testing.T, with wechat.Keys, header http.Header, body string) string {
+// openReply decrypts an answer as WeChat would, with the keys that it made the push with.
+func openReply(t *testing.T, with wechat.Keys, header http.Header, body string) string {
 	t.Helper()
 	var sealed sealedReply
 	var err error
@@ -82,8 +82,8 @@ func opened(t *testing.T, with wechat.Keys, header http.Header, body string) str
 	return string(plain.Text)
 }
 
-// service answers the messages of the account with what handle returns.
-func service(t testing.TB, srv *natsdtest.Server, handle func(*nats.Msg) []byte) {
+// startService answers the messages of the account with what handle returns.
+func startService(t testing.TB, srv *natsdtest.Server, handle func(*nats.Msg) []byte) {
 	t.Helper()
 	nc := srv.Connect()
 	_, err := nc.QueueSubscribe(message.ReplySubject(component, authorizer), "test", func(msg *nats.Msg) {
@@ -110,8 +110,8 @@ func echo(t testing.TB) func(*nats.Msg) []byte {
 	}
 }
 
-// echoed is what echo answers to a message of message.
-func echoed(content string) string {
+// echoReply is what echo answers to a message of message.
+func echoReply(content string) string {
 	m := message.Message{ToUserName: "gh_97417a04a28d", FromUserName: "openid-of-a-user"}
 	return string(m.Reply(now).Text("echo: " + content))
 }
@@ -132,15 +132,15 @@ func TestReply(t *testing.T) {
 		tail  string // of the subject on which the service is asked
 		asked string // what it is asked about; empty for hello
 	}{
-		{"security, XML", pushed(t, msgPath, hello), keys, echoed("hello ]]>"), "application/xml", "text", ""},
-		{"security, JSON", pushed(t, msgPath, jsonText).inJSON(), keys, jsonReply, "application/json", "text", jsonText},
-		{"a document in XML in an envelope in JSON", pushed(t, msgPath, hello).inJSON(), keys, echoed("hello ]]>"), "application/json", "text", ""},
-		{"compatibility, XML", pushed(t, msgPath, hello).compat("<MsgType>text</MsgType><Content>in the clear</Content>"), keys, echoed("hello ]]>"), "application/xml", "text", ""},
-		{"earlier token and key", push(t, msgPath, before, hello), before, echoed("hello ]]>"), "application/xml", "text", ""},
-		{"event", pushed(t, msgPath, messageOf("event", "<Event>a.b</Event>")), keys, echoed("a.b"), "application/xml", "event.a_b", messageOf("event", "<Event>a.b</Event>")},
-		{"plain, XML", plainCall(msgPath, hello), wechat.Keys{}, echoed("hello ]]>"), "application/xml", "text", ""},
+		{"security, XML", componentPush(t, msgPath, hello), keys, echoReply("hello ]]>"), "application/xml", "text", ""},
+		{"security, JSON", componentPush(t, msgPath, jsonText).inJSON(), keys, jsonReply, "application/json", "text", jsonText},
+		{"a document in XML in an envelope in JSON", componentPush(t, msgPath, hello).inJSON(), keys, echoReply("hello ]]>"), "application/json", "text", ""},
+		{"compatibility, XML", componentPush(t, msgPath, hello).compat("<MsgType>text</MsgType><Content>in the clear</Content>"), keys, echoReply("hello ]]>"), "application/xml", "text", ""},
+		{"earlier token and key", push(t, msgPath, before, hello), before, echoReply("hello ]]>"), "application/xml", "text", ""},
+		{"event", componentPush(t, msgPath, messageOf("event", "<Event>a.b</Event>")), keys, echoReply("a.b"), "application/xml", "event.a_b", messageOf("event", "<Event>a.b</Event>")},
+		{"plain, XML", plainCall(msgPath, hello), wechat.Keys{}, echoReply("hello ]]>"), "application/xml", "text", ""},
 		{"plain, JSON", plainCall(msgPath, jsonText), wechat.Keys{}, jsonReply, "application/json", "text", jsonText},
-		{"plain allowed, encrypted all the same", pushed(t, msgPath, hello), keys, echoed("hello ]]>"), "application/xml", "text", ""},
+		{"plain allowed, encrypted all the same", componentPush(t, msgPath, hello), keys, echoReply("hello ]]>"), "application/xml", "text", ""},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -148,9 +148,9 @@ func TestReply(t *testing.T) {
 			srv := natsdtest.Start(t)
 			r := rigOn(t, newRig(t, srv).js, func(c *ingest.Config) { c.PlainMessages = strings.HasPrefix(row.name, "plain") })
 			heard := make(chan *nats.Msg, 1)
-			service(t, srv, func(msg *nats.Msg) []byte { heard <- msg; return echo(t)(msg) })
+			startService(t, srv, func(msg *nats.Msg) []byte { heard <- msg; return echo(t)(msg) })
 
-			status, header, body := row.call.to(t, r.serve(t))
+			status, header, body := row.call.send(t, r.serve(t))
 			if status != http.StatusOK || header.Get("Content-Type") != row.ctype {
 				t.Fatalf("answer %d %q, want 200 and %s", status, body, row.ctype)
 			}
@@ -158,7 +158,7 @@ func TestReply(t *testing.T) {
 				if body != row.want {
 					t.Errorf("answer %q, want %q", body, row.want)
 				}
-			} else if got := opened(t, row.with, header, body); got != row.want {
+			} else if got := openReply(t, row.with, header, body); got != row.want {
 				t.Errorf("reply %q, want %q", got, row.want)
 			}
 
@@ -221,8 +221,8 @@ func TestNoReply(t *testing.T) {
 			t.Parallel()
 			srv := natsdtest.Start(t)
 			r := newRig(t, srv)
-			service(t, srv, func(*nats.Msg) []byte { return []byte(row.answer) })
-			status, header, body := pushed(t, msgPath, messageOf("text", "<Content>hello</Content>")).to(t, r.serve(t))
+			startService(t, srv, func(*nats.Msg) []byte { return []byte(row.answer) })
+			status, header, body := componentPush(t, msgPath, messageOf("text", "<Content>hello</Content>")).send(t, r.serve(t))
 			if status != http.StatusOK || body != "success" || !strings.HasPrefix(header.Get("Content-Type"), "text/plain") {
 				t.Errorf("answer %d %q, want 200 success", status, body)
 			}
@@ -245,9 +245,9 @@ func TestNoReply(t *testing.T) {
 		t.Parallel()
 		srv := natsdtest.Start(t)
 		r := newRig(t, srv)
-		service(t, srv, func(*nats.Msg) []byte { return []byte(doc(64 << 10)) })
-		_, header, body := pushed(t, msgPath, messageOf("text", "")).to(t, r.serve(t))
-		if got := opened(t, keys, header, body); got != doc(64<<10) {
+		startService(t, srv, func(*nats.Msg) []byte { return []byte(doc(64 << 10)) })
+		_, header, body := componentPush(t, msgPath, messageOf("text", "")).send(t, r.serve(t))
+		if got := openReply(t, keys, header, body); got != doc(64<<10) {
 			t.Errorf("reply of %d bytes, want %d", len(got), 64<<10)
 		}
 	})
@@ -255,9 +255,9 @@ func TestNoReply(t *testing.T) {
 		t.Parallel()
 		srv := natsdtest.Start(t)
 		r := newRig(t, srv)
-		service(t, srv, func(*nats.Msg) []byte { return []byte(`{"ErrCode":0,"ErrMsg":"success"}`) })
-		_, header, body := pushed(t, msgPath, messageOf("event", "<Event>xpay_goods_deliver_notify</Event>")).to(t, r.serve(t))
-		if got := opened(t, keys, header, body); got != `{"ErrCode":0,"ErrMsg":"success"}` {
+		startService(t, srv, func(*nats.Msg) []byte { return []byte(`{"ErrCode":0,"ErrMsg":"success"}`) })
+		_, header, body := componentPush(t, msgPath, messageOf("event", "<Event>xpay_goods_deliver_notify</Event>")).send(t, r.serve(t))
+		if got := openReply(t, keys, header, body); got != `{"ErrCode":0,"ErrMsg":"success"}` {
 			t.Errorf("reply %q", got)
 		}
 	})
@@ -281,15 +281,15 @@ func TestNoReply(t *testing.T) {
 		if err := nc.FlushTimeout(time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		_, _, body := pushed(t, msgPath, messageOf("text", "")).to(t, r.serve(t))
+		_, _, body := componentPush(t, msgPath, messageOf("text", "")).send(t, r.serve(t))
 		if lines := r.log.lines(t); body != "success" || len(lines) != 1 || lines[0]["reason"] != "reply_error" || strings.Contains(r.log.String(), "SEKRET") {
 			t.Errorf("answer %q, logged %s", body, r.log)
 		}
 	})
 }
 
-// TestNobodyListens takes messages and asks for nothing else that could cost time.
-func TestNobodyListens(t *testing.T) {
+// TestNoListener takes messages and asks for nothing else that could cost time.
+func TestNoListener(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
@@ -307,7 +307,7 @@ func TestNobodyListens(t *testing.T) {
 	}
 	for n := range 10 {
 		text := messageOf("text", fmt.Sprintf("<Content>%d</Content>", n))
-		if status, _, body := pushed(t, msgPath, text).to(t, at); status != http.StatusOK || body != "success" {
+		if status, _, body := componentPush(t, msgPath, text).send(t, at); status != http.StatusOK || body != "success" {
 			t.Fatalf("answer %d %q, want 200 success", status, body)
 		}
 	}
@@ -315,7 +315,7 @@ func TestNobodyListens(t *testing.T) {
 		t.Errorf("counted %v without a listener, want 10; %d asked elsewhere", got, asked.Load())
 	}
 	// An authorization event has no reply.
-	if _, _, body := pushed(t, authPath, ticketEvent()).to(t, at); body != "success" {
+	if _, _, body := componentPush(t, authPath, ticketEvent()).send(t, at); body != "success" {
 		t.Errorf("answer %q, want success", body)
 	}
 	if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": "none"}); got != 10 {
@@ -341,7 +341,7 @@ func TestMetricsOfManyAccounts(t *testing.T) {
 	send := func(account int) {
 		path := fmt.Sprintf("/wechat/%s/message/wxa%d", component, account)
 		text := messageOf("text", fmt.Sprintf("<Content>%d</Content>", account))
-		if _, _, body := pushed(t, path, text).to(t, at); body != "success" {
+		if _, _, body := componentPush(t, path, text).send(t, at); body != "success" {
 			t.Fatalf("answer %q", body)
 		}
 	}
@@ -355,8 +355,8 @@ func TestMetricsOfManyAccounts(t *testing.T) {
 	}
 }
 
-// TestServiceComes has a service begin to listen after many messages for which nobody did: it is heard all the same.
-func TestServiceComes(t *testing.T) {
+// TestNewListener has a service begin to listen after many messages without a listener: it is asked all the same.
+func TestNewListener(t *testing.T) {
 	t.Parallel()
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
@@ -364,7 +364,7 @@ func TestServiceComes(t *testing.T) {
 	sent := 0
 	send := func() string {
 		sent++
-		_, _, body := pushed(t, msgPath, messageOf("text", fmt.Sprintf("<Content>%d</Content>", sent))).to(t, at)
+		_, _, body := componentPush(t, msgPath, messageOf("text", fmt.Sprintf("<Content>%d</Content>", sent))).send(t, at)
 		return body
 	}
 	for range 30 {
@@ -399,10 +399,10 @@ func TestRepeatIsAskedAgain(t *testing.T) {
 	r := newRig(t, srv)
 	at := r.serve(t)
 	ids := make(chan string, 2)
-	service(t, srv, func(msg *nats.Msg) []byte { ids <- msg.Header.Get("ce-id"); return echo(t)(msg) })
+	startService(t, srv, func(msg *nats.Msg) []byte { ids <- msg.Header.Get("ce-id"); return echo(t)(msg) })
 	for range 2 {
-		_, header, body := pushed(t, msgPath, messageOf("text", "<Content>hello</Content>")).to(t, at)
-		if got := opened(t, keys, header, body); got != echoed("hello") {
+		_, header, body := componentPush(t, msgPath, messageOf("text", "<Content>hello</Content>")).send(t, at)
+		if got := openReply(t, keys, header, body); got != echoReply("hello") {
 			t.Errorf("reply %q", got)
 		}
 	}
@@ -418,18 +418,18 @@ func TestNotStoredIsNotAsked(t *testing.T) {
 	srv := natsdtest.Start(t)
 	r := newRig(t, srv)
 	var asked atomic.Int64
-	service(t, srv, func(*nats.Msg) []byte { asked.Add(1); return []byte("<xml></xml>") })
+	startService(t, srv, func(*nats.Msg) []byte { asked.Add(1); return []byte("<xml></xml>") })
 	if err := r.js.DeleteStream(t.Context(), events.StreamMessages); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{msgPath, "/wechat/" + component + "/message/wx570bc396a51b8ff8"} {
-		c := pushed(t, path, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>"))
-		if status, _, body := c.to(t, r.serve(t)); status != http.StatusServiceUnavailable || body != "retry" {
+		c := componentPush(t, path, messageOf("text", "<Content>TESTCOMPONENT_MSG_TYPE_TEXT</Content>"))
+		if status, _, body := c.send(t, r.serve(t)); status != http.StatusServiceUnavailable || body != "retry" {
 			t.Errorf("%s: answer %d %q, want 503 retry", path, status, body)
 		}
 	}
 	old := strings.Replace(messageOf("text", ""), fmt.Sprint(now.Unix()), fmt.Sprint(now.Add(-25*time.Hour).Unix()), 1)
-	if status, _, body := pushed(t, msgPath, old).to(t, r.serve(t)); status != http.StatusOK || body != "success" {
+	if status, _, body := componentPush(t, msgPath, old).send(t, r.serve(t)); status != http.StatusOK || body != "success" {
 		t.Errorf("a message of yesterday: answer %d %q, want 200 success", status, body)
 	}
 	if asked.Load() != 0 {
@@ -453,10 +453,10 @@ func TestSlowServices(t *testing.T) {
 	const most = 256
 	var all sync.WaitGroup
 	for n := range most + 20 {
-		c := pushed(t, msgPath, messageOf("text", fmt.Sprintf("<Content>%d</Content>", n)))
+		c := componentPush(t, msgPath, messageOf("text", fmt.Sprintf("<Content>%d</Content>", n)))
 		all.Go(func() {
 			for { // the parsers are few, and their refusal comes before everything
-				rec := c.direct(r)
+				rec := c.serveDirectly(r)
 				if rec.Code == http.StatusServiceUnavailable {
 					time.Sleep(time.Millisecond)
 					continue

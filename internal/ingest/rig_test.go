@@ -87,7 +87,7 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...change) {
 		change(&cfg)
 	}
 	var err error
-	r.ingest, err = ingest.New(cfg, []settings.Component{branded(settings.Page{})}, ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }})
+	r.ingest, err = ingest.New(cfg, []settings.Component{componentWith(settings.Page{})}, ingest.Deps{JetStream: r.js, Log: log, Metrics: r.metrics, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,8 +96,8 @@ func (r *rig) start(t testing.TB, log zerolog.Logger, changes ...change) {
 	}
 }
 
-// branded is the component of the tests, with that page.
-func branded(page settings.Page) settings.Component {
+// componentWith is the component of the tests, with that page.
+func componentWith(page settings.Page) settings.Component {
 	return settings.Component{
 		AppID:   component,
 		Tokens:  []wxtoken.Secret{wxtoken.NewSecret(token), wxtoken.NewSecret(tokenBefore)},
@@ -223,8 +223,8 @@ func push(t testing.TB, path string, with wechat.Keys, text string) *call {
 	}
 }
 
-// pushed is push with the keys of the component.
-func pushed(t testing.TB, path, text string) *call {
+// componentPush is push with the keys of the component.
+func componentPush(t testing.TB, path, text string) *call {
 	t.Helper()
 	return push(t, path, keys, text)
 }
@@ -237,8 +237,8 @@ func (c *call) target() string {
 	return c.path + "?" + raw
 }
 
-// to sends the call to a server and returns status, header and body.
-func (c *call) to(t testing.TB, at *url.URL) (int, http.Header, string) {
+// send sends the call to a server and returns status, header and body.
+func (c *call) send(t testing.TB, at *url.URL) (int, http.Header, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), c.method, at.String()+c.target(), bytes.NewReader(c.body))
 	if err != nil {
@@ -258,8 +258,8 @@ func (c *call) to(t testing.TB, at *url.URL) (int, http.Header, string) {
 	return resp.StatusCode, resp.Header, string(body)
 }
 
-// direct hands the call to the handler without a network.
-func (c *call) direct(r *rig) *httptest.ResponseRecorder {
+// serveDirectly hands the call to the handler without a network.
+func (c *call) serveDirectly(r *rig) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(c.method, c.target(), bytes.NewReader(c.body))
 	maps.Copy(req.Header, c.header)
 	rec := httptest.NewRecorder()

@@ -71,21 +71,21 @@ func (c *gatedConn) Read(b []byte) (int, error) {
 func TestNATSTrouble(t *testing.T) {
 	natsdtest.Bubble(t, func(t *testing.T) {
 		srv := natsdtest.Start(t, natsdtest.InBubble)
-		way := newGate(srv)
-		r := newRig(t, srv, nats.InProcessServer(way))
+		gate := newGate(srv)
+		r := newRig(t, srv, nats.InProcessServer(gate))
 		number := 0
-		// check sends pushes nobody has seen before, all at once, and wants one answer for all of
+		// check sends new pushes, all at once, and wants one answer for all of
 		// them, in time.
 		check := func(phase string, pushes int, status int, body string) {
 			t.Helper()
 			var all sync.WaitGroup
 			for range pushes {
 				number++
-				c := pushed(t, authPath, event("authorized", "<AuthorizerAppid>"+authorizer+"</AuthorizerAppid><AuthorizationCode>"+
+				c := componentPush(t, authPath, event("authorized", "<AuthorizerAppid>"+authorizer+"</AuthorizerAppid><AuthorizationCode>"+
 					code+strconv.Itoa(number)+"</AuthorizationCode>"))
 				all.Go(func() {
 					began := time.Now()
-					rec := c.direct(r)
+					rec := c.serveDirectly(r)
 					if rec.Code != status || rec.Body.String() != body {
 						t.Errorf("%s: answer %d %q, want %d %q", phase, rec.Code, rec.Body, status, body)
 					}
@@ -125,19 +125,19 @@ func TestNATSTrouble(t *testing.T) {
 		}
 
 		// NATS hears everything, and none of its acks arrives.
-		way.close()
+		gate.close()
 		check("no acks", 5, http.StatusServiceUnavailable, "retry")
-		way.open()
+		gate.open()
 		time.Sleep(time.Second)
 		if got := len(r.messages(t, events.StreamAuth)); got != 11 {
 			t.Errorf("%d events on AUTH, want 11: each of the pushes once", got)
 		}
 
 		// The ack of the first try is lost, that of the second arrives.
-		way.close()
+		gate.close()
 		go func() {
 			time.Sleep(2 * time.Second) // into the second try
-			way.open()
+			gate.open()
 		}()
 		check("first ack lost", 1, http.StatusOK, "success")
 		if got := len(r.messages(t, events.StreamAuth)); got != 12 {
@@ -175,7 +175,7 @@ func TestNATSTrouble(t *testing.T) {
 		ask := func(phase string, replied bool) {
 			t.Helper()
 			began := time.Now()
-			rec := pushed(t, msgPath, messageOf("text", "<Content>"+phase+"</Content>")).direct(r)
+			rec := componentPush(t, msgPath, messageOf("text", "<Content>"+phase+"</Content>")).serveDirectly(r)
 			if took := time.Since(began); took > 4500*time.Millisecond || rec.Code != http.StatusOK || rec.Body.String() == "success" == replied {
 				t.Errorf("%s: answer %d %q after %s", phase, rec.Code, rec.Body, took)
 			}
@@ -188,8 +188,8 @@ func TestNATSTrouble(t *testing.T) {
 
 		// The publish took of the time that the service has.
 		pause.Store(int64(2500 * time.Millisecond))
-		way.close()
-		time.AfterFunc(2*time.Second, way.open) // into the second try
+		gate.close()
+		time.AfterFunc(2*time.Second, gate.open) // into the second try
 		ask("a service that would be in time, had the ack been", false)
 		time.Sleep(time.Hour) // the answer that never came
 	})
