@@ -21,17 +21,17 @@ import (
 	"wxtoken/internal/wechat"
 )
 
-// Links makes and keeps the authorization links of one process. All its methods may be called from
-// several goroutines, and by any number of processes: each record is compared and set.
+// Links makes and changes authorization links. Its methods may be called from several goroutines,
+// and in any number of processes: records change only by compare-and-set.
 type Links struct {
 	Settings
-	ID     string // stands in the claims of this process
+	ID     string // names this process in its claims
 	WeChat *wechat.Client
 	Log    zerolog.Logger
 	Now    func() time.Time
-	// Asked for each time: after the data was gone there is another one.
+	// Called each time: there is another store after data was lost.
 	Store func() *store.Store
-	Gate  func(component string) (g *gate.Gate, ok bool) // of a component of the settings
+	Gate  func(component string) (g *gate.Gate, ok bool) // of a component; ok is false if it is not in the settings
 
 	landings singleflight.Group
 }
@@ -41,22 +41,25 @@ const (
 	connectLife    = 30 * time.Minute
 	minConnectLife = time.Minute
 	maxConnectLife = 30 * 24 * time.Hour
-	// reauthorizeLife is that of the link in the status of an account that has to authorize again.
+	// reauthorizeLife is the life of the link in the status of an account that must authorize
+	// again.
 	reauthorizeLife = 7 * 24 * time.Hour
-	// reauthorizeLeft is how much of it must be left, or there is another link: the merchant may open it a while after it was sent.
+	// reauthorizeLeft is how much of that must be left, otherwise a new link is made: the merchant
+	// may open it a while after it was sent.
 	reauthorizeLeft = 24 * time.Hour
 )
 
-// maxReturn bounds the address to which a browser is sent, in bytes.
+// maxReturn bounds the length of the address to which a browser is sent, in bytes.
 const maxReturn = 2048
 
 // authTypes are WeChat's ("Authorization_Process_Technical_Description").
 var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 
-// Create answers wxtoken.connect.create with a new link.
+// Create makes a link: the answer to wxtoken.connect.create.
 func (l *Links) Create(ctx context.Context, q events.ConnectCreate) (events.ConnectCreated, error) {
 	if l.PublicURL == "" {
-		return events.ConnectCreated{}, events.Refused(http.StatusServiceUnavailable, "no links without %s at the refresher", settings.Name("public-url"))
+		return events.ConnectCreated{}, events.Refused(http.StatusServiceUnavailable,
+			"no links without %s at the refresher", settings.Name("public-url"))
 	}
 	if _, ok := l.Gate(q.Component); !ok {
 		return events.ConnectCreated{}, events.UnknownComponent(q.Component)
@@ -77,7 +80,7 @@ func (l *Links) Create(ctx context.Context, q events.ConnectCreate) (events.Conn
 		return events.ConnectCreated{}, events.BadRequest("biz_appid: not an appid")
 	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
 		return events.ConnectCreated{}, events.BadRequest("category_id_list: want ids of permission sets")
-	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // as numbers: no product that is too long for a duration
+	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // compared in seconds: a huge number would overflow a duration
 		return events.ConnectCreated{}, events.BadRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
 	}
 	if err := l.checkReturn(q.Return); err != nil {
@@ -96,7 +99,8 @@ func (l *Links) newLink(ctx context.Context, q events.ConnectCreate, life time.D
 	if _, err := l.Store().SaveConnect(ctx, c, now); err != nil {
 		return events.ConnectCreated{}, err
 	}
-	l.Log.Info().Str("component", c.Component).Str("connect", c.ID[:8]).Str("ref", c.Ref).Time("expires_at", c.ExpiresAt).Msg("authorization link made")
+	l.Log.Info().Str("component", c.Component).Str("connect", c.ID[:8]).Str("ref", c.Ref).
+		Time("expires_at", c.ExpiresAt).Msg("authorization link made")
 	return events.ConnectCreated{URL: l.url(c), ID: c.ID, ExpiresAt: c.ExpiresAt}, nil
 }
 
@@ -104,7 +108,7 @@ func (l *Links) url(c store.Connect) string {
 	return strings.TrimRight(l.PublicURL, "/") + "/connect/" + c.ID
 }
 
-// checkReturn says whether a browser may be sent to an address.
+// checkReturn returns an error unless a browser may be sent to an address.
 func (l *Links) checkReturn(address string) error {
 	if address == "" {
 		return nil
@@ -113,7 +117,8 @@ func (l *Links) checkReturn(address string) error {
 		return events.BadRequest("return: want at most %d bytes", maxReturn)
 	}
 	u, err := url.Parse(address)
-	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Opaque != "" {
+	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" ||
+		u.Host == "" || u.User != nil || u.Opaque != "" {
 		return events.BadRequest("return: want https://host/path without a user")
 	}
 	host := strings.ToLower(u.Host)
@@ -130,16 +135,16 @@ func (l *Links) checkReturn(address string) error {
 	return events.BadRequest("return: host %q is not among %s", events.Clip(u.Host), settings.Name("return-hosts"))
 }
 
-// Reauthorize returns a link for an account that has to authorize again; "" where no links are
-// made. It is the one in the account's status, while that is good: an account may wait for its
-// merchant for weeks, and WeChat is asked about it every few hours. Another link each time would be
-// another record in NATS, and another message to the merchant from a service that sends what
-// changed.
+// Reauthorize returns a link for an account that must authorize again; "" if links can't be made.
+// It returns the link in the account's status while that is good: an account may wait for its
+// merchant for weeks, and WeChat is asked about it every few hours. A new link each time would be
+// another record in NATS, and, from a service that reports changes, another message to the
+// merchant.
 func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string {
 	if l.PublicURL == "" || !account.KindOf(cred.Key).OfMerchant {
 		return ""
 	}
-	if url := l.standing(ctx, cred); url != "" {
+	if url := l.currentLink(ctx, cred); url != "" {
 		return url
 	}
 	link, err := l.newLink(ctx, events.ConnectCreate{
@@ -151,8 +156,9 @@ func (l *Links) Reauthorize(ctx context.Context, cred account.Credential) string
 	return link.URL
 }
 
-// standing returns the link in the status of an account if the merchant can use it for a while; "" if not, or if NATS does not say.
-func (l *Links) standing(ctx context.Context, cred account.Credential) string {
+// currentLink returns the link in the status of an account if the merchant can use it for a while;
+// "" if not, or if NATS does not answer.
+func (l *Links) currentLink(ctx context.Context, cred account.Credential) string {
 	status, _, err := l.Store().Status(ctx, cred.Key)
 	if err != nil || status.ReauthorizeURL == "" {
 		return ""

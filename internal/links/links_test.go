@@ -58,17 +58,17 @@ func (r *rig) must(err error) {
 	}
 }
 
-// make makes a link, and returns its record as an event finds it.
-func (r *rig) make(q events.ConnectCreate) *store.Connect {
+// create makes a link, and returns its record as an event finds it.
+func (r *rig) create(q events.ConnectCreate) *store.Connect {
 	r.Helper()
 	q.Component = component
 	created, err := r.Create(r.Context(), q)
 	r.must(err)
-	return r.of(created.ID)
+	return r.byID(created.ID)
 }
 
-// of returns the link of a redirect's event.
-func (r *rig) of(id string) *store.Connect {
+// byID returns the link of a redirect's event.
+func (r *rig) byID(id string) *store.Connect {
 	r.Helper()
 	link, err := r.Of(r.Context(), events.Auth{Component: component, Connect: id})
 	r.must(err)
@@ -78,10 +78,10 @@ func (r *rig) of(id string) *store.Connect {
 	return link
 }
 
-// want fails the test unless the link ended so.
-func (r *rig) want(link *store.Connect, state, authorizer, reason string) {
+// wantEnd fails the test unless the link ended so.
+func (r *rig) wantEnd(link *store.Connect, state, authorizer, reason string) {
 	r.Helper()
-	if got := r.of(link.ID); got.State != state || got.Authorizer != authorizer || got.Reason != reason {
+	if got := r.byID(link.ID); got.State != state || got.Authorizer != authorizer || got.Reason != reason {
 		r.Errorf("the link is %s, of %q, because of %q; want %s, of %q, because of %q", got.State, got.Authorizer, got.Reason, state, authorizer, reason)
 	}
 }
@@ -94,7 +94,7 @@ func authorized(appid, ref string) account.Credential {
 // TestOf: an event finds its link by id or by pre-auth code, and none of another component.
 func TestOf(t *testing.T) {
 	r := newRig(t)
-	link := r.make(events.ConnectCreate{Ref: "7"})
+	link := r.create(events.ConnectCreate{Ref: "7"})
 	link.PreAuthCode, link.PreAuthExpiresAt = "preauthcode@@@one", r.now.Add(time.Hour)
 	r.must(r.Store().IndexConnect(t.Context(), *link, r.now))
 	for _, row := range []struct {
@@ -121,9 +121,9 @@ func TestOf(t *testing.T) {
 // TestFor: a link is one authorization, and may be limited to one account.
 func TestFor(t *testing.T) {
 	r := newRig(t)
-	open, limited, done := r.make(events.ConnectCreate{}), r.make(events.ConnectCreate{BizAppID: alice}), r.make(events.ConnectCreate{})
+	open, limited, done := r.create(events.ConnectCreate{}), r.create(events.ConnectCreate{BizAppID: alice}), r.create(events.ConnectCreate{})
 	r.must(r.Finish(t.Context(), done, authorized(alice, "")))
-	done = r.of(done.ID)
+	done = r.byID(done.ID)
 	for _, row := range []struct {
 		name    string
 		link    *store.Connect
@@ -142,14 +142,14 @@ func TestFor(t *testing.T) {
 			t.Errorf("%s: it is one for the account: %t, want %t", row.name, got != nil, row.is)
 		}
 	}
-	r.want(limited, events.ConnectPending, "", "")
+	r.wantEnd(limited, events.ConnectPending, "", "")
 	got, err := r.For(t.Context(), limited, bob)
 	r.must(err)
 	if got != nil {
 		t.Error("an account got the ref of a link for another")
 	}
-	r.want(limited, events.ConnectFailed, "", "another_account")
-	r.want(done, events.ConnectAuthorized, alice, "")
+	r.wantEnd(limited, events.ConnectFailed, "", "another_account")
+	r.wantEnd(done, events.ConnectAuthorized, alice, "")
 }
 
 // TestClaim: one of a link's two codes is exchanged at a time.
@@ -157,7 +157,7 @@ func TestClaim(t *testing.T) {
 	r := newRig(t)
 	push, redirect := events.Msg{Sequence: 1, Deliveries: 1}, events.Msg{Sequence: 2, Deliveries: 1}
 	r.must(r.Claim(t.Context(), nil, push)) // no link, nothing to claim
-	link := r.make(events.ConnectCreate{})
+	link := r.create(events.ConnectCreate{})
 	stale := *link
 	r.must(r.Claim(t.Context(), link, push))
 	wantLater := func(what string, link *store.Connect, m events.Msg) {
@@ -167,14 +167,14 @@ func TestClaim(t *testing.T) {
 		}
 	}
 	wantLater("what another changed meanwhile", &stale, redirect)
-	wantLater("the other code", r.of(link.ID), redirect)
-	wantLater("the other code, again", r.of(link.ID), events.Msg{Sequence: 2, Deliveries: 2, Redelivered: true})
-	wantLater("the same code, elsewhere at work", r.of(link.ID), push)
-	r.must(r.Claim(t.Context(), r.of(link.ID), events.Msg{Sequence: 1, Deliveries: 2, Redelivered: true}))
+	wantLater("the other code", r.byID(link.ID), redirect)
+	wantLater("the other code, again", r.byID(link.ID), events.Msg{Sequence: 2, Deliveries: 2, Redelivered: true})
+	wantLater("the same code, elsewhere at work", r.byID(link.ID), push)
+	r.must(r.Claim(t.Context(), r.byID(link.ID), events.Msg{Sequence: 1, Deliveries: 2, Redelivered: true}))
 	r.must(r.NoteSpent(t.Context(), link))
-	r.must(r.Claim(t.Context(), r.of(link.ID), redirect)) // spent: the other one has its turn
+	r.must(r.Claim(t.Context(), r.byID(link.ID), redirect)) // spent: the other one has its turn
 	r.now = r.now.Add(account.ClaimFor)
-	r.must(r.Claim(t.Context(), r.of(link.ID), push)) // the claim has ended
+	r.must(r.Claim(t.Context(), r.byID(link.ID), push)) // the claim has ended
 }
 
 // TestEnd: the account that is known stays known, and a link that failed may still come to something.
@@ -183,25 +183,25 @@ func TestEnd(t *testing.T) {
 	r.must(r.Finish(t.Context(), nil, authorized(alice, "")))
 	r.must(r.Fail(t.Context(), nil, "", "spent"))
 
-	link := r.make(events.ConnectCreate{Ref: "7"})
+	link := r.create(events.ConnectCreate{Ref: "7"})
 	r.must(r.Claim(t.Context(), link, events.Msg{Sequence: 1}))
 	r.must(r.Fail(t.Context(), link, "", "spent"))
-	r.want(link, events.ConnectFailed, "", "spent")
-	if got := r.of(link.ID); got.Claim != nil || !got.EndedAt.Equal(r.now) {
+	r.wantEnd(link, events.ConnectFailed, "", "spent")
+	if got := r.byID(link.ID); got.Claim != nil || !got.EndedAt.Equal(r.now) {
 		t.Errorf("a link that failed: claim %v, ended %v", got.Claim, got.EndedAt)
 	}
 	r.must(r.Finish(t.Context(), link, authorized(alice, "7")))
-	r.want(link, events.ConnectAuthorized, alice, "")
+	r.wantEnd(link, events.ConnectAuthorized, alice, "")
 	r.must(r.Fail(t.Context(), link, "", "spent"))
 	r.must(r.Finish(t.Context(), link, authorized(bob, "7")))
-	r.want(link, events.ConnectAuthorized, alice, "")
+	r.wantEnd(link, events.ConnectAuthorized, alice, "")
 
-	link = r.make(events.ConnectCreate{Ref: "7"})
+	link = r.create(events.ConnectCreate{Ref: "7"})
 	r.must(r.Finish(t.Context(), link, authorized(alice, "8")))
-	r.want(link, events.ConnectConflict, alice, "")
-	link = r.make(events.ConnectCreate{})
+	r.wantEnd(link, events.ConnectConflict, alice, "")
+	link = r.create(events.ConnectCreate{})
 	r.must(r.Finish(t.Context(), link, authorized(alice, "8")))
-	r.want(link, events.ConnectAuthorized, alice, "")
+	r.wantEnd(link, events.ConnectAuthorized, alice, "")
 }
 
 // TestReauthorize: an account that has to authorize again gets a link for itself, with its ref.
@@ -212,7 +212,7 @@ func TestReauthorize(t *testing.T) {
 	if len(address) <= len(prefix) || address[:len(prefix)] != prefix {
 		t.Fatalf("the link is %q", address)
 	}
-	if link := r.of(address[len(prefix):]); link.BizAppID != alice || link.Ref != "7" || !link.ExpiresAt.Equal(r.now.Add(7*24*time.Hour)) {
+	if link := r.byID(address[len(prefix):]); link.BizAppID != alice || link.Ref != "7" || !link.ExpiresAt.Equal(r.now.Add(7*24*time.Hour)) {
 		t.Errorf("the link is for %s, with the ref %q, until %v", link.BizAppID, link.Ref, link.ExpiresAt)
 	}
 	// It stays while it is good: unopened or opened, for the same ref, with a day left.
@@ -231,7 +231,7 @@ func TestReauthorize(t *testing.T) {
 		{"too old", "7", func() { r.now = r.now.Add(time.Second) }},
 		{"of another address", "7", func() { r.PublicURL = "https://other.example.com" }},
 		{"of another ref", "8", func() {}},
-		{"used up", "7", func() { r.must(r.Finish(t.Context(), r.of(address[len(prefix):]), authorized(alice, "7"))) }},
+		{"used up", "7", func() { r.must(r.Finish(t.Context(), r.byID(address[len(prefix):]), authorized(alice, "7"))) }},
 	} {
 		before, url := r.now, r.PublicURL
 		row.change()

@@ -10,17 +10,18 @@ import (
 	"wxtoken/internal/store"
 )
 
-// linkShown is how many characters of a link's id are shown: they tell links apart, and open none.
+// linkShown is how many characters of a link's id are shown: enough to tell links apart, not to
+// open one.
 const linkShown = 8
 
-// maxListed bounds an answer, in bytes: refs are of any length up to theirs, and a server may take
-// messages of 256 KiB.
+// maxListed bounds an answer, in bytes: refs may be long, and a server's max_payload may be 256
+// KiB.
 const maxListed = 128 << 10
 
-// defaultList is how many links are listed where the request does not say.
+// defaultList is how many links are listed by default.
 const defaultList = 100
 
-// List answers wxtoken.connect.list with the links that were made or changed last.
+// List returns the links that were made or changed last: the answer to wxtoken.connect.list.
 func (l *Links) List(ctx context.Context, q events.ConnectList) (events.ConnectListed, error) {
 	if q.Limit == 0 {
 		q.Limit = defaultList
@@ -31,7 +32,8 @@ func (l *Links) List(ctx context.Context, q events.ConnectList) (events.ConnectL
 	if _, ok := l.Gate(q.Component); q.Component != "" && !ok {
 		return events.ConnectListed{}, events.UnknownComponent(q.Component)
 	}
-	all, more, err := l.Store().Connects(ctx, l.Now(), q.Limit, func(c store.Connect) bool { return q.Component == "" || c.Component == q.Component })
+	wanted := func(c store.Connect) bool { return q.Component == "" || c.Component == q.Component }
+	all, more, err := l.Store().Connects(ctx, l.Now(), q.Limit, wanted)
 	if err != nil {
 		return events.ConnectListed{}, err
 	}
@@ -52,14 +54,15 @@ func (l *Links) List(ctx context.Context, q events.ConnectList) (events.ConnectL
 	return listed, nil
 }
 
-// seen returns what can be said of a link.
+// seen returns what may be shown of a link.
 func seen(c store.Connect) events.ConnectSeen {
 	s := events.ConnectSeen{
 		Link: c.ID[:min(len(c.ID), linkShown)], Component: c.Component, Ref: c.Ref, BizAppID: c.BizAppID, State: c.State,
-		MadeAt: c.MadeAt, OpenedAt: c.OpenedAt, CodeAt: c.CodeAt, EndedAt: c.EndedAt, ExpiresAt: c.ExpiresAt, Authorizer: c.Authorizer, Reason: c.Reason,
+		MadeAt: c.MadeAt, OpenedAt: c.OpenedAt, CodeAt: c.CodeAt, EndedAt: c.EndedAt, ExpiresAt: c.ExpiresAt,
+		Authorizer: c.Authorizer, Reason: c.Reason,
 	}
 	if to, err := url.Parse(c.Return); err == nil {
-		s.ReturnHost = to.Host // the rest may be the caller's secret
+		s.ReturnHost = to.Host // the rest may contain the caller's secrets
 	}
 	return s
 }

@@ -14,13 +14,13 @@ import (
 // TestList: what an operator is told of links, the newest first, and nothing that opens one.
 func TestList(t *testing.T) {
 	r := newRig(t)
-	pending := r.make(events.ConnectCreate{Ref: "tenant-7", Return: ""})
-	opened := r.make(events.ConnectCreate{BizAppID: alice})
+	pending := r.create(events.ConnectCreate{Ref: "tenant-7", Return: ""})
+	opened := r.create(events.ConnectCreate{BizAppID: alice})
 	opened.OpenedAt, opened.PreAuthCode, opened.PreAuthExpiresAt = r.now.Add(time.Minute), "preauthcode@@@SEKRET", r.now.Add(time.Hour)
 	opened.Return = "https://shop.example/back?key=SEKRET"
 	_, err := r.Store().SaveConnect(t.Context(), *opened, r.now)
 	r.must(err)
-	done := r.make(events.ConnectCreate{Ref: "tenant-8"})
+	done := r.create(events.ConnectCreate{Ref: "tenant-8"})
 	r.must(r.Finish(t.Context(), done, authorized(bob, "tenant-8")))
 
 	all, err := r.List(t.Context(), events.ConnectList{})
@@ -66,7 +66,7 @@ func TestListIsBounded(t *testing.T) {
 	r := newRig(t)
 	long := strings.Repeat("<", 256) // six bytes each in JSON
 	for range 90 {
-		r.make(events.ConnectCreate{Ref: long})
+		r.create(events.ConnectCreate{Ref: long})
 	}
 	listed, err := r.List(t.Context(), events.ConnectList{Limit: events.MaxConnectList})
 	r.must(err)

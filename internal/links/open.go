@@ -25,14 +25,14 @@ const (
 	// preAuthLeft is how much life a pre-auth code must have left to be shown again.
 	preAuthLeft = 5 * time.Minute
 	// preAuthTries is how often a pre-auth code is asked for while a page is being made,
-	// preAuthPause the time between.
+	// preAuthPause the time between two tries.
 	preAuthTries = 3
 	preAuthPause = 200 * time.Millisecond
 )
 
-// Open answers wxtoken.connect.open, ingest's question about one step of a link.
+// Open takes one step of a link: the answer to wxtoken.connect.open, which ingest sends.
 func (l *Links) Open(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
-	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // the same alphabet
+	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // ids have the characters of appids
 		return events.ConnectOpened{}, events.Refused(http.StatusNotFound, "no such link")
 	}
 	if q.Step == "" || q.Step == events.StepLanding {
@@ -65,8 +65,8 @@ func (l *Links) opened(c store.Connect) events.ConnectOpened {
 	return events.ConnectOpened{State: c.State, Component: c.Component, URL: l.url(c)}
 }
 
-// over answers for a link that this browser can do nothing with any more. An ingest that does not
-// ask why is of an earlier version, and would take the answer for a link that is good.
+// over returns the answer for a link that this browser can't use any more. An ingest of an earlier
+// version does not set q.Over and would take that answer for a usable link, so it gets an error.
 func (l *Links) over(ctx context.Context, c store.Connect, q events.ConnectOpen, why string) (events.ConnectOpened, error) {
 	if !q.Over {
 		return l.opened(c), errLinkOver
@@ -76,20 +76,20 @@ func (l *Links) over(ctx context.Context, c store.Connect, q events.ConnectOpen,
 	return opened, nil
 }
 
-// ended tells how far a link has come, and about whose account.
+// ended returns the state of a link, and of its account.
 func (l *Links) ended(ctx context.Context, c store.Connect) events.ConnectOpened {
 	opened := l.opened(c)
 	opened.CodeAt, opened.EndedAt, opened.Authorizer, opened.Reason = c.CodeAt, c.EndedAt, c.Authorizer, c.Reason
 	if c.Authorizer != "" {
 		key := wxtoken.AuthorizerKey(c.Component, c.Authorizer)
 		opened.NickName = l.nickName(ctx, key)
-		cred, err := l.Store().Credential(ctx, key) // what can't be read keeps no page from being shown
+		cred, err := l.Store().Credential(ctx, key) // the page is shown even if it can't be read
 		opened.Lapsed = err == nil && c.State == events.ConnectAuthorized && (!cred.RevokedAt.IsZero() || cred.AuthorizationNeeded)
 	}
 	return opened
 }
 
-// whyOver returns why a link's landing page leads to WeChat no more, "" while it does.
+// whyOver returns why a link's landing page does not lead to WeChat any more, "" while it does.
 func whyOver(c store.Connect, now time.Time) string {
 	switch {
 	case c.State == events.ConnectExchanging:
@@ -102,8 +102,8 @@ func whyOver(c store.Connect, now time.Time) string {
 	return ""
 }
 
-// landing answers for the page that leads to WeChat. All who open a link while WeChat is asked
-// share its answer: the page can be loaded again and again, and by many.
+// landing returns the answer for the page that leads to WeChat. Concurrent requests for a link
+// share one call to WeChat: anybody can load the page many times.
 func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
 	shared, err, _ := l.landings.Do(q.ID, func() (any, error) {
 		for {
@@ -111,7 +111,7 @@ func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.Conne
 			if err == nil && whyOver(c, l.Now()) == "" {
 				c, err = l.preAuth(ctx, c)
 			}
-			if !errors.Is(err, store.ErrLost) || ctx.Err() != nil { // lost: another refresher was faster
+			if !errors.Is(err, store.ErrLost) || ctx.Err() != nil { // ErrLost: another refresher was faster
 				return c, err
 			}
 		}
@@ -130,15 +130,15 @@ func (l *Links) landing(ctx context.Context, q events.ConnectOpen) (events.Conne
 	}
 	opened.Session, opened.PCLink, opened.MobileLink = newSession(c), link.PC(l.WechatPageURL), link.Mobile(l.WechatPageURL)
 	opened.AuthType, opened.BizAppID, opened.ExpiresAt = c.AuthType, c.BizAppID, c.ExpiresAt
-	opened.CategoryIDs, _ = events.ParseCategory(c.Categories) // made by String
+	opened.CategoryIDs, _ = events.ParseCategory(c.Categories) // can't fail: the text is from String
 	if c.BizAppID != "" {
 		opened.NickName = l.nickName(ctx, wxtoken.AuthorizerKey(c.Component, c.BizAppID))
 	}
 	return opened, nil
 }
 
-// newSession returns what the landing page gives to one browser. No two have the same, and nothing
-// is stored for any.
+// newSession returns a session for one browser: unique and signed, so that nothing needs to be
+// stored.
 func newSession(c store.Connect) string {
 	visit := rand.Text()
 	return visit + "." + sessionSum(c, visit)
@@ -151,12 +151,12 @@ func isSession(c store.Connect, session string) bool {
 
 func sessionSum(c store.Connect, visit string) string {
 	mac := hmac.New(sha256.New, []byte(c.Secret))
-	mac.Write([]byte(c.ID + visit)) // all ids are of one length
+	mac.Write([]byte(c.ID + visit)) // unambiguous: all ids have the same length
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// step takes one step of an authorization by link after the first. ErrLost: another request took
-// one meanwhile.
+// step takes a step of a link after the first. It returns ErrLost if another request took one
+// meanwhile.
 func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen) (events.ConnectOpened, error) {
 	now := l.Now()
 	opened := l.opened(c)
@@ -169,8 +169,8 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 		switch {
 		case !events.IsDigest(q.CodeSHA256):
 			return opened, events.BadRequest("code_sha256: want the hex SHA-256 of the code")
-		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // again: the back button, or a reload
-		case c.CodeDigest != "" && !cameToNothing(c):
+		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // the same code again: the back button, or a reload
+		case c.CodeDigest != "" && !codeFailed(c):
 			why := events.OverBusy
 			if c.State != events.ConnectExchanging {
 				why = events.OverEnded
@@ -180,7 +180,7 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 			return l.over(ctx, c, q, events.OverExpired)
 		default:
 			c.CodeDigest, c.CodeAt = strings.ToLower(q.CodeSHA256), now.UTC()
-			if c.Authorizer == "" { // otherwise the push came first
+			if c.Authorizer == "" { // if it is set, the push came first
 				c.State, c.Reason, c.EndedAt, c.SpentAt = events.ConnectExchanging, "", time.Time{}, time.Time{}
 			}
 			if _, err := l.Store().SaveConnect(ctx, c, now); err != nil {
@@ -201,14 +201,14 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 	return opened, nil
 }
 
-// cameToNothing reports whether a link's code is known to be no good, so that it must not keep out
-// the next one: any browser that has the link can open it and come back with nonsense.
-func cameToNothing(c store.Connect) bool {
+// codeFailed reports whether a link's code is known to be bad. A bad code must not block the next
+// one: any browser that has the link can open it and come back with nonsense.
+func codeFailed(c store.Connect) bool {
 	return c.Authorizer == "" && (c.State == events.ConnectFailed || !c.SpentAt.IsZero())
 }
 
-// preAuth returns the link with a pre-auth code that is good for a while. One that was shown before
-// is shown again, so that a page that is loaded a hundred times costs WeChat one call.
+// preAuth returns the link with a pre-auth code that is valid for a while. An earlier one is used
+// again, so that a page that is loaded a hundred times costs one call to WeChat.
 func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, error) {
 	now := l.Now()
 	if c.PreAuthCode != "" && c.PreAuthExpiresAt.Sub(now) > preAuthLeft {
@@ -220,7 +220,7 @@ func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, er
 	}
 	var code wechat.PreAuthCode
 	var err error
-	for try := range preAuthTries { // a person waits: a WeChat that is busy once is asked again at once
+	for try := range preAuthTries { // a person is waiting, so a busy WeChat is asked again soon
 		turn, held := calls.Admit(ctx, gate.Call{API: wechat.APICreatePreAuthCode})
 		if held != nil {
 			return c, held
@@ -245,7 +245,7 @@ func (l *Links) preAuth(ctx context.Context, c store.Connect) (store.Connect, er
 	if c.OpenedAt.IsZero() {
 		c.OpenedAt = now.UTC()
 	}
-	// First: once the merchant has the code, its push may come.
+	// Indexed first: once the merchant has the code, its push may come.
 	if err := l.Store().IndexConnect(ctx, c, now); err != nil {
 		return c, err
 	}
@@ -258,15 +258,15 @@ func (l *Links) nickName(ctx context.Context, key wxtoken.Key) string {
 		return ""
 	}
 	var name string
-	_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &name) // WeChat's; no name is no fault
+	_ = json.Unmarshal(s.Authorizer.Profile["nick_name"], &name) // a missing name is not a fault
 	return name
 }
 
-// returnTo is the caller's address with what it has to know.
+// returnTo returns the caller's address with the result in its query.
 func returnTo(c store.Connect) string {
 	u, err := url.Parse(c.Return)
 	if err != nil {
-		return "" // it was read when the link was made
+		return "" // never: it was parsed when the link was made
 	}
 	v := u.Query()
 	v.Set("component_appid", c.Component)

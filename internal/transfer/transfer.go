@@ -1,5 +1,5 @@
-// Package transfer moves authorizations in from another keeper, and out to one: files of JSON
-// Lines, one authorization each.
+// Package transfer imports authorizations from another system, and exports them to one: as files of
+// JSON Lines, one authorization a line.
 package transfer
 
 import (
@@ -25,23 +25,22 @@ import (
 // maxLine bounds one line of a file of authorizations, in bytes.
 const maxLine = 64 << 10
 
-// authorization is one line of a file of authorizations, JSON Lines. auth_time is WeChat's: seconds
-// since 1970, or RFC 3339.
+// authorization is one line of such a file.
 type authorization struct {
-	Component    string `json:"component_appid"`
-	Authorizer   string `json:"authorizer_appid"`
-	RefreshToken string `json:"refresh_token"`
-	AuthTime     moment `json:"auth_time,omitzero"`
-	Ref          string `json:"ref,omitempty"`
+	Component    string   `json:"component_appid"`
+	Authorizer   string   `json:"authorizer_appid"`
+	RefreshToken string   `json:"refresh_token"`
+	AuthTime     authTime `json:"auth_time,omitzero"`
+	Ref          string   `json:"ref,omitempty"`
 
 	line int // its number in the file
 }
 
-// moment is a time as WeChat writes it, or as everybody does.
-type moment struct{ time.Time }
+// authTime is WeChat's auth_time in seconds since 1970, or a time in RFC 3339.
+type authTime struct{ time.Time }
 
 // UnmarshalJSON reads either form.
-func (m *moment) UnmarshalJSON(text []byte) error {
+func (m *authTime) UnmarshalJSON(text []byte) error {
 	s := strings.Trim(string(text), `"`)
 	if s == "" || s == "null" || s == "0" {
 		return nil
@@ -60,8 +59,7 @@ func (m *moment) UnmarshalJSON(text []byte) error {
 
 func (l authorization) key() wxtoken.Key { return wxtoken.AuthorizerKey(l.Component, l.Authorizer) }
 
-// readAuthorizations reads a file whole. The error names every line that is at fault, and shows
-// none of it.
+// readAuthorizations reads a whole file. The error names every faulty line and shows none of it.
 func readAuthorizations(in io.Reader, components []string, now time.Time) (all []authorization, err error) {
 	var faults []error
 	seen := map[wxtoken.Key]int{}
@@ -72,7 +70,7 @@ func readAuthorizations(in io.Reader, components []string, now time.Time) (all [
 			return all, errors.Join(faults...)
 		}
 		if n == 1 {
-			text = bytes.TrimPrefix(text, []byte("\ufeff")) // as editors of Windows write it
+			text = bytes.TrimPrefix(text, []byte("\ufeff")) // editors on Windows write it
 		}
 		var line authorization
 		if err == nil {
@@ -97,8 +95,8 @@ func readAuthorizations(in io.Reader, components []string, now time.Time) (all [
 
 var errLongLine = fmt.Errorf("longer than %d bytes", maxLine)
 
-// readLine returns the next line, io.EOF after the last. Of one that is too long it returns
-// errLongLine, once it has been passed.
+// readLine returns the next line, io.EOF after the last. It skips a line that is too long and
+// returns errLongLine.
 func readLine(lines *bufio.Reader) (text []byte, err error) {
 	text, err = lines.ReadSlice('\n')
 	long := errors.Is(err, bufio.ErrBufferFull)
@@ -116,13 +114,13 @@ func readLine(lines *bufio.Reader) (text []byte, err error) {
 	return text, nil
 }
 
-// firstAuthTime is before every authorization: WeChat had no accounts then.
+// firstAuthTime is earlier than every authorization: WeChat had no accounts yet.
 var firstAuthTime = time.Date(2011, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func parseAuthorization(text []byte, components []string, now time.Time) (authorization, error) {
 	var line struct {
 		authorization
-		AlsoRefreshToken string `json:"authorizer_refresh_token"` // as most SDKs call it
+		AlsoRefreshToken string `json:"authorizer_refresh_token"` // the name in most SDKs
 	}
 	if err := json.Unmarshal(text, &line); err != nil {
 		if strings.HasPrefix(err.Error(), "auth_time") {
@@ -141,8 +139,9 @@ func parseAuthorization(text []byte, components []string, now time.Time) (author
 		return authorization{}, errors.New("component_appid: missing, or not in the settings")
 	case !wxtoken.ValidAppID(line.Authorizer):
 		return authorization{}, errors.New("authorizer_appid: missing, or not an appid")
-	case line.RefreshToken == "" || len(line.RefreshToken) > 2048 || strings.ContainsFunc(line.RefreshToken, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return authorization{}, errors.New("refresh_token: missing, or not one")
+	case line.RefreshToken == "" || len(line.RefreshToken) > 2048 ||
+		strings.ContainsFunc(line.RefreshToken, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return authorization{}, errors.New("refresh_token: missing, or not a refresh token")
 	case !line.AuthTime.IsZero() && (line.AuthTime.Before(firstAuthTime) || line.AuthTime.After(now.Add(24*time.Hour))):
 		return authorization{}, errors.New("auth_time: before 2011 or in the future: want seconds since 1970 or RFC 3339")
 	case len(line.Ref) > account.MaxRef:
@@ -151,38 +150,38 @@ func parseAuthorization(text []byte, components []string, now time.Time) (author
 	return line.authorization, nil
 }
 
-// The fates of a line of Import.
+// The fates of a line in Import, the keys of ImportReport.Fates.
 const (
 	importNew       = "new"
 	importNewer     = "newer"
 	importRef       = "ref"       // only the ref is new
 	importSame      = "same"      // nothing to do
-	importOlder     = "older"     // what is stored is as new, or newer: left alone
-	importCancelled = "cancelled" // the account cancelled after that: left alone
+	importOlder     = "older"     // the stored one is as new, or newer: left alone
+	importCancelled = "cancelled" // the account cancelled later: left alone
 	importOtherRef  = "other_ref" // the account has another ref: left alone
 )
 
 // maxNamed bounds how many lines a report names.
 const maxNamed = 100
 
-// ImportReport says what became of the lines, or would become of them.
+// ImportReport says what was done with the lines, or would be done with them.
 type ImportReport struct {
 	Applied bool           `json:"applied"`
 	Lines   int            `json:"lines"`
 	Fates   map[string]int `json:"fates"`
-	// LeftAlone has the numbers of the first lines that were not taken over because something
-	// newer, or another ref, is stored.
+	// LeftAlone has the numbers of the first lines that were not imported because a newer
+	// authorization, or another ref, is stored.
 	LeftAlone []int `json:"left_alone,omitempty"`
 }
 
-// Import takes over authorizations from JSON Lines, and nothing over one that is as new or newer.
-// Without apply it only says what it would do. A file with a faulty line is not taken over at all;
-// the error names every one. The refreshers at work renew what was taken over at once.
+// Import imports authorizations from JSON Lines. It never replaces one that is as new or newer.
+// Without apply it only reports what it would do. A file with a faulty line is not imported at all;
+// the error names every faulty line. Running refreshers renew imported authorizations at once.
 func Import(ctx context.Context, s *store.Store, now func() time.Time, in io.Reader, components []string, apply bool) (ImportReport, error) {
 	report := ImportReport{Applied: apply, Fates: map[string]int{}}
 	lines, err := readAuthorizations(in, components, now())
 	if err != nil {
-		return report, fmt.Errorf("import: nothing taken over: %w", err)
+		return report, fmt.Errorf("import: nothing imported: %w", err)
 	}
 	report.Lines = len(lines)
 	for _, line := range lines {
@@ -217,7 +216,7 @@ func importLine(ctx context.Context, s *store.Store, now func() time.Time, line 
 				return fate, err
 			}
 		}
-		select { // a refresher is at it
+		select { // a refresher has claimed it: wait
 		case <-ctx.Done():
 			return "", ctx.Err()
 		case <-time.After(account.ClaimedDelay):
@@ -240,7 +239,7 @@ func importFate(cred account.Credential, line authorization) string {
 	case !cred.AuthorizedAt.IsZero() && line.AuthTime.After(cred.AuthorizedAt):
 		return importNewer
 	}
-	return importOlder // also when the stored one's time is not known: it was exchanged here
+	return importOlder // also if the stored one's time is not known: then it was exchanged here
 }
 
 func importStore(ctx context.Context, s *store.Store, cred account.Credential, line authorization) error {
@@ -263,7 +262,7 @@ func importStore(ctx context.Context, s *store.Store, cred account.Credential, l
 }
 
 // Export writes all authorizations that are in force as JSON Lines, as Import reads them, and
-// returns how many. What it writes are the keys to all accounts.
+// returns how many. Keep its output secret: the refresh tokens in it open all accounts.
 func Export(ctx context.Context, s *store.Store, out io.Writer) (n int, err error) {
 	all, err := s.Credentials(ctx)
 	if err != nil {
@@ -271,14 +270,15 @@ func Export(ctx context.Context, s *store.Store, out io.Writer) (n int, err erro
 	}
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
-	for _, key := range slices.SortedFunc(maps.Keys(all), func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) }) {
+	byText := func(a, b wxtoken.Key) int { return strings.Compare(a.String(), b.String()) }
+	for _, key := range slices.SortedFunc(maps.Keys(all), byText) {
 		cred := all[key]
 		if !account.KindOf(key).OfMerchant || !cred.Renewable() {
 			continue
 		}
 		line := authorization{
 			Component: key.Component, Authorizer: key.Authorizer, RefreshToken: cred.RefreshToken,
-			AuthTime: moment{cred.AuthorizedAt}, Ref: cred.Ref,
+			AuthTime: authTime{cred.AuthorizedAt}, Ref: cred.Ref,
 		}
 		if err := encoder.Encode(line); err != nil {
 			return n, fmt.Errorf("export: %w", err)

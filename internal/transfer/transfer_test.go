@@ -13,7 +13,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 func TestReadAuthorizations(t *testing.T) {
 	t.Parallel()
 	const at = 1_700_000_000
-	want := authorization{Component: "wxc", Authorizer: "wxa", RefreshToken: "refreshtoken@@@1", AuthTime: moment{time.Unix(at, 0).UTC()}, Ref: "shop-1"}
+	want := authorization{Component: "wxc", Authorizer: "wxa", RefreshToken: "refreshtoken@@@1", AuthTime: authTime{time.Unix(at, 0).UTC()}, Ref: "shop-1"}
 	for name, text := range map[string]string{
 		"as exported":            `{"component_appid":"wxc","authorizer_appid":"wxa","refresh_token":"refreshtoken@@@1","auth_time":"2023-11-14T22:13:20Z","ref":"shop-1"}`,
 		"as SDKs call it":        `{"authorizer_appid":"wxa","authorizer_refresh_token":"refreshtoken@@@1","auth_time":1700000000,"ref":"shop-1"}`,
