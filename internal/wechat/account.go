@@ -19,11 +19,11 @@ const (
 type Ticket struct {
 	hidden
 	Value     string
-	ExpiresIn time.Duration // WeChat says the full life at every call, however old the ticket is
+	ExpiresIn time.Duration // the full life at every call, however old the ticket is
 }
 
-// Ticket gets the ticket of an account with the account's access token ("api_getticket"). Within
-// its life WeChat answers the same one again.
+// Ticket gets a ticket of an account with the account's access token ("api_getticket"). Within its
+// life WeChat returns the same one again.
 func (c *Client) Ticket(ctx context.Context, accessToken string, kind TicketType) (Ticket, error) {
 	k := call{api: APIGetTicket, token: accessToken, get: true, inQuery: url.Values{"type": {string(kind)}}}
 	var answer struct {

@@ -30,23 +30,23 @@ const (
 	maxExpiresIn   = 30 * 24 * time.Hour
 )
 
-// ClientConfig says how to reach the platform. The zero value is ready to use.
+// ClientConfig says how to reach the platform. The zero value can be used as it is.
 type ClientConfig struct {
 	BaseURL   string            // default DefaultBaseURL
-	Transport http.RoundTripper // default one of its own, with the proxy of the environment
+	Transport http.RoundTripper // default: one of its own, with the environment's proxy
 	Timeout   time.Duration     // of one call from dialling to the last byte of the answer; default 10 s
 }
 
-// Client calls the platform's token APIs, each once: it never retries, follows no redirect, and
-// keeps nothing. Every error is an *Error. It is safe for concurrent use.
+// Client calls the platform's token APIs. It makes each call once, never retries, follows no
+// redirects, and keeps no state. Every error is an *Error. It is safe for concurrent use.
 type Client struct {
 	base    *url.URL
 	http    *http.Client
 	timeout time.Duration
 }
 
-// NewClient returns a Client. It fails when BaseURL is not an http or https address without user,
-// query or fragment.
+// NewClient returns a Client. It fails if BaseURL is not an http or https address without user,
+// query and fragment.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.BaseURL == "" {
 		cfg.BaseURL = DefaultBaseURL
@@ -55,7 +55,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	base, err := url.Parse(strings.TrimRight(cfg.BaseURL, "/") + "/")
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" ||
 		base.User != nil || base.RawQuery != "" || base.ForceQuery || base.Fragment != "" || base.Opaque != "" {
-		return nil, errors.New("WeChat's API address: want http:// or https:// with a host and no user, query or fragment, such as " + DefaultBaseURL)
+		return nil, errors.New("WeChat's API address: want http:// or https:// with a host and no user, query or fragment, " +
+			"such as " + DefaultBaseURL)
 	}
 	if cfg.Timeout < 0 {
 		return nil, errors.New("WeChat's API timeout is negative")
@@ -67,7 +68,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		cfg.Transport = &http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
 			ForceAttemptHTTP2:   true,
-			MaxIdleConnsPerHost: 64, // one host gets all calls, many at a time
+			MaxIdleConnsPerHost: 64, // all calls go to one host, many at a time
 			IdleConnTimeout:     90 * time.Second,
 		}
 	}
@@ -75,7 +76,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		base: base,
 		http: &http.Client{
 			Transport: cfg.Transport,
-			// A redirect would carry the token in the URL to the host that is named there.
+			// Following a redirect would send the token, which is in the URL, to another host.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		timeout: cfg.Timeout,
@@ -87,12 +88,12 @@ type Grant struct {
 	hidden
 	AccessToken string
 	ExpiresIn   time.Duration // counts from before the call
-	// Often the one that was sent; empty when WeChat sent none: keep the old one then.
+	// Often the one that was sent. Empty if WeChat sent none: then keep the old one.
 	RefreshToken string
 }
 
 // ComponentToken gets a new component_access_token for a ticket ("api_getcomponentaccesstoken").
-// The one before lives five minutes more.
+// The previous one is valid for five more minutes.
 func (c *Client) ComponentToken(ctx context.Context, component, appsecret, ticket string) (Grant, error) {
 	request := struct {
 		Component string `json:"component_appid"`
@@ -179,10 +180,10 @@ func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component,
 	return k.grant(answer.Token, answer.ExpiresIn, answer.RefreshToken)
 }
 
-// AuthorizerInfo is what WeChat tells of an account.
+// AuthorizerInfo is what WeChat tells about an account.
 type AuthorizerInfo struct {
 	hidden
-	// Authorizer_info as it is: nick_name, principal_name, account_status, ...
+	// The fields of authorizer_info, unchanged: nick_name, principal_name, account_status, ... ...
 	Profile      map[string]json.RawMessage
 	FuncInfo     []int  // ids of the permission sets granted
 	RefreshToken string // the current one; may be empty
@@ -222,7 +223,7 @@ func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, 
 type AuthorizerPage struct {
 	Total int // accounts in all pages
 	List  []ListedAuthorizer
-	Odd   int // entries beside List that can't be read
+	Odd   int // entries that can't be read, not in List
 }
 
 // ListedAuthorizer is one account in an AuthorizerPage.
@@ -230,12 +231,12 @@ type ListedAuthorizer struct {
 	hidden
 	AppID        string
 	RefreshToken string    // the current one; empty for an account whose code was never exchanged
-	AuthTime     time.Time // of the last authorization, UTC, to the second; zero when WeChat gave none
+	AuthTime     time.Time // of the last authorization, UTC, to the second; zero if WeChat gave none
 }
 
-// AuthorizerList asks for a page of accounts, at most 500, from offset 0 on
-// ("api_getauthorizerlist"). WeChat promises no order: a page may repeat an account, and one that
-// no page lists need not be gone.
+// AuthorizerList asks for a page of at most 500 accounts; offsets count from 0
+// ("api_getauthorizerlist"). WeChat promises no order: a page may repeat an account, and an account
+// that no page lists may still exist.
 func (c *Client) AuthorizerList(ctx context.Context, componentToken, component string, offset, count int) (AuthorizerPage, error) {
 	request := struct {
 		Component string `json:"component_appid"`
@@ -267,8 +268,8 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 	return page, nil
 }
 
-// readListed reads one entry of a list, so that an odd one costs no other account its healing. What
-// is no refresh token, and no time, is left out.
+// readListed reads one entry of a list by itself, so that an odd entry does not affect other
+// accounts. A refresh token or a time that can't be read is left out.
 func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
 	var entry struct {
 		AppID        string          `json:"authorizer_appid"`
@@ -290,7 +291,7 @@ func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
 }
 
 // StartPushTicket asks WeChat to push tickets to the component ("api_startpushticket"). alreadyOn
-// tells that it was doing so before.
+// reports that it was pushing them before.
 func (c *Client) StartPushTicket(ctx context.Context, component, appsecret string) (alreadyOn bool, err error) {
 	request := struct {
 		Component string `json:"component_appid"`
@@ -310,7 +311,7 @@ func (c *Client) StartPushTicket(ctx context.Context, component, appsecret strin
 	return strings.Contains(strings.ToLower(answer.Message), "normal state"), nil
 }
 
-// PreAuthCode is what an authorization link is made with. One code serves one authorization.
+// PreAuthCode is a code for making authorization links. It serves one authorization.
 type PreAuthCode struct {
 	hidden
 	Code      string
@@ -334,29 +335,29 @@ func (c *Client) CreatePreAuthCode(ctx context.Context, componentToken, componen
 	return PreAuthCode{Code: grant.AccessToken, ExpiresIn: grant.ExpiresIn}, err
 }
 
-// call is one call under way.
+// call is one call of an API.
 type call struct {
 	api     API
-	token   string     // component token, or with inQuery an access token; empty for a call without one
-	inQuery url.Values // further parameters; nil for a call of the component, whose token has another name
+	token   string     // component token, or with inQuery an account's access token; empty for a call without a token
+	inQuery url.Values // further query parameters; nil for a call whose token is in component_access_token
 	get     bool       // GET instead of POST
 	request any        // marshalled as the body
-	secrets []string   // beside token, what must not be found in an error
+	secrets []string   // what must not appear in errors, besides token
 	limit   int64      // of the answer, in bytes; 0 means smallAnswer
 }
 
-// fail returns an *Error with a text that may be foreign.
+// fail returns an *Error; text may be foreign.
 func (k *call) fail(code int, text string, cause error) error {
 	message, rid := scrub(text, append([]string{k.token}, k.secrets...))
 	return &Error{API: k.api, Code: code, Message: message, RID: rid, cause: cause}
 }
 
-// faulty is fail for an answer that makes no sense.
+// faulty returns the *Error for an answer that makes no sense.
 func (k *call) faulty(what string) error {
 	return k.fail(0, "the answer makes no sense: "+what, nil)
 }
 
-// grant checks what WeChat issued. An empty or odd token must never replace a good one.
+// grant checks the tokens that WeChat issued. An empty or odd token must never replace a good one.
 func (k *call) grant(token string, expiresIn number, refreshToken string) (Grant, error) {
 	if !isPrintable(token, maxTokenLength) {
 		return Grant{}, k.faulty("the token is missing or not one")
@@ -370,7 +371,7 @@ func (k *call) grant(token string, expiresIn number, refreshToken string) (Grant
 	return Grant{AccessToken: token, ExpiresIn: time.Duration(expiresIn) * time.Second, RefreshToken: refreshToken}, nil
 }
 
-// do posts the request and reads the answer into answer.
+// do sends the request and reads the answer into answer.
 func (c *Client) do(ctx context.Context, k *call, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -384,7 +385,7 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 		k.inQuery.Set("access_token", k.token)
 		target.RawQuery = k.inQuery.Encode()
 	case k.token != "":
-		// The older of the two documented names; every public SDK uses it.
+		// The older of two documented names, which every public SDK uses.
 		target.RawQuery = url.Values{"component_access_token": {k.token}}.Encode()
 	}
 	method := http.MethodPost
@@ -395,7 +396,7 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 	if err != nil {
 		return k.fail(0, "make the request: "+err.Error(), nil)
 	}
-	request.URL = target // set here, so that no error of the line above can show the token
+	request.URL = target // set only here, so that no error of NewRequest can show the token
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", "wxtoken")
 
@@ -415,8 +416,8 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 	return k.read(response.StatusCode, text, limit, answer)
 }
 
-// noAnswer is fail for a call that got no whole answer. Of err, which may be a url.Error with the
-// token in it, it keeps a scrubbed text and the context's error.
+// noAnswer returns the *Error for a call that got no complete answer. err may be a url.Error with
+// the token in it, so only its scrubbed text and the context's error are kept.
 func (k *call) noAnswer(ctx context.Context, err error) error {
 	if withURL, ok := errors.AsType[*url.Error](err); ok {
 		err = withURL.Err
@@ -428,7 +429,7 @@ func (k *call) noAnswer(ctx context.Context, err error) error {
 	return k.fail(0, "no answer: "+err.Error(), cause)
 }
 
-// read judges an answer: WeChat's errcode before anything else, whatever the HTTP status.
+// read reads an answer. WeChat's errcode comes first, whatever the HTTP status is.
 func (k *call) read(status int, text []byte, limit int64, answer any) error {
 	if len(bytes.TrimSpace(text)) == 0 {
 		err := k.faulty(fmt.Sprintf("an empty body (HTTP %d)", status))
@@ -440,7 +441,7 @@ func (k *call) read(status int, text []byte, limit int64, answer any) error {
 	if int64(len(text)) > limit {
 		return k.faulty(fmt.Sprintf("longer than %d bytes (HTTP %d)", limit, status))
 	}
-	text = document.Plain(text) // an account may call itself what it likes
+	text = document.Plain(text) // names of accounts may contain control characters and the like
 	var refusal struct {
 		Code    number `json:"errcode"`
 		Message any    `json:"errmsg"`
@@ -461,7 +462,7 @@ func (k *call) read(status int, text []byte, limit int64, answer any) error {
 	return nil
 }
 
-// marshal writes v as WeChat wants it: UTF-8 without escapes, which it answers with 47002.
+// marshal encodes v as WeChat wants it: UTF-8 without escapes, for which WeChat's answer is 47002.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -493,8 +494,8 @@ func (n *number) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// funcInfo is a list of permission sets, of which only the ids matter. It is nice to know and must
-// never cost a token, so what can't be read is left out.
+// funcInfo is the ids in a list of permission sets. It is not essential and must never make a call
+// fail, so entries that can't be read are left out.
 type funcInfo []int
 
 func (f *funcInfo) UnmarshalJSON(text []byte) error {

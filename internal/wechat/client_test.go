@@ -56,8 +56,8 @@ func answering(status int, body string) http.HandlerFunc {
 	}
 }
 
-// everyCall makes each call once and returns the errors.
-func everyCall(ctx context.Context, c *wechat.Client) map[wechat.API]error {
+// callAll makes each call once and returns the errors.
+func callAll(ctx context.Context, c *wechat.Client) map[wechat.API]error {
 	errs := map[wechat.API]error{}
 	_, errs[wechat.APIComponentToken] = c.ComponentToken(ctx, "wx1", sentSecret, sentTicket)
 	_, errs[wechat.APICreatePreAuthCode] = c.CreatePreAuthCode(ctx, sentToken, "wx1")
@@ -273,7 +273,7 @@ func TestCalls(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(got, row.want) {
-				t.Errorf("got %s, want %s", show(t, got), show(t, row.want))
+				t.Errorf("got %s, want %s", toJSON(t, got), toJSON(t, row.want))
 			}
 			if want := (request{method: "POST", path: row.path, query: row.query, contentType: "application/json"}); seen != want {
 				t.Errorf("got request %+v, want %+v", seen, want)
@@ -285,8 +285,8 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// show writes as JSON what does not print itself.
-func show(t *testing.T, v any) string {
+// toJSON returns the JSON of a value that has no text of its own.
+func toJSON(t *testing.T, v any) string {
 	t.Helper()
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -354,7 +354,7 @@ func TestFaultyAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newClient(t, answering(row.status, row.body))
-			errs := everyCall(t.Context(), c)
+			errs := callAll(t.Context(), c)
 			if row.only == nil {
 				for api := range errs {
 					row.only = append(row.only, api)
@@ -399,7 +399,7 @@ func TestRefusalByErrcode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newClient(t, answering(row.status, row.body))
-			for api, err := range everyCall(t.Context(), c) {
+			for api, err := range callAll(t.Context(), c) {
 				e := wantError(t, api, err)
 				if e.Code != row.code || e.Message != row.message || e.RID != row.rid {
 					t.Errorf("%s: got %d %q rid %q, want %d %q rid %q", api, e.Code, e.Message, e.RID, row.code, row.message, row.rid)
@@ -418,7 +418,7 @@ func TestAnswerTooLong(t *testing.T) {
 			_, err = io.WriteString(w, spaces)
 		}
 	})
-	for api, err := range everyCall(t.Context(), endless) {
+	for api, err := range callAll(t.Context(), endless) {
 		if e := wantError(t, api, err); errors.Is(err, context.DeadlineExceeded) || wechat.Judge(err) != wechat.Retry {
 			t.Errorf("%s: read to the end: %v", api, e)
 		}
@@ -440,12 +440,12 @@ func TestRefusalHidesWhatWasSent(t *testing.T) {
 	t.Parallel()
 	all := strings.Join([]string{sentToken, url.QueryEscape(sentToken), sentSecret, sentTicket, sentCode, sentRefresh}, " ")
 	c := newClient(t, answering(200, `{"errcode":40001,"errmsg":"bad `+all+` end"}`))
-	for api, err := range everyCall(t.Context(), c) {
+	for api, err := range callAll(t.Context(), c) {
 		var e *wechat.Error
 		if !errors.As(err, &e) || e.Code != 40001 || !strings.HasSuffix(e.Message, " end") {
 			t.Fatalf("%s: got %v", api, err)
 		}
-		for _, secret := range sentBy(api) {
+		for _, secret := range secretsSentTo(api) {
 			if strings.Contains(e.Error(), secret) || strings.Contains(e.Error(), url.QueryEscape(secret)) {
 				t.Errorf("%s: the error shows %s", api, secret)
 			}
@@ -453,8 +453,8 @@ func TestRefusalHidesWhatWasSent(t *testing.T) {
 	}
 }
 
-// sentBy lists the secrets that everyCall sends to api.
-func sentBy(api wechat.API) []string {
+// secretsSentTo lists the secrets that callAll sends to api.
+func secretsSentTo(api wechat.API) []string {
 	switch api {
 	case wechat.APIComponentToken:
 		return []string{sentSecret, sentTicket}
@@ -490,7 +490,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 		c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, other.URL+"?"+r.URL.RawQuery, status)
 		})
-		for api, err := range everyCall(t.Context(), c) {
+		for api, err := range callAll(t.Context(), c) {
 			wantError(t, api, err)
 		}
 	}
@@ -499,8 +499,8 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-// stuck answers the beginning of a document, or nothing, and then waits for the client to go away.
-func stuck(beginning string) http.HandlerFunc {
+// stall answers the beginning of a document, or nothing, and then waits for the client to go away.
+func stall(beginning string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client goes
 		if beginning != "" {
@@ -516,10 +516,10 @@ func TestTimeout(t *testing.T) {
 	for name, beginning := range map[string]string{"no answer": "", "slow drip": `{"component_access_token":"SEKRET`} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := httptest.NewServer(stuck(beginning))
+			server := httptest.NewServer(stall(beginning))
 			t.Cleanup(server.Close)
 			c := clientOf(t, wechat.ClientConfig{BaseURL: server.URL, Timeout: 20 * time.Millisecond})
-			for api, err := range everyCall(t.Context(), c) {
+			for api, err := range callAll(t.Context(), c) {
 				e := wantError(t, api, err)
 				if !errors.Is(err, context.DeadlineExceeded) || wechat.Judge(e) != wechat.Retry {
 					t.Errorf("%s: %v is not about the deadline", api, err)
@@ -534,7 +534,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		cancel()
-		stuck("")(w, r)
+		stall("")(w, r)
 	})
 	for range 2 { // while it waits, and before it starts
 		_, err := c.AuthorizerToken(ctx, sentToken, "wx1", "wx2", sentRefresh)
@@ -548,7 +548,7 @@ func TestNoConnection(t *testing.T) {
 	t.Parallel()
 	closed := httptest.NewServer(http.NotFoundHandler())
 	closed.Close()
-	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // with a certificate that nobody knows
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler()) // with a certificate that is not trusted
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
 	secure.StartTLS()
 	t.Cleanup(secure.Close)

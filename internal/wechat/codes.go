@@ -9,15 +9,15 @@ import (
 	"wxtoken/internal/runbook"
 )
 
-// Concern tells whom a refusal is about: how many other calls would meet it, too.
+// Concern tells what a refusal is about: which other calls would get it, too.
 type Concern int
 
 // The concerns, from the narrowest to the widest.
 const (
-	ConcernCall      Concern = iota // the call itself, or nothing that is known
+	ConcernCall      Concern = iota // the call itself, or not known
 	ConcernAccount                  // the account that the call was made for
-	ConcernComponent                // the component, its secret or its state: each call of it
-	ConcernAddress                  // the address that calls come from: each call from here
+	ConcernComponent                // the component, its secret or its state: all its calls
+	ConcernAddress                  // the address that calls come from: all calls from here
 )
 
 var concernNames = [...]string{
@@ -35,7 +35,7 @@ type remedy struct {
 
 // The remedies. Names of fields are those of WeChat's console.
 var (
-	allowAddress = &remedy{addAddress(""), runbook.ComponentOperator} // Remedy puts in the address
+	allowAddress = &remedy{addAddress(""), runbook.ComponentOperator} // Remedy fills in the address
 	copySecret   = &remedy{lang.T("copy the AppSecret from WeChat's console (or reset it there) into "+
 		"--component-appsecret-file (WXTOKEN_COMPONENT_APPSECRET_FILE), or appsecret in --components-dir",
 		"从微信开放平台复制 AppSecret（或在那里重置），写入 "+
@@ -61,7 +61,7 @@ var (
 		"在微信的文档里查这个 errcode"), runbook.ComponentOperator}
 )
 
-// addAddress says that an address goes on the whitelist: the one that WeChat names.
+// addAddress returns the remedy to put the address in WeChat's message on the whitelist.
 func addAddress(message string) lang.Text {
 	return lang.T("add %s on WeChat's console to 白名单IP地址列表",
 		"在微信开放平台的白名单IP地址列表里加上：%s", addressIn(message))
@@ -69,14 +69,14 @@ func addAddress(message string) lang.Text {
 
 // errcode is a row of the table.
 type errcode struct {
-	code, last int // last: of a range, codes of the platform that come in rows; 0: one code
+	code, last int // last is the end of a range of codes; 0 if the row is for one code
 	verdict    Verdict
-	concern    Concern // ConcernCall: the call, or the account that it was made for
+	concern    Concern // ConcernCall also for calls made for an account: see Concerns
 	remedy     *remedy
-	elsewhere  *remedy // on calls that can't mean the verdict (asksFor), where Operator is the verdict; nil: lookUp
+	elsewhere  *remedy // for calls on which the verdict is not possible (possibleOn), where it is Operator instead; nil means lookUp
 }
 
-// codes returns the codes that the row is about.
+// codes returns the codes of the row.
 func (r errcode) codes() []int {
 	codes := []int{r.code}
 	for code := r.code + 1; code <= r.last && r.last != 0; code++ {
@@ -85,11 +85,11 @@ func (r errcode) codes() []int {
 	return codes
 }
 
-// table is all that is known of errcodes: what each means to a keeper of tokens
+// table is all that is known about errcodes: what each means for renewing tokens
 // ("Return_code_descriptions_new", and the pages of the calls), whom it concerns, and what to do.
-// Codes of other parts of the platform (end-user OAuth, quick registration) are here as well: our
-// calls never give them, so if one does, a person has to look. A code that is not here is worth
-// another try.
+// Codes of other parts of the platform (end-user OAuth, quick registration) are here too: our calls
+// should never get them, so if one does, an operator must look. After a code that is not here the
+// call is tried again.
 var table = []errcode{
 	{code: -1, verdict: Retry, remedy: waitMinute},    // system busy
 	{code: -1000, verdict: Retry, remedy: waitMinute}, // system error
@@ -207,7 +207,7 @@ var table = []errcode{
 	{code: 89249, last: 89255, verdict: Operator, remedy: lookUp}, // quick registration: state of the task
 }
 
-// errcodes is the table by code. It is only read.
+// errcodes is the table by code. It never changes.
 var errcodes = func() map[int]errcode {
 	rows := map[int]errcode{}
 	for _, row := range table {
@@ -221,8 +221,8 @@ var errcodes = func() map[int]errcode {
 // ofOneAccount are the calls for an account that are made with the component's token.
 var ofOneAccount = map[API]bool{APIAuthorizerToken: true, APIAuthorizerInfo: true, APIQueryAuth: true}
 
-// Concerns tells whom err, an error of Client, is about. What the table does not lay at the
-// component's door, or the address's, is the account's if the call was made for one.
+// Concerns returns what err, an error of Client, is about. If the table does not say component or
+// address, it is about the account for which the call was made, if any.
 func Concerns(err error) Concern {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -237,15 +237,15 @@ func Concerns(err error) Concern {
 	return ConcernCall
 }
 
-// OfAccount reports whether err concerns one account, and not all calls of its component.
+// OfAccount reports whether err concerns only one account, not all calls of its component.
 func OfAccount(err error) bool { return Concerns(err) == ConcernAccount }
 
-// OfComponent reports whether every call of the component would meet err: its secret, its state, or
-// the address that it calls from.
+// OfComponent reports whether every call of the component would get err: it is about its secret,
+// its state, or the address that it calls from.
 func OfComponent(err error) bool { return Concerns(err) >= ConcernComponent }
 
 // Remedy tells an operator what to do about the refusal, and which entry of the runbook tells more.
-// It is empty where WeChat gave no errcode.
+// It is empty if WeChat gave no errcode.
 func (e *Error) Remedy() lang.Text {
 	switch r := e.remedy(); {
 	case e.Code == 0:
@@ -257,10 +257,11 @@ func (e *Error) Remedy() lang.Text {
 	}
 }
 
-// remedy chooses by the verdict: where a call can't mean that of the table, Judge says Operator.
+// remedy returns the remedy of the errcode. Where Judge says Operator because the table's verdict
+// is not possible on the call, it is the row's elsewhere.
 func (e *Error) remedy() *remedy {
 	row, known := errcodes[e.Code]
-	switch _, limited := asksFor[row.verdict]; {
+	switch _, limited := possibleOn[row.verdict]; {
 	case !known:
 		return lookUp
 	case !limited || Judge(e) != Operator:
@@ -274,10 +275,10 @@ func (e *Error) remedy() *remedy {
 // LacksPermission reports whether a permission set is missing.
 func (e *Error) LacksPermission() bool { return errcodes[e.Code].remedy == grantPermission }
 
-// addressPattern finds an address in WeChat's words.
+// addressPattern finds an IP address in WeChat's message.
 var addressPattern = regexp.MustCompile(`[0-9a-fA-F:.]*[0-9a-fA-F]`)
 
-// addressIn returns the address that WeChat names, or "this machine's outbound address".
+// addressIn returns the address in WeChat's message, or "this machine's outbound address".
 func addressIn(message string) lang.Text {
 	for _, word := range addressPattern.FindAllString(message, -1) {
 		if ip := net.ParseIP(word); ip != nil {

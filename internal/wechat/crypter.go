@@ -36,8 +36,8 @@ type Keys struct {
 	AESKeys []string // EncodingAESKey, 43 characters each
 }
 
-// Crypter opens what WeChat encrypted and seals what WeChat shall read.
-// It is safe for concurrent use.
+// Crypter decrypts what WeChat encrypted, and encrypts answers for WeChat. It is safe for
+// concurrent use.
 type Crypter struct {
 	hidden
 	appID  string
@@ -46,7 +46,7 @@ type Crypter struct {
 	prefix func() string // the 16 random bytes before a text
 }
 
-// aesKey is an EncodingAESKey made ready.
+// aesKey is a decoded EncodingAESKey.
 type aesKey struct {
 	block cipher.Block
 	iv    []byte // the first 16 bytes of the key, as in all official samples
@@ -65,15 +65,16 @@ func NewCrypter(k Keys) (*Crypter, error) {
 		faults = append(faults, errors.New("component_appid: want 1 to 64 of A-Z a-z 0-9 _ -, such as wx1234567890abcdef"))
 	}
 	if len(k.Tokens) == 0 {
-		faults = append(faults, errors.New("token: none given: copy it from the platform's console"))
+		faults = append(faults, errors.New("token: none given (copy it from the platform's console)"))
 	}
 	for i, token := range k.Tokens {
 		if !isPrintable(token, 128) {
-			faults = append(faults, fmt.Errorf("token %d of %d: want 1 to 128 visible ASCII characters without spaces, as on the platform's console", i+1, len(k.Tokens)))
+			faults = append(faults, fmt.Errorf("token %d of %d: want 1 to 128 visible ASCII characters without spaces, "+
+				"as on the platform's console", i+1, len(k.Tokens)))
 		}
 	}
 	if len(k.AESKeys) == 0 {
-		faults = append(faults, errors.New("EncodingAESKey: none given: copy it from the platform's console"))
+		faults = append(faults, errors.New("EncodingAESKey: none given (copy it from the platform's console)"))
 	}
 	for i, text := range k.AESKeys {
 		key, err := decodeAESKey(text)
@@ -91,9 +92,10 @@ func NewCrypter(k Keys) (*Crypter, error) {
 
 func decodeAESKey(text string) (aesKey, error) {
 	if len(text) != aesKeyLength {
-		return aesKey{}, fmt.Errorf("want %d characters, got %d: copy it from the platform's console", aesKeyLength, len(text))
+		return aesKey{}, fmt.Errorf("want %d characters, got %d (copy it from the platform's console)", aesKeyLength, len(text))
 	}
-	// Not strict: the last character carries two spare bits, and WeChat does not keep them zero.
+	// Not strict: the last character has two spare bits, which are not always zero in WeChat's
+	// keys.
 	raw, err := base64.StdEncoding.DecodeString(text + "=")
 	if err != nil || len(raw) != 32 {
 		return aesKey{}, errors.New("want letters and digits only, as on the platform's console")
@@ -113,15 +115,15 @@ type Opened struct {
 	Token int // index into Keys.Tokens of the token that verified
 }
 
-// signRoom is what a token, a timestamp and a nonce take at most.
+// signRoom is the most that a token, a timestamp and a nonce take, in bytes.
 const signRoom = 128 + 10 + 32
 
-// strictBase64 refuses spare bits that are not zero, so that one ciphertext has one spelling.
+// strictBase64 refuses spare bits that are not zero, so that each ciphertext has only one spelling.
 var strictBase64 = base64.StdEncoding.Strict()
 
 // Open verifies q.MsgSignature over encrypt, the base64 of an envelope, and only then decrypts it.
-// Every fault found after the signature is a fault of a sender that knows our token, or of our
-// settings. The error is a *Refusal: ReasonSignatureSyntax, ReasonNoEncrypt, ReasonSignature,
+// A fault after the signature means that the sender knows our token, or that our settings are
+// wrong. The error is a *Refusal: ReasonSignatureSyntax, ReasonNoEncrypt, ReasonSignature,
 // ReasonDecrypt or ReasonAppID.
 func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if !isSignature(q.MsgSignature) {
@@ -130,10 +132,11 @@ func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if len(encrypt) == 0 {
 		return Opened{}, refuse(ReasonNoEncrypt, "nothing to decrypt")
 	}
-	room := make([]byte, 0, signRoom+len(encrypt)) // for all of what follows
+	room := make([]byte, 0, signRoom+len(encrypt)) // scratch space for all that follows
 	token := c.verify(room, q.MsgSignature, q.Timestamp, q.Nonce, encrypt)
 	if token < 0 {
-		return Opened{}, refuse(ReasonSignature, "msg_signature fits none of %d tokens: compare the token with the platform's console", len(c.tokens))
+		return Opened{}, refuse(ReasonSignature, "msg_signature fits none of %d tokens: compare the token with the "+
+			"platform's console", len(c.tokens))
 	}
 	// The decoder skips line breaks; WeChat sends none.
 	if bytes.IndexByte(encrypt, '\n') >= 0 || bytes.IndexByte(encrypt, '\r') >= 0 {
@@ -152,7 +155,7 @@ func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	reason := ReasonDecrypt
 	for i, key := range c.keys {
 		if i == 0 && len(c.keys) > 1 {
-			plain = make([]byte, n) // the next key needs what is sealed, too
+			plain = make([]byte, n) // sealed must be kept for the next key
 		}
 		cipher.NewCBCDecrypter(key.block, key.iv).CryptBlocks(plain, sealed)
 		text, appID, ok := split(plain)
@@ -167,11 +170,12 @@ func (c *Crypter) Open(q Query, encrypt []byte) (Opened, error) {
 	if reason == ReasonAppID {
 		return Opened{}, refuse(ReasonAppID, "encrypted for another appid than this component's")
 	}
-	return Opened{}, refuse(ReasonDecrypt, "signed with our token, but none of %d EncodingAESKeys decrypts it: compare them with the platform's console", len(c.keys))
+	return Opened{}, refuse(ReasonDecrypt, "signed with our token, but none of %d EncodingAESKeys decrypts it: "+
+		"compare them with the platform's console", len(c.keys))
 }
 
-// split takes the padding off plain, a multiple of 32 bytes, and returns text and appid.
-// The time it takes does not depend on where the padding is wrong.
+// split removes the padding of plain, a multiple of 32 bytes, and returns text and appid. Its
+// duration does not depend on where the padding is wrong.
 func split(plain []byte) (text, appID []byte, ok bool) {
 	size := int(plain[len(plain)-1])
 	good := subtle.ConstantTimeLessOrEq(1, size) & subtle.ConstantTimeLessOrEq(size, padBlock)
@@ -191,8 +195,8 @@ func split(plain []byte) (text, appID []byte, ok bool) {
 	return rest[:length:length], rest[length:], true
 }
 
-// verify returns the index of the token whose signature over the values is the one given, or -1.
-// It uses scratch for its work.
+// verify returns the index of the token that gives this signature over the values, or -1. It uses
+// scratch as working memory.
 func (c *Crypter) verify(scratch []byte, signature, timestamp, nonce string, encrypt []byte) int {
 	for i, token := range c.tokens {
 		want := sign(scratch, token, timestamp, nonce, encrypt)
@@ -204,7 +208,7 @@ func (c *Crypter) verify(scratch []byte, signature, timestamp, nonce string, enc
 }
 
 // sign returns the lower-case hex SHA-1 over the values in byte order without separators
-// ("message_push"). encrypt is nil in the signature of a GET. It uses scratch for its work.
+// ("message_push"). encrypt is nil in the signature of a GET. It uses scratch as working memory.
 func sign(scratch []byte, token, timestamp, nonce string, encrypt []byte) (signature [2 * sha1.Size]byte) {
 	values := [3]string{token, timestamp, nonce}
 	for i := range values {
@@ -227,8 +231,8 @@ func sign(scratch []byte, token, timestamp, nonce string, encrypt []byte) (signa
 	return signature
 }
 
-// CheckSignature reports whether q.Signature is right for q.Timestamp and q.Nonce. It covers no
-// body: use it for a GET with echostr only.
+// CheckSignature reports whether q.Signature is right for q.Timestamp and q.Nonce. It does not
+// cover a body: use it only for a GET with echostr, and for plain mode.
 func (c *Crypter) CheckSignature(q Query) bool {
 	return c.verify(make([]byte, 0, signRoom), q.Signature, q.Timestamp, q.Nonce, nil) >= 0
 }
@@ -238,9 +242,9 @@ type Reply struct {
 	Encrypt, MsgSignature, Timestamp, Nonce string
 }
 
-// Answer seals text as the answer to a push that Open opened, with the key and the token that the
-// push was made with: while a changed setting is being released, WeChat may not know the new ones
-// yet. timestamp is ten digits of epoch seconds, nonce 1 to 32 letters and digits.
+// Answer encrypts text as the answer to a push that Open opened, with the key and the token of the
+// push: while a changed setting is being released, WeChat may not know the new ones yet. timestamp
+// is ten digits of epoch seconds, nonce 1 to 32 letters and digits.
 func (c *Crypter) Answer(to Opened, timestamp, nonce string, text []byte) (Reply, error) {
 	switch {
 	case to.Key < 0 || to.Key >= len(c.keys):
@@ -277,6 +281,7 @@ func (r Reply) XML() []byte {
 
 // JSON returns the reply as WeChat wants it for a push in JSON ("message-push" of mini programs).
 func (r Reply) JSON() []byte {
-	// Answer let nothing through that JSON would escape.
-	return []byte(`{"Encrypt":"` + r.Encrypt + `","MsgSignature":"` + r.MsgSignature + `","TimeStamp":` + r.Timestamp + `,"Nonce":"` + r.Nonce + `"}`)
+	// Nothing to escape: Answer has checked the fields.
+	return []byte(`{"Encrypt":"` + r.Encrypt + `","MsgSignature":"` + r.MsgSignature +
+		`","TimeStamp":` + r.Timestamp + `,"Nonce":"` + r.Nonce + `"}`)
 }

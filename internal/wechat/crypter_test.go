@@ -227,7 +227,7 @@ func TestOpenRefuses(t *testing.T) {
 		reason  wechat.Reason
 	}{
 		"no signature":             {sealed, wechat.Query{Timestamp: testTime, Nonce: testNonce}, wechat.ReasonSignatureSyntax},
-		"signature in upper case":  {sealed, upper(signed(testToken, sealed)), wechat.ReasonSignatureSyntax},
+		"signature in upper case":  {sealed, upperSignature(signed(testToken, sealed)), wechat.ReasonSignatureSyntax},
 		"three-value signature":    {sealed, signed(testToken, ""), wechat.ReasonSignature},
 		"other token":              {sealed, signed("spamtest", sealed), wechat.ReasonSignature},
 		"other body":               {sealed, signed(testToken, sealed+"AAAA"), wechat.ReasonSignature},
@@ -272,7 +272,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-func upper(q wechat.Query) wechat.Query {
+func upperSignature(q wechat.Query) wechat.Query {
 	q.MsgSignature = strings.ToUpper(q.MsgSignature)
 	return q
 }

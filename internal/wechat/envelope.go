@@ -9,12 +9,12 @@ import (
 // Envelope is the body of a push before it is decrypted. Nothing in it but Encrypt is signed.
 type Envelope struct {
 	Encrypt []byte // base64, without white space
-	JSON    bool   // the body is JSON, so the answer has to be
+	JSON    bool   // the body is JSON, so the answer must be too
 }
 
-// ParseEnvelope reads the body of a push in XML or JSON ("Message_encryption_and_decryption"). It
-// wants exactly one Encrypt; fields in the clear beside it, as in compatibility mode, are not
-// looked at. The error is a *Refusal.
+// ParseEnvelope reads the body of a push in XML or JSON ("Message_encryption_and_decryption").
+// There must be exactly one Encrypt; fields in the clear beside it, as in compatibility mode, are
+// ignored. The error is a *Refusal.
 func ParseEnvelope(body []byte) (Envelope, error) {
 	nested := false
 	d, err := document.Read(body, func(at document.Element) {
@@ -28,9 +28,9 @@ func ParseEnvelope(body []byte) (Envelope, error) {
 	case d == nil:
 		return Envelope{}, refuse(ReasonXML, "neither XML with the root xml nor a JSON object")
 	case d.Outside && d.JSON:
-		return Envelope{}, refuse(ReasonJSON, "something stands behind the object")
+		return Envelope{}, refuse(ReasonJSON, "something follows the object")
 	case d.Outside:
-		return Envelope{}, refuse(ReasonXMLShape, "something stands outside of the root")
+		return Envelope{}, refuse(ReasonXMLShape, "something stands outside the root")
 	case d.Foreign:
 		return Envelope{}, refuse(ReasonXML, "processing instruction, or another encoding than UTF-8: WeChat sends none")
 	}
@@ -56,7 +56,7 @@ func ParseEnvelope(body []byte) (Envelope, error) {
 	return Envelope{Encrypt: encrypt, JSON: d.JSON}, nil
 }
 
-// withoutSpace returns base64 without the white space in and around it, which is none of it.
+// withoutSpace returns base64 without the white space in and around it.
 func withoutSpace(text []byte) []byte {
 	if !bytes.ContainsAny(text, " \t\r\n") {
 		return text

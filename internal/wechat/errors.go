@@ -30,13 +30,13 @@ const (
 	APIClearQuota        API = "component/clear_quota/v2"
 )
 
-// ComponentAPIs are the calls that are charged to the component itself.
+// ComponentAPIs returns the calls that are charged to the component itself.
 func ComponentAPIs() []API {
 	return []API{APIComponentToken, APICreatePreAuthCode, APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo,
 		APIAuthorizerList, APIStartPushTicket}
 }
 
-// Path returns the call's path, as "openapi/quota/get" wants it.
+// Path returns the path of the call, for example /cgi-bin/component/api_query_auth.
 func (a API) Path() string {
 	if strings.Contains(string(a), "/") {
 		return "/cgi-bin/" + string(a)
@@ -52,11 +52,11 @@ func (a API) OfAccount() bool { return a == APIGetTicket || a == APICustomSend }
 // no sense. It holds no secret and may be logged.
 type Error struct {
 	API     API
-	Code    int    // WeChat's errcode; 0 when it gave none
+	Code    int    // WeChat's errcode; 0 if it gave none
 	Message string // WeChat's errmsg or what went wrong, at most 200 bytes
-	RID     string // WeChat's request id; the platform explains it for seven days ("rid")
-	Empty   bool   // WeChat answered, with nothing in the body
-	// Context.Canceled or context.DeadlineExceeded; anything else could hold the URL with its
+	RID     string // WeChat's request id; WeChat can look it up for seven days ("rid")
+	Empty   bool   // WeChat answered with an empty body
+	// Only context.Canceled or context.DeadlineExceeded: other errors may contain the URL with its
 	// token.
 	cause error
 }
@@ -76,7 +76,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Unwrap returns the context's error when the call ended because of it.
+// Unwrap returns the context's error if the call ended because of it.
 func (e *Error) Unwrap() error { return e.cause }
 
 // maxMessage bounds Error.Message, in bytes.
@@ -84,13 +84,13 @@ const maxMessage = 200
 
 var (
 	ridPattern = regexp.MustCompile(`,?\s*\brid:\s*([0-9A-Za-z-]{1,64})`)
-	// WeChat marks most of its secrets; an access token is no more than a long run of letters and
+	// Most of WeChat's secrets have a mark; an access token is just a long run of letters and
 	// digits.
 	secretPattern = regexp.MustCompile(`(?i)\b(` + strings.Join(secretMarks, "|") + `)[^\s"'&,;]*|[0-9a-z_+=-]{40,}`)
 )
 
-// scrub takes out of a foreign text the secrets given and whatever else looks like one of WeChat's,
-// and makes it one short line. It returns WeChat's request id apart.
+// scrub removes the given secrets from a foreign text, and everything else that looks like a secret
+// of WeChat's, and makes it one short line. It returns WeChat's request id separately.
 func scrub(text string, secrets []string) (message, rid string) {
 	for _, secret := range secrets {
 		if secret != "" {
@@ -120,27 +120,27 @@ func scrub(text string, secrets []string) (message, rid string) {
 	return text, rid
 }
 
-// Verdict is what a keeper of tokens has to do about an error of Client.
+// Verdict is what to do about an error of Client.
 type Verdict int
 
 // The verdicts.
 const (
-	Retry    Verdict = iota // try again, later and later: busy, no answer, nonsense, unknown
-	SlowDown                // too many calls in this minute: go on after 60 s
+	Retry    Verdict = iota // try again, with growing delays: busy, no answer, nonsense, unknown
+	SlowDown                // too many calls in this minute: continue after 60 s
 	// Too many calls today: stop this call until midnight in China, or until an operator clears the
 	// quota.
 	QuotaGone
-	// The component token that was sent is not good any more: get a new one, once.
+	// The component token that was sent is not valid any more: get a new one, once.
 	RenewComponentToken
-	// The account's access token that was sent is not good any more: get a new one, once.
+	// The account's access token that was sent is not valid any more: get a new one, once.
 	RenewAccountToken
-	WaitForTicket // the ticket is not good any more: use a newer one
-	// The refresh token is not good: ask WeChat's list for the current one, once.
+	WaitForTicket // the ticket is not valid any more: use a newer one
+	// The refresh token is not valid: ask WeChat's list for the current one, once.
 	RecoverRefreshToken
 	Revoked // the account cancelled the authorization, or was frozen
-	// The authorization code was used or has expired: WeChat's list may know the account.
+	// The authorization code was used or has expired: WeChat's list may have the account.
 	CodeSpent
-	// Only a person can put this right: secret, IP whitelist, permissions, or a fault of ours.
+	// Only an operator can fix this: secret, IP whitelist, permissions, or a fault of ours.
 	Operator
 )
 
@@ -159,10 +159,10 @@ func (v Verdict) String() string {
 	return "Verdict(" + strconv.Itoa(int(v)) + ")"
 }
 
-// asksFor lists the calls on which a verdict can mean what it says. A wrong credential on a call
-// without a component token, for instance, is a wrong appsecret; a revoked account on a call that
-// names no account is a fault of ours.
-var asksFor = map[Verdict][]API{
+// possibleOn lists, for some verdicts, the calls on which they are possible. For instance, an
+// invalid credential on a call without a component token is a wrong appsecret, and a revoked
+// account on a call that names no account is a fault of ours.
+var possibleOn = map[Verdict][]API{
 	RenewComponentToken: {APICreatePreAuthCode, APIQueryAuth, APIAuthorizerToken, APIAuthorizerInfo, APIAuthorizerList, APIQuotaGet},
 	WaitForTicket:       {APIComponentToken},
 	RecoverRefreshToken: {APIAuthorizerToken},
@@ -170,8 +170,8 @@ var asksFor = map[Verdict][]API{
 	CodeSpent:           {APIQueryAuth},
 }
 
-// Judge tells what to do about err, an error of Client. Whatever WeChat did not say, and an errcode
-// that is not in the table, is worth another try: contexts, networks, pages that are not JSON.
+// Judge returns what to do about err, an error of Client. It is Retry for an errcode that is not in
+// the table, and for every fault without an errcode: contexts, networks, pages that are not JSON.
 func Judge(err error) Verdict {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -184,7 +184,7 @@ func Judge(err error) Verdict {
 	case row.verdict == RenewComponentToken && e.API.OfAccount():
 		return RenewAccountToken
 	}
-	if apis, limited := asksFor[row.verdict]; limited && !slices.Contains(apis, e.API) {
+	if apis, limited := possibleOn[row.verdict]; limited && !slices.Contains(apis, e.API) {
 		return Operator
 	}
 	return row.verdict

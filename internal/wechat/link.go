@@ -5,14 +5,14 @@ import (
 	"net/url"
 )
 
-// LinkParams is what an authorization link is made of
+// LinkParams are the parameters of an authorization link
 // ("Authorization_Process_Technical_Description").
 type LinkParams struct {
 	Component   string // component_appid
-	PreAuthCode string // fresh: it serves one authorization
+	PreAuthCode string // a new one: it serves one authorization
 	RedirectURI string // on the host that WeChat's console names
 	AuthType    int    // 1 official accounts, 2 mini programs, 3 both, 4 to 6 and 8 others
-	BizAppID    string // this account and no other; empty for any
+	BizAppID    string // the only account that may authorize; empty for any
 	Categories  string // ids of permission sets with | between them; empty for those already released
 }
 
@@ -36,14 +36,15 @@ func (p LinkParams) values() url.Values {
 	return v
 }
 
-// PC returns the address of the page with a QR code that an administrator scans. WeChat looks at
-// the Referer: it has to be followed from a page on the host of RedirectURI. base replaces WeChat's
-// host where it is not empty.
+// PC returns the address of the page with a QR code that an administrator scans. WeChat checks the
+// Referer: the browser must come from a page on the host of RedirectURI. base replaces WeChat's
+// host if it is not empty.
 func (p LinkParams) PC(base string) string {
 	return orDefault(base, pcHost) + "/cgi-bin/componentloginpage?" + p.values().Encode()
 }
 
-// Mobile returns the address of the page for an administrator who is in WeChat on a phone.
+// Mobile returns the address of the page for an administrator who is in WeChat on a phone. base
+// replaces WeChat's host if it is not empty.
 func (p LinkParams) Mobile(base string) string {
 	v := p.values()
 	v.Set("action", "bindcomponent")

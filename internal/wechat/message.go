@@ -5,8 +5,8 @@ import (
 	"wxtoken/client/message"
 )
 
-// Message is what WeChat says on the message and event URL: a message of a user, or an event
-// ("message_push"). Fields that are not there, or can't be told without doubt, are empty.
+// Message is a push to the message and event URL: a message of a user, or an event
+// ("message_push"). Fields that are missing, or whose value is in doubt, are empty.
 type Message struct {
 	hidden
 	message.Message
@@ -14,9 +14,9 @@ type Message struct {
 	Odd []document.Oddity // what is odd about the document
 }
 
-// ParseMessage reads a decrypted document of the message and event URL, XML or JSON, as far as it
-// can be read. There are hundreds of events, and users write what they like. The error is a
-// *Refusal, of a document with a document type alone.
+// ParseMessage reads a decrypted document of the message and event URL, XML or JSON, as far as
+// possible: there are hundreds of events, and users write what they like. It returns an error, a
+// *Refusal, only for a document with a document type.
 func ParseMessage(text []byte) (Message, error) {
 	d, err := document.Read(text, nil)
 	if err != nil {
@@ -33,7 +33,7 @@ func ParseMessage(text []byte) (Message, error) {
 	return m, nil
 }
 
-// unreadable is what is odd about a text that is no document.
+// unreadable is the oddity of a text that is not a document.
 var unreadable = []document.Oddity{{Kind: document.Unreadable, Detail: "neither XML with the root xml nor a JSON object"}}
 
 // ID returns a digest of the component, the authorizer's appid in the path, and the decrypted

@@ -6,7 +6,7 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// AccountKind says to which accounts a permission set belongs.
+// AccountKind says for which kind of account a permission set is.
 type AccountKind int
 
 // The kinds.
@@ -20,12 +20,12 @@ const (
 // lists by number in func_info and takes in category_id_list.
 type PermissionSet struct {
 	ID   int
-	Kind AccountKind // 0 where WeChat's pages don't say
+	Kind AccountKind // 0 if WeChat's pages don't say
 	Name lang.Text
 }
 
-// permissionSets are the permission sets that have a name. WeChat has no API that tells the names,
-// and its pages lag behind its console, so each row follows the newest source that has it:
+// permissionSets are the permission sets with known names. WeChat has no API for the names, and its
+// pages lag behind its console, so each row follows the newest source that has it:
 //
 //   - 1 to 113 of official accounts: the table of page "offical_account_authority"; 17 to 84 of mini programs: that of page
 //     "miniprogram_authority" (both below /doc/oplatform/Third-party_Platforms/2.0/product/), by their newest stored copies.
@@ -35,8 +35,8 @@ type PermissionSet struct {
 //   - 171 to 174: page "message_push", as those that may trigger debug_demo; 185: an answer of WeChat's staff
 //     (community thread 000e801268c3f8478ca2bdb7a6bc00).
 //
-// The Chinese names are WeChat's. The English ones are ours: WeChat's English pages are translated
-// by machine.
+// The Chinese names are WeChat's. The English ones are ours: WeChat's English pages are machine
+// translations.
 var permissionSets = []PermissionSet{
 	{1, OfficialAccount, lang.T("messages", "消息管理")},
 	{2, OfficialAccount, lang.T("followers", "用户管理")},
@@ -136,8 +136,8 @@ var permissionSets = []PermissionSet{
 	{185, MiniProgram, lang.T("members of the WeChat store", "小程序管理微信小店会员")},
 }
 
-// NamePermissionSet returns the permission set of an id. One that has no name in the table is
-// called by its number: WeChat adds some every year.
+// NamePermissionSet returns the permission set of an id. One that is not in the table is named by
+// its number: WeChat adds some every year.
 func NamePermissionSet(id int) PermissionSet {
 	if at := slices.IndexFunc(permissionSets, func(s PermissionSet) bool { return s.ID == id }); at >= 0 {
 		return permissionSets[at]

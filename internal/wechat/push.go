@@ -10,8 +10,8 @@ import (
 	"wxtoken/client/document"
 )
 
-// The InfoTypes that a keeper of tokens acts on ("component_verify_ticket", "authorize_event").
-// There are more, and new ones come: they are parsed all the same.
+// The InfoTypes on which the refresher acts ("component_verify_ticket", "authorize_event"). There
+// are others, and new ones appear: they are parsed all the same.
 const (
 	InfoTicket           = "component_verify_ticket"
 	InfoAuthorized       = "authorized"
@@ -21,26 +21,26 @@ const (
 	InfoFastRegister = "notify_third_fasteregister"
 )
 
-// Push is what WeChat says on the authorization event URL. Fields that are not there, or can't be
-// told without doubt, are empty.
+// Push is a push to the authorization event URL. Fields that are missing, or whose value is in
+// doubt, are empty.
 type Push struct {
 	hidden
 	AppID           string    // component_appid
-	InfoType        string    // known or not, in any characters
-	CreateTime      time.Time // when WeChat made the event, UTC, to the second; zero when it can't be read
+	InfoType        string    // known or unknown, may contain any characters
+	CreateTime      time.Time // when WeChat made the event, UTC, to the second; zero if it can't be read
 	Ticket          string    // component_verify_ticket
-	AuthorizerAppID string    // in a quick registration the new mini program; empty when that failed
+	AuthorizerAppID string    // in a quick registration the new mini program; empty if that failed
 	Code            string    // authorization code for api_query_auth
-	PreAuthCode     string    // ties the event to the authorization link that led to it
+	PreAuthCode     string    // of the authorization link that led to the event
 
-	// What a keeper of tokens needs of this InfoType and can't read; empty when nothing is missing.
+	// What the refresher needs from this InfoType and can't be read; empty if nothing is missing.
 	Lacks string
 	Odd   []document.Oddity // what is odd about the document
 
-	text [sha256.Size]byte // digest of the document, where the fields don't tell all of it
+	text [sha256.Size]byte // digest of the document, if its content is not all in the fields
 }
 
-// Bounds of what a push carries, in bytes. The public pages give none but advise to leave room; a
+// Bounds of the values in a push, in bytes. The public pages give none but advise to leave room; a
 // real ticket has about 100.
 const (
 	maxTicket = 2048
@@ -48,8 +48,8 @@ const (
 )
 
 // ParsePush reads a decrypted document of the authorization event URL, XML or JSON with the same
-// names, as far as it can be read. Fields that it does not know are ignored. The error is a
-// *Refusal, of a document with a document type alone.
+// names, as far as possible. Unknown fields are ignored. It returns an error, a *Refusal, only for
+// a document with a document type.
 func ParsePush(text []byte) (Push, error) {
 	d, err := document.Read(text, nil)
 	if err != nil {
@@ -61,7 +61,7 @@ func ParsePush(text []byte) (Push, error) {
 	p := Push{AppID: d.Field("AppId"), InfoType: d.Field("InfoType")}
 	if !document.IsAppID(p.AppID) {
 		p.AppID = ""
-		d.Odd(document.Field, "AppId is missing, in doubt, or no appid")
+		d.Odd(document.Field, "AppId is missing, in doubt, or not an appid")
 	}
 	p.readTime(d)
 	p.readFields(d)
@@ -88,18 +88,18 @@ func (p *Push) readTime(d *document.Document) {
 	}
 }
 
-// readFields reads what a keeper of tokens needs. A line end in one of these values would travel
-// far: what can't be one is left out.
+// readFields reads the fields that the refresher needs. Values that WeChat never sends are left
+// out: a line end in one, for instance, would do harm in headers and logs.
 func (p *Push) readFields(d *document.Document) {
 	field, appID, code := d.Field, "AuthorizerAppid", "AuthorizationCode"
 	switch p.InfoType {
 	case InfoTicket, InfoAuthorized, InfoUpdateAuthorized, InfoUnauthorized:
-		field = d.Sole // no user has a text in these
+		field = d.Sole // these contain no user's text
 	case InfoFastRegister:
 		appID, code = "appid", "auth_code"
 		if d.Sole("status") == "0" {
-			// A registration that worked has all three, so that a second one from a company's name
-			// would show.
+			// A successful registration has all three fields, so a second one, forged by a
+			// company's name, would be seen.
 			field = d.Sole
 		}
 	}
@@ -122,7 +122,7 @@ func (p *Push) readFields(d *document.Document) {
 	}
 }
 
-// lacks says what is missing, or can't be read, of what the InfoType is about.
+// lacks returns which necessary field of the InfoType is missing or can't be read, "" if none.
 func (p *Push) lacks(d *document.Document) string {
 	switch p.InfoType {
 	case "":
@@ -134,7 +134,7 @@ func (p *Push) lacks(d *document.Document) string {
 			return "ComponentVerifyTicket is missing or in doubt"
 		}
 	case InfoAuthorized, InfoUpdateAuthorized:
-		if p.Code == "" { // the code alone tells the account
+		if p.Code == "" { // the code is enough: WeChat's answer to it names the account
 			return "AuthorizationCode is missing or in doubt"
 		}
 	case InfoUnauthorized:
@@ -144,7 +144,7 @@ func (p *Push) lacks(d *document.Document) string {
 	case InfoFastRegister:
 		status, err := strconv.Atoi(d.Sole("status")) // 0 is success
 		if err != nil {
-			return "status is missing, in doubt, or no number"
+			return "status is missing, in doubt, or not a number"
 		}
 		if status == 0 && p.Code == "" {
 			return "auth_code is missing or in doubt"
@@ -153,7 +153,7 @@ func (p *Push) lacks(d *document.Document) string {
 	return ""
 }
 
-// seconds returns a number of seconds, 0 when it is not one of at most eleven digits.
+// seconds parses a number of at most eleven digits; it returns 0 for any other text.
 func seconds(text string) int64 {
 	if len(text) > 11 || !isDigits(text) {
 		return 0
@@ -162,23 +162,22 @@ func seconds(text string) int64 {
 	return n
 }
 
-// ID returns a digest of what the push says: WeChat's repeats of one push have the same ID though
-// they are encrypted anew, and no other push has it. The ticket and the code can't be had back from
-// it.
+// ID returns a digest of the push's content. WeChat's repeats of one push have the same ID although
+// they are encrypted anew, and no other push has it. Ticket and code can't be recovered from it.
 func (p Push) ID() string {
 	ticket := sha256.Sum256([]byte(p.Ticket))
 	return digest([]byte("push"), []byte(p.InfoType), []byte(p.AppID), strconv.AppendInt(nil, p.CreateTime.Unix(), 10),
 		[]byte(p.AuthorizerAppID), []byte(p.Code), ticket[:], p.text[:])
 }
 
-// DocumentID returns a digest of a document that could not be read, or not blanked, for one
-// component.
+// DocumentID returns a digest of a component and a document that can't be read, or can't be
+// redacted.
 func DocumentID(component string, text []byte) string {
 	return digest([]byte("unreadable"), []byte(component), text)
 }
 
-// digest returns the hex SHA-256 of fields. Each is preceded by its length, so that no two lists
-// of fields run together to the same text.
+// digest returns the hex SHA-256 of fields. Each is preceded by its length, so that different lists
+// of fields never give the same text.
 func digest(fields ...[]byte) string {
 	h := sha256.New()
 	var length [8]byte

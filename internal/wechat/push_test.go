@@ -16,8 +16,8 @@ const pushHead = "<xml><AppId>wx1</AppId><CreateTime>1413192760</CreateTime>"
 
 var pushTime = time.Unix(1413192760, 0).UTC()
 
-// sameFields compares what a push says; a Push does not print itself.
-func sameFields(t *testing.T, got, want wechat.Push) {
+// checkFields compares what a push says; a Push does not print itself.
+func checkFields(t *testing.T, got, want wechat.Push) {
 	t.Helper()
 	for _, field := range []struct {
 		name      string
@@ -105,7 +105,7 @@ func TestParsePush(t *testing.T) {
 				t.Fatal(err)
 			}
 			row.want.AppID, row.want.CreateTime = "wx1", pushTime
-			sameFields(t, push, row.want)
+			checkFields(t, push, row.want)
 		})
 	}
 }
@@ -178,7 +178,7 @@ func TestParsePushOdd(t *testing.T) {
 			if row.want.AppID != "" && !strings.HasPrefix(name, "CreateTime") || strings.HasPrefix(name, "AppId") {
 				row.want.CreateTime = pushTime
 			}
-			sameFields(t, p, row.want)
+			checkFields(t, p, row.want)
 			if (p.Lacks == "") != (row.lacks == "") || !strings.Contains(p.Lacks, row.lacks) {
 				t.Errorf("lacks %q, want %q", p.Lacks, row.lacks)
 			}

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// Query holds what a push says in its query string ("message_push"). ParseQuery checks the syntax
-// of Timestamp, Nonce and MsgSignature; nothing is verified before Open or CheckSignature.
+// Query holds the query string of a push ("message_push"). ParseQuery checks the syntax of
+// Timestamp, Nonce and MsgSignature; only Open and CheckSignature verify them.
 type Query struct {
 	Timestamp    string // epoch seconds, ten digits, as received
 	Nonce        string // 1 to 32 letters and digits
-	MsgSignature string // 40 lower-case hex digits, or empty when absent
-	// The signature of a GET with echostr; it does not cover a body, so a push is never believed
-	// for it.
+	MsgSignature string // 40 lower-case hex digits; empty if absent
+	// The signature of a GET with echostr. It does not cover a body, so it is never enough for a
+	// push.
 	Signature string
-	EchoStr   string // printable ASCII, or empty when absent
+	EchoStr   string // printable ASCII; empty if absent
 }
 
 // Bounds of a query. WeChat sends six parameters.
@@ -24,10 +24,9 @@ const (
 	maxEchoStr    = 1024 // bytes
 )
 
-// ParseQuery reads a raw query string as net/url does, but refuses what net/url lets pass:
-// a parameter that is given twice, and any value that is not one WeChat sends. Parameters that it
-// does not know (encrypt_type, openid) are ignored: the request never chooses how it is checked.
-// The error is a *Refusal.
+// ParseQuery parses a raw query string as net/url does, but refuses what net/url lets pass: a
+// repeated parameter, and values that WeChat never sends. Other parameters (encrypt_type, openid)
+// are ignored: the request never decides how it is checked. The error is a *Refusal.
 func ParseQuery(raw string) (Query, error) {
 	var q Query
 	var seen [maxParameters]string
@@ -89,8 +88,8 @@ func ParseQuery(raw string) (Query, error) {
 	return q, nil
 }
 
-// isTimestamp reports whether s is epoch seconds as WeChat writes them. Ten digits last until the
-// year 2286.
+// isTimestamp reports whether s is epoch seconds as WeChat writes them. Ten digits are enough until
+// the year 2286.
 func isTimestamp(s string) bool { return len(s) == 10 && isDigits(s) }
 
 func isDigits(s string) bool {

@@ -12,15 +12,14 @@ var secretNames = [][]byte{
 	[]byte("ComponentVerifyTicket"), []byte("AuthorizationCode"), []byte("PreAuthCode"), []byte("auth_code"),
 }
 
-// secretMarks begin WeChat's secrets, wherever they stand: in a document, and in an error text
-// (scrub).
+// secretMarks are the beginnings of WeChat's secrets, in documents and in error texts (scrub).
 var secretMarks = []string{"ticket@@@", "queryauthcode@@@", "preauthcode@@@", "refreshtoken@@@"}
 
 // Redact returns a copy of the document in which ComponentVerifyTicket, AuthorizationCode,
-// PreAuthCode and auth_code are empty, at any depth; every other byte is as it was. It returns
-// nothing of a text in which something may be secret but can't be told from the rest: one that
-// can't be walked through, unless it has none of these names at all, and one in which WeChat's
-// secrets stand elsewhere.
+// PreAuthCode and auth_code are empty, at any depth; all other bytes are unchanged. It returns nil
+// if there may be secrets that can't be told from the rest: in a document that can't be scanned to
+// its end, unless it has none of these names at all, and in one with WeChat's secrets in other
+// places.
 func Redact(text []byte) []byte {
 	type span struct{ start, end int }
 	var secrets []span
@@ -63,7 +62,7 @@ func hasMark(text []byte) bool {
 	return slices.ContainsFunc(secretMarks, func(mark string) bool { return bytes.Contains(text, []byte(mark)) })
 }
 
-// NamesSecret reports whether a text that can't be walked through may have a credential in it.
+// NamesSecret reports whether a text that can't be scanned may contain a credential.
 func NamesSecret(text []byte) bool {
 	lower := bytes.ToLower(text)
 	for _, name := range secretNames {
@@ -71,5 +70,5 @@ func NamesSecret(text []byte) bool {
 			return true
 		}
 	}
-	return hasMark(text) || bytes.Contains(lower, []byte(`\u`)) || bytes.IndexByte(text, 0) >= 0 // a name may be written in another way
+	return hasMark(text) || bytes.Contains(lower, []byte(`\u`)) || bytes.IndexByte(text, 0) >= 0 // a name may be spelled with escapes or in another encoding
 }
