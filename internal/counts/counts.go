@@ -1,5 +1,5 @@
-// Package counts keeps what a process did, by ten minutes, on the stream TRAFFIC: for plots that
-// survive restarts.
+// Package counts stores what a process did in each ten minutes on the stream TRAFFIC, for plots
+// that survive restarts.
 package counts
 
 import (
@@ -18,17 +18,17 @@ import (
 	"wxtoken/internal/events"
 )
 
-// What is counted. LatestMS is the most in its time, in milliseconds; all others are sums.
+// The names of counts. LatestMS is a maximum, in milliseconds; all others are sums.
 const (
-	Renewed   = "renewed"   // tokens that were renewed
-	Failed    = "failed"    // renewals that WeChat did not answer with a token
-	LatestMS  = "latest_ms" // how long after its time the latest renewal came
+	Renewed   = "renewed"   // renewed tokens
+	Failed    = "failed"    // renewals for which WeChat returned no token
+	LatestMS  = "latest_ms" // delay of the most delayed renewal
 	Exchanged = "exchanged" // accounts that authorized
-	Pushes    = "pushes"    // pushes that were taken
-	Refused   = "refused"   // pushes that were refused
-	Repeated  = "repeated"  // of those taken, WeChat's repeats of what was stored already
+	Pushes    = "pushes"    // accepted pushes
+	Refused   = "refused"   // refused pushes
+	Repeated  = "repeated"  // accepted pushes that repeat a stored one
 
-	// How long pushes that were taken waited for their answer. WeChat waits 5 s.
+	// Accepted pushes by the time until their answer. WeChat waits 5 s.
 	Within10ms  = "answered_10ms"
 	Within100ms = "answered_100ms"
 	Within1s    = "answered_1s"
@@ -37,15 +37,15 @@ const (
 )
 
 const (
-	// Every is how long one record counts.
+	// Every is the period of one record.
 	Every = 10 * time.Minute
 	// keptFor is the life of a record.
 	keptFor = 48 * time.Hour
-	// writeWithin bounds the wait for NATS.
+	// writeWithin bounds the wait for NATS to store a record.
 	writeWithin = 2 * time.Second
 )
 
-// Within returns the count for an answer that took so long.
+// Within returns the name of the count for an answer after that time.
 func Within(took time.Duration) string {
 	switch {
 	case took <= 10*time.Millisecond:
@@ -60,7 +60,7 @@ func Within(took time.Duration) string {
 	return Later
 }
 
-// Record is what a process did between two times.
+// Record is what a process did in one period.
 type Record struct {
 	Role   string           `json:"role"`
 	From   time.Time        `json:"from"`
@@ -70,7 +70,7 @@ type Record struct {
 
 // Counter counts for one process. A nil Counter counts nothing.
 type Counter struct {
-	Every time.Duration    // of one record; ten minutes
+	Every time.Duration    // the period of one record; New sets ten minutes
 	Now   func() time.Time // time.Now
 
 	role, instance string
@@ -78,46 +78,47 @@ type Counter struct {
 	log            zerolog.Logger
 
 	mu     sync.Mutex
-	since  time.Time // of the record that is being counted for; Run's own
+	since  time.Time // start of the current period; used by Run alone
 	counts map[string]int64
 }
 
-// New returns a counter for a process of that role. Run writes what it counts.
+// New returns a counter for a process of that role. Run writes its counts.
 func New(role string, js jetstream.JetStream, log zerolog.Logger) *Counter {
 	return &Counter{Every: Every, Now: time.Now, role: role, instance: nuid.Next(), js: js, log: log}
 }
 
-// Add counts n more.
+// Add adds n to a count.
 func (c *Counter) Add(name string, n int64) {
 	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.open()[name] += n
+	c.current()[name] += n
 }
 
-// Most keeps the largest.
+// Most raises a maximum to n if that is larger.
 func (c *Counter) Most(name string, n int64) {
 	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if counts := c.open(); n > counts[name] {
+	if counts := c.current(); n > counts[name] {
 		counts[name] = n
 	}
 }
 
-// open returns the counts of now. The caller holds mu.
-func (c *Counter) open() map[string]int64 {
+// current returns the counts of the current period. The caller holds mu.
+func (c *Counter) current() map[string]int64 {
 	if c.counts == nil {
 		c.counts = map[string]int64{}
 	}
 	return c.counts
 }
 
-// Run writes a record at each round ten minutes, and the last one when ctx ends.
+// Run writes a record at the end of each period (with ten minutes: at :00, :10, ...), and the last
+// one when ctx ends.
 func (c *Counter) Run(ctx context.Context) error {
 	c.since = c.Now().UTC()
 	for {
@@ -133,8 +134,8 @@ func (c *Counter) Run(ctx context.Context) error {
 	}
 }
 
-// write writes a record of what was counted since the last. What NATS does not take is counted on:
-// the next record is of a longer time.
+// write writes a record of the current period. If NATS does not take it, the period goes on, and
+// the next record is for a longer one.
 func (c *Counter) write(ctx context.Context) {
 	c.mu.Lock()
 	r := Record{Role: c.role, From: c.since, To: c.Now().UTC(), Counts: c.counts}
@@ -145,8 +146,8 @@ func (c *Counter) write(ctx context.Context) {
 		return
 	}
 	if err := c.publish(ctx, r); err != nil {
-		c.log.Debug().Err(err).Msg("failed to write down what was done")
-		c.giveBack(r.Counts)
+		c.log.Debug().Err(err).Msg("failed to write counts")
+		c.putBack(r.Counts)
 		return
 	}
 	c.since = r.To
@@ -165,8 +166,8 @@ func (c *Counter) publish(ctx context.Context, r Record) error {
 	return err
 }
 
-// giveBack counts again what could not be written.
-func (c *Counter) giveBack(counts map[string]int64) {
+// putBack adds counts that could not be written to the current ones.
+func (c *Counter) putBack(counts map[string]int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.counts == nil {

@@ -50,8 +50,8 @@ func newCounter(t *testing.T) (*Counter, *natsdtest.Server, func() []Record) {
 	return New("refresher", js, zerolog.Nop()), srv, read
 }
 
-// TestWritten writes what was done down by the time, the rest at the end, and nothing where nothing was done.
-func TestWritten(t *testing.T) {
+// TestRun: counts are written regularly and at the end, and nothing is written without counts.
+func TestRun(t *testing.T) {
 	t.Parallel()
 	c, _, read := newCounter(t)
 	c.Every = 50 * time.Millisecond
@@ -87,8 +87,8 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// TestCountedOn counts on what NATS did not take.
-func TestCountedOn(t *testing.T) {
+// TestKeepsCountsUntilWritten: what NATS did not store is counted further.
+func TestKeepsCountsUntilWritten(t *testing.T) {
 	t.Parallel()
 	c, srv, read := newCounter(t)
 	c.since = time.Now()
@@ -116,8 +116,8 @@ func TestCountedOn(t *testing.T) {
 	}
 }
 
-// TestNil has a process without a counter count nothing.
-func TestNil(t *testing.T) {
+// TestNilCounter: without a counter nothing is counted.
+func TestNilCounter(t *testing.T) {
 	t.Parallel()
 	var c *Counter
 	c.Add(Renewed, 1)

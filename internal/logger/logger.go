@@ -1,6 +1,6 @@
-// Package logger makes the logger of a process, and says how lines and errors are written: fields,
-// times, and no password of a URL. It sets zerolog's global names, so mains and their near
-// surroundings import it; other rooms are handed a logger.
+// Package logger makes the logger of a process, and decides how lines and errors are written: names
+// of fields, format of times, no passwords of URLs. It sets zerolog's global variables, so only
+// main packages and those close to them import it; other packages are handed a logger.
 package logger
 
 import (
@@ -22,8 +22,8 @@ import (
 // tsFormat is RFC 3339 with milliseconds.
 const tsFormat = "2006-01-02T15:04:05.000Z07:00"
 
-// zerolog keeps the names and formats of its fields in variables of the package. They are set
-// here, before any goroutine runs, and nowhere else.
+// zerolog keeps the names and formats of its fields in package variables. They are set only here,
+// before any goroutine runs.
 func init() {
 	zerolog.TimestampFieldName = "ts"
 	zerolog.MessageFieldName = "msg"
@@ -33,10 +33,10 @@ func init() {
 	zerolog.DurationFieldFormat = zerolog.DurationFormatString
 }
 
-// New returns the logger of a process. Format json writes one JSON object a line with ts
-// (RFC 3339, milliseconds, UTC), level and msg; console writes lines for a person; auto is console
-// when w is a terminal. Hand the value down; each room adds its role. It returns an error for a
-// level other than debug, info, warn, error and for an unknown format.
+// New returns the logger of a process. Format json writes one JSON object a line with ts (RFC 3339,
+// milliseconds, UTC), level and msg; console writes lines for a person; auto is console when w is a
+// terminal. Hand the value down; each package adds its role. It returns an error for a level other
+// than debug, info, warn, error and for an unknown format.
 func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	l, err := settings.Level(level)
 	if err != nil {
@@ -45,11 +45,13 @@ func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	if err := settings.CheckFormat(format); err != nil {
 		return zerolog.Nop(), err
 	}
-	if format == settings.FormatConsole || format == settings.FormatAuto && terminal(w) {
+	if format == settings.FormatConsole || format == settings.FormatAuto && isTerminal(w) {
 		w = zerolog.ConsoleWriter{
-			Out: w, NoColor: !terminal(w) || os.Getenv("NO_COLOR") != "",
+			Out: w, NoColor: !isTerminal(w) || os.Getenv("NO_COLOR") != "",
 			TimeFormat: "15:04:05.000", TimeLocation: time.UTC,
-			FieldsOrder: []string{"key", "component", "generation", "attempt", "reason", "renew_at", "expires_at", "delay", "duration", "error", "role"},
+			FieldsOrder: []string{
+				"key", "component", "generation", "attempt", "reason", "renew_at", "expires_at", "delay", "duration", "error", "role",
+			},
 			FormatPrepare: func(line map[string]any) error {
 				shorten(line, time.Now().UTC())
 				return nil
@@ -59,8 +61,8 @@ func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
 }
 
-// init has all loggers of the process write errors as Text does: the field error is written by all
-// rooms.
+// init makes all loggers of the process write errors as Text does: all packages write the field
+// error.
 func init() {
 	zerolog.ErrorMarshalFunc = func(err error) any {
 		if err == nil {
@@ -70,11 +72,11 @@ func init() {
 	}
 }
 
-// msgColumns is the width of most messages, so that the fields behind them stand in a column.
+// msgColumns is the width of most messages, so that the fields after them line up.
 const msgColumns = 21
 
-// shorten makes a line quick to read for a person: of times within a day the clock alone, no more
-// digits of a duration than matter, and the message in a column.
+// shorten makes a line easy to read: times within a day without the date, durations to the
+// millisecond, and messages padded to msgColumns.
 func shorten(line map[string]any, now time.Time) {
 	for name, value := range line {
 		text, ok := value.(string)
@@ -94,8 +96,8 @@ func shorten(line map[string]any, now time.Time) {
 	}
 }
 
-// terminal reports whether a person reads w.
-func terminal(w io.Writer) bool {
+// isTerminal reports whether w is a terminal, which a person reads.
+func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false
@@ -104,8 +106,8 @@ func terminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
 }
 
-// Std returns a logger of the standard library, for libraries that want one, whose lines
-// become warnings of log.
+// Std returns a logger of the standard library, for libraries that want one. Its lines become
+// warnings of l.
 func Std(l zerolog.Logger) *log.Logger { return log.New(lineWriter{l}, "", 0) }
 
 type lineWriter struct{ log zerolog.Logger }
@@ -116,7 +118,7 @@ func (w lineWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// End says how a process ended, in the last line of its log.
+// End writes the last line of a process's log: how it ended.
 func End(ctx context.Context, log zerolog.Logger, err error) {
 	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		log.Info().Msg("stopped")
@@ -125,8 +127,9 @@ func End(ctx context.Context, log zerolog.Logger, err error) {
 	log.Error().Str("error", Text(err)).Msg("stopped by an error")
 }
 
-// Text is the text of err without the userinfo of a URL in it, and with what the client library
-// means: its buffer for the time without a connection has no room, because natsconn gives it none.
+// Text returns the text of err, without the userinfo of URLs. It replaces one misleading text of
+// nats.go: the reconnect buffer is always full, because natsconn disables it, so that error means
+// "not connected".
 func Text(err error) string {
 	if err == nil {
 		return "connection closed"

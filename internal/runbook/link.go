@@ -7,7 +7,7 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// page returns the file of the runbook, as links have it: those of the alerts' runbook_url, too.
+// page returns the path of the runbook's file for links, also for the alerts' runbook_url.
 func page(l lang.Language) string {
 	if l == lang.Chinese {
 		return "docs/operations.zh-CN.md"
@@ -15,29 +15,29 @@ func page(l lang.Language) string {
 	return "docs/operations.md"
 }
 
-// unlinked is what a heading loses in a link.
-var unlinked = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+// notInAnchor matches the characters of a heading that are left out in its anchor.
+var notInAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 
-// Anchor returns what a heading is called in a link, as code hosts make it.
+// Anchor returns the anchor of a heading, as code hosts make it.
 func Anchor(heading string) string {
-	return strings.ReplaceAll(unlinked.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
+	return strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
 
-// Address is where the entry stands, from the root of the repository: what the alerts have as
+// Address returns the entry's path and anchor from the root of the repository, as in the alerts'
 // runbook_url.
 func (e Entry) Address(l lang.Language) string { return page(l) + "#" + Anchor(headings[e].In(l)) }
 
-// Anchor names the entry in an address of the operator's page, the same in both languages.
+// Anchor returns the entry's name in addresses of the operator's page, the same in both languages.
 func (e Entry) Anchor() string { return Anchor(headings[e].EN) }
 
-// Mention is a place of a text that names an entry.
+// Mention is a place in a text that names an entry.
 type Mention struct {
 	Entry      Entry
-	From, Upto int // of its heading, in bytes
+	From, Upto int // where its heading is in the text, in bytes
 }
 
-// Mentions returns where a text that See wrote, or several that were joined, names entries. A page
-// may have taken the backticks out.
+// Mentions returns the places where a text names entries. The text was written by See, or joined
+// from several such texts; its backticks may have been removed.
 func Mentions(text string) (all []Mention) {
 	for at := 0; at < len(text); {
 		next, after := -1, ""
@@ -50,7 +50,7 @@ func Mentions(text string) (all []Mention) {
 			return all
 		}
 		at += next + len(after)
-		if e, length := begins(text[at:]); length > 0 {
+		if e, length := headingAt(text[at:]); length > 0 {
 			all = append(all, Mention{e, at, at + length})
 			at += length
 		}
@@ -58,8 +58,9 @@ func Mentions(text string) (all []Mention) {
 	return all
 }
 
-// begins returns the entry with whose heading a text begins, the longest where there are several.
-func begins(text string) (found Entry, length int) {
+// headingAt returns the entry with whose heading a text begins, the one with the longest heading if
+// there are several.
+func headingAt(text string) (found Entry, length int) {
 	for e := None + 1; int(e) < len(headings); e++ {
 		for _, heading := range []string{headings[e].EN, headings[e].ZH} {
 			for _, h := range []string{heading, strings.ReplaceAll(heading, "`", "")} {

@@ -1,4 +1,4 @@
-// Package runbook names the entries of the runbook, docs/operations.md, that remedies point to.
+// Package runbook names the entries of the runbook, docs/operations.md, to which remedies point.
 package runbook
 
 import "wxtoken/internal/lang"
@@ -30,7 +30,7 @@ const (
 	WeChatAway
 )
 
-// headings are the headings of the entries in the pages of both languages.
+// headings are the headings of the entries, in both languages.
 var headings = [...]lang.Text{
 	AccountAuthorizes:  lang.T("An authorizer is in state `needs_authorization` or `revoked`", "授权方处于 `needs_authorization` 或 `revoked` 状态"),
 	ComponentAddRemove: lang.T("Add or remove a component", "增加或移除第三方平台"),
@@ -56,7 +56,7 @@ var headings = [...]lang.Text{
 // Heading returns the entry's heading; that of None is empty.
 func (e Entry) Heading() lang.Text { return headings[e] }
 
-// See adds to a remedy which entry tells more.
+// See returns a remedy with a pointer to the entry that tells more.
 func (e Entry) See(remedy lang.Text) lang.Text {
 	if e == None {
 		return remedy

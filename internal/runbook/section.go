@@ -8,21 +8,21 @@ import (
 	"wxtoken/internal/lang"
 )
 
-// Section is a section of the page of operations: an entry of the runbook, or what stands before the runbook.
+// Section is a section of docs/operations.md: an entry of the runbook, or a section before it.
 type Section struct {
-	Name          string // in an address of the operator's page, the same in both languages
-	Entry         bool   // of the runbook
+	Name          string // in addresses of the operator's page, the same in both languages
+	Entry         bool   // it is an entry of the runbook
 	Heading, Text lang.Text
 }
 
-// Address is where the section stands, from the root of the repository.
+// Address returns the section's path and anchor from the root of the repository.
 func (s Section) Address(l lang.Language) string { return page(l) + "#" + Anchor(s.Heading.In(l)) }
 
 // Sections returns all sections in their order.
 var Sections = sync.OnceValue(func() (all []Section) {
 	english, chinese := split(lang.English), split(lang.Chinese)
 	within := false
-	for i := range min(len(english), len(chinese)) { // the pages have the same headings, which a test looks at
+	for i := range min(len(english), len(chinese)) { // a test checks that both pages have the same headings
 		en, zh := english[i], chinese[i]
 		if en.level == 2 {
 			within = en.heading == "Runbook"
@@ -34,7 +34,7 @@ var Sections = sync.OnceValue(func() (all []Section) {
 	return all
 })
 
-// Linked returns the section that a link within the page leads to, which is without its #.
+// Linked returns the section to which a link within the page leads; anchor is without the #.
 func Linked(anchor string, l lang.Language) (Section, bool) {
 	for _, s := range Sections() {
 		if anchor == Anchor(s.Heading.In(l)) {
@@ -50,7 +50,7 @@ type piece struct {
 	heading, text string
 }
 
-// split takes a page apart, without what stands before its first section.
+// split splits a page into its sections, without the text before the first one.
 func split(l lang.Language) (all []piece) {
 	whole, err := docs.Runbook.ReadFile(strings.TrimPrefix(page(l), "docs/"))
 	if err != nil {
