@@ -22,12 +22,12 @@ const (
 	maxListCount   = 500 // of listAPI
 	clearsPerMonth = 10  // of clear_quota, per appid
 
-	// unlimitedDaily is the daily limit of an API that Config.DailyLimit does not name.
-	// The real figures are not published; the quota API is the authority.
+	// unlimitedDaily is the daily limit of an API that Config.DailyLimit does not name. The real
+	// limits are not published; the quota API tells them.
 	unlimitedDaily = 10_000_000
 )
 
-// The errcodes that the platform answers by itself.
+// The errcodes that the platform returns by itself, without a Fault.
 const (
 	codeBusy                = -1
 	codeOK                  = 0
@@ -74,7 +74,7 @@ const (
 	codeWrongOwner          = 76022
 )
 
-// errmsgs are the beginnings of WeChat's texts; the rid follows.
+// errmsgs are WeChat's texts for errcodes, without the rid at their end.
 var errmsgs = map[int]string{
 	codeBusy:                "system error",
 	codeInvalidCredential:   "invalid credential, access_token is invalid or not latest",
@@ -120,7 +120,7 @@ var errmsgs = map[int]string{
 	codeWrongOwner:          "could not use this cgi_path, no permission",
 }
 
-// tokenKind says which access token an API wants.
+// tokenKind says which access token an API requires.
 type tokenKind int
 
 const (
@@ -140,7 +140,7 @@ type api struct {
 	upload bool // its body is a form with a file
 }
 
-// apis is every API of the platform. The paths are WeChat's.
+// apis is the list of the platform's APIs. The paths are WeChat's.
 var apis = append([]*api{
 	{name: "api_component_token", path: "/cgi-bin/component/api_component_token", run: (*Platform).apiComponentToken},
 	{name: "api_start_push_ticket", path: "/cgi-bin/component/api_start_push_ticket", run: (*Platform).apiStartPushTicket},
@@ -166,7 +166,7 @@ func findAPI(name string) *api {
 	return nil
 }
 
-// request is every field that any API reads.
+// request has all fields that any API reads.
 type request struct {
 	ComponentAppID        string `json:"component_appid"`
 	ComponentAppSecret    string `json:"component_appsecret"`
@@ -189,7 +189,7 @@ type request struct {
 	Button     json.RawMessage `json:"button"` // of a menu
 }
 
-// call is one call of the API on its way through.
+// call is one call of an API.
 type call struct {
 	api     *api
 	method  string
@@ -197,10 +197,10 @@ type call struct {
 	body    []byte
 	bodyErr error
 	request request
-	media   *media // uploaded, or to be answered with
+	media   *media // the uploaded file, or the one to answer with
 	user    *user  // of a call with a token of a user's
 
-	componentAppID    string // what the call is about, for faults and history; not yet checked
+	componentAppID    string // what the call is about, for faults and history; not checked
 	authorizer        string
 	token             *token
 	component         *component // checked by checkToken
@@ -230,8 +230,8 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if len(r.TransferEncoding) > 0 {
-		// WeChat's front takes no body without a Content-Length: callers of the real platform found
-		// out.
+		// WeChat's front-end refuses a body without a Content-Length, as callers of the real
+		// platform found out.
 		w.WriteHeader(http.StatusPreconditionFailed)
 		return
 	}
@@ -249,7 +249,7 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	p.mu.Lock()
-	status, answer := p.settle(c, f)
+	status, answer := p.finish(c, f)
 	p.mu.Unlock()
 	if !p.wait(r.Context().Done(), f.after) || status == 0 {
 		panic(http.ErrAbortHandler) // cuts the connection without an answer
@@ -261,7 +261,7 @@ func (p *Platform) serveAPI(w http.ResponseWriter, r *http.Request) {
 	writeAnswer(w, status, answer)
 }
 
-// receive reads a call to its end. The error is one of the connection, or a body that is too long.
+// receive reads a whole call. The error is a broken connection, or a body that is too long.
 func (p *Platform) receive(a *api, w http.ResponseWriter, r *http.Request) (c *call, err error) {
 	c = &call{api: a, method: r.Method, query: r.URL.Query()}
 	if a.upload {
@@ -289,7 +289,7 @@ func writeAnswer(w http.ResponseWriter, status int, answer string) {
 	_, _ = io.WriteString(w, answer)
 }
 
-// identify finds out which component and account a call is about. The caller holds p.mu.
+// identify sets which component and account a call is about. The caller holds p.mu.
 func (p *Platform) identify(c *call) {
 	c.token = p.tokens[cmp.Or(c.query.Get("access_token"), c.query.Get("component_access_token"))]
 	// What the caller claims goes into the history only if it can't be a secret in the wrong field.
@@ -305,7 +305,7 @@ func (p *Platform) identify(c *call) {
 	}
 }
 
-// claimed returns an appid that a caller names, or "" if it can't be one or is a secret in the
+// claimed returns the appid that a caller sent, or "" if it is not an appid or is a secret in the
 // wrong field.
 func claimed(appid string) string {
 	if !wxtoken.ValidAppID(appid) || strings.Contains(appid, "SEKRET") {
@@ -314,19 +314,19 @@ func claimed(appid string) string {
 	return appid
 }
 
-// fate is what becomes of a call.
+// fate is what happens to a call.
 type fate struct {
 	outcome       string
 	execute       bool
-	before, after time.Duration // waiting before and after the execution
-	status        int           // of an answer that is not an execution's
+	before, after time.Duration // delays before and after the execution
+	status        int           // of an answer without an execution
 	answer        string
 	errcode       int
-	odd           FaultMode // of an execution whose answer is odd
-	account       string    // whose entry of a list is
+	odd           FaultMode // the mode that makes the execution's answer odd
+	account       string    // the account whose entry in a list becomes odd
 }
 
-// decide decides what becomes of a call. The caller holds p.mu.
+// decide decides what happens to a call. The caller holds p.mu.
 func (p *Platform) decide(c *call) fate {
 	if p.down {
 		return fate{outcome: OutcomeDown}
@@ -374,9 +374,9 @@ func (p *Platform) decide(c *call) fate {
 	return result
 }
 
-// settle executes the call, if that is its fate, and records it. It returns what to answer;
-// status 0 means to cut the connection. The caller holds p.mu.
-func (p *Platform) settle(c *call, f fate) (status int, answer string) {
+// finish executes the call, if that is its fate, and records it. It returns the answer; status 0
+// means that the connection is cut. The caller holds p.mu.
+func (p *Platform) finish(c *call, f fate) (status int, answer string) {
 	status, answer = f.status, f.answer
 	var errcode int
 	if f.execute {
@@ -410,7 +410,8 @@ func (p *Platform) settle(c *call, f fate) (status int, answer string) {
 	return status, answer
 }
 
-// vary returns what makes forms vary, or nil. The caller holds p.mu as long as it is used.
+// vary returns the source of randomness for varying forms, or nil. The caller holds p.mu while
+// using it.
 func (p *Platform) vary() *rand.Rand {
 	if p.config.VaryForm {
 		return p.rng
@@ -426,8 +427,8 @@ func (p *Platform) refusal(errcode int, errmsg string) string {
 	return renderJSON(object{{"errcode", errcode}, {"errmsg", errmsg}}, p.vary())
 }
 
-// execute checks a call as far as all are alike, counts it and runs it. It returns the answer or
-// an errcode. The caller holds p.mu.
+// execute makes the checks that all calls have in common, counts the call and runs it. It returns
+// the answer or an errcode. The caller holds p.mu.
 func (p *Platform) execute(c *call) (object, int) {
 	switch {
 	case c.method != http.MethodPost && !(c.api.get && c.method == http.MethodGet):
@@ -446,7 +447,8 @@ func (p *Platform) execute(c *call) (object, int) {
 	return c.api.run(p, c)
 }
 
-// checkToken checks the access token of a call and sets c.component. The caller holds p.mu.
+// checkToken checks the access token of a call and sets c.component. It returns an errcode. The
+// caller holds p.mu.
 func (p *Platform) checkToken(c *call) int {
 	if c.api.token == noToken {
 		if c.request.ComponentAppID == "" {

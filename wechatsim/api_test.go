@@ -20,13 +20,13 @@ import (
 // TestChain walks from the ticket to a refreshed token, and watches each of them end.
 func TestChain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		if !w.p.AcceptsComponent(compID, token) {
 			t.Fatal("the component token is not accepted")
 		}
 		access, refresh := w.account(token, accountA)
-		if code := w.works(access); code != 0 {
+		if code := w.businessErrcode(access); code != 0 {
 			t.Fatalf("a fresh token is refused with %d", code)
 		}
 		time.Sleep(time.Hour)
@@ -35,21 +35,21 @@ func TestChain(t *testing.T) {
 			t.Error("a refresh makes a new access token and keeps the refresh token")
 		}
 		time.Sleep(5*time.Minute - time.Second)
-		if code := w.works(access); code != 0 {
+		if code := w.businessErrcode(access); code != 0 {
 			t.Errorf("the replaced token died within its overlap: %d", code)
 		}
 		if want := time.Now().Add(time.Second).UTC(); !w.p.ValidUntil(compID, accountA, access).Equal(want) {
 			t.Errorf("valid until %s, want %s", w.p.ValidUntil(compID, accountA, access), want)
 		}
 		time.Sleep(time.Second)
-		if code := w.works(access); code != 40001 {
+		if code := w.businessErrcode(access); code != 40001 {
 			t.Errorf("after the overlap: %d, want 40001", code)
 		}
 		if w.p.Accepts(compID, accountA, access) || !w.p.Accepts(compID, accountA, access2) {
 			t.Error("the truth is not what the API says")
 		}
 		time.Sleep(2 * time.Hour)
-		if code := w.works(access2); code != 42001 {
+		if code := w.businessErrcode(access2); code != 42001 {
 			t.Errorf("after its life: %d, want 42001", code)
 		}
 		if code := w.errcode(apiPath+"api_authorizer_token?component_access_token="+token, refreshBody(accountA, refresh)); code != 42001 {
@@ -65,7 +65,7 @@ func TestChain(t *testing.T) {
 // TestErrcodes sends what is wrong with each API in turn.
 func TestErrcodes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		ticket := w.last("component_verify_ticket").fields["ComponentVerifyTicket"]
 		old := w.componentToken()
 		token := w.componentToken()
@@ -162,7 +162,7 @@ func TestErrcodes(t *testing.T) {
 func TestTwoComponents(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const otherID = "wx0000000000000002"
-		config := kind()
+		config := calmConfig()
 		other := config.Components[0]
 		other.AppID, other.AutoPush = otherID, false
 		config.Components = append(config.Components, other)
@@ -199,7 +199,7 @@ func TestRotation(t *testing.T) {
 	} {
 		t.Run(string(row.rotation), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.Rotation = row.rotation
 				w := start(t, config)
 				token := w.componentToken()
@@ -226,13 +226,13 @@ func TestRotation(t *testing.T) {
 
 func TestOverlapOff(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.Overlap = wechatsim.Off
 		w := start(t, config)
 		token := w.componentToken()
 		access, refresh := w.account(token, accountA)
 		access2, _ := w.refresh(token, accountA, refresh)
-		if old, now := w.works(access), w.works(access2); old != 40001 || now != 0 {
+		if old, now := w.businessErrcode(access), w.businessErrcode(access2); old != 40001 || now != 0 {
 			t.Errorf("old %d, new %d; want 40001 and 0", old, now)
 		}
 	})
@@ -242,7 +242,7 @@ func TestCancelAndAuthorizeAgain(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		t.Run(fmt.Sprintf("keep tokens %t", keep), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.KeepTokensOnCancel = keep
 				w := start(t, config)
 				token := w.componentToken()
@@ -257,7 +257,7 @@ func TestCancelAndAuthorizeAgain(t *testing.T) {
 				if keep {
 					want = 0
 				}
-				if code := w.works(access); code != want {
+				if code := w.businessErrcode(access); code != want {
 					t.Errorf("access token after cancelling: %d, want %d", code, want)
 				}
 				if code := w.errcode(apiPath+"api_authorizer_token?component_access_token="+token, refreshBody(accountA, refresh)); code != 61003 {
@@ -283,7 +283,7 @@ func TestCancelAndAuthorizeAgain(t *testing.T) {
 
 func TestReauthorize(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		access, refresh := w.account(token, accountA)
 		unused := func() string {
@@ -299,7 +299,7 @@ func TestReauthorize(t *testing.T) {
 		if w.p.AcceptsRefresh(compID, accountA, refresh) {
 			t.Error("the refresh token outlived a new authorization")
 		}
-		if code := w.works(access); code != 0 {
+		if code := w.businessErrcode(access); code != 0 {
 			t.Errorf("the access token died at once: %d", code)
 		}
 		_, refresh2 := w.exchange(token, second)
@@ -307,7 +307,7 @@ func TestReauthorize(t *testing.T) {
 			t.Error("the refresh token did not change")
 		}
 		time.Sleep(5 * time.Minute)
-		if code := w.works(access); code != 40001 {
+		if code := w.businessErrcode(access); code != 40001 {
 			t.Errorf("the access token from before: %d, want 40001", code)
 		}
 	})
@@ -315,7 +315,7 @@ func TestReauthorize(t *testing.T) {
 
 func TestList(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.HideUnexchanged = true
 		for i := range 7 {
 			config.Components[0].Authorizers = append(config.Components[0].Authorizers, fmt.Sprintf("wx%016d", i))
@@ -368,7 +368,7 @@ func TestList(t *testing.T) {
 
 func TestShuffledList(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.ShuffleList = true
 		for i := range 20 {
 			config.Components[0].Authorizers = append(config.Components[0].Authorizers, fmt.Sprintf("wx%016d", i))
@@ -389,7 +389,7 @@ func TestShuffledList(t *testing.T) {
 
 func TestQuota(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.DailyLimit = map[string]int{"api_create_preauthcode": 3, "user/info": 1}
 		w := start(t, config)
 		token := w.componentToken()
@@ -408,7 +408,7 @@ func TestQuota(t *testing.T) {
 		if quota["daily_limit"] != 3.0 || quota["used"] != 3.0 || quota["remain"] != 0.0 {
 			t.Errorf("quota %v", quota)
 		}
-		if first, second := w.works(access), w.works(access); first != 0 || second != 45009 {
+		if first, second := w.businessErrcode(access), w.businessErrcode(access); first != 0 || second != 45009 {
 			t.Errorf("an account's own quota: %d, %d", first, second)
 		}
 		clearV2 := fields{"appid": compID, "component_appid": compID, "appsecret": "SEKRET-appsecret"}
@@ -433,7 +433,7 @@ func TestQuota(t *testing.T) {
 
 func TestLatency(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.Latency, config.LatencyJitter = 2*time.Second, time.Second
 		w := start(t, config)
 		before := time.Now()
@@ -449,7 +449,7 @@ func TestConfigFaults(t *testing.T) {
 	if _, err := wechatsim.New(wechatsim.Config{}); err == nil {
 		t.Error("no component, and no error")
 	}
-	config := kind()
+	config := calmConfig()
 	config.TokenLife = 1500 * time.Millisecond
 	config.BusyRate = 2
 	config.Rotation = "sometimes"
@@ -475,7 +475,7 @@ func TestConfigFaults(t *testing.T) {
 // BenchmarkRefresh measures how many refreshes the platform takes over HTTP, so that a benchmark
 // against it knows when it measures the platform instead.
 func BenchmarkRefresh(b *testing.B) {
-	p, err := wechatsim.New(kind())
+	p, err := wechatsim.New(calmConfig())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -484,7 +484,7 @@ func BenchmarkRefresh(b *testing.B) {
 	token, bodies := "", make([][]byte, 1000)
 	for i := range bodies {
 		appid, refresh := fmt.Sprintf("wx%016d", i), ""
-		if token, refresh, err = p.Shortcut(appid); err != nil {
+		if token, refresh, err = p.AuthorizeDirectly(appid); err != nil {
 			b.Fatal(err)
 		}
 		if bodies[i], err = json.Marshal(refreshBody(appid, refresh)); err != nil {

@@ -6,11 +6,11 @@ import (
 	"net/http"
 )
 
-// maxButtons is how many buttons a menu has at the top.
+// maxButtons is how many buttons a menu may have at the top level.
 const maxButtons = 3
 
-// business are the APIs that services call with the token of an account, or, to let its users log
-// in, with that of the component, and then with those of users.
+// business are the APIs that services call with the token of an account or, to log its users in,
+// with that of the component, and then with those of users.
 var business = []*api{
 	{name: "user/info", path: "/cgi-bin/user/info", token: accountToken, get: true, run: (*Platform).apiUserInfo},
 	{name: "user/get", path: "/cgi-bin/user/get", token: accountToken, get: true, run: (*Platform).apiUserGet},
@@ -29,24 +29,24 @@ var business = []*api{
 	{name: "sns/auth", path: "/sns/auth", token: userToken, get: true, run: (*Platform).apiSNSAuth},
 }
 
-// readQuery fills in what APIs that are called with GET have in the query instead of the body.
+// readQuery fills in the fields that calls with GET have in the query instead of the body.
 func (c *call) readQuery() {
 	if c.method == http.MethodGet {
 		c.request.ComponentAppID, c.request.AuthorizerAppID = c.query.Get("component_appid"), c.query.Get("appid")
 	}
 }
 
-// done is the answer of an API that has nothing to say.
+// done returns the answer of an API that returns no data.
 func done() object { return object{{"errcode", codeOK}, {"errmsg", "ok"}} }
 
-// account returns the account that a call is for.
+// account returns the account whose token a call uses.
 func (c *call) account() *authorizer { return c.component.authorizers[c.token.authorizer] }
 
 func (p *Platform) apiUserInfo(c *call) (object, int) {
 	return object{{"subscribe", 1}, {"openid", cmp.Or(c.query.Get("openid"), defaultOpenID)}, {"language", "zh_CN"}}, codeOK
 }
 
-// apiUserGet lists the one user that every account has. Beyond the last user there is no list.
+// apiUserGet lists the one user that every account has. After the last user there is no list.
 func (p *Platform) apiUserGet(c *call) (object, int) {
 	if c.query.Get("next_openid") != "" {
 		return object{{"total", 1}, {"count", 0}, {"next_openid", ""}}, codeOK
@@ -58,7 +58,7 @@ func (p *Platform) apiCustomSend(c *call) (object, int) {
 	c.text = withoutSecret(c.request.Text.Content)
 	select {
 	case c.account().sent <- customMessage{c.request.ToUser, c.request.MsgType, c.request.Text.Content}:
-	default: // no release check waits for it
+	default: // no release check is waiting for it
 	}
 	return done(), codeOK
 }

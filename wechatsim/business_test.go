@@ -19,7 +19,7 @@ import (
 // TestBusiness calls what services call, with tokens of every kind.
 func TestBusiness(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		expired, refresh := w.account(token, accountA)
 		time.Sleep(2 * time.Hour)
@@ -103,7 +103,7 @@ func TestBusiness(t *testing.T) {
 // TestUsers logs users in, and calls with the tokens that they have then.
 func TestUsers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		access, _ := w.account(token, accountA)
 		w.account(token, accountB)
@@ -156,7 +156,7 @@ func TestUsers(t *testing.T) {
 // TestMedia uploads files and gets them back.
 func TestMedia(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		access, _ := w.account(token, accountA)
 		other, _ := w.account(token, accountB)
@@ -242,7 +242,7 @@ func TestMedia(t *testing.T) {
 // TestMediaFaults lets an upload and a download fail once, in each way that callers meet.
 func TestMediaFaults(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		access, _ := w.account(w.componentToken(), accountA)
 		id := w.upload("image", access, "a.jpg", []byte("abc"))["media_id"].(string)
 		for _, api := range []string{"media/upload", "/cgi-bin/media/get", "menu/create"} {
@@ -293,7 +293,7 @@ func TestMediaFaults(t *testing.T) {
 // TestMediaKept fills the shelf of files.
 func TestMediaKept(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.KeepMedia = 11 << 20
 		w := start(t, config)
 		access, _ := w.account(w.componentToken(), accountA)

@@ -69,7 +69,7 @@ func (p *Platform) apiQueryAuth(c *call) (object, int) {
 	}}}, codeOK
 }
 
-// funcInfo is the permission sets that every account grants: messages, users, development.
+// funcInfo returns the permission sets that every account grants: messages, users, development.
 func funcInfo() []object {
 	var list []object
 	for _, id := range []int{1, 2, 18} {
@@ -131,8 +131,8 @@ func (p *Platform) apiGetAuthorizerInfo(c *call) (object, int) {
 	}, codeOK
 }
 
-// OriginalID returns the gh_ id (原始ID) that the platform gives to an account: ToUserName of its
-// messages and user_name in api_get_authorizer_info. ReleaseAccounts have their real ones.
+// OriginalID returns the gh_ id (原始ID) of an account: ToUserName of its messages and user_name in
+// api_get_authorizer_info. ReleaseAccounts have their real ones.
 func OriginalID(appid string) string {
 	if account, known := lent(appid); known {
 		return account.originalID
@@ -151,7 +151,7 @@ func (p *Platform) apiGetAuthorizerList(c *call) (object, int) {
 			live = append(live, a)
 		}
 	}
-	// WeChat's order is not documented: this one means nothing, but it stays.
+	// WeChat's order is not documented: this one has no meaning, but does not change.
 	slices.SortFunc(live, func(a, b *authorizer) int { return strings.Compare(OriginalID(a.appid), OriginalID(b.appid)) })
 	if p.config.ShuffleList {
 		p.rng.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
@@ -177,8 +177,8 @@ func (p *Platform) apiGetCallbackIP(*call) (object, int) {
 // ticketTypes are the types of getticket ("api_getticket").
 var ticketTypes = map[string]string{"jsapi": whatJSAPITicket, "wx_card": whatWxCardTicket}
 
-// apiGetTicket answers the full life however old the ticket is: callers of the real platform found
-// out.
+// apiGetTicket returns the full life as expires_in however old the ticket is, as callers of the
+// real platform found out.
 func (p *Platform) apiGetTicket(c *call) (object, int) {
 	what, known := ticketTypes[c.query.Get("type")]
 	if !known {
@@ -190,7 +190,7 @@ func (p *Platform) apiGetTicket(c *call) (object, int) {
 	}, codeOK
 }
 
-// withoutSecret returns a text for the history.
+// withoutSecret returns a text for the history: only its Fingerprint if it contains a secret.
 func withoutSecret(text string) string {
 	if strings.Contains(text, "SEKRET") {
 		return "sha256:" + Fingerprint(text)

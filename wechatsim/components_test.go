@@ -108,7 +108,7 @@ func TestSharedAccounts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		demo := wechatsim.DemoOf(2, 2*time.Hour, 2, "http://ingest")
 		for i := range demo.Components {
-			demo.Components[i].AutoPush = false // not before there is somebody who can read it
+			demo.Components[i].AutoPush = false // not before a receiver can read it
 		}
 		config := wechatsim.Config{Components: demo.Components, DailyLimit: map[string]int{"user/info": 1}}
 		one, two, account := demo.Components[0].AppID, demo.Components[1].AppID, demo.Components[0].Authorizers[0]
@@ -150,7 +150,7 @@ func TestSharedAccounts(t *testing.T) {
 		if _, err := client.AuthorizerToken(ctx, tokens[one], one, account, refresh[two]); errcodeOf(err) != 61023 {
 			t.Errorf("the other's refresh token: %v", err)
 		}
-		if first, second := w.works(access[one]), w.works(access[two]); first != 0 || second != 45009 {
+		if first, second := w.businessErrcode(access[one]), w.businessErrcode(access[two]); first != 0 || second != 45009 {
 			t.Errorf("the account's quota, by one and by the other: %d, %d; want 0 and 45009", first, second)
 		}
 

@@ -17,36 +17,36 @@ import (
 	"wxtoken/client"
 )
 
-// Off, in Config.Overlap, lets a replaced token die at once.
+// Off, in Config.Overlap, makes a replaced token invalid at once.
 const Off time.Duration = -1
 
-// Rotation says what a refresh does to the refresh token. WeChat's staff say it stays; its API
-// page (api_getauthorizeraccesstoken) returns the field all the same.
+// Rotation says what a refresh does to the refresh token. WeChat's staff say that it stays the
+// same; the API page (api_getauthorizeraccesstoken) has the field in the answer all the same.
 type Rotation string
 
 // The rotations.
 const (
-	RotateNever Rotation = "never" // the refresh token stays until the next authorization
+	RotateNever Rotation = "never" // the refresh token stays the same until the next authorization
 	// Each refresh makes a new one; the old one works for 5 minutes more.
 	RotateEach        Rotation = "each"
-	RotateEachOldDead Rotation = "each-old-dead" // each refresh makes a new one and the old one dies at once
+	RotateEachOldDead Rotation = "each-old-dead" // each refresh makes a new one, and the old one is invalid at once
 )
 
-// Retry says how often a push is sent that was not answered with success.
+// Retry says how often a push is tried until it is answered with success.
 type Retry struct {
 	Times int           // tries in all; 0 means 3, 1 means no repeat
 	Every time.Duration // time between two tries; 0 means 5 s
 }
 
-// Config sets up a Platform. Only Components is needed; the other zero values give a kind
-// platform with WeChat's own lifetimes.
+// Config holds the settings of a Platform. Only Components is required; the other zero values give
+// a well-behaved platform with WeChat's own lifetimes.
 type Config struct {
 	Components []Component // at least one
 
 	TokenLife   time.Duration // life of component and authorizer access tokens, in whole seconds; 0 means 2 h
 	TicketEvery time.Duration // time between two component_verify_ticket pushes; 0 means 10 min
 	TicketLife  time.Duration // how long a ticket works; 0 means 12 h
-	Overlap     time.Duration // how long a replaced token still works; 0 means 5 min; Off means not at all
+	Overlap     time.Duration // how long a replaced token stays valid; 0 means 5 min; Off means not at all
 	CodeLife    time.Duration // life of an authorization code; 0 means 1 h
 
 	// Life of a jsapi_ticket and a wx_card_ticket, in whole seconds; 0 means TokenLife.
@@ -54,36 +54,36 @@ type Config struct {
 
 	Rotation  Rotation // "" means RotateNever
 	PushRetry Retry
-	// Ticket pushes stop after failing for six times TicketEvery, until api_start_push_ticket.
+	// Ticket pushes stop after they failed for six times TicketEvery, until api_start_push_ticket.
 	PausePushes   bool
-	OldTicketDies bool // a new ticket kills the older ones, delivered or not
-	// Access tokens and the account's tickets outlive a cancelled authorization.
+	OldTicketDies bool // a new ticket makes the older ones invalid, delivered or not
+	// Access tokens and the account's tickets stay valid after a cancellation.
 	KeepTokensOnCancel bool
-	HideUnexchanged    bool // the list shows no refresh_token until the code was exchanged
+	HideUnexchanged    bool // the list has no refresh_token until the code was exchanged
 	TwoCodes           bool // the redirect of an authorization carries another code than its push
 	ShuffleList        bool // the list's order changes from call to call
-	// Events are pushed in random order within this time; 0 keeps the order per account.
+	// Events are pushed in random order within this time; 0 keeps the order for each account.
 	ShuffleWithin time.Duration
 	// Pushes and answers vary in order, spacing, CDATA, extra fields, numbers as strings.
 	VaryForm bool
 
 	BusyRate       float64 // share of calls answered with errcode -1 and not executed, 0 to 1
-	LostAnswerRate float64 // share of calls executed whose answer never comes
+	LostAnswerRate float64 // share of executed calls whose answer is lost
 	RepeatPushRate float64 // share of answered pushes that are sent once more
-	LatePushRate   float64 // share of pushes that come up to a tenth of TicketEvery late
+	LatePushRate   float64 // share of pushes that are up to a tenth of TicketEvery late
 
-	// Time an API answer takes: half of it before the call is executed, half after.
+	// Duration of a call: half of it before the call is executed, half after.
 	Latency       time.Duration
 	LatencyJitter time.Duration // up to this much more, at random
 
-	// Media/get brings back what came in uploads of so many bytes; of longer ones only length and
-	// digest are kept. 0 means 1 MiB.
+	// Longest upload, in bytes, that media/get can return; of longer ones only length and digest
+	// are kept. 0 means 1 MiB.
 	KeepMedia int64
 	// Calls a day of each appid, by API name ("api_authorizer_token"); beyond: 45009.
 	DailyLimit map[string]int
 
 	Seed      uint64            // seeds all randomness
-	Transport http.RoundTripper // carries the pushes; nil means an own http.Transport
+	Transport http.RoundTripper // carries the pushes; nil means an http.Transport of its own
 	Now       func() time.Time  // nil means time.Now
 	Log       zerolog.Logger    // never receives a secret; the zero Logger is silent
 }
@@ -97,7 +97,7 @@ type Component struct {
 	AuthURL        string // 授权事件接收URL
 	MessageURL     string // 消息与事件接收URL, with $APPID$ for the authorizer; "" sends no messages
 
-	// AutoPush sends tickets from the start. Without it they begin with the first
+	// AutoPush sends tickets from the start. Without it they start with the first
 	// api_start_push_ticket.
 	AutoPush bool
 
@@ -141,15 +141,15 @@ func DemoComponent(n int) Component {
 	return c
 }
 
-// Demo returns an unkind Config for a demonstration: one well-known component with so many
-// accounts that authorize by themselves, tokens that live for life, a ticket every 10 s.
-// pushBase is where ingest listens, for instance "http://127.0.0.1:8080".
-// The seed is random, so that no run accepts the tokens of the run before.
+// Demo returns an unkind Config for a demonstration: one well-known component, the given number of
+// accounts that authorize it by themselves, tokens with the given life, and a ticket every 10 s.
+// pushBase is where ingest listens, for instance "http://127.0.0.1:8080". The seed is random, so
+// that no run accepts the tokens of an earlier one.
 func Demo(life time.Duration, authorizers int, pushBase string) Config {
 	return DemoOf(1, life, authorizers, pushBase)
 }
 
-// DemoOf is Demo with so many components. The same accounts authorize each of them.
+// DemoOf is Demo with the given number of components. The same accounts authorize each of them.
 func DemoOf(components int, life time.Duration, authorizers int, pushBase string) Config {
 	config := Unkind()
 	for n := range components {
@@ -200,12 +200,12 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate returns all faults of a config that has its defaults, joined.
+// validate returns all faults of a config with defaults, joined.
 func (c Config) validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if len(c.Components) == 0 {
-		fault("no component: set Components")
+		fault("no component (set Components)")
 	}
 	if c.TokenLife < time.Second || c.TokenLife%time.Second != 0 {
 		fault("token life %s: want whole seconds, at least one, as expires_in counts seconds", c.TokenLife)
@@ -305,8 +305,8 @@ func parseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// aesKey decodes an EncodingAESKey. The spare bits of its last character may be set
-// (WeChat's own demo key has them), so the decoder must not be the strict one.
+// aesKey decodes an EncodingAESKey. The spare bits of its last character may be set, as in WeChat's
+// own demo key, so the decoder is not strict.
 func aesKey(encoded string) ([]byte, error) {
 	if len(encoded) != 43 {
 		return nil, fmt.Errorf("%d characters: want 43", len(encoded))

@@ -15,7 +15,7 @@ import (
 // maxControlBody bounds the body of a control request, in bytes.
 const maxControlBody = 1 << 20
 
-// verb is one thing that the control door can do.
+// verb is one action of the control door.
 type verb struct {
 	method string
 	path   string
@@ -24,7 +24,7 @@ type verb struct {
 	run    func(*Platform, *http.Request) (any, error) // the answer is written as JSON; nil as {"ok":true}
 }
 
-// verbs is the whole control door, in the order of its help.
+// verbs are all actions of the control door, in the order of its help.
 var verbs = []verb{
 	{"POST", "/authorize", "authorizer=wxa000000000000001", `an account authorizes: listed, "authorized" is pushed with a code`,
 		func(p *Platform, r *http.Request) (any, error) {
@@ -124,8 +124,8 @@ var verbs = []verb{
 		}},
 }
 
-// Control returns the control door: a client that reaches it can do everything, so it belongs on a
-// loopback address. GET / lists its verbs, each as a curl line.
+// Control returns the control door. A client that reaches it can do everything, so serve it on a
+// loopback address only. GET / lists its verbs, each with a curl line.
 func (p *Platform) Control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", controlHelp)
@@ -161,7 +161,7 @@ func controlHelp(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// curl returns the line that does the verb.
+// curl returns the curl line for the verb.
 func (v verb) curl(host string) string {
 	line := "curl"
 	switch {
@@ -198,7 +198,7 @@ func (p *Platform) controlHistory(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// controlPush is /push: which of its forms is meant shows in the fields.
+// controlPush is /push. The fields tell which of its forms is meant.
 func (p *Platform) controlPush(r *http.Request) error {
 	component, authorizer, infoType := r.FormValue("component"), r.FormValue("authorizer"), r.FormValue("infotype")
 	switch {

@@ -21,7 +21,7 @@ func TestControl(t *testing.T) {
 	t.Parallel()
 	ingest := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "success") }))
 	defer ingest.Close()
-	config := kind()
+	config := calmConfig()
 	config.Components[0].AuthURL, config.Components[0].MessageURL = ingest.URL+"/auth", ingest.URL+"/message/$APPID$"
 	p, err := wechatsim.New(config)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"strings"
 )
 
-// padBlock is the block of the padding, in bytes: twice AES's own (message_push, "加解密").
+// padBlock is the block size of the padding, in bytes: twice that of AES (message_push, "加解密").
 const padBlock = 32
 
 // Fingerprint returns the first 16 hex digits of the SHA-256 of a secret: how secrets appear in
@@ -45,7 +45,7 @@ func encrypt(key []byte, random [16]byte, message []byte, appid string) (string,
 	text = binary.BigEndian.AppendUint32(text, uint32(len(message)))
 	text = append(text, message...)
 	text = append(text, appid...)
-	pad := padBlock - len(text)%padBlock // a whole block when nothing is missing
+	pad := padBlock - len(text)%padBlock // a whole block if the length fits
 	text = append(text, bytes.Repeat([]byte{byte(pad)}, pad)...)
 	cipher.NewCBCEncrypter(block, key[:aes.BlockSize]).CryptBlocks(text, text)
 	return base64.StdEncoding.EncodeToString(text), nil
@@ -80,5 +80,5 @@ func decrypt(key []byte, encoded string) (message []byte, appid string, err erro
 	return rest[:length], string(rest[length:]), nil
 }
 
-// equal compares two texts in constant time: what the platform does, it does properly.
+// equal compares two texts in constant time, as a real platform should.
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }

@@ -3,7 +3,7 @@
 // NOT FOR PRODUCTION: its secrets are fake, predictable and kept in memory only.
 //
 // A [Platform] has two doors. [Platform.Handler] is the platform's API with its authorization
-// pages, strict about what it is sent. [Platform.Control] is for the person or the test that plays
+// pages, strict about requests. [Platform.Control] is for the person or the test that plays
 // merchant, operator and bad luck: authorize, cancel, push, fail. Each verb there is also a Go
 // method.
 //
@@ -12,10 +12,10 @@
 // appear only as [Fingerprint]. Every secret it makes contains the text SEKRET, so that a leak is
 // found with grep.
 //
-// The zero [Config] is kind; [Unkind] adds what a network and a busy platform do to their
+// The zero [Config] is well-behaved; [Unkind] adds what a network and a busy platform do to their
 // callers. What is not known about the real platform (does a refresh token rotate? does an old
-// ticket die?) is a setting, and good code passes with every value of it.
+// ticket become invalid?) is a setting, and good code works with every value of it.
 //
-// It runs inside a testing/synctest bubble if New is called there: it waits with timers and
-// channels only, and every goroutine has ended when Run returns.
+// It can run inside a testing/synctest bubble, if New is called there: it waits only with timers
+// and channels, and all its goroutines have ended when Run returns.
 package wechatsim

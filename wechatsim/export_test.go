@@ -31,9 +31,9 @@ func (p *Platform) SealNext() (query string, body []byte, err error) {
 	return query, []byte(text), err
 }
 
-// Shortcut lets an account authorize and returns a component token and the account's refresh
+// AuthorizeDirectly lets an account authorize and returns a component token and the account's refresh
 // token, without pushes and calls.
-func (p *Platform) Shortcut(appid string) (token, refresh string, err error) {
+func (p *Platform) AuthorizeDirectly(appid string) (token, refresh string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, err := p.component("")

@@ -21,16 +21,17 @@ const (
 	FaultBody FaultMode = "body"
 	FaultSlow FaultMode = "slow" // executed at once, answered after Fault.Delay
 
-	// Executed, but the answer has no refresh token; of a list Fault.Authorizer names the account.
+	// Executed, but the answer has no refresh token; in a list only the entry of Fault.Authorizer,
+	// if set.
 	FaultNoRefresh    FaultMode = "no_refresh"
 	FaultEmptyRefresh FaultMode = "empty_refresh" // the same, with an empty one
 	// Executed, but the answer has control characters, half a character and a name twice.
 	FaultRaw FaultMode = "raw"
 )
 
-// Fault is a trouble with calls of the API. Empty fields match every call.
+// Fault is a trouble with calls of the API. Empty fields match all calls.
 type Fault struct {
-	// Path, or name: its end after /cgi-bin/ or /cgi-bin/component/api_, as in
+	// The API's path or name, for instance "/cgi-bin/menu/get", "menu/get" or
 	// "api_authorizer_token".
 	API        string
 	Component  string
@@ -43,7 +44,7 @@ type Fault struct {
 	Body    string        // of FaultBody
 	Delay   time.Duration // before the answer, or before the cut
 
-	Times int           // how many calls it hits; 0 means all
+	Times int           // how many calls it affects; 0 means all
 	For   time.Duration // how long it lasts; 0 means until Heal
 
 	until time.Time
@@ -73,7 +74,8 @@ func (f Fault) validate() error {
 	return errors.Join(faults...)
 }
 
-// Fail switches a trouble on. Of several that match a call, the one switched on first hits it.
+// Fail switches a trouble on. Of several that match a call, the one that was switched on first
+// applies.
 func (p *Platform) Fail(f Fault) error {
 	if f.Mode == "" {
 		f.Mode = FaultErrcode
@@ -114,8 +116,8 @@ func (p *Platform) SetDown(down bool) {
 	p.record(Entry{Kind: EntryFault, Text: text})
 }
 
-// SetDailyLimit changes how often each appid may call an API in a day, as Config.DailyLimit sets
-// it. What was called today counts. A negative limit is none. Heal leaves it.
+// SetDailyLimit changes how often each appid may call an API in a day, as Config.DailyLimit does.
+// Today's earlier calls count. A negative limit means no limit. Heal does not change it.
 func (p *Platform) SetDailyLimit(api string, limit int) error {
 	a := findAPI(api)
 	if a == nil {
@@ -133,8 +135,8 @@ func (p *Platform) SetDailyLimit(api string, limit int) error {
 	return nil
 }
 
-// DropPushes loses the next n pushes of an InfoType on their way: WeChat believes them sent.
-// "" stands for every push.
+// DropPushes loses the next n pushes of an InfoType on their way: WeChat believes that they were
+// sent. "" means every push.
 func (p *Platform) DropPushes(infoType string, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,7 +144,7 @@ func (p *Platform) DropPushes(infoType string, n int) {
 	p.record(Entry{Kind: EntryFault, InfoType: infoType, Text: fmt.Sprintf("drop %d pushes", n)})
 }
 
-// takeFault returns the fault that hits a call, or nil, and counts it. The caller holds p.mu.
+// takeFault returns the fault that applies to a call, or nil, and counts it. The caller holds p.mu.
 func (p *Platform) takeFault(c *call) *Fault {
 	now := p.now()
 	p.faults = slices.DeleteFunc(p.faults, func(f *Fault) bool { return !f.until.IsZero() && !now.Before(f.until) })

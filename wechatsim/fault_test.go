@@ -37,7 +37,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				w := start(t, kind())
+				w := start(t, calmConfig())
 				token := w.componentToken()
 				_, refresh := w.account(token, accountA)
 				generation := w.p.Truth(compID, accountA).Generation
@@ -85,7 +85,7 @@ func TestFaults(t *testing.T) {
 
 func TestFaultsMatchAndEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		access, refresh := w.account(token, accountA)
 		accessB, _ := w.account(token, accountB)
@@ -96,11 +96,11 @@ func TestFaultsMatchAndEnd(t *testing.T) {
 			}
 		}
 		fail(wechatsim.Fault{API: "/cgi-bin/user/info", Authorizer: accountA, Errcode: 50002, For: time.Minute})
-		if a, b := w.works(access), w.works(accessB); a != 50002 || b != 0 {
+		if a, b := w.businessErrcode(access), w.businessErrcode(accessB); a != 50002 || b != 0 {
 			t.Errorf("the fault of one account: %d, the other: %d", a, b)
 		}
 		time.Sleep(time.Minute)
-		if code := w.works(access); code != 0 {
+		if code := w.businessErrcode(access); code != 0 {
 			t.Errorf("after its time: %d", code)
 		}
 		if err := w.p.Reauthorize(compID, accountB); err != nil {
@@ -130,10 +130,10 @@ func TestFaultsMatchAndEnd(t *testing.T) {
 	})
 }
 
-func TestChanceIsUnkind(t *testing.T) {
+func TestUnkind(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		config := wechatsim.Unkind()
-		config.Components = kind().Components
+		config.Components = calmConfig().Components
 		w := start(t, config)
 		for range 400 {
 			_, _ = w.post(apiPath+"api_start_push_ticket", fields{"component_appid": compID, "component_secret": "SEKRET-appsecret"})
@@ -150,13 +150,13 @@ func TestChanceIsUnkind(t *testing.T) {
 
 func TestSecretAndInvalidate(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		access, _ := w.account(token, accountA)
 		if err := w.p.Invalidate("", accountA); err != nil {
 			t.Fatal(err)
 		}
-		if code := w.works(access); code != 40001 {
+		if code := w.businessErrcode(access); code != 40001 {
 			t.Errorf("invalidated token: %d, want 40001", code)
 		}
 		if err := w.p.Invalidate("", ""); err != nil {
@@ -194,7 +194,7 @@ func TestSecretAndInvalidate(t *testing.T) {
 // TestRunTwice checks that a platform runs once, and that calls waiting at its end are cut off.
 func TestRunTwice(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		w.componentToken()
 		if err := w.p.Run(t.Context()); err == nil {
 			t.Error("Run ran twice")
@@ -213,7 +213,7 @@ func TestRunTwice(t *testing.T) {
 		if err := <-failed; err == nil || time.Since(began) > time.Minute {
 			t.Errorf("the waiting call ended with %v after %s", err, time.Since(began))
 		}
-		if err := w.p.Authorize("", accountA); err != nil { // nobody pushes it any more
+		if err := w.p.Authorize("", accountA); err != nil { // it is pushed no more
 			t.Error(err)
 		}
 	})
@@ -224,7 +224,7 @@ func TestMassTroubles(t *testing.T) {
 	for _, errcode := range []int{61003, 61023} {
 		t.Run(fmt.Sprint(errcode), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				w := start(t, kind())
+				w := start(t, calmConfig())
 				client, token := w.wechat(), w.componentToken()
 				refresh := map[string]string{}
 				for _, appid := range []string{accountA, accountB} {
@@ -249,7 +249,7 @@ func TestMassTroubles(t *testing.T) {
 // TestQuotaOfComponent uses up the component's calls and frees them, as internal/wechat does it.
 func TestQuotaOfComponent(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.DailyLimit = map[string]int{"api_component_token": 2, "/cgi-bin/component/api_create_preauthcode": 3}
 		w := start(t, config)
 		client, token := w.wechat(), w.componentToken()
@@ -331,7 +331,7 @@ func TestQuotaOfComponent(t *testing.T) {
 // TestStartPushTicketWithClient switches tickets on as internal/wechat does it.
 func TestStartPushTicketWithClient(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.Components[0].AutoPush = false
 		w := start(t, config)
 		for _, want := range []bool{false, true} {

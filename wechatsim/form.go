@@ -13,14 +13,14 @@ import (
 // field is one member of a JSON answer or one element of a pushed document.
 type field struct {
 	name  string
-	value any // object, []object, []string, []int, string, int, int64; in documents fields, string, int64
+	value any // object, []object, []string, []int, string, int, int64; in documents object, string, int64
 }
 
-// object is an answer whose order is kept, unless the form varies.
+// object is an answer or a document. Its fields keep their order, unless the form varies.
 type object []field
 
-// renderJSON writes an answer. With a vary that is not nil, the order of the fields, a field that
-// no client knows and numbers written as strings vary, as they do between WeChat's APIs.
+// renderJSON writes an answer. If vary is not nil, the order of the fields varies, there may be an
+// unknown field, and numbers may be strings, as they differ between WeChat's APIs.
 func renderJSON(o object, vary *rand.Rand) string {
 	var b strings.Builder
 	writeJSON(&b, o, vary)
@@ -64,7 +64,7 @@ func writeList[T any](b *strings.Builder, left, right byte, list []T, write func
 	b.WriteByte(right)
 }
 
-// writeValue writes a text or a number; neither can fail.
+// writeValue writes a text or a number. That can't fail.
 func writeValue(b *strings.Builder, v any) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -75,8 +75,8 @@ func writeValue(b *strings.Builder, v any) {
 	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
 }
 
-// renderXML writes a document as WeChat does: texts in CDATA, numbers bare. With a vary that is
-// not nil, order, CDATA and spacing vary.
+// renderXML writes a document as WeChat does: texts in CDATA, numbers bare. If vary is not nil,
+// order, CDATA and spacing vary.
 func renderXML(fields object, vary *rand.Rand) string {
 	gap := "\n"
 	if vary != nil {

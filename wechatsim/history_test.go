@@ -20,7 +20,7 @@ import (
 // and the log.
 func TestNothingTellsSecrets(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.VaryForm = true
 		config.Rotation = wechatsim.RotateEach
 		log := &logtest.Buffer{}
@@ -95,7 +95,7 @@ func TestNothingTellsSecrets(t *testing.T) {
 // TestHistory reads the history of one short life.
 func TestHistory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		_, refresh := w.account(token, accountA)
 		access, _ := w.refresh(token, accountA, refresh)
@@ -154,7 +154,7 @@ func TestHistory(t *testing.T) {
 
 func TestTruth(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		if truth := w.p.Truth("wx0", accountA); truth.Live || truth.Epoch != 0 {
 			t.Errorf("truth of an unknown component: %+v", truth)
 		}

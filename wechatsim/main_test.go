@@ -32,8 +32,8 @@ const (
 	accountB  = "wxbbbbbbbbbbbbbbbb"
 )
 
-// kind returns a config of one component and no trouble.
-func kind() wechatsim.Config {
+// calmConfig returns a config of one component and no trouble.
+func calmConfig() wechatsim.Config {
 	return wechatsim.Config{Components: []wechatsim.Component{{
 		AppID: compID, AppSecret: "SEKRET-appsecret", Token: compToken, EncodingAESKey: compKey,
 		AuthURL: "http://ingest/auth", MessageURL: "http://ingest/message/$APPID$", AutoPush: true,
@@ -358,8 +358,8 @@ func (w *world) refresh(token, appid, refresh string) (access, next string) {
 	return answer["authorizer_access_token"].(string), answer["authorizer_refresh_token"].(string)
 }
 
-// works returns the errcode of a business call with an access token.
-func (w *world) works(access string) int {
+// businessErrcode returns the errcode of a business call with an access token.
+func (w *world) businessErrcode(access string) int {
 	w.t.Helper()
 	return w.errcode("/cgi-bin/user/info?access_token="+access, fields{})
 }

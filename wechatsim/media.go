@@ -15,8 +15,8 @@ import (
 
 const (
 	maxUploadBody   = 64 << 20 // bytes of an upload's body, form and file
-	defaultKeep     = 1 << 20  // bytes of an upload whose file media/get brings back
-	maxKept         = 100      // such files at a time
+	defaultKeep     = 1 << 20  // default of Config.KeepMedia, in bytes
+	maxKept         = 100      // how many files are kept at a time
 	mediaLife       = 3 * 24 * time.Hour
 	mediaGet        = "media/get"
 	mediaVideo      = "video"
@@ -28,7 +28,7 @@ const (
 // mediaLimits are the largest files of media/upload, in bytes, by type.
 var mediaLimits = map[string]int64{"image": 10 << 20, "voice": 2 << 20, mediaVideo: 10 << 20, "thumb": 64 << 10}
 
-// media is a file that an account uploaded, or the one that a call brings.
+// media is a file that an account uploaded, or that a call is uploading.
 type media struct {
 	id      string
 	owner   string // appid of the account
@@ -36,13 +36,13 @@ type media struct {
 	name    string // of the file, as it was uploaded
 	size    int64  // bytes
 	digest  string // Fingerprint of the file
-	bytes   []byte // nil if it was too long to be kept, or others came after it
+	bytes   []byte // nil if it was too long to be kept, or newer files took its place
 	expires time.Time
 }
 
-// readUpload reads an upload to its end, whatever becomes of the call: WeChat's front does so too.
-// It keeps the file if the whole body has no more than keep bytes. It returns nil for a body that
-// has no file with a name in the field media; the error is one of the connection.
+// readUpload reads a whole upload, also if the call will be refused: WeChat's front-end does so
+// too. It keeps the file if the body has no more than keep bytes. It returns nil for a body without
+// a named file in the field media. The error is a broken connection.
 func readUpload(r *http.Request, keep int64) (*media, error) {
 	m, formErr := readMedia(r, keep)
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
@@ -77,7 +77,7 @@ func readMedia(r *http.Request, keep int64) (*media, error) {
 	return m, nil
 }
 
-// mediaPart returns the part of a form in which the file is.
+// mediaPart returns the part of a form with the file.
 func mediaPart(r *http.Request) (*multipart.Part, error) {
 	form, err := r.MultipartReader()
 	if err != nil {
@@ -117,7 +117,8 @@ func (p *Platform) apiMediaUpload(c *call) (object, int) {
 	return object{{"type", kind}, {name, m.id}, {"created_at", now.Unix()}}, codeOK
 }
 
-// keep makes room: only the newest files are kept. The caller holds p.mu.
+// keep adds a file to those kept, and drops the oldest one if there are too many. The caller holds
+// p.mu.
 func (p *Platform) keep(m *media) {
 	if m.bytes == nil {
 		return
@@ -128,7 +129,7 @@ func (p *Platform) keep(m *media) {
 	}
 }
 
-// apiMediaGet answers with a file, which serveMedia writes, or for a video with where it is.
+// apiMediaGet sets the file for the answer, which serveMedia writes, or returns the URL of a video.
 func (p *Platform) apiMediaGet(c *call) (object, int) {
 	m := p.media[c.query.Get("media_id")]
 	if m == nil || m.owner != c.token.authorizer || m.bytes == nil || !p.now().Before(m.expires) {
@@ -141,10 +142,10 @@ func (p *Platform) apiMediaGet(c *call) (object, int) {
 	return nil, codeOK
 }
 
-// serveMedia writes a file.
+// serveMedia answers with a file.
 func serveMedia(w http.ResponseWriter, m *media) {
 	w.Header().Set("Content-Type", http.DetectContentType(m.bytes))
-	// The name of this header is not in its canonical form: that is how WeChat writes it.
+	// WeChat does not write this header's name in its canonical form.
 	w.Header()["Content-disposition"] = []string{`attachment; filename="` + m.id + cmp.Or(path.Ext(m.name), ".jpg") + `"`}
 	w.Header().Set("Cache-Control", "no-cache, must-revalidate")
 	_, _ = w.Write(m.bytes)

@@ -7,16 +7,16 @@ import (
 	"strings"
 )
 
-// Mode is how messages are pushed, as the console of an account lets its operator choose
-// ("message-push"). Components get ModeSecurity only; the others are for accounts that develop for
-// themselves.
+// Mode is how messages are pushed, as the operator of an account chooses it on the console
+// ("message-push"). Components get only ModeSecurity; the other modes are for accounts without a
+// component.
 type Mode string
 
 // The modes.
 const (
 	ModeSecurity Mode = "security" // 安全模式: encrypted, and so is the reply
-	ModeCompat   Mode = "compat"   // 兼容模式: clear fields and Encrypt side by side; the reply is either
-	ModePlain    Mode = "plain"    // 明文模式: clear, with nothing but signature, which does not cover the body
+	ModeCompat   Mode = "compat"   // 兼容模式: clear fields and Encrypt side by side; the reply may be clear or encrypted
+	ModePlain    Mode = "plain"    // 明文模式: clear, with only a signature that does not cover the body
 )
 
 // Message is what a user sends to an account, or an event of the account.
@@ -27,7 +27,7 @@ type Message struct {
 	Content string // of MsgType text
 	MsgID   int64  // 0 means the next free one; events have none
 	Mode    Mode   // "" means ModeSecurity
-	JSON    bool   // in JSON, as mini programs may choose it, instead of XML
+	JSON    bool   // JSON instead of XML, as mini programs may choose
 }
 
 // PushMessage pushes a message or an event for an account to the MessageURL.
@@ -80,15 +80,15 @@ func (p *Platform) pushMessage(c *component, a *authorizer, m Message) *push {
 	})
 }
 
-// PushInfo pushes an event of any InfoType to the AuthURL, with more fields of this order: name,
-// value, name, value.
+// PushInfo pushes an event of any InfoType to the AuthURL, with further fields: name, value, name,
+// value.
 func (p *Platform) PushInfo(componentAppID, infoType string, namesAndValues ...string) error {
 	if infoType == "" || len(namesAndValues)%2 != 0 {
 		return errors.New("push: want an InfoType, and a value for each name")
 	}
 	var fields object
 	for i := 0; i < len(namesAndValues); i += 2 {
-		if !elementName(namesAndValues[i]) {
+		if !isElementName(namesAndValues[i]) {
 			return fmt.Errorf("push: %q is not the name of an element", namesAndValues[i])
 		}
 		fields = append(fields, field{namesAndValues[i], namesAndValues[i+1]})
@@ -103,8 +103,8 @@ func (p *Platform) PushInfo(componentAppID, infoType string, namesAndValues ...s
 	return nil
 }
 
-// elementName reports whether s may be the name of an element: letters, digits and _.
-func elementName(s string) bool {
+// isElementName reports whether s may be the name of an element: letters, digits and _.
+func isElementName(s string) bool {
 	for i, r := range s {
 		if !(r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || i > 0 && '0' <= r && r <= '9') {
 			return false
@@ -113,9 +113,9 @@ func elementName(s string) bool {
 	return s != ""
 }
 
-// PushRaw encrypts a document as it is and pushes it: to the AuthURL, or to the MessageURL of
-// authorizer if that is not empty, there in a JSON envelope if it begins with {. The platform does
-// not look into it: a replay, an old ticket or nonsense can be pushed.
+// PushRaw encrypts a document as it is and pushes it to the AuthURL, or, if authorizer is not
+// empty, to its MessageURL, in a JSON envelope if the document begins with {. The document is not
+// checked: it may be a replay, an old ticket or nonsense.
 func (p *Platform) PushRaw(componentAppID, authorizer, document string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -59,7 +59,7 @@ func TestModes(t *testing.T) {
 		for _, vary := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, JSON %t, reply %s, other format %t, vary %t", row.mode, row.json, row.reply, row.other, vary), func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					config := kind()
+					config := calmConfig()
 					config.VaryForm, config.PushRetry.Times = vary, 1
 					config.Components[0].AutoPush = false
 					w := start(t, config)
@@ -162,9 +162,9 @@ func readMessage(c *wechat.Crypter, r *http.Request, mode wechatsim.Mode) (wecha
 	return m, nil
 }
 
-func TestModeThatIsNone(t *testing.T) {
+func TestUnknownMode(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		if err := w.p.Authorize(compID, accountA); err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestRawMessageReply(t *testing.T) {
 	} {
 		t.Run(row.outcome, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.PushRetry.Times = 1
 				w := start(t, config)
 				w.pushed("")
@@ -225,7 +225,7 @@ func TestRawMessageReply(t *testing.T) {
 // TestRepliesTellNoSecrets looks at a reply that repeats a code.
 func TestRepliesTellNoSecrets(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		w.account(w.componentToken(), accountA)
 		code := w.last("authorized").fields["AuthorizationCode"]
 		w.setHandler(func(rw http.ResponseWriter, _ *http.Request) {
@@ -257,7 +257,7 @@ func TestVerifyURL(t *testing.T) {
 	}{
 		{"message URL", accountA, func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo) }, wechatsim.OutcomeSuccess, ""},
 		{"auth URL", "", func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo) }, wechatsim.OutcomeSuccess, ""},
-		{"line feed", accountA, func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo+"\n") }, wechatsim.OutcomeRefused, "there is space around the echostr"},
+		{"line feed", accountA, func(echo string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, echo+"\n") }, wechatsim.OutcomeRefused, "white space around the echostr"},
 		{"success", "", func(_ string, rw http.ResponseWriter) { _, _ = io.WriteString(rw, "success") }, wechatsim.OutcomeRefused, "body is not the echostr"},
 		{"forbidden", accountA, func(echo string, rw http.ResponseWriter) { rw.WriteHeader(403); _, _ = io.WriteString(rw, echo) }, wechatsim.OutcomeRefused, "status is not 200"},
 		{"too slow", accountA, func(echo string, rw http.ResponseWriter) {
@@ -267,7 +267,7 @@ func TestVerifyURL(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.Components[0].AutoPush = false
 				config.Components[0].AuthURL += "?old=1"
 				w := start(t, config)

@@ -8,27 +8,27 @@ import (
 	"strings"
 )
 
-// Oddity is a way in which a push of WeChat's differs from what its pages print. Public bug reports
-// have all of them.
+// Oddity is a way in which a push of WeChat's differs from the documented form. All of them are in
+// public bug reports.
 type Oddity string
 
-// The oddities. Those of the envelope are outside of the signature; all others are signed.
+// The oddities. Those of the envelope are not signed; all others are.
 const (
 	OddAttribute   Oddity = "attribute"    // an element with an attribute
-	OddComment     Oddity = "comment"      // a comment beside the elements
+	OddComment     Oddity = "comment"      // a comment between the elements
 	OddControl     Oddity = "control"      // a text with control characters, raw in JSON
 	OddNotUTF8     Oddity = "not_utf8"     // a text cut inside a character
-	OddTextBeside  Oddity = "text_beside"  // a word beside the elements
-	OddWrongEndTag Oddity = "wrong_end"    // an element that another name ends
+	OddTextBeside  Oddity = "text_beside"  // a word between the elements
+	OddWrongEndTag Oddity = "wrong_end"    // an element whose end tag has another name
 	OddCDATAEnd    Oddity = "cdata_end"    // a text with ]]> in it
-	OddName        Oddity = "name"         // an element, or a member, whose name is no ASCII
+	OddName        Oddity = "name"         // an element or a member whose name is not ASCII
 	OddOwnLines    Oddity = "own_lines"    // white space around what WeChat writes itself
-	OddTwice       Oddity = "twice"        // an unknown name that stands twice
+	OddTwice       Oddity = "twice"        // an unknown name that occurs twice
 	OddEncrypt     Oddity = "encrypt"      // white space in and around Encrypt
 	OddClearField  Oddity = "clear_fields" // fields in the clear beside Encrypt, one with a control character
 )
 
-// Oddities returns all of them, in the order in which OddPushes takes turns.
+// Oddities returns all of them, in the order in which OddPushes uses them.
 func Oddities() []Oddity {
 	return []Oddity{
 		OddAttribute, OddComment, OddControl, OddNotUTF8, OddTextBeside, OddWrongEndTag, OddCDATAEnd, OddName, OddOwnLines, OddTwice,
@@ -36,9 +36,9 @@ func Oddities() []Oddity {
 	}
 }
 
-// OddPushes makes the next n pushes of an InfoType odd, each in another way, or all in the same if
-// as is not "". "" as InfoType stands for every push. What an odd push says stays the same: a
-// keeper reads it, and answers with success. Heal ends it.
+// OddPushes makes the next n pushes of an InfoType odd: each in another way, or all in the way as
+// if that is not "". "" as InfoType means every push. The content of an odd push stays the same: a
+// good receiver reads it and answers with success. Heal ends it.
 func (p *Platform) OddPushes(infoType string, n int, as Oddity) error {
 	if n < 1 {
 		return errors.New("odd pushes: want 1 or more")
@@ -54,7 +54,7 @@ func (p *Platform) OddPushes(infoType string, n int, as Oddity) error {
 	return nil
 }
 
-// makeOdd changes a push if its turn has come. The caller holds p.mu.
+// makeOdd makes a push odd if it should be. The caller holds p.mu.
 func (p *Platform) makeOdd(job *push) {
 	if job.mode == ModePlain || job.infoType == infoRaw || !takeOne(p.odd, job.infoType) {
 		return
@@ -67,7 +67,8 @@ func (p *Platform) makeOdd(job *push) {
 	job.document = job.odd.document(job.document, job.json, p.chance(0.5))
 }
 
-// takeOne takes one from what is left of a name, or of "" which stands for every name.
+// takeOne subtracts one from the number left for a name, or for "", which means every name, and
+// reports whether there was one.
 func takeOne(left map[string]int, name string) bool {
 	for _, n := range []string{name, ""} {
 		if left[n] > 0 {
@@ -78,7 +79,7 @@ func takeOne(left map[string]int, name string) bool {
 	return false
 }
 
-// oddXML and oddJSON are what is added to a document, before or behind what WeChat says.
+// oddXML and oddJSON are the pieces that are added at the beginning or the end of a document.
 var (
 	oddXML = map[Oddity]string{
 		OddAttribute: `<note lang="zh_CN">odd</note>`, OddComment: "<!-- odd -->", OddControl: "<note><![CDATA[o\x1dd\x00d]]></note>",
@@ -92,7 +93,8 @@ var (
 		`auth_code|status|ToUserName|FromUserName|MsgType|Event|MsgId)>)([^<]+|<!\[CDATA\[[^\]]*\]\]>)(</)`)
 )
 
-// document returns a document in which the oddity stands: at its beginning, or at its end.
+// document returns a document with the oddity: at its beginning if first is true, otherwise at its
+// end.
 func (o Oddity) document(text string, isJSON, first bool) string {
 	start, end, more, comma := "<xml>", "</xml>", oddXML[o], ""
 	if isJSON {
@@ -110,7 +112,7 @@ func (o Oddity) document(text string, isJSON, first bool) string {
 	}
 }
 
-// envelope returns an envelope in which the oddity stands.
+// envelope returns an envelope with the oddity.
 func (o Oddity) envelope(head field, encrypted string, isJSON bool) string {
 	switch {
 	case isJSON && o == OddEncrypt:
@@ -127,8 +129,8 @@ func (o Oddity) envelope(head field, encrypted string, isJSON bool) string {
 // refreshFields are the names of a refresh token in answers.
 var refreshFields = []string{"authorizer_refresh_token", "refresh_token"}
 
-// oddAnswer returns an answer as FaultNoRefresh, FaultEmptyRefresh and FaultRaw have it. Of a list
-// they change the entry of one account, if the fault names one.
+// oddAnswer returns an answer as FaultNoRefresh and FaultEmptyRefresh change it. In a list they
+// change only the entry of one account, if the fault names one.
 func (f fate) oddAnswer(o object) object {
 	changed := object{}
 	for _, member := range o {
@@ -157,11 +159,10 @@ func (f fate) oddAnswer(o object) object {
 	return changed
 }
 
-// rawText is what FaultRaw puts into an answer: what an account calls itself, as it came from a
-// phone.
+// rawText is what FaultRaw puts into an answer: an account's signature as typed on a phone.
 const rawText = "\"signature\":\"fine\x08 goods\nevery day\xe5\x90\",\"signature\":\"twice\""
 
-// rawAnswer returns an answer with bytes that JSON has no room for.
+// rawAnswer returns an answer with bytes that are not valid in JSON.
 func rawAnswer(answer string) string {
 	if before, after, found := strings.Cut(answer, `"authorizer_info":{`); found {
 		return before + `"authorizer_info":{` + rawText + "," + after

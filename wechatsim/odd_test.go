@@ -22,7 +22,7 @@ func TestOddPushes(t *testing.T) {
 		wechatsim.OddOwnLines: "<InfoType>\n  ", wechatsim.OddTwice: "</note><note>", wechatsim.OddEncrypt: "<Encrypt>\n", wechatsim.OddClearField: "o\x1dd",
 	}
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.Components[0].AutoPush = false
 		w := start(t, config)
 		var came []string
@@ -74,7 +74,7 @@ func TestOddPushes(t *testing.T) {
 
 func TestOddPushesOfOneKindInJSON(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		w.account(w.componentToken(), accountA)
 		bodies := make(chan string, 1)
 		w.mu.Lock()
@@ -118,7 +118,7 @@ func TestOddAnswers(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				w := start(t, kind())
+				w := start(t, calmConfig())
 				token := w.componentToken()
 				w.account(token, accountA)
 				w.account(token, accountB)

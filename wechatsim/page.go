@@ -17,7 +17,7 @@ import (
 
 // The pages of an authorization link ("Authorization_Process_Technical_Description"). The real ones
 // are on hosts of their own, mp.weixin.qq.com and open.weixin.qq.com. Troubles of Fail and SetDown
-// do not touch them.
+// do not affect them.
 var pages = map[string]func(*Platform, http.ResponseWriter, *http.Request){
 	"/cgi-bin/componentloginpage": (*Platform).pcPage,
 	"/wxaopen/safe/bindcomponent": (*Platform).mobilePage,
@@ -25,14 +25,13 @@ var pages = map[string]func(*Platform, http.ResponseWriter, *http.Request){
 	consentPath:                   (*Platform).consentForm,
 }
 
-// consentPath is where the form of a page goes. It stands for the phone of the account's
-// administrator.
+// consentPath is where the form of a page goes. It takes the place of the administrator's phone.
 const consentPath = "/sim/consent"
 
-// maxListed is how many accounts a page lists; another one can be typed.
+// maxListed is how many accounts a page lists; others can be typed in.
 const maxListed = 100
 
-// link is what an authorization link says, and the form of its page again.
+// link is the content of an authorization link, and of the form on its page.
 type link struct {
 	Component   string
 	PreAuthCode string
@@ -47,14 +46,13 @@ func readLink(v url.Values) link {
 	}
 }
 
-// pcPage is the page for a browser. It wants to be followed from a page on the host of
-// redirect_uri.
+// pcPage is the page for a browser. The browser must come from a page on the host of redirect_uri.
 func (p *Platform) pcPage(w http.ResponseWriter, r *http.Request) {
 	p.showPage(w, r, func(l link, _ url.Values) error { return checkReferer(r.Referer(), l.RedirectURI) })
 }
 
-// mobilePage is the page inside WeChat. A scanned link has no Referer; nothing is known about a
-// check of one, so only a wrong one is refused.
+// mobilePage is the page inside WeChat. A scanned link has no Referer. It is not known whether
+// WeChat checks one, so only a wrong one is refused.
 func (p *Platform) mobilePage(w http.ResponseWriter, r *http.Request) {
 	p.showPage(w, r, func(l link, query url.Values) error {
 		switch {
@@ -69,7 +67,8 @@ func (p *Platform) mobilePage(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// checkReferer wants that the page which led here is on the host of redirect_uri, with its port.
+// checkReferer returns an error unless the page that led here is on the host and port of
+// redirect_uri.
 func checkReferer(referer, redirectURI string) error {
 	host := func(raw string) string {
 		if u, err := url.Parse(raw); err == nil && u.Host != "" {
@@ -91,7 +90,7 @@ var (
 )
 
 func (p *Platform) showPage(w http.ResponseWriter, r *http.Request, check func(link, url.Values) error) {
-	if !method(w, r, http.MethodGet) {
+	if !hasMethod(w, r, http.MethodGet) {
 		return
 	}
 	query := r.URL.Query()
@@ -121,9 +120,9 @@ func (p *Platform) showPage(w http.ResponseWriter, r *http.Request, check func(l
 	}{l, consentPath, accounts, more})
 }
 
-// checkLink checks a link without using it up, and returns the accounts that may take it: those the
-// platform knows, or the only one that the link is for. more is how many of them are too many for a
-// page.
+// checkLink checks a link without using it up, and returns the accounts that may use it: those the
+// platform knows, or the only one that the link is for. more is the number of accounts left out
+// because they are too many for a page.
 func (p *Platform) checkLink(l link) (accounts []string, more int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -158,7 +157,7 @@ func (p *Platform) checkLink(l link) (accounts []string, more int, err error) {
 // consentForm takes the form of a page: the account named there authorizes, and the browser goes
 // to redirect_uri.
 func (p *Platform) consentForm(w http.ResponseWriter, r *http.Request) {
-	if !method(w, r, http.MethodPost) {
+	if !hasMethod(w, r, http.MethodPost) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxRequestBody)
@@ -194,8 +193,8 @@ func (p *Platform) recordLink(kind EntryKind, l link, authorizer, page string, e
 		Str("outcome", e.Outcome).Str("reason", e.Text).Msg("authorization link used")
 }
 
-// method reports whether the request has the method, and answers if not.
-func method(w http.ResponseWriter, r *http.Request, want string) bool {
+// hasMethod reports whether the request has the method, and answers with an error if not.
+func hasMethod(w http.ResponseWriter, r *http.Request, want string) bool {
 	if r.Method != want {
 		w.Header().Set("Allow", want)
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
@@ -205,11 +204,11 @@ func method(w http.ResponseWriter, r *http.Request, want string) bool {
 
 func refusePage(w http.ResponseWriter, err error) { writePage(w, errorPage, err.Error()) }
 
-// writePage writes a page, with status 200 as WeChat does whatever the page says.
+// writePage answers with a page. The status is always 200, as on WeChat's pages.
 func writePage(w http.ResponseWriter, page *template.Template, data any) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store") // it has a pre-auth code in it
-	_ = page.Execute(w, data)                   // the reader may have gone
+	w.Header().Set("Cache-Control", "no-store") // it contains a pre-auth code
+	_ = page.Execute(w, data)                   // the client may have gone
 }
 
 const pageHead = `<!DOCTYPE html>

@@ -119,7 +119,7 @@ func TestAuthorizationPages(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.Components[0].Authorizers = []string{accountB}
 				w := start(t, config)
 				time.Sleep(time.Second) // accountB authorizes
@@ -169,7 +169,7 @@ func TestAuthorizationPages(t *testing.T) {
 // TestAuthorizationPageRefuses changes one thing of a good link in turn.
 func TestAuthorizationPageRefuses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		expired := w.link(token).PreAuthCode
 		time.Sleep(10 * time.Minute)
@@ -244,7 +244,7 @@ func TestAuthorizationPageRefuses(t *testing.T) {
 // TestConsentForm sends forms that no page has.
 func TestConsentForm(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		l := w.link(token)
 		l.BizAppID = accountA
@@ -293,7 +293,7 @@ func TestConsentForm(t *testing.T) {
 // TestPagesEscape puts markup wherever a link has room for it.
 func TestPagesEscape(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		l := w.link(w.componentToken())
 		const markup = `"><script>alert(1)</script>`
 		l.RedirectURI = "https://example.com/?" + markup
@@ -319,7 +319,7 @@ func TestPagesEscape(t *testing.T) {
 // TestPageOfMany has more accounts than a page lists.
 func TestPageOfMany(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		for i := range 150 {
 			config.Components[0].Authorizers = append(config.Components[0].Authorizers, fmt.Sprintf("wx%016d", i))
 		}

@@ -18,11 +18,11 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// refreshTokenGrace is how long a rotated refresh token works with RotateEach
-// (a WeChat staff reply speaks of five minutes).
+// refreshTokenGrace is how long a rotated refresh token stays valid with RotateEach (five minutes
+// according to a reply of WeChat's staff).
 const refreshTokenGrace = 5 * time.Minute
 
-// preAuthCodeLife is the shorter of the two lives that api_getpreauthcode names.
+// preAuthCodeLife is the shorter of the two lives in api_getpreauthcode.
 const preAuthCodeLife = 600 * time.Second
 
 // What an issued secret is.
@@ -43,7 +43,7 @@ type Platform struct {
 	client  *http.Client
 	running atomic.Bool
 	apis    map[string]*api // by path
-	closed  chan struct{}   // closed when Run ends: all waits end with it
+	closed  chan struct{}   // closed when Run ends, which ends all waits
 	wake    chan struct{}   // tells Run that queue is not empty
 
 	mu            sync.Mutex // guards what follows
@@ -52,7 +52,7 @@ type Platform struct {
 	tokens        map[string]*token    // access tokens ever issued, by value
 	tickets       map[string]*token    // tickets of getticket ever issued, by value
 	codes         map[string]*authCode // by value
-	quotas        map[string]*quota    // by appid: what components call for an account is the account's
+	quotas        map[string]*quota    // by appid; calls with an account's token count for the account
 	limits        map[string]int       // daily, by API name
 	media         map[string]*media    // uploaded files, by media_id
 	kept          []*media             // those that have their bytes, oldest first
@@ -61,17 +61,17 @@ type Platform struct {
 	userRefreshes map[string]*user     // by refresh token
 	templates     int                  // counts the template messages
 	secrets       []string
-	issued        int // counts the secrets made
+	issued        int // counts the issued secrets
 	history       []Entry
 	seq           int
 	faults        []*Fault
 	down          bool
 	queue         []*push
 	pushes        int                        // counts the pushes
-	lanes         map[string]<-chan struct{} // by account: closed when its last push was tried once
+	lanes         map[string]<-chan struct{} // by account: closed when its latest push was tried once
 	drops         map[string]int             // pushes still to be lost, by InfoType
 	odd           map[string]int             // pushes still to be odd, by InfoType
-	oddAs         Oddity                     // how; "" means one after the other
+	oddAs         Oddity                     // in which way; "" means each in turn
 	oddTurn       int
 }
 
@@ -83,9 +83,9 @@ type component struct {
 	tickets      map[string]time.Time // value to end of life
 	ticket       string               // the newest
 	ticketNumber int
-	pushing      bool      // tickets are on
-	stopped      bool      // by StopTickets
-	failingSince time.Time // first of the tickets that failed in a row
+	pushing      bool      // tickets are pushed
+	stopped      bool      // StopTickets was called
+	failingSince time.Time // when the first of the tickets that failed in a row was pushed
 	answered     bool      // a ticket was answered with success once
 
 	generation  int
@@ -107,9 +107,9 @@ type authorizer struct {
 
 	generation int
 	live       []*token
-	tickets    map[string]*token    // of getticket: the newest by what it is
+	tickets    map[string]*token    // of getticket: the newest, by kind (what)
 	menu       json.RawMessage      // its buttons; nil if it has none
-	sent       chan<- customMessage // while a ReleaseCheck looks at what the account sends; else nil
+	sent       chan<- customMessage // while a ReleaseCheck waits for the account's messages; else nil
 }
 
 type oldRefresh struct {
@@ -117,15 +117,15 @@ type oldRefresh struct {
 	until      time.Time
 }
 
-// token is an access token, or a ticket of getticket, which lives and dies alike.
+// token is an access token, or a ticket of getticket, which expires in the same way.
 type token struct {
 	what       string
 	value      string
 	component  string
 	authorizer string // empty for a component token
 	generation int
-	expires    time.Time // its own end
-	dies       time.Time // from when it is refused before that; zero if not
+	expires    time.Time // when it expires
+	dies       time.Time // when it becomes invalid before that; zero if it does not
 }
 
 type authCode struct {
@@ -140,8 +140,8 @@ type preAuthCode struct {
 	used    bool
 }
 
-// New returns a platform that is ready to be called. Tickets and events are pushed while Run runs.
-// The error names all faults of the config.
+// New returns a platform whose API can be called. Tickets and events are pushed while Run runs. The
+// error names all faults of the config.
 func New(config Config) (*Platform, error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {
@@ -155,7 +155,7 @@ func New(config Config) (*Platform, error) {
 		config: config,
 		client: &http.Client{
 			Transport: transport,
-			// A redirect is an answer other than success.
+			// Not followed: a redirect is an answer other than success.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		apis:          map[string]*api{},
@@ -232,7 +232,7 @@ func (p *Platform) sortedComponents() []*component {
 	return slices.SortedFunc(maps.Values(p.components), func(a, b *component) int { return strings.Compare(a.AppID, b.AppID) })
 }
 
-// about adds to a log line what it is about.
+// about adds the component and the account to a log line.
 func about(line *zerolog.Event, component, authorizer string) *zerolog.Event {
 	line.Str("component", component)
 	if authorizer != "" {
@@ -261,7 +261,7 @@ func (p *Platform) upTo(d time.Duration) time.Duration {
 	return time.Duration(p.rng.Int64N(int64(d) + 1))
 }
 
-// wait waits for d, or less when done or the platform ends. It reports whether d has passed.
+// wait waits for d, or until done is closed or the platform ends. It reports whether d has passed.
 func (p *Platform) wait(done <-chan struct{}, d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -291,7 +291,7 @@ func (p *Platform) makeSecret(what string) string {
 	}[what] + body
 	switch what {
 	case whatComponentToken, whatAuthorizerToken:
-		// Real ones are long: 512 bytes are to be reserved for them.
+		// Real ones are long: WeChat asks to reserve 512 bytes for them.
 		value = fmt.Sprintf("%d_%s_%s", 10+p.rng.IntN(90), body, hex.EncodeToString(p.random(32)))
 	case whatJSAPITicket, whatWxCardTicket:
 		value = body + hex.EncodeToString(p.random(16)) // real ones have 86 characters and no mark
@@ -300,8 +300,8 @@ func (p *Platform) makeSecret(what string) string {
 	return value
 }
 
-// Secrets returns every secret ever configured or issued, so that a test can look for them where
-// they must not be.
+// Secrets returns every secret ever configured or issued, so that a test can check that they don't
+// appear where they must not.
 func (p *Platform) Secrets() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -322,7 +322,7 @@ func (p *Platform) component(appid string) (*component, error) {
 	return c, nil
 }
 
-// account returns a component and one of its accounts that authorized it. The caller holds p.mu.
+// account returns a component and an account that authorizes it now. The caller holds p.mu.
 func (p *Platform) account(componentAppID, appid string) (*component, *authorizer, error) {
 	c, err := p.component(componentAppID)
 	if err != nil {
@@ -344,7 +344,7 @@ func (p *Platform) issueTicket(c *component) {
 			delete(c.tickets, value)
 			p.record(Entry{Kind: EntryInvalidate, Component: c.AppID, What: whatTicket, Secret: Fingerprint(value), ValidUntil: now})
 		case now.Sub(end) > p.config.TicketLife:
-			delete(c.tickets, value) // long expired: from now on invalid instead of expired
+			delete(c.tickets, value) // expired long ago: from now on "invalid" instead of "expired"
 		}
 	}
 	c.ticket = p.makeSecret(whatTicket)
@@ -356,8 +356,8 @@ func (p *Platform) issueTicket(c *component) {
 	})
 }
 
-// issueToken makes an access token for the component (a is nil) or for one of its accounts.
-// The one before works for Overlap more. The caller holds p.mu.
+// issueToken issues an access token for the component (if a is nil) or for one of its accounts. The
+// previous one stays valid for Overlap. The caller holds p.mu.
 func (p *Platform) issueToken(c *component, a *authorizer) *token {
 	live, generation, t := &c.live, &c.generation, &token{what: whatComponentToken, component: c.AppID}
 	if a != nil {
@@ -381,8 +381,8 @@ func (p *Platform) issue(t *token, life time.Duration) {
 	})
 }
 
-// accountTicket returns the ticket of an account that is in its life, a new one if there is none.
-// The caller holds p.mu.
+// accountTicket returns the valid ticket of an account, or issues a new one if there is none. The
+// caller holds p.mu.
 func (p *Platform) accountTicket(c *component, a *authorizer, what string) *token {
 	old := a.tickets[what]
 	if old.refusal(p.now()) == codeOK {
@@ -397,7 +397,7 @@ func (p *Platform) accountTicket(c *component, a *authorizer, what string) *toke
 	return t
 }
 
-// retire lets the tokens die after overlap, unless they end earlier. The caller holds p.mu.
+// retire makes the tokens invalid after overlap, unless they expire earlier. The caller holds p.mu.
 func (p *Platform) retire(live *[]*token, overlap time.Duration) {
 	now := p.now()
 	for _, t := range *live {
@@ -414,7 +414,7 @@ func (p *Platform) retire(live *[]*token, overlap time.Duration) {
 	*live = slices.DeleteFunc(*live, func(t *token) bool { return t.refusal(now) != 0 })
 }
 
-// validUntil returns when the token ends or ended.
+// validUntil returns when the token stops or stopped being valid.
 func (t *token) validUntil() time.Time {
 	if !t.dies.IsZero() && t.dies.Before(t.expires) {
 		return t.dies
@@ -423,7 +423,7 @@ func (t *token) validUntil() time.Time {
 }
 
 // refusal returns the errcode with which the token is refused now, 0 if it is accepted. t may be
-// nil.
+// nil: an unknown token.
 func (t *token) refusal(now time.Time) int {
 	switch {
 	case t == nil:
@@ -437,8 +437,8 @@ func (t *token) refusal(now time.Time) int {
 	}
 }
 
-// issueRefresh gives the account a new refresh token. The one before works for grace more. The
-// caller holds p.mu.
+// issueRefresh issues a new refresh token for the account. The previous one stays valid for grace.
+// The caller holds p.mu.
 func (p *Platform) issueRefresh(c *component, a *authorizer, grace time.Duration) {
 	now := p.now()
 	maps.DeleteFunc(a.oldRefresh, func(_ string, old oldRefresh) bool { return !now.Before(old.until) })
@@ -459,7 +459,7 @@ func (p *Platform) issueRefresh(c *component, a *authorizer, grace time.Duration
 	})
 }
 
-// killRefresh ends the refresh tokens of an account. The caller holds p.mu.
+// killRefresh makes the refresh tokens of an account invalid. The caller holds p.mu.
 func (p *Platform) killRefresh(c *component, a *authorizer) {
 	clear(a.oldRefresh)
 	if a.refresh == "" {
@@ -472,8 +472,8 @@ func (p *Platform) killRefresh(c *component, a *authorizer) {
 	a.refresh = ""
 }
 
-// refreshGenerationOf returns which refresh token of the account value is, 0 if it is not accepted.
-// The caller holds p.mu.
+// refreshGenerationOf returns the generation of the account's refresh token with that value, 0 if
+// it is not accepted. The caller holds p.mu.
 func (p *Platform) refreshGenerationOf(a *authorizer, value string) int {
 	if !a.authorized || value == "" {
 		return 0

@@ -17,7 +17,7 @@ const (
 	// pushDeadline is how long WeChat waits for the answer to a push (message_push).
 	pushDeadline = 5 * time.Second
 
-	maxPushAnswer = 64 << 10 // bytes of an answer that are read
+	maxPushAnswer = 64 << 10 // how much of an answer is read, in bytes
 
 	// pauseAfter is how many ticket intervals tickets must fail in a row before Config.PausePushes
 	// stops them.
@@ -34,7 +34,7 @@ const (
 	defaultOpenID = "oSimUser"
 )
 
-// push is one document on its way to a receiver, with all its tries.
+// push is one document to be sent to a receiver, with all its tries.
 type push struct {
 	id         int
 	component  *component
@@ -51,16 +51,16 @@ type push struct {
 	late    time.Duration
 	dropped bool
 	repeat  bool            // sent once more after success
-	after   <-chan struct{} // closed when the account's push before was tried once; nil if there is no order
-	tried   chan struct{}   // closed when this one was
-	done    chan answer     // gets the last answer when there will be no more tries
+	after   <-chan struct{} // closed when the account's previous push was tried once; nil if the order does not matter
+	tried   chan struct{}   // closed when this one was tried once
+	done    chan answer     // receives the last answer after the last try
 }
 
 // answer is what a receiver answered to a push.
 type answer struct {
 	status           int // HTTP
 	outcome          string
-	text             string // passive reply, or why there is none
+	text             string // the passive reply, or why there is none
 	msgType, content string // of a passive reply
 }
 
@@ -83,7 +83,7 @@ func (p *Platform) enqueue(job push) *push {
 	p.queue = append(p.queue, &job)
 	select {
 	case p.wake <- struct{}{}:
-	default: // Run is told already
+	default: // Run will look already
 	}
 	return &job
 }
@@ -142,7 +142,7 @@ func (p *Platform) deliver(ctx context.Context, job *push) {
 		}
 	}
 	if job.late > 0 {
-		tried() // who is late is overtaken
+		tried() // a late push may be overtaken by the next ones
 		if !p.wait(ctx.Done(), job.late) {
 			return
 		}
@@ -181,7 +181,7 @@ func (p *Platform) deliver(ctx context.Context, job *push) {
 	}
 }
 
-// ticketDone keeps account of answered and failed tickets, and lets the component's own accounts
+// ticketDone records whether a ticket was answered or failed, and lets the component's Authorizers
 // authorize after the first answered one.
 func (p *Platform) ticketDone(ctx context.Context, c *component, success bool) {
 	p.mu.Lock()
@@ -220,7 +220,7 @@ func (job *push) entry(kind EntryKind, outcome string, attempt int) Entry {
 	}
 }
 
-// send sends a push once and returns the answer, which it records.
+// send sends a push once, records the answer and returns it.
 func (p *Platform) send(ctx context.Context, job *push, attempt int) answer {
 	p.mu.Lock()
 	target, body, err := p.seal(job)
@@ -251,8 +251,8 @@ func (p *Platform) send(ctx context.Context, job *push, attempt int) answer {
 	return a
 }
 
-// stamp returns a new timestamp and nonce, and the part of a query that every request to a push
-// address has. The caller holds p.mu.
+// stamp returns a new timestamp and nonce, and the query with their signature that every request to
+// a push address has. The caller holds p.mu.
 func (p *Platform) stamp(c *component) (timestamp, nonce, query string) {
 	timestamp = strconv.FormatInt(p.now().Unix(), 10)
 	nonce = strconv.Itoa(1 + p.rng.IntN(1<<31-1))
@@ -264,7 +264,7 @@ func (c *component) messageURL(authorizer string) string {
 	return strings.ReplaceAll(c.MessageURL, "$APPID$", authorizer)
 }
 
-// withQuery adds a query to an address, which may have one.
+// withQuery adds a query to an address, which may have one already.
 func withQuery(target, query string) string {
 	if strings.Contains(target, "?") {
 		return target + "&" + query
@@ -272,8 +272,8 @@ func withQuery(target, query string) string {
 	return target + "?" + query
 }
 
-// seal encrypts a push, if its mode wants that, and returns the address with its query, and the
-// body. The nonce, the timestamp and the random bytes are new each time; the document is not. The
+// seal encrypts a push, depending on its mode, and returns the address with its query, and the
+// body. Nonce, timestamp and random bytes are new for each try; the document is the same. The
 // caller holds p.mu.
 func (p *Platform) seal(job *push) (target, body string, err error) {
 	c := job.component
@@ -349,11 +349,11 @@ func (p *Platform) exchange(ctx context.Context, method, target, kind, body stri
 		request.Header.Set("Content-Type", kind)
 	}
 	request.Header.Set("User-Agent", "Mozilla/4.0")
-	request.Close = method == http.MethodGet // Run, which closes the connections of pushes, need not run
+	request.Close = method == http.MethodGet // VerifyURL works without Run, which closes idle connections at its end
 	response, err := p.client.Do(request)
 	if err != nil {
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
-			err = urlErr.Err // without the address: its query is long and says nothing
+			err = urlErr.Err // without the address, whose query is long and useless
 		}
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 func TestTicketsComeAndEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		began := time.Now()
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		time.Sleep(13 * time.Hour)
 		tickets := w.pushed("component_verify_ticket")
 		if len(tickets) != 13*6+1 {
@@ -44,7 +44,7 @@ func TestTicketsComeAndEnd(t *testing.T) {
 
 func TestOldTicketDies(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.OldTicketDies = true
 		w := start(t, config)
 		first := w.last("component_verify_ticket").fields["ComponentVerifyTicket"]
@@ -60,7 +60,7 @@ func TestOldTicketDies(t *testing.T) {
 
 func TestTicketsAreSwitched(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.Components[0].AutoPush = false
 		w := start(t, config)
 		startPush := func() string {
@@ -97,7 +97,7 @@ func TestTicketsAreSwitched(t *testing.T) {
 
 func TestPushesPauseAfterLongFailure(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.PausePushes = true
 		w := start(t, config)
 		w.setAnswer(func(received) string { return "fail" })
@@ -137,7 +137,7 @@ func TestPushAnswers(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.PushRetry = row.retry
 				config.Components[0].AutoPush = false
 				w := start(t, config)
@@ -210,7 +210,7 @@ func TestMessages(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.Components[0].AutoPush = false
 				config.PushRetry.Times = 1
 				w := start(t, config)
@@ -249,7 +249,7 @@ func TestMessages(t *testing.T) {
 
 func TestEventMessageAndRawPush(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		w.pushed("") // accounts and component have no common order
 		if err := w.p.Authorize(compID, accountA); err != nil {
 			t.Fatal(err)
@@ -287,7 +287,7 @@ func TestEventMessageAndRawPush(t *testing.T) {
 
 func TestQuickRegistration(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		if err := w.p.Register(compID, accountA); err != nil {
 			t.Fatal(err)
@@ -297,7 +297,7 @@ func TestQuickRegistration(t *testing.T) {
 			t.Errorf("pushed %v", got)
 		}
 		access, _ := w.exchange(token, got["auth_code"])
-		if code := w.works(access); code != 0 {
+		if code := w.businessErrcode(access); code != 0 {
 			t.Errorf("its token is refused with %d", code)
 		}
 		if w.p.Register(compID, accountA) == nil {
@@ -310,7 +310,7 @@ func TestConsent(t *testing.T) {
 	for _, twoCodes := range []bool{false, true} {
 		t.Run(fmt.Sprintf("two codes %t", twoCodes), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.TwoCodes = twoCodes
 				w := start(t, config)
 				token := w.componentToken()
@@ -352,7 +352,7 @@ func TestPushOrder(t *testing.T) {
 	for _, shuffle := range []time.Duration{0, time.Minute} {
 		t.Run(shuffle.String(), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.Components[0].AutoPush = false
 				config.ShuffleWithin = shuffle
 				config.Seed = 3
@@ -383,7 +383,7 @@ func TestPushOrder(t *testing.T) {
 
 func TestRepeatedLateAndDroppedPushes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.Components[0].AutoPush = false
 		config.RepeatPushRate, config.LatePushRate = 1, 1
 		w := start(t, config)
@@ -411,7 +411,7 @@ func TestRepeatedLateAndDroppedPushes(t *testing.T) {
 // TestVaryingForms checks that what varies still says the same.
 func TestVaryingForms(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		config.VaryForm = true
 		config.TokenLife = 25 * time.Hour
 		w := start(t, config)

@@ -2,15 +2,15 @@ package wechatsim
 
 import "time"
 
-// quota counts the calls that one appid is charged for.
+// quota counts the calls that are charged to one appid.
 type quota struct {
 	day     string
 	used    map[string]int // by API name
 	month   string
-	cleared int // times in that month
+	cleared int // how often in that month
 }
 
-// beijing is where WeChat's days begin and end.
+// beijing is the time zone of WeChat's days.
 var beijing = time.FixedZone("UTC+8", 8*60*60)
 
 // quotaOf returns today's quota of an appid. The caller holds p.mu.
@@ -46,7 +46,7 @@ func (c *call) owner() string {
 	return c.component.AppID
 }
 
-// count counts a call against its daily limit. The caller holds p.mu.
+// count counts a call against its daily limit. It returns an errcode. The caller holds p.mu.
 func (p *Platform) count(c *call) int {
 	q := p.quotaOf(c.owner())
 	if q.used[c.api.name] >= p.dailyLimit(c.api) {

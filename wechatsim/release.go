@@ -55,35 +55,35 @@ const (
 	// is not published.
 	customMessageWait = 30 * time.Second
 
-	// releaseOpenID is the user who writes in the release check.
+	// releaseOpenID is the user who writes the messages of the release check.
 	releaseOpenID = "oSimReleaseCheck"
 )
 
-// Step is one thing that the platform wanted, and whether it got it.
+// Step is one expectation of the platform, and whether it was met.
 type Step struct {
 	Step string `json:"step"`
 	OK   bool   `json:"ok"`
 	Why  string `json:"why,omitempty"` // not OK; without secrets
 }
 
-// ReleaseReport is what came of a ReleaseCheck.
+// ReleaseReport is the result of a ReleaseCheck.
 type ReleaseReport struct {
 	Component  string `json:"component"`
 	Authorizer string `json:"authorizer"`
-	OK         bool   `json:"ok"` // every step is
+	OK         bool   `json:"ok"` // all steps are OK
 	Steps      []Step `json:"steps"`
 }
 
-// customMessage is what an account sent by message/custom/send, in clear.
+// customMessage is a message that an account sent with message/custom/send, in the clear.
 type customMessage struct{ openID, msgType, text string }
 
 // ReleaseCheck plays the network release check (全网发布接入检测, "releases_instructions") with one of
-// ReleaseAccounts, the first one if authorizer is empty: the account authorizes, a ticket is
-// pushed, an official account gets a text and an event that want a passive reply, each account a
-// code that wants a custom message within that time (0 means 30 s), and it cancels. Every step is
-// played, whatever came of the one before.
+// ReleaseAccounts, the first one if authorizer is empty. The account authorizes, a ticket is
+// pushed, an official account gets a text and an event that require a passive reply, each account
+// gets a code that requires a custom message within the given time (0 means 30 s), and the account
+// cancels. All steps are played, even if an earlier one failed.
 //
-// It goes on while Run runs, and waits before. The error says why the check could not be played to
+// It needs Run, and waits until that is called. The error says why the check could not be played to
 // its end.
 func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer string, within time.Duration) (ReleaseReport, error) {
 	account, known := lent(cmp.Or(authorizer, lentAccounts[0].appID))
@@ -105,7 +105,7 @@ func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer 
 	}
 	_, authorized := p.authorize(c, account.appID, "")
 	a := c.authorizers[account.appID]
-	sent := make(chan customMessage, 16) // more than 16 unread ones are not looked at
+	sent := make(chan customMessage, 16) // messages beyond 16 unread ones are dropped
 	a.sent = sent
 	p.mu.Unlock()
 
@@ -117,7 +117,7 @@ func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer 
 		}
 		report.Steps = append(report.Steps, s)
 	}
-	// play pushes something and wants it answered: with a text, or with success if want is empty.
+	// play pushes something and expects an answer: a text, or success if want is empty.
 	play := func(step string, push func() *push, want string) {
 		if ctx.Err() != nil {
 			return
@@ -136,7 +136,7 @@ func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer 
 	play(infoTicket, func() *push { return p.pushTicket(c) }, "")
 	if !account.miniProgram {
 		play("TESTCOMPONENT_MSG_TYPE_TEXT", say(Message{Content: "TESTCOMPONENT_MSG_TYPE_TEXT"}), "TESTCOMPONENT_MSG_TYPE_TEXT_callback")
-		// Of the older text of the page; the present one does not list it.
+		// From an older version of the page; the present one does not have it.
 		play("LOCATION", say(Message{Event: "LOCATION"}), "LOCATIONfrom_callback")
 	}
 	var code string
@@ -167,8 +167,8 @@ func (p *Platform) ReleaseCheck(ctx context.Context, componentAppID, authorizer 
 	return report, nil
 }
 
-// wantAnswer waits for the last answer to a push and says what is wrong with it: want is the
-// Content of a passive reply of text, or empty for an answer without a reply.
+// wantAnswer waits for the last answer to a push and returns what is wrong with it. want is the
+// Content of the expected text reply, or empty if no reply is expected.
 func (p *Platform) wantAnswer(ctx context.Context, job *push, want string) error {
 	var a answer
 	select {
@@ -213,9 +213,10 @@ func (p *Platform) wantCustomMessage(ctx context.Context, sent <-chan customMess
 	}
 }
 
-// VerifyURL asks a push address for an echostr, as WeChat does when the address is saved on the
-// console ("message-push"): the MessageURL of authorizer, or the AuthURL if that is empty. For
-// components no page tells of it. The history records it too. The error says why no URL was asked.
+// VerifyURL sends an echostr to a push address, as WeChat does when the address is saved on the
+// console ("message-push"): to the MessageURL of authorizer, or to the AuthURL if authorizer is
+// empty. No page says whether WeChat does this for components. It is recorded in the history. The
+// error says why nothing was sent.
 func (p *Platform) VerifyURL(ctx context.Context, componentAppID, authorizer string) (Step, error) {
 	p.mu.Lock()
 	c, err := p.component(componentAppID)
@@ -246,7 +247,7 @@ func (p *Platform) VerifyURL(ctx context.Context, componentAppID, authorizer str
 	case string(text) != echo:
 		entry.Outcome, entry.Text = OutcomeRefused, "body is not the echostr"
 		if strings.TrimSpace(string(text)) == echo {
-			entry.Text = "there is space around the echostr"
+			entry.Text = "white space around the echostr"
 		}
 	default:
 		entry.Outcome = OutcomeSuccess

@@ -134,7 +134,7 @@ func TestReleaseCheck(t *testing.T) {
 	} {
 		t.Run(row.account+" "+row.wrong, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.PushRetry.Times = 1
 				w := start(t, config)
 				k := &keeper{w: w, wrong: row.wrong, token: w.componentToken()}
@@ -194,7 +194,7 @@ func TestReleaseAccounts(t *testing.T) {
 
 func TestReleaseCheckThatCantBe(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		config := kind()
+		config := calmConfig()
 		silent := config.Components[0]
 		silent.AppID, silent.MessageURL = "wx0000000000000002", ""
 		config.Components = append(config.Components, silent)
@@ -218,7 +218,7 @@ func TestReleaseCheckThatCantBe(t *testing.T) {
 // TestReleaseCheckStops ends a check in the middle: the account cancels all the same.
 func TestReleaseCheckStops(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		k := &keeper{w: w, wrong: "no custom message", token: w.componentToken()}
 		w.setHandler(k.ServeHTTP)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -9,8 +9,8 @@ import (
 	"io"
 )
 
-// openReply checks and decrypts a passive reply ("message_push", "Passive_user_reply_message"). It
-// has the format of the push; in plain mode it is clear, in compat mode it may be.
+// openReply checks and decrypts a passive reply ("message_push", "Passive_user_reply_message"). The
+// reply must have the format of the push; in plain mode it is clear, in compat mode it may be.
 func (job *push) openReply(body []byte) (text, msgType, content string, err error) {
 	fields, err := leaves(body, job.json)
 	text = string(body)
@@ -31,7 +31,7 @@ func (job *push) openReply(body []byte) (text, msgType, content string, err erro
 	switch {
 	case fields["MsgType"] == "":
 		return "", "", "", errors.New("reply: MsgType is missing")
-	case job.infoType == infoRaw: // who wrote it is not known
+	case job.infoType == infoRaw: // the sender in a raw document is not known
 	case fields["ToUserName"] != job.openID:
 		return "", "", "", errors.New("reply: ToUserName is not the user who wrote")
 	case fields["FromUserName"] != OriginalID(job.authorizer):

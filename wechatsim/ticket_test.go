@@ -21,7 +21,7 @@ func TestAccountTickets(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				config := kind()
+				config := calmConfig()
 				config.AccountTicketLife = row.config
 				w := start(t, config)
 				client, token := w.wechat(), w.componentToken()
@@ -88,7 +88,7 @@ func TestAccountTickets(t *testing.T) {
 
 func TestAccountTicketErrcodes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, kind())
+		w := start(t, calmConfig())
 		token := w.componentToken()
 		access, _ := w.account(token, accountA)
 		for _, row := range []struct {
@@ -116,7 +116,7 @@ func TestAccountTicketErrcodes(t *testing.T) {
 func TestAccountTicketsAndCancel(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		life := func(t *testing.T) {
-			config := kind()
+			config := calmConfig()
 			config.KeepTokensOnCancel = keep
 			w := start(t, config)
 			token := w.componentToken()

@@ -9,31 +9,31 @@ import (
 )
 
 // Truth is what the platform knows about one account under one component, or about the component
-// itself. Secrets stand in it as Fingerprint.
+// itself. It has only Fingerprints of secrets.
 type Truth struct {
 	Component  string `json:"component"`
 	Authorizer string `json:"authorizer,omitempty"` // empty for the component itself
 
-	Live      bool      `json:"live"`                // the account authorizes the component now; the component exists
+	Live      bool      `json:"live"`                // the account authorizes the component now; of a component: it exists
 	Exchanged bool      `json:"exchanged,omitempty"` // a code of the present authorization was exchanged
-	AuthTime  time.Time `json:"auth_time,omitzero"`  // of the present or last authorization, whole seconds
+	AuthTime  time.Time `json:"auth_time,omitzero"`  // of the present or last authorization, in whole seconds
 	Epoch     int       `json:"epoch,omitempty"`     // counts its authorizations
 
 	RefreshToken      string `json:"refresh_token,omitempty"` // the newest, empty if none is accepted
 	RefreshGeneration int    `json:"refresh_generation,omitempty"`
 
 	Token      string    `json:"token,omitempty"`      // the newest access token, empty if none is accepted now
-	Generation int       `json:"generation,omitempty"` // access tokens issued
-	ValidUntil time.Time `json:"valid_until,omitzero"` // end of the newest
+	Generation int       `json:"generation,omitempty"` // how many access tokens were issued
+	ValidUntil time.Time `json:"valid_until,omitzero"` // of the newest access token
 
 	Ticket        string `json:"ticket,omitempty"` // of a component: the newest
 	TicketNumber  int    `json:"ticket_number,omitempty"`
-	TicketsPushed bool   `json:"tickets_pushed,omitempty"` // the regular tickets are on
+	TicketsPushed bool   `json:"tickets_pushed,omitempty"` // regular tickets are pushed
 	Authorizers   int    `json:"authorizers,omitempty"`    // live accounts of a component
 }
 
-// Truth returns what is true now of an account, or of the component if authorizer is empty.
-// For what it never heard of, all fields but the names are zero.
+// Truth returns what is true now about an account, or about the component if authorizer is empty.
+// For unknown ones all fields but the names are zero.
 func (p *Platform) Truth(componentAppID, authorizer string) Truth {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,7 +116,7 @@ func (p *Platform) AcceptsComponent(componentAppID, token string) bool {
 	return p.Accepts(componentAppID, "", token)
 }
 
-// ValidUntil returns when an access token of an account ends or ended, as far as is decided now;
+// ValidUntil returns when an access token of an account stops or stopped being valid, as of now;
 // authorizer is empty for a component token. It is zero for a token that was never theirs.
 func (p *Platform) ValidUntil(componentAppID, authorizer, token string) time.Time {
 	p.mu.Lock()
@@ -145,14 +145,14 @@ func (p *Platform) AcceptsTicket(componentAppID, ticket string) bool {
 	return err == nil && p.now().Before(c.tickets[ticket])
 }
 
-// AcceptsAccountTicket reports whether a ticket of getticket, of type jsapi or wx_card, is in its
-// life: whether what an account signs with it now would be believed.
+// AcceptsAccountTicket reports whether a ticket of getticket, of type jsapi or wx_card, is valid
+// now: whether WeChat would accept what an account signs with it.
 func (p *Platform) AcceptsAccountTicket(componentAppID, authorizer, ticketType, ticket string) bool {
 	return p.now().Before(p.AccountTicketValidUntil(componentAppID, authorizer, ticketType, ticket))
 }
 
-// AccountTicketValidUntil returns when such a ticket ends or ended, as far as is decided now. It
-// is zero for one that was never of this account and type.
+// AccountTicketValidUntil returns when such a ticket stops or stopped being valid, as of now. It is
+// zero for a ticket that was never of this account and type.
 func (p *Platform) AccountTicketValidUntil(componentAppID, authorizer, ticketType, ticket string) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,14 +164,14 @@ func (p *Platform) AccountTicketValidUntil(componentAppID, authorizer, ticketTyp
 	return t.validUntil()
 }
 
-// Judgement is what the platform says about an access token of which only the SHA-256 is known.
+// Judgement is what the platform knows about an access token, found by its SHA-256.
 type Judgement struct {
 	Known      bool      `json:"known"`
 	Valid      bool      `json:"valid"`
 	Component  string    `json:"component,omitempty"`
 	Authorizer string    `json:"authorizer,omitempty"`
 	Generation int       `json:"generation,omitempty"`
-	Newest     bool      `json:"newest"` // none was issued after it
+	Newest     bool      `json:"newest"` // no later one was issued
 	ValidUntil time.Time `json:"valid_until,omitzero"`
 }
 

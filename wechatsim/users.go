@@ -12,15 +12,15 @@ const (
 	scopeUserInfo   = "snsapi_userinfo" // that of codes that begin with "userinfo"
 )
 
-// user is what a user who logged in to a page of an account has granted.
+// user is a user who has logged in to a page of an account, with what the user granted.
 type user struct {
 	component, account string // appids
 	scope              string
 	ends, refreshEnds  time.Time
 }
 
-// logIn checks what a user's log-in to an account needs, and uses its code up. There is no page
-// that gives codes: each serves, once.
+// logIn checks a user's log-in to an account, and uses its code up. No page issues codes: any code
+// works, once. It returns an errcode.
 func (p *Platform) logIn(c *call, code string) int {
 	if errcode := c.forUsers("authorization_code"); errcode != codeOK {
 		return errcode
@@ -35,7 +35,8 @@ func (p *Platform) logIn(c *call, code string) int {
 	return codeOK
 }
 
-// forUsers checks what all calls for the users of an account need.
+// forUsers makes the checks that all calls for users of an account have in common. It returns an
+// errcode.
 func (c *call) forUsers(grant string) int {
 	a := c.component.authorizers[c.request.AuthorizerAppID]
 	switch {
@@ -56,7 +57,7 @@ func (p *Platform) apiJSCode2Session(c *call) (object, int) {
 	return object{{"openid", defaultOpenID}, {"session_key", p.makeSecret("session_key")}}, codeOK
 }
 
-// apiUserToken gives the tokens of a user who logged in to a page of an official account.
+// apiUserToken returns the tokens of a user who logged in to a page of an official account.
 func (p *Platform) apiUserToken(c *call) (object, int) {
 	code := c.query.Get("code")
 	if errcode := p.logIn(c, code); errcode != codeOK {
@@ -73,7 +74,7 @@ func (p *Platform) apiUserToken(c *call) (object, int) {
 	return p.userGrant(u, refresh), codeOK
 }
 
-// apiUserRefresh gives a user another access token.
+// apiUserRefresh returns another access token for a user.
 func (p *Platform) apiUserRefresh(c *call) (object, int) {
 	if errcode := c.forUsers("refresh_token"); errcode != codeOK {
 		return nil, errcode
@@ -101,7 +102,8 @@ func (p *Platform) userGrant(u *user, refresh string) object {
 	}
 }
 
-// checkUser checks the token of a call that users make. Tokens of accounts and components are none.
+// checkUser checks the user's token of a call. Tokens of accounts and components are not accepted.
+// It returns an errcode.
 func (p *Platform) checkUser(c *call) int {
 	c.user = p.users[c.query.Get("access_token")]
 	switch {
@@ -129,5 +131,5 @@ func (p *Platform) apiSNSUserInfo(c *call) (object, int) {
 	}, codeOK
 }
 
-// apiSNSAuth says that the token is good: it has been looked at.
+// apiSNSAuth returns that the token is valid: it has been checked already.
 func (p *Platform) apiSNSAuth(*call) (object, int) { return done(), codeOK }

@@ -14,7 +14,7 @@ import (
 )
 
 // Authorize lets an account authorize the component, without a browser: the platform lists it and
-// pushes "authorized" with a code. It is an error if the account does so already.
+// pushes "authorized" with a code. It returns an error if the account is authorized already.
 // componentAppID may be empty, here and below, if there is only one component.
 func (p *Platform) Authorize(componentAppID, authorizer string) error {
 	p.mu.Lock()
@@ -34,8 +34,8 @@ func (p *Platform) Authorize(componentAppID, authorizer string) error {
 }
 
 // Reauthorize lets an account change its permissions: it gets a new refresh token, the old one is
-// dead at once, its access tokens work for Overlap more, and "updateauthorized" is pushed with a
-// code.
+// invalid at once, its access tokens stay valid for Overlap, and "updateauthorized" is pushed with
+// a code.
 func (p *Platform) Reauthorize(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -47,8 +47,8 @@ func (p *Platform) Reauthorize(componentAppID, authorizer string) error {
 	return nil
 }
 
-// Consent lets an account authorize through an authorization link: it uses up the pre-auth code
-// of the link and returns where WeChat sends the browser, redirectURI with auth_code and
+// Consent lets an account authorize through an authorization link. It uses up the link's pre-auth
+// code and returns the address to which WeChat sends the browser: redirectURI with auth_code and
 // expires_in. The event is pushed as well.
 func (p *Platform) Consent(componentAppID, authorizer, preAuthCode, redirectURI string) (location string, err error) {
 	return p.consentTo(link{Component: componentAppID, PreAuthCode: preAuthCode, RedirectURI: redirectURI}, authorizer)
@@ -70,7 +70,7 @@ func (p *Platform) consentTo(l link, authorizer string) (location string, err er
 	return location, nil
 }
 
-// consent uses a link up. The caller holds p.mu.
+// consent authorizes an account and uses its link up. The caller holds p.mu.
 func (p *Platform) consent(c *component, l link, authorizer string) (location string, err error) {
 	redirect, err := parseURL(l.RedirectURI)
 	if err != nil {
@@ -99,7 +99,8 @@ func (p *Platform) consent(c *component, l link, authorizer string) (location st
 	return redirect.String(), nil
 }
 
-// checkPreAuth returns a pre-auth code that still serves. The caller holds p.mu.
+// checkPreAuth returns a pre-auth code, or an error if it can't be used any more. The caller holds
+// p.mu.
 func (p *Platform) checkPreAuth(c *component, value string) (*preAuthCode, error) {
 	pre := c.preAuth[value]
 	switch {
@@ -133,7 +134,8 @@ func (p *Platform) Register(componentAppID, authorizer string) error {
 	return nil
 }
 
-// grant makes an account authorize, for the first time or again. The caller holds p.mu.
+// grant makes an account authorize, for the first time or again, without a push. The caller holds
+// p.mu.
 func (p *Platform) grant(c *component, appid string) *authorizer {
 	a := c.authorizers[appid]
 	if a == nil {
@@ -151,7 +153,8 @@ func (p *Platform) grant(c *component, appid string) *authorizer {
 	return a
 }
 
-// authorize grants and pushes the event with a code. It returns both. The caller holds p.mu.
+// authorize makes an account authorize, and pushes the event with a code. It returns both. The
+// caller holds p.mu.
 func (p *Platform) authorize(c *component, appid, preAuthCode string) (code string, event *push) {
 	infoType := "authorized"
 	if a := c.authorizers[appid]; a != nil && a.authorized {
@@ -174,7 +177,7 @@ func (p *Platform) authorize(c *component, appid, preAuthCode string) (code stri
 }
 
 // Cancel lets an account cancel its authorization: refresh tokens, codes and (unless
-// KeepTokensOnCancel) access tokens and tickets are dead at once, and "unauthorized" is pushed.
+// KeepTokensOnCancel) access tokens and tickets are invalid at once, and "unauthorized" is pushed.
 func (p *Platform) Cancel(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -200,8 +203,8 @@ func (p *Platform) cancel(c *component, a *authorizer) *push {
 	return p.pushInfo(c, a.appid, "unauthorized", field{"AuthorizerAppid", a.appid})
 }
 
-// Invalidate lets the access tokens of an account die at once, or those of the component itself if
-// authorizer is empty: what is seen when another process renews them.
+// Invalidate makes the access tokens of an account invalid at once, or those of the component
+// itself if authorizer is empty: as when another program renews them.
 func (p *Platform) Invalidate(componentAppID, authorizer string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,7 +242,7 @@ func (p *Platform) StopTickets(componentAppID string) error {
 	return p.setStopped(componentAppID, true)
 }
 
-// StartTickets lets the regular tickets go on, from the next time they are due.
+// StartTickets starts the regular tickets again, from the next time they are due.
 func (p *Platform) StartTickets(componentAppID string) error {
 	return p.setStopped(componentAppID, false)
 }
@@ -264,7 +267,7 @@ func (p *Platform) setStopped(componentAppID string, stopped bool) error {
 // is refused at once; tokens and tickets stay.
 func (p *Platform) SetSecret(componentAppID, secret string) error {
 	if strings.TrimSpace(secret) == "" {
-		return errors.New("set secret: it is empty")
+		return errors.New("set secret: empty secret")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

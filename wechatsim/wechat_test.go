@@ -20,7 +20,7 @@ func TestAgainstWechat(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				config := wechatsim.Unkind()
-				config.Components, config.Seed = kind().Components, seed
+				config.Components, config.Seed = calmConfig().Components, seed
 				config.BusyRate, config.LostAnswerRate, config.LatePushRate = 0, 0, 0
 				config.TokenLife = 40 * time.Second
 				platform, err := wechatsim.New(config)
