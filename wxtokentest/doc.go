@@ -9,21 +9,21 @@
 //		...
 //	}
 //
-// Nothing in it is made up. [New] runs a NATS server with the users of
-// deploy/nats/nats-server.conf, a refresher, ingest and the fake WeChat of package wechatsim, all
-// of them the real code, in the process of the test, within about a second. So a service sees what
-// it sees in production: the buckets tokens and status, news on token.updated.<key>, the answers on
-// wxtoken.reject and wxtoken.connect.create, questions on wechat.reply.>, and the walls around the
-// user service.
+// Only WeChat is fake. [New] starts, in the process of the test and within about a second, a NATS
+// server with the users of deploy/nats/nats-server.conf, a refresher and ingest, all of them the
+// real code, and the fake WeChat of package wechatsim. So a service sees what it sees in
+// production: the buckets tokens and status, notifications on token.updated.<key>, answers on
+// wxtoken.reject and wxtoken.connect.create, requests on wechat.reply.>, and the limits of the user
+// service.
 //
-// What happens to a token is a verb of [Keeper]: Authorize, Renew, Reject, Expire, Revoke. Each
-// returns when the buckets say so. A [wxtoken.Client] hears of it a moment later: wait with its
-// Next or Updates, or poll.
+// The methods of [Keeper] make things happen to tokens: Authorize, Renew, Reject, Expire, Revoke.
+// Each returns when the buckets show it. A [wxtoken.Client] learns of it a moment later: wait with
+// its Next or Updates, or poll.
 //
-// Each Keeper is a world of its own. Tests may run in parallel, and leave no goroutine behind. It
-// needs the first module of wxtoken, with all that a server needs; keep tests that use it in a
-// module of their own where the go.mod of your service must not name that.
+// Keepers are independent of each other, so tests may run in parallel; they leave no goroutines
+// behind. This package needs wxtoken's main module, with all that a server needs. If the go.mod of
+// your service must not require that, keep tests that use it in a module of their own.
 //
-// The examples are those of package wxtoken (wxtoken/client) and of its package message: a module
-// that requires nothing but nats.go has no server to run them against.
+// The examples are those of package wxtoken (wxtoken/client) and of its package message: that
+// module requires only nats.go, and has no server to run them against.
 package wxtokentest

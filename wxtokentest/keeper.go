@@ -31,8 +31,8 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// What a Keeper keeps from the start: the token of one component, and the token, the jsapi_ticket
-// and the wx_card ticket of two merchants who authorized it.
+// The keys that a Keeper has from the start: one component with its token, and two merchants who
+// authorized it, each with a token, a jsapi_ticket and a wx_card ticket.
 var (
 	Component     = wxtoken.ComponentKey(wechatsim.DemoAppID)
 	Merchant      = wxtoken.AuthorizerKey(wechatsim.DemoAppID, "wxa000000000000001")
@@ -40,7 +40,7 @@ var (
 )
 
 const (
-	// patience bounds what a Keeper waits for. It is long, because a machine may be slow.
+	// patience bounds the waits of a Keeper. It is long, because a machine may be slow.
 	patience = time.Minute
 	poll     = 5 * time.Millisecond
 	tryFor   = 5 * time.Second
@@ -50,28 +50,28 @@ const (
 	age = 10 * time.Minute
 )
 
-// Keeper is a wxtoken that runs in this process, and the WeChat that it works with. Its methods may
-// be called by several goroutines at a time. They end the test where what they are for does not
-// come to be within a minute; without a test, in a Keeper from [Start], they panic.
+// Keeper is a wxtoken that runs in this process, with its fake WeChat. Its methods may be called by
+// several goroutines at a time. They fail the test if they don't succeed within a minute; in a
+// Keeper from [Start], which has no test, they panic.
 type Keeper struct {
-	// WeChat is the fake platform, for what has no verb here: troubles, quotas, other pushes, the
+	// WeChat is the fake platform, for what has no method here: troubles, quotas, other pushes, the
 	// truth about tokens.
 	WeChat *wechatsim.Platform
 
 	t       reporter
 	srv     *natsd.Server
-	store   *store.Store    // as the refresher
-	view    *wxtoken.Client // as a service, which reads mirrors
+	store   *store.Store    // with the refresher's connection
+	view    *wxtoken.Client // with a service's connection, which reads mirrors
 	tokens  jetstream.Stream
 	clock   clock
-	talking sync.Mutex // one message at a time: the platform's history does not say which answer is whose
+	talking sync.Mutex // one message at a time: the platform's history does not tell whose an answer is
 
 	mu    sync.Mutex
 	ended bool
-	ends  []func() // what Close does, last first
+	ends  []func() // called by Close, the last one first
 }
 
-// reporter is where a failure goes: a testing.TB, or a panic.
+// reporter reports failures: a testing.TB, or panics.
 type reporter interface {
 	Helper()
 	Fatalf(format string, args ...any)
@@ -84,15 +84,15 @@ func (panics) Fatalf(format string, args ...any) {
 	panic("wxtokentest: " + fmt.Sprintf(format, args...))
 }
 
-// clock is what refresher, ingest and platform go by: it stays behind while the first tokens are
-// fetched, so that they have an age, and tells the time afterwards.
+// clock is the clock of refresher, ingest and platform. It is behind while the first tokens are
+// fetched, so that these have an age, and shows the real time afterwards.
 type clock struct{ behind atomic.Int64 }
 
 func (c *clock) now() time.Time { return time.Now().Add(-time.Duration(c.behind.Load())) }
 
 // New returns a Keeper with the tokens of Component, Merchant and OtherMerchant. They are ten
-// minutes old, and have an hour and fifty minutes to live. Everything ends with the test. What
-// refresher, ingest and NATS warn of stands in the test's output.
+// minutes old and valid for another hour and fifty minutes. Everything ends with the test. Warnings
+// of refresher, ingest and NATS go to the test's output.
 func New(t testing.TB) *Keeper {
 	t.Helper()
 	k := &Keeper{t: t}
@@ -104,7 +104,7 @@ func New(t testing.TB) *Keeper {
 	return k
 }
 
-// Start is New for programs without a testing.TB, such as examples. Close ends it.
+// Start is New for programs without a testing.TB, such as examples. Call Close at the end.
 func Start() *Keeper {
 	k := &Keeper{t: panics{}}
 	dir, err := os.MkdirTemp("", "wxtokentest-")
@@ -119,7 +119,7 @@ func Start() *Keeper {
 	return k
 }
 
-// Close ends everything, connections of Connect and clients of Client included. A Keeper from New
+// Close ends everything, including connections of Connect and clients of Client. A Keeper from New
 // is closed with its test.
 func (k *Keeper) Close() {
 	k.mu.Lock()
@@ -131,7 +131,7 @@ func (k *Keeper) Close() {
 	}
 }
 
-// atEnd has Close call f, or calls it now where Close was called already.
+// atEnd makes Close call f, or calls f now if Close was called already.
 func (k *Keeper) atEnd(f func()) {
 	k.mu.Lock()
 	ended := k.ended
@@ -144,8 +144,8 @@ func (k *Keeper) atEnd(f func()) {
 	}
 }
 
-// Connect returns a connection as the user service, closed with the Keeper. opts come after those
-// of a service: an inbox of its own, and no end of tries.
+// Connect returns a connection as the user service, which is closed with the Keeper. Its options
+// are those of a service (an inbox of its own, endless reconnects), then opts.
 func (k *Keeper) Connect(opts ...nats.Option) *nats.Conn {
 	k.t.Helper()
 	nc, err := k.connect("service", opts...)
@@ -155,7 +155,7 @@ func (k *Keeper) Connect(opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// Client returns a client on a connection of Connect, both closed with the Keeper. It waits for
+// Client returns a client on a connection of Connect; both are closed with the Keeper. It waits for
 // cfg.Keys as [wxtoken.NewClient] does.
 func (k *Keeper) Client(cfg wxtoken.Config) *wxtoken.Client {
 	k.t.Helper()
@@ -182,20 +182,21 @@ func (k *Keeper) connect(user string, opts ...nats.Option) (*nats.Conn, error) {
 	return nc, err
 }
 
-// passwords are those of the users of nats-server.conf. Nothing outside of the process reaches the
-// server.
+// passwords are the passwords of the users of nats-server.conf. Nothing outside the process can
+// reach the server.
 var passwords = map[string]string{
-	"service": "service", "operator": "operator", "ingest": "ingest", "refresher": "refresher", "gateway": "gateway", "console": "console", "backup": "backup",
+	"service": "service", "operator": "operator", "ingest": "ingest", "refresher": "refresher",
+	"gateway": "gateway", "console": "console", "backup": "backup",
 }
 
-// components are what ingest and refresher are told of the platform's one component.
+// components are the settings of ingest and refresher for the platform's only component.
 var components = []settings.Component{{
 	AppID: wechatsim.DemoAppID, AppSecret: wxtoken.NewSecret(wechatsim.DemoAppSecret),
 	Tokens:  []wxtoken.Secret{wxtoken.NewSecret(wechatsim.DemoToken)},
 	AESKeys: []wxtoken.Secret{wxtoken.NewSecret(wechatsim.DemoEncodingAESKey)},
 }}
 
-// start runs everything, and returns when the first tokens lie in the bucket.
+// start starts everything, and returns when the first tokens are in the bucket.
 func (k *Keeper) start(dir string, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -209,7 +210,9 @@ func (k *Keeper) start(dir string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	config := wechatsim.Config{Components: []wechatsim.Component{wechatsim.DemoComponent(1)}, Now: k.clock.now, Transport: k.transport()}
+	config := wechatsim.Config{
+		Components: []wechatsim.Component{wechatsim.DemoComponent(1)}, Now: k.clock.now, Transport: k.transport(),
+	}
 	c := &config.Components[0]
 	c.AuthURL, c.MessageURL = pushes+"/wechat/"+c.AppID+"/auth", pushes+"/wechat/"+c.AppID+"/message/$APPID$"
 	c.AutoPush = true
@@ -228,7 +231,7 @@ func (k *Keeper) start(dir string, out io.Writer) (err error) {
 	return k.firstTokens(ctx)
 }
 
-// open waits for the streams, which the refresher makes, and opens the store in them.
+// open waits for the streams, which the refresher creates, and opens the store.
 func (k *Keeper) open(ctx context.Context, nc *nats.Conn, in *ingest.Ingest) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -246,8 +249,8 @@ func (k *Keeper) open(ctx context.Context, nc *nats.Conn, in *ingest.Ingest) err
 	})
 }
 
-// firstTokens has the merchants authorize, sets the clock, and waits until a service sees the
-// tokens: it reads a mirror.
+// firstTokens lets the merchants authorize, waits until a service sees their tokens in its mirror,
+// and sets the clock right.
 func (k *Keeper) firstTokens(ctx context.Context) error {
 	if _, err := k.awaitToken(ctx, Component, 1); err != nil {
 		return err
@@ -267,7 +270,8 @@ func (k *Keeper) firstTokens(ctx context.Context) error {
 	}
 	k.atEnd(k.view.Close)
 	for _, key := range keys {
-		if err := await(ctx, func(ctx context.Context) error { return k.isState(ctx, key, wxtoken.StateActive) }); err != nil {
+		active := func(ctx context.Context) error { return k.checkState(ctx, key, wxtoken.StateActive) }
+		if err := await(ctx, active); err != nil {
 			return fmt.Errorf("wait for the status of %s: %w", key, err)
 		}
 	}
@@ -275,14 +279,16 @@ func (k *Keeper) firstTokens(ctx context.Context) error {
 	return nil
 }
 
-// keysOf returns what is kept of an account.
+// keysOf returns all keys of an account: its token and its tickets.
 func keysOf(account wxtoken.Key) []wxtoken.Key {
 	return []wxtoken.Key{
-		account, wxtoken.JSAPITicketKey(account.Component, account.Authorizer), wxtoken.WxCardTicketKey(account.Component, account.Authorizer),
+		account,
+		wxtoken.JSAPITicketKey(account.Component, account.Authorizer),
+		wxtoken.WxCardTicketKey(account.Component, account.Authorizer),
 	}
 }
 
-// ingest returns an ingest, and the address where it takes pushes.
+// ingest starts an ingest, and returns it and the address where it takes pushes.
 func (k *Keeper) ingest(log zerolog.Logger) (*ingest.Ingest, string, error) {
 	nc, err := k.connect("ingest")
 	if err != nil {
@@ -292,7 +298,9 @@ func (k *Keeper) ingest(log zerolog.Logger) (*ingest.Ingest, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	in, err := ingest.New(ingest.Config{}, components, ingest.Deps{JetStream: js, Log: log, Metrics: prometheus.NewRegistry(), Now: k.clock.now})
+	in, err := ingest.New(ingest.Config{}, components, ingest.Deps{
+		JetStream: js, Log: log, Metrics: prometheus.NewRegistry(), Now: k.clock.now,
+	})
 	if err != nil {
 		return nil, "", err
 	}
@@ -300,15 +308,16 @@ func (k *Keeper) ingest(log zerolog.Logger) (*ingest.Ingest, string, error) {
 	return in, k.serve(in.Handler()), nil
 }
 
-// refresher runs a refresher that calls WeChat at an address, and returns its connection.
+// refresher starts a refresher that calls WeChat at an address, and returns its connection.
 func (k *Keeper) refresher(log zerolog.Logger, wechat string) (*nats.Conn, error) {
 	nc, err := k.connect("refresher")
 	if err != nil {
 		return nil, err
 	}
 	r, err := refresher.New(refresher.Config{
-		WechatAPIURL: wechat, RenewFraction: 0.66, Concurrency: 16, APIRate: 1000, Replicas: 1, MessagesMaxAge: time.Hour, MessagesMaxBytes: 64 << 20,
-		ServicesAPI: []string{"services.API"}, SweepEvery: time.Second, ReconcileEvery: time.Hour, Derive: []string{"jsapi", "wx_card"},
+		WechatAPIURL: wechat, RenewFraction: 0.66, Concurrency: 16, APIRate: 1000, Replicas: 1,
+		MessagesMaxAge: time.Hour, MessagesMaxBytes: 64 << 20, ServicesAPI: []string{"services.API"},
+		SweepEvery: time.Second, ReconcileEvery: time.Hour, Derive: []string{"jsapi", "wx_card"},
 		Settings: links.Settings{PublicURL: "https://wxtoken.example", WechatPageURL: wechat},
 	}, refresher.Deps{
 		NATS: nc, Components: components,
@@ -349,8 +358,8 @@ func (k *Keeper) transport() *http.Transport {
 	return t
 }
 
-// await calls try until it succeeds or ctx ends. A try has some seconds: what NATS did not hear is
-// asked again.
+// await calls try until it succeeds or ctx ends. Each try gets a few seconds, so that a request
+// that NATS did not get is sent again.
 func await(ctx context.Context, try func(context.Context) error) error {
 	for {
 		one, cancel := context.WithTimeout(ctx, tryFor)

@@ -197,8 +197,8 @@ func TestSay(t *testing.T) {
 	}
 }
 
-// TestWalls: a service changes nothing, as in production, and what happens is told on token.updated.
-func TestWalls(t *testing.T) {
+// TestRightsOfAService: a service changes nothing, as in production, and what happens is told on token.updated.
+func TestRightsOfAService(t *testing.T) {
 	t.Parallel()
 	keeper := wxtokentest.New(t)
 	nc := keeper.Connect()

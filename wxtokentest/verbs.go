@@ -11,7 +11,7 @@ import (
 	"wxtoken/wechatsim"
 )
 
-// Token returns the token of key as it lies in the bucket, expired or not.
+// Token returns the token of key in the bucket, expired or not.
 func (k *Keeper) Token(key wxtoken.Key) wxtoken.Token {
 	k.t.Helper()
 	token, ok, err := k.store.Token(context.Background(), key)
@@ -21,7 +21,7 @@ func (k *Keeper) Token(key wxtoken.Key) wxtoken.Token {
 	return token
 }
 
-// Authorize has a merchant authorize Component, for the first time or again after Revoke, and
+// Authorize lets a merchant authorize Component, for the first time or again after Revoke, and
 // returns the token. appid is 1 to 64 of A-Z a-z 0-9 _ -.
 func (k *Keeper) Authorize(appid string) wxtoken.Token {
 	k.t.Helper()
@@ -30,15 +30,17 @@ func (k *Keeper) Authorize(appid string) wxtoken.Token {
 	if err := k.WeChat.Authorize(key.Component, appid); err != nil {
 		k.t.Fatalf("%v", err)
 	}
-	return k.until(key, "a token of "+key.String(), func(token wxtoken.Token, ok bool) bool { return ok && token.Revision > revision })
+	return k.until(key, "a token of "+key.String(), func(token wxtoken.Token, ok bool) bool {
+		return ok && token.Revision > revision
+	})
 }
 
-// Renew has the next token of key fetched, as the refresher does when two thirds of a token's life
-// are over, and returns it. The token before is accepted for another 5 minutes. A token that Expire
-// let die is renewed as well: WeChat issues tokens again. (A jsapi_ticket or wx_card ticket has the
-// same value until its end: WeChat's way.)
+// Renew makes the refresher fetch the next token of key, as it does when two thirds of a token's
+// life are over, and returns it. WeChat accepts the previous token for another 5 minutes. It also
+// renews a token after Expire: WeChat issues tokens again. (A jsapi_ticket or wx_card ticket keeps
+// its value until it expires, as WeChat's do.)
 //
-// The new token is younger than a minute, so a report of it is answered with too_soon.
+// The new token is less than a minute old, so a report of it is answered with too_soon.
 func (k *Keeper) Renew(key wxtoken.Key) wxtoken.Token {
 	k.t.Helper()
 	k.WeChat.Heal()
@@ -52,10 +54,10 @@ func (k *Keeper) Renew(key wxtoken.Key) wxtoken.Token {
 	})
 }
 
-// Reject has WeChat refuse the tokens of key from now on, the newest included, as when another
-// system fetched one: a call made with it would be answered with errcode 40001, see Accepts.
-// wxtoken hears of it when a service reports the token ([wxtoken.Client.Replace]), and replaces it
-// then. key is of a component or an authorizer.
+// Reject makes WeChat refuse all present tokens of key, as when another system fetched one: a call
+// with one would get errcode 40001, see Accepts. wxtoken learns of it when a service reports the
+// token ([wxtoken.Client.Replace]), and then replaces it. key is that of a component or an
+// authorizer.
 func (k *Keeper) Reject(key wxtoken.Key) {
 	k.t.Helper()
 	if key.Kind != wxtoken.KindComponent && key.Kind != wxtoken.KindAuthorizer {
@@ -66,8 +68,8 @@ func (k *Keeper) Reject(key wxtoken.Key) {
 	}
 }
 
-// Accepts reports whether WeChat would take token now, for the part of a test that plays WeChat's
-// API towards the service: answer {"errcode":40001} where it does not.
+// Accepts reports whether WeChat would accept token now. It is for the part of a test that plays
+// WeChat's API towards the service: answer {"errcode":40001} if it is false.
 func (k *Keeper) Accepts(token wxtoken.Token) bool {
 	key, value := token.Key, token.Value.Reveal()
 	switch key.Kind {
@@ -79,9 +81,9 @@ func (k *Keeper) Accepts(token wxtoken.Token) bool {
 	return k.WeChat.Accepts(key.Component, key.Authorizer, value)
 }
 
-// Expire lets the token of key die without a successor: WeChat answers every try to renew it with
-// "busy", its expires_at is over, and its status is renewing_failed. That lasts until Renew, or
-// until WeChat.Heal and the next try.
+// Expire makes the token of key expire without a successor: WeChat answers every try to renew it
+// with "busy", its expires_at is past, and its status is renewing_failed. That lasts until Renew,
+// or until WeChat.Heal and the next try.
 func (k *Keeper) Expire(key wxtoken.Key) {
 	k.t.Helper()
 	fault := wechatsim.Fault{Component: key.Component, Authorizer: key.Authorizer, Mode: wechatsim.FaultBusy}
@@ -93,8 +95,8 @@ func (k *Keeper) Expire(key wxtoken.Key) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	// Stored as the refresher stores a renewal, schedule included: it tries to renew at once, and
-	// fails.
+	// Stored as the refresher stores a renewal, with a schedule: so the refresher tries to renew it
+	// at once, and fails.
 	if err := await(ctx, func(ctx context.Context) error { return k.expire(ctx, key) }); err != nil {
 		k.t.Fatalf("expire %s: %v", key, err)
 	}
@@ -114,13 +116,14 @@ func (k *Keeper) expire(ctx context.Context, key wxtoken.Key) error {
 		return errors.New("it is being renewed")
 	}
 	now := time.Now().UTC()
-	token.ObtainedAt, token.RenewAt, token.ExpiresAt, token.Previous = now.Add(-2*time.Hour), now.Add(-time.Hour), now.Add(-time.Second), nil
+	token.ObtainedAt, token.RenewAt, token.ExpiresAt = now.Add(-2*time.Hour), now.Add(-time.Hour), now.Add(-time.Second)
+	token.Previous = nil
 	_, err = k.store.Commit(ctx, credential, token)
 	return err
 }
 
-// Revoke has a merchant cancel the authorization: the token and the tickets are removed, and the
-// status is revoked. key is of an authorizer.
+// Revoke lets a merchant cancel the authorization: the token and the tickets are removed, and the
+// status is revoked. key is that of an authorizer.
 func (k *Keeper) Revoke(key wxtoken.Key) {
 	k.t.Helper()
 	if key.Kind != wxtoken.KindAuthorizer {
@@ -135,9 +138,9 @@ func (k *Keeper) Revoke(key wxtoken.Key) {
 	k.untilState(key, wxtoken.StateRevoked)
 }
 
-// Say has a user send a text to the account of key, and returns the content of the text that a
-// service replied with by wechat.reply.>; "" where none did. It takes the whole way, encrypted and
-// through ingest, which waits for services for 4 seconds at most.
+// Say lets a user send a text to the account of key, and returns the text with which a service
+// replied on wechat.reply.>, "" if none did. The message is encrypted and goes through ingest,
+// which waits at most 4 seconds for services.
 func (k *Keeper) Say(key wxtoken.Key, text string) (reply string) {
 	k.t.Helper()
 	k.talking.Lock()
@@ -172,7 +175,7 @@ func (k *Keeper) revision(key wxtoken.Key) uint64 {
 	return m.Sequence
 }
 
-// awaitToken waits for a token of that generation or a later one.
+// awaitToken waits for a token of the given generation or a later one.
 func (k *Keeper) awaitToken(ctx context.Context, key wxtoken.Key, generation uint64) (token wxtoken.Token, err error) {
 	err = await(ctx, func(ctx context.Context) error {
 		var ok bool
@@ -184,7 +187,8 @@ func (k *Keeper) awaitToken(ctx context.Context, key wxtoken.Key, generation uin
 	return token, err
 }
 
-// until waits for the bucket to have, or not to have, a token as wanted.
+// until waits until wanted returns true for the token of key in the bucket; its second argument is
+// false if there is none. what names it in a failure.
 func (k *Keeper) until(key wxtoken.Key, what string, wanted func(wxtoken.Token, bool) bool) (token wxtoken.Token) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -202,18 +206,19 @@ func (k *Keeper) until(key wxtoken.Key, what string, wanted func(wxtoken.Token, 
 	return token
 }
 
-// untilState waits for the status of key to have a state.
+// untilState waits until the status of key has a state.
 func (k *Keeper) untilState(key wxtoken.Key, want wxtoken.State) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := await(ctx, func(ctx context.Context) error { return k.isState(ctx, key, want) }); err != nil {
+	reached := func(ctx context.Context) error { return k.checkState(ctx, key, want) }
+	if err := await(ctx, reached); err != nil {
 		k.t.Fatalf("wait for the status of %s: %v", key, err)
 	}
 }
 
-// isState returns an error unless the status of key, as a service reads it, has a state.
-func (k *Keeper) isState(ctx context.Context, key wxtoken.Key, want wxtoken.State) error {
+// checkState returns an error unless the status of key, as a service reads it, has a state.
+func (k *Keeper) checkState(ctx context.Context, key wxtoken.Key, want wxtoken.State) error {
 	status, err := k.view.Status(ctx, key)
 	switch {
 	case err != nil:
