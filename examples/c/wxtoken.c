@@ -1,4 +1,4 @@
-// What a service does with wxtoken, over NATS alone. README.md says how to build and run it.
+// What a service does with wxtoken, over NATS only. README.md says how to build and run it.
 #define _GNU_SOURCE // strptime, timegm
 #include <cjson/cJSON.h>
 #include <nats/nats.h>
@@ -42,7 +42,7 @@ static void open_nats(void) {
     check(natsOptions_Create(&opts), "options");
     check(natsOptions_SetURL(opts, env("NATS_URL", "nats://127.0.0.1:4222")), "NATS_URL");
     check(natsOptions_SetUserInfo(opts, user, env("NATS_PASSWORD", "service")), "user");
-    check(natsOptions_SetCustomInboxPrefix(opts, inbox), "inbox"); // the place where this user may listen for answers
+    check(natsOptions_SetCustomInboxPrefix(opts, inbox), "inbox"); // the only place where this user may receive answers
     check(natsOptions_SetMaxReconnect(opts, -1), "options");       // without it: sixty tries
     check(natsConnection_Connect(&nc, opts), "connect");
     natsOptions_Destroy(opts);
@@ -63,7 +63,7 @@ static time_t expiry(kvEntry *entry) {
     return timegm(&tm);
 }
 
-// show prints what may stand in a log. The token's "value" is what goes into access_token=.
+// show prints what may be logged. The token's "value" is what goes into access_token=.
 static void show(kvEntry *entry) {
     if (kvEntry_Operation(entry) != kvOp_Put) {
         printf("%s was cancelled\n", key);
@@ -80,7 +80,7 @@ static void show(kvEntry *entry) {
     cJSON_Delete(token);
 }
 
-// get gets the token that there is now.
+// get gets the current token.
 static kvEntry *get(void) {
     kvEntry *entry = NULL;
     natsStatus s = kvStore_Get(&entry, kv, key);
@@ -96,8 +96,8 @@ static void token(void) {
     kvEntry_Destroy(entry);
 }
 
-// Keeps the token in memory: for a process that lives. The watch brings the present token, then each new one. It may be
-// silent after a backup was put back, so a token that has expired is asked for.
+// Keeps the token in memory: for a long-running process. The watch brings the current token, then each new one. It may
+// be silent after a backup was restored, so a token that has expired is asked for.
 static void follow(void) {
     kvWatcher *watch = NULL;
     kvEntry *entry = NULL, *news;
@@ -117,7 +117,7 @@ static void follow(void) {
     }
 }
 
-// WeChat answered 40001, 40014 or 42001 to a call with this token: report it, and make the call once more with the next.
+// WeChat answered 40001, 40014 or 42001 to a call with this token: report it, and repeat the call with the next one.
 static void report(void) {
     kvEntry *refused = get(), *entry = NULL;
     kvWatcher *watch = NULL;
@@ -147,8 +147,8 @@ static void report(void) {
 }
 
 // Consumes the account's messages and events. The durable consumer remembers what was acked, for all instances together;
-// a message that is not acked within 30 s comes again. This user can't remove the consumer: it goes when unused for a
-// week.
+// a message that is not acked within 30 s is delivered again. This user can't remove the consumer: the server removes
+// it after a week without use.
 static void messages(void) {
     natsSubscription *sub = NULL;
     jsConsumerInfo *info = NULL;
@@ -212,8 +212,8 @@ static enum form field(const char *document, const char *element, char *out, siz
     return NONE;
 }
 
-// Replies to text messages at once (passive reply), within the four seconds that there are. In XML alone: a component
-// that is set up for JSON gets and gives the same fields as JSON.
+// Replies to text messages at once (passive reply), within four seconds. Only in XML: a component
+// that is set up for JSON uses the same fields in JSON.
 static void reply(void) {
     natsSubscription *sub = NULL;
     char subject[256], from[128], to[128], type[32], content[4096], document[8192];

@@ -1,4 +1,4 @@
-// What a service does with wxtoken's gateway, over HTTP and with the JDK alone. README.md says how to run it.
+// What a service does with wxtoken's gateway, over HTTP, with only the JDK. README.md says how to run it.
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
@@ -71,14 +71,14 @@ public class Wxtoken {
         return found.group(1) != null ? found.group(1) : found.group(2);
     }
 
-    /** Gets the token that there is now, as JSON. */
+    /** Gets the current token, as JSON. */
     static String read() throws Exception {
         var answer = ask(v1(""));
         if (answer.statusCode() != 200) throw new Fault(answer);
         return answer.body();
     }
 
-    /** Prints what may stand in a log. access_token is what goes into access_token=. */
+    /** Prints what may be logged. access_token is what goes into access_token=. */
     static void show(String token) throws Exception {
         byte[] digest = MessageDigest.getInstance("SHA-256").digest(field(token, "access_token").getBytes(UTF_8));
         System.out.println(field(token, "key") + " generation=" + field(token, "generation") + " expires_at="
@@ -86,8 +86,8 @@ public class Wxtoken {
     }
 
     /**
-     * Keeps the token in memory: for a process that lives. The gateway answers when there is another than the one of the
-     * ETag, or after 60 s.
+     * Keeps the token in memory: for a long-running process. The gateway answers when there is a token other than that
+     * of the ETag, or after 60 s.
      */
     static void follow() throws Exception {
         String known = "";
@@ -122,18 +122,18 @@ public class Wxtoken {
 
     /**
      * WeChat answered 40001, 40014 or 42001 to a call that did not go through the gateway (right `real`): reports the
-     * token. Make the call once more with the next one, which is the answer.
+     * token. Repeat the call with the next one, which is the answer.
      */
     static void report() throws Exception {
         String question = "{\"generation\":" + field(read(), "generation") + "}";
         var answer = ask(v1("/refused").POST(HttpRequest.BodyPublishers.ofString(question)));
-        if (answer.statusCode() != 200) throw new Fault(answer); // 409: it is too young to be the reason
+        if (answer.statusCode() != 200) throw new Fault(answer); // 409: the token is too young to be the reason
         show(answer.body());
     }
 
     /**
-     * Calls WeChat the way that any SDK does: the gateway is its host, and the service's key its secret. A token is good
-     * for two hours, whatever becomes of WeChat's.
+     * Calls WeChat the way that any SDK does: the gateway is its host, and the service's key its secret. A token is
+     * valid for two hours, whatever happens to WeChat's.
      */
     static void call() throws Exception {
         String[] names = ACCOUNT.split("\\.");
@@ -174,7 +174,7 @@ public class Wxtoken {
     }
 
     /**
-     * Answers one request: 200 says that the message need not come again, so do the work first, or store it. Where the
+     * Answers one request: 200 says that the message is done, so do the work first, or store it. Where the
      * gateway waits for a passive reply, the answer is that.
      */
     static void receive(HttpExchange exchange, byte[] secret) throws IOException {
@@ -229,7 +229,7 @@ public class Wxtoken {
                 + element("CreateTime", String.valueOf(Instant.now().getEpochSecond())) + element("MsgType", "text")
                 + element("Content", "you said: " + text(message, "Content")) + "</xml>";
         } catch (SAXException e) {
-            return ""; // users write odd things: docs/contract.md, "Odd documents"
+            return ""; // users write anything: docs/contract.md, "Odd documents"
         } catch (Exception e) {
             throw new IllegalStateException(e);
         }

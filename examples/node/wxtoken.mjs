@@ -1,4 +1,4 @@
-// What a service does with wxtoken, over NATS alone. README.md says how to run it.
+// What a service does with wxtoken, over NATS only. README.md says how to run it.
 import { createHash } from "node:crypto";
 import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { Kvm } from "@nats-io/kv";
@@ -14,20 +14,20 @@ const nc = await connect({
   servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222",
   user, // nats.js takes no user and no password out of a URL
   pass: process.env.NATS_PASSWORD ?? "service",
-  inboxPrefix: "_INBOX_" + user, // the place where this user may listen for answers
+  inboxPrefix: "_INBOX_" + user, // the only place where this user may receive answers
   maxReconnectAttempts: -1, // without it: ten tries
 });
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => nc.drain());
 const kv = await new Kvm(nc).open("tokens");
 
-// read gets the token that there is now.
+// read gets the current token.
 async function read() {
   const entry = await kv.get(key);
   if (entry?.operation !== "PUT") throw new Error(`${key} has no token: not authorized, or cancelled`);
   return entry;
 }
 
-// show prints what may stand in a log. entry.json().value is what goes into access_token=.
+// show prints what may be logged. entry.json().value is what goes into access_token=.
 function show(entry) {
   if (entry.operation !== "PUT") return console.log(`${key} was cancelled`);
   const { generation, expires_at, value } = entry.json();
@@ -41,8 +41,8 @@ const commands = {
     show(await read());
   },
 
-  // Keeps the token in memory: for a process that lives. The watch brings the present token, then each new one. It may
-  // be silent after a backup was put back, so a token that has expired is asked for.
+  // Keeps the token in memory: for a long-running process. The watch brings the current token, then each new one. It
+  // may be silent after a backup was restored, so a token that has expired is asked for.
   async follow() {
     let entry;
     const lives = () => entry?.operation !== "PUT" || Date.parse(entry.json().expires_at) > Date.now();
@@ -68,8 +68,8 @@ const commands = {
   },
 
   // Consumes the account's messages and events. The durable consumer remembers what was acked, for all instances
-  // together; a message that is not acked within 30 s comes again. This user can't remove the consumer: it goes when
-  // unused for a week.
+  // together; a message that is not acked within 30 s is delivered again. This user can't remove the consumer: the
+  // server removes it after a week without use.
   async messages() {
     const jsm = await jetstreamManager(nc);
     await jsm.consumers.add("MESSAGES", {
@@ -85,7 +85,7 @@ const commands = {
     }
   },
 
-  // Replies to text messages at once (passive reply), within the four seconds that there are.
+  // Replies to text messages at once (passive reply), within four seconds.
   async reply() {
     const questions = nc.subscribe(`wechat.reply.${component}.${appid}.>`, { queue: name });
     await nc.flush();
@@ -102,7 +102,7 @@ function answer(document) {
     const message = parse(document);
     return message.MsgType === "text" ? text(message, "you said: " + message.Content) : "";
   } catch {
-    return ""; // users write odd things: docs/contract.md, "Odd documents"
+    return ""; // users write anything: docs/contract.md, "Odd documents"
   }
 }
 

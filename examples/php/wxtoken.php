@@ -1,5 +1,5 @@
 <?php
-// What a service does with wxtoken's gateway, over HTTP and with PHP alone. README.md says how to run it.
+// What a service does with wxtoken's gateway, over HTTP, with only PHP. README.md says how to run it.
 declare(strict_types=1);
 
 // Without variables: the gateway, its service and the account of wxtoken --sim.
@@ -43,22 +43,22 @@ function v1(string $path, array $headers = [], ?array $question = null): array
     return ask('/v1/tokens/' . ACCOUNT . $path, $headers, $question === null ? null : json_encode($question));
 }
 
-// read gets the token that there is now.
+// read gets the current token.
 function read(): array
 {
     [$status, , $body] = v1('');
     return $status === 200 ? json_decode($body, true) : throw new RuntimeException(fault($status, $body));
 }
 
-// show prints what may stand in a log. access_token is what goes into access_token=.
+// show prints what may be logged. access_token is what goes into access_token=.
 function show(array $token): void
 {
     $digest = substr(hash('sha256', $token['access_token']), 0, 16);
     echo "{$token['key']} generation={$token['generation']} expires_at={$token['expires_at']} sha256=$digest\n";
 }
 
-// Keeps the token in memory: for a process that lives. The gateway answers when there is another than the one of the
-// ETag, or after 60 s.
+// Keeps the token in memory: for a long-running process. The gateway answers when there is a token other than that
+// of the ETag, or after 60 s.
 function follow(): never
 {
     $known = '';
@@ -78,18 +78,18 @@ function follow(): never
 }
 
 // WeChat answered 40001, 40014 or 42001 to a call that did not go through the gateway (right `real`): report the token,
-// and make the call once more with the next one, which is the answer.
+// and repeat the call with the next one, which is the answer.
 function report(): void
 {
     [$status, , $body] = v1('/refused', [], ['generation' => read()['generation']]);
-    if ($status !== 200) { // 409: it is too young to be the reason
+    if ($status !== 200) { // 409: the token is too young to be the reason
         throw new RuntimeException(fault($status, $body));
     }
     show(json_decode($body, true));
 }
 
-// Calls WeChat the way that any SDK does: the gateway is its host, and the service's key its secret. A token is good for
-// two hours, whatever becomes of WeChat's.
+// Calls WeChat the way that any SDK does: the gateway is its host, and the service's key its secret. A token is valid for
+// two hours, whatever happens to WeChat's.
 function call(): void
 {
     [, $component, $appid] = explode('.', ACCOUNT);
@@ -125,7 +125,7 @@ function secret(): string
     return $secret ?: throw new RuntimeException('WEBHOOK_SECRET: want the secret of the webhook, whsec_...');
 }
 
-// receive answers one request: 200 says that the message need not come again, so do the work first, or store it. Where
+// receive answers one request: 200 says that the message is done, so do the work first, or store it. Where
 // the gateway waits for a passive reply, the answer is that.
 function receive(): void
 {
@@ -160,7 +160,7 @@ function answer(string $document): string
     $json = str_starts_with($document, '{');
     $message = $json ? json_decode($document, true) : parse($document);
     if (($message['MsgType'] ?? '') !== 'text' || !isset($message['FromUserName'], $message['ToUserName'], $message['Content'])) {
-        return ''; // users write odd things: docs/contract.md, "Odd documents"
+        return ''; // users write anything: docs/contract.md, "Odd documents"
     }
     $reply = ['ToUserName' => $message['FromUserName'], 'FromUserName' => $message['ToUserName'], 'CreateTime' => time(),
         'MsgType' => 'text', 'Content' => 'you said: ' . $message['Content']];

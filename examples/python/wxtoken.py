@@ -1,4 +1,4 @@
-"""What a service does with wxtoken, over NATS alone. README.md says how to run it."""
+"""What a service does with wxtoken, over NATS only. README.md says how to run it."""
 import asyncio
 import hashlib
 import json
@@ -30,14 +30,14 @@ async def connect():
         os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
         user=user,
         password=os.environ.get("NATS_PASSWORD", "service"),
-        inbox_prefix=b"_INBOX_" + user.encode(),  # the place where this user may listen for answers
+        inbox_prefix=b"_INBOX_" + user.encode(),  # the only place where this user may receive answers
         max_reconnect_attempts=-1,  # without it: sixty tries
         error_cb=log,  # a wrong password is one too, and is tried again
     )
 
 
 def show(entry):
-    """Prints what may stand in a log. json.loads(entry.value)["value"] is what goes into access_token=."""
+    """Prints what may be logged. json.loads(entry.value)["value"] is what goes into access_token=."""
     if entry.operation:
         return print(key, "was cancelled")
     token = json.loads(entry.value)
@@ -52,9 +52,9 @@ async def token(nc):
 
 
 async def follow(nc):
-    """Keeps the token in memory: for a process that lives.
+    """Keeps the token in memory: for a long-running process.
 
-    The watch brings the present token, then each new one. It may be silent after a backup was put back, so a token
+    The watch brings the current token, then each new one. It may be silent after a backup was restored, so a token
     that has expired is asked for.
     """
     kv = await nc.jetstream().key_value("tokens")
@@ -78,7 +78,7 @@ def lives(entry):
 
 
 async def report(nc):
-    """WeChat answered 40001, 40014 or 42001 to a call with this token: report it, make the call once more with the next."""
+    """WeChat answered 40001, 40014 or 42001 to a call with this token: report it, repeat the call with the next one."""
     kv = await nc.jetstream().key_value("tokens")
     refused = await kv.get(key)
     question = json.dumps({"key": key, "revision": refused.revision})
@@ -102,7 +102,7 @@ async def messages(nc):
     """Consumes the account's messages and events.
 
     The durable consumer remembers what was acked, for all instances together; a message that is not acked within 30 s
-    comes again. This user can't remove the consumer: it goes when unused for a week.
+    is delivered again. This user can't remove the consumer: the server removes it after a week without use.
     """
     js = nc.jetstream()
     subject = f"wechat.message.{component}.{appid}.>"
@@ -119,7 +119,7 @@ async def messages(nc):
 
 
 async def reply(nc):
-    """Replies to text messages at once (passive reply), within the four seconds that there are."""
+    """Replies to text messages at once (passive reply), within four seconds."""
     questions = await nc.subscribe(f"wechat.reply.{component}.{appid}.>", queue=name)
     await nc.flush()
     print("listening on", questions.subject)
@@ -133,7 +133,7 @@ def answer(document):
         message = parse(document)
         return text(message, f"you said: {message['Content']}") if message["MsgType"] == "text" else ""
     except (KeyError, ValueError, ElementTree.ParseError):
-        return ""  # users write odd things: docs/contract.md, "Odd documents"
+        return ""  # users write anything: docs/contract.md, "Odd documents"
 
 
 def parse(document):
