@@ -1,6 +1,6 @@
 // Command kubecheck builds deploy/kubernetes as kubectl does, and checks every object against
-// Kubernetes's own types: a field that they do not have, or a value of another type, is a fault.
-// Then it looks whether what the objects call each other is there.
+// Kubernetes's own types: unknown fields and values of another type are faults. Then it checks that
+// all objects exist to which others refer.
 //
 //	go -C tools/kubecheck run . ../../deploy/kubernetes
 //
@@ -47,7 +47,7 @@ func main() {
 	}
 }
 
-// check returns the objects that were looked at, and all their faults.
+// check returns the names of the checked objects, and all their faults.
 func check(dir string) (objects []string, err error) {
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
@@ -68,7 +68,7 @@ func check(dir string) (objects []string, err error) {
 	return all.names, errors.Join(err, all.references())
 }
 
-// cluster is all objects, by kind.
+// cluster is all checked objects, by kind.
 type cluster struct {
 	names       []string
 	deployments []*appsv1.Deployment
@@ -78,10 +78,10 @@ type cluster struct {
 	ingresses   []*networkingv1.Ingress
 	accounts    []string
 	configMaps  []string
-	secrets     map[string][]string // name to keys
+	secrets     map[string][]string // keys by name
 }
 
-// decode reads documents strictly. Kinds that are not Kubernetes's own are named and left alone.
+// decode reads documents strictly. Kinds that are not Kubernetes's own are named but not checked.
 func (c *cluster) decode(from string, text []byte) (err error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
@@ -102,7 +102,7 @@ func (c *cluster) decode(from string, text []byte) (err error) {
 			c.names = append(c.names, kind.Kind+" (not of Kubernetes itself, unchecked)")
 			continue
 		}
-		// The YAML, or a field that stands there twice would not be seen.
+		// From the YAML: in the JSON a duplicate field would not be seen.
 		object, kind, strictErr := decoder.Decode(document, nil, nil)
 		if decodeErr = errors.Join(decodeErr, strictErr); decodeErr != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", from, decodeErr))
@@ -141,7 +141,7 @@ func (c *cluster) add(object runtime.Object) {
 	}
 }
 
-// references returns what is called and not there.
+// references returns faults for references to missing objects.
 func (c *cluster) references() (err error) {
 	fault := func(format string, args ...any) { err = errors.Join(err, fmt.Errorf(format, args...)) }
 	secret := func(of, name, key string) {
@@ -225,7 +225,7 @@ func (c *cluster) references() (err error) {
 	return err
 }
 
-// selects reports whether a selector selects the pods of a Deployment.
+// selects reports whether a selector selects the pods of a Deployment, and adds a fault if not.
 func (c *cluster) selects(of string, selector *metav1.LabelSelector, fault func(string, ...any)) bool {
 	found := slices.ContainsFunc(c.deployments, func(d *appsv1.Deployment) bool { return matches(selector, d.Spec.Template.Labels) })
 	if !found {
@@ -234,7 +234,7 @@ func (c *cluster) selects(of string, selector *metav1.LabelSelector, fault func(
 	return found
 }
 
-// reaches reports a port that no pod which is selected has.
+// reaches adds a fault if none of the selected pods has the port.
 func (c *cluster) reaches(of string, selector *metav1.LabelSelector, port intstr.IntOrString, fault func(string, ...any)) {
 	if !slices.ContainsFunc(c.deployments, func(d *appsv1.Deployment) bool {
 		return matches(selector, d.Spec.Template.Labels) && hasPort(d.Spec.Template.Spec, port)

@@ -1,5 +1,5 @@
-// plot draws what was measured of several sizes: for each unit a curve for each build, both axes
-// logarithmic.
+// Command plot draws benchmarks of several sizes: a panel for each unit, a curve for each build,
+// both axes logarithmic.
 //
 //	go -C tools run ./plot 'Sizing/accounts=' refresher-MiB,ready-cpu-s before=/tmp/before.txt after=/tmp/after.txt >docs/sizing.svg
 //
@@ -17,7 +17,7 @@ import (
 	"strings"
 )
 
-// point is a median of what was measured at a size.
+// point is the median of the values at a size.
 type point struct{ size, value float64 }
 
 // The measures of a panel, in pixels.
@@ -27,7 +27,7 @@ const (
 	top, right    = 30, 15
 )
 
-// colours are those of the builds, in their order.
+// colours are the colours of the builds, in order.
 var colours = []string{"#888888", "#0b6e4f", "#c1440e"}
 
 func main() {
@@ -136,7 +136,7 @@ func panel(x, y int, unit string, names []string, curves map[string][]point) {
 	}
 }
 
-// short writes a size as people say it.
+// short writes a size in thousands or millions.
 func short(n float64) string {
 	switch {
 	case n >= 1e6:

@@ -26,7 +26,7 @@ import (
 	openconfig "github.com/silenceper/wechat/v2/openplatform/config"
 )
 
-// gateway sends what is for WeChat's API to the gateway.
+// gateway sends requests for WeChat's API to the gateway.
 type gateway struct{ address *url.URL }
 
 func (g gateway) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -89,7 +89,7 @@ func users(account *officialaccount.OfficialAccount) (string, error) {
 	return list.Data.OpenIDs[0], nil
 }
 
-// session is what a mini program's server does with the code of a user.
+// session does what a mini program's server does with the code of a user.
 func session(wc *wechat.Wechat, account *officialaccount.OfficialAccount, code string) (string, error) {
 	own := account.GetContext().Config
 	program := wc.GetMiniProgram(&miniconfig.Config{AppID: own.AppID, AppSecret: own.AppSecret, Cache: cache.NewMemory()})
@@ -97,8 +97,8 @@ func session(wc *wechat.Wechat, account *officialaccount.OfficialAccount, code s
 	return user.OpenID, err
 }
 
-// logIn is what a web page does with the code of a user: it has his tokens, looks whether they are
-// good, renews them, and asks who he is.
+// logIn does what a web page does with the code of a user: it gets the user's tokens, checks and
+// renews them, and asks for the user's profile.
 func logIn(account *officialaccount.OfficialAccount, code string) (string, error) {
 	oauth := account.GetOauth()
 	user, err := oauth.GetUserAccessToken(code)
@@ -106,7 +106,7 @@ func logIn(account *officialaccount.OfficialAccount, code string) (string, error
 		return "", err
 	}
 	if good, err := oauth.CheckAccessToken(user.AccessToken, user.OpenID); err != nil || !good {
-		return "", fmt.Errorf("the token is not good: %w", err)
+		return "", fmt.Errorf("invalid token: %w", err)
 	}
 	if user, err = oauth.RefreshAccessToken(user.RefreshToken); err != nil {
 		return "", err
@@ -115,8 +115,9 @@ func logIn(account *officialaccount.OfficialAccount, code string) (string, error
 	return info.OpenID, err
 }
 
-// component is what a third-party platform does: it has the component's token, renews an account's
-// and calls with it. Ticket and refresh token are made up, since WeChat's are wxtoken's alone.
+// component does what a third-party platform does: it gets the component's token, renews an
+// account's, and calls WeChat with that. Ticket and refresh token are made up, since only wxtoken
+// has the real ones.
 func component(wc *wechat.Wechat, account *officialaccount.OfficialAccount, appid string) (string, error) {
 	own := account.GetContext().Config
 	platform := wc.GetOpenPlatform(&openconfig.Config{AppID: appid, AppSecret: own.AppSecret, Cache: cache.NewMemory()})
@@ -129,8 +130,8 @@ func component(wc *wechat.Wechat, account *officialaccount.OfficialAccount, appi
 	return users(platform.GetOfficialAccount(own.AppID).OfficialAccount)
 }
 
-// download takes the address from the SDK, which fetches nothing itself: the client must be the one
-// that goes to the gateway.
+// download gets the address from the SDK, which does not fetch it, and fetches it with client,
+// which goes to the gateway.
 func download(account *officialaccount.OfficialAccount, client *http.Client, id string) (string, error) {
 	from, err := account.GetMaterial().GetMediaURL(id)
 	if err != nil {
