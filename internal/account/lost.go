@@ -75,13 +75,20 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 	if p.RefreshToken == "" {
 		return c.unconfirmed(p, next)
 	}
-	c.Refusals++
+	// A refusal that is doubted proves nothing: it brings no merchant nearer to being asked. And no
+	// account waits for an hour meanwhile, so that all are back soon after the cause is gone.
+	if p.Believed || c.Refusals < 2 {
+		c.Refusals++
+	}
 	listed := false
 	if c.Refusals > 1 {
 		listed = c.SoughtIn(p.ListedAt)
 		c = c.Sought(p.Now)
 	}
 	next.Wait = askAgain(c.Refusals)
+	if !p.Believed {
+		next.Wait = min(next.Wait, askAgainAfter[1])
+	}
 	if c.Refusals > len(askAgainAfter) && p.Believed && (listed || c.Refusals > len(askAgainAfter)+1) {
 		c, next = c.GaveUp(p.Now)
 		next.Merchant = wxtoken.ReasonRefreshTokenInvalid
