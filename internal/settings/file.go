@@ -121,10 +121,13 @@ func DecodeJSON(text []byte, into any, want string) error {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return errors.New("unexpected end")
 	default:
+		name, ok := strings.CutPrefix(err.Error(), "json: unknown field ")
+		if !ok {
+			return errors.New("unreadable value") // the error may quote it
+		}
 		if want != "" {
 			want = ": want " + want
 		}
-		name, _ := strings.CutPrefix(err.Error(), "json: unknown field ")
 		return fmt.Errorf("unknown field %.40s%s", name, want)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
