@@ -23,6 +23,10 @@ const (
 // askAgainAfter is how long to wait after WeChat refused a refresh token that its list confirms.
 var askAgainAfter = []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
 
+// doubtedTries is how often an account is tried every ten minutes while refusals are doubted: for
+// two hours, the life of a token.
+const doubtedTries = 12
+
 // askAgain returns how long to wait after the nth refusal in a row.
 func askAgain(n int) time.Duration { return askAgainAfter[min(max(n, 1), len(askAgainAfter))-1] }
 
@@ -75,8 +79,9 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 	if p.RefreshToken == "" {
 		return c.unconfirmed(p, next)
 	}
-	// A refusal that is doubted proves nothing: it brings no merchant nearer to being asked. And no
-	// account waits for an hour meanwhile, so that all are back soon after the cause is gone.
+	// A refusal that is doubted proves nothing: it brings no merchant nearer to being asked. And for
+	// as long as its token may live no account waits for an hour, so that all are back soon after the
+	// cause is gone.
 	if p.Believed || c.Refusals < 2 {
 		c.Refusals++
 	}
@@ -86,7 +91,7 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 		c = c.Sought(p.Now)
 	}
 	next.Wait = askAgain(c.Refusals)
-	if !p.Believed {
+	if !p.Believed && c.Failures <= doubtedTries {
 		next.Wait = min(next.Wait, askAgainAfter[1])
 	}
 	if c.Refusals > len(askAgainAfter) && p.Believed && (listed || c.Refusals > len(askAgainAfter)+1) {
