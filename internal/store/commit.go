@@ -34,6 +34,9 @@ type commit struct {
 	revision   uint64
 }
 
+// isClaim reports whether nothing is lost with c: the due message that it is for comes again.
+func (c *commit) isClaim() bool { return len(c.msgs) == 1 }
+
 // commit hands messages to the committer and waits for the result.
 func (s *Store) commit(ctx context.Context, c account.Credential, msgs ...*nats.Msg) (account.Credential, error) {
 	wanted := &commit{credential: c, msgs: msgs, done: make(chan error, 1)}
@@ -79,7 +82,8 @@ func (s *Store) Run(ctx context.Context) {
 
 // store stores the commits as one batch. If the server refuses it, each half is stored by itself,
 // and so on, so that a fault of one does not affect the others. If the server does not answer, each
-// is stored alone at once.
+// is stored alone at once, but for claims: their handlers have given up by then, and tokens must not
+// wait behind them.
 func (s *Store) store(ctx context.Context, gathered []*commit) {
 	var msgs []*nats.Msg
 	for _, c := range gathered {
@@ -103,14 +107,24 @@ func (s *Store) store(ctx context.Context, gathered []*commit) {
 	if errors.Is(err, ErrLost) {
 		part = (len(gathered) + 1) / 2
 	}
+	answered := errors.As(err, new(*jetstream.APIError)) || errors.Is(err, ErrLost) || errors.Is(err, errBadAck)
 	for some := range slices.Chunk(gathered, part) {
+		if !answered && some[0].isClaim() {
+			some[0].done <- err
+			continue
+		}
 		s.store(ctx, some)
 	}
 }
 
 // resolve finds out whether a batch was stored although it failed: its answer may have been lost.
-// It returns err if not.
+// It returns err if not. Of a claim it believes the error. The record may have changed since and
+// still bear the claim's id, and its revision would then be the wrong one to commit on; if the claim
+// is stored, its due message takes it over when it comes again.
 func (s *Store) resolve(ctx context.Context, c *commit, err error) error {
+	if c.isClaim() {
+		return err
+	}
 	stored, readErr := s.Credential(ctx, c.credential.Key)
 	if readErr == nil && stored.Commit == c.credential.Commit {
 		c.revision = stored.Revision

@@ -278,6 +278,44 @@ func TestClaimsGathered(t *testing.T) {
 	}
 }
 
+// TestClaimsGiveWay has NATS away while claims and a commit share a batch: the claims are given up, for their handlers have left, and
+// the commit is stored as soon as NATS is back.
+func TestClaimsGiveWay(t *testing.T) {
+	r := newRig(t)
+	of := func(i int) wxtoken.Key { return wxtoken.AuthorizerKey("wxc", fmt.Sprint("wxa", i)) }
+	const claims = 10
+	r.nats.Stop()
+	var waiting sync.WaitGroup
+	errs := make([]error, claims)
+	for i := range claims {
+		waiting.Go(func() {
+			c := credential(of(i), 1)
+			c.Claim = &account.Claim{By: "process", For: "due/1", Until: time.Now().Add(time.Minute)}
+			_, errs[i] = r.store.Claim(t.Context(), c)
+		})
+	}
+	committed := make(chan error, 1)
+	go func() {
+		_, err := r.store.Commit(t.Context(), credential(key, 1), token(key, 1))
+		committed <- err
+	}()
+	time.Sleep(100 * time.Millisecond) // all wait for the committer; were some late, they would be in a batch of their own
+	r.run()
+	waiting.Wait()
+	time.Sleep(time.Second) // the batch began a moment later, and would be answered if NATS came back now
+	r.nats.Restart()
+	if err := <-committed; err != nil {
+		t.Errorf("the commit: %v", err)
+	}
+	for i, err := range errs {
+		c, readErr := r.store.Credential(t.Context(), of(i))
+		r.must(readErr)
+		if err == nil || c.Revision != 0 {
+			t.Errorf("claim %d: %v, stored %+v", i, err, c)
+		}
+	}
+}
+
 func TestRevoke(t *testing.T) {
 	r := newRig(t)
 	r.run()
