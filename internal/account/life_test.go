@@ -384,3 +384,25 @@ func lawful(t *testing.T, s state, e event, after Credential, next Next) {
 		fault("active without a token that lives")
 	}
 }
+
+// TestDoubtedWaits has one account refused again and again while refusals are doubted: quickly for as long as its token may live, then
+// seldom, and its merchant is not asked.
+func TestDoubtedWaits(t *testing.T) {
+	refused := &wechat.Error{API: wechat.APIAuthorizerToken, Code: 61023, Message: "refused"}
+	c := Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa"), Generation: 6, RefreshToken: "rt"}
+	waits := map[time.Duration]int{}
+	for now := noon; now.Before(noon.Add(5 * time.Hour)); {
+		failure := Failure{Err: refused, Now: now, Dies: now}
+		c, _ = c.Claimed("r2", "due/10", now).Failed(failure)
+		var next Next
+		c, next = c.Asked(Profile{RefreshToken: "rt", Failure: Failure{Now: now, Dies: now}, ListedAt: now, Cause: refused})
+		if next.Merchant != "" || next.Wait <= 0 {
+			t.Fatalf("after %d refusals: wait %s, merchant %q", c.Failures, next.Wait, next.Merchant)
+		}
+		waits[next.Wait]++
+		now = now.Add(next.Wait)
+	}
+	if waits[time.Minute] != 1 || waits[10*time.Minute] != 11 || waits[time.Hour] != 4 || len(waits) != 3 {
+		t.Errorf("waits %v", waits)
+	}
+}

@@ -90,9 +90,13 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 		listed = c.SoughtIn(p.ListedAt)
 		c = c.Sought(p.Now)
 	}
-	next.Wait = askAgain(c.Refusals)
-	if !p.Believed && c.Failures <= doubtedTries {
-		next.Wait = min(next.Wait, askAgainAfter[1])
+	switch {
+	case p.Believed:
+		next.Wait = askAgain(c.Refusals)
+	case c.Failures <= doubtedTries:
+		next.Wait = askAgain(min(c.Refusals, 2))
+	default:
+		next.Wait = askAgain(len(askAgainAfter))
 	}
 	if c.Refusals > len(askAgainAfter) && p.Believed && (listed || c.Refusals > len(askAgainAfter)+1) {
 		c, next = c.GaveUp(p.Now)
