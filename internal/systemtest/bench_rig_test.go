@@ -79,22 +79,29 @@ func beginNATS(b *testing.B, sync string) (*program, string) {
 		b.Fatal(err)
 	}
 	p := begin(b, filepath.Join(programsOf(b), "nats-server"), []string{"-c", conf}, nil)
-	var ports struct{ Nats []string }
-	await(b, func() error {
-		files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
-		if len(files) == 0 {
-			return errors.New("nats-server has not said where it listens")
-		}
-		said, err := os.ReadFile(files[0])
-		if err != nil {
-			return err
-		}
-		if err := json.Unmarshal(said, &ports); err != nil || len(ports.Nats) == 0 {
-			return fmt.Errorf("%s: %s", files[0], said)
-		}
-		return nil
+	url := ""
+	await(b, func() (err error) {
+		url, err = urlIn(dir)
+		return err
 	})
-	return p, ports.Nats[0]
+	return p, url
+}
+
+// urlIn returns the address that nats-server has written into its ports_file_dir.
+func urlIn(dir string) (string, error) {
+	files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
+	if len(files) == 0 {
+		return "", errors.New("nats-server has not said where it listens")
+	}
+	said, err := os.ReadFile(files[0])
+	if err != nil {
+		return "", err
+	}
+	var ports struct{ Nats []string }
+	if err := json.Unmarshal(said, &ports); err != nil || len(ports.Nats) == 0 {
+		return "", fmt.Errorf("%s: %s", files[0], said)
+	}
+	return ports.Nats[0], nil
 }
 
 // programsOf returns the folder of the programs.

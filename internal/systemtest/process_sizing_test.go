@@ -5,7 +5,6 @@ package systemtest
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +22,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"wxtoken/client"
+	wxtoken "wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
@@ -151,21 +150,9 @@ func startNATS(t *testing.T, server, data string) (cmd *exec.Cmd, url string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	poll(t, func() error {
-		files, _ := filepath.Glob(filepath.Join(dir, "*.ports"))
-		if len(files) == 0 {
-			return errors.New("nats-server has not said where it listens")
-		}
-		said, err := os.ReadFile(files[0])
-		if err != nil {
-			return err
-		}
-		var ports struct{ Nats []string }
-		if err := json.Unmarshal(said, &ports); err != nil || len(ports.Nats) == 0 {
-			return fmt.Errorf("%s: %s", files[0], said)
-		}
-		url = ports.Nats[0]
-		return nil
+	poll(t, func() (err error) {
+		url, err = urlIn(dir)
+		return err
 	})
 	return cmd, url
 }
