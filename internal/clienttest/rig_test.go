@@ -11,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/natsd"
@@ -19,7 +18,7 @@ import (
 	"wxtoken/internal/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { natsdtest.Main(m, 8) }
 
 // patience bounds what a test waits for. It is long, because a machine may be slow.
 const patience = time.Minute

@@ -20,11 +20,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/internal/gateway"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
 	"wxtoken/wxtokentest"
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		followMany(address)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	natsdtest.Main(m, 8)
 }
 
 // nop is a log that nobody reads.

@@ -36,7 +36,7 @@ import (
 	"wxtoken/wechatsim"
 )
 
-func TestMain(m *testing.M) { natsdtest.Main(m, 12) }
+func TestMain(m *testing.M) { natsdtest.Main(m, 20) }
 
 // The component of the tests. Whatever must not be seen anywhere has SEKRET in it.
 const (

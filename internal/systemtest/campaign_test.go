@@ -26,7 +26,7 @@ const (
 	// seedsVariable says how many seeds the campaign runs. The default is for every run of all tests, of which a day of the campaign would
 	// otherwise be half; allSeeds is the whole campaign, after which no trouble may be missing.
 	seedsVariable = "WXTOKEN_TEST_SEEDS"
-	everydaySeeds = 6
+	everydaySeeds = 4
 	allSeeds      = 20
 	// firstVariable says with which seed the campaign begins.
 	firstVariable = "WXTOKEN_TEST_FIRST_SEED"
