@@ -255,6 +255,12 @@ func (k *Keeper) firstTokens(ctx context.Context) error {
 	if _, err := k.awaitToken(ctx, Component, 1); err != nil {
 		return err
 	}
+	// A refresher that reads WeChat's list now would find the merchants before their pushes do, and
+	// renew their tokens once more.
+	nobody := wechatsim.Fault{API: "api_get_authorizer_list", Mode: wechatsim.FaultBody, Body: `{"total_count":0,"list":[]}`}
+	if err := k.WeChat.Fail(nobody); err != nil {
+		return err
+	}
 	for _, merchant := range []wxtoken.Key{Merchant, OtherMerchant} {
 		if err := k.WeChat.Authorize(merchant.Component, merchant.Authorizer); err != nil {
 			return err
@@ -275,6 +281,7 @@ func (k *Keeper) firstTokens(ctx context.Context) error {
 			return fmt.Errorf("wait for the status of %s: %w", key, err)
 		}
 	}
+	k.WeChat.Heal()
 	k.clock.behind.Store(0)
 	return nil
 }

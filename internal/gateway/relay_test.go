@@ -423,21 +423,25 @@ func TestCallerGoes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
-	gone := make(chan struct{}, 100)
+	came, gone := make(chan struct{}), make(chan struct{}, 100)
 	r.wechat.answer(func(_ http.ResponseWriter, req *http.Request) bool {
+		came <- struct{}{}
 		<-req.Context().Done()
 		gone <- struct{}{}
 		return true
 	})
 	for range 15 { // more than what opens the breaker
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			defer cancel()
+			<-came
+		}()
 		req, err := http.NewRequestWithContext(ctx, "GET", r.url+"/cgi-bin/user/info?access_token="+token, nil)
 		r.must(err)
 		if res, err := r.http.Do(req); err == nil {
 			_ = res.Body.Close()
 			t.Error("an answer came")
 		}
-		cancel()
 		select {
 		case <-gone:
 		case <-time.After(patience):

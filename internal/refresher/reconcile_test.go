@@ -198,8 +198,10 @@ func TestBrokenLists(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 				return onTheWay(fmt.Sprintf("%d accounts are known, want %d", known, row.want))
 			})
-			if n := r.calls(apiList); n > 4 {
-				t.Errorf("the list was asked for %d times", n)
+			// On a slow disk NATS may not take all of it in time: then it is read once more.
+			again := r.log.count(`"message":"message put off"`, "reconcile: ")
+			if n := r.calls(apiList); n > 4*(1+again) {
+				t.Errorf("the list was asked for %d times, with %d readings put off", n, again)
 			}
 		})
 	}
