@@ -209,7 +209,8 @@ func newRig(t *testing.T, o options) *rig {
 		r.start()
 		r.ticket()
 		r.eventually(r.componentLives)
-		r.drained() // the first reconcile, too: it would find the accounts of the test before their pushes do
+		r.listRead() // else it would find the accounts of the test before their pushes do
+		r.drained()
 	}
 	return r
 }
@@ -406,10 +407,21 @@ func (r *rig) ticket() {
 	r.must(r.sim.PushTicket(appid))
 }
 
+// listRead waits until WeChat's list was read and taken over. A slow NATS has it read more than once.
+func (r *rig) listRead() {
+	r.Helper()
+	r.eventually(func() error {
+		if r.log.count("reconciled with WeChat's list") > 0 {
+			return nil
+		}
+		return onTheWay(fmt.Sprintf("WeChat's list was not read, after %d calls", len(r.sim.History())))
+	})
+}
+
 // authorize has an account authorize, and waits until that is known.
 func (r *rig) authorize(account string) {
 	r.Helper()
-	r.drained() // the first reconcile, too: it would find the account before its push does
+	r.drained() // a reading of the list would find the account before its push does
 	r.must(r.sim.Authorize(appid, account))
 	r.eventually(func() error { return r.accepted(account) })
 	r.drained()
