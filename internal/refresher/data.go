@@ -136,8 +136,9 @@ func (d *data) again(ctx context.Context) error {
 
 // watch looks after each sweep's time, and at once where a consumer ended, whether the stream is
 // the one that this work began with. It returns ErrGone when it is not, for two looks in a row: one
-// answer may come from a replica that is a moment behind, and to stop all renewals for that would
-// be an outage of our own making.
+// answer may come from a replica that is a moment behind, or from a reading that passed over records,
+// which the first look has begun anew. To stop all renewals for that would be an outage of our own
+// making.
 //
 // A look costs one question. It compares what the stream says of itself with what this process has
 // seen in it and had acked, so a process that begins after the loss notices nothing.

@@ -23,7 +23,8 @@ var ErrGone = errors.New("stream data lost or replaced")
 //
 // With several servers a newly elected leader, or the replica that feeds v, may lag behind. So data
 // counts as gone only if it is still missing after they have caught up with a message that is
-// stored now.
+// stored now. Where v lacks records that are known, it is also read from the beginning again: a caller
+// believes ErrGone when that reading lacks them too, in a look after it.
 func (s *Store) CheckSame(ctx context.Context, v *View) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -74,6 +75,11 @@ func (s *Store) same(ctx context.Context, v *View, stored uint64) error {
 	case reading:
 		return fmt.Errorf("%s is being read again", events.StreamTokens)
 	case lost > 0:
+		// A consumer on a replica that caught up may have passed over messages that the replica
+		// has: only another reading, which begins now, can tell.
+		if stored > 0 {
+			v.readAnew()
+		}
 		return fmt.Errorf("%w: %s is an older copy, without what was known of %d keys", ErrGone, events.StreamTokens, lost)
 	}
 	return nil

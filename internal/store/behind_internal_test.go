@@ -1,11 +1,13 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
@@ -105,5 +107,49 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 		}
 		close(looked)
 		<-arrived
+	}
+}
+
+// TestReadingPassedOver has a reading end without what was known and is stored, as that of a replica
+// may which catches up meanwhile. The look that finds it missing has it read anew, and so it is no
+// loss.
+func TestReadingPassedOver(t *testing.T) {
+	t.Parallel()
+	nc := natsdtest.Start(t).Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), nc, js, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Save(t.Context(), account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	view, wait, err := s.Watch(ctx, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cancel(); wait() }()
+	view.begin()
+	view.end()
+	if err := s.CheckSame(t.Context(), view); !errors.Is(err, ErrGone) {
+		t.Fatalf("the first look: %v", err)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := s.CheckSame(t.Context(), view)
+		if err == nil {
+			return
+		}
+		if errors.Is(err, ErrGone) || time.Now().After(deadline) {
+			t.Fatalf("a later look: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -45,8 +45,10 @@ type View struct {
 	// How many credentials were known when a reading started and were not read again, or only in an
 	// older revision: see entry.unread. When the reading is complete, the rest is lost, unless the
 	// replica lags behind.
-	unread  int
-	reading bool
+	unread   int
+	reading  bool
+	outdated bool          // readAnew was called, and the next reading has not begun
+	anew     chan struct{} // ends the watch, so that another one begins
 }
 
 // owner is what many keys have in common, stored once.
@@ -90,6 +92,7 @@ const chunkLen = 1 << 12
 func newView() *View {
 	return &View{
 		places: map[place]uint32{}, ownerAt: map[owner]uint32{}, components: map[string]*component{}, quotas: map[string]Quota{},
+		anew: make(chan struct{}, 1),
 	}
 }
 
@@ -140,7 +143,7 @@ func (v *View) key(p place) wxtoken.Key {
 func (v *View) begin() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.reading, v.read, v.unread = true, 0, 0
+	v.reading, v.outdated, v.read, v.unread = true, false, 0, 0
 	for _, chunk := range v.chunks {
 		for i := range chunk {
 			e := &chunk[i]
@@ -165,7 +168,18 @@ func (v *View) end() bool {
 func (v *View) lost(upTo uint64) (n int, reading bool) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	return v.unread, v.reading || v.read < upTo
+	return v.unread, v.reading || v.outdated || v.read < upTo
+}
+
+// readAnew has everything read from the beginning again. What is missing is not known until then.
+func (v *View) readAnew() {
+	v.mu.Lock()
+	v.outdated = true
+	v.mu.Unlock()
+	select {
+	case v.anew <- struct{}{}:
+	default:
+	}
 }
 
 // await returns when everything up to a sequence is read, or ctx ends.
@@ -364,6 +378,15 @@ func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, rea
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
 	defer bus.StopAtReconnect(s.nc, msgs, nats.CONNECTED)()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-v.anew:
+			msgs.Stop()
+		case <-ended:
+		}
+	}()
 	news := make(chan *reading, watchAhead)
 	failed := make(chan error, 1)
 	go func() {

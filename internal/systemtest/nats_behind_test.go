@@ -129,9 +129,9 @@ func TestReplicaBehind(t *testing.T) {
 	}
 	poll(t, func() error {
 		for _, v := range views {
-			if err := s.CheckSame(ctx, v); errors.Is(err, store.ErrGone) {
-				t.Fatalf("lost, once all is there: %v", err)
-			} else if err != nil {
+			// The consumer of a replica that catches up may pass over what it has: one look may take
+			// that for a loss, and has all read anew.
+			if err := s.CheckSame(ctx, v); err != nil {
 				return err
 			}
 		}
