@@ -430,23 +430,37 @@ func (r *rig) authorize(account string) {
 // token returns the token of key, a zero one if there is none.
 func (r *rig) token(key wxtoken.Key) wxtoken.Token {
 	r.Helper()
-	t, _, err := r.store.Token(r.Context(), key)
-	r.must(err)
-	return t
+	return read(r, func(ctx context.Context) (wxtoken.Token, error) {
+		t, _, err := r.store.Token(ctx, key)
+		return t, err
+	})
 }
 
 func (r *rig) credential(key wxtoken.Key) account.Credential {
 	r.Helper()
-	c, err := r.store.Credential(r.Context(), key)
-	r.must(err)
-	return c
+	return read(r, func(ctx context.Context) (account.Credential, error) { return r.store.Credential(ctx, key) })
 }
 
 func (r *rig) status(key wxtoken.Key) wxtoken.Status {
 	r.Helper()
-	s, _, err := r.store.Status(r.Context(), key)
+	return read(r, func(ctx context.Context) (wxtoken.Status, error) {
+		s, _, err := r.store.Status(ctx, key)
+		return s, err
+	})
+}
+
+// read reads from the store, again where NATS is too slow for an answer.
+func read[T any](r *rig, f func(context.Context) (T, error)) (value T) {
+	r.Helper()
+	var err error
+	r.eventually(func() error {
+		if value, err = f(r.Context()); errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return nil
+	})
 	r.must(err)
-	return s
+	return value
 }
 
 // state waits for a state of key and returns the status.
