@@ -35,11 +35,11 @@ Accounts (5)
     last error: access clientip is not registered (errcode 61004) (rid rid-1), 1 min ago
     -> add this machine's outbound address on WeChat's console to 白名单IP地址列表; runbook: A component is in state operator
   authorizer.wx0123456789abcdef.wxa000000000000005  needs_authorization  2           in 30 min        in 10 min     0         ce1d4c2c
-    -> have the merchant authorize again, with the link; runbook: An authorizer is in state needs_authorization or revoked
+    -> have the merchant authorize again, by a link; runbook: An authorizer is in state needs_authorization or revoked
   authorizer.wx0123456789abcdef.wxa000000000000001  active               3           in 1 min 30 s    in 30 s       0         5575ea6b      小店
   authorizer.wx0123456789abcdef.wxa000000000000003  active               9           in 1 h           in 20 min     0         2bb69c8a
   authorizer.wx0123456789abcdef.wxa000000000000004  revoked              -           -                -             0         -
-    -> have the merchant authorize again, with the link; runbook: An authorizer is in state needs_authorization or revoked
+    -> have the merchant authorize again, by a link; runbook: An authorizer is in state needs_authorization or revoked
 `
 	if got, want := regexp.MustCompile(` +`).ReplaceAllString(body, " "), regexp.MustCompile(` +`).ReplaceAllString(want, " "); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

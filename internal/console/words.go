@@ -136,7 +136,7 @@ func whatToDo(s wxtoken.Status) lang.Text {
 	case wxtoken.StateActive, "":
 		return lang.Text{}
 	case wxtoken.StateNeedsAuthorization, wxtoken.StateRevoked:
-		return runbook.AccountAuthorizes.See(lang.T("have the merchant authorize again, with the link", "用链接请商家重新授权"))
+		return runbook.AccountAuthorizes.See(lang.T("have the merchant authorize again, by a link", "用授权链接请商家重新授权"))
 	}
 	if e := s.LastError; e != nil && e.Code != 0 {
 		return truth.Refusal(e).Remedy()

@@ -53,8 +53,8 @@ var (
 		"不用处理，令牌会自动续期；如果反复被拒，说明还有别的程序在换取令牌"), runbook.TokenRefused}
 	listAsked = &remedy{lang.T("nothing yet: WeChat's list is asked for the current refresh token; if the state becomes needs_authorization, send the merchant the reauthorize_url",
 		"先不用处理：会从微信的授权方列表找回当前的刷新令牌；状态变为 needs_authorization 时，把 reauthorize_url 发给商家"), runbook.AccountAuthorizes}
-	authorizeAgain = &remedy{lang.T("send the merchant the reauthorize_url of the status",
-		"把状态里的 reauthorize_url 发给商家"), runbook.AccountAuthorizes}
+	authorizeAgain = &remedy{lang.T("have the merchant authorize again, by a link",
+		"用授权链接请商家重新授权"), runbook.AccountAuthorizes}
 	newLink = &remedy{lang.T("nothing if the account is active; otherwise have the merchant authorize once more, by a new link",
 		"账号状态为 active 时不用处理；否则请商家用新的授权链接再授权一次"), runbook.AccountAuthorizes}
 	lookUp = &remedy{lang.T("look the errcode up on WeChat's pages",

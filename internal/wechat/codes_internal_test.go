@@ -117,7 +117,7 @@ func TestRemedy(t *testing.T) {
 		{Error{API: APIGetTicket, Code: 40001}, "the token is renewed", "自动续期"},
 		{Error{API: APIComponentToken, Code: 42001}, "look the errcode up", "查这个 errcode"},
 		{Error{API: APIComponentToken, Code: 61003}, "look the errcode up", "查这个 errcode"},
-		{Error{API: APIAuthorizerToken, Code: 61003}, "reauthorize_url", "reauthorize_url"},
+		{Error{API: APIAuthorizerToken, Code: 61003}, "by a link", "授权链接"}, // the status of a revoked account has no reauthorize_url
 		{Error{API: APIComponentToken, Code: 61005}, runbook.NoTicket.Heading().EN, runbook.NoTicket.Heading().ZH},
 		{Error{API: APIComponentToken, Code: 12345}, "look the errcode up", "查这个 errcode"},
 		{Error{API: APIComponentToken, Code: 45009}, runbook.QuotaGone.Heading().EN, "北京时间零点"},
