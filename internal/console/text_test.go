@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"html"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -43,6 +44,32 @@ Accounts (5)
 `
 	if got, want := regexp.MustCompile(` +`).ReplaceAllString(body, " "), regexp.MustCompile(` +`).ReplaceAllString(want, " "); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestCurl: curl gets text of the pages of which docs/console.md says so, and JSON of the others. (/check is
+// answered by the ops server: see TestCheck of cmd/wxtoken.)
+func TestCurl(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.putOneOfEach()
+	page, err := os.ReadFile("../../docs/console.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, said, found := strings.Cut(string(page), "curl gets text of")
+	said, _, ended := strings.Cut(said, "and JSON of the others")
+	if !found || !ended {
+		t.Fatal("docs/console.md does not say what curl gets")
+	}
+	for _, path := range []string{"/", "/accounts", "/accounts/component." + component, "/notices", "/pushes", "/links", "/services", "/runbook", "/audit"} {
+		want := "application/json"
+		if strings.Contains(said, "`"+path+"`") {
+			want = "text/plain; charset=utf-8"
+		}
+		if _, _, header := b.ask(path); header.Get("Content-Type") != want {
+			t.Errorf("curl gets %s of %s, want %s", header.Get("Content-Type"), path, want)
+		}
 	}
 }
 
