@@ -330,6 +330,19 @@ func TestQuotes(t *testing.T) {
 	}
 }
 
+// TestGatewayAddress: pages for those who try the gateway name the address that it has in wxtoken --sim, by
+// hand and with Docker. On 8090 the fake platform answers, and refuses the key.
+func TestGatewayAddress(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"README.md", "docs/gateway.md", "docs/sdks.md", "docs/webhooks.md", "docs/redis.md", "examples/README.md"} {
+		for _, page := range []string{name, strings.TrimSuffix(name, ".md") + inChinese} {
+			if strings.Contains(read(t, page), "http://127.0.0.1:8090") {
+				t.Errorf("%s leads to the fake platform instead of the gateway, which is at 127.0.0.1:8092", page)
+			}
+		}
+	}
+}
+
 var (
 	link      = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	inHeading = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
