@@ -287,7 +287,9 @@ func (g *Gate) Sweep(ctx context.Context) {
 }
 
 // Leave stores what nothing could store later, because this process ends: the calls that it made.
-// And it takes back what it met: no other process would know when that is over.
+// And it takes back what it met: no other process would know when that is over. The view is not asked
+// whether there is anything to take back, for it may not have heard yet of what was met last
+// (TestLeaveBeforeTheViewHears).
 func (g *Gate) Leave(ctx context.Context) {
 	g.AddCalls(ctx)
 	if err := g.replaceHolds(ctx, nil, g.p.Now()); err != nil {

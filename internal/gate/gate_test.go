@@ -319,6 +319,29 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// TestLeaveBeforeTheViewHears: what was met last goes with a process, too, whose view has not heard of it yet.
+func TestLeaveBeforeTheViewHears(t *testing.T) {
+	r := newRig(t)
+	one, two := r.process("one"), r.process("two")
+	r.commit(componentKey, "component-token")
+	ctx, cancel := context.WithCancel(t.Context())
+	behind, wait, err := r.store.Watch(ctx, zerolog.Nop(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel() // it hears no more
+	wait()
+	view := r.view
+	r.view = behind
+	_ = r.make(one, list, refusal(list, 61004))
+	one.Leave(t.Context())
+	if q, err := r.store.Quota(t.Context(), component); err != nil || len(q.Held) != 0 {
+		t.Errorf("left behind: %v, %v", q.Held, err)
+	}
+	r.view = view
+	r.eventually("still held back", func() bool { return len(reasons(two)) == 0 })
+}
+
 // TestTokenRefused has WeChat refuse the component's token in many calls at once: one renewal is asked for, and nothing
 // more is called until there is another token, which this process may know before its view does.
 func TestTokenRefused(t *testing.T) {

@@ -288,31 +288,33 @@ func (g *Gate) share(ctx context.Context, now time.Time) error {
 	if !g.Believes() {
 		mine[g.p.ID+"/"+holdKey(wxtoken.HeldDoubted, everyAPI)] = store.Hold{Reason: wxtoken.HeldDoubted, Message: account.ManyRefused, SeenAt: now.UTC()}
 	}
+	// The view is asked first whether there is anything to write: it costs nothing, and most of the
+	// time there is not. What it has not heard of yet is found by the next sweep.
+	if !g.differs(g.Shared().Held, mine, now) {
+		return nil
+	}
 	return g.replaceHolds(ctx, mine, now)
 }
 
-// replaceHolds replaces what the shared record says of this process. The view is asked first
-// whether there is anything to write: it costs nothing, and most of the time there is not. The
-// record itself is asked again, under compare-and-set.
+// differs reports whether held is to be replaced, where this process has mine to say.
+func (g *Gate) differs(held, mine map[string]store.Hold, now time.Time) bool {
+	for by, h := range held {
+		if _, still := mine[by]; strings.HasPrefix(by, g.p.ID+"/") && !still || !lasts(h, now) {
+			return true
+		}
+	}
+	for by, h := range mine {
+		if known, ok := held[by]; !ok || h.SeenAt.Sub(known.SeenAt) > shareAgain {
+			return true
+		}
+	}
+	return false
+}
+
+// replaceHolds replaces what the shared record says of this process, under compare-and-set.
 func (g *Gate) replaceHolds(ctx context.Context, mine map[string]store.Hold, now time.Time) error {
-	differs := func(held map[string]store.Hold) bool {
-		for by, h := range held {
-			if _, still := mine[by]; strings.HasPrefix(by, g.p.ID+"/") && !still || !lasts(h, now) {
-				return true
-			}
-		}
-		for by, h := range mine {
-			if known, ok := held[by]; !ok || h.SeenAt.Sub(known.SeenAt) > shareAgain {
-				return true
-			}
-		}
-		return false
-	}
-	if !differs(g.Shared().Held) {
-		return nil
-	}
 	return g.p.Store().UpdateQuota(ctx, g.appid, func(q *store.Quota) bool {
-		if !differs(q.Held) {
+		if !g.differs(q.Held, mine, now) {
 			return false
 		}
 		held := map[string]store.Hold{}
