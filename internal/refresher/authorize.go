@@ -159,7 +159,7 @@ func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred 
 		return err
 	}
 	// The refresher that had this event may have died before the status was written.
-	changes := []account.Change{r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(created, cred.Ref))}
+	changes := []account.Change{r.authorized(ctx, cred, created)}
 	// A renewal that failed since is the newer news, and "active" would hide it.
 	if _, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && cred.Failures == 0 && cred.Renewable() {
 		changes = append(changes, account.Active(r.now()))
@@ -189,7 +189,7 @@ func (r *Refresher) noteAuthorization(ctx context.Context, cred account.Credenti
 	if err != nil {
 		return cred, err
 	}
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)))
+	r.setStatus(ctx, cred.Key, r.authorized(ctx, saved, saved.AuthorizedAt))
 	return saved, nil
 }
 
@@ -234,11 +234,12 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 	// ("api_getauthorizerrefreshtoken"). One from an earlier authorization must not stay in the
 	// bucket, as if it were good (TestWithoutAPIPermission).
 	if granted.AccessToken == "" {
-		if _, err := r.store.Revoke(ctx, cred); err != nil { // of its token, should there be one
+		cred, err := r.store.Revoke(ctx, cred) // of its token, should there be one
+		if err != nil {
 			return fmt.Errorf("store authorization: %w", err)
 		}
 		r.log.Warn().Stringer("key", key).Msg("authorized without API permission")
-		r.setStatus(ctx, key, account.AuthorizedAt(cred.AuthorizedAt, ref), account.WithoutPermission(r.now(), r.links.Reauthorize(ctx, cred)))
+		r.setStatus(ctx, key, r.authorized(ctx, cred, cred.AuthorizedAt), account.WithoutPermission(r.now(), r.links.Reauthorize(ctx, cred)))
 		return r.links.Fail(ctx, link, key.Authorizer, "no_api_permission")
 	}
 	g := account.Grant{
@@ -260,7 +261,7 @@ func (r *Refresher) establish(ctx context.Context, c *component, cred account.Cr
 	if !cred.Renewable() {
 		change = account.Failing(r.now(), 1, account.ErrNoRefreshToken)
 	}
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, ref)), change, account.FuncInfo(granted.FuncInfo))
+	r.setStatus(ctx, key, r.authorized(ctx, cred, cred.AuthorizedAt), change, account.FuncInfo(granted.FuncInfo))
 	info := r.fetchProfile(ctx, c, key)
 	// The profile is fetched in any case; it is the second of three sources of a refresh token
 	// (docs/adr/0037), and the cheapest one to ask now.
@@ -358,7 +359,7 @@ func (r *Refresher) storeSpent(ctx context.Context, cred account.Credential, inf
 		return err
 	}
 	r.log.Info().Stringer("key", key).Str("info_type", kind).Msg("authorizer authorized, its code was used already")
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)), account.ProfileOf(info))
+	r.setStatus(ctx, key, r.authorized(ctx, cred, cred.AuthorizedAt), account.ProfileOf(info))
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 

@@ -234,7 +234,7 @@ func (r *Refresher) tryKeepCode(ctx context.Context, c *component, key wxtoken.K
 		return err
 	}
 	if cred.Brought(events.Digest(a.Code)) { // it was stored, and that answer was lost
-		changes := []account.Change{r.ifRevoked(ctx, key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref))}
+		changes := []account.Change{r.authorized(ctx, cred, cred.AuthorizedAt)}
 		if cred.Renewable() {
 			changes = append(changes, account.Active(r.now()))
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -256,6 +257,33 @@ func TestRefOfALostCredential(t *testing.T) {
 		t.Errorf("the ref is %q", s.Authorizer.Ref)
 	}
 	r.must(r.accepted(alice))
+}
+
+// TestRefOvertaken has the list bring an account, and its link's redirect tell the ref before the list's news of it is told.
+func TestRefOvertaken(t *testing.T) {
+	r := newRig(t, options{idle: true, cfg: withLinks})
+	listed, told := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.step = func(name string) {
+		if name == "listed" {
+			once.Do(func() { close(listed); <-told })
+		}
+	}
+	r.start()
+	r.ticket()
+	r.eventually(r.componentLives)
+	r.reconciled()
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	if _, refused := request[any](r, events.SubjectReconcile, events.ReconcileRequest{Component: appid}); refused.code != "" {
+		t.Fatal(refused)
+	}
+	<-listed
+	m.send(m.push)
+	m.ended(events.ConnectAuthorized)
+	r.until("the ref is not told", func() bool { a := r.status(aliceKey).Authorizer; return a != nil && a.Ref == "7" })
+	close(told)
+	r.drained()
+	m.wantAuthorized(alice, "7")
 }
 
 // TestLinkFails has codes come to nothing: no link stays in between for ever.

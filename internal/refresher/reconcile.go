@@ -223,7 +223,8 @@ func (r *Refresher) absorb(ctx context.Context, c *component, key wxtoken.Key, l
 	if err != nil {
 		return false, err
 	}
-	r.setStatus(ctx, key, r.ifRevoked(ctx, key, false, account.AuthorizedAt(at, cred.Ref)))
+	r.step("listed")
+	r.setStatus(ctx, key, r.authorized(ctx, cred, at))
 	return true, nil
 }
 
@@ -284,7 +285,7 @@ func (r *Refresher) dateListed(ctx context.Context, cred account.Credential, aut
 		}
 		return false, err
 	}
-	r.setStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(authTime, cred.Ref)))
+	r.setStatus(ctx, cred.Key, r.authorized(ctx, cred, authTime))
 	if !added {
 		return false, nil
 	}

@@ -84,13 +84,14 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 // The save comes before the status: a refresher that dies in between is followed by one that finds
 // AuthorizationNeeded, and tellNeeded writes the status.
 func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change account.Change) error {
-	if _, err := r.store.Save(ctx, cred); err != nil {
+	cred, err := r.store.Save(ctx, cred)
+	if err != nil {
 		return err
 	}
 	if change == nil {
 		return nil
 	}
-	return r.writeStatus(ctx, cred.Key, r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(cred.AuthorizedAt, cred.Ref)), change)
+	return r.writeStatus(ctx, cred.Key, r.authorized(ctx, cred, cred.AuthorizedAt), change)
 }
 
 // tellNeeded has the status of an account that was given up say so, should NATS not have stored
@@ -134,7 +135,7 @@ func (r *Refresher) keepRecovered(ctx context.Context, cred account.Credential, 
 	}
 	r.metrics.recovered.Inc()
 	r.log.Warn().Stringer("key", cred.Key).Msg("refresh token recovered from WeChat")
-	changes := []account.Change{r.ifRevoked(ctx, cred.Key, false, account.AuthorizedAt(stored.AuthorizedAt, stored.Ref)), account.ProfileOf(info)}
+	changes := []account.Change{r.authorized(ctx, stored, stored.AuthorizedAt), account.ProfileOf(info)}
 	if t, ok, err := r.store.Token(ctx, cred.Key); err == nil && ok && r.now().Before(t.ExpiresAt) {
 		changes = append(changes, account.Active(r.now()))
 	}

@@ -83,6 +83,27 @@ func (t *statuses) ifRevoked(ctx context.Context, key wxtoken.Key, over bool, ch
 	}
 }
 
+// authorized says that the authorization that cred is about is in force, since at. Of two that bring
+// one, the list and a redirect, say, the second to store may be the first to tell. So where the
+// record is newer by then, it tells the ref and the time, as ifRevoked has it tell that it is over:
+// nobody would write the ref again (TestRefOvertaken).
+func (t *statuses) authorized(ctx context.Context, cred account.Credential, at time.Time) account.Change {
+	return func(s *wxtoken.Status) {
+		now, err := t.store().Credential(ctx, cred.Key)
+		if err != nil || now.Revision < cred.Revision {
+			now = cred // read from a replica that is behind
+		}
+		if !now.RevokedAt.IsZero() {
+			return
+		}
+		since := at
+		if now.AuthorizedAt.After(at) {
+			since = now.AuthorizedAt
+		}
+		account.AuthorizedAt(since, now.Ref)(s)
+	}
+}
+
 // inForce takes back that the authorization is over, where that is no longer so: a ticket that is
 // kept again, or an account whose news was lost with the refresher that brought it back.
 func (t *statuses) inForce(ctx context.Context, key wxtoken.Key) account.Change {
