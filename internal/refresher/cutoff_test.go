@@ -118,21 +118,23 @@ func TestNoCallWhileNATSIsFull(t *testing.T) {
 	r.eventually(r.componentLives)
 	r.authorize(alice)
 	fill := nats.NewMsg("wechat.message.x.y.text")
-	full := false
-	for size := 200 << 10; size > 1; { // to the last byte
-		fill.Data = make([]byte, size)
-		if _, err := r.js.PublishMsg(t.Context(), fill); err == nil {
-			continue
-		} else if !strings.Contains(err.Error(), "10023") {
-			t.Fatal(err)
+	for range 2 { // what was on its way when the server was full may have made room
+		full := false
+		for size := 200 << 10; size > 1; { // to the last byte
+			fill.Data = make([]byte, size)
+			if _, err := r.js.PublishMsg(t.Context(), fill); err == nil {
+				continue
+			} else if !strings.Contains(err.Error(), "10023") {
+				t.Fatal(err)
+			}
+			size /= 2
+			full = true
 		}
-		size /= 2
-		full = true
+		if !full {
+			t.Fatal("the server is not full")
+		}
+		time.Sleep(6 * time.Second) // the last proof is too old by now
 	}
-	if !full {
-		t.Fatal("the server is not full")
-	}
-	time.Sleep(6 * time.Second) // the last proof is too old by now
 	calls, token := len(r.sim.History()), r.token(aliceKey)
 	r.until("taken for well", func() bool {
 		err := p.work.Canary(t.Context()) // a part of readiness

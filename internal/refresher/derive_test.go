@@ -193,6 +193,7 @@ func TestTicketsKept(t *testing.T) {
 	// The next one is there soon after the end of the first by WeChat's count, which begins later than ours by as long as the request took.
 	// The sweep alone keeps them: NATS does not live by our clock.
 	end := d.end(first.Value)
+	var came time.Time // when the last time to ask did; what the machine takes from there on is not late
 	for step := 0; r.token(aliceJSAPI).Value == first.Value; step++ {
 		if step > 10 {
 			t.Fatal("no new ticket")
@@ -201,6 +202,7 @@ func TestTicketsKept(t *testing.T) {
 			t.Fatalf("asked for again at %v, it ends at %v", due, end)
 		}
 		r.clock.forward(max(0, r.token(aliceJSAPI).RenewAt.Sub(r.clock.Now())))
+		came = time.Now()
 		for _, key := range []wxtoken.Key{componentKey, aliceKey} {
 			if !r.clock.Now().Before(r.token(key).RenewAt) {
 				before := r.token(key).Generation
@@ -208,11 +210,12 @@ func TestTicketsKept(t *testing.T) {
 				r.until("not renewed", func() bool { return r.token(key).Generation > before })
 			}
 		}
+		r.heard() // it is asked for with the account's token
 		before := r.token(aliceJSAPI).Generation
 		r.poke(aliceJSAPI)
 		r.until("not asked for", func() bool { return r.token(aliceJSAPI).Generation > before })
 	}
-	if late := r.token(aliceJSAPI).ObtainedAt.Sub(end); late > 2*time.Second {
+	if late := r.token(aliceJSAPI).ObtainedAt.Sub(end) - time.Since(came); late > 2*time.Second {
 		t.Errorf("the new ticket came %v after the end of the old one", late)
 	}
 	if n := len(d.calls(alice, jsapi)); n > 9 {

@@ -18,8 +18,12 @@ func TestTokenRefusedForOneAccount(t *testing.T) {
 	r.fail(wechatsim.Fault{API: apiRefresh, Authorizer: alice, Errcode: 40001})
 	for range 5 {
 		calls := r.calls(apiRefresh, alice)
-		r.poke(aliceKey)
-		r.until("not asked", func() bool { return r.calls(apiRefresh, alice) > calls })
+		r.until("not asked", func() bool { r.pokeOnce(aliceKey); return r.calls(apiRefresh, alice) > calls })
+		r.until("the component's token is refused, and not renewed", func() bool {
+			c := r.credential(componentKey)
+			return c.Claim == nil && (c.Refused == nil || c.Refused.Generation < c.Generation)
+		})
+		r.heard()
 		r.clock.forward(2 * time.Minute)
 	}
 	for _, key := range keys {

@@ -174,6 +174,7 @@ func TestNoticesOfComponents(t *testing.T) {
 	if said.Count != 0 || said.Until == nil || !said.Until.Equal(turns) || said.Error == nil || said.Error.Code != 45009 || said.Severity != events.SeverityPage {
 		t.Errorf("told %+v, want until %s", said, turns)
 	}
+	r.heard()
 	r.clock.forward(20 * time.Minute)
 	r.poke(componentKey) // it is to live when all others are dead
 	r.until("the component was not renewed", func() bool { return r.token(componentKey).Generation > 1 })

@@ -19,7 +19,7 @@ import (
 func (r *rig) pokeOnce(key wxtoken.Key) {
 	r.Helper()
 	dealt := func() int {
-		return r.log.count(`"message":"message put off"`, events.DueSubject(key)) + r.log.count(`"message":"message handled"`, events.DueSubject(key))
+		return r.putOff(key) + r.log.count(`"message":"message handled"`, events.DueSubject(key))
 	}
 	before := dealt()
 	r.poke(key)
@@ -66,6 +66,7 @@ func (r *rig) wantNoLoop(key wxtoken.Key, calls func(since time.Time) map[string
 			}
 			wait = max(wait, held)
 		}
+		r.heard()
 		r.clock.forward(max(wait, 0) + 10*time.Millisecond)
 	}
 	all := 0
@@ -194,7 +195,7 @@ func TestRefusedAndCancelled(t *testing.T) {
 // crowd authorizes so many accounts of a component and returns their keys.
 func (r *rig) crowd(component string, n int) (keys []wxtoken.Key) {
 	r.Helper()
-	r.drained() // the first reconcile, too: it would find them before their pushes do
+	r.reconciled() // it would find them before their pushes do
 	for i := range n {
 		account := fmt.Sprintf("wxmany%011d", i)
 		r.must(r.sim.Authorize(component, account))
@@ -203,6 +204,7 @@ func (r *rig) crowd(component string, n int) (keys []wxtoken.Key) {
 	for _, key := range keys {
 		r.until("not authorized", func() bool { return r.token(key).Generation >= 1 })
 	}
+	r.heard()
 	return keys
 }
 
@@ -302,7 +304,6 @@ func TestDoubtOfOneWhoStopped(t *testing.T) {
 	first := r.start()
 	r.ticket()
 	r.eventually(r.componentLives)
-	r.drained() // the first reconcile, too: it would find the accounts before their pushes do
 	keys := r.crowd(appid, 5)
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023, Times: len(keys)})
 	for _, key := range keys {
@@ -322,7 +323,6 @@ func TestDoubtEndsAndAnotherReasonStays(t *testing.T) {
 	r.start()
 	r.ticket()
 	r.eventually(r.componentLives)
-	r.drained() // the first reconcile, too: it would find the accounts before their pushes do
 	keys := r.crowd(appid, 6)
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023, Times: len(keys) - 1})
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 45009})
@@ -331,6 +331,7 @@ func TestDoubtEndsAndAnotherReasonStays(t *testing.T) {
 	}
 	r.until("nobody doubts", func() bool { return conditionOf(r.status(componentKey), "RefusalsBelieved").Status == "False" })
 	r.until("the quota is not told", func() bool { return strings.Contains(conditionOf(r.status(componentKey), "Renewing").Message, "quota") })
+	r.heard() // the one that met it holds back by itself for some seconds
 	r.clock.forward(6 * time.Minute)
 	r.until("it is never believed again", func() bool { return conditionOf(r.status(componentKey), "RefusalsBelieved").Status == "True" })
 	if s := r.status(componentKey); s.State != wxtoken.StateOperator || s.LastError == nil || s.LastError.Code != 45009 {
@@ -343,6 +344,12 @@ func TestDoubtEndsAndAnotherReasonStays(t *testing.T) {
 func TestAwayOneProbes(t *testing.T) {
 	r := newRig(t, options{cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 	keys := r.crowd(appid, 12)
+	r.until("not all have a profile", func() bool { // to fetch one later would be a call, too
+		return !slices.ContainsFunc(keys, func(key wxtoken.Key) bool {
+			a := r.status(key).Authorizer
+			return a == nil || len(a.Profile) == 0
+		})
+	})
 	began := len(r.sim.History())
 	r.sim.SetDown(true)
 	for _, key := range keys {

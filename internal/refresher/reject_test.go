@@ -334,7 +334,7 @@ func TestNeedsAuthorization(t *testing.T) {
 	m.wantAuthorized(alice, "7")
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023})
 	for _, wait := range []time.Duration{time.Minute, 10 * time.Minute, time.Hour, 0} {
-		r.pokedInVain(aliceKey)
+		r.refusedAndListed()
 		r.clock.forward(wait + time.Second)
 	}
 	s := r.state(aliceKey, wxtoken.StateNeedsAuthorization)
@@ -376,7 +376,7 @@ func TestRenewOfAKeyThatNeedsAuthorization(t *testing.T) {
 	r.authorize(alice)
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023})
 	for _, wait := range []time.Duration{time.Minute, 10 * time.Minute, time.Hour, 0} {
-		r.pokedInVain(aliceKey)
+		r.refusedAndListed()
 		r.clock.forward(wait + time.Second)
 	}
 	if s := r.state(aliceKey, wxtoken.StateNeedsAuthorization); s.ReauthorizeURL != "" {

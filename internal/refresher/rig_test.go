@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -130,6 +131,7 @@ type rig struct {
 	mu   sync.Mutex
 	hold bool          // keep pushes instead of publishing them
 	held []events.Auth // oldest first
+	runs []process     // the refreshers at work
 }
 
 // options of a rig; the zero value is a kind platform and a refresher that nothing but events wakes.
@@ -209,8 +211,7 @@ func newRig(t *testing.T, o options) *rig {
 		r.start()
 		r.ticket()
 		r.eventually(r.componentLives)
-		r.listRead() // else it would find the accounts of the test before their pushes do
-		r.drained()
+		r.reconciled() // it would find the accounts of the test before their pushes do
 	}
 	return r
 }
@@ -257,14 +258,21 @@ func (r *rig) start() process {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- work.Run(ctx) }()
-	stop := sync.OnceFunc(func() {
+	p := process{nc: nc, work: work, metrics: metrics}
+	p.stop = sync.OnceFunc(func() {
+		r.mu.Lock()
+		r.runs = slices.DeleteFunc(r.runs, func(other process) bool { return other.work == work })
+		r.mu.Unlock()
 		cancel()
 		if err := <-ended; err != nil && nc.Status() != nats.CLOSED {
 			r.Errorf("Run ended with %v", err)
 		}
 	})
-	r.Cleanup(stop)
-	return process{nc: nc, stop: stop, work: work, metrics: metrics}
+	r.Cleanup(p.stop)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runs = append(r.runs, p)
+	return p
 }
 
 // pushed is what ingest does with a push of the platform.
@@ -421,10 +429,11 @@ func (r *rig) listRead() {
 // authorize has an account authorize, and waits until that is known.
 func (r *rig) authorize(account string) {
 	r.Helper()
-	r.drained() // a reading of the list would find the account before its push does
+	r.reconciled() // it would find the account before its push does
 	r.must(r.sim.Authorize(appid, account))
 	r.eventually(func() error { return r.accepted(account) })
 	r.drained()
+	r.heard()
 }
 
 // token returns the token of key, a zero one if there is none.
@@ -558,6 +567,42 @@ func (r *rig) drained() {
 	})
 }
 
+// reconciled waits until the first reconcile, which each component has, is over.
+func (r *rig) reconciled() {
+	r.Helper()
+	r.eventually(func() error {
+		tokens, err := r.js.Stream(r.Context(), events.StreamTokens)
+		if err == nil {
+			_, err = tokens.GetLastMsgForSubject(r.Context(), events.ReconcileDueSubject(appid))
+		}
+		return err
+	})
+	r.drained()
+}
+
+// heard waits until the refreshers know of all records that are stored: their views hear of each a moment later. Before, a
+// step that follows upon what a record says, or clocks that are put forward, would find them with what was true before.
+func (r *rig) heard() {
+	r.Helper()
+	tokens, err := r.js.Stream(r.Context(), events.StreamTokens)
+	r.must(err)
+	var newest uint64
+	for _, subject := range []string{events.AllTokens, events.AllCredentials} {
+		m, err := tokens.GetLastMsgForSubject(r.Context(), subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		r.must(err)
+		newest = max(newest, m.Sequence)
+	}
+	r.mu.Lock()
+	runs := slices.Clone(r.runs)
+	r.mu.Unlock()
+	r.until("not all refreshers know of all records", func() bool {
+		return !slices.ContainsFunc(runs, func(p process) bool { return !p.work.Heard(newest) })
+	})
+}
+
 // poke makes the current generation of key due.
 func (r *rig) poke(key wxtoken.Key) {
 	r.Helper()
@@ -573,10 +618,18 @@ func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
 // pokedInVain makes key due and waits until that was put off.
 func (r *rig) pokedInVain(key wxtoken.Key) {
 	r.Helper()
-	putOff := func() int { return r.log.count(`"message":"message put off"`, events.DueSubject(key)) }
-	before := putOff()
+	before := r.putOff(key)
 	r.poke(key)
-	r.until(key.String()+" was not put off", func() bool { return putOff() > before })
+	r.until(key.String()+" was not put off", func() bool { return r.putOff(key) > before })
+}
+
+// putOff returns how often a due message of key was put off. One that came while another handler was at the key is not
+// counted: what that handler does is still to be seen.
+func (r *rig) putOff(key wxtoken.Key) int {
+	all := func(parts ...string) int {
+		return r.log.count(append(parts, `"message":"message put off"`, events.DueSubject(key))...)
+	}
+	return all() - all("is being worked at here") - all("is claimed by another refresher")
 }
 
 // scheduled returns when the schedule of key fires; ok is false when it has none.

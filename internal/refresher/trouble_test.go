@@ -99,6 +99,20 @@ func TestRefreshTokenRecovered(t *testing.T) {
 	r.wantCalls(apiRefresh, 2)
 }
 
+// refusedAndListed makes alice due while her refresh token is refused, and waits until WeChat's list was read because of that,
+// which the second refusal asks for: before, nobody is asked to authorize.
+func (r *rig) refusedAndListed() {
+	r.Helper()
+	r.pokedInVain(aliceKey)
+	sought := r.credential(aliceKey).SoughtAt
+	r.until("the list was not read", func() bool {
+		q, err := r.store.Quota(r.Context(), appid)
+		r.must(err)
+		return sought.IsZero() || !q.ListedAt.Before(sought)
+	})
+	r.heard()
+}
+
 // TestRefreshTokenRefused climbs the ladder for a refresh token that WeChat refuses and confirms.
 func TestRefreshTokenRefused(t *testing.T) {
 	r := newRig(t, options{})
@@ -106,7 +120,7 @@ func TestRefreshTokenRefused(t *testing.T) {
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61023})
 	token, calls := r.token(aliceKey), 0
 	for _, wait := range []time.Duration{time.Minute, 10 * time.Minute, time.Hour} {
-		r.pokedInVain(aliceKey)
+		r.refusedAndListed()
 		calls++
 		r.wantCalls(apiRefresh, calls)
 		r.state(aliceKey, wxtoken.StateRenewingFailed)
@@ -476,6 +490,7 @@ func TestReconcileBringsBackTheRevoked(t *testing.T) {
 	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61003, Times: 1})
 	r.poke(aliceKey)
 	r.state(aliceKey, wxtoken.StateRevoked)
+	r.heard() // the list is compared with what the refresher knows
 	r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
 	r.generation(aliceKey, 2)
 	r.state(aliceKey, wxtoken.StateActive)
@@ -513,6 +528,7 @@ func TestComponentWithoutToken(t *testing.T) {
 	kv, err := r.js.KeyValue(t.Context(), events.BucketTokens)
 	r.must(err)
 	r.must(kv.Delete(t.Context(), componentKey.String()))
+	r.heard()
 	r.pokedInVain(aliceKey)
 	if r.token(aliceKey) != token || r.credential(aliceKey).Failures != 0 {
 		t.Error("an account suffered from its component having no token")

@@ -77,6 +77,7 @@ func TestQuotaGoneIsSeen(t *testing.T) {
 	}
 	told()
 	since := r.heldFor(at[0], wxtoken.HeldQuota).Since
+	r.heard() // the one that met it holds back by itself for some seconds
 
 	r.fail(wechatsim.Fault{API: apiComponent, Errcode: -1, Times: 1})
 	r.poke(componentKey)
