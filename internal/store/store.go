@@ -373,7 +373,7 @@ func (s *Store) KeepReconciling(ctx context.Context, component string, every tim
 		return err
 	}
 	if schedule == nil || due == nil {
-		return nil // both are stored together, so the answer is of a replica that lags behind, or of a mirror
+		return nil // the one is stored after the other, so the answer is of a replica that lags behind, or of a mirror
 	}
 	fired := schedule.Time
 	if due.Time.After(fired) {
@@ -397,12 +397,14 @@ func (s *Store) ServerTime(ctx context.Context) (time.Time, error) {
 	return info.TimeStamp, nil
 }
 
-// reschedule stores the schedule of component's reconciles, and makes one due now.
+// reschedule makes a reconcile of component due now, and stores the schedule of the next ones. In this
+// order: a schedule alone would look as if the first reconcile had been made due, and that would come
+// hours later. Where the schedule is missing, both are made again.
 func (s *Store) reschedule(ctx context.Context, component string, every time.Duration) error {
-	if err := s.publish(ctx, events.ReconcileMsg(component, every)); err != nil {
+	if err := s.MakeReconcileDue(ctx, component, ""); err != nil {
 		return err
 	}
-	return s.MakeReconcileDue(ctx, component, "")
+	return s.publish(ctx, events.ReconcileMsg(component, every))
 }
 
 // MakeReconcileDue makes a reconcile of component with WeChat's list due now. Of several calls with

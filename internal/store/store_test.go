@@ -501,6 +501,9 @@ func TestScheduleReconcile(t *testing.T) {
 		return r.last(schedule).Sequence, r.last(due).Sequence
 	}
 	s1, d1 := step(6*time.Hour, false)
+	if d1 > s1 {
+		t.Error("the schedule is stored first: who ends in between leaves one that hides that the first reconcile is missing")
+	}
 	if s2, d2 := step(6*time.Hour, false); s2 != s1 || d2 != d1 {
 		t.Error("scheduled once more although it was")
 	}
