@@ -355,7 +355,7 @@ func TestAwayOneProbes(t *testing.T) {
 	for _, key := range keys {
 		r.pokeOnce(key)
 	}
-	seq := len(r.sim.History())
+	seq, away := len(r.sim.History()), r.clock.Now()
 	since := func(seq int) (n int) {
 		for _, e := range r.sim.History()[seq:] {
 			if e.Kind == wechatsim.EntryCall {
@@ -365,12 +365,13 @@ func TestAwayOneProbes(t *testing.T) {
 		return n
 	}
 	down := func() int { return since(seq) }
-	for probes := range 5 {
+	for range 5 {
 		for _, key := range keys {
 			r.pokeOnce(key)
 		}
-		if n := down(); n > probes+1 {
-			t.Fatalf("%d calls within %d times ten seconds", n, probes)
+		n, took := down(), r.clock.Now().Sub(away)
+		if most := 1 + int(took/(10*time.Second)); n > most {
+			t.Fatalf("%d calls within %s, want %d at most", n, took, most)
 		}
 		r.clock.forward(10 * time.Second)
 	}

@@ -25,16 +25,18 @@ func TestFaultyAnswers(t *testing.T) {
 		`{"authorizer_access_token":"SEKRETx","expires_in":0}`,
 		`[]`,
 	} {
-		r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultBody, Body: body, Times: 1})
-		r.clock.forward(2 * time.Minute) // past the wait after the failure before
+		r.sim.Heal()
+		r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultBody, Body: body}) // also when it is tried again
+		r.clock.forward(2 * time.Minute)                                                // past the wait after the failure before
 		r.pokedInVain(aliceKey)
 		if r.token(aliceKey) != token || r.credential(aliceKey).RefreshToken != refreshToken {
 			t.Fatalf("something was stored of %s", body)
 		}
-		if s := r.status(aliceKey); s.State != wxtoken.StateRenewingFailed || s.Failures != i+1 || s.LastError == nil {
+		if s := r.status(aliceKey); s.State != wxtoken.StateRenewingFailed || s.Failures <= i || s.LastError == nil {
 			t.Errorf("after %s the status is %+v", body, s)
 		}
 	}
+	r.sim.Heal()
 	r.clock.forward(2 * time.Minute)
 	r.poke(aliceKey)
 	r.generation(aliceKey, 2)
@@ -75,8 +77,11 @@ func TestShortLives(t *testing.T) {
 	r := newRig(t, options{sim: wechatsim.Config{TokenLife: 10 * time.Second}, cfg: func(c *refresher.Config) { c.RenewFraction = 0.3 }})
 	r.authorize(alice)
 	for generation := uint64(2); generation <= 3; generation++ {
-		r.until("no renewal", func() bool { return r.token(aliceKey).Generation >= generation })
-		if token := r.token(aliceKey); token.Previous == nil {
+		before := r.token(aliceKey)
+		var token wxtoken.Token
+		r.until("no renewal", func() bool { token = r.token(aliceKey); return token.Generation >= generation })
+		// On a slow machine the one before may have died meanwhile: then there is nothing to tell of.
+		if token.Previous == nil && token.Generation == before.Generation+1 && token.ObtainedAt.Before(before.ExpiresAt) {
 			t.Error("an ordinary renewal told nothing of the previous token")
 		}
 	}
@@ -103,7 +108,11 @@ func TestRefreshTokenRecovered(t *testing.T) {
 // which the second refusal asks for: before, nobody is asked to authorize.
 func (r *rig) refusedAndListed() {
 	r.Helper()
-	r.pokedInVain(aliceKey)
+	before := r.credential(aliceKey).Failures
+	r.until("not tried", func() bool {
+		r.pokedInVain(aliceKey)
+		return r.credential(aliceKey).Failures > before
+	})
 	sought := r.credential(aliceKey).SoughtAt
 	r.until("the list was not read", func() bool {
 		q, err := r.store.Quota(r.Context(), appid)
