@@ -356,8 +356,10 @@ func TestEvents(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	keyless := r.follow(t.Context(), shopKey, "")
+	read := func() int { return strings.Count(r.log.String(), "services read") }
+	before := read()
 	r.write(strings.Replace(strings.Replace(file(), `"accounts","events"]`, `"accounts"]`, 1), services.Digest(shopKey), services.Digest("another"), 1))
-	time.Sleep(3 * time.Second) // longer than it takes to look
+	r.until("the services are not read again", func() bool { return read() > before })
 	r.k.Renew(wxtokentest.Merchant)
 	for e := range again {
 		if strings.Contains(e.data, `"generation":4`) {

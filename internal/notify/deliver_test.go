@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -138,8 +139,10 @@ func TestDelivered(t *testing.T) {
 		named = append(named, receiver(kind, kind, all[kind].URL))
 	}
 	writeReceivers(t, file, named...)
+	var serving []*prometheus.Registry
 	for range 3 {
-		r.deliverer(file)
+		_, metrics, _ := r.deliverer(file)
+		serving = append(serving, metrics)
 	}
 	r.observe(1, noticeOf(wxtoken.HeldRefused, 0), noticeOf(wxtoken.HeldQuota, 2))
 	r.observe(10)
@@ -157,7 +160,11 @@ func TestDelivered(t *testing.T) {
 		return err == nil
 	})
 	before := len(late.got())
-	time.Sleep(2 * checkEvery) // all have read the file
+	eventually(t, "all have read the file", func() bool {
+		return !slices.ContainsFunc(serving, func(metrics *prometheus.Registry) bool {
+			return value(t, metrics, "wxtoken_notify_failing", "late") < 0 // it is there, and the first of before is not
+		})
+	})
 	r.observe(1, noticeOf(wxtoken.HeldEmptyAnswers, 0))
 	eventually(t, "the late one has it", func() bool {
 		return len(late.got()) > before && strings.Contains(late.got()[len(late.got())-1], "EmptyAnswers")
