@@ -72,9 +72,12 @@ func FuncInfo(ids []int) Change {
 
 func ProfileOf(info wechat.AuthorizerInfo) Change {
 	return func(s *wxtoken.Status) {
-		account(s).Profile = info.Profile
+		a := account(s)
+		if len(info.Profile) > 0 {
+			a.Profile = info.Profile
+		}
 		if info.FuncInfo != nil {
-			s.Authorizer.FuncInfo = info.FuncInfo
+			a.FuncInfo = info.FuncInfo
 		}
 	}
 }

@@ -27,7 +27,7 @@ type Ticket struct {
 func (c *Client) Ticket(ctx context.Context, accessToken string, kind TicketType) (Ticket, error) {
 	k := call{api: APIGetTicket, token: accessToken, get: true, inQuery: url.Values{"type": {string(kind)}}}
 	var answer struct {
-		Ticket    string `json:"ticket"`
+		Ticket    token  `json:"ticket"`
 		ExpiresIn number `json:"expires_in"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {

@@ -102,7 +102,7 @@ func (c *Client) ComponentToken(ctx context.Context, component, appsecret, ticke
 	}{component, appsecret, ticket}
 	k := call{api: APIComponentToken, request: request, secrets: []string{appsecret, ticket}}
 	var answer struct {
-		Token     string `json:"component_access_token"`
+		Token     token  `json:"component_access_token"`
 		ExpiresIn number `json:"expires_in"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
@@ -132,9 +132,9 @@ func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code 
 	var answer struct {
 		Info struct {
 			AppID        string   `json:"authorizer_appid"`
-			Token        string   `json:"authorizer_access_token"`
+			Token        *token   `json:"authorizer_access_token"`
 			ExpiresIn    number   `json:"expires_in"`
-			RefreshToken string   `json:"authorizer_refresh_token"`
+			RefreshToken token    `json:"authorizer_refresh_token"`
 			FuncInfo     funcInfo `json:"func_info"`
 		} `json:"authorization_info"`
 	}
@@ -146,16 +146,18 @@ func (c *Client) QueryAuth(ctx context.Context, componentToken, component, code 
 		return Authorization{}, k.faulty("authorizer_appid is missing or not an appid")
 	}
 	var grant Grant
-	if info.Token != "" {
+	switch noToken := info.Token == nil || *info.Token == ""; {
+	case !noToken:
 		var err error
-		if grant, err = k.grant(info.Token, info.ExpiresIn, info.RefreshToken); err != nil {
+		if grant, err = k.grant(*info.Token, info.ExpiresIn, info.RefreshToken); err != nil {
 			return Authorization{}, err
 		}
-	} else if info.RefreshToken != "" && !isPrintable(info.RefreshToken, maxTokenLength) {
-		return Authorization{}, k.faulty("the refresh token is not one")
+	// Only an account that granted no API has no tokens, and it has none of them.
+	case info.RefreshToken != "", info.Token != nil && len(info.FuncInfo) > 0:
+		return Authorization{}, k.faulty("the access token is missing")
 	}
 	return Authorization{
-		AuthorizerAppID: info.AppID, AccessToken: grant.AccessToken, RefreshToken: info.RefreshToken,
+		AuthorizerAppID: info.AppID, AccessToken: grant.AccessToken, RefreshToken: grant.RefreshToken,
 		ExpiresIn: grant.ExpiresIn, FuncInfo: info.FuncInfo,
 	}, nil
 }
@@ -170,9 +172,9 @@ func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component,
 	}{component, authorizer, refreshToken}
 	k := call{api: APIAuthorizerToken, token: componentToken, request: request, secrets: []string{refreshToken}}
 	var answer struct {
-		Token        string `json:"authorizer_access_token"`
+		Token        token  `json:"authorizer_access_token"`
 		ExpiresIn    number `json:"expires_in"`
-		RefreshToken string `json:"authorizer_refresh_token"`
+		RefreshToken token  `json:"authorizer_refresh_token"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
 		return Grant{}, err
@@ -184,6 +186,7 @@ func (c *Client) AuthorizerToken(ctx context.Context, componentToken, component,
 type AuthorizerInfo struct {
 	hidden
 	// The fields of authorizer_info, unchanged: nick_name, principal_name, account_status, ... ...
+	// Empty if WeChat told only the refresh token.
 	Profile      map[string]json.RawMessage
 	FuncInfo     []int  // ids of the permission sets granted
 	RefreshToken string // the current one; may be empty
@@ -198,25 +201,28 @@ func (c *Client) AuthorizerInfo(ctx context.Context, componentToken, component, 
 	}{component, authorizer}
 	k := call{api: APIAuthorizerInfo, token: componentToken, request: request, limit: largeAnswer}
 	var answer struct {
-		Profile map[string]json.RawMessage `json:"authorizer_info"`
-		Info    struct {
-			AppID        string   `json:"authorizer_appid"`
-			RefreshToken string   `json:"authorizer_refresh_token"`
-			FuncInfo     funcInfo `json:"func_info"`
-		} `json:"authorization_info"`
+		Profile json.RawMessage `json:"authorizer_info"`
+		Info    json.RawMessage `json:"authorization_info"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
 		return AuthorizerInfo{}, err
 	}
-	switch {
-	case answer.Profile == nil:
-		return AuthorizerInfo{}, k.faulty("authorizer_info is missing")
-	case answer.Info.AppID != "" && answer.Info.AppID != authorizer:
-		return AuthorizerInfo{}, k.faulty("authorizer_appid is of another account")
-	case answer.Info.RefreshToken != "" && !isPrintable(answer.Info.RefreshToken, maxTokenLength):
-		return AuthorizerInfo{}, k.faulty("the refresh token is not one")
+	// Each is read by itself: one that is no object must not cost what the other tells.
+	var profile map[string]json.RawMessage
+	var info struct {
+		AppID        string   `json:"authorizer_appid"`
+		RefreshToken token    `json:"authorizer_refresh_token"`
+		FuncInfo     funcInfo `json:"func_info"`
 	}
-	return AuthorizerInfo{Profile: answer.Profile, FuncInfo: answer.Info.FuncInfo, RefreshToken: answer.Info.RefreshToken}, nil
+	_, _ = json.Unmarshal(answer.Profile, &profile), json.Unmarshal(answer.Info, &info)
+	refreshToken := info.RefreshToken.orNone()
+	switch {
+	case len(profile) == 0 && refreshToken == "":
+		return AuthorizerInfo{}, k.faulty("authorizer_info is missing or empty")
+	case info.AppID != "" && info.AppID != authorizer:
+		return AuthorizerInfo{}, k.faulty("authorizer_appid is of another account")
+	}
+	return AuthorizerInfo{Profile: profile, FuncInfo: info.FuncInfo, RefreshToken: refreshToken}, nil
 }
 
 // AuthorizerPage is one page of the accounts that authorized a component.
@@ -245,16 +251,23 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 	}{component, offset, count}
 	k := call{api: APIAuthorizerList, token: componentToken, request: request, limit: largeAnswer}
 	var answer struct {
-		Total *number           `json:"total_count"`
+		Total json.RawMessage   `json:"total_count"`
 		List  []json.RawMessage `json:"list"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
 		return AuthorizerPage{}, err
 	}
-	if answer.Total == nil || *answer.Total < 0 || *answer.Total > math.MaxInt32 {
-		return AuthorizerPage{}, k.faulty("total_count is missing or absurd")
+	total := number(-1)
+	if err := json.Unmarshal(answer.Total, &total); err != nil || total < 0 || total > math.MaxInt32 {
+		// The accounts count all the same: whether there are more is seen by how full the page is.
+		if total = 0; len(answer.List) == 0 {
+			return AuthorizerPage{}, k.faulty("total_count is missing or absurd, and no account is listed")
+		}
 	}
-	page := AuthorizerPage{Total: int(*answer.Total), List: make([]ListedAuthorizer, 0, len(answer.List))}
+	if total > 0 && len(answer.List) == 0 && offset == 0 {
+		return AuthorizerPage{}, k.faulty("the list is missing or empty, and total_count is not 0")
+	}
+	page := AuthorizerPage{Total: int(total), List: make([]ListedAuthorizer, 0, len(answer.List))}
 	for _, text := range answer.List {
 		if entry, ok := readListed(text); ok {
 			page.List = append(page.List, entry)
@@ -273,16 +286,13 @@ func (c *Client) AuthorizerList(ctx context.Context, componentToken, component s
 func readListed(text json.RawMessage) (ListedAuthorizer, bool) {
 	var entry struct {
 		AppID        string          `json:"authorizer_appid"`
-		RefreshToken json.RawMessage `json:"refresh_token"`
+		RefreshToken token           `json:"refresh_token"`
 		AuthTime     json.RawMessage `json:"auth_time"`
 	}
 	if err := json.Unmarshal(text, &entry); err != nil || !document.IsAppID(entry.AppID) {
 		return ListedAuthorizer{}, false
 	}
-	listed := ListedAuthorizer{AppID: entry.AppID}
-	if err := json.Unmarshal(entry.RefreshToken, &listed.RefreshToken); err != nil || !isPrintable(listed.RefreshToken, maxTokenLength) {
-		listed.RefreshToken = ""
-	}
+	listed := ListedAuthorizer{AppID: entry.AppID, RefreshToken: entry.RefreshToken.orNone()}
 	var at number
 	if err := json.Unmarshal(entry.AuthTime, &at); err == nil && at > 0 {
 		listed.AuthTime = time.Unix(int64(at), 0).UTC()
@@ -300,7 +310,7 @@ func (c *Client) StartPushTicket(ctx context.Context, component, appsecret strin
 	k := call{api: APIStartPushTicket, request: request, secrets: []string{appsecret}}
 	var answer struct {
 		Code    *number `json:"errcode"`
-		Message string  `json:"errmsg"`
+		Message any     `json:"errmsg"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
 		return false, err
@@ -308,7 +318,8 @@ func (c *Client) StartPushTicket(ctx context.Context, component, appsecret strin
 	if answer.Code == nil {
 		return false, k.faulty("errcode is missing")
 	}
-	return strings.Contains(strings.ToLower(answer.Message), "normal state"), nil
+	message, _ := answer.Message.(string)
+	return strings.Contains(strings.ToLower(message), "normal state"), nil
 }
 
 // PreAuthCode is a code for making authorization links. It serves one authorization.
@@ -325,7 +336,7 @@ func (c *Client) CreatePreAuthCode(ctx context.Context, componentToken, componen
 	}{component}
 	k := call{api: APICreatePreAuthCode, token: componentToken, request: request}
 	var answer struct {
-		Code      string `json:"pre_auth_code"`
+		Code      token  `json:"pre_auth_code"`
 		ExpiresIn number `json:"expires_in"`
 	}
 	if err := c.do(ctx, &k, &answer); err != nil {
@@ -358,17 +369,15 @@ func (k *call) faulty(what string) error {
 }
 
 // grant checks the tokens that WeChat issued. An empty or odd token must never replace a good one.
-func (k *call) grant(token string, expiresIn number, refreshToken string) (Grant, error) {
-	if !isPrintable(token, maxTokenLength) {
+// An odd refresh token must not cost the access token either: WeChat has ended the one before it.
+func (k *call) grant(access token, expiresIn number, refresh token) (Grant, error) {
+	if access.orNone() == "" {
 		return Grant{}, k.faulty("the token is missing or not one")
-	}
-	if refreshToken != "" && !isPrintable(refreshToken, maxTokenLength) {
-		return Grant{}, k.faulty("the refresh token is not one")
 	}
 	if expiresIn < number(minExpiresIn/time.Second) || expiresIn > number(maxExpiresIn/time.Second) {
 		return Grant{}, k.faulty(fmt.Sprintf("expires_in is missing or not %v to %v", minExpiresIn, maxExpiresIn))
 	}
-	return Grant{AccessToken: token, ExpiresIn: time.Duration(expiresIn) * time.Second, RefreshToken: refreshToken}, nil
+	return Grant{AccessToken: access.orNone(), ExpiresIn: time.Duration(expiresIn) * time.Second, RefreshToken: refresh.orNone()}, nil
 }
 
 // do sends the request and reads the answer into answer.
@@ -473,11 +482,35 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimRight(b.Bytes(), "\n"), nil
 }
 
+// token is a token in an answer, without white space around it. It is empty only if WeChat gave
+// none; what can't be a token is kept as oddToken.
+type token string
+
+const oddToken = token("\x00")
+
+func (t *token) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		*t = oddToken
+		return nil
+	}
+	*t = token(strings.TrimSpace(s))
+	return nil
+}
+
+// orNone returns the token, or "" for what can't be one.
+func (t token) orNone() string {
+	if !isPrintable(string(t), maxTokenLength) {
+		return ""
+	}
+	return string(t)
+}
+
 // number is a whole number, which WeChat sometimes writes as a string. Null and "" are 0.
 type number int64
 
 func (n *number) UnmarshalJSON(text []byte) error {
-	s := strings.Trim(string(text), `"`)
+	s := strings.TrimSpace(strings.Trim(string(text), `"`))
 	if s == "" || s == "null" {
 		*n = 0
 		return nil
@@ -499,17 +532,17 @@ func (n *number) UnmarshalJSON(text []byte) error {
 type funcInfo []int
 
 func (f *funcInfo) UnmarshalJSON(text []byte) error {
-	var sets []struct {
-		Category struct {
-			ID number `json:"id"`
-		} `json:"funcscope_category"`
-	}
+	var sets []json.RawMessage
 	*f = nil
-	if err := json.Unmarshal(text, &sets); err == nil {
-		for _, set := range sets {
-			if set.Category.ID > 0 && set.Category.ID <= math.MaxInt32 {
-				*f = append(*f, int(set.Category.ID))
-			}
+	_ = json.Unmarshal(text, &sets)
+	for _, text := range sets {
+		var set struct {
+			Category struct {
+				ID number `json:"id"`
+			} `json:"funcscope_category"`
+		}
+		if err := json.Unmarshal(text, &set); err == nil && set.Category.ID > 0 && set.Category.ID <= math.MaxInt32 {
+			*f = append(*f, int(set.Category.ID))
 		}
 	}
 	return nil

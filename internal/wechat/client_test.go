@@ -215,6 +215,26 @@ func TestCalls(t *testing.T) {
 				{AppID: "wx2", RefreshToken: "r", AuthTime: time.Unix(1558000607, 0).UTC()}, {AppID: "wx3"}, {AppID: "wx4"}, {AppID: "wx5"},
 			}},
 		},
+		"authorizer list, total_count a word": {
+			answer: `{"total_count":"many","list":[{"authorizer_appid":"wx2","refresh_token":" r\n"}]}`,
+			call: func(ctx context.Context, c *wechat.Client) (any, error) {
+				return c.AuthorizerList(ctx, sentToken, "wx1", 0, 500)
+			},
+			path:  "/cgi-bin/component/api_get_authorizer_list",
+			query: "component_access_token=SEKRET-component%2Btoken%2F%3D",
+			body:  `{"component_appid":"wx1","offset":0,"count":500}`,
+			want:  wechat.AuthorizerPage{List: []wechat.ListedAuthorizer{{AppID: "wx2", RefreshToken: "r"}}},
+		},
+		"empty page behind the last account": {
+			answer: `{"total_count":500,"list":[]}`,
+			call: func(ctx context.Context, c *wechat.Client) (any, error) {
+				return c.AuthorizerList(ctx, sentToken, "wx1", 500, 500)
+			},
+			path:  "/cgi-bin/component/api_get_authorizer_list",
+			query: "component_access_token=SEKRET-component%2Btoken%2F%3D",
+			body:  `{"component_appid":"wx1","offset":500,"count":500}`,
+			want:  wechat.AuthorizerPage{Total: 500, List: []wechat.ListedAuthorizer{}},
+		},
 		"empty authorizer list": {
 			answer: `{"total_count":0,"list":[]}`,
 			call: func(ctx context.Context, c *wechat.Client) (any, error) {
@@ -285,6 +305,40 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestOddBesideGood reads answers in which one field is odd: it must not cost the others. With an access token that is thrown away
+// the account has none, since WeChat has ended the one before.
+func TestOddBesideGood(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, odd := range []string{`"a b"`, `"a\u0000b"`, `""`, `null`, `false`, `0`, `{}`, `[]`, `"` + strings.Repeat("r", 2049) + `"`} {
+		tokens := `"authorizer_access_token":" a\n","expires_in":" 7200 ","authorizer_refresh_token":` + odd +
+			`,"func_info":[{"funcscope_category":{"id":1}},null,5,{"funcscope_category":{"id":"x"}},{"funcscope_category":{"id":"17"}}]`
+		c := newClient(t, answering(200, `{`+tokens+`,"authorization_info":{"authorizer_appid":"wx2",`+tokens+`},"authorizer_info":{"nick_name":"n"}}`))
+		if g, err := c.AuthorizerToken(ctx, sentToken, "wx1", "wx2", sentRefresh); err != nil || !reflect.DeepEqual(g, wechat.Grant{AccessToken: "a", ExpiresIn: 2 * time.Hour}) {
+			t.Errorf("refresh token %.20s: %s, %v", odd, toJSON(t, g), err)
+		}
+		want := wechat.Authorization{AuthorizerAppID: "wx2", AccessToken: "a", ExpiresIn: 2 * time.Hour, FuncInfo: []int{1, 17}}
+		if a, err := c.QueryAuth(ctx, sentToken, "wx1", sentCode); err != nil || !reflect.DeepEqual(a, want) {
+			t.Errorf("refresh token %.20s: %s, %v", odd, toJSON(t, a), err)
+		}
+		if info, err := c.AuthorizerInfo(ctx, sentToken, "wx1", "wx2"); err != nil || len(info.Profile) != 1 || info.RefreshToken != "" || len(info.FuncInfo) != 2 {
+			t.Errorf("refresh token %.20s: %s, %v", odd, toJSON(t, info), err)
+		}
+	}
+	for _, odd := range []string{"", `"authorizer_info":null,`, `"authorizer_info":[],`, `"authorizer_info":{},`, `"authorizer_info":"none",`} {
+		c := newClient(t, answering(200, `{`+odd+`"authorization_info":{"authorizer_appid":"wx2","authorizer_refresh_token":" r\n","func_info":"all"}}`))
+		if info, err := c.AuthorizerInfo(ctx, sentToken, "wx1", "wx2"); err != nil || len(info.Profile) != 0 || info.RefreshToken != "r" {
+			t.Errorf("%s: %s, %v", odd, toJSON(t, info), err)
+		}
+	}
+	for _, odd := range []string{"", `,"authorization_info":null`, `,"authorization_info":[]`, `,"authorization_info":""`, `,"authorization_info":{"func_info":{}}`} {
+		c := newClient(t, answering(200, `{"authorizer_info":{"nick_name":"n"}`+odd+`}`))
+		if info, err := c.AuthorizerInfo(ctx, sentToken, "wx1", "wx2"); err != nil || len(info.Profile) != 1 || info.RefreshToken != "" {
+			t.Errorf("%s: %s, %v", odd, toJSON(t, info), err)
+		}
+	}
+}
+
 // toJSON returns the JSON of a value that has no text of its own.
 func toJSON(t *testing.T, v any) string {
 	t.Helper()
@@ -335,19 +389,29 @@ func TestFaultyAnswers(t *testing.T) {
 		"expires_in 7200.5":      {200, info(`"expires_in":7200.5`), nil},
 		"expires_in a word":      {200, info(`"expires_in":"SEKRET-got"`), nil},
 		"expires_in 2^64":        {200, info(`"expires_in":18446744073709551616`), nil},
-		"refresh token odd": {
-			200, info(`"expires_in":7200,"authorizer_refresh_token":"a b"`),
-			[]wechat.API{wechat.APIQueryAuth, wechat.APIAuthorizerToken},
-		},
 		"refresh token odd, no access token": {
 			200, `{"authorization_info":{"authorizer_appid":"wx2","authorizer_refresh_token":"a b"}}`,
 			[]wechat.API{wechat.APIQueryAuth},
 		},
+		"refresh token, no access token": {
+			200, `{"authorization_info":{"authorizer_appid":"wx2","authorizer_refresh_token":"r"}}`,
+			[]wechat.API{wechat.APIQueryAuth},
+		},
+		"empty tokens, permission granted": {
+			200, `{"authorization_info":{"authorizer_appid":"wx2","authorizer_access_token":"","authorizer_refresh_token":"","func_info":[{"funcscope_category":{"id":1}}]}}`,
+			[]wechat.API{wechat.APIQueryAuth},
+		},
+		"access token false": {200, `{"authorization_info":{"authorizer_appid":"wx2","authorizer_access_token":false,"expires_in":7200}}`, []wechat.API{wechat.APIQueryAuth}},
 		"appid odd":          {200, `{"authorization_info":{"authorizer_appid":"SEKRET.*","authorizer_access_token":"a","expires_in":7200}}`, []wechat.API{wechat.APIQueryAuth}},
 		"info of another":    {200, `{"authorizer_info":{},"authorization_info":{"authorizer_appid":"wx9"}}`, []wechat.API{wechat.APIAuthorizerInfo}},
+		"info empty":         {200, `{"authorizer_info":{},"authorization_info":{"authorizer_appid":"wx2"}}`, []wechat.API{wechat.APIAuthorizerInfo}},
 		"info, odd token":    {200, `{"authorizer_info":{},"authorization_info":{"authorizer_refresh_token":"a b"}}`, []wechat.API{wechat.APIAuthorizerInfo}},
 		"list, no total":     {200, `{"list":[]}`, []wechat.API{wechat.APIAuthorizerList}},
 		"list, absurd total": {200, `{"total_count":1e15,"list":[]}`, []wechat.API{wechat.APIAuthorizerList}},
+		"list missing":       {200, `{"total_count":3}`, []wechat.API{wechat.APIAuthorizerList}},
+		"list null":          {200, `{"total_count":"3","list":null}`, []wechat.API{wechat.APIAuthorizerList}},
+		"list without any":   {200, `{"total_count":3,"list":[]}`, []wechat.API{wechat.APIAuthorizerList}},
+		"list an object":     {200, `{"total_count":1,"list":{"authorizer_appid":"SEKRET-got"}}`, []wechat.API{wechat.APIAuthorizerList}},
 		"list, no appid":     {200, `{"total_count":1,"list":[{"refresh_token":"SEKRET-got"}]}`, []wechat.API{wechat.APIAuthorizerList}},
 		"list, nothing":      {200, `{"total_count":2,"list":[null,"SEKRET-got"]}`, []wechat.API{wechat.APIAuthorizerList}},
 	} {

@@ -274,8 +274,8 @@ func FuzzAPIAnswer(f *testing.F) {
 		if g, err := c.AuthorizerToken(ctx, sent, "wx1", "wx2", sent); check(err) {
 			checkGrant(g)
 		}
-		if info, err := c.AuthorizerInfo(ctx, sent, "wx1", "wx2"); check(err) && info.Profile == nil {
-			t.Fatal("accepted without a profile")
+		if info, err := c.AuthorizerInfo(ctx, sent, "wx1", "wx2"); check(err) && len(info.Profile) == 0 && info.RefreshToken == "" {
+			t.Fatal("accepted without a profile and a refresh token")
 		}
 		if page, err := c.AuthorizerList(ctx, sent, "wx1", 0, 500); check(err) {
 			for _, listed := range page.List {
