@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -72,8 +73,8 @@ type Element struct {
 type Document struct {
 	JSON     bool
 	Whole    bool     // the scan reached the end: every element was visited, and nothing hides in between
-	Outside  bool     // there is text outside the root, or a second root
-	Foreign  bool     // there is an instruction, or another encoding than UTF-8 is declared
+	Outside  bool     // there is text outside the root, or a second root, and no user can have put it there
+	Foreign  bool     // before the root there is an instruction, or another encoding than UTF-8 is declared
 	Oddities []Oddity // one of a kind at most, in the order in which they were seen
 
 	text    []byte
@@ -100,12 +101,11 @@ func Read(text []byte, visit func(Element)) (*Document, error) {
 func (d *Document) read(text []byte, visit func(Element)) (*Document, error) {
 	d.text, d.Whole = text, true
 	d.fields = d.backing[:0]
-	from := len(text) - len(bytes.TrimLeft(bytes.TrimPrefix(text, byteOrderMark), space))
-	if from == len(text) {
+	from := d.begin()
+	switch {
+	case from == len(text):
 		return nil, nil
-	}
-	switch text[from] {
-	case '<':
+	case text[from] == '<' || d.Outside:
 		s := &d.scanner
 		s.d, s.text, s.pos, s.visit = d, text, from, visit
 		s.scan()
@@ -115,16 +115,32 @@ func (d *Document) read(text []byte, visit func(Element)) (*Document, error) {
 		if !s.rooted {
 			return nil, nil
 		}
-	case '{':
+	case text[from] == '{':
 		d.JSON, d.root = true, from
 		s := jsonScanner{d: d, text: text, pos: from, visit: visit}
 		s.scan()
 	default:
 		return nil, nil
 	}
+	// With the right end tags in it, a text seems to end before the document does.
+	d.Outside = d.Outside && (d.Whole || !d.holdsText())
 	d.checkCharacters()
 	d.findTrusted()
 	return d, nil
+}
+
+// begin returns where the document begins: after marks, white space and control characters. A few
+// words before the first tag are for the scanner, unless they may be JSON: then that tag is in a
+// user's text.
+func (d *Document) begin() int {
+	rest := bytes.TrimLeftFunc(d.text, func(r rune) bool { return r < ' ' || r == '\uFEFF' || unicode.IsSpace(r) })
+	from := len(d.text) - len(rest)
+	if len(bytes.TrimLeft(bytes.TrimPrefix(d.text[:from], byteOrderMark), space)) > 0 {
+		d.Odd(Beside, "marks or control characters before the document")
+	}
+	tag := bytes.IndexByte(rest, '<')
+	d.Outside = 0 < tag && tag <= maxName && !bytes.ContainsAny(rest[:tag], "{[\"'")
+	return from
 }
 
 // Odd records an oddity, if it is the first of its kind. The detail must quote nothing of the
@@ -188,6 +204,11 @@ var ownFields = map[string]bool{
 }
 
 func isOwn(e *Element) bool { return e.Leaf && ownFields[string(e.Name)] }
+
+// holdsText reports whether a field was seen that may hold a user's text.
+func (d *Document) holdsText() bool {
+	return slices.ContainsFunc(d.fields, func(e Element) bool { return !isOwn(&e) })
+}
 
 // findTrusted finds out which fields can be trusted.
 //

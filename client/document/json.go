@@ -3,7 +3,6 @@ package document
 import (
 	"bytes"
 	"encoding/json"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -205,10 +204,6 @@ func fourDigits(text []byte) (rune, bool) {
 	return rune(n), err == nil
 }
 
-// lastMember matches the last member of an object, if it is a number, or a text without quotes and
-// escapes.
-var lastMember = regexp.MustCompile(`[,{][ \t\r\n]*"([A-Za-z_]+)"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|-?[0-9]+)[ \t\r\n]*$`)
-
 // lastMembers reads WeChat's own fields backwards from the end of the object, up to the first other
 // one, and not beyond from.
 func (d *Document) lastMembers(from int) (found []Element) {
@@ -216,20 +211,40 @@ func (d *Document) lastMembers(from int) (found []Element) {
 	if end < from || len(bytes.TrimSpace(d.text[end+1:])) > 0 {
 		return nil
 	}
-	for len(found) < maxElements && end > from {
-		// Own fields are short, so a short piece is enough to search.
-		start := max(from, end-maxTag)
-		at := lastMember.FindSubmatchIndex(d.text[start:end])
-		if at == nil || !ownFields[string(d.text[start+at[2]:start+at[3]])] {
+	for len(found) < maxElements {
+		e, start, ok := d.lastMember(from, end)
+		if !ok || !ownFields[string(e.Name)] {
 			return found
 		}
-		found = append(found, Element{
-			Name: d.text[start+at[2] : start+at[3]], Value: bytes.Trim(d.text[start+at[4]:start+at[5]], `"`),
-			Depth: 2, Leaf: true, Pieces: 1, Start: start + at[4], End: start + at[5],
-		})
-		end = start + at[0]
+		found = append(found, e)
+		end = start
 	}
 	return found
+}
+
+// lastMember reads the member that ends before end, and returns where the comma or bracket before
+// it stands. Its value has to be a number, or a text without quotes and escapes.
+func (d *Document) lastMember(from, end int) (e Element, start int, ok bool) {
+	member := bytes.TrimRight(d.text[from:end], space)
+	e = Element{Depth: 2, Leaf: true, Pieces: 1, End: from + len(member)}
+	at := len(bytes.TrimSuffix(bytes.TrimRight(member, "0123456789"), []byte("-")))
+	if text, quoted := bytes.CutSuffix(member, []byte{'"'}); quoted {
+		at = bytes.LastIndexByte(text, '"')
+	}
+	if at < 0 {
+		return e, 0, false
+	}
+	e.Start, e.Value = from+at, bytes.Trim(member[at:], `"`)
+	name, colon := bytes.CutSuffix(bytes.TrimRight(member[:at], space), []byte{':'})
+	name, quoted := bytes.CutSuffix(bytes.TrimRight(name, space), []byte{'"'})
+	at = bytes.LastIndexByte(name, '"')
+	if !colon || !quoted || at < 0 || len(e.Value) == 0 && e.End == e.Start || bytes.IndexByte(e.Value, '\\') >= 0 || string(e.Value) == "-" && d.text[e.Start] == '-' {
+		return e, 0, false
+	}
+	e.Name = name[at+1:]
+	before := bytes.TrimRight(name[:at], space)
+	start = from + len(before) - 1
+	return e, start, len(before) > 0 && (before[len(before)-1] == ',' || before[len(before)-1] == '{')
 }
 
 // soleMember is sole for JSON.

@@ -2,7 +2,6 @@ package document
 
 import (
 	"bytes"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -76,7 +75,7 @@ func (s *xmlScanner) scan() {
 
 // declaration handles a document type, or something like it. Inside a user's text it is only text.
 func (s *xmlScanner) declaration() {
-	s.declared = len(s.open) < 2 && !slices.ContainsFunc(s.d.fields, func(e Element) bool { return !isOwn(&e) })
+	s.declared = len(s.open) < 2 && !s.d.holdsText()
 	s.d.abort(Structure, "document type or declaration at byte %d", s.pos)
 }
 
@@ -90,7 +89,7 @@ func (s *xmlScanner) instruction() {
 		s.pos += end + len("?>")
 		return
 	}
-	s.d.Foreign = true
+	s.d.Foreign = s.d.Foreign || !s.rooted
 	s.skip("instruction", "?>")
 }
 
@@ -131,9 +130,12 @@ func (s *xmlScanner) startTag() {
 			s.d.abort(Structure, "second root at byte %d", at)
 			return
 		}
-		if s.rooted = string(name) == "xml"; !s.rooted {
+		if s.rooted = string(localName(name)) == "xml"; !s.rooted {
 			s.d.abort(Structure, "the root is not xml")
 			return
+		}
+		if len(name) > len("xml") {
+			s.d.Odd(Markup, "the root has a prefix")
 		}
 		s.d.root = s.pos
 	} else {
@@ -203,13 +205,18 @@ func (s *xmlScanner) endTag() {
 	if name == nil {
 		return
 	}
-	if s.text[s.pos] != '>' || len(s.open) == 0 || !bytes.Equal(name, s.innermost().name) {
-		s.d.Outside = s.d.Outside || len(s.open) == 0
-		s.d.abort(Structure, "the end tag at byte %d matches no start tag", at)
+	fits := len(s.open) > 0 && bytes.Equal(name, s.innermost().name)
+	if !fits && len(s.open) == 1 && isBlank(s.text[s.pos+1:]) { // nothing comes after it: it ends the root
+		s.d.Odd(Structure, "the last end tag, at byte %d, is not the root's", at)
+		fits = true
+	}
+	if fits && s.text[s.pos] == '>' {
+		s.pos++
+		s.close(at)
 		return
 	}
-	s.pos++
-	s.close(at)
+	s.d.Outside = s.d.Outside || len(s.open) == 0
+	s.d.abort(Structure, "the end tag at byte %d matches no start tag", at)
 }
 
 // tagName reads the name at pos and the white space after it. It returns nil where there is no
@@ -249,15 +256,15 @@ var endsName = func() (ends [256]bool) {
 	return ends
 }()
 
+// localName returns a name without its prefix.
+func localName(name []byte) []byte { return name[bytes.LastIndexByte(name, ':')+1:] }
+
 func (s *xmlScanner) innermost() *openElement { return &s.open[len(s.open)-1] }
 
 // close ends the innermost element, whose content ends before end.
 func (s *xmlScanner) close(end int) {
 	o := s.innermost()
-	name := o.name
-	if colon := bytes.LastIndexByte(name, ':'); colon >= 0 {
-		name = name[colon+1:]
-	}
+	name := localName(o.name)
 	s.element = Element{Name: name, Depth: int16(len(s.open)), Leaf: !o.parent, Pieces: o.pieces, Start: o.start, End: end}
 	if !o.parent {
 		s.element.Value = o.value

@@ -129,7 +129,7 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	p := pushed{kind: kindMessage, odd: m.Odd}
 	id := m.ID(component, appid, text)
 	at := i.now().UTC()
-	if isRepresentable(m.CreateTime) {
+	if isTime(m.CreateTime) {
 		p.created, at = m.CreateTime, m.CreateTime
 	}
 	account := releaseAccount(appid, m.Message)
@@ -168,8 +168,9 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 	return p, nil
 }
 
-// isRepresentable reports whether t is set and RFC 3339 can express it: it ends with the year 9999.
-func isRepresentable(t time.Time) bool { return !t.IsZero() && t.Year() <= 9999 }
+// isTime reports whether WeChat can have meant t: one from before 2001 would make the message too
+// old to be stored, and RFC 3339 ends with the year 9999.
+func isTime(t time.Time) bool { return t.Unix() >= 1e9 && t.Year() <= 9999 }
 
 // eventType returns the ce-type of an event on subject: the subject without its appids. No
 // character in it has a meaning in a header.
@@ -180,7 +181,8 @@ func eventType(subject string, appids int) string {
 
 // contentType returns the content type of a document, which is XML or JSON.
 func contentType(text []byte) string {
-	if bytes.HasPrefix(bytes.TrimLeft(text, "\uFEFF \t\r\n"), []byte("{")) {
+	start := bytes.TrimLeftFunc(text, func(r rune) bool { return r <= ' ' || r == '\uFEFF' })
+	if bytes.HasPrefix(start, []byte("{")) || bytes.HasPrefix(start, []byte("[")) {
 		return "application/json"
 	}
 	return "application/xml"

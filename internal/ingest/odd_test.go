@@ -170,6 +170,8 @@ func TestOddEnvelopes(t *testing.T) {
 		"GBK in a clear field":     "<xml><Content>\xd6\xd0</Content><Encrypt>$$</Encrypt></xml>",
 		"broken clear field":       "<xml><Content><![CDATA[a]]> b]]></Content><Encrypt><![CDATA[$$]]></Encrypt></xml>",
 		"broken field behind":      "<xml><Encrypt><![CDATA[$$]]></Encrypt><Content><![CDATA[a]]> b]]></Content></xml>",
+		"second root in a text":    "<xml><Content><![CDATA[]]></Content></xml> a <b>]]></Content><Encrypt><![CDATA[$$]]></Encrypt></xml>",
+		"JSON, quotes in a text":   `{"Content":"say "hi"","Encrypt":"$$"}`,
 		"Encrypt in a user's text": "<xml><Content><![CDATA[]]></Content><Encrypt>AAAA</Encrypt><Content><![CDATA[]]></Content><Encrypt>$$</Encrypt></xml>",
 	}
 	for _, name := range []string{"b02-envelope-clear-field.txt", "b12-envelope-spaces-cdata.txt", "b12-envelope-spaces-bare.txt"} {
@@ -205,6 +207,11 @@ func TestOddPushes(t *testing.T) {
 		{"no AppId", authPath, strings.Replace(ticketEvent(), "<AppId><![CDATA["+component+"]]></AppId>", "", 1), "component_verify_ticket", "", false},
 		{"CreateTime in words", authPath, strings.Replace(ticketEvent(), created, "yesterday", 1), "component_verify_ticket", "", false},
 		{"negative CreateTime", authPath, strings.Replace(ticketEvent(), created, "-"+created, 1), "component_verify_ticket", "", false},
+		{"CreateTime of 1970", authPath, strings.Replace(strings.Replace(ticketEvent(), created, "0000000001", 1), ticket, ticket+"1970", 1), "component_verify_ticket", "", false},
+		{"word before the root", authPath, "word\x00" + strings.Replace(ticketEvent(), ticket, ticket+"word", 1), "component_verify_ticket", "", false},
+		{"NUL and marks before the root", authPath, "\uFEFF\uFEFF\x00 " + strings.Replace(ticketEvent(), ticket, ticket+"mark", 1), "component_verify_ticket", "", false},
+		{"root with another's end", authPath, strings.Replace(authorizedEvent("authorized"), "</xml>", "</XML>", 1), "authorized", onNotice + ".authorized", false},
+		{"prefix of the root", authPath, strings.NewReplacer("<xml>", "<w:xml>", "</xml>", "</w:xml>").Replace(authorizedEvent("updateauthorized")), "updateauthorized", onNotice + ".updateauthorized", false},
 		{"no CreateTime", authPath, strings.Replace(authorizedEvent("authorized"), "<CreateTime>"+created+"</CreateTime>", "", 1), "authorized", onNotice + ".authorized", false},
 		{"empty ticket", authPath, strings.Replace(ticketEvent(), ticket, "", 1), "unreadable", "", false},
 		{"ticket of 8 KiB", authPath, strings.Replace(ticketEvent(), ticket, strings.Repeat("SEKRET01", 1024), 1), "unreadable", "", false},
@@ -238,6 +245,7 @@ func TestOddPushes(t *testing.T) {
 		{"a ticket", msgPath, ticketEvent(), "component_verify_ticket", "", false},
 		{"an authorization", msgPath, authorizedEvent("authorized"), "authorized", onNotice + ".authorized", false},
 		{"a ticket that can't be read", msgPath, strings.Replace(ticketEvent(), "</InfoType>", "</x>", 1), "unreadable", "", true},
+		{"CreateTime 1", msgPath, strings.Replace(messageOf("text", "<Content>1970</Content>"), created, "1", 1), "", onMessage + ".text", false},
 		{"CreateTime 2^63", msgPath, strings.Replace(messageOf("text", "<Content>2^63</Content>"), created, "9223372036854775808", 1), "", onMessage + ".text", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -118,7 +118,7 @@ func (i *Ingest) ask(ctx context.Context, p pushed) []byte {
 // isReply reports whether WeChat could read said: one document without oddities.
 func isReply(said []byte) bool {
 	d, err := document.Read(said, nil)
-	return err == nil && d != nil && d.Whole && !d.Outside && !d.Is(document.Markup) && !d.Is(document.Characters) && !d.Is(document.Beside) &&
+	return err == nil && d != nil && d.Whole && !d.Is(document.Structure) && !d.Outside && !d.Is(document.Markup) && !d.Is(document.Characters) && !d.Is(document.Beside) &&
 		!(d.JSON && d.Is(document.Twice))
 }
 

@@ -213,6 +213,9 @@ func TestNoReply(t *testing.T) {
 		{"a web page", "<html></html>", "refused", "reply_syntax"},
 		{"JSON list", `["SEKRET"]`, "refused", "reply_syntax"},
 		{"JSON with a key twice", `{"a":1,"a":"SEKRET"}`, "refused", "reply_syntax"},
+		{"root with another's end", "<xml><MsgType>SEKRET</MsgType></XML>", "refused", "reply_syntax"},
+		{"root with a prefix", "<a:xml><MsgType>SEKRET</MsgType></a:xml>", "refused", "reply_syntax"},
+		{"a mark too many", "\uFEFF\uFEFF<xml><MsgType>SEKRET</MsgType></xml>", "refused", "reply_syntax"},
 		{"success and more", "success<xml></xml>", "refused", "reply_syntax"},
 		{"one byte too large", doc(64<<10 + 1), "refused", "reply_too_large"},
 	}

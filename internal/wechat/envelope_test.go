@@ -27,6 +27,12 @@ func TestParseEnvelope(t *testing.T) {
 		"two AppId":                 {"<xml><AppId>a</AppId><AppId>b</AppId><Encrypt>QUJD</Encrypt></xml>", "QUJD", false},
 		"one there and one nested":  {"<xml><Encrypt>QUJD</Encrypt><a><Encrypt>AAAA</Encrypt></a></xml>", "QUJD", false},
 		"attributes and comments":   {"<xml><!-- c --><Encrypt a='b'>QUJD</Encrypt></xml>", "QUJD", false},
+		"second root in a text":     {"<xml><Content><![CDATA[]]></Content></xml> a <b>]]></Content><Encrypt>QUJD</Encrypt></xml>", "QUJD", false},
+		"instruction in a text":     {"<xml><Content><![CDATA[]]></Content><?x y?><Content><![CDATA[]]></Content><Encrypt>QUJD</Encrypt></xml>", "QUJD", false},
+		"document type in a text":   {"<xml><Content><![CDATA[]]></Content><!DOCTYPE a><b>]]></Content><Encrypt>QUJD</Encrypt></xml>", "QUJD", false},
+		"long, behind a quote":      {`{"Content":"say "hi"","Encrypt":"` + strings.Repeat("QUJD", 1000) + `" , "MsgType" : "text"}`, strings.Repeat("QUJD", 1000), true},
+		"long, before a quote":      {`{"Encrypt":"` + strings.Repeat("QUJD", 1000) + `","Content":"say "hi""}`, strings.Repeat("QUJD", 1000), true},
+		"number behind a quote":     {`{"Content":"say "hi"","Encrypt":"QUJD","MsgId":-12}`, "QUJD", true},
 		"clear fields, raw JSON":    {"{\"Content\":\"a\x02\n\",\"Encrypt\":\"QUJD\"}", "QUJD", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,6 +67,7 @@ func TestParseEnvelopeRefuses(t *testing.T) {
 		"document type":           {"<!DOCTYPE xml><xml><Encrypt>QUJD</Encrypt></xml>", wechat.ReasonXML},
 		"garbage behind":          {"<xml><Encrypt>QUJD</Encrypt></xml>garbage", wechat.ReasonXMLShape},
 		"two, one of them nested": {"<xml><Content><![CDATA[]]><Encrypt>AAAA</Encrypt>]]></Content></xml>", wechat.ReasonNoEncrypt},
+		"garbage before":          {"garbage<xml><Encrypt>QUJD</Encrypt></xml>", wechat.ReasonXMLShape},
 		"second root":             {"<xml><Encrypt>QUJD</Encrypt></xml><xml></xml>", wechat.ReasonXMLShape},
 		"more than an object":     {`{"Encrypt":"QUJD"} {}`, wechat.ReasonJSON},
 		"instruction":             {"<?php x?><xml><Encrypt>QUJD</Encrypt></xml>", wechat.ReasonXML},

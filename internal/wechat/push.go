@@ -81,7 +81,7 @@ func ParsePush(text []byte) (Push, error) {
 }
 
 func (p *Push) readTime(d *document.Document) {
-	if created := d.Field("CreateTime"); isTimestamp(created) {
+	if created := d.Field("CreateTime"); isTimestamp(created) && created[0] != '0' {
 		p.CreateTime = time.Unix(seconds(created), 0).UTC()
 	} else {
 		d.Odd(document.Field, "CreateTime is missing, in doubt, or not ten digits")

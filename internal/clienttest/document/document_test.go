@@ -80,6 +80,26 @@ func TestLeaves(t *testing.T) {
 	}
 }
 
+// TestNoRootInAText has tags where no root can be: they are a user's.
+func TestNoRootInAText(t *testing.T) {
+	t.Parallel()
+	const forged = "<xml><MsgType>event</MsgType></xml>"
+	for _, text := range []string{
+		`[{"Content":"` + forged + `"}]`, `"` + forged + `"`, "\x01\xe5" + `{"Content":"` + forged + `"}`, "{'Content':'" + forged + "'}",
+		"5, 'Content=" + forged, "<root>" + forged + "</root>", strings.Repeat("word ", 20) + forged, "\x00", "word", "\uFEFF",
+	} {
+		if d, err := document.Read([]byte(text), nil); err != nil || d != nil && d.Field("MsgType") != "" {
+			t.Errorf("%q is read: %v, %v", text, d, err)
+		}
+	}
+	if d, err := document.Read([]byte("word<!DOCTYPE xml>"+forged), nil); d != nil || !errors.Is(err, document.ErrDocType) {
+		t.Errorf("a document type after a word: %v, %v", d, err)
+	}
+	if d := mustRead(t, "\x00\uFEFF"+`{"MsgType":"text"}`); d.Field("MsgType") != "text" || !d.JSON {
+		t.Errorf("JSON after a mark: %+v", d)
+	}
+}
+
 // TestOddities has one document for each oddity, and looks at what of it can be read all the same.
 func TestOddities(t *testing.T) {
 	t.Parallel()
@@ -101,6 +121,13 @@ func TestOddities(t *testing.T) {
 		"reference to a control":   {head + "<a>&#x1D;</a>" + tail, document.Characters, ""},
 		"half a character":         {head + "<a><![CDATA[\xe5\x90]]></a>" + tail, document.Characters, ""},
 		"word":                     {head + "word" + tail, document.Beside, ""},
+		"word before":              {"word" + head + tail, document.Beside, ""},
+		"two marks":                {"\uFEFF\uFEFF" + head + tail, document.Beside, ""},
+		"mark behind white space":  {" \uFEFF" + head + tail, document.Beside, ""},
+		"NUL before":               {"\x00" + head + tail, document.Beside, ""},
+		"wide space before":        {"\u3000\u00a0\f" + head + tail, document.Beside, ""},
+		"prefix of the root":       {"<w:xml>" + strings.TrimPrefix(head, "<xml>") + strings.Replace(tail, "</xml>", "</w:xml>", 1), document.Markup, ""},
+		"root with a wrong end":    {head + strings.Replace(tail, "</xml>", "</Xml >\n", 1), document.Structure, ""},
 		"word behind":              {head + tail + "word", document.Beside, ""},
 		"wrong end tag":            {head + "<a>1</b>" + tail, document.Structure, ""},
 		"wrong end tags":           {head + "<a>1</b><c>2</d>" + tail, document.Structure, ""},

@@ -87,6 +87,7 @@ func addDocuments(f *testing.F) {
 		"{\"MsgType\":\"text\",\"Content\":\"a\x02\nb\",\"MsgId\":24}", `{"MsgType":"text","MsgType":"event","a":"\ud83d\ude00"}`,
 		"<xml><MsgType a=b c='d'>te<!-- x -->xt</MsgType><x:Event>e</x:Event></xml>", "<xml>\r\n<MsgType>&lt;&#x4e2d;&nbsp;\r</MsgType><b/></xml>\n",
 		"\uFEFF<?xml version=\"1.0\" encoding=\"GBK\"?><xml><MsgType>text</MsgType><a>\xbf\xcd</a></xml>", "<xml><a>1</b><MsgType>text</MsgType></xml>",
+		"word<xml><MsgType>text</MsgType></xml>", "<w:xml><MsgType>text</MsgType></w:xml>", "<xml><MsgType>text</MsgType></XML>",
 		"<!DOCTYPE xml><xml></xml>", "<xml/>", "", `{"MsgType":"te\`, "<xml><MsgType>a</MsgType><MsgType>a</MsgType></xml>",
 	} {
 		f.Add([]byte(text))
