@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -64,6 +65,32 @@ func Refused(status int, format string, args ...any) *RequestError {
 // BadRequest returns the error of a faulty request.
 func BadRequest(format string, args ...any) error {
 	return Refused(http.StatusBadRequest, format, args...)
+}
+
+// WrongType says which field of a question has a value of a wrong type, and what it should be; "" if
+// err is about something else. It does not quote the value, which may be a token by mistake.
+func WrongType(err error) string {
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case !ok:
+		return ""
+	case wrong.Field == "":
+		return "want a JSON object"
+	}
+	want := "another value"
+	switch wrong.Type.Kind() {
+	case reflect.String, reflect.Struct: // a Key or a Secret
+		want = "a string"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Int:
+		want = "a whole number"
+	case reflect.Uint64:
+		want = "a whole number that is not negative"
+	case reflect.Slice:
+		want = "an array"
+	}
+	return wrong.Field + ": want " + want
 }
 
 // UnknownComponent returns the error of a request about a component that is not in the refreshers'

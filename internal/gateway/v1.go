@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/client"
+	"wxtoken/internal/events"
 	"wxtoken/internal/services"
 )
 
@@ -429,6 +430,8 @@ func (g *Gateway) readJSON(w http.ResponseWriter, r *http.Request, into any, nam
 		detail := "want a JSON object with " + names
 		if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 			detail = fmt.Sprintf("unknown field %.64s: want %s", name, names)
+		} else if wrong := events.WrongType(err); wrong != "" {
+			detail = wrong
 		}
 		problem(w, http.StatusUnprocessableEntity, detail)
 		return false

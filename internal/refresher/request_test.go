@@ -140,6 +140,35 @@ func TestUnknownFields(t *testing.T) {
 	}
 }
 
+// A field of a wrong type is named, with what it should be, and without what it was.
+func TestWrongTypes(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	create := func(field string) string { return `{"component":"` + appid + `",` + field + `}` }
+	for _, row := range []struct{ subject, question, says string }{
+		{events.SubjectConnectCreate, create(`"expires_in":"SEKRET"`), "expires_in: want a whole number"},
+		{events.SubjectConnectCreate, create(`"expires_in":1.5`), "expires_in: want a whole number"},
+		{events.SubjectConnectCreate, create(`"expires_in":1e99`), "expires_in: want a whole number"},
+		{events.SubjectConnectCreate, create(`"move":"yes"`), "move: want true or false"},
+		{events.SubjectConnectCreate, create(`"ref":17`), "ref: want a string"},
+		{events.SubjectConnectCreate, create(`"ref":{"a":1}`), "ref: want a string"},
+		{events.SubjectConnectCreate, create(`"category_id_list":{}`), "category_id_list: want an array of numbers, or numbers with | between them"},
+		{events.SubjectConnectCreate, create(`"category_id_list":"1|SEKRET"`), "category_id_list: want an array of numbers, or numbers with | between them"},
+		{events.SubjectReject, `{"key":"` + componentKey.String() + `","revision":-1}`, "revision: want a whole number that is not negative"},
+		{events.SubjectReject, `{"key":"` + componentKey.String() + `","token_sha256":123456789}`, "token_sha256: want a string"},
+		{events.SubjectRenew, `{"key":5}`, "key: want a string"},
+		{events.SubjectRenew, `{"key":"80_SEKRET"}`, "key: want component.<appid>, or"},
+		{events.SubjectDead, `{"sequence":"1","do":"discard"}`, "sequence: want a whole number that is not negative"},
+		{events.SubjectQuota, create(`"clear":1`), "clear: want true or false"},
+		{events.SubjectReconcile, `["SEKRET"]`, "want a JSON object"},
+		{events.SubjectReconcile, `"SEKRET"`, "want a JSON object"},
+	} {
+		_, refused := request[any](r, row.subject, row.question)
+		if refused.code != "400" || !strings.Contains(refused.text, row.says) || strings.Contains(refused.text, "SEKRET") || strings.Contains(refused.text, "Go ") {
+			t.Errorf("%s %s: refused with %v, want 400 and %s", row.subject, row.question, refused, row.says)
+		}
+	}
+}
+
 // TestAccountTold tells what is recorded of a key: how its last tokens came about, and no secret.
 func TestAccountTold(t *testing.T) {
 	r := newRig(t, options{idle: true})

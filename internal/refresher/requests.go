@@ -257,7 +257,10 @@ func readQuestion(data []byte, q any, strict bool) error {
 	if name, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown { // it has no type
 		return events.BadRequest("unknown field %s: want %s", events.Clip(name), fieldsOf(q))
 	}
-	return events.BadRequest("the request can't be read: %s", events.Clip(err.Error()))
+	if wrong := events.WrongType(err); wrong != "" {
+		return events.BadRequest("%s", wrong)
+	}
+	return events.BadRequest("%v", err) // of a field's own type
 }
 
 // fieldsOf names the fields that a question may have.
