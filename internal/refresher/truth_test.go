@@ -388,6 +388,25 @@ func TestRefreshTokenMissing(t *testing.T) {
 	}
 }
 
+// TestOddRefreshToken has WeChat renew with a refresh token that is none, after which only the new access token is good; and tell a
+// refresh token without a profile.
+func TestOddRefreshToken(t *testing.T) {
+	r := newRig(t, options{cfg: linking})
+	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultEmptyRefresh})
+	r.fail(wechatsim.Fault{API: apiInfo, Mode: wechatsim.FaultBody, Times: 1,
+		Body: `{"authorizer_info":[],"authorization_info":{"authorizer_appid":"` + alice + `","authorizer_refresh_token":" refreshtoken@@@SEKRET-told"}}`})
+	r.authorize(alice)
+	r.until("the refresh token beside no profile is not taken", func() bool { return r.credential(aliceKey).RefreshToken == "refreshtoken@@@SEKRET-told" })
+	r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultBody, Times: 1,
+		Body: `{"authorizer_access_token":"80_SEKRET-odd","expires_in":7200,"authorizer_refresh_token":false}`})
+	r.poke(aliceKey)
+	r.until("not renewed", func() bool { return r.token(aliceKey).Generation >= 2 })
+	r.state(aliceKey, wxtoken.StateActive)
+	if value, kept := r.token(aliceKey).Value.Reveal(), r.credential(aliceKey).RefreshToken; value != "80_SEKRET-odd" || kept != "refreshtoken@@@SEKRET-told" {
+		t.Errorf("token %q, refresh token %q", value, kept)
+	}
+}
+
 // linking has links made.
 func linking(c *refresher.Config) { c.PublicURL, c.SweepEvery = "https://wx.example.com", time.Second }
 
