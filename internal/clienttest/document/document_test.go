@@ -127,7 +127,7 @@ func TestOddities(t *testing.T) {
 		"NUL before":               {"\x00" + head + tail, document.Beside, ""},
 		"wide space before":        {"\u3000\u00a0\f" + head + tail, document.Beside, ""},
 		"prefix of the root":       {"<w:xml>" + strings.TrimPrefix(head, "<xml>") + strings.Replace(tail, "</xml>", "</w:xml>", 1), document.Markup, ""},
-		"root with a wrong end":    {head + strings.Replace(tail, "</xml>", "</Xml >\n", 1), document.Structure, ""},
+		"root with a wrong end":    {head + "<a>1</a>" + strings.Replace(tail, "</xml>", "</Xml >\n", 1), document.Structure, ""},
 		"word behind":              {head + tail + "word", document.Beside, ""},
 		"wrong end tag":            {head + "<a>1</b>" + tail, document.Structure, ""},
 		"wrong end tags":           {head + "<a>1</b><c>2</d>" + tail, document.Structure, ""},
