@@ -470,7 +470,9 @@ func (s *sums) count(x *index, r *row, now uint32) {
 	case state == stateRevoked:
 	case !r.valid(now):
 		s.dead++
-		if r.errcode == noErrcode || x.reasons.text(r.reason) == string(wxtoken.ReasonNoAPIPermission) {
+		// Where WeChat answered that there is none, the reason tells more than an error without a code.
+		reason := wxtoken.Reason(x.reasons.text(r.reason))
+		if r.errcode == noErrcode || reason == wxtoken.ReasonNoAPIPermission || reason == wxtoken.ReasonNoRefreshToken && r.errcode == 0 {
 			s.reasons[r.reason]++
 			break
 		}

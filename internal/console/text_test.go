@@ -125,6 +125,19 @@ func TestSentence(t *testing.T) {
 	}
 }
 
+// TestSentenceOfReason has an account for which WeChat gave no refresh token: that is said, and not that WeChat was busy.
+func TestSentenceOfReason(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.token(authorizer(0), 1, -time.Second)
+	b.status(wxtoken.Status{Key: authorizer(0), State: wxtoken.StateNeedsAuthorization, LastError: &wxtoken.LastError{Message: "WeChat gave no refresh token"},
+		Conditions: []wxtoken.Condition{{Type: wxtoken.ConditionReady, Status: "False", Reason: wxtoken.ReasonNoRefreshToken, Since: now}}})
+	b.waitStored(1)
+	if _, body, _ := b.ask("/"); !strings.Contains(body, "1 account has no valid token: there is no refresh token.") {
+		t.Errorf("got\n%s", body)
+	}
+}
+
 // TestHeldBack shows what keeps tokens from being renewed, and calls nothing active whose token has
 // expired.
 func TestHeldBack(t *testing.T) {
