@@ -49,7 +49,7 @@ func ParseEnvelope(body []byte) (Envelope, error) {
 	}
 	encrypt := withoutSpace(found[0].Value)
 	for _, c := range encrypt {
-		if c <= ' ' || c > '~' {
+		if c <= ' ' || c > '~' || c == '<' || c == '>' {
 			return Envelope{}, refuse(ReasonXML, "Encrypt has characters that base64 can't have")
 		}
 	}

@@ -64,6 +64,7 @@ func TestParseEnvelopeRefuses(t *testing.T) {
 		"object":                  {`{"Encrypt":{"a":1}}`, wechat.ReasonXMLShape},
 		"split by a comment":      {"<xml><Encrypt>QU<!-- -->JD</Encrypt></xml>", wechat.ReasonXMLShape},
 		"split by CDATA":          {"<xml><Encrypt>QU<![CDATA[JD]]></Encrypt></xml>", wechat.ReasonXMLShape},
+		"a bracket":               {"<xml><Encrypt>QU>JD</Encrypt></xml>", wechat.ReasonXML},
 		"document type":           {"<!DOCTYPE xml><xml><Encrypt>QUJD</Encrypt></xml>", wechat.ReasonXML},
 		"garbage behind":          {"<xml><Encrypt>QUJD</Encrypt></xml>garbage", wechat.ReasonXMLShape},
 		"two, one of them nested": {"<xml><Content><![CDATA[]]><Encrypt>AAAA</Encrypt>]]></Content></xml>", wechat.ReasonNoEncrypt},
