@@ -52,10 +52,31 @@ func Redact(text []byte) []byte {
 		redacted = append(redacted, blank...)
 		from = secret.end
 	}
-	if redacted = append(redacted, text[from:]...); hasMark(redacted) {
+	redacted = append(redacted, text[from:]...)
+	if hasMark(redacted) || !d.JSON && d.Is(document.Markup) && namesSecretOutsideTags(redacted) {
 		return nil
 	}
 	return redacted
+}
+
+// namesSecretOutsideTags reports whether the name of a credential stands elsewhere than at the
+// beginning of a tag: in an attribute or a comment, which are not scanned.
+func namesSecretOutsideTags(text []byte) bool {
+	lower := bytes.ToLower(text)
+	for _, name := range secretNames {
+		name = bytes.ToLower(name)
+		for from := 0; ; {
+			at := bytes.Index(lower[from:], name)
+			if at < 0 {
+				break
+			}
+			if from += at; from == 0 || bytes.IndexByte([]byte("</:"), lower[from-1]) < 0 {
+				return true
+			}
+			from += len(name)
+		}
+	}
+	return false
 }
 
 func hasMark(text []byte) bool {
