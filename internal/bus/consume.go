@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/seal"
 )
 
@@ -223,7 +224,7 @@ func (c Consumer) handleSafely(ctx context.Context, m events.Msg, handle events.
 				c.Panicked()
 			}
 			c.Log.Error().Str("subject", m.Subject).Bytes("stack", debug.Stack()).Msg("handler panicked")
-			err = events.Later(plainDelay*10, errors.New("handle message: the handler panicked"))
+			err = events.Later(plainDelay*10, lang.Error(lang.T("handle message: the handler panicked", "处理消息：程序出错（panic）"), nil))
 		}
 	}()
 	return handle(ctx, m)
@@ -282,7 +283,7 @@ func (c Consumer) copyToDead(ctx context.Context, m jetstream.Msg, why error) er
 			dead.Header[name] = values
 		}
 	}
-	dead.Header.Set(events.HeaderReason, why.Error())
+	events.SetReason(dead.Header, lang.Of(why))
 	dead.Data = m.Data()
 	c.Seal.SealFor(m.Subject(), dead)
 	if _, err := c.JS.PublishMsg(ctx, dead); err != nil {

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
@@ -92,27 +92,18 @@ func (c *Console) askAs(r *http.Request, subject string, question, answer any) e
 	m.Header.Set(events.HeaderRole, string(p.Role))
 	ctx, cancel := context.WithTimeout(r.Context(), actWithin)
 	defer cancel()
-	reply, err := c.cfg.NATS.RequestMsgWithContext(ctx, m)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return events.Refused(http.StatusServiceUnavailable, "no refresher answers")
-	case err != nil:
-		return events.Refused(http.StatusServiceUnavailable, "no answer from the refreshers: %v", err)
+	err = c.request(ctx, m, answer)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return events.Refused(http.StatusServiceUnavailable, lang.T("%v; whether it was done all the same, the audit tells", "%v；是否已经执行，见操作记录", err))
 	}
-	if code, err := strconv.Atoi(reply.Header.Get(micro.ErrorCodeHeader)); err == nil {
-		return events.Refused(code, "%s", reply.Header.Get(micro.ErrorHeader))
-	}
-	if err := json.Unmarshal(reply.Data, answer); err != nil {
-		return errors.New("the refresher's answer can't be read")
-	}
-	return nil
+	return err
 }
 
 // formKey reads the key of a form.
 func formKey(r *http.Request) (wxtoken.Key, error) {
 	key, err := wxtoken.ParseKey(r.PostFormValue("key"))
 	if err != nil {
-		return key, events.BadRequest("key: want component.<appid>, or authorizer.<component_appid>.<authorizer_appid>")
+		return key, events.BadRequest(lang.T("key: want component.<appid>, or authorizer.<component_appid>.<authorizer_appid>", "key：应为 component.<appid> 或 authorizer.<component_appid>.<authorizer_appid>"))
 	}
 	return key, nil
 }
@@ -161,7 +152,8 @@ func askLimits(c *Console, r *http.Request) (s Result, err error) {
 	}
 	c.calls.forget(key.Component)
 	if i := slices.IndexFunc(answer.APIs, func(api events.APIQuota) bool { return api.QuotaLeft == nil }); i >= 0 {
-		return s, events.Refused(http.StatusServiceUnavailable, "%s: %s", answer.APIs[i].API, answer.APIs[i].Error)
+		one := answer.APIs[i]
+		return s, events.Refused(http.StatusServiceUnavailable, lang.T("%s: %s", "%s：%s", one.API, lang.Given(one.Error, cmp.Or(one.ErrorZH, one.Error))))
 	}
 	return Result{Outcome: events.OutcomeDone}, nil
 }
@@ -173,7 +165,7 @@ func makeLink(c *Console, r *http.Request) (s Result, err error) {
 	}
 	life, err := strconv.Atoi(r.PostFormValue("expires_in"))
 	if err != nil {
-		return s, events.BadRequest("expires_in: want seconds")
+		return s, events.BadRequest(lang.T("expires_in: want seconds", "expires_in：应为秒数"))
 	}
 	var answer events.ConnectCreated
 	question := events.ConnectCreate{
@@ -187,7 +179,7 @@ func makeLink(c *Console, r *http.Request) (s Result, err error) {
 func handleDead(c *Console, r *http.Request) (s Result, err error) {
 	sequence, err := strconv.ParseUint(r.PostFormValue("sequence"), 10, 64)
 	if err != nil {
-		return s, events.BadRequest("sequence: want that of a message on DEAD")
+		return s, events.BadRequest(lang.T("sequence: want that of a message on DEAD", "sequence：应为 DEAD 中某条消息的序号"))
 	}
 	var answer events.DeadAnswer
 	err = c.askAs(r, events.SubjectDead, events.DeadRequest{Sequence: sequence, Do: r.PostFormValue("do")}, &answer)
@@ -223,9 +215,9 @@ func (c *Console) act(w http.ResponseWriter, r *http.Request) {
 
 // failure returns the result of an action that was not done.
 func (c *Console) failure(name string, err error) Result {
-	s := Result{Action: name, Outcome: events.OutcomeRefused, Status: http.StatusInternalServerError, Detail: "internal error, see the log"}
+	s := Result{Action: name, Outcome: events.OutcomeRefused, Status: http.StatusInternalServerError, Detail: lang.T("internal error, see the log", "内部错误，见日志")}
 	if known, ok := errors.AsType[*events.RequestError](err); ok {
-		s.Status, s.Detail = known.Code, known.Description
+		s.Status, s.Detail = known.Code, printableText(known.Text())
 		return s
 	}
 	c.cfg.Log.Error().Err(err).Str("action", name).Msg("failed to request action")
@@ -251,7 +243,10 @@ func (c *Console) answerResult(w http.ResponseWriter, q *Request, s Result) {
 	if s.Status != 0 {
 		status = s.Status
 	}
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(struct {
+		Result
+		Detail string `json:"detail,omitempty"`
+	}{s, q.Say(s.Detail)})
 	if err != nil {
 		status, text = http.StatusInternalServerError, nil
 	}
@@ -304,7 +299,7 @@ type Result struct {
 	Action  string    `json:"action"`
 	Outcome string    `json:"outcome"`
 	Status  int       `json:"status,omitempty"` // of a refusal
-	Detail  string    `json:"detail,omitempty"` // why it was refused
+	Detail  lang.Text `json:"detail,omitzero"`  // why it was refused
 	Link    string    `json:"link,omitempty"`
 	Until   time.Time `json:"until,omitzero"`
 }
@@ -318,7 +313,7 @@ func (s Result) QR() qrcode.Code { return qrcode.New(s.Link) }
 // Text says the result in a sentence.
 func (s Result) Text() lang.Text {
 	if s.Bad() {
-		return lang.T("Not done: %s", "未执行：%s", printable(s.Detail))
+		return lang.T("Not done: %s", "未执行：%s", s.Detail)
 	}
 	if text, ok := outcomes[s.Outcome]; ok {
 		return text

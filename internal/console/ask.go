@@ -5,13 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/nats-io/nats.go"
+	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 )
 
 // askWithin bounds the wait for a refresher: a page without the answer is better than a late one.
@@ -25,15 +29,34 @@ func (c *Console) ask(ctx context.Context, subject string, question, answer any)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", subject, err)
 	}
-	m, err := c.cfg.NATS.RequestWithContext(ctx, subject, data)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", subject, err)
+	m := nats.NewMsg(subject)
+	m.Data = data
+	return c.request(ctx, m, answer)
+}
+
+// request sends a request to the refreshers. Its error is an *events.RequestError, which says in both languages
+// why there is no answer.
+func (c *Console) request(ctx context.Context, m *nats.Msg, answer any) error {
+	none := func(why lang.Text) error { return events.Refused(http.StatusServiceUnavailable, why) }
+	reply, err := c.cfg.NATS.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return none(lang.T("no refresher answers", "没有 refresher 应答"))
+	case err != nil && !c.cfg.NATS.IsConnected():
+		return none(lang.T("NATS does not answer", "NATS 没有应答"))
+	case errors.Is(err, context.DeadlineExceeded):
+		return none(lang.T("no refresher answered in time", "refresher 没有及时应答"))
+	case err != nil:
+		return none(lang.T("no answer from the refreshers: %v", "没有得到 refresher 的应答：%v", err))
 	}
-	if text := m.Header.Get(micro.ErrorHeader); text != "" {
-		return fmt.Errorf("ask %s: %w", subject, errors.New(text))
+	if code, err := strconv.Atoi(reply.Header.Get(micro.ErrorCodeHeader)); err == nil {
+		refused := events.Refusal{Error: events.RequestError{Description: reply.Header.Get(micro.ErrorHeader)}}
+		_ = json.Unmarshal(reply.Data, &refused) // the header says the same in English
+		refused.Error.Code = code
+		return &refused.Error
 	}
-	if err := json.Unmarshal(m.Data, answer); err != nil {
-		return fmt.Errorf("ask %s: the answer can't be read", subject)
+	if err := json.Unmarshal(reply.Data, answer); err != nil {
+		return events.Refused(http.StatusBadGateway, lang.T("the refresher's answer can't be read", "无法解析 refresher 的应答"))
 	}
 	return nil
 }

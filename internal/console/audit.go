@@ -6,10 +6,10 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -103,7 +103,7 @@ func (f auditFilter) matches(r Recorded) bool {
 	if f.action != "" && r.Action != f.action || r.At.Before(f.from) || !f.to.IsZero() && !r.At.Before(f.to) {
 		return false
 	}
-	text := strings.ToLower(strings.Join([]string{r.Actor, r.Role, r.By, r.Inbox, r.From, r.Component, r.Key, r.Params(), r.Detail}, "\n"))
+	text := strings.ToLower(strings.Join([]string{r.Actor, r.Role, r.By, r.Inbox, r.From, r.Component, r.Key, r.Params(), r.Detail, r.DetailZH}, "\n"))
 	return !slices.ContainsFunc(f.words, func(word string) bool { return !strings.Contains(text, word) })
 }
 
@@ -211,7 +211,7 @@ func (c *Console) journal(ctx context.Context, subject string, from time.Time, t
 		case batch.Error() != nil:
 			return fmt.Errorf("read %s: %w", events.StreamJournal, batch.Error())
 		case ctx.Err() != nil:
-			return errors.New("too many records to read in time (choose a shorter period)")
+			return &Fault{http.StatusServiceUnavailable, lang.T("too many records to read in time: choose a shorter period", "记录过多，来不及读取：请缩短时间范围")}
 		case got == 0:
 			left = 0
 		default:
@@ -307,7 +307,9 @@ func (r Recorded) OutcomeText(q *Request) string {
 }
 
 // DetailText says why it was refused.
-func (r Recorded) DetailText() string { return printable(r.Detail) }
+func (r Recorded) DetailText(q *Request) string {
+	return printable(q.Say(lang.Given(r.Detail, cmp.Or(r.DetailZH, r.Detail))))
+}
 
 func writeAudit(out *bytes.Buffer, a Audit, q *Request) {
 	t := table{head: []string{
@@ -317,7 +319,7 @@ func writeAudit(out *bytes.Buffer, a Audit, q *Request) {
 	for _, r := range a.Records {
 		note := ""
 		if r.Refused() {
-			note = strings.TrimSpace(fmt.Sprint(r.Status, " ", r.DetailText()))
+			note = strings.TrimSpace(fmt.Sprint(r.Status, " ", r.DetailText(q)))
 		}
 		t.add([]string{
 			r.At.UTC().Format(time.DateTime), r.Who(q), r.What(q), strings.TrimSpace(r.OfWhat() + " " + r.Params()), r.OutcomeText(q),

@@ -20,7 +20,7 @@ type DeadLetter struct {
 	At         time.Time `json:"at"`      // when it was stored there
 	Subject    string    `json:"subject"` // of the original
 	Component  string    `json:"component,omitempty"`
-	Reason     string    `json:"reason"`
+	Reason     string    `json:"reason"` // in the language of the request
 	EventID    string    `json:"event_id,omitempty"`
 	Bytes      int       `json:"bytes"`
 	SealedFor  string    `json:"sealed_for,omitempty"` // public key
@@ -32,8 +32,9 @@ type DeadLetter struct {
 
 // deadLetter reads a message of DEAD, without its payload.
 func deadLetter(m *jetstream.RawStreamMsg, q *Request) DeadLetter {
+	why := events.ReasonOf(m.Header)
 	d := DeadLetter{
-		Sequence: m.Sequence, At: m.Time.UTC(), Reason: m.Header.Get(events.HeaderReason),
+		Sequence: m.Sequence, At: m.Time.UTC(), Reason: q.Say(why),
 		EventID: m.Header.Get("ce-id"), Bytes: len(m.Data),
 	}
 	d.Subject, _ = events.OriginalSubject(m.Subject)
@@ -44,7 +45,7 @@ func deadLetter(m *jetstream.RawStreamMsg, q *Request) DeadLetter {
 		d.SealedFor = m.Header.Get(seal.HeaderFor)
 	}
 	d.Kind = deadKind(d.Subject)
-	d.searched = strings.ToLower(d.Subject + " " + d.Reason + " " + d.EventID)
+	d.searched = strings.ToLower(d.Subject + " " + why.EN + " " + why.ZH + " " + d.EventID)
 	return d
 }
 

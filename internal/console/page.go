@@ -13,8 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/text/language"
 
+	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 )
 
@@ -220,7 +222,7 @@ func (c *Console) answer(w http.ResponseWriter, p Page, q *Request, mark string,
 	}
 	if err != nil {
 		c.cfg.Log.Error().Err(err).Str("page", p.Name).Msg("failed to render page")
-		http.Error(w, "the page could not be rendered", http.StatusInternalServerError)
+		http.Error(w, q.Say(lang.T("the page could not be rendered: see the log", "无法生成页面，见日志")), http.StatusInternalServerError)
 		return
 	}
 	c.write(w, q, status, out.Bytes())
@@ -228,8 +230,8 @@ func (c *Console) answer(w http.ResponseWriter, p Page, q *Request, mark string,
 
 // refuse says why a page can't be shown.
 func (c *Console) refuse(w http.ResponseWriter, p Page, q *Request, err error) {
-	fault := &Fault{http.StatusServiceUnavailable, lang.T("NATS does not answer: %v", "NATS 没有应答：%v", err)}
-	if !errors.As(err, &fault) {
+	fault := faultOf(err)
+	if fault.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "2") // seconds
 	}
 	text := q.Say(fault.Text)
@@ -248,6 +250,20 @@ func (c *Console) refuse(w http.ResponseWriter, p Page, q *Request, err error) {
 		fmt.Fprintln(&out, text)
 	}
 	c.write(w, q, fault.Status, out.Bytes())
+}
+
+// faultOf says why there is no page.
+func faultOf(err error) *Fault {
+	if fault, ok := errors.AsType[*Fault](err); ok {
+		return fault
+	}
+	if refused, ok := errors.AsType[*events.RequestError](err); ok {
+		return &Fault{refused.Code, printableText(refused.Text())}
+	}
+	if _, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return &Fault{http.StatusServiceUnavailable, lang.T("NATS refuses: %v", "NATS 拒绝：%v", err)}
+	}
+	return &Fault{http.StatusServiceUnavailable, lang.T("NATS does not answer: %v", "NATS 没有应答：%v", err)}
 }
 
 // faultView is what the page of a fault shows.

@@ -147,6 +147,9 @@ func whatToDo(s wxtoken.Status) lang.Text {
 	return lang.Text{}
 }
 
+// printableText is printable for a text in both languages.
+func printableText(t lang.Text) lang.Text { return lang.Given(printable(t.EN), printable(t.ZH)) }
+
 // maxText bounds a foreign text, in characters.
 const maxText = 200
 

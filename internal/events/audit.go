@@ -62,6 +62,7 @@ type Audit struct {
 	Outcome    string         `json:"outcome"`
 	Status     int            `json:"status,omitempty"` // of a refusal, as in HTTP
 	Detail     string         `json:"detail,omitempty"` // of a refusal: why
+	DetailZH   string         `json:"detail_zh,omitempty"`
 }
 
 // maxDetail bounds a foreign text in a record, in bytes.
@@ -69,8 +70,8 @@ const maxDetail = 1000
 
 // Msg returns the message that carries the record.
 func (a Audit) Msg() (*nats.Msg, error) {
-	if len(a.Detail) > maxDetail {
-		a.Detail = strings.ToValidUTF8(a.Detail[:maxDetail], "")
+	for _, text := range []*string{&a.Detail, &a.DetailZH} {
+		*text = strings.ToValidUTF8((*text)[:min(len(*text), maxDetail)], "")
 	}
 	a.At = a.At.UTC()
 	data, err := json.Marshal(a)

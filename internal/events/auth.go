@@ -2,11 +2,11 @@ package events
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"wxtoken/internal/lang"
 	"wxtoken/internal/seal"
 )
 
@@ -47,7 +47,7 @@ func (a Auth) Event(id, source string) (Event, error) {
 func OpenAuth(keys *seal.Keys, m Msg) (Auth, error) {
 	data, err := keys.Open(m.Subject, m.Header, m.Data)
 	if err != nil {
-		return Auth{}, fmt.Errorf("open event: %w", err)
+		return Auth{}, lang.Error(lang.T("open event: %v", "打开密封的事件：%v", err), err)
 	}
 	return ParseAuth(data)
 }
@@ -64,7 +64,7 @@ func AuthAbout(m Msg) (component, kind string, created time.Time) {
 func ParseAuth(data []byte) (Auth, error) {
 	var a Auth
 	if err := json.Unmarshal(data, &a); err != nil {
-		return Auth{}, errors.New("read event: not the JSON of an AUTH event")
+		return Auth{}, lang.Error(lang.T("read event: not the JSON of an AUTH event", "读取事件：不是 AUTH 事件的 JSON"), nil)
 	}
 	var missing []string
 	if a.Kind == "" {
@@ -74,7 +74,7 @@ func ParseAuth(data []byte) (Auth, error) {
 		missing = append(missing, "component")
 	}
 	if missing != nil {
-		return Auth{}, fmt.Errorf("read event: %s is missing", strings.Join(missing, " and "))
+		return Auth{}, lang.Error(lang.T("read event: %s is missing", "读取事件：缺少 %s", strings.Join(missing, ", ")), nil)
 	}
 	return a, nil
 }

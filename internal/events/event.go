@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"wxtoken/internal/lang"
 	"wxtoken/internal/seal"
 )
 
@@ -25,8 +26,25 @@ type Event struct {
 	Seal        *seal.Keys // seals Data if Subject is on AUTH; may be nil
 }
 
-// HeaderReason is the header that says why a message is on DEAD.
-const HeaderReason = "Wxtoken-Reason"
+// Headers that say why a message is on DEAD, in English and in Chinese; the latter only where it differs.
+const (
+	HeaderReason   = "Wxtoken-Reason"
+	HeaderReasonZH = "Wxtoken-Reason-Zh"
+)
+
+// SetReason says in the headers of a message for DEAD why it is there.
+func SetReason(h nats.Header, why lang.Text) {
+	h.Set(HeaderReason, why.EN)
+	if zh := chinese(why); zh != "" {
+		h.Set(HeaderReasonZH, zh)
+	}
+}
+
+// ReasonOf returns why a message is on DEAD.
+func ReasonOf(h nats.Header) lang.Text { return bilingual(h.Get(HeaderReason), h.Get(HeaderReasonZH)) }
+
+// IsReason reports whether a header says why a message is on DEAD.
+func IsReason(name string) bool { return name == HeaderReason || name == HeaderReasonZH }
 
 // CloudEvents headers in NATS binary mode.
 const (

@@ -1,11 +1,11 @@
 package events
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/lang"
 )
 
 // Requests of operators, services and ingest. The refresher answers them as one NATS micro service;
@@ -51,52 +52,65 @@ type Refusal struct {
 
 // RequestError is why a request can't be answered. Its error text is its description.
 type RequestError struct {
-	Code        int    `json:"code"` // an HTTP status
-	Description string `json:"description"`
+	Code          int    `json:"code"` // an HTTP status
+	Description   string `json:"description"`
+	DescriptionZH string `json:"description_zh,omitempty"` // the same in Chinese, for the operator's page
 }
 
 func (e *RequestError) Error() string { return e.Description }
 
+// Text is the description in both languages; from an earlier refresher it has no Chinese.
+func (e *RequestError) Text() lang.Text { return bilingual(e.Description, e.DescriptionZH) }
+
+// bilingual returns a text of which the Chinese may be missing.
+func bilingual(en, zh string) lang.Text { return lang.Given(en, cmp.Or(zh, en)) }
+
 // Refused returns the error of a request that is answered with an HTTP status.
-func Refused(status int, format string, args ...any) *RequestError {
-	return &RequestError{status, fmt.Sprintf(format, args...)}
+func Refused(status int, why lang.Text) *RequestError {
+	return &RequestError{status, why.EN, chinese(why)}
+}
+
+// chinese returns the Chinese of a text, "" where it is the English.
+func chinese(text lang.Text) string {
+	if text.ZH == text.EN {
+		return ""
+	}
+	return text.ZH
 }
 
 // BadRequest returns the error of a faulty request.
-func BadRequest(format string, args ...any) error {
-	return Refused(http.StatusBadRequest, format, args...)
-}
+func BadRequest(why lang.Text) error { return Refused(http.StatusBadRequest, why) }
 
-// WrongType says which field of a question has a value of a wrong type, and what it should be; "" if
-// err is about something else. It does not quote the value, which may be a token by mistake.
-func WrongType(err error) string {
+// WrongType says which field of a question has a value of a wrong type, and what it should be; nothing
+// if err is about something else. It does not quote the value, which may be a token by mistake.
+func WrongType(err error) lang.Text {
 	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	switch {
 	case !ok:
-		return ""
+		return lang.Text{}
 	case wrong.Field == "":
-		return "want a JSON object"
+		return lang.T("want a JSON object", "应为一个 JSON 对象")
 	}
-	want := "another value"
+	want := lang.T("another value", "其他类型的值")
 	switch wrong.Type.Kind() {
 	case reflect.String, reflect.Struct: // a Key or a Secret
-		want = "a string"
+		want = lang.T("a string", "字符串")
 	case reflect.Bool:
-		want = "true or false"
+		want = lang.T("true or false", "true 或 false")
 	case reflect.Int:
-		want = "a whole number"
+		want = lang.T("a whole number", "整数")
 	case reflect.Uint64:
-		want = "a whole number that is not negative"
+		want = lang.T("a whole number that is not negative", "不小于 0 的整数")
 	case reflect.Slice:
-		want = "an array"
+		want = lang.T("an array", "数组")
 	}
-	return wrong.Field + ": want " + want
+	return lang.T("%s: want %s", "%s：应为%s", wrong.Field, want)
 }
 
 // UnknownComponent returns the error of a request about a component that is not in the refreshers'
 // settings.
 func UnknownComponent(appid string) error {
-	return Refused(http.StatusNotFound, "component %q is not in the settings of the refreshers", Clip(appid))
+	return Refused(http.StatusNotFound, lang.T("component %q is not in the settings of the refreshers", "refresher 的设置中没有第三方平台 %q", Clip(appid)))
 }
 
 // Clip shortens a foreign text for an error text.
@@ -179,6 +193,7 @@ type APIQuota struct {
 	Calls       int        `json:"calls"`          // made by the refreshers today, by their own count
 	PausedUntil *time.Time `json:"paused_until,omitempty"`
 	Error       string     `json:"error,omitempty"` // why WeChat's count is missing
+	ErrorZH     string     `json:"error_zh,omitempty"`
 }
 
 // QuotaTold is WeChat's count when it was last asked. The limit rarely changes.

@@ -2,7 +2,6 @@ package events
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/lang"
 )
 
 // Due is the payload of renewal.scheduled.<key> and renewal.due.<key>: the request for the token
@@ -43,10 +43,10 @@ const (
 func ParseDue(data []byte) (Due, error) {
 	var d Due
 	if err := json.Unmarshal(data, &d); err != nil {
-		return Due{}, fmt.Errorf("read due message: %w", err)
+		return Due{}, lang.Error(lang.T("read due message: %v", "读取定时消息：%v", err), err)
 	}
 	if d.Key == (wxtoken.Key{}) || d.Reason == "" { // without the reason, the JSON of a token would pass
-		return Due{}, errors.New("read due message: the key or the reason is missing")
+		return Due{}, lang.Error(lang.T("read due message: the key or the reason is missing", "读取定时消息：缺少 key 或 reason"), nil)
 	}
 	return d, nil
 }

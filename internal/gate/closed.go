@@ -5,6 +5,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -25,6 +26,13 @@ const (
 	// refusedFor is how long no call is made after a refusal that all would meet: it is tried again
 	// once a minute.
 	refusedFor = time.Minute
+)
+
+// Why no call may be made.
+var (
+	callsRefused = lang.T("WeChat refuses the component's calls", "微信拒绝该第三方平台的调用")
+	tooManyCalls = lang.T("too many calls in a minute, or in the day", "这一分钟或当天的调用次数已到上限")
+	weChatAway   = lang.T("WeChat does not answer", "微信没有应答")
 )
 
 // pause lets no call of api through until the given time. A shorter pause ends no longer one.
@@ -50,42 +58,42 @@ func (g *Gate) resume(api wechat.API) {
 // matter of seconds and moves on, and is looked at only where nothing else closes the gate. A call
 // whose quota is gone is no probe: its refusal would be an answer, and WeChat back, only because it
 // was asked for something that it refuses.
-func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why string) {
+func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why lang.Text) {
 	until, why = g.Shared().Paused[string(api)], quotaIsGone
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if all := g.paused[everyAPI]; all.After(until) {
-		until, why = all, "WeChat refuses the component's calls"
+		until, why = all, callsRefused
 	}
 	if own := g.paused[api]; own.After(until) {
-		until, why = own, "too many calls in a minute, or in the day"
+		until, why = own, tooManyCalls
 	}
 	if g.away() && !until.After(now) {
-		until, why = g.probe, "WeChat does not answer"
+		until, why = g.probe, weChatAway
 	}
 	return until, why
 }
 
 // NotBefore tells a person who asked for a call of api, or for a token that it brings, until when
 // it is held back, and why; the zero time if it is not. A wait of up to patience is none.
-func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Time, why string) {
+func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Time, why lang.Text) {
 	now := g.p.Now()
 	until, why = g.closed(api, now)
 	if patience > 0 && until.Sub(now) < patience {
-		return time.Time{}, ""
+		return time.Time{}, lang.Text{}
 	}
 	_, err := g.componentMeans() // which each account's next token takes, and its tickets
 	if err != nil && !until.After(now) && api != wechat.APIComponentToken {
-		until, why = now.Add(tokenDelay), err.Error()
+		until, why = now.Add(tokenDelay), lang.Of(err)
 		if holds := g.Holds(); len(holds) > 0 {
-			why = Message(holds, now)
+			why = messageText(holds, now)
 			if later := holds[0].Until; later.After(until) {
 				until = later
 			}
 		}
 	}
 	if !until.After(now) {
-		return time.Time{}, ""
+		return time.Time{}, lang.Text{}
 	}
 	return until, why
 }

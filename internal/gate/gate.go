@@ -14,6 +14,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -120,7 +121,7 @@ func (g *Gate) Admit(ctx context.Context, call Call) (Turn, error) {
 		return Turn{}, err
 	}
 	if g.listFirst(ctx, call) {
-		return Turn{}, events.Later(Jittered(g.Delay()), fmt.Errorf("call %s: %s", call.API, listIsRead))
+		return Turn{}, events.Later(Jittered(g.Delay()), lang.Error(lang.T("call %s: %s", "调用 %s：%s", call.API, listIsRead), nil))
 	}
 	if err := g.pass(ctx, call.API); err != nil {
 		return Turn{}, err
@@ -153,7 +154,7 @@ func (g *Gate) Do(ctx context.Context, call Call, ask func(secret string) error)
 func (g *Gate) pass(ctx context.Context, api wechat.API) error {
 	if wait := g.wait(api, g.p.Now()); wait > 0 {
 		until, why := g.closed(api, g.p.Now())
-		return events.Later(Jittered(wait), fmt.Errorf("call %s: held back until %s: %s", api, until.UTC().Format(time.RFC3339), why))
+		return events.Later(Jittered(wait), lang.Error(lang.T("call %s: held back until %s: %s", "调用 %s：暂缓至 %s：%s", api, until.UTC().Format(time.RFC3339), why), nil))
 	}
 	limiter := g.rate
 	if kinds[api].urgent {
@@ -168,7 +169,7 @@ func (g *Gate) pass(ctx context.Context, api wechat.API) error {
 	err := g.p.Store().Prove(ctx)
 	g.NoteProof(ctx, err)
 	if err != nil {
-		return events.Later(Jittered(g.Delay()), fmt.Errorf("call %s: NATS stores nothing now: %w", api, err))
+		return events.Later(Jittered(g.Delay()), lang.Error(lang.T("call %s: NATS stores nothing now: %v", "调用 %s：NATS 目前无法写入：%v", api, err), err))
 	}
 	return nil
 }
@@ -208,10 +209,10 @@ func (g *Gate) Held(ctx context.Context, call Call) (wait time.Duration, why str
 	}
 	now := g.p.Now()
 	if until, why := g.closed(call.API, now); until.After(now) {
-		return min(until.Sub(now), max(g.Delay(), ProbeEvery)), why
+		return min(until.Sub(now), max(g.Delay(), ProbeEvery)), why.EN
 	}
 	if g.listFirst(ctx, call) {
-		return g.Delay(), listIsRead
+		return g.Delay(), listIsRead.EN
 	}
 	return 0, ""
 }

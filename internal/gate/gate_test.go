@@ -481,7 +481,7 @@ func TestNoTicket(t *testing.T) {
 		t.Errorf("with one: %v", got)
 	}
 	until, why := g.NotBefore(wechat.APIAuthorizerList, 0)
-	if until.IsZero() || !strings.Contains(why, "no token that lives") {
+	if until.IsZero() || !strings.Contains(why.EN, "no token that lives") {
 		t.Errorf("an operator is told %v, %q", until, why)
 	}
 	if until, _ := g.NotBefore(wechat.APIComponentToken, 0); !until.IsZero() {

@@ -11,7 +11,9 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
+	"wxtoken/internal/truth"
 	"wxtoken/internal/wechat"
 )
 
@@ -105,7 +107,7 @@ func (g *Gate) Holds() []store.Hold {
 	q := g.Shared()
 	for api, until := range q.Paused {
 		if !kinds[wechat.API(api)].aside && until.After(now) {
-			h := store.Hold{Reason: wxtoken.HeldQuota, API: api, Until: until, Message: quotaIsGone}
+			h := store.Hold{Reason: wxtoken.HeldQuota, API: api, Until: until, Message: quotaIsGone.EN}
 			if e := q.QuotaError; e != nil && e.API == api {
 				h.Error = e
 			}
@@ -235,6 +237,21 @@ func Message(holds []store.Hold, now time.Time) string {
 		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+// messageText is Message in both languages. The Chinese says of each reason what pages and notices say.
+func messageText(holds []store.Hold, now time.Time) lang.Text {
+	var parts []lang.Text
+	for _, h := range holds {
+		text := truth.CauseOf(h.Reason).What(h.Error)
+		if h.Until.After(now) && h.Reason == wxtoken.HeldQuota {
+			text = lang.T("%s until %s", "%s，至 %s", text, h.Until.UTC().Format(time.RFC3339))
+		}
+		if !slices.Contains(parts, text) {
+			parts = append(parts, text)
+		}
+	}
+	return lang.Given(Message(holds, now), lang.Join(parts, lang.T("; ", "；")).ZH)
 }
 
 // tell lets the others know what holds the component back: the log, the other refreshers, the

@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"time"
 
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
+// listIsRead says why a renewal waits whose token is long dead.
+var listIsRead = lang.T("waiting for WeChat's list", "等待读取微信的授权方列表")
+
 const (
-	// listIsRead says why a renewal waits whose token is long dead.
-	listIsRead = "waiting for WeChat's list"
 	// listPatience is how long the accounts of a component wait for WeChat's list before they are
 	// renewed with what is stored, and listRate how many accounts a second are compared with it at
 	// the least.

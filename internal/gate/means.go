@@ -8,6 +8,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/wechat"
 )
 
@@ -68,9 +69,9 @@ func (g *Gate) componentMeans() (means, error) {
 	t, refused := g.componentToken()
 	switch {
 	case t.Value.IsZero() || !g.p.Now().Before(t.ExpiresAt):
-		return means{}, events.Later(Jittered(tokenDelay), fmt.Errorf("component %s has no valid token", g.appid))
+		return means{}, events.Later(Jittered(tokenDelay), lang.Error(lang.T("component %s has no valid token", "第三方平台 %s 没有有效令牌", g.appid), nil))
 	case refused:
-		return means{}, events.Later(Jittered(tokenDelay), fmt.Errorf("component %s: WeChat refused its token, a new one is on its way", g.appid))
+		return means{}, events.Later(Jittered(tokenDelay), lang.Error(lang.T("component %s: WeChat refused its token, a new one is on its way", "第三方平台 %s 的令牌被微信拒绝，正在换取新的", g.appid), nil))
 	}
 	return means{t.Value.Reveal(), t}, nil
 }
@@ -107,14 +108,14 @@ func (g *Gate) accountLife(appid string) account.Life {
 func (g *Gate) AccountToken(ctx context.Context, appid string) (wxtoken.Token, error) {
 	key, life, now := wxtoken.AuthorizerKey(g.appid, appid), g.accountLife(appid), g.p.Now()
 	if !life.Lives(now) {
-		return wxtoken.Token{}, events.Later(Jittered(heldDelay), fmt.Errorf("%s has no valid token", key))
+		return wxtoken.Token{}, events.Later(Jittered(heldDelay), lang.Error(lang.T("%s has no valid token", "%s 没有有效令牌", key), nil))
 	}
 	t, ok, err := g.p.Store().Token(ctx, key)
 	switch {
 	case err != nil:
 		return wxtoken.Token{}, events.Later(Jittered(tokenDelay), fmt.Errorf("read the token of %s: %w", key, err))
 	case !ok, !now.Before(t.ExpiresAt), t.Revision < life.Revision: // it went just now, or a server that is behind was asked
-		return wxtoken.Token{}, events.Later(Jittered(tokenDelay), fmt.Errorf("%s has no valid token", key))
+		return wxtoken.Token{}, events.Later(Jittered(tokenDelay), lang.Error(lang.T("%s has no valid token", "%s 没有有效令牌", key), nil))
 	}
 	return t, nil
 }

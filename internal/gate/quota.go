@@ -8,13 +8,12 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
 const (
-	// quotaIsGone says why a call rests until the day turns.
-	quotaIsGone = "the day's quota is gone"
 	// quotaBridge is how long a process holds calls back by itself, until it sees in its view that
 	// all do.
 	quotaBridge = 5 * time.Second
@@ -22,6 +21,9 @@ const (
 	// gone.
 	quotaLook = 10 * time.Minute
 )
+
+// quotaIsGone says why a call rests until the day turns.
+var quotaIsGone = lang.T("the day's quota is gone", "当天的调用额度用完")
 
 // closeForTheDay keeps all refreshers from making a call until the day turns, or until its quota is
 // cleared. All hear of it through their views. Until this one sees its own write there, it is
@@ -31,7 +33,7 @@ func (g *Gate) closeForTheDay(ctx context.Context, api wechat.API, cause error, 
 	until, said := wechat.QuotaBack(now), account.LastError(now, cause)
 	g.pause(api, now.Add(quotaBridge))
 	if !kinds[api].aside {
-		g.begin(api, store.Hold{Reason: wxtoken.HeldQuota, Until: until, Message: quotaIsGone, Error: said, SeenAt: now})
+		g.begin(api, store.Hold{Reason: wxtoken.HeldQuota, Until: until, Message: quotaIsGone.EN, Error: said, SeenAt: now})
 	}
 	err := g.p.Store().UpdateQuota(ctx, g.appid, func(q *store.Quota) bool {
 		if q.Paused[string(api)].Equal(until) {

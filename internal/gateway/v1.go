@@ -430,8 +430,8 @@ func (g *Gateway) readJSON(w http.ResponseWriter, r *http.Request, into any, nam
 		detail := "want a JSON object with " + names
 		if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 			detail = fmt.Sprintf("unknown field %.64s: want %s", name, names)
-		} else if wrong := events.WrongType(err); wrong != "" {
-			detail = wrong
+		} else if wrong := events.WrongType(err); !wrong.IsZero() {
+			detail = wrong.EN
 		}
 		problem(w, http.StatusUnprocessableEntity, detail)
 		return false

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"wxtoken/internal/lang"
 )
 
 const (
@@ -107,12 +109,12 @@ func Client(perHost int) *http.Client {
 
 // Unanswered returns why there is no answer, in words without the address, and whether it was a
 // timeout.
-func Unanswered(err error) (timeout bool, why string) {
+func Unanswered(err error) (timeout bool, why lang.Text) {
 	var slow net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout() {
-		return true, "no answer in time"
+		return true, lang.T("no answer in time", "没有及时应答")
 	}
-	return false, "no connection, or it broke"
+	return false, lang.T("no connection, or it broke", "连接不上，或者连接中断")
 }
 
 // RetryAfter returns the Retry-After of an answer, at most maxRetryAfter; 0 if there is none in

@@ -70,7 +70,7 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 	case push.Lacks != "":
 		auth.Detail = push.Lacks
 	case notice == nil && push.InfoType != wechat.InfoTicket:
-		auth.Detail = detailNotRedactable
+		auth.Detail = wechat.NotRedactable
 	default:
 		return p, nil
 	}
@@ -82,9 +82,6 @@ func (i *Ingest) fromPush(path, component string, text []byte) (pushed, error) {
 	p.events = append(p.events, e)
 	return p, nil
 }
-
-// detailNotRedactable says why services get no copy of a document.
-const detailNotRedactable = "its secrets can't be told from the rest"
 
 // unreadable returns the event with which the refresher puts a document on DEAD, where an operator
 // finds it.
@@ -154,7 +151,7 @@ func (i *Ingest) fromMessage(path, component, appid string, text []byte, plain b
 		p.reply.document = i.releaseReply(m.Message)
 	}
 	if secret {
-		auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC(), Detail: detailNotRedactable, AskList: true}
+		auth := events.Auth{Component: component, CreateTime: at, ReceivedAt: i.now().UTC(), Detail: wechat.NotRedactable, AskList: true}
 		e, err := unreadable(auth, path, text)
 		p.events = []events.Event{e}
 		return p, err

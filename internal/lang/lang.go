@@ -3,6 +3,7 @@
 package lang
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -22,7 +23,8 @@ type Text struct {
 	ZH string `json:"zh"`
 }
 
-// T returns a text, formatted as by fmt.Sprintf; an argument that is a Text is inserted in the same language.
+// T returns a text, formatted as by fmt.Sprintf; an argument that is a Text, or an error of Error, is inserted in
+// the same language.
 // en and zh are literals with the same verbs: TestTexts checks all calls.
 func T(en, zh string, args ...any) Text {
 	return Text{fmt.Sprintf(en, in(English, args)...), fmt.Sprintf(zh, in(Chinese, args)...)}
@@ -54,16 +56,48 @@ func (t Text) In(l Language) string {
 // IsZero reports whether the text is empty.
 func (t Text) IsZero() bool { return t == Text{} }
 
-// in returns args with each Text in one language.
+// in returns args with each Text, and each error, in one language.
 func in(l Language, args []any) []any {
 	out := make([]any, len(args))
 	for i, arg := range args {
-		if t, ok := arg.(Text); ok {
+		switch t := arg.(type) {
+		case Text:
 			arg = t.In(l)
+		case error:
+			arg = Of(t).In(l)
 		}
 		out[i] = arg
 	}
 	return out
+}
+
+// textError is an error of Error.
+type textError struct {
+	text  Text
+	cause error
+}
+
+func (e *textError) Error() string { return e.text.EN }
+func (e *textError) Unwrap() error { return e.cause }
+func (e *textError) Text() Text    { return e.text }
+
+// Error returns an error with a text in both languages; its Error is the English one, which goes to logs. cause, if
+// not nil, is what it wraps, and is to be in the text.
+func Error(text Text, cause error) error { return &textError{text, cause} }
+
+// Of returns the text of an error: in both languages where it is, or wraps, one with a method Text. What others said,
+// WeChat or NATS, stays as it is.
+func Of(err error) Text {
+	if t, ok := err.(interface{ Text() Text }); ok {
+		return t.Text()
+	}
+	if cause := errors.Unwrap(err); cause != nil {
+		if before, ok := strings.CutSuffix(err.Error(), cause.Error()); ok {
+			text := Of(cause)
+			return Text{before + text.EN, before + text.ZH}
+		}
+	}
+	return Same(err.Error())
 }
 
 // OfLocale returns the language of a POSIX locale ("zh_CN.UTF-8"): Chinese for the language zh, English for

@@ -7,6 +7,7 @@ import (
 
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 )
 
@@ -59,7 +60,7 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 	}
 	now, purpose := l.Now(), fmt.Sprintf("auth/%d", m.Sequence)
 	if held := link.Claim; held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purpose) {
-		return events.Later(account.ClaimedDelay, errors.New("exchange code: the other code of the link is being exchanged"))
+		return events.Later(account.ClaimedDelay, lang.Error(lang.T("exchange code: the other code of the link is being exchanged", "换取令牌：正在用该链接的另一个授权码换取"), nil))
 	}
 	link.Claim = &account.Claim{By: l.ID, For: purpose, Until: now.Add(account.ClaimFor).UTC()}
 	saved, err := l.Store().SaveConnect(ctx, *link, now)

@@ -16,6 +16,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -59,7 +60,7 @@ var authTypes = []int{1, 2, 3, 4, 5, 6, 8}
 func (l *Links) Create(ctx context.Context, q events.ConnectCreate) (events.ConnectCreated, error) {
 	if l.PublicURL == "" {
 		return events.ConnectCreated{}, events.Refused(http.StatusServiceUnavailable,
-			"no links without %s at the refresher", settings.Name("public-url"))
+			lang.T("no links without %s at the refresher", "refresher 未设置 %s，无法生成链接", settings.Name("public-url")))
 	}
 	if _, ok := l.Gate(q.Component); !ok {
 		return events.ConnectCreated{}, events.UnknownComponent(q.Component)
@@ -73,15 +74,15 @@ func (l *Links) Create(ctx context.Context, q events.ConnectCreate) (events.Conn
 	}
 	switch {
 	case len(q.Ref) > account.MaxRef || strings.ContainsFunc(q.Ref, func(c rune) bool { return c < ' ' || c == 0x7f }):
-		return events.ConnectCreated{}, events.BadRequest("ref: want at most %d bytes without control characters", account.MaxRef)
+		return events.ConnectCreated{}, events.BadRequest(lang.T("ref: want at most %d bytes without control characters", "ref：最多 %d 字节，不含控制字符", account.MaxRef))
 	case !slices.Contains(authTypes, q.AuthType):
-		return events.ConnectCreated{}, events.BadRequest("auth_type: want one of %v", authTypes)
+		return events.ConnectCreated{}, events.BadRequest(lang.T("auth_type: want one of %v", "auth_type：应为 %v 之一", authTypes))
 	case q.BizAppID != "" && !wxtoken.ValidAppID(q.BizAppID):
-		return events.ConnectCreated{}, events.BadRequest("biz_appid: not an appid")
+		return events.ConnectCreated{}, events.BadRequest(lang.T("biz_appid: not an appid", "biz_appid：不是 appid"))
 	case slices.ContainsFunc(q.CategoryIDs, func(id int) bool { return id <= 0 }) || len(q.CategoryIDs) > 200:
-		return events.ConnectCreated{}, events.BadRequest("category_id_list: want ids of permission sets")
+		return events.ConnectCreated{}, events.BadRequest(lang.T("category_id_list: want ids of permission sets", "category_id_list：应为权限集 id"))
 	case q.ExpiresIn < minExpires || q.ExpiresIn > maxExpires: // compared in seconds: a huge number would overflow a duration
-		return events.ConnectCreated{}, events.BadRequest("expires_in: want %d to %d seconds", minExpires, maxExpires)
+		return events.ConnectCreated{}, events.BadRequest(lang.T("expires_in: want %d to %d seconds", "expires_in：应为 %d 到 %d 秒", minExpires, maxExpires))
 	}
 	if err := l.checkReturn(q.Return); err != nil {
 		return events.ConnectCreated{}, err
@@ -114,12 +115,12 @@ func (l *Links) checkReturn(address string) error {
 		return nil
 	}
 	if len(address) > maxReturn {
-		return events.BadRequest("return: want at most %d bytes", maxReturn)
+		return events.BadRequest(lang.T("return: want at most %d bytes", "return：最多 %d 字节", maxReturn))
 	}
 	u, err := url.Parse(address)
 	if err != nil || strings.ContainsAny(address, "\\\r\n\t ") || u.Scheme != "https" && u.Scheme != "http" ||
 		u.Host == "" || u.User != nil || u.Opaque != "" {
-		return events.BadRequest("return: want https://host/path without a user")
+		return events.BadRequest(lang.T("return: want https://host/path without a user", "return：应为 https://host/path，不含用户名"))
 	}
 	host := strings.ToLower(u.Host)
 	for _, allowed := range l.ReturnHosts {
@@ -128,11 +129,11 @@ func (l *Links) checkReturn(address string) error {
 			continue
 		}
 		if u.Scheme == "http" && !loopbackHost(u.Hostname()) {
-			return events.BadRequest("return: want https")
+			return events.BadRequest(lang.T("return: want https", "return：应为 https"))
 		}
 		return nil
 	}
-	return events.BadRequest("return: host %q is not among %s", events.Clip(u.Host), settings.Name("return-hosts"))
+	return events.BadRequest(lang.T("return: host %q is not among %s", "return：主机 %q 不在 %s 之内", events.Clip(u.Host), settings.Name("return-hosts")))
 }
 
 // Reauthorize returns a link for an account that must authorize again; "" if links can't be made.

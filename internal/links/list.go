@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 )
 
@@ -27,7 +28,7 @@ func (l *Links) List(ctx context.Context, q events.ConnectList) (events.ConnectL
 		q.Limit = defaultList
 	}
 	if q.Limit < 1 || q.Limit > events.MaxConnectList {
-		return events.ConnectListed{}, events.BadRequest("limit: want 1 to %d", events.MaxConnectList)
+		return events.ConnectListed{}, events.BadRequest(lang.T("limit: want 1 to %d", "limit：应为 1 到 %d", events.MaxConnectList))
 	}
 	if _, ok := l.Gate(q.Component); q.Component != "" && !ok {
 		return events.ConnectListed{}, events.UnknownComponent(q.Component)

@@ -17,6 +17,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -33,7 +34,7 @@ const (
 // Open takes one step of a link: the answer to wxtoken.connect.open, which ingest sends.
 func (l *Links) Open(ctx context.Context, q events.ConnectOpen) (events.ConnectOpened, error) {
 	if q.ID == "" || len(q.ID) > 64 || !wxtoken.ValidAppID(q.ID) { // ids have the characters of appids
-		return events.ConnectOpened{}, events.Refused(http.StatusNotFound, "no such link")
+		return events.ConnectOpened{}, events.Refused(http.StatusNotFound, lang.T("no such link", "没有这个链接"))
 	}
 	if q.Step == "" || q.Step == events.StepLanding {
 		return l.landing(ctx, q)
@@ -54,12 +55,12 @@ func (l *Links) Open(ctx context.Context, q events.ConnectOpen) (events.ConnectO
 func (l *Links) load(ctx context.Context, id string) (store.Connect, error) {
 	c, ok, err := l.Store().Connect(ctx, id)
 	if err == nil && !ok {
-		err = events.Refused(http.StatusNotFound, "no such link")
+		err = events.Refused(http.StatusNotFound, lang.T("no such link", "没有这个链接"))
 	}
 	return c, err
 }
 
-var errLinkOver = events.Refused(http.StatusGone, "the link was used or has expired")
+var errLinkOver = events.Refused(http.StatusGone, lang.T("the link was used or has expired", "链接已使用或已过期"))
 
 func (l *Links) opened(c store.Connect) events.ConnectOpened {
 	return events.ConnectOpened{State: c.State, Component: c.Component, URL: l.url(c)}
@@ -161,14 +162,14 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 	now := l.Now()
 	opened := l.opened(c)
 	if !isSession(c, q.Session) {
-		return opened, events.Refused(http.StatusForbidden, "this browser did not open the link")
+		return opened, events.Refused(http.StatusForbidden, lang.T("this browser did not open the link", "打开链接的不是这个浏览器"))
 	}
 	expired := now.After(c.ExpiresAt) && now.After(c.PreAuthExpiresAt)
 	switch q.Step {
 	case events.StepCallback:
 		switch {
 		case !events.IsDigest(q.CodeSHA256):
-			return opened, events.BadRequest("code_sha256: want the hex SHA-256 of the code")
+			return opened, events.BadRequest(lang.T("code_sha256: want the hex SHA-256 of the code", "code_sha256：应为授权码的 SHA-256（十六进制）"))
 		case strings.EqualFold(c.CodeDigest, q.CodeSHA256): // the same code again: the back button, or a reload
 		case c.CodeDigest != "" && !codeFailed(c):
 			why := events.OverBusy
@@ -192,7 +193,7 @@ func (l *Links) step(ctx context.Context, c store.Connect, q events.ConnectOpen)
 			return l.over(ctx, c, q, events.OverExpired)
 		}
 	default:
-		return opened, events.BadRequest("step: want %s, %s or %s", events.StepLanding, events.StepCallback, events.StepResult)
+		return opened, events.BadRequest(lang.T("step: want %s, %s or %s", "step：应为 %s、%s 或 %s", events.StepLanding, events.StepCallback, events.StepResult))
 	}
 	opened = l.ended(ctx, c)
 	if c.State == events.ConnectAuthorized && c.Return != "" {

@@ -270,11 +270,11 @@ func (v *Deliverer) deliver(ctx context.Context, r Receiver, m jetstream.Msg, lo
 		_ = m.Nak()
 	case v.now().Sub(meta.Timestamp) > giveUpAfter:
 		v.tries.WithLabelValues(r.Name, outcomeGivenUp).Inc()
-		log.Error().Str("cause", n.Data.Cause).Str("reason", out.why).Msg("notice given up")
+		log.Error().Str("cause", n.Data.Cause).Str("reason", out.why.EN).Msg("notice given up")
 		_ = m.Term()
 	default:
 		wait := hook.Pause(int(min(meta.NumDelivered, 100)), out.after)
-		log.Warn().Str("cause", n.Data.Cause).Str("reason", out.why).Dur("delay", wait).Msg("failed to deliver notice")
+		log.Warn().Str("cause", n.Data.Cause).Str("reason", out.why.EN).Dur("delay", wait).Msg("failed to deliver notice")
 		_ = m.NakWithDelay(wait)
 	}
 }
@@ -303,7 +303,7 @@ func (v *Deliverer) deliverDirect(ctx context.Context, r Receiver, n events.Noti
 		}
 	}
 	v.tries.WithLabelValues(r.Name, outcomeGivenUp).Inc()
-	v.log.Error().Str("receiver", r.Name).Str("cause", n.Data.Cause).Str("reason", out.why).Msg("notice given up")
+	v.log.Error().Str("receiver", r.Name).Str("cause", n.Data.Cause).Str("reason", out.why.EN).Msg("notice given up")
 }
 
 // Test sends a test notice to each receiver and writes the results to out. It returns an error if a

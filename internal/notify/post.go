@@ -3,18 +3,19 @@ package notify
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
+	"wxtoken/internal/lang"
 )
 
 const (
@@ -40,7 +41,7 @@ var outcomes = []string{outcomeOK, outcomeRefused, outcomeTimeout, outcomeUnreac
 // result is the result of a try.
 type result struct {
 	outcome string
-	why     string        // without address and secret
+	why     lang.Text     // without address and secret
 	after   time.Duration // the receiver's Retry-After, or a robot's pause; 0 if none
 }
 
@@ -52,7 +53,7 @@ func post(ctx context.Context, client *http.Client, r Receiver, n events.Notice,
 	address, body := robot.write(r, n, say(n, r.Language, console), now)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
-		return result{outcome: outcomeUnreachable, why: "unusable URL"}
+		return result{outcome: outcomeUnreachable, why: lang.T("unusable URL", "地址不可用")}
 	}
 	setHeaders(req.Header, r, n, body, now)
 	res, err := client.Do(req)
@@ -67,11 +68,11 @@ func post(ctx context.Context, client *http.Client, r Receiver, n events.Notice,
 	said, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	switch {
 	case res.StatusCode/100 != 2:
-		return result{outcome: outcomeRefused, why: fmt.Sprintf("status %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
+		return result{outcome: outcomeRefused, why: lang.T("status %d", "状态码 %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
 	case robot.judge == nil:
 		return result{outcome: outcomeOK}
 	case err != nil:
-		return result{outcome: outcomeUnreachable, why: "the answer broke off"}
+		return result{outcome: outcomeUnreachable, why: lang.T("the answer broke off", "应答中断")}
 	}
 	return judge(r, robot, said)
 }
@@ -82,13 +83,13 @@ func judge(r Receiver, robot robot, body []byte) result {
 	code, said, ok := robot.judge(body)
 	switch {
 	case !ok:
-		return result{outcome: outcomeRefused, why: "the answer is not a robot's"}
+		return result{outcome: outcomeRefused, why: lang.T("the answer is not a robot's", "不是机器人的应答")}
 	case code == 0:
 		return result{outcome: outcomeOK}
 	}
-	out := result{outcome: outcomeRefused, why: fmt.Sprintf("errcode %d", code)}
+	out := result{outcome: outcomeRefused, why: lang.Same("errcode " + strconv.Itoa(code))}
 	if said = r.printable(said); said != "" {
-		out.why += ": " + said
+		out.why = lang.Same(out.why.EN + ": " + said)
 	}
 	if slices.Contains(robot.busy, code) {
 		out.after = robot.rest

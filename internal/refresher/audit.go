@@ -12,6 +12,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 )
 
 // Who had what done is kept for 400 days on JOURNAL. A person is known by name and role only
@@ -52,7 +53,8 @@ func recordOf(a events.Audit, err error) events.Audit {
 	if err == nil {
 		return a
 	}
-	a.Outcome, a.Status, a.Detail = events.OutcomeRefused, http.StatusServiceUnavailable, err.Error()
+	why := lang.Of(err)
+	a.Outcome, a.Status, a.Detail, a.DetailZH = events.OutcomeRefused, http.StatusServiceUnavailable, why.EN, why.ZH
 	if known, ok := errors.AsType[*events.RequestError](err); ok {
 		a.Status = known.Code
 	}
@@ -90,7 +92,7 @@ func withRecord[Q, A any](j journal, answer func(context.Context, Q) (A, error),
 func ifPermitted(answer answerer) answerer {
 	return func(ctx context.Context, request asked) (any, error) {
 		if request.by.Role != roleOperator && request.by.Role != roleAdmin {
-			return nil, events.Refused(http.StatusForbidden, "a reader has nothing done (header %s: want operator or admin)", events.HeaderRole)
+			return nil, events.Refused(http.StatusForbidden, lang.T("a reader has nothing done (header %s: want operator or admin)", "只读角色不能执行操作（%s 应为 operator 或 admin）", events.HeaderRole))
 		}
 		return answer(ctx, request)
 	}

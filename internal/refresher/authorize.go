@@ -12,6 +12,7 @@ import (
 	"wxtoken/internal/counts"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/links"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -42,7 +43,7 @@ func (r *Refresher) handleUnreadable(ctx context.Context, a events.Auth) error {
 			return err
 		}
 	}
-	return events.Never(fmt.Errorf("read push: %s", a.Detail))
+	return events.Never(lang.Error(lang.T("read push: %s", "无法解析推送：%s", wechat.UnreadableText(a.Detail)), nil))
 }
 
 // handleAuthorized exchanges the code of a push. The same code, and an authorization older than the
@@ -138,7 +139,7 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 		if err := r.links.Fail(ctx, link, "", "another_account"); err != nil {
 			return err
 		}
-		return events.Never(fmt.Errorf("exchange code: the push names %s, WeChat's answer another account", key.Authorizer))
+		return events.Never(lang.Error(lang.T("exchange code: the push names %s, WeChat's answer another account", "换取令牌：推送的授权方是 %s，微信应答的是另一个", key.Authorizer), nil))
 	}
 	// ErrLost: an older cancellation, say, was stored meanwhile. The code is spent now; WeChat
 	// knows its refresh token.

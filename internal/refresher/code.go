@@ -10,6 +10,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/links"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
@@ -32,7 +33,7 @@ import (
 // and what other handlers do to the account meanwhile is sorted out when the answer is stored.
 func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Code == "" {
-		return events.Never(fmt.Errorf("handle %s: the code is missing", a.Kind))
+		return events.Never(lang.Error(lang.T("handle %s: the code is missing", "处理 %s：缺少授权码", a.Kind), nil))
 	}
 	link, err := r.links.Of(ctx, a)
 	if err != nil {
@@ -102,7 +103,7 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 		if err := r.links.Fail(ctx, link, "", "no_account"); err != nil {
 			return err
 		}
-		return events.Never(errors.New("exchange code: WeChat's answer names no account"))
+		return events.Never(lang.Error(lang.T("exchange code: WeChat's answer names no account", "换取令牌：微信的应答没有授权方"), nil))
 	}
 	// The tokens first, and the link's failure after them: a code can't be exchanged again, and a
 	// link can be ended at any time. An account that the link is not for gets no ref, and keeps its

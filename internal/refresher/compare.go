@@ -8,6 +8,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -24,7 +25,7 @@ func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (ans
 	case !ok:
 		return answer, events.UnknownComponent(q.Component)
 	case !wxtoken.ValidAppID(q.Authorizer):
-		return answer, events.BadRequest("authorizer: not an appid")
+		return answer, events.BadRequest(lang.T("authorizer: not an appid", "authorizer：不是 appid"))
 	}
 	key := wxtoken.AuthorizerKey(q.Component, q.Authorizer)
 	if err := notNow(c, wechat.APIAuthorizerInfo, 0); err != nil {
@@ -36,7 +37,7 @@ func (r *Refresher) compare(ctx context.Context, q events.ReconcileRequest) (ans
 		return err
 	})
 	if _, later := events.After(err); later {
-		err = events.Refused(http.StatusServiceUnavailable, "not now: %v", err)
+		err = events.Refused(http.StatusServiceUnavailable, lang.T("not now: %v", "现在不行，请稍后再试：%v", err))
 	}
 	if err == nil {
 		r.log.Info().Stringer("key", key).Str("outcome", answer.Outcome).Msg("account compared with WeChat")
@@ -58,13 +59,13 @@ func (r *Refresher) compareOne(ctx context.Context, c *component, key wxtoken.Ke
 		listed, err := r.answers.reconcile(ctx, events.ReconcileRequest{Component: key.Component})
 		return listed.Outcome, err
 	case cred.ClaimedAt(r.now()):
-		return "", events.Later(account.ClaimedDelay, errors.New("it is being renewed"))
+		return "", events.Later(account.ClaimedDelay, lang.Error(lang.T("it is being renewed", "正在续期"), nil))
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	switch {
 	case err != nil && wechat.Judge(err) == wechat.Revoked:
 		if !c.gate.Believes() {
-			return "", events.Refused(http.StatusServiceUnavailable, "WeChat says that it is cancelled, but that is said of so many that it is not believed: %v", err)
+			return "", events.Refused(http.StatusServiceUnavailable, lang.T("WeChat says that it is cancelled, but that is said of so many that it is not believed: %v", "微信答复授权已取消，但同时被拒绝的账号过多，暂不采信：%v", err))
 		}
 		return events.ReconcileCancelled, r.cancelByAnswer(ctx, c, cred, err)
 	case err != nil:

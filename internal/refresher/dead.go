@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 )
 
 // A message that could not be processed lies on DEAD for 30 days, with the reason. Here an operator
@@ -26,9 +28,9 @@ import (
 func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events.DeadAnswer, err error) {
 	switch {
 	case q.Do != events.DoReplay && q.Do != events.DoDiscard:
-		return answer, events.BadRequest("do: want %s or %s", events.DoReplay, events.DoDiscard)
+		return answer, events.BadRequest(lang.T("do: want %s or %s", "do：应为 %s 或 %s", events.DoReplay, events.DoDiscard))
 	case q.Sequence == 0:
-		return answer, events.BadRequest("sequence: want that of a message on %s", events.StreamDead)
+		return answer, events.BadRequest(lang.T("sequence: want that of a message on %s", "sequence：应为 %s 中某条消息的序号", events.StreamDead))
 	}
 	stream, err := a.js.Stream(ctx, events.StreamDead)
 	if err != nil {
@@ -36,7 +38,7 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 	}
 	m, err := stream.GetMsg(ctx, q.Sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return answer, events.Refused(http.StatusNotFound, "no message %d is on %s", q.Sequence, events.StreamDead)
+		return answer, events.Refused(http.StatusNotFound, lang.T("no message %d is on %s", "没有消息 %d（%s）：可能已被处理", q.Sequence, events.StreamDead))
 	}
 	if err != nil {
 		return answer, fmt.Errorf("read message %d of %s: %w", q.Sequence, events.StreamDead, err)
@@ -67,11 +69,11 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 // them. Its reason is of the first failure. All others stay, those about the seal above all.
 func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawStreamMsg) error {
 	if !events.IsAuth(subject) {
-		return events.Refused(http.StatusConflict, "%s: %s", events.Clip(subject), whyNot(subject))
+		return events.Refused(http.StatusConflict, lang.T("%s: %s", "不能重放 %s：%s", events.Clip(subject), whyNot(subject)))
 	}
 	again := nats.NewMsg(subject)
 	for name, values := range m.Header {
-		if name != events.HeaderReason && !strings.HasPrefix(name, "Nats-") {
+		if !events.IsReason(name) && !strings.HasPrefix(name, "Nats-") {
 			again.Header[name] = values
 		}
 	}
@@ -87,14 +89,14 @@ func (a *answers) replay(ctx context.Context, subject string, m *jetstream.RawSt
 }
 
 // whyNot says why a message on DEAD is not tried again.
-func whyNot(subject string) string {
+func whyNot(subject string) lang.Text {
 	switch {
 	case strings.HasPrefix(subject, "webhook."):
-		return "a gateway delivers messages to webhooks, once for a day; read it on DEAD and hand it to the service, or discard it"
+		return lang.T("a gateway delivers messages to webhooks, once for a day; read it on DEAD and hand it to the service, or discard it", "Webhook 消息由网关投递，为期一天；请在 DEAD 中读出后转交业务服务，或者丢弃")
 	case strings.HasPrefix(subject, "renewal."):
-		return "it is a schedule, and its key has another by now; to renew it: " + events.SubjectRenew
+		return lang.T("it is a schedule, and its key has another by now; to renew it: %s", "这是一条定时消息，对应的 key 已有新的；要续期请用 %s", events.SubjectRenew)
 	}
-	return "only events on " + events.AllAuth + " are tried again"
+	return lang.T("only events on %s are tried again", "只有 %s 上的事件可以重放", events.AllAuth)
 }
 
 // reveal answers wxtoken.reveal with a token in the clear. There is a record first: without one, no
@@ -116,7 +118,8 @@ func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 	record = recordOf(record, err)
 	if lost := a.journal.write(ctx, request.by, record); lost != nil {
 		a.log.Warn().Err(lost).Stringer("key", q.Key).Str("actor", request.by.Name).Str("by", request.by.By).Msg("failed to store audit record, token not revealed")
-		return nil, errors.Join(err, events.Refused(http.StatusServiceUnavailable, "not revealed: %v", lost))
+		lost = events.Refused(http.StatusServiceUnavailable, lang.T("not revealed: %v", "无法写入操作记录，因此不显示：%v", lost))
+		return nil, cmp.Or(err, lost)
 	}
 	if err != nil {
 		return nil, err
@@ -130,14 +133,14 @@ func (a *answers) reveal(ctx context.Context, request asked) (any, error) {
 // right (docs/contract.md).
 func (a *answers) readToken(ctx context.Context, by events.Asker, q events.RevealRequest) (events.Revealed, error) {
 	if by.By == events.ByConsole && by.Role != roleAdmin {
-		return events.Revealed{}, events.Refused(http.StatusForbidden, "only an admin has a token revealed")
+		return events.Revealed{}, events.Refused(http.StatusForbidden, lang.T("only an admin has a token revealed", "只有管理员可以查看令牌"))
 	}
 	t, ok, err := a.store.Token(ctx, q.Key)
 	if err != nil {
 		return events.Revealed{}, err
 	}
 	if !ok {
-		return events.Revealed{}, events.Refused(http.StatusNotFound, "%s has no token", q.Key)
+		return events.Revealed{}, events.Refused(http.StatusNotFound, lang.T("%s has no token", "%s 没有令牌", q.Key))
 	}
 	return events.Revealed{Key: q.Key, Value: t.Value.Reveal(), Generation: t.Generation, ExpiresAt: t.ExpiresAt}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 )
@@ -63,7 +64,7 @@ func (r *Refresher) auth(ctx context.Context, m events.Msg) error {
 // and the renewal's commit is refused by the revision.
 func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth, m events.Msg) error {
 	if a.Authorizer != "" && !wxtoken.ValidAppID(a.Authorizer) {
-		return events.Never(fmt.Errorf("handle %s: the authorizer's appid is not one", a.Kind))
+		return events.Never(lang.Error(lang.T("handle %s: the authorizer's appid is not one", "处理 %s：授权方的 appid 不是 appid", a.Kind), nil))
 	}
 	key := wxtoken.ComponentKey(a.Component)
 	if a.Authorizer != "" {
@@ -78,13 +79,13 @@ func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth,
 		return r.alone(key, func() error { return r.handleTicket(ctx, key, a) })
 	case events.KindUnauthorized:
 		if a.Authorizer == "" {
-			return events.Never(fmt.Errorf("handle %s: the authorizer is missing", a.Kind))
+			return events.Never(lang.Error(lang.T("handle %s: the authorizer is missing", "处理 %s：缺少授权方", a.Kind), nil))
 		}
 		return r.handleUnauthorized(ctx, c, key, a, m) // waits for no other handler: the token has to go
 	case events.KindAuthorized, events.KindUpdated, events.KindFastRegister:
 		if a.Authorizer == "" || a.Code == "" {
 			if a.Kind != events.KindFastRegister {
-				return events.Never(fmt.Errorf("handle %s: authorizer or code is missing", a.Kind))
+				return events.Never(lang.Error(lang.T("handle %s: authorizer or code is missing", "处理 %s：缺少授权方或授权码", a.Kind), nil))
 			}
 			// A quick registration that failed brings no code: services learn of it from the
 			// notice.
@@ -98,7 +99,7 @@ func (r *Refresher) handleAuth(ctx context.Context, c *component, a events.Auth,
 	case events.KindUnreadable:
 		return r.handleUnreadable(ctx, a)
 	}
-	return events.Never(fmt.Errorf("handle %s: no such kind of event", a.Kind))
+	return events.Never(lang.Error(lang.T("handle %s: no such kind of event", "处理 %s：没有这种事件", a.Kind), nil))
 }
 
 // unknownDelay is the wait for a component that is not in the settings: it may be added.

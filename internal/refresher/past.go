@@ -2,10 +2,12 @@ package refresher
 
 import (
 	"context"
+	"net/http"
 	"slices"
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/wechat"
 )
 
@@ -23,7 +25,7 @@ func (a *answers) account(ctx context.Context, q events.AccountRequest) (events.
 		return events.AccountAnswer{}, err
 	}
 	if cred.Revision == 0 {
-		return events.AccountAnswer{}, events.Refused(404, "nothing is recorded of %s", q.Key)
+		return events.AccountAnswer{}, events.Refused(http.StatusNotFound, lang.T("nothing is recorded of %s", "没有 %s 的记录", q.Key))
 	}
 	answer := events.AccountAnswer{
 		Key: q.Key, Generation: cred.Generation, Ref: cred.Ref, AuthorizedAt: cred.AuthorizedAt, RevokedAt: cred.RevokedAt,

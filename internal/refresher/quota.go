@@ -6,6 +6,7 @@ import (
 	"maps"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -25,7 +26,7 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 	}
 	if q.Clear {
 		if q.Confirm != q.Component {
-			return answer, events.BadRequest("confirm: want the component's appid once more: WeChat lets a quota be cleared ten times a month")
+			return answer, events.BadRequest(lang.T("confirm: want the component's appid once more: WeChat lets a quota be cleared ten times a month", "confirm：请再次输入第三方平台的 appid；微信每月只允许清零十次"))
 		}
 		if err := c.gate.ClearQuota(ctx); err != nil {
 			return answer, err
@@ -56,7 +57,8 @@ func (a *answers) quota(ctx context.Context, q events.QuotaRequest) (events.Quot
 			continue
 		}
 		if left, err := c.gate.QuotaLeft(ctx, api); err != nil {
-			entry.Error = err.Error()
+			why := lang.Of(err)
+			entry.Error, entry.ErrorZH = why.EN, why.ZH
 		} else {
 			entry.QuotaLeft = &events.QuotaLeft{DailyLimit: left.DailyLimit, Used: left.Used, Remain: left.Remain}
 			told[entry.API] = store.Limit{Daily: left.DailyLimit, Used: left.Used, At: a.now().UTC()}

@@ -12,6 +12,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -245,7 +246,7 @@ func (r *Refresher) profileToken(ctx context.Context, c *component, cred account
 }
 
 // errStopping leaves what is not done to another refresher.
-var errStopping = errors.New("this refresher is stopping")
+var errStopping = lang.Error(lang.T("this refresher is stopping", "这个 refresher 正在退出"), nil)
 
 // unclaimed reads a credential. One that has nothing yet to renew with, and is claimed, is waited
 // for as long as a claim lasts: another refresher is exchanging the account's code, and will store

@@ -8,6 +8,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/wechat"
 )
 
@@ -45,7 +46,7 @@ func (r *Refresher) handleReleaseCheck(ctx context.Context, c *component, a even
 	if _, err := c.gate.AccountToken(ctx, key.Authorizer); err != nil {
 		// The view sees the token in a moment; if the code was spent, the push brings it.
 		if m.Deliveries > releaseTries {
-			return events.Never(fmt.Errorf("answer the release check: %w", err))
+			return events.Never(lang.Error(lang.T("answer the release check: %v", "应答全网发布检测：%v", err), err))
 		}
 		return events.Later(account.ClaimedDelay, err)
 	}
@@ -58,7 +59,7 @@ func (r *Refresher) handleReleaseCheck(ctx context.Context, c *component, a even
 	err = turn.Make(ctx, func(token string) error { return r.wx.SendText(ctx, token, a.OpenID, a.Code+"_from_api") })
 	if err != nil {
 		if m.Deliveries > releaseTries {
-			return events.Never(fmt.Errorf("answer the release check: %w", err))
+			return events.Never(lang.Error(lang.T("answer the release check: %v", "应答全网发布检测：%v", err), err))
 		}
 		return events.Later(account.ClaimedDelay, fmt.Errorf("answer the release check: %w", err))
 	}

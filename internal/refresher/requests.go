@@ -20,6 +20,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -51,7 +52,8 @@ const (
 	serviceVersion = "1.0.0"
 )
 
-var errKey = events.BadRequest("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>")
+var errKey = events.BadRequest(lang.T("key: want component.<appid>, or authorizer, jsapi_ticket or wx_card_ticket.<component_appid>.<authorizer_appid>",
+	"key：应为 component.<appid>，或以 authorizer、jsapi_ticket、wx_card_ticket 开头的 .<component_appid>.<authorizer_appid>"))
 
 // door takes the requests of operators, services and ingest in, and gives the answers out. Any
 // refresher may get any request: NATS hands each one to one of them.
@@ -194,7 +196,7 @@ func (d *door) serveOnce(ctx, work context.Context) error {
 			}) {
 				<-e.free
 				// The connection may be gone.
-				_ = refuse(q, http.StatusServiceUnavailable, "this refresher is stopping")
+				_ = refuse(q, http.StatusServiceUnavailable, lang.Of(errStopping))
 			}
 		}), micro.WithEndpointSubject(e.subject)))
 	}
@@ -241,7 +243,7 @@ func ownQuestion[Q, A any](answer func(context.Context, Q) (A, error)) answerer 
 
 func readQuestion(data []byte, q any, strict bool) error {
 	if !json.Valid(data) {
-		return events.BadRequest("the request is not JSON")
+		return events.BadRequest(lang.T("the request is not JSON", "请求不是 JSON"))
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	if strict {
@@ -255,12 +257,12 @@ func readQuestion(data []byte, q any, strict bool) error {
 		return errKey
 	}
 	if name, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown { // it has no type
-		return events.BadRequest("unknown field %s: want %s", events.Clip(name), fieldsOf(q))
+		return events.BadRequest(lang.T("unknown field %s: want %s", "未知的字段 %s：可用的有 %s", events.Clip(name), fieldsOf(q)))
 	}
-	if wrong := events.WrongType(err); wrong != "" {
-		return events.BadRequest("%s", wrong)
+	if wrong := events.WrongType(err); !wrong.IsZero() {
+		return events.BadRequest(wrong)
 	}
-	return events.BadRequest("%v", err) // of a field's own type
+	return events.BadRequest(lang.T("%v", "无法解析请求：%v", err)) // of a field's own type
 }
 
 // fieldsOf names the fields that a question may have.
@@ -289,7 +291,7 @@ func (d *door) answer(ctx context.Context, q micro.Request, answer answerer) {
 }
 
 // errBusy is compared by its address: the log is kept quiet of what a flood brings about.
-var errBusy = events.Refused(http.StatusServiceUnavailable, "too many at once")
+var errBusy = events.Refused(http.StatusServiceUnavailable, lang.T("too many at once", "同时的请求过多"))
 
 func (d *door) refuse(q micro.Request, cause error) {
 	code, known := http.StatusServiceUnavailable, new(events.RequestError)
@@ -305,20 +307,20 @@ func (d *door) refuse(q micro.Request, cause error) {
 		level = zerolog.InfoLevel // the asker's fault
 	}
 	d.log.WithLevel(level).Err(cause).Str("subject", q.Subject()).Int("status", code).Msg("request refused")
-	if err := refuse(q, code, cause.Error()); err != nil {
+	if err := refuse(q, code, lang.Of(cause)); err != nil {
 		d.log.Warn().Err(err).Str("subject", q.Subject()).Msg("failed to answer request")
 	}
 }
 
 // refuse answers that there is no answer, in the headers of the micro service and in the body.
-func refuse(q micro.Request, code int, text string) error {
-	body, err := json.Marshal(events.Refusal{Error: events.RequestError{Code: code, Description: text}})
+func refuse(q micro.Request, code int, why lang.Text) error {
+	body, err := json.Marshal(events.Refusal{Error: *events.Refused(code, why)})
 	if err != nil {
 		return err
 	}
 	// Not q.Error: it leaves a note for the caller of the handler, which does not wait for
 	// this goroutine.
-	headers := micro.Headers{micro.ErrorHeader: {text}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
+	headers := micro.Headers{micro.ErrorHeader: {why.EN}, micro.ErrorCodeHeader: {strconv.Itoa(code)}}
 	return q.Respond(body, micro.WithHeaders(headers))
 }
 
@@ -330,7 +332,7 @@ func (d *door) guardedAnswer(ctx context.Context, q micro.Request, answer answer
 	defer func() {
 		if recover() != nil {
 			d.metrics.panics.Inc()
-			err = events.Refused(http.StatusInternalServerError, "the handler panicked")
+			err = events.Refused(http.StatusInternalServerError, lang.T("the handler panicked", "程序出错（panic），见日志"))
 		}
 	}()
 	request := asked{q.Data(), events.AskerOf(q.Subject(), q.Reply(), q.Headers().Get)}
@@ -367,12 +369,12 @@ func (a *answers) reject(ctx context.Context, q events.Reject) (events.Verdict, 
 	case q.Key == (wxtoken.Key{}):
 		return events.Verdict{}, errKey
 	case (q.Revision == 0) == (q.TokenSHA256 == ""):
-		return events.Verdict{}, events.BadRequest("want key and one of revision and token_sha256")
+		return events.Verdict{}, events.BadRequest(lang.T("want key and one of revision and token_sha256", "应有 key，以及 revision 和 token_sha256 之一"))
 	case q.TokenSHA256 != "" && !events.IsDigest(q.TokenSHA256):
-		return events.Verdict{}, events.BadRequest("token_sha256: want the hex SHA-256 of the token")
+		return events.Verdict{}, events.BadRequest(lang.T("token_sha256: want the hex SHA-256 of the token", "token_sha256：应为令牌的 SHA-256（十六进制）"))
 	}
 	if err := wxtoken.CheckName(q.By); err != nil {
-		return events.Verdict{}, events.BadRequest("by: %s", err)
+		return events.Verdict{}, events.BadRequest(lang.T("by: %s", "by：不是可用的名称：%s", err))
 	}
 	v, err := a.judgeReport(ctx, q)
 	if err != nil {
@@ -471,7 +473,7 @@ func notNow(c *component, api wechat.API, patience time.Duration) error {
 	if until.IsZero() {
 		return nil
 	}
-	return events.Refused(http.StatusServiceUnavailable, "not before %s: %s", until.UTC().Format(time.RFC3339), why)
+	return events.Refused(http.StatusServiceUnavailable, lang.T("not before %s: %s", "不早于 %s：%s", until.UTC().Format(time.RFC3339), why))
 }
 
 // replaceWait is how long who reported a refused token waits for the next one.

@@ -3,7 +3,6 @@ package refresher
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/seal"
 	"wxtoken/internal/store"
 )
@@ -54,8 +54,9 @@ func (r *Refresher) keepUnopened(ctx context.Context, m events.Msg, err error) e
 		return nil
 	}
 	r.metrics.unopened.Inc()
-	err = fmt.Errorf("%w (%s): it is kept; put the seed that belongs to ingest's --seal-key into --seal-key-file, or give ingest the public key that belongs to the seed here (%s)",
-		err, cmp.Or(m.Header.Get(seal.HeaderFor), "no key named"), cmp.Or(r.seal.Public(), "none"))
+	err = lang.Error(lang.T("%v (%s): it is kept; put the seed that belongs to ingest's --seal-key into --seal-key-file, or give ingest the public key that belongs to the seed here (%s)",
+		"没有密封密钥的种子：%v（%s）：消息会保留；请把 ingest 的 --seal-key 对应的种子放入 --seal-key-file，或让 ingest 改用这里的种子对应的公钥（%s）",
+		err, cmp.Or(m.Header.Get(seal.HeaderFor), "-"), cmp.Or(r.seal.Public(), "-")), err)
 	if _, ours := r.component(component); ours && !over {
 		r.setStatus(ctx, key, account.Unopened(r.now(), err))
 	}

@@ -10,6 +10,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
@@ -43,7 +44,7 @@ const (
 // that every call needs.
 func (r *Refresher) handleTicket(ctx context.Context, key wxtoken.Key, a events.Auth) error {
 	if a.Ticket == "" {
-		return events.Never(errors.New("handle component_verify_ticket: the ticket is missing"))
+		return events.Never(lang.Error(lang.T("handle component_verify_ticket: the ticket is missing", "处理 component_verify_ticket：缺少验证票据"), nil))
 	}
 	created := a.CreateTime
 	cred, err := r.store.Credential(ctx, key)

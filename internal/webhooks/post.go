@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,6 +12,7 @@ import (
 	"wxtoken/client/document"
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
+	"wxtoken/internal/lang"
 )
 
 const (
@@ -50,7 +50,7 @@ type delivery struct {
 // result is the result of a delivery.
 type result struct {
 	outcome string
-	why     string        // for the log and DEAD: without the address and the answer's content
+	why     lang.Text     // for the log and DEAD: without the address and the answer's content
 	answer  []byte        // the passive reply
 	after   time.Duration // the receiver's Retry-After; 0 if none
 }
@@ -126,7 +126,7 @@ func (d delivery) setHeaders(h http.Header, signer *hook.Signer, now time.Time) 
 
 // judge returns the result that an answer means.
 func judge(res *http.Response, body []byte) result {
-	r := result{outcome: outcomeFailed, why: "status " + strconv.Itoa(res.StatusCode), after: hook.RetryAfter(res.Header)}
+	r := result{outcome: outcomeFailed, why: lang.T("status %d", "状态码 %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
 	switch said := bytes.TrimSpace(body); {
 	case res.StatusCode/100 == 3:
 		r.outcome = outcomeRedirect
@@ -136,7 +136,7 @@ func judge(res *http.Response, body []byte) result {
 	case res.StatusCode != http.StatusOK || len(said) == 0 || string(said) == "success":
 		return result{outcome: outcomeOK}
 	case len(body) > maxAnswer || !isReply(said):
-		return result{outcome: outcomeGarbage, why: "the answer is not a passive reply"}
+		return result{outcome: outcomeGarbage, why: lang.T("the answer is not a passive reply", "应答不是被动回复")}
 	default:
 		return result{outcome: outcomeReplied, answer: said}
 	}

@@ -91,8 +91,8 @@ func (s *subscription) reply(ctx context.Context, m *nats.Msg) {
 		note.Data = []byte(bodyTaken)
 	}
 	_ = s.d.NATS.PublishMsg(note) // if it is lost, the message is delivered twice
-	if r.why != "" {
-		s.logFailure(kind, id, r.why)
+	if !r.why.IsZero() {
+		s.logFailure(kind, id, r.why.EN)
 	}
 }
 

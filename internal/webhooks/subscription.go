@@ -15,6 +15,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
+	"wxtoken/internal/lang"
 )
 
 const (
@@ -229,7 +230,7 @@ func (s *subscription) logFailure(kind events.Kind, id, why string) {
 }
 
 // copyToDead copies a message to DEAD. A message is given up only after its copy is stored.
-func (s *subscription) copyToDead(i *item, why string) error {
+func (s *subscription) copyToDead(i *item, why lang.Text) error {
 	t := s.target.Load()
 	dead := nats.NewMsg(events.DeadWebhookSubject(t.service.Name, i.msg.Subject()))
 	for name, values := range i.msg.Headers() {
@@ -237,7 +238,7 @@ func (s *subscription) copyToDead(i *item, why string) error {
 			dead.Header[name] = values
 		}
 	}
-	dead.Header.Set(events.HeaderReason, "webhook at "+t.host+": "+why)
+	events.SetReason(dead.Header, lang.T("webhook at %s: %s", "%s 上的 Webhook：%s", t.host, why))
 	dead.Header.Set(jetstream.MsgIDHeader, s.name+" "+i.id)
 	dead.Data = i.msg.Data()
 	ctx, cancel := context.WithTimeout(s.postCtx, requestWait)
@@ -252,7 +253,7 @@ func (s *subscription) copyToDead(i *item, why string) error {
 	}
 	s.deadFailing.Store(false)
 	s.metrics.dead.WithLabelValues(t.service.Name).Inc()
-	s.log.Error().Str("subject", i.msg.Subject()).Str("event_id", i.id).Str("reason", why).Time("stored", i.stored).
+	s.log.Error().Str("subject", i.msg.Subject()).Str("event_id", i.id).Str("reason", why.EN).Time("stored", i.stored).
 		Msg("message given up, it is on DEAD")
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/hook"
+	"wxtoken/internal/lang"
 )
 
 const (
@@ -301,8 +302,8 @@ func (t *turn) deliver(a *account, i *item) bool {
 			t.taken.Store(time.Now().UnixNano())
 			return true
 		}
-		t.logFailure(i.kind, i.id, r.why)
-		if why := t.giveUpReason(i, r); why != "" && t.copyToDead(i, why) == nil {
+		t.logFailure(i.kind, i.id, r.why.EN)
+		if why := t.giveUpReason(i, r); !why.IsZero() && t.copyToDead(i, why) == nil {
 			_ = i.msg.Ack()
 			return true
 		}
@@ -384,15 +385,15 @@ func (t *turn) wait(a *account, d time.Duration) bool {
 	return true
 }
 
-// giveUpReason returns why a message must be given up, or "".
-func (t *turn) giveUpReason(i *item, r result) string {
+// giveUpReason returns why a message must be given up; zero: it need not.
+func (t *turn) giveUpReason(i *item, r result) lang.Text {
 	switch {
 	case time.Since(i.stored) > t.giveUp:
-		return r.why + ", for a day"
+		return lang.T("%s, for a day", "%s，持续一天", r.why)
 	case i.evicted.Load():
-		return r.why + ", and too many messages of the account wait behind it"
+		return lang.T("%s, and too many messages of the account wait behind it", "%s，且该账号积压的消息过多", r.why)
 	}
-	return ""
+	return lang.Text{}
 }
 
 // isForwarded reports whether a header of a message goes to the webhook, and to DEAD, with it.

@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"strconv"
+	"strings"
 	"time"
 
 	"wxtoken/client/document"
+	"wxtoken/internal/lang"
 )
 
 // The InfoTypes on which the refresher acts ("component_verify_ticket", "authorize_event"). There
@@ -122,24 +124,45 @@ func (p *Push) readFields(d *document.Document) {
 	}
 }
 
+const (
+	lacking = " is missing or in doubt"
+	// NotRedactable says why services get no copy of a document.
+	NotRedactable = "its secrets can't be told from the rest"
+)
+
+// UnreadableText is what is said of a document that can't be read or shown, Push.Lacks or
+// NotRedactable, in both languages.
+func UnreadableText(detail string) lang.Text {
+	field, lacks := strings.CutSuffix(detail, lacking)
+	switch {
+	case lacks:
+		return lang.T("%s is missing or in doubt", "缺少 %s，或者无法确定", field)
+	case detail == NotRedactable:
+		return lang.Given(detail, "无法把其中的机密与其余内容分开")
+	case detail == unreadable[0].Detail:
+		return lang.Given(detail, "既不是以 xml 为根的 XML，也不是 JSON 对象")
+	}
+	return lang.Same(detail)
+}
+
 // lacks returns which necessary field of the InfoType is missing or can't be read, "" if none.
 func (p *Push) lacks(d *document.Document) string {
 	switch p.InfoType {
 	case "":
 		if !d.Whole {
-			return "InfoType is missing or in doubt"
+			return "InfoType" + lacking
 		}
 	case InfoTicket:
 		if p.Ticket == "" {
-			return "ComponentVerifyTicket is missing or in doubt"
+			return "ComponentVerifyTicket" + lacking
 		}
 	case InfoAuthorized, InfoUpdateAuthorized:
 		if p.Code == "" { // the code is enough: WeChat's answer to it names the account
-			return "AuthorizationCode is missing or in doubt"
+			return "AuthorizationCode" + lacking
 		}
 	case InfoUnauthorized:
 		if p.AuthorizerAppID == "" {
-			return "AuthorizerAppid is missing or in doubt"
+			return "AuthorizerAppid" + lacking
 		}
 	case InfoFastRegister:
 		status, err := strconv.Atoi(d.Sole("status")) // 0 is success
@@ -147,7 +170,7 @@ func (p *Push) lacks(d *document.Document) string {
 			return "status is missing, in doubt, or not a number"
 		}
 		if status == 0 && p.Code == "" {
-			return "auth_code is missing or in doubt"
+			return "auth_code" + lacking
 		}
 	}
 	return ""
