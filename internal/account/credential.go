@@ -65,6 +65,9 @@ type Trouble struct {
 	// RefreshRefused says that WeChat refused the refresh token and could not be asked yet which
 	// one is good.
 	RefreshRefused bool `json:"refresh_refused,omitempty"`
+	// LacksPermission says that WeChat's last refusal was for a permission set that is missing: so
+	// these accounts are counted without a look at the status of each.
+	LacksPermission bool `json:"lacks_permission,omitempty"`
 	// SoughtAt is since when another refresh token is looked for, because this one was refused or
 	// there is none. WeChat's list has to be read after that before the merchant is asked to
 	// authorize again, which AuthorizationNeeded says was done.

@@ -20,7 +20,10 @@ const (
 	giveUpDelay = 6 * time.Hour
 )
 
-// askAgainAfter is how long to wait after WeChat refused a refresh token that its list confirms.
+// askAgainAfter is how long to wait after WeChat refused a refresh token that its list confirms. It
+// needs no jitter: each step begins when the account was refused, and a gate makes --api-rate calls
+// a second, so no more accounts than that are refused in the same second, and so many are asked
+// again in one.
 var askAgainAfter = []time.Duration{time.Minute, 10 * time.Minute, time.Hour}
 
 // doubtedTries is how often an account is tried every ten minutes while refusals are doubted: for

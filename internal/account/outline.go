@@ -23,7 +23,7 @@ type Outline struct {
 
 	authorizedAt, revokedAt, retryAt, claimedUntil, refusedAt instant
 
-	renewable, unrenewable, needed, failing, anew, refused bool
+	renewable, unrenewable, needed, failing, lacking, anew, refused bool
 }
 
 // OutlineOf returns the outline of a credential.
@@ -32,7 +32,8 @@ func OutlineOf(c Credential) Outline {
 		Revision: c.Revision, Generation: c.Generation, Authorizations: c.Authorizations,
 		refreshToken: digestOf(c.RefreshToken), code: digestOf(c.CodeDigest),
 		authorizedAt: instantOf(c.AuthorizedAt), revokedAt: instantOf(c.RevokedAt), retryAt: instantOf(c.RetryAt),
-		renewable: c.Renewable(), unrenewable: c.Unrenewable(), needed: c.AuthorizationNeeded, failing: c.Failures > 0, anew: c.Anew,
+		renewable: c.Renewable(), unrenewable: c.Unrenewable(), needed: c.AuthorizationNeeded, failing: c.Failures > 0, lacking: c.LacksPermission,
+		anew: c.Anew,
 	}
 	if c.Claim != nil {
 		o.claimedUntil = instantOf(c.Claim.Until)
@@ -48,6 +49,10 @@ func (o Outline) Renewable() bool { return o.renewable }
 
 // Failing reports whether the last renewal failed.
 func (o Outline) Failing() bool { return o.failing }
+
+// LacksPermission reports whether WeChat refused the last renewal because a permission set is
+// missing.
+func (o Outline) LacksPermission() bool { return o.failing && o.lacking }
 
 // BeingAuthorized reports whether an account that never had a token is about to get its first: its
 // code is being exchanged.

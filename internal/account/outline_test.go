@@ -18,6 +18,7 @@ func TestOutline(t *testing.T) {
 		"revoked":         {Key: key, RefreshToken: "r", Revision: 3, RevokedAt: noon},
 		"component":       {Key: wxtoken.ComponentKey("wxc"), Ticket: "t", Revision: 3, Refused: &Refused{Generation: 1, At: noon}},
 		"ticket":          {Key: wxtoken.JSAPITicketKey("wxc", "wxa"), Revision: 3, Authorizations: 4},
+		"lacking":         {Key: key, RefreshToken: "r", Revision: 3, Trouble: Trouble{Failures: 1, LacksPermission: true}},
 		"none":            {Key: key},
 	} {
 		o := OutlineOf(c)
@@ -28,6 +29,8 @@ func TestOutline(t *testing.T) {
 			t.Errorf("%s: %+v", name, o)
 		case !o.AuthorizedAt().Equal(c.AuthorizedAt) || !o.RevokedAt().Equal(c.RevokedAt) || o.AuthorizedAt().IsZero() != c.AuthorizedAt.IsZero():
 			t.Errorf("%s: authorized %v, revoked %v", name, o.AuthorizedAt(), o.RevokedAt())
+		case o.LacksPermission() != (name == "lacking"):
+			t.Errorf("%s: lacks a permission set: %t", name, o.LacksPermission())
 		case o.Has("r") != (name == "good") || o.Has("other") || o.CameFrom("code") != (name == "good") || o.CameFrom("other"):
 			t.Errorf("%s: it has another refresh token, or came from another code", name)
 		case o.BeingAuthorized(noon.Add(-1)) != (name == "being exchanged") || o.BeingAuthorized(noon):

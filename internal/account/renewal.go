@@ -142,6 +142,8 @@ func (c Credential) Failed(f Failure) (Credential, Next) {
 	if c.Failures == 0 || f.Away <= 0 {
 		c.Failures++ // a probe that failed says nothing about this key: its ladder waits for WeChat
 	}
+	refusal, _ := errors.AsType[*wechat.Error](f.Err)
+	c.LacksPermission = refusal != nil && refusal.LacksPermission()
 	next := Next{Wait: c.retryDelay(f), Status: c.stillFailing(f.Now, f.Err)}
 	switch wechat.Judge(f.Err) {
 	case wechat.SlowDown:

@@ -248,9 +248,14 @@ func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, 
 			}
 		}
 		for cause, d := range t.wrong {
-			if !held || cause != truth.AccountTokenDead {
-				add(cause, d.Count, d.Since, nil, d.Keys...)
+			if held && cause == truth.AccountTokenDead {
+				continue
 			}
+			var last *wxtoken.LastError
+			if cause == truth.PermissionMissing { // WeChat's word is not in the record
+				last = n.lastError(ctx, d.Keys[0])
+			}
+			add(cause, d.Count, d.Since, last, d.Keys...)
 		}
 		for _, f := range t.fail {
 			if held {
@@ -265,6 +270,19 @@ func (n *notices) wrongAccounts(ctx context.Context, wrong []events.NoticeData, 
 		}
 	}
 	return wrong
+}
+
+// lastError returns the last error of an account, nil if its status has none.
+func (n *notices) lastError(ctx context.Context, account string) *wxtoken.LastError {
+	key, err := wxtoken.ParseKey(account)
+	if err != nil {
+		return nil
+	}
+	s, _, err := n.store().Status(ctx, key)
+	if err != nil {
+		return nil
+	}
+	return s.LastError
 }
 
 // known returns what is wrong with an account that fails, and its last error: its status may know

@@ -38,8 +38,8 @@ type troubled struct {
 }
 
 // maxFail is how many accounts are in fail, and so how many statuses are read in one look, for
-// their last errors. Of those beyond, the ones whose token is dead are counted all the same,
-// without a word of WeChat's; the ones whose token lives are not.
+// their last errors. Of those beyond, the ones whose token is dead are counted all the same; the
+// ones whose token lives are tried again, and nobody is told of them.
 const maxFail = 200
 
 // add counts an account.
@@ -84,7 +84,7 @@ func (t *tally) note(key wxtoken.Key, e *store.Entry, state wxtoken.State, now t
 	case cause == "" && !e.Credential.Failing():
 		return
 	// Here the record says all.
-	case cause == truth.AuthorizationNeeded, cause == truth.NoAPIPermission:
+	case cause == truth.AuthorizationNeeded, cause == truth.NoAPIPermission, cause == truth.PermissionMissing:
 	case len(t.fail) < maxFail:
 		t.fail = append(t.fail, troubled{key, cause, since, dead})
 		return
@@ -135,6 +135,12 @@ func accountCause(e *store.Entry, state wxtoken.State, now time.Time) (cause wxt
 		ready = wxtoken.ReasonNoAPIPermission
 	}
 	dead = !e.Token.Lives(now)
+	if state == wxtoken.StateRenewingFailed && e.Credential.LacksPermission() {
+		if dead {
+			since = e.Token.ExpiresAt()
+		}
+		return truth.PermissionMissing, since, dead
+	}
 	switch cause = truth.OfAccount(state, ready, nil, dead); cause {
 	case truth.NoAPIPermission:
 		since = e.Credential.AuthorizedAt()

@@ -352,7 +352,7 @@ func (s *Store) ScheduleReconcile(ctx context.Context, component string, every t
 	schedule := events.ReconcileMsg(component, every)
 	switch {
 	case m == nil || m.Header.Get(jetstream.ScheduleHeader) != schedule.Header.Get(jetstream.ScheduleHeader):
-		return s.reschedule(ctx, component, every)
+		return s.reschedule(ctx, component, every, "")
 	case now:
 		return s.MakeReconcileDue(ctx, component, "")
 	}
@@ -382,7 +382,8 @@ func (s *Store) KeepReconciling(ctx context.Context, component string, every tim
 	if now.Sub(fired) < every+min(every, time.Minute) {
 		return nil
 	}
-	return s.reschedule(ctx, component, every)
+	// Of several refreshers that see it at once one makes a reconcile due: the id names what has stopped.
+	return s.reschedule(ctx, component, every, fmt.Sprintf("reconcile.%s.%d.%d", component, schedule.Sequence, due.Sequence))
 }
 
 // ServerTime asks NATS for its time: the server stamps messages, and fires schedules, by its own
@@ -399,9 +400,9 @@ func (s *Store) ServerTime(ctx context.Context) (time.Time, error) {
 
 // reschedule makes a reconcile of component due now, and stores the schedule of the next ones. In this
 // order: a schedule alone would look as if the first reconcile had been made due, and that would come
-// hours later. Where the schedule is missing, both are made again.
-func (s *Store) reschedule(ctx context.Context, component string, every time.Duration) error {
-	if err := s.MakeReconcileDue(ctx, component, ""); err != nil {
+// hours later. Where the schedule is missing, both are made again. id is that of the due message.
+func (s *Store) reschedule(ctx context.Context, component string, every time.Duration, id string) error {
+	if err := s.MakeReconcileDue(ctx, component, id); err != nil {
 		return err
 	}
 	return s.publish(ctx, events.ReconcileMsg(component, every))

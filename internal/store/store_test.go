@@ -739,3 +739,27 @@ func TestDueWaiting(t *testing.T) {
 	r.must(r.store.MakeDue(t.Context(), all[0].Due, ""))
 	waiting(true, true)
 }
+
+// TestStoppedScheduleIsFoundByTwo has two refreshers find that the schedule of reconciles has stopped: the id of the reconcile that
+// comes due says which stop it is for, so that what another makes for the same one is no second.
+func TestStoppedScheduleIsFoundByTwo(t *testing.T) {
+	r := newRig(t)
+	other := r.open(nil)
+	const component, every = "wxc", time.Hour
+	r.must(r.store.ScheduleReconcile(t.Context(), component, every, false))
+	ids := map[string]bool{"": true}
+	for range 2 {
+		before := r.last(events.ReconcileDueSubject(component))
+		r.must(r.store.KeepReconciling(t.Context(), component, every, time.Now().Add(3*every)))
+		made := r.last(events.ReconcileDueSubject(component))
+		id := made.Header.Get(jetstream.MsgIDHeader)
+		if made.Sequence == before.Sequence || ids[id] {
+			t.Fatalf("made %+v, want one with an id of its own", made)
+		}
+		ids[id] = true
+		r.must(other.MakeReconcileDue(t.Context(), component, id))
+		if last := r.last(events.ReconcileDueSubject(component)); last.Sequence != made.Sequence {
+			t.Error("the second refresher made another due")
+		}
+	}
+}
