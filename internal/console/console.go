@@ -114,6 +114,7 @@ func (c *Console) Handler() http.Handler {
 	for _, p := range c.pages {
 		mux.Handle("GET "+p.Path, c.serve(p))
 	}
+	mux.HandleFunc("GET /", c.nowhere)
 	mux.HandleFunc("GET /events", c.stream)
 	mux.HandleFunc("POST /act/{action}", c.act)
 	mux.HandleFunc("POST /reveal", c.reveal)

@@ -252,6 +252,13 @@ func (c *Console) refuse(w http.ResponseWriter, p Page, q *Request, err error) {
 	c.write(w, q, fault.Status, out.Bytes())
 }
 
+// nowhere answers requests for a page that there is not.
+func (c *Console) nowhere(w http.ResponseWriter, r *http.Request) {
+	q := c.formRequest(r)
+	q.format = formatOf(Page{}, r.Header.Get("Accept"))
+	c.refuse(w, Page{}, q, &Fault{http.StatusNotFound, lang.T("there is no such page", "没有这个页面")})
+}
+
 // faultOf says why there is no page.
 func faultOf(err error) *Fault {
 	if fault, ok := errors.AsType[*Fault](err); ok {

@@ -84,7 +84,8 @@ func rowTable(rows []Row, q *Request, last lang.Text, lastOf func(Row) string) *
 // notesOf says what is wrong with a key and what to do.
 func notesOf(r Row, q *Request) (notes []string) {
 	if h := r.Held; h != nil {
-		text := lang.T("held back: %s: %s (%s", "暂缓续期: %s: %s (%s", printable(string(h.Reason)), printable(h.Message), apart(h.Since, q.Now))
+		why := lang.Given(printable(h.Message), heldWhy(*h).ZH) // the message is English
+		text := lang.T("held back: %s: %s (%s", "暂缓续期: %s: %s (%s", printable(string(h.Reason)), why, apart(h.Since, q.Now))
 		if h.Until != nil && h.Until.After(q.Now) {
 			text = lang.T("%s, until %s UTC", "%s, 至 %s UTC", text, h.Until.UTC().Format(time.DateTime))
 		}

@@ -159,6 +159,12 @@ func TestHeldBack(t *testing.T) {
 	if _, body, _ := b.ask("/"); !strings.Contains(body, line) {
 		t.Errorf("no %q in\n%s", line, body)
 	}
+	if _, body, _ := b.ask("/", "Accept-Language", "zh"); !strings.Contains(body, "暂缓续期: QuotaGone: 当天的调用额度用完 (1 分钟前, 至 2026-11-22 16:00:00 UTC)") {
+		t.Errorf("in Chinese: %s", body)
+	}
+	if _, body, _ := b.ask("/nowhere", chinese...); !strings.Contains(body, "没有这个页面") || !strings.Contains(body, "<nav") {
+		t.Errorf("a page that there is not: %s", body)
+	}
 	if _, body, _ := b.ask("/", browser...); !strings.Contains(body, "Renewals are held back:</strong> the day&#39;s quota is gone until 00:00 (UTC&#43;8)") {
 		t.Errorf("the page does not tell:\n%s", body)
 	}

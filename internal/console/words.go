@@ -111,6 +111,15 @@ func clock(at, now time.Time) string {
 
 // heldText says what holds renewals back, with the call it is about, and until when.
 func heldText(held wxtoken.Condition, now time.Time) lang.Text {
+	text := heldWhy(held)
+	if held.Until != nil && held.Until.After(now) {
+		text = lang.T("%s until %s", "%s，至 %s", text, clock(*held.Until, now))
+	}
+	return text
+}
+
+// heldWhy is heldText without the time.
+func heldWhy(held wxtoken.Condition) lang.Text {
 	text := reasonWord(held.Reason)
 	if api, _, ok := strings.Cut(held.Message, ":"); ok && strings.HasPrefix(api, "api_") {
 		text = lang.T("%[2]s (%[1]s)", "%[2]s（%[1]s）", printable(api), text)
@@ -119,9 +128,6 @@ func heldText(held wxtoken.Condition, now time.Time) lang.Text {
 		if api, _, ok := strings.Cut(held.Message, ":"); ok && strings.HasPrefix(api, "api_") {
 			text = lang.T("the day's quota of %s is gone", "%s 当天的调用额度用完", printable(api))
 		}
-	}
-	if held.Until != nil && held.Until.After(now) {
-		text = lang.T("%s until %s", "%s，至 %s", text, clock(*held.Until, now))
 	}
 	return text
 }

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"slices"
 	"time"
 
 	"wxtoken/client"
@@ -85,7 +86,12 @@ func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Tim
 	_, err := g.componentMeans() // which each account's next token takes, and its tickets
 	if err != nil && !until.After(now) && api != wechat.APIComponentToken {
 		until, why = now.Add(tokenDelay), lang.Of(err)
-		if holds := g.Holds(); len(holds) > 0 {
+		// What holds back another call, the quota of the accounts' renewals above all, is not what the token waits for.
+		holds := slices.DeleteFunc(g.Holds(), func(h store.Hold) bool {
+			return slices.Contains([]wxtoken.Reason{wxtoken.HeldQuota, wxtoken.HeldMinuteLimit, wxtoken.HeldListFirst}, h.Reason) &&
+				h.API != string(wechat.APIComponentToken)
+		})
+		if len(holds) > 0 {
 			why = messageText(holds, now)
 			if later := holds[0].Until; later.After(until) {
 				until = later

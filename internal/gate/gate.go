@@ -154,7 +154,7 @@ func (g *Gate) Do(ctx context.Context, call Call, ask func(secret string) error)
 func (g *Gate) pass(ctx context.Context, api wechat.API) error {
 	if wait := g.wait(api, g.p.Now()); wait > 0 {
 		until, why := g.closed(api, g.p.Now())
-		return events.Later(Jittered(wait), lang.Error(lang.T("call %s: held back until %s: %s", "调用 %s：暂缓至 %s：%s", api, until.UTC().Format(time.RFC3339), why), nil))
+		return events.Later(Jittered(wait), lang.Error(lang.T("call %s: held back until %s: %s", "调用 %s：暂缓至 %s：%s", api, wechat.Stamp(until), why), nil))
 	}
 	limiter := g.rate
 	if kinds[api].urgent {

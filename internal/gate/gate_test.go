@@ -469,6 +469,31 @@ func TestDoubted(t *testing.T) {
 	}
 }
 
+// TestAnotherCallsQuota: who asks for a call that waits for the component's token hears of that, and not that the quota of
+// the accounts' renewals is gone for the day.
+func TestAnotherCallsQuota(t *testing.T) {
+	r := newRig(t)
+	g := r.process("one")
+	r.commit(componentKey, "component-token")
+	g.KnowTicket(r.clock())
+	if err := r.make(g, renewal, refusal(renewal, 45009)); err == nil {
+		t.Fatal("the quota is not gone")
+	}
+	r.eventually("a renewal is not put off for the day", func() bool {
+		until, why := g.NotBefore(renewal.API, 0)
+		return until.Sub(r.clock()) > time.Hour && strings.Contains(why.ZH, "额度用完")
+	})
+	if until, why := g.NotBefore(wechat.APIAuthorizerInfo, 0); !until.IsZero() {
+		t.Errorf("for another call: %v, %+v", until, why)
+	}
+	r.forward(2*time.Hour + time.Minute)
+	g.KnowTicket(r.clock())
+	until, why := g.NotBefore(wechat.APIAuthorizerInfo, 0)
+	if until.IsZero() || until.Sub(r.clock()) > time.Minute || strings.Contains(why.EN, "quota") || !strings.Contains(why.ZH, "平台令牌已过期") {
+		t.Errorf("once the component's token is dead: %v, %+v", until, why)
+	}
+}
+
 // TestNoTicket: without a ticket, and with one that is too old, that is the reason, whatever else is wrong.
 func TestNoTicket(t *testing.T) {
 	r := newRig(t)

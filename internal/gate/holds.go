@@ -245,7 +245,7 @@ func messageText(holds []store.Hold, now time.Time) lang.Text {
 	for _, h := range holds {
 		text := truth.CauseOf(h.Reason).What(h.Error)
 		if h.Until.After(now) && h.Reason == wxtoken.HeldQuota {
-			text = lang.T("%s until %s", "%s，至 %s", text, h.Until.UTC().Format(time.RFC3339))
+			text = lang.T("%s until %s", "%s，至 %s", text, wechat.Stamp(h.Until))
 		}
 		if !slices.Contains(parts, text) {
 			parts = append(parts, text)

@@ -473,7 +473,7 @@ func notNow(c *component, api wechat.API, patience time.Duration) error {
 	if until.IsZero() {
 		return nil
 	}
-	return events.Refused(http.StatusServiceUnavailable, lang.T("not before %s: %s", "不早于 %s：%s", until.UTC().Format(time.RFC3339), why))
+	return events.Refused(http.StatusServiceUnavailable, lang.T("not before %s: %s", "%s 之前不行：%s", wechat.Stamp(until), why))
 }
 
 // replaceWait is how long who reported a refused token waits for the next one.
@@ -486,7 +486,11 @@ func (a *answers) notYet(key wxtoken.Key, patience time.Duration) error {
 	if !ok {
 		return nil
 	}
-	return notNow(c, renewals[key.Kind].api, patience)
+	err := notNow(c, renewals[key.Kind].api, patience)
+	if err == nil {
+		return nil
+	}
+	return events.Refused(http.StatusServiceUnavailable, lang.T("%v; it is renewed by itself then", "%v；届时会自动续期", err))
 }
 
 // reconcile answers wxtoken.reconcile for a component. It is refused while the list can't be

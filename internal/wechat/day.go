@@ -1,6 +1,10 @@
 package wechat
 
-import "time"
+import (
+	"time"
+
+	"wxtoken/internal/lang"
+)
 
 // MinuteLimit is how long a call is held back after 45011, too many calls in a minute.
 const MinuteLimit = time.Minute
@@ -10,6 +14,11 @@ var beijing = time.FixedZone("UTC+8", 8*60*60)
 
 // InChina returns the same time in China's time zone.
 func InChina(t time.Time) time.Time { return t.In(beijing) }
+
+// Stamp returns a time for a text: in UTC as RFC 3339 has it in English, China's in Chinese.
+func Stamp(t time.Time) lang.Text {
+	return lang.Given(t.UTC().Format(time.RFC3339), InChina(t).Format(time.DateTime)+" (UTC+8)")
+}
 
 // Day returns the day in China, such as "2026-11-22": WeChat's daily limits are for such days.
 func Day(now time.Time) string { return now.In(beijing).Format(time.DateOnly) }
