@@ -1,10 +1,10 @@
 package account
 
 import (
-	"errors"
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/wechat"
 )
 
@@ -34,7 +34,8 @@ const doubtedTries = 12
 func askAgain(n int) time.Duration { return askAgainAfter[min(max(n, 1), len(askAgainAfter))-1] }
 
 // ErrNoRefreshToken stands for an authorization without which nothing can be renewed.
-var ErrNoRefreshToken = errors.New("WeChat gave no refresh token for this account (asked: api_query_auth, api_get_authorizer_info, api_get_authorizer_list)")
+var ErrNoRefreshToken = lang.Error(lang.T("WeChat gave no refresh token for this account (asked: api_query_auth, api_get_authorizer_info, api_get_authorizer_list)",
+	"微信没有给该账号的刷新令牌（已问过 api_query_auth、api_get_authorizer_info、api_get_authorizer_list）"), nil)
 
 // Profile is what WeChat answered when it was asked which refresh token an account has
 // (api_get_authorizer_info).

@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
 )
 
@@ -42,11 +44,23 @@ type Row struct {
 	status wxtoken.Status
 }
 
-// ErrorText is the last error in one line.
-func (r Row) ErrorText() string {
+// ErrorText is the last error in one line. WeChat's words, and NATS's, stay as they are.
+func (r Row) ErrorText() lang.Text {
 	e := r.LastError
 	if e == nil {
-		return ""
+		return lang.Text{}
+	}
+	if e.Code == 0 {
+		cause, unanswered := strings.CutPrefix(e.Message, e.API+": no answer: ")
+		what, nonsense := strings.CutPrefix(e.Message, e.API+": the answer makes no sense: ")
+		switch {
+		case unanswered:
+			return lang.T("%s: no answer: %s", "%s：没有应答：%s", printable(e.API), printable(cause))
+		case nonsense:
+			return lang.T("%s: the answer makes no sense: %s", "%s：应答无法理解：%s", printable(e.API), printable(what))
+		case e.Message == account.ErrNoRefreshToken.Error():
+			return lang.Of(account.ErrNoRefreshToken)
+		}
 	}
 	text := printable(e.Message)
 	if e.Code != 0 && !strings.Contains(e.Message, fmt.Sprint(e.Code)) {
@@ -55,7 +69,7 @@ func (r Row) ErrorText() string {
 	if e.RID != "" && !strings.Contains(e.Message, e.RID) {
 		text += fmt.Sprintf(" (rid %s)", printable(e.RID))
 	}
-	return text
+	return lang.Same(text)
 }
 
 // awaits reports whether it is an account, or a ticket of one, that only needs a renewal.

@@ -108,8 +108,12 @@ func renewalsLine(name string, status *wxtoken.Status) Line {
 	if !ok {
 		return Line{OK, name, nothingHeld(), lang.Text{}}
 	}
+	why := truth.CauseOf(held.Reason).What(nil).ZH // the message is English; of it WeChat's words stay
+	if strings.Contains(held.Message, "errcode") {
+		why += "：" + held.Message
+	}
 	saw := lang.T("held back since %s: %s: %s",
-		"自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, held.Message)
+		"自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, lang.Given(held.Message, why))
 	if held.Until != nil {
 		saw = lang.T("%s (until %s)", "%s（至 %s）", saw, held.Until.UTC().Format(time.RFC3339))
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/truth"
 )
 
 // TestHeldBack: whatever keeps tokens from being renewed is a line that says what to do.
@@ -38,10 +39,19 @@ func TestHeldBack(t *testing.T) {
 		if line.Mark != row.mark || !strings.Contains(line.Remedy.EN, row.remedy) {
 			t.Errorf("%s: %+v, want %s with %q", row.name, line, row.mark, row.remedy)
 		}
-		for _, saw := range []string{line.Saw.EN, line.Saw.ZH} {
-			if row.mark != OK && row.status != nil && (!strings.Contains(saw, "the message") || !strings.Contains(saw, "2026-11-22T16:00:00Z")) {
+		for saw, want := range map[string]string{line.Saw.EN: "the message", line.Saw.ZH: heldZH(row.status)} {
+			if row.mark != OK && row.status != nil && (!strings.Contains(saw, want) || !strings.Contains(saw, "2026-11-22T16:00:00Z")) {
 				t.Errorf("%s: %q does not tell what and until when", row.name, saw)
 			}
 		}
 	}
+}
+
+// heldZH is what holds a component back, in Chinese.
+func heldZH(s *wxtoken.Status) string {
+	if s == nil {
+		return ""
+	}
+	held, _ := s.Held()
+	return truth.CauseOf(held.Reason).What(nil).ZH
 }
