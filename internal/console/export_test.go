@@ -9,3 +9,6 @@ func (c *Console) Read() (n int) {
 	}
 	return n
 }
+
+// HeldText is heldText.
+var HeldText = heldText

@@ -193,7 +193,9 @@ func (c *Console) judge(o *Overview, q *Request) {
 	switch {
 	case !c.cfg.NATS.IsConnected():
 		o.Verdict, o.Sentence = verdictAway, q.Say(lang.T("NATS does not answer: the current state is unknown.", "NATS 没有应答：无法得知当前的情况。"))
-	case o.Loading != nil || !c.index.alive():
+	case o.Loading == nil && !c.index.alive():
+		o.Verdict, o.Sentence = verdictLoading, q.Say(lang.T("The latest changes are being read again: %s accounts so far.", "正在重新读取最近的变化：目前 %s 个账号。", grouped(t.Accounts)))
+	case o.Loading != nil:
 		o.Verdict, o.Sentence = verdictLoading, q.Say(lang.T("Still loading: %s accounts so far.", "正在读取数据：目前 %s 个账号。", grouped(t.Accounts)))
 	case t.Accounts == 0:
 		o.Verdict, o.Sentence = verdictEmpty, q.Say(lang.T("No account has authorized yet.", "还没有账号授权。"))

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"wxtoken/internal/lang"
+	"wxtoken/internal/truth"
 )
 
 // table is a table for a terminal: aligned columns, with notes below a row.
@@ -87,7 +88,12 @@ func notesOf(r Row, q *Request) (notes []string) {
 		why := lang.Given(printable(h.Message), heldWhy(*h).ZH) // the message is English
 		text := lang.T("held back: %s: %s (%s", "暂缓续期: %s: %s (%s", printable(string(h.Reason)), why, apart(h.Since, q.Now))
 		if h.Until != nil && h.Until.After(q.Now) {
-			text = lang.T("%s, until %s UTC", "%s, 至 %s UTC", text, h.Until.UTC().Format(time.DateTime))
+			at := h.Until.UTC().Format(time.DateTime)
+			if truth.Ends(h.Reason) {
+				text = lang.T("%s, until %s UTC", "%s, 至 %s UTC", text, at)
+			} else {
+				text = lang.T("%s, next try at %s UTC", "%s, %s UTC 再试", text, at)
+			}
 		}
 		notes = append(notes, q.Say(text)+")")
 	}

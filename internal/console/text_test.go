@@ -13,6 +13,7 @@ import (
 	wxtoken "wxtoken/client"
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
+	"wxtoken/internal/lang"
 )
 
 func TestText(t *testing.T) {
@@ -113,6 +114,14 @@ func TestSentence(t *testing.T) {
 				b.status(wxtoken.Status{Key: authorizer(i), State: row.state})
 			}
 			b.waitStored(len(row.expires))
+			for reason, want := range map[wxtoken.Reason]lang.Text{ // what ends then, and what is only tried again then
+				wxtoken.HeldQuota:     lang.T("the day's quota is gone until 00:00 (UTC+8)", "当天的调用额度用完，至 00:00 (UTC+8)"),
+				wxtoken.HeldTokenDead: lang.T("the component's token has expired, next try at 00:00 (UTC+8)", "第三方平台的令牌已过期，00:00 (UTC+8) 再试"),
+			} {
+				if got := console.HeldText(wxtoken.Condition{Reason: reason, Until: &until}, now); got != want {
+					t.Errorf("%s: %+v", reason, got)
+				}
+			}
 			_, body, _ := b.ask("/?format=json")
 			var o console.Overview
 			if err := json.Unmarshal([]byte(body), &o); err != nil || o.Verdict != row.verdict || o.Sentence != row.en {

@@ -112,8 +112,12 @@ func clock(at, now time.Time) string {
 // heldText says what holds renewals back, with the call it is about, and until when.
 func heldText(held wxtoken.Condition, now time.Time) lang.Text {
 	text := heldWhy(held)
-	if held.Until != nil && held.Until.After(now) {
+	switch {
+	case held.Until == nil || !held.Until.After(now):
+	case truth.Ends(held.Reason):
 		text = lang.T("%s until %s", "%s，至 %s", text, clock(*held.Until, now))
+	default:
+		text = lang.T("%s, next try at %s", "%s，%s 再试", text, clock(*held.Until, now))
 	}
 	return text
 }

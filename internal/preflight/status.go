@@ -114,8 +114,10 @@ func renewalsLine(name string, status *wxtoken.Status) Line {
 	}
 	saw := lang.T("held back since %s: %s: %s",
 		"自 %s 起暂缓：%s：%s", held.Since.UTC().Format(time.RFC3339), held.Reason, lang.Given(held.Message, why))
-	if held.Until != nil {
-		saw = lang.T("%s (until %s)", "%s（至 %s）", saw, held.Until.UTC().Format(time.RFC3339))
+	if at := held.Until; at != nil && truth.Ends(held.Reason) {
+		saw = lang.T("%s (until %s)", "%s（至 %s）", saw, at.UTC().Format(time.RFC3339))
+	} else if at != nil {
+		saw = lang.T("%s (next try at %s)", "%s（%s 再试）", saw, at.UTC().Format(time.RFC3339))
 	}
 	mark, cause := Fail, truth.CauseOf(held.Reason)
 	if cause.Severity == "" {

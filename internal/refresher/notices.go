@@ -95,9 +95,9 @@ func (n *notices) wrong(ctx context.Context, c *component, now time.Time) (wrong
 		if held, ok := s.Held(); ok && held.Reason == h.Reason {
 			d.Since = held.Since
 		}
-		if h.Until.After(now) && (h.Reason == wxtoken.HeldQuota || h.Reason == wxtoken.HeldTokenDead) {
+		if h.Until.After(now) && truth.Ends(h.Reason) {
 			until := h.Until.UTC()
-			d.Until = &until // of the others it is when they are tried again, in seconds
+			d.Until = &until
 		}
 		add(d)
 	}

@@ -186,6 +186,11 @@ func (c Cause) Do(e *wxtoken.LastError) lang.Text {
 	return c.entry.See(c.do)
 }
 
+// Ends reports whether what holds a component back ends at its until; else it may last, and WeChat is asked again then.
+func Ends(held wxtoken.Reason) bool {
+	return held == wxtoken.HeldQuota || held == wxtoken.HeldMinuteLimit
+}
+
 // Refusal returns WeChat's answer as an error, for the table of errcodes.
 func Refusal(e *wxtoken.LastError) *wechat.Error {
 	return &wechat.Error{API: wechat.API(e.API), Code: e.Code, Message: e.Message}
