@@ -99,7 +99,7 @@ func TestQuotaGoneIsSeen(t *testing.T) {
 	if c := r.heldFor(at[0], wxtoken.HeldQuota); !c.Since.Equal(since) {
 		t.Errorf("since %v, and it began at %v", c.Since, since)
 	}
-	if code, text := r.refusal(events.SubjectRenew, `{"key":"`+keys[0].String()+`"}`); code != "503" || !strings.Contains(text, turns.Format(time.RFC3339)) {
+	if code, text := r.refusal(events.SubjectRenew, `{"key":"`+keys[0].String()+`"}`); code != "503" || !strings.Contains(text, turns.Format(time.RFC3339)) || !strings.Contains(text, "renewed by itself then") {
 		t.Errorf("renew: %s %q, want 503 with %v", code, text, turns)
 	}
 	if code, text := r.refusal(events.SubjectReject, fmt.Sprintf(`{"key":%q,"revision":%d}`, keys[0], r.token(keys[0]).Revision)); code != "503" || !strings.Contains(text, turns.Format(time.RFC3339)) {
