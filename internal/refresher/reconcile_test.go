@@ -67,8 +67,10 @@ func TestEverybodyComesBack(t *testing.T) {
 	r.start()
 	r.send(first)
 	r.all(accounts)
-	// Where the machine was too slow for a call or an ack, that is made again, and counted twice.
-	if r.log.count("message put off", "reconcile: ") == 0 {
+	// Where the machine was too slow for a call or an ack, that is made again, and counted twice; and those of whom NATS did not take
+	// the first reading come after others.
+	once := r.log.count("message put off", "reconcile: ") == 0
+	if once {
 		r.wantCalls(apiList, accounts/500+1)
 	}
 	if r.log.count("renewal delayed") == 0 {
@@ -87,7 +89,7 @@ func TestEverybodyComesBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			behind = max(behind, len(at)-i)
-			if ahead := i - len(at); ahead > accounts/4 {
+			if ahead := i - len(at); once && ahead > accounts/4 {
 				t.Errorf("the one that authorized as number %d was renewed as number %d", i, len(at))
 				break
 			}

@@ -33,12 +33,15 @@ const readyWithin = time.Minute
 func Register() { ats.Register() }
 
 // Main is the TestMain of a package whose tests start servers: it calls Register, and fails if
-// goroutines are left at the end. parallel is how many tests run at once; more than there are
-// processors makes sense for tests that mostly wait. 0 means go test's own number.
+// goroutines are left at the end. parallel is how many tests run at once, unless -parallel says it;
+// more than there are processors makes sense for tests that mostly wait. 0 means go test's own
+// number.
 func Main(m *testing.M, parallel int) {
 	Register()
 	flag.Parse()
-	if parallel > 0 {
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if parallel > 0 && !said {
 		if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
 			panic(err)
 		}
