@@ -336,7 +336,7 @@ func (x exampleRun) push(content string) {
 // program is the example with one of its commands, not started yet, and where its output goes.
 func (x exampleRun) program(ctx context.Context, command string) (*exec.Cmd, *logtest.Buffer) {
 	cmd := exec.CommandContext(ctx, x.command[0], append(slices.Clone(x.command[1:]), command)...)
-	cmd.Env = append(append(os.Environ(), x.env...), "WXTOKEN_KEY="+x.key.String())
+	cmd.Env = append(append(withoutContexts(x.T), x.env...), "WXTOKEN_KEY="+x.key.String())
 	out := &logtest.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the script has processes of its own

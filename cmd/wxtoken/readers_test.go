@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -204,12 +205,20 @@ func TestReadersGo(t *testing.T) {
 		"kv history tokens " + hotel.String(): hotel.String(), "kv status tokens": "keeper.API", "stream info MESSAGES": "Mirror",
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), done)
-		out, err := exec.CommandContext(ctx, path, append([]string{"--server", urlOf(k.srv, "service"), "--timeout", unhurried.String()}, strings.Fields(command)...)...).CombinedOutput()
+		cmd := exec.CommandContext(ctx, path, append([]string{"--server", urlOf(k.srv, "service"), "--timeout", unhurried.String()}, strings.Fields(command)...)...)
+		cmd.Env = withoutContexts(t)
+		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want) || strings.Contains(string(out), "violation") {
 			t.Errorf("nats %s: %v, %s", command, err, out)
 		}
 		cancel()
 	}
+}
+
+// withoutContexts is this process's environment, in which the nats command does not find the contexts of whoever runs the test: the
+// inbox prefix of a selected one would hold for all commands.
+func withoutContexts(t *testing.T) []string {
+	return append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir(), "NATS_CONTEXT=")
 }
 
 func value(e interface{ Value() []byte }, err error) (string, error) {

@@ -77,7 +77,6 @@ func TestEverybodyComesBack(t *testing.T) {
 		r.wantCalls(apiRefresh, accounts)
 	}
 	var at []time.Time
-	behind := 0
 	for _, e := range r.sim.History() {
 		if e.Kind != wechatsim.EntryCall {
 			continue
@@ -88,7 +87,6 @@ func TestEverybodyComesBack(t *testing.T) {
 			if _, err := fmt.Sscanf(e.Authorizer, "wxmany%d", &i); err != nil {
 				t.Fatal(err)
 			}
-			behind = max(behind, len(at)-i)
 			if ahead := i - len(at); once && ahead > accounts/4 {
 				t.Errorf("the one that authorized as number %d was renewed as number %d", i, len(at))
 				break
