@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -153,7 +152,7 @@ func askLimits(c *Console, r *http.Request) (s Result, err error) {
 	c.calls.forget(key.Component)
 	if i := slices.IndexFunc(answer.APIs, func(api events.APIQuota) bool { return api.QuotaLeft == nil }); i >= 0 {
 		one := answer.APIs[i]
-		return s, events.Refused(http.StatusServiceUnavailable, lang.T("%s: %s", "%s：%s", one.API, lang.Given(one.Error, cmp.Or(one.ErrorZH, one.Error))))
+		return s, events.Refused(http.StatusServiceUnavailable, lang.T("%s: %s", "%s：%s", one.API, one.Why()))
 	}
 	return Result{Outcome: events.OutcomeDone}, nil
 }

@@ -308,7 +308,7 @@ func (r Recorded) OutcomeText(q *Request) string {
 
 // DetailText says why it was refused.
 func (r Recorded) DetailText(q *Request) string {
-	return printable(q.Say(lang.Given(r.Detail, cmp.Or(r.DetailZH, r.Detail))))
+	return printable(q.Say(r.Why()))
 }
 
 func writeAudit(out *bytes.Buffer, a Audit, q *Request) {

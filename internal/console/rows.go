@@ -15,6 +15,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
+	"wxtoken/internal/wechat"
 )
 
 // maxReads bounds how many records are read at the same time.
@@ -50,17 +51,11 @@ func (r Row) ErrorText() lang.Text {
 	if e == nil {
 		return lang.Text{}
 	}
-	if e.Code == 0 {
-		cause, unanswered := strings.CutPrefix(e.Message, e.API+": no answer: ")
-		what, nonsense := strings.CutPrefix(e.Message, e.API+": the answer makes no sense: ")
-		switch {
-		case unanswered:
-			return lang.T("%s: no answer: %s", "%s：没有应答：%s", printable(e.API), printable(cause))
-		case nonsense:
-			return lang.T("%s: the answer makes no sense: %s", "%s：应答无法理解：%s", printable(e.API), printable(what))
-		case e.Message == account.ErrNoRefreshToken.Error():
-			return lang.Of(account.ErrNoRefreshToken)
-		}
+	if text, ok := wechat.NoAnswer(wechat.API(e.API), e.Message); ok && e.Code == 0 {
+		return printableText(text)
+	}
+	if e.Message == account.ErrNoRefreshToken.Error() {
+		return lang.Of(account.ErrNoRefreshToken)
 	}
 	text := printable(e.Message)
 	if e.Code != 0 && !strings.Contains(e.Message, fmt.Sprint(e.Code)) {

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/client"
+	"wxtoken/internal/lang"
 )
 
 // Actions that leave a record on JOURNAL: the last token of journal.audit.<component>.<action>.
@@ -64,6 +65,9 @@ type Audit struct {
 	Detail     string         `json:"detail,omitempty"` // of a refusal: why
 	DetailZH   string         `json:"detail_zh,omitempty"`
 }
+
+// Why is why it was refused, in both languages.
+func (a Audit) Why() lang.Text { return bilingual(a.Detail, a.DetailZH) }
 
 // maxDetail bounds a foreign text in a record, in bytes.
 const maxDetail = 1000

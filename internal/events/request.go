@@ -196,6 +196,9 @@ type APIQuota struct {
 	ErrorZH     string     `json:"error_zh,omitempty"`
 }
 
+// Why is why WeChat's count is missing, in both languages.
+func (q APIQuota) Why() lang.Text { return bilingual(q.Error, q.ErrorZH) }
+
 // QuotaTold is WeChat's count when it was last asked. The limit rarely changes.
 type QuotaTold struct {
 	DailyLimit int       `json:"daily_limit"`
@@ -387,7 +390,7 @@ func (c *Category) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-var errCategory = errors.New("category_id_list: want an array of numbers, or numbers with | between them")
+var errCategory = BadRequest(lang.T("category_id_list: want an array of numbers, or numbers with | between them", "category_id_list：应为数字的数组，或用 | 分隔的数字"))
 
 // ParseCategory reads WeChat's form.
 func ParseCategory(joined string) (c Category, err error) {

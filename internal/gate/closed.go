@@ -92,7 +92,7 @@ func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Tim
 				h.API != string(wechat.APIComponentToken)
 		})
 		if len(holds) > 0 {
-			why = messageText(holds, now)
+			why = Message(holds, now)
 			if later := holds[0].Until; later.After(until) {
 				until = later
 			}

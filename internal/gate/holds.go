@@ -222,36 +222,25 @@ func anotherKeeper(h store.Hold, last *account.Refused) store.Hold {
 }
 
 // Message tells all reasons in one text.
-func Message(holds []store.Hold, now time.Time) string {
-	var parts []string
+func Message(holds []store.Hold, now time.Time) lang.Text {
+	var en, zh []string
 	for _, h := range holds {
-		text := h.Message
-		if h.API != "" && !strings.Contains(text, h.API) {
-			text = h.API + ": " + text
+		text := lang.Given(h.Message, truth.CauseOf(h.Reason).What(h.Error).ZH)
+		if h.API != "" && !strings.Contains(h.Message, h.API) {
+			text.EN = h.API + ": " + text.EN
 		}
 		if h.Until.After(now) && h.Reason == wxtoken.HeldQuota {
-			text += " until " + h.Until.UTC().Format(time.RFC3339)
+			until := wechat.Stamp(h.Until)
+			text = lang.Given(text.EN+" until "+until.EN, text.ZH+"，至 "+until.ZH)
 		}
-		if !slices.Contains(parts, text) {
-			parts = append(parts, text)
+		if !slices.Contains(en, text.EN) {
+			en = append(en, text.EN)
 		}
-	}
-	return strings.Join(parts, "; ")
-}
-
-// messageText is Message in both languages. The Chinese says of each reason what pages and notices say.
-func messageText(holds []store.Hold, now time.Time) lang.Text {
-	var parts []lang.Text
-	for _, h := range holds {
-		text := truth.CauseOf(h.Reason).What(h.Error)
-		if h.Until.After(now) && h.Reason == wxtoken.HeldQuota {
-			text = lang.T("%s until %s", "%s，至 %s", text, wechat.Stamp(h.Until))
-		}
-		if !slices.Contains(parts, text) {
-			parts = append(parts, text)
+		if !slices.Contains(zh, text.ZH) {
+			zh = append(zh, text.ZH)
 		}
 	}
-	return lang.Given(Message(holds, now), lang.Join(parts, lang.T("; ", "；")).ZH)
+	return lang.Given(strings.Join(en, "; "), strings.Join(zh, "；"))
 }
 
 // tell lets the others know what holds the component back: the log, the other refreshers, the
@@ -284,7 +273,7 @@ func (g *Gate) log(holds []store.Hold, now time.Time) {
 	case reasons == "":
 		g.p.Log.Info().Str("component", g.appid).Str("before", before).Msg("calls no longer held back")
 	default:
-		g.p.Log.Warn().Str("component", g.appid).Str("reason", reasons).Str("detail", Message(holds, now)).Msg("calls held back")
+		g.p.Log.Warn().Str("component", g.appid).Str("reason", reasons).Str("detail", Message(holds, now).EN).Msg("calls held back")
 	}
 }
 

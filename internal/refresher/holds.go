@@ -25,7 +25,7 @@ func renewing(g *gate.Gate, clock func() time.Time) account.Change {
 		if len(holds) == 0 {
 			account.SetCondition(s, wxtoken.ConditionRenewing, now, true, wxtoken.ReasonUnhindered, "")
 		} else {
-			account.SetCondition(s, wxtoken.ConditionRenewing, now, false, holds[0].Reason, gate.Message(holds, now))
+			account.SetCondition(s, wxtoken.ConditionRenewing, now, false, holds[0].Reason, gate.Message(holds, now).EN)
 			for i := range s.Conditions {
 				if s.Conditions[i].Type == wxtoken.ConditionRenewing {
 					s.Conditions[i].Until = heldUntil(holds)

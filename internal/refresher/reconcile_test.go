@@ -269,7 +269,7 @@ func TestDeathWhileReconciling(t *testing.T) {
 	p.stop()
 	r.start()
 	r.all(accounts)
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 1 })
+	r.listRead()
 	if n := r.calls(apiRefresh); n > accounts+2*16 {
 		t.Errorf("%d renewals of %d accounts", n, accounts)
 	}
@@ -378,7 +378,7 @@ func TestReconcileWaitsForAClaim(t *testing.T) {
 				p.stop()
 				r.start()
 			}
-			r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 1 })
+			r.listRead()
 			r.generation(aliceKey, 1)
 			r.must(r.accepted(alice))
 			r.wantCalls(apiRefresh, 1)

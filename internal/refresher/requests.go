@@ -262,7 +262,10 @@ func readQuestion(data []byte, q any, strict bool) error {
 	if wrong := events.WrongType(err); !wrong.IsZero() {
 		return events.BadRequest(wrong)
 	}
-	return events.BadRequest(lang.T("%v", "无法解析请求：%v", err)) // of a field's own type
+	if refused, ok := errors.AsType[*events.RequestError](err); ok { // by a field's own type
+		return refused
+	}
+	return events.BadRequest(lang.T("the request can't be read: %s", "无法解析请求：%s", events.Clip(err.Error())))
 }
 
 // fieldsOf names the fields that a question may have.

@@ -280,7 +280,7 @@ func TestReconcileRefused(t *testing.T) {
 	r.start()
 	r.ticket()
 	r.eventually(r.componentLives)
-	r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= 1 })
+	r.listRead()
 	r.fail(wechatsim.Fault{API: apiList, Errcode: 45009})
 	question := `{"component":"` + appid + `"}`
 	if code := r.asks(events.SubjectReconcile, question, nil); code != "" {

@@ -17,24 +17,31 @@ import (
 	"wxtoken/internal/streams"
 )
 
+// opened returns the store of a server of its own.
+func opened(t *testing.T) (*Store, jetstream.JetStream) {
+	t.Helper()
+	nc := natsdtest.Start(t).Connect()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), nc, js, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, js
+}
+
 // TestReadFromAReplicaThatIsBehind gives a view what a replica has that is behind: first an older
 // record than was known, and what was stored since a moment later. That is no loss. Where the newer
 // one never comes, it is.
 func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []bool{false, true} {
-		nc := natsdtest.Start(t).Connect()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-			t.Fatal(err)
-		}
-		s, err := Open(t.Context(), nc, js, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s, js := opened(t)
 		// read returns what lies there now.
 		read := func() (msgs []jetstream.Msg) {
 			t.Helper()
@@ -66,8 +73,8 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 				view.apply(n)
 			}
 		}
-		cred := account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}
-		if cred, err = s.Save(t.Context(), cred); err != nil {
+		cred, err := s.Save(t.Context(), account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")})
+		if err != nil {
 			t.Fatal(err)
 		}
 		older := read()
@@ -115,18 +122,7 @@ func TestReadFromAReplicaThatIsBehind(t *testing.T) {
 // loss.
 func TestReadingPassedOver(t *testing.T) {
 	t.Parallel()
-	nc := natsdtest.Start(t).Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(t.Context(), nc, js, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, _ := opened(t)
 	if _, err := s.Save(t.Context(), account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa")}); err != nil {
 		t.Fatal(err)
 	}

@@ -47,8 +47,8 @@ type View struct {
 	// replica lags behind.
 	unread   int
 	reading  bool
-	outdated bool          // readAnew was called, and the next reading has not begun
-	anew     chan struct{} // ends the watch, so that another one begins
+	outdated bool   // readAnew was called, and the next reading has not begun
+	stop     func() // ends the watch, so that another one begins
 }
 
 // owner is what many keys have in common, stored once.
@@ -92,7 +92,7 @@ const chunkLen = 1 << 12
 func newView() *View {
 	return &View{
 		places: map[place]uint32{}, ownerAt: map[owner]uint32{}, components: map[string]*component{}, quotas: map[string]Quota{},
-		anew: make(chan struct{}, 1),
+		stop: func() {},
 	}
 }
 
@@ -174,12 +174,16 @@ func (v *View) lost(upTo uint64) (n int, reading bool) {
 // readAnew has everything read from the beginning again. What is missing is not known until then.
 func (v *View) readAnew() {
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.outdated = true
-	v.mu.Unlock()
-	select {
-	case v.anew <- struct{}{}:
-	default:
-	}
+	v.stop()
+}
+
+// stopBy tells v how the watch that feeds it is stopped.
+func (v *View) stopBy(stop func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.stop = stop
 }
 
 // await returns when everything up to a sequence is read, or ctx ends.
@@ -366,10 +370,6 @@ func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, rea
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", events.StreamTokens, err)
 	}
-	v.begin()
-	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 && v.end() {
-		ready()
-	}
 	msgs, err := cons.Messages(jetstream.PullExpiry(watchExpiry), jetstream.PullHeartbeat(watchHeartbeat),
 		jetstream.PullMaxMessages(watchAtOnce))
 	if err != nil {
@@ -378,15 +378,11 @@ func (s *Store) follow(ctx context.Context, v *View, patience time.Duration, rea
 	defer context.AfterFunc(ctx, msgs.Stop)()
 	defer msgs.Stop()
 	defer bus.StopAtReconnect(s.nc, msgs, nats.CONNECTED)()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-v.anew:
-			msgs.Stop()
-		case <-ended:
-		}
-	}()
+	v.stopBy(msgs.Stop)
+	v.begin()
+	if info := cons.CachedInfo(); info != nil && info.NumPending == 0 && v.end() {
+		ready()
+	}
 	news := make(chan *reading, watchAhead)
 	failed := make(chan error, 1)
 	go func() {

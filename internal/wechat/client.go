@@ -365,7 +365,7 @@ func (k *call) fail(code int, text string, cause error) error {
 
 // faulty returns the *Error for an answer that makes no sense.
 func (k *call) faulty(what string) error {
-	return k.fail(0, "the answer makes no sense: "+what, nil)
+	return k.fail(0, senseless+what, nil)
 }
 
 // grant checks the tokens that WeChat issued. An empty or odd token must never replace a good one.
@@ -435,7 +435,7 @@ func (k *call) noAnswer(ctx context.Context, err error) error {
 	if cause == nil && errors.Is(err, context.DeadlineExceeded) {
 		cause = context.DeadlineExceeded
 	}
-	return k.fail(0, "no answer: "+err.Error(), cause)
+	return k.fail(0, unanswered+err.Error(), cause)
 }
 
 // read reads an answer. WeChat's errcode comes first, whatever the HTTP status is.

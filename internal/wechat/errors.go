@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"wxtoken/internal/lang"
 )
 
 // API names one of the platform's calls: those of the component by the last part of their path, the
@@ -47,6 +49,24 @@ func (a API) Path() string {
 // OfAccount reports whether the call is made with an account's own access token and charged to the
 // account.
 func (a API) OfAccount() bool { return a == APIGetTicket || a == APICustomSend }
+
+// What the message of an Error without an errcode begins with.
+const (
+	unanswered = "no answer: "
+	senseless  = "the answer makes no sense: "
+)
+
+// NoAnswer returns in both languages what Error says where it has no errcode; ok is false for any
+// other text.
+func NoAnswer(api API, said string) (text lang.Text, ok bool) {
+	if what, is := strings.CutPrefix(said, string(api)+": "+unanswered); is {
+		return lang.T("%s: no answer: %s", "%s：没有应答：%s", api, what), true
+	}
+	if what, is := strings.CutPrefix(said, string(api)+": "+senseless); is {
+		return lang.T("%s: the answer makes no sense: %s", "%s：应答无法理解：%s", api, what), true
+	}
+	return lang.Text{}, false
+}
 
 // Error is the error of every call of Client: WeChat's refusal, no answer, or an answer that makes
 // no sense. It holds no secret and may be logged.
