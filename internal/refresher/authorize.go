@@ -307,6 +307,7 @@ func (r *Refresher) endExchange(ctx context.Context, c *component, cred account.
 	// In memory only: each way out of here stores it once, with what it has found beside. A
 	// refresher that dies before leaves the claim to its end, or to this message's next delivery.
 	cred = cred.GivenBack()
+	m = r.hurried(ctx, link, m)
 	switch wechat.Judge(cause) {
 	case wechat.CodeSpent:
 		// Used by the redirect, or by a refresher that died before it stored the answer: the

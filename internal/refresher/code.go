@@ -97,7 +97,7 @@ func (r *Refresher) handleCode(ctx context.Context, c *component, a events.Auth,
 		r.log.Warn().Err(err).Str("component", c.appid).Msg("authorization came to nothing")
 		return r.links.Fail(ctx, link, "", verdict.String())
 	default:
-		return events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
+		return events.Later(eventDelay(r.hurried(ctx, link, m), err), fmt.Errorf("exchange code: %w", err))
 	}
 	if !wxtoken.ValidAppID(granted.AuthorizerAppID) {
 		if err := r.links.Fail(ctx, link, "", "no_account"); err != nil {
@@ -183,7 +183,7 @@ func (r *Refresher) finishMissed(ctx context.Context, c *component, link *store.
 		return false, nil
 	}
 	if err != nil {
-		return false, events.Later(eventDelay(m, err), fmt.Errorf("exchange code: %w", err))
+		return false, events.Later(eventDelay(r.hurried(ctx, link, m), err), fmt.Errorf("exchange code: %w", err))
 	}
 	if info.RefreshToken == "" || info.RefreshToken == cred.RefreshToken && cred.RevokedAt.IsZero() {
 		return false, nil

@@ -14,7 +14,9 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/store"
 	"wxtoken/wechatsim"
 )
 
@@ -241,6 +243,45 @@ func TestRedirectsAnswerLost(t *testing.T) {
 		t.Error("the page said for a while that it had failed")
 	}
 	r.wantCalls(apiExchange, 3) // lost, spent, and the push's
+}
+
+// answerLost consents at WeChat, loses the answer to the redirect's code, and returns when the redirect waits for the push.
+func (r *rig) answerLost() *merchant {
+	r.Helper()
+	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
+	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultLost, Times: 1})
+	m.comesBack()
+	r.until("nobody waits for the push", func() bool { return r.log.count("waiting for the push", "message put off") >= 1 })
+	return m
+}
+
+// claim claims a link for the event of a sequence on AUTH.
+func (m *merchant) claim(sequence uint64, until time.Time) {
+	m.Helper()
+	m.must(m.store.UpdateConnect(m.Context(), m.id, m.clock.Now(), func(link *store.Connect) bool {
+		link.Claim = &account.Claim{By: "another", For: fmt.Sprintf("auth/%d", sequence), Until: until}
+		return true
+	}))
+}
+
+// TestPushFailsAfterPutOffs loses WeChat's answer to the push's code, too, after the push was put off several times. That it
+// was put off is no failure: while the merchant's browser waits it is tried again in time.
+func TestPushFailsAfterPutOffs(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.answerLost()
+	failed := watchFailure(m)
+	m.claim(0, r.clock.Now().Add(time.Hour))
+	m.send(m.push)
+	auth, err := r.js.Stream(r.Context(), events.StreamAuth)
+	r.must(err)
+	r.until("the push is not put off", func() bool { return r.log.count("the other code of the link", "message put off") >= 5 })
+	r.fail(wechatsim.Fault{API: apiExchange, Mode: wechatsim.FaultLost, Times: 1})
+	m.claim(auth.CachedInfo().State.LastSeq, r.clock.Now().Add(time.Hour)) // now it is the push's own
+	m.wantAuthorized(alice, "7")
+	if failed() {
+		t.Error("the page said for a while that it had failed")
+	}
+	r.wantCalls(apiExchange, 4) // lost, spent, the push's lost, and spent
 }
 
 // TestStoryOfALink kills the refresher at each step of the exchange of a link's code. Whoever comes next ends the walk in

@@ -11,6 +11,9 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
+	"wxtoken/internal/events"
+	"wxtoken/internal/gate"
+	"wxtoken/internal/store"
 	"wxtoken/internal/wechat"
 )
 
@@ -85,6 +88,54 @@ func TestKeeps(t *testing.T) {
 	} {
 		if row.cfg.keeps(account.KindOf(row.key).Ticket, row.key.Authorizer) != row.want {
 			t.Errorf("%v, for %v: %s is kept %t", row.cfg.Derive, row.cfg.DeriveFor, row.key, !row.want)
+		}
+	}
+}
+
+// TestWatched tells at which links a browser waits, and until when.
+func TestWatched(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for _, row := range []struct {
+		name string
+		link store.Connect
+		want bool
+	}{
+		{"no redirect yet", store.Connect{State: events.ConnectPending}, false},
+		{"came back", store.Connect{State: events.ConnectExchanging, CodeAt: ago(time.Second)}, true},
+		{"came back long ago", store.Connect{State: events.ConnectExchanging, CodeAt: ago(watchedFor)}, false},
+		{"spent just now", store.Connect{State: events.ConnectExchanging, CodeAt: ago(time.Hour), SpentAt: ago(time.Second)}, true},
+		{"spent long ago", store.Connect{State: events.ConnectExchanging, CodeAt: ago(time.Hour), SpentAt: ago(watchedFor)}, false},
+		{"failed", store.Connect{State: events.ConnectFailed, CodeAt: ago(time.Second)}, false},
+		{"authorized", store.Connect{State: events.ConnectAuthorized, CodeAt: ago(time.Second)}, false},
+	} {
+		if watched(row.link, now) != row.want {
+			t.Errorf("%s: watched %t", row.name, !row.want)
+		}
+	}
+	// Two retries find room in the time that a redirect waits for the push.
+	if wait := account.RetryAfter(watchedTries); 2*wait > spentPatience {
+		t.Errorf("the wait is %v, of %v", wait, spentPatience)
+	}
+}
+
+// TestEventDelay: a hurried event waits as long as any other for what is no plain failure.
+func TestEventDelay(t *testing.T) {
+	t.Parallel()
+	hurried := events.Msg{Deliveries: watchedTries}
+	for _, row := range []struct {
+		err               error
+		shortest, longest time.Duration
+	}{
+		{errors.New("EOF"), 2500 * time.Millisecond, 5 * time.Second},
+		{events.Later(40*time.Second, errors.New("held back")), 40 * time.Second, 40 * time.Second},
+		{refusal(wechat.APIQueryAuth, 45009), gate.MaxPause, 15 * time.Second},
+		{refusal(wechat.APIQueryAuth, 45011), time.Minute, 90 * time.Second},
+		{refusal(wechat.APIQueryAuth, 61007), time.Minute, 90 * time.Second},
+	} {
+		if wait := eventDelay(hurried, row.err); wait < row.shortest || wait > row.longest {
+			t.Errorf("%v: put off for %v, want %v to %v", row.err, wait, row.shortest, row.longest)
 		}
 	}
 }
