@@ -24,7 +24,8 @@ import (
 //
 // A code that is spent is an ordinary case here, where both have the same one. What must not happen
 // is that a link is called failed while the push's handler is at work: the page that waits would
-// tell the merchant to begin again (TestConsent, TestRedirectsAnswerLost).
+// tell the merchant to begin again (TestConsent, TestRedirectsAnswerLost,
+// TestPushAtWorkWhenPatienceEnds).
 
 // handleCode exchanges the code that a link's redirect brought. It does not say for which account
 // it is, and not when the merchant agreed: WeChat's answer tells the first, the push the second.
@@ -129,11 +130,16 @@ const spentPatience = 10 * time.Second
 // awaitPush deals with a redirect's code that was spent before, most likely by the push, whose
 // handler may be at work in this moment. The link waits for it for ten seconds; after that the
 // account is looked for, and if nothing is found the link has failed.
+//
+// While the push's handler has claimed the link it waits on: one call to WeChat may take these ten
+// seconds. That ends, too: once the push is tried once a minute, its claim of 15 s runs out in
+// between.
 func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Connect, m events.Msg) error {
 	if link == nil {
 		return nil
 	}
-	if !link.SpentAt.IsZero() && r.now().Sub(link.SpentAt) >= spentPatience {
+	now := r.now()
+	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience && !links.HeldByOther(link, m, now) {
 		if done, err := r.finishMissed(ctx, c, link, m); done || err != nil {
 			return err
 		}

@@ -284,6 +284,27 @@ func TestPushFailsAfterPutOffs(t *testing.T) {
 	r.wantCalls(apiExchange, 4) // lost, spent, the push's lost, and spent
 }
 
+// TestPushAtWorkWhenPatienceEnds has the push's handler at work when the redirect's patience ends: the link waits for it,
+// and no longer than its claim. Should the push end after all that, its account has the link.
+func TestPushAtWorkWhenPatienceEnds(t *testing.T) {
+	r := newRig(t, options{cfg: withLinks})
+	m := r.answerLost()
+	m.claim(0, r.clock.Now().Add(time.Minute))
+	r.clock.forward(10 * time.Second)
+	waits := func() int { return r.log.count("waiting for the push", "message put off") }
+	before := waits()
+	r.until("the redirect does not wait", func() bool {
+		if m.result().State == events.ConnectFailed {
+			t.Fatal("failed while the push is at work")
+		}
+		return waits() >= before+2
+	})
+	r.clock.forward(time.Minute)
+	m.ended(events.ConnectFailed)
+	m.send(m.push)
+	m.wantAuthorized(alice, "7")
+}
+
 // TestStoryOfALink kills the refresher at each step of the exchange of a link's code. Whoever comes next ends the walk in
 // the same place.
 func TestStoryOfALink(t *testing.T) {
