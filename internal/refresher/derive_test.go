@@ -319,8 +319,9 @@ func TestTicketsOfANewAuthorization(t *testing.T) {
 			}
 			r.clock.forward(50 * time.Minute)
 			for _, key := range []wxtoken.Key{componentKey, aliceKey} {
+				handled := r.handled(key)
 				r.poke(key)
-				r.until("not renewed", func() bool { return r.token(key).Generation > 1 })
+				r.until("not renewed", func() bool { return r.token(key).Generation > 1 && r.handled(key) > handled })
 			}
 			for _, key := range []wxtoken.Key{aliceJSAPI, aliceCard} {
 				if until := r.credential(key).RetryAt.Sub(r.clock.Now()); until < 4*time.Hour || r.clock.Now().Before(d.end(r.token(key).Value)) {

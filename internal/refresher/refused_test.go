@@ -18,9 +18,7 @@ import (
 // pokeOnce makes key due and waits until somebody has dealt with that, in whatever way.
 func (r *rig) pokeOnce(key wxtoken.Key) {
 	r.Helper()
-	dealt := func() int {
-		return r.putOff(key) + r.log.count(`"message":"message handled"`, events.DueSubject(key))
-	}
+	dealt := func() int { return r.putOff(key) + r.handled(key) }
 	before := dealt()
 	r.poke(key)
 	r.until(key.String()+" was not dealt with", func() bool { return dealt() > before })

@@ -615,6 +615,11 @@ func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
 	r.must(r.store.MakeDue(r.Context(), events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled}, ""))
 }
 
+// handled returns how many due messages of key have come to their end.
+func (r *rig) handled(key wxtoken.Key) int {
+	return r.log.count(`"message":"message handled"`, events.DueSubject(key))
+}
+
 // pokedInVain makes key due and waits until that was put off.
 func (r *rig) pokedInVain(key wxtoken.Key) {
 	r.Helper()

@@ -128,8 +128,7 @@ func TestQuotaGoneIsSeen(t *testing.T) {
 // drainedOf waits until no due message of key is left.
 func (r *rig) drainedOf(key wxtoken.Key) {
 	r.Helper()
-	handled := func() int { return r.log.count("message handled", events.DueSubject(key)) }
-	r.until("not handled", func() bool { return handled() > 0 })
+	r.until("not handled", func() bool { return r.handled(key) > 0 })
 }
 
 // TestHeldBackIsSeen has each cause that keeps tokens from being renewed come, last and go.
