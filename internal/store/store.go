@@ -88,13 +88,16 @@ func hedged[T any](ctx context.Context, read func(context.Context) (T, error)) (
 		value T
 		err   error
 	}
-	answers := make(chan answer, requestTimeout/hedgeAfter+1)
+	answers := make(chan answer)
 	again := time.NewTicker(hedgeAfter)
 	defer again.Stop()
 	for {
 		go func() {
 			value, err := read(ctx)
-			answers <- answer{value, err}
+			select {
+			case answers <- answer{value, err}:
+			case <-ctx.Done(): // another was first
+			}
 		}()
 		select {
 		case a := <-answers:
