@@ -180,6 +180,10 @@ func TestSlowNATS(t *testing.T) {
 		r.generation(aliceKey, generation)
 	}
 	r.drained()
-	r.wantCalls(apiRefresh, 2)
+	// A commit has 5 s, and needs four of them here: on a slow machine it may come to nothing.
+	late := r.log.count("store batch of 3 messages: context deadline exceeded")
+	if n := r.calls(apiRefresh); n < 2 || n > 2+late {
+		t.Errorf("%d calls for two renewals, with %d commits that came too late", n, late)
+	}
 	r.must(r.accepted(alice))
 }
