@@ -1,6 +1,7 @@
 package account
 
 import (
+	"fmt"
 	"time"
 
 	"wxtoken/client"
@@ -85,15 +86,29 @@ type Refused struct {
 	Early      int       `json:"early,omitempty"` // tokens in a row that were refused within a tenth of their life
 }
 
-// Claim says who is changing a credential, because of what, and until when at the longest.
+// Claim says who is changing a record, because of what, and until when at the longest.
 type Claim struct {
 	By    string    `json:"by"`  // the process
-	For   string    `json:"for"` // the message that it handles
+	For   string    `json:"for"` // the message that it handles: see Purpose
 	Until time.Time `json:"until"`
 }
 
+// Purpose names a message in a claim, by its consumer ("auth", "due") and its sequence in the stream.
+func Purpose(consumer string, sequence uint64) string {
+	return fmt.Sprintf("%s/%d", consumer, sequence)
+}
+
+// KeepsOff reports whether a claim keeps the handler of a message from the record. It does so until
+// its end, unless it was made for the same message: that is delivered again only when the claim's
+// owner has put it off, or is no longer heard of. No claim (nil) keeps nobody off.
+func (c *Claim) KeepsOff(purpose string, redelivered bool, now time.Time) bool {
+	return c.inForce(now) && !(redelivered && c.For == purpose)
+}
+
+func (c *Claim) inForce(now time.Time) bool { return c != nil && now.Before(c.Until) }
+
 // ClaimedAt reports whether a refresher holds the credential at the given time.
-func (c Credential) ClaimedAt(now time.Time) bool { return c.Claim != nil && now.Before(c.Claim.Until) }
+func (c Credential) ClaimedAt(now time.Time) bool { return c.Claim.inForce(now) }
 
 // Renewable reports whether there is anything to get a token with.
 func (c Credential) Renewable() bool {

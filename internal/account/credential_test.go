@@ -26,3 +26,27 @@ func TestRenewable(t *testing.T) {
 		}
 	}
 }
+
+func TestClaimKeepsOff(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	mine, other := Purpose("auth", 7), Purpose("due", 7)
+	until := func(at time.Time) *Claim { return &Claim{For: mine, Until: at} }
+	for _, row := range []struct {
+		name        string
+		claim       *Claim
+		purpose     string
+		redelivered bool
+		want        bool
+	}{
+		{"none", nil, other, false, false},
+		{"another message", until(now.Add(time.Second)), other, false, true},
+		{"another message, delivered again", until(now.Add(time.Second)), other, true, true},
+		{"the same message", until(now.Add(time.Second)), mine, true, false},
+		{"the same number in its first delivery", until(now.Add(time.Second)), mine, false, true}, // of a stream that was made anew
+		{"over", until(now), other, false, false},
+	} {
+		if got := row.claim.KeepsOff(row.purpose, row.redelivered, now); got != row.want {
+			t.Errorf("%s: %t, want %t", row.name, got, row.want)
+		}
+	}
+}

@@ -40,13 +40,6 @@ const (
 	DoCancel                 // WeChat says that the authorization is over
 )
 
-// Claimable reports whether a refresher may claim the credential for a message. A claim is
-// respected, unless it was made for the same message: that is delivered again only when the claim's
-// owner is no longer heard of.
-func (c Credential) Claimable(purpose string, redelivered bool, now time.Time) bool {
-	return !c.ClaimedAt(now) || redelivered && c.Claim.For == purpose
-}
-
 // Claimed is the credential while the process by is at it because of a message.
 func (c Credential) Claimed(by, purpose string, now time.Time) Credential {
 	if c.Claim != nil {

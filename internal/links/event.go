@@ -3,8 +3,6 @@ package links
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
 
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
@@ -60,10 +58,10 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 		return nil
 	}
 	now := l.Now()
-	if HeldByOther(link, m, now) {
+	if link.Claim.KeepsOff(Purpose(m), m.Redelivered, now) {
 		return events.Later(account.ClaimedDelay, lang.Error(lang.T("exchange code: the other code of the link is being exchanged", "换取令牌：正在用该链接的另一个授权码换取"), nil))
 	}
-	link.Claim = &account.Claim{By: l.ID, For: purposeOf(m), Until: now.Add(account.ClaimFor).UTC()}
+	link.Claim = &account.Claim{By: l.ID, For: Purpose(m), Until: now.Add(account.ClaimFor).UTC()}
 	saved, err := l.Store().SaveConnect(ctx, *link, now)
 	if err != nil {
 		return err
@@ -72,15 +70,8 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 	return nil
 }
 
-// HeldByOther reports whether another event than this one has claimed a link: its code is being
-// exchanged, or it failed a moment ago and is to be tried again.
-func HeldByOther(link *store.Connect, m events.Msg, now time.Time) bool {
-	held := link.Claim
-	return held != nil && now.Before(held.Until) && !(m.Redelivered && held.For == purposeOf(m))
-}
-
-// purposeOf names an event in a claim.
-func purposeOf(m events.Msg) string { return fmt.Sprintf("auth/%d", m.Sequence) }
+// Purpose names an event in the claim of its link.
+func Purpose(m events.Msg) string { return account.Purpose("auth", m.Sequence) }
 
 // Ref returns the ref for a credential that was authorized through link. conflict reports that the
 // account keeps another ref than the link's.

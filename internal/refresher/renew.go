@@ -284,9 +284,9 @@ func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred accoun
 // died, or gave it back; so the handler that gets it may take the claim over at once, and a
 // refresher that died delays a renewal by seconds only. For any other message the claim stands
 // until its end.
-func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events.Msg, stream string) (account.Credential, error) {
-	purpose := fmt.Sprintf("%s/%d", stream, m.Sequence)
-	if !cred.Claimable(purpose, m.Redelivered, r.now()) {
+func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events.Msg, consumer string) (account.Credential, error) {
+	purpose := account.Purpose(consumer, m.Sequence)
+	if cred.Claim.KeepsOff(purpose, m.Redelivered, r.now()) {
 		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
 	return r.store.Claim(ctx, cred.Claimed(r.id, purpose, r.now()))
