@@ -483,6 +483,7 @@ func TestProfileConfirmsNothing(t *testing.T) {
 				return true
 			}
 			r.clock.forward(20 * time.Minute)
+			r.ticket() // the one before lives for twelve hours
 			time.Sleep(500 * time.Millisecond)
 			return false
 		})

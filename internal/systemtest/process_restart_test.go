@@ -153,8 +153,8 @@ func (s *site) pushLoad() (stop func()) {
 
 // natsRestarts stops and starts NATS ten times while pushes come in and tokens are renewed.
 func natsRestarts(t *testing.T, p programs) {
-	s := newSite(t, p, 2, "--life=180s")
-	s.settings = append(s.settings, "WXTOKEN_SWEEP_EVERY=2s", "WXTOKEN_RENEW_FRACTION=0.04")
+	s := newSite(t, p, 2, "--life=120s")
+	s.settings = append(s.settings, "WXTOKEN_SWEEP_EVERY=2s", "WXTOKEN_RENEW_FRACTION=0.1")
 	s.ingest()
 	s.refresher()
 	s.refresher()
