@@ -137,8 +137,7 @@ func TestEverybodyComesBack(t *testing.T) {
 
 // TestBrokenLists gives lists that break off, are shuffled or count wrongly: what they tell is taken over, and nothing is deleted.
 //
-// It runs before the tests that run in parallel. Its rows store thousands of messages each, which took more than three minutes where they
-// shared a tenth of a processor with twenty others.
+// Its rows run in parallel, but before all other tests that do (see options.alone).
 func TestBrokenLists(t *testing.T) {
 	const accounts = 520
 	page := func(total, from, to int) wechatsim.Fault {
@@ -262,7 +261,7 @@ func TestOneThatCannotBeAskedAbout(t *testing.T) {
 // TestDeathWhileReconciling stops the refresher in the middle of a list: the next one finishes it, without asking for anybody twice.
 func TestDeathWhileReconciling(t *testing.T) {
 	const accounts = 520
-	r, first := listedRig(t, accounts, options{cfg: func(c *refresher.Config) { c.Concurrency = 16 }})
+	r, first := listedRig(t, accounts, options{alone: true, cfg: func(c *refresher.Config) { c.Concurrency = 16 }})
 	r.fail(wechatsim.Fault{API: apiRefresh, Mode: wechatsim.FaultSlow, Delay: 5 * time.Millisecond})
 	p := r.start()
 	r.send(first)
