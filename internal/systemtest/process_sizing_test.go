@@ -97,11 +97,7 @@ func size(t *testing.T, p programs, server string, n int) {
 	if !strings.Contains(re.stdout.String(), fmt.Sprintf(`"keys":%d`, n+1)) {
 		t.Errorf("the refresher does not have these accounts: %s", re.stdout.String())
 	}
-	for busy := time.Hour; busy > 500*time.Millisecond; { // the operator's page reads both buckets once, and dead tokens are told
-		used := cpu(t, re.cmd.Process.Pid)
-		time.Sleep(5 * time.Second)
-		busy = cpu(t, re.cmd.Process.Pid) - used
-	}
+	settle(t, re)
 	t.Logf("quiet %s after it was ready, with %s of processor time and %s of NATS's until then",
 		(time.Since(began) - ready).Round(time.Second), cpu(t, re.cmd.Process.Pid), cpu(t, cmd.Process.Pid)-usedByNATS)
 	const quiet = time.Minute // with two sweeps in it
@@ -134,6 +130,16 @@ func size(t *testing.T, p programs, server string, n int) {
 		mib(rss(t, in.cmd.Process.Pid)), 100*idle, 100*idleNATS, scrape.Round(time.Millisecond))
 	fmt.Printf("BenchmarkSizing/accounts=%d 1 %d refresher-MiB %.2f ready-s %.2f ready-cpu-s %.2f idle-%%core %.2f nats-idle-%%core %d nats-MiB %.1f scrape-ms\n",
 		n, mib(rss(t, re.cmd.Process.Pid)), ready.Seconds(), readyCPU.Seconds(), 100*idle, 100*idleNATS, mib(rss(t, cmd.Process.Pid)), scrape.Seconds()*1000)
+}
+
+// settle waits until a process computes next to nothing: the operator's page reads both buckets once, and dead tokens are told.
+func settle(t *testing.T, p *process) {
+	t.Helper()
+	for busy := time.Hour; busy > 500*time.Millisecond; {
+		used := cpu(t, p.cmd.Process.Pid)
+		time.Sleep(5 * time.Second)
+		busy = cpu(t, p.cmd.Process.Pid) - used
+	}
 }
 
 // startNATS starts nats-server on data, as production has it flush: each message before its ack.
