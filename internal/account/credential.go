@@ -89,14 +89,15 @@ type Refused struct {
 // Claim says who is changing a record, because of what, and until when at the longest.
 type Claim struct {
 	By    string    `json:"by"`  // the process
-	For   string    `json:"for"` // the message that it handles: see Purpose
+	For   string    `json:"for"` // the message that it handles: see ForAuth, ForDue
 	Until time.Time `json:"until"`
 }
 
-// Purpose names a message in a claim, by its consumer ("auth", "due") and its sequence in the stream.
-func Purpose(consumer string, sequence uint64) string {
-	return fmt.Sprintf("%s/%d", consumer, sequence)
-}
+// ForAuth names an event on AUTH in a claim, by its sequence in the stream.
+func ForAuth(sequence uint64) string { return fmt.Sprintf("auth/%d", sequence) }
+
+// ForDue names a due message in a claim, by its sequence in the stream.
+func ForDue(sequence uint64) string { return fmt.Sprintf("due/%d", sequence) }
 
 // KeepsOff reports whether a claim keeps the handler of a message from the record. It does so until
 // its end, unless it was made for the same message: that is delivered again only when the claim's

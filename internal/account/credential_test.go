@@ -29,7 +29,7 @@ func TestRenewable(t *testing.T) {
 
 func TestClaimKeepsOff(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	mine, other := Purpose("auth", 7), Purpose("due", 7)
+	mine, other := ForAuth(7), ForDue(7)
 	until := func(at time.Time) *Claim { return &Claim{For: mine, Until: at} }
 	for _, row := range []struct {
 		name        string

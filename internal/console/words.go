@@ -124,16 +124,14 @@ func heldText(held wxtoken.Condition, now time.Time) lang.Text {
 
 // heldWhy is heldText without the time.
 func heldWhy(held wxtoken.Condition) lang.Text {
-	text := reasonWord(held.Reason)
-	if api, _, ok := strings.Cut(held.Message, ":"); ok && strings.HasPrefix(api, "api_") {
-		text = lang.T("%[2]s (%[1]s)", "%[2]s（%[1]s）", printable(api), text)
+	api, _, named := strings.Cut(held.Message, ":")
+	switch {
+	case !named || !strings.HasPrefix(api, "api_"):
+		return reasonWord(held.Reason)
+	case held.Reason == wxtoken.HeldQuota:
+		return lang.T("the day's quota of %s is gone", "%s 当天的调用额度用完", printable(api))
 	}
-	if held.Reason == wxtoken.HeldQuota {
-		if api, _, ok := strings.Cut(held.Message, ":"); ok && strings.HasPrefix(api, "api_") {
-			text = lang.T("the day's quota of %s is gone", "%s 当天的调用额度用完", printable(api))
-		}
-	}
-	return text
+	return lang.T("%[2]s (%[1]s)", "%[2]s（%[1]s）", printable(api), reasonWord(held.Reason))
 }
 
 // whatToDo says what a person can do about a key in trouble; a zero text: nothing. --check and notices

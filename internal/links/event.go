@@ -58,10 +58,11 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 		return nil
 	}
 	now := l.Now()
-	if link.Claim.KeepsOff(Purpose(m), m.Redelivered, now) {
+	purpose := account.ForAuth(m.Sequence)
+	if link.Claim.KeepsOff(purpose, m.Redelivered, now) {
 		return events.Later(account.ClaimedDelay, lang.Error(lang.T("exchange code: the other code of the link is being exchanged", "换取令牌：正在用该链接的另一个授权码换取"), nil))
 	}
-	link.Claim = &account.Claim{By: l.ID, For: Purpose(m), Until: now.Add(account.ClaimFor).UTC()}
+	link.Claim = &account.Claim{By: l.ID, For: purpose, Until: now.Add(account.ClaimFor).UTC()}
 	saved, err := l.Store().SaveConnect(ctx, *link, now)
 	if err != nil {
 		return err
@@ -69,9 +70,6 @@ func (l *Links) Claim(ctx context.Context, link *store.Connect, m events.Msg) er
 	*link = saved
 	return nil
 }
-
-// Purpose names an event in the claim of its link.
-func Purpose(m events.Msg) string { return account.Purpose("auth", m.Sequence) }
 
 // Ref returns the ref for a credential that was authorized through link. conflict reports that the
 // account keeps another ref than the link's.

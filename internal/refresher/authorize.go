@@ -118,7 +118,7 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 	if err = r.links.Claim(ctx, link, m); err != nil {
 		return err
 	}
-	if cred, err = r.claim(ctx, cred, m, "auth"); err != nil {
+	if cred, err = r.claim(ctx, cred, account.ForAuth(m.Sequence), m.Redelivered); err != nil {
 		return err
 	}
 	r.step("exchange.claimed")

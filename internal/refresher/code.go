@@ -139,7 +139,7 @@ func (r *Refresher) awaitPush(ctx context.Context, c *component, link *store.Con
 		return nil
 	}
 	now := r.now()
-	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience && !link.Claim.KeepsOff(links.Purpose(m), m.Redelivered, now) {
+	if !link.SpentAt.IsZero() && now.Sub(link.SpentAt) >= spentPatience && !link.Claim.KeepsOff(account.ForAuth(m.Sequence), m.Redelivered, now) {
 		if done, err := r.finishMissed(ctx, c, link, m); done || err != nil {
 			return err
 		}

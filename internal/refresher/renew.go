@@ -134,7 +134,7 @@ func (r *Refresher) renew(ctx context.Context, due events.Due, m events.Msg) err
 	if (untried || cred.Failures == 0) && (due.Reason == events.ReasonAsked || due.Reason == events.ReasonRefused) {
 		cred = cred.WasForced(r.now())
 	}
-	if cred, err = r.claim(ctx, cred, m, "due"); err != nil {
+	if cred, err = r.claim(ctx, cred, account.ForDue(m.Sequence), m.Redelivered); err != nil {
 		return err
 	}
 	r.step("claimed")
@@ -277,16 +277,15 @@ func (r *Refresher) restoreRecord(ctx context.Context, c *component, cred accoun
 	return r.store.MakeDue(ctx, events.Due{Key: key, Generation: cred.Generation, Reason: events.ReasonListed}, "")
 }
 
-// claim takes the credential for message m: a lease of 15 seconds, longer than a call to WeChat
-// lasts.
+// claim takes the credential for the message that purpose names: a lease of 15 seconds, longer than a
+// call to WeChat lasts.
 //
 // The claim names the message. A message that is delivered again is so because its first handler
 // died, or gave it back; so the handler that gets it may take the claim over at once, and a
 // refresher that died delays a renewal by seconds only. For any other message the claim stands
 // until its end.
-func (r *Refresher) claim(ctx context.Context, cred account.Credential, m events.Msg, consumer string) (account.Credential, error) {
-	purpose := account.Purpose(consumer, m.Sequence)
-	if cred.Claim.KeepsOff(purpose, m.Redelivered, r.now()) {
+func (r *Refresher) claim(ctx context.Context, cred account.Credential, purpose string, redelivered bool) (account.Credential, error) {
+	if cred.Claim.KeepsOff(purpose, redelivered, r.now()) {
 		return cred, events.Later(account.ClaimedDelay, fmt.Errorf("%s is claimed by another refresher", cred.Key))
 	}
 	return r.store.Claim(ctx, cred.Claimed(r.id, purpose, r.now()))
