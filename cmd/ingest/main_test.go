@@ -200,9 +200,8 @@ func TestComponentsChange(t *testing.T) {
 	}
 	eventually(t, "the component that was removed", answers(http.StatusNotFound))
 	for _, msg := range []string{"component added", "component's secrets changed", "component removed"} {
-		if !regexp.MustCompile(`"component":"` + component + `".*"msg":"` + msg + `"`).MatchString(p.text()) {
-			t.Errorf("%q is not in the log", msg)
-		}
+		said := regexp.MustCompile(`"component":"` + component + `".*"msg":"` + msg + `"`)
+		eventually(t, msg+" in the log", func() bool { return said.MatchString(p.text()) }) // it is said once it holds
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

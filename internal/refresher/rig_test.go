@@ -463,7 +463,7 @@ func (r *rig) status(key wxtoken.Key) wxtoken.Status {
 	})
 }
 
-// read reads from the store, again where NATS is too slow for an answer.
+// read asks NATS, again where that is too slow for an answer.
 func read[T any](r *rig, f func(context.Context) (T, error)) (value T) {
 	r.Helper()
 	var err error
@@ -589,17 +589,23 @@ func (r *rig) reconciled() {
 // step that follows upon what a record says, or clocks that are put forward, would find them with what was true before.
 func (r *rig) heard() {
 	r.Helper()
-	tokens, err := r.js.Stream(r.Context(), events.StreamTokens)
-	r.must(err)
-	var newest uint64
-	for _, subject := range []string{events.AllTokens, events.AllCredentials} {
-		m, err := tokens.GetLastMsgForSubject(r.Context(), subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
+	newest := read(r, func(ctx context.Context) (newest uint64, err error) {
+		tokens, err := r.js.Stream(ctx, events.StreamTokens)
+		if err != nil {
+			return 0, err
 		}
-		r.must(err)
-		newest = max(newest, m.Sequence)
-	}
+		for _, subject := range []string{events.AllTokens, events.AllCredentials} {
+			m, err := tokens.GetLastMsgForSubject(ctx, subject)
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				continue
+			}
+			if err != nil {
+				return 0, err
+			}
+			newest = max(newest, m.Sequence)
+		}
+		return newest, nil
+	})
 	r.mu.Lock()
 	runs := slices.Clone(r.runs)
 	r.mu.Unlock()
@@ -617,7 +623,10 @@ func (r *rig) poke(key wxtoken.Key) {
 // pokeOld makes a generation of key due.
 func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
 	r.Helper()
-	r.must(r.store.MakeDue(r.Context(), events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled}, ""))
+	id := nuid.Next() // however often it has to be asked, NATS stores it once
+	read(r, func(ctx context.Context) (none struct{}, err error) {
+		return none, r.store.MakeDue(ctx, events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled}, id)
+	})
 }
 
 // handled returns how many due messages of key have come to their end.
