@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -24,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // programs are the executables, in the order of docs/config.md.
@@ -37,11 +37,8 @@ const patience = time.Minute
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		flag.Parse()
-		err := flag.Set("test.parallel", "6") // they wait for processes more than they work
-		if err != nil {
-			panic(err)
-		}
+		natsdtest.SideBySide(6) // they wait for processes more than they work
+		var err error
 		if bin, err = os.MkdirTemp("", "wxtoken"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

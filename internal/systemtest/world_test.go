@@ -3,7 +3,6 @@ package systemtest
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,10 +32,7 @@ import (
 
 func TestMain(m *testing.M) {
 	natsdtest.Register()
-	flag.Parse()
-	if err := flag.Set("test.parallel", "5"); err != nil { // the campaign works while the others wait for the clock
-		panic(err)
-	}
+	natsdtest.SideBySide(5) // the campaign works while the others wait for the clock
 	code := m.Run()
 	atEnd.do()
 	os.Exit(code)

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,20 +34,49 @@ const readyWithin = time.Minute
 func Register() { ats.Register() }
 
 // Main is the TestMain of a package whose tests start servers: it calls Register, and fails if
-// goroutines are left at the end. parallel is how many tests run at once, unless -parallel says it;
-// more than there are processors makes sense for tests that mostly wait. 0 means go test's own
-// number.
+// goroutines are left at the end. parallel is for SideBySide; 0 means go test's own number.
 func Main(m *testing.M, parallel int) {
 	Register()
+	if parallel > 0 {
+		SideBySide(parallel)
+	}
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// SideBySide has up to so many tests run at once, unless -parallel says how many: more than there are
+// processors make sense where tests mostly wait. On a busy machine it is fewer, in the measure of what
+// of a processor the process gets: all of them share that, and each of twenty with a server of its own
+// would be left with so little that NATS doesn't answer within its deadlines. Call it in TestMain.
+func SideBySide(parallel int) {
 	flag.Parse()
 	said := false
 	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
-	if parallel > 0 && !said {
-		if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
-			panic(err)
-		}
+	if said {
+		return
 	}
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+	parallel = max(int(float64(parallel)*share()), min(parallel, runtime.GOMAXPROCS(0)))
+	if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
+		panic(err)
+	}
+}
+
+// share returns which part of a processor the process gets, at most 1.
+func share() float64 {
+	const look = 100 * time.Millisecond
+	began, before := time.Now(), computed()
+	for time.Since(began) < look {
+		continue // so that it wants all of one
+	}
+	return min(1, (computed()-before).Seconds()/time.Since(began).Seconds())
+}
+
+// computed returns the processor time that the process has had.
+func computed() time.Duration {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		panic(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // bubbleStart is when virtual time begins. It is in the future because one clock of the server
