@@ -24,7 +24,7 @@ var program = settings.Program{
 
 // config holds all settings.
 type config struct {
-	HTTPAddr     string `name:"http-addr" group:"Gateway" default:"127.0.0.1:8090" help:"Address for services. Without --tls-cert, put a proxy with TLS in front of an address that other machines can reach."`
+	HTTPAddr     string `name:"http-addr" group:"Gateway" default:"127.0.0.1:8092" help:"Address for services. Without --tls-cert, put a proxy with TLS in front of an address that other machines can reach."`
 	TLSCert      string `name:"tls-cert" group:"Gateway" placeholder:"file" help:"Certificate for --http-addr, PEM, with its chain. It is read again when it changes."`
 	TLSKey       string `name:"tls-key" group:"Gateway" placeholder:"file" help:"Key of the certificate, PEM."`
 	WechatAPIURL string `name:"wechat-api-url" group:"Gateway" default:"https://api.weixin.qq.com" help:"WeChat's API, to which calls are relayed. This machine's address must be on the IP whitelist."`
