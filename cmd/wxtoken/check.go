@@ -113,8 +113,11 @@ func (s *config) startLines() (report preflight.Report) {
 	report = append(report, line)
 	natsAddr, _ := s.nats().ListenAddr() // it was validated
 	for _, a := range []struct{ flag, addr string }{
-		{"nats-url", natsAddr}, {"http-addr", s.HTTPAddr}, {"ops-addr", s.OpsAddr},
+		{"nats-url", natsAddr}, {"http-addr", s.HTTPAddr}, {"ops-addr", s.OpsAddr}, {"gateway-addr", s.GatewayAddr},
 	} {
+		if a.addr == "" { // no gateway
+			continue
+		}
 		listener, err := net.Listen("tcp", a.addr)
 		if err != nil {
 			report = append(report, preflight.Line{Mark: preflight.Fail, Name: "address", Saw: lang.Same(err.Error()),

@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -63,7 +62,7 @@ func testGateway(t *testing.T, file string) {
 		}
 		return nil
 	})
-	for _, name := range []string{"settings", "nats", "nats rights", "buckets", "wechat", "spool"} {
+	for _, name := range []string{"settings", "nats", "nats rights", "buckets", "wechat", "spool", "services"} {
 		if !says(out, "ok", name, "", "") {
 			t.Errorf("%s is not ok:\n%s", name, out)
 		}
@@ -83,6 +82,7 @@ func testGateway(t *testing.T, file string) {
 		{"no WeChat, in Chinese", urlOf(srv, "gateway"), []string{"--wechat-api-url=http://127.0.0.1:1", "--lang=zh"}, 1, "FAIL", "wechat", ".*http://127.0.0.1:1.*没有应答", "--wechat-api-url"},
 		{"no folder", urlOf(srv, "gateway"), []string{wechat, "--spool-dir=/nowhere"}, 1, "FAIL", "spool", "no room for a body.*", `--spool-dir \(WXTOKEN_SPOOL_DIR\)`},
 		{"no folder, in Chinese", urlOf(srv, "gateway"), []string{wechat, "--spool-dir=/nowhere", "--lang=zh"}, 1, "FAIL", "spool", ".*", "目录.*"},
+		{"no services file", urlOf(srv, "gateway"), []string{wechat, "--services-file=/nowhere"}, 1, "FAIL", "services", ".*/nowhere.*", `--services-file \(WXTOKEN_SERVICES_FILE\)`},
 		{"no Redis", urlOf(srv, "gateway"), []string{wechat, "--redis-url=redis://u:SEKRET@127.0.0.1:1/0", "--redis-format=wxjava"}, 1, "FAIL", "redis", "connect to 127.0.0.1:1/0.*refused", `--redis-url \(WXTOKEN_REDIS_URL\)`},
 		{"no Redis, in Chinese", urlOf(srv, "gateway"), []string{wechat, "--redis-url=redis://127.0.0.1:1/0", "--redis-format=wxjava", "--lang=zh"}, 1, "FAIL", "redis", ".*refused", "权限"},
 		{"a wrong password", "nats://gateway:SEKRET@" + srv.Addr().String(), []string{wechat}, 1, "FAIL", "nats", ".*(?i:authorization violation)", `check user and password in --nats-url \(WXTOKEN_NATS_URL\)`},
@@ -108,7 +108,7 @@ func shippedWithout(t *testing.T, file string) *server.Server {
 // checksGateway is checks for a gateway.
 func checksGateway(t *testing.T, natsURL string, args ...string) (code int, out string) {
 	t.Helper()
-	return checks(t, "gateway", natsURL, append(slices.Clone(args), gatewayFiles()...)...)
+	return checks(t, "gateway", natsURL, append(gatewayFiles(), args...)...)
 }
 
 // gatewayFiles are the settings of a gateway that name files.

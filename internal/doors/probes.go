@@ -5,10 +5,13 @@ import (
 	"context"
 	"os"
 
+	"github.com/rs/zerolog"
+
 	"wxtoken/internal/gateway"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/redis"
+	"wxtoken/internal/services"
 	"wxtoken/internal/settings"
 )
 
@@ -21,6 +24,16 @@ func Probes(cfg gateway.Config, shared redis.Config) []preflight.Probe {
 			"用 %s 指定进程可写的目录：在此之前，带这种请求体的调用会被拒绝", settings.Name("spool-dir")),
 		Run: func(context.Context) error { return cfg.CheckSpool() },
 	}}
+	if cfg.ServicesFile != "" {
+		probes = append(probes, preflight.Probe{
+			Name: "services", Works: lang.T("%s can be read", "%s 可以读取", cfg.ServicesFile),
+			Remedy: lang.T("mend the file that %s names (docs/gateway.md)", "改正 %s 指定的文件，写法见 docs/gateway.zh-CN.md", settings.Name("services-file")),
+			Run: func(context.Context) error {
+				_, err := services.Open(cfg.ServicesFile, zerolog.Nop())
+				return err
+			},
+		})
+	}
 	if shared.RedisURL.IsZero() {
 		return probes
 	}

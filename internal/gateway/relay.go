@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/logger"
 	"wxtoken/internal/services"
 )
@@ -132,6 +133,9 @@ func (rl *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !s.May(services.RightRelay):
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service has no right relay")
 		return
+	case account.Derived(claims.Key): // no call takes a ticket as its token
+		g.refuse(w, http.StatusOK, codeForged, "invalid credential, access_token is invalid or not latest: it stands for a ticket")
+		return
 	case !s.Calls(path):
 		g.refuse(w, http.StatusOK, codeNotAllowed, "api unauthorized: this service may not call %s", path)
 		return
@@ -232,7 +236,7 @@ type breakerTransport struct{ rl *relay }
 
 // RoundTrip makes one call.
 func (w breakerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := w.rl.base.RoundTrip(req)
+	res, err := roundTrip(w.rl.base, req)
 	var large *http.MaxBytesError
 	switch {
 	case err == nil:
@@ -335,7 +339,6 @@ var (
 func (rl *relay) answerFailure(w http.ResponseWriter, r *http.Request, err error) {
 	p := r.Context().Value(callKey{}).(*call)
 	g := rl.g
-	g.metrics.unanswered.WithLabelValues(p.service).Inc()
 	var (
 		large   *http.MaxBytesError
 		network net.Error
@@ -359,10 +362,13 @@ func (rl *relay) answerFailure(w http.ResponseWriter, r *http.Request, err error
 		status, why = http.StatusServiceUnavailable, "there is no valid token of this account: the operator's page tells why"
 	case errors.Is(err, context.Canceled): // the caller has hung up
 		status, why = 499, "cancelled"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+	case errors.Is(err, errStalled), errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		status, why = http.StatusGatewayTimeout, "WeChat does not answer in time"
 	case errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
 		why = err.Error()
+	}
+	if status == http.StatusBadGateway || status == http.StatusGatewayTimeout {
+		g.metrics.unanswered.WithLabelValues(p.service).Inc()
 	}
 	g.d.Log.Warn().Str("service", p.service).Str("key", p.accountName()).Str("api", p.path).
 		Str("error", plainError(err)).Msg("failed to answer call")

@@ -376,15 +376,27 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// TestHangs has a body stop without an end, WeChat say nothing, and WeChat stop in the middle of a file: each ends within its bound, with an
-// error that names the one who was silent, and the last as a transfer that broke.
+// TestHangs has a body stop without an end, WeChat say nothing, stop in the middle of an answer, take nothing of a body, and break off in the
+// middle of a file: each ends within its bound, with an error that names the one who was silent, and the last as a transfer that broke.
 func TestHangs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.g.AnswerWithin(5 * time.Second)
 	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
 	r.wechat.answer(func(w http.ResponseWriter, req *http.Request) bool {
+		if strings.HasSuffix(req.URL.Path, "/uploadimg") {
+			<-over // its context does not end while the body is not read
+			return true
+		}
 		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return true
+		}
+		if strings.HasSuffix(req.URL.Path, "/batchget") {
+			_, _ = io.WriteString(w, `{"user_info_list":[`)
+			_ = http.NewResponseController(w).Flush()
+			<-req.Context().Done()
 			return true
 		}
 		if strings.HasSuffix(req.URL.Path, "/get") {
@@ -398,9 +410,10 @@ func TestHangs(t *testing.T) {
 	var asked sync.WaitGroup
 	defer asked.Wait()
 	for name, row := range map[string]struct{ begin, status, errcode string }{
-		"a body":           {"POST /cgi-bin/media/upload?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", "400", "47001"},
-		"a body in chunks": {"POST /cgi-bin/media/upload?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "400", "47001"},
-		"WeChat":           {"GET /cgi-bin/user/info?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "504", "-1"},
+		"a body":                {"POST /cgi-bin/media/upload?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", "400", "47001"},
+		"a body in chunks":      {"POST /cgi-bin/media/upload?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "400", "47001"},
+		"WeChat, in the middle": {"GET /cgi-bin/user/info/batchget?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "504", "-1"},
+		"WeChat":                {"GET /cgi-bin/user/info?access_token=" + token + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "504", "-1"},
 	} {
 		asked.Go(func() { // at once, and not as tests of their own: each waits, and needs no processor
 			if got := r.raw(row.begin, false); !strings.HasPrefix(got, "HTTP/1.1 "+row.status+" ") || !strings.Contains(got, `"errcode":`+row.errcode) {
@@ -408,6 +421,11 @@ func TestHangs(t *testing.T) {
 			}
 		})
 	}
+	asked.Go(func() { // more than the connection's buffers hold
+		if a := r.call("POST", "/cgi-bin/media/uploadimg?access_token="+token, make([]byte, 16<<20)); a.status != http.StatusGatewayTimeout || a.get("errcode") != "-1" {
+			t.Errorf("a body that WeChat does not take: %d %s", a.status, a.body)
+		}
+	})
 	req, err := http.NewRequestWithContext(t.Context(), "GET", r.url+"/cgi-bin/media/get?access_token="+token, nil)
 	r.must(err)
 	res, err := r.http.Do(req)
@@ -415,6 +433,10 @@ func TestHangs(t *testing.T) {
 	defer func() { _ = res.Body.Close() }()
 	if got, err := io.ReadAll(res.Body); !errors.Is(err, io.ErrUnexpectedEOF) || len(got) > 100_000 {
 		t.Errorf("half a file came as a whole one: %d bytes, %v", len(got), err)
+	}
+	asked.Wait()
+	if n := r.unanswered("shop"); n != 3 { // what the caller left unfinished is not WeChat's
+		t.Errorf("%v calls are counted as unanswered, want 3", n)
 	}
 }
 
@@ -451,6 +473,9 @@ func TestCallerGoes(t *testing.T) {
 	r.wechat.answer(nil)
 	if a := r.call("GET", "/cgi-bin/user/info?access_token="+token, nil); a.get("errcode") != "0" {
 		t.Errorf("%d %s", a.status, a.body)
+	}
+	if n := r.unanswered("shop"); n != 0 {
+		t.Errorf("%v calls are counted as unanswered", n)
 	}
 }
 

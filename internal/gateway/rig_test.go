@@ -214,6 +214,21 @@ func (r *rig) do(req *http.Request) answer {
 	return answer{res.StatusCode, res.Header, text}
 }
 
+// unanswered returns how many of a service's calls are counted as unanswered by WeChat.
+func (r *rig) unanswered(service string) (n float64) {
+	r.Helper()
+	families, err := r.metrics.Gather()
+	r.must(err)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "wxtoken_gateway_unanswered_total" && m.GetLabel()[0].GetValue() == service {
+				n += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return n
+}
+
 // v1 makes a request to /v1 as a service.
 func (r *rig) v1(key, method, path, body string) answer {
 	r.Helper()

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/services"
 )
@@ -170,9 +171,21 @@ func (g *Gateway) pathKey(w http.ResponseWriter, r *http.Request, client *wxtoke
 	return key, true
 }
 
+// tokenKey is pathKey for a path whose answer is a token. A ticket goes to services with the right real
+// alone: it is no token of a call, so that the gateway could put it in the place of one of its own.
+func (g *Gateway) tokenKey(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) (wxtoken.Key, bool) {
+	key, ok := g.pathKey(w, r, client, s)
+	if ok && account.Derived(key) && !s.May(services.RightReal) {
+		g.metrics.refused.WithLabelValues("right").Inc()
+		problem(w, http.StatusForbidden, fmt.Sprintf("a ticket is given to services with the right %q", services.RightReal))
+		return key, false
+	}
+	return key, ok
+}
+
 // token answers GET /v1/tokens/{key}.
 func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, q url.Values) {
-	key, ok := g.pathKey(w, r, client, s)
+	key, ok := g.tokenKey(w, r, client, s)
 	if !ok {
 		return
 	}
@@ -188,7 +201,7 @@ func (g *Gateway) token(w http.ResponseWriter, r *http.Request, client *wxtoken.
 			if s = g.authorize(w, r, services.RightToken); s == nil { // it may have lost the key, the right or the account while it waited
 				return
 			}
-			if key, ok = g.pathKey(w, r, client, s); !ok {
+			if key, ok = g.tokenKey(w, r, client, s); !ok {
 				return
 			}
 		}
@@ -344,7 +357,7 @@ func (g *Gateway) writeNoToken(w http.ResponseWriter, client *wxtoken.Client, ke
 
 // refusedToken answers POST /v1/tokens/{key}/refused with the next token, or why there is none.
 func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service, _ url.Values) {
-	key, ok := g.pathKey(w, r, client, s)
+	key, ok := g.tokenKey(w, r, client, s)
 	if !ok {
 		return
 	}

@@ -33,7 +33,9 @@ func TestV1(t *testing.T) {
 	}{
 		"token":                    {shopKey, "GET", "tokens/" + merchant, "", 200, `"generation":1`},
 		"component's token":        {allKey, "GET", "tokens/" + wxtokentest.Component.String(), "", 200, `"generation":1`},
-		"a ticket":                 {allKey, "GET", "tokens/jsapi_ticket." + merchant[len("authorizer."):], "", 200, `"generation":1`},
+		"a ticket":                 {realKey, "GET", "tokens/jsapi_ticket." + merchant[len("authorizer."):], "", 200, `"generation":1`},
+		"a ticket, no right":       {allKey, "GET", "tokens/jsapi_ticket." + merchant[len("authorizer."):], "", 403, `the right \"real\"`},
+		"a ticket refused":         {allKey, "POST", "tokens/jsapi_ticket." + merchant[len("authorizer."):] + "/refused", `{"generation":1}`, 403, `the right \"real\"`},
 		"no key":                   {"", "GET", "tokens/" + merchant, "", 401, "want the header"},
 		"wrong key":                {"wrong", "GET", "tokens/" + merchant, "", 401, "no service has this key"},
 		"another's token":          {shopKey, "GET", "tokens/" + other, "", 404, "no account of this service"},
