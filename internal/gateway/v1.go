@@ -463,6 +463,7 @@ func (g *Gateway) link(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 		return
 	}
 	if !s.MayLink(request) {
+		g.metrics.refused.WithLabelValues("right").Inc()
 		problem(w, http.StatusForbidden, "this service may make links for its own components, refs (without move) and accounts (as biz_appid) alone")
 		return
 	}
