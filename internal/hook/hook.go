@@ -121,17 +121,17 @@ func Unanswered(err error) (timeout bool, why lang.Text) {
 // seconds.
 func RetryAfter(h http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32)
-	if err != nil {
+	if err != nil && !errors.Is(err, strconv.ErrRange) { // out of range it is the largest number
 		return 0
 	}
 	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
 }
 
-// Pause returns how long to wait after the given number of tries, from 1: about after if that is
-// longer than the backoff.
+// Pause returns how long to wait after the given number of tries, from 1: the backoff, less a random
+// part, but no less than after, before which the receiver asked not to be called.
 func Pause(tries int, after time.Duration) time.Duration {
-	d := max(backoff[min(tries, len(backoff))-1], after)
-	return d - rand.N(d/5+1)
+	d := backoff[min(tries, len(backoff))-1]
+	return max(d-rand.N(d/5+1), after)
 }
 
 // Sleep waits for d or until ctx ends, and returns false if ctx ended first.
