@@ -89,11 +89,11 @@ func (w *Webhooks) post(ctx context.Context, t *target, d delivery, now time.Tim
 		}
 		return result{outcome: outcomeOK} // the status says so, even if the body breaks off
 	}
-	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
-	if err != nil {
-		return noAnswer(err)
+	var answer []byte
+	if res.StatusCode != http.StatusSwitchingProtocols { // its body is the connection, which ctx does not end
+		answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	}
-	return judge(res, answer)
+	return judge(res, answer, err == nil)
 }
 
 // attributes are the headers of a message that are forwarded, with net/http's spelling. Any other
@@ -124,8 +124,9 @@ func (d delivery) setHeaders(h http.Header, signer *hook.Signer, now time.Time) 
 	}
 }
 
-// judge returns the result that an answer means.
-func judge(res *http.Response, body []byte) result {
+// judge returns the result that an answer means. The status alone says whether the receiver has the
+// message, also where the body broke off and is not whole.
+func judge(res *http.Response, body []byte, whole bool) result {
 	r := result{outcome: outcomeFailed, why: lang.T("status %d", "状态码 %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
 	switch said := bytes.TrimSpace(body); {
 	case res.StatusCode/100 == 3:
@@ -135,7 +136,7 @@ func judge(res *http.Response, body []byte) result {
 	case res.StatusCode/100 != 2:
 	case res.StatusCode != http.StatusOK || len(said) == 0 || string(said) == "success":
 		return result{outcome: outcomeOK}
-	case len(body) > maxAnswer || !isReply(said):
+	case !whole || len(body) > maxAnswer || !isReply(said):
 		return result{outcome: outcomeGarbage, why: lang.T("the answer is not a passive reply", "应答不是被动回复")}
 	default:
 		return result{outcome: outcomeReplied, answer: said}

@@ -120,14 +120,15 @@ func newReplyOutcomes() *replyOutcomes {
 	return &replyOutcomes{by: map[string]outcomeAt{}, changed: make(chan struct{}), swept: time.Now()}
 }
 
-// remember is how long an outcome is kept; a message waits for it no longer than replyTime.
+// remember is how long an outcome is kept. A message waits for it no longer than replyTime, and one
+// that waits for the others of its account is marked at each check (turn.sendProgress).
 const remember = time.Minute
 
 func (a *replyOutcomes) add(id string, taken bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
-	a.by[id] = outcomeAt{taken, now}
+	a.by[id] = outcomeAt{taken || a.by[id].taken, now} // WeChat repeats a push, and then the reply is asked for again
 	close(a.changed)
 	a.changed = make(chan struct{})
 	if now.Sub(a.swept) < remember {
@@ -139,6 +140,13 @@ func (a *replyOutcomes) add(id string, taken bool) {
 			delete(a.by, id)
 		}
 	}
+}
+
+// has reports whether it is known that the receiver took the message.
+func (a *replyOutcomes) has(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.by[id].taken
 }
 
 // taken waits for the outcome of a message, until a time at most. It reports whether the receiver

@@ -1,6 +1,7 @@
 package webhooks
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"wxtoken/internal/natsd/natsdtest"
+	"wxtoken/internal/services"
 )
 
 const replyDocument = "<xml><ToUserName>u</ToUserName><FromUserName>a</FromUserName><CreateTime>1</CreateTime><MsgType>text</MsgType><Content>hi</Content></xml>"
@@ -77,4 +79,40 @@ func TestReply(t *testing.T) {
 	eventually(t, "1 replied, 2 garbage, 1 timeout and 1 failed to be counted", func() bool {
 		return count(outcomeReplied) == 1 && count(outcomeGarbage) == 2 && count(outcomeTimeout) == 1 && count(outcomeFailed) == 1
 	})
+}
+
+// TestTakenWhileItWaited: what the receiver took with the question for the reply does not come again, also if it waits so long behind
+// another message of its account that the outcome is forgotten meanwhile, and if a repeat of the question was not taken.
+func TestTakenWhileItWaited(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	outcomes := newReplyOutcomes()
+	turn := (&subscription{Webhooks: &Webhooks{}, replyOutcomes: outcomes, postCtx: context.Background()}).newTurn("pin")
+	turn.target.Store(&target{hook: services.Webhook{Reply: true}})
+	item := func(seq uint64, id string) *item {
+		i := &item{seq: seq, id: id, stored: now.Add(-time.Hour), received: now.Add(-time.Hour), progressAt: now}
+		turn.held[seq] = i
+		return i
+	}
+	taken, not := item(1, "taken"), item(2, "not")
+	outcomes.add("taken", true)
+	outcomes.add("taken", false) // WeChat repeated the push
+	outcomes.add("not", false)
+	turn.sendProgress(now)
+	outcomes.by["taken"], outcomes.swept = outcomeAt{true, now.Add(-2 * remember)}, now.Add(-2*remember)
+	outcomes.add("another", true)
+	if outcomes.has("taken") {
+		t.Error("an outcome is kept for ever")
+	}
+	if !turn.takenByReply(taken) {
+		t.Error("what was taken comes again")
+	}
+	if turn.takenByReply(not) {
+		t.Error("what was not taken does not come again")
+	}
+	late := item(3, "late")
+	outcomes.add("late", true)
+	if !turn.takenByReply(late) {
+		t.Error("what was taken comes again after it was handed out late")
+	}
 }

@@ -56,6 +56,10 @@ func narrow(service *services.Service, kind events.Kind) []events.Kind {
 		return nil
 	}
 	var kinds []events.Kind
+	if kind.MsgType == events.MsgTypeNotice && service.Knows(wxtoken.ComponentKey(kind.Component), "") {
+		kind.AppID = "" // the notices about no account
+		kinds = append(kinds, kind)
+	}
 	for _, appid := range appids {
 		kind.AppID = appid
 		kinds = append(kinds, kind)

@@ -61,6 +61,7 @@ type item struct {
 	received   time.Time
 	progressAt time.Time // when the server got the last InProgress
 	posting    bool
+	replied    bool        // taken when the receiver was asked for the reply
 	evicted    atomic.Bool // given up after the next failed try
 }
 
@@ -220,11 +221,14 @@ func (t *turn) update(info *jetstream.ConsumerInfo, asked time.Time) (settled bo
 	return t.settled
 }
 
-// sendProgress sends InProgress for each message for which none was sent for a while.
+// sendProgress sends InProgress for each message for which none was sent for a while, and marks
+// those that were taken with the question for the reply: an outcome is forgotten before a message
+// that waits behind a failing one is looked at.
 func (t *turn) sendProgress(now time.Time) {
 	var silent []*item
 	t.mu.Lock()
 	for _, i := range t.held {
+		i.replied = i.replied || t.replyOutcomes.has(i.id)
 		if now.Sub(i.progressAt) > progressEvery {
 			i.progressAt = now
 			silent = append(silent, i)
@@ -281,21 +285,25 @@ func (t *turn) next(a *account, done *item) *item {
 // deliver tries until the message is taken or given up, and then acks it. It returns false when the
 // turn ends first.
 func (t *turn) deliver(a *account, i *item) bool {
-	wanted, ok := t.awaitWanted(i)
-	if !ok {
-		return false
-	}
-	if !wanted || t.takenByReply(i) {
-		_ = i.msg.Ack()
-		return t.ctx.Err() == nil
-	}
 	for {
+		wanted, ok := t.awaitWanted(i) // before each try: the account may have become another service's
+		if !ok {
+			return false
+		}
+		if !wanted || t.takenByReply(i) {
+			_ = i.msg.Ack()
+			return t.ctx.Err() == nil
+		}
 		if !t.begin(i) {
 			return false
 		}
 		d := delivery{id: i.id, kind: i.kind, header: i.msg.Headers(), body: i.msg.Data()}
 		r := t.post(t.postCtx, t.target.Load(), d, time.Now())
 		<-t.slots
+		if t.postCtx.Err() != nil && !r.taken() { // cut short by the end of this process: no fault of the receiver's
+			t.recordFailure(a, i)
+			return false
+		}
 		t.metrics.deliveries.WithLabelValues(t.target.Load().service.Name, r.outcome).Inc()
 		if r.taken() {
 			_ = i.msg.Ack() // if it is lost, the message is delivered again
@@ -329,8 +337,14 @@ func (t *turn) awaitWanted(i *item) (wanted, ok bool) {
 // takenByReply reports whether the receiver already took a message when it was asked for the reply
 // to it.
 func (t *turn) takenByReply(i *item) bool {
-	if !t.target.Load().hook.Reply || i.kind.MsgType == events.MsgTypeNotice || i.received.Sub(i.stored) > 2*replyTime {
+	if !t.target.Load().hook.Reply || i.kind.MsgType == events.MsgTypeNotice {
 		return false
+	}
+	t.mu.Lock()
+	replied := i.replied
+	t.mu.Unlock()
+	if replied || i.received.Sub(i.stored) > 2*replyTime {
+		return replied || t.replyOutcomes.has(i.id)
 	}
 	return t.replyOutcomes.taken(t.ctx, i.id, i.received.Add(replyTime))
 }

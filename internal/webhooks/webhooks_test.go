@@ -295,3 +295,62 @@ func TestConsumerLost(t *testing.T) {
 	eventually(t, "all of them", func() bool { return len(in.accepted()) == 10 })
 	checkOrder(t, in.accepted(), 1, 10)
 }
+
+// TestAccountGoes has an account become another service's while a message waits for its next try: the service gets it no more.
+func TestAccountGoes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	var gone atomic.Bool
+	in := newReceiver(t, func(string, http.Header) (int, string) {
+		if gone.CompareAndSwap(false, true) {
+			return 500, ""
+		}
+		return 200, ""
+	})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}}, "ref:shop-*")
+	g := r.gateway(func(w *Webhooks) {
+		w.d.Ref = func(wxtoken.Key) (string, bool) {
+			return map[bool]string{false: "shop-1", true: "hotel-1"}[gone.Load()], true
+		}
+	})
+	r.ready(1)
+	r.message("wxa", "hello")
+	eventually(t, "the first try", gone.Load)
+	s, err := r.js.Stream(t.Context(), events.StreamMessages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nothing to be pending", func() bool {
+		for info := range s.ListConsumers(t.Context()).Info() {
+			if info.NumAckPending > 0 || info.NumPending > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	if n := in.attempts("hello"); n != 1 {
+		t.Errorf("it came %d times, want 1\n%s", n, g.log)
+	}
+}
+
+// TestCutShort ends a gateway while a receiver takes its time: that is no fault of the receiver's, and is not counted as one.
+func TestCutShort(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natsdtest.Start(t))
+	asked := make(chan struct{}, 1)
+	in := newReceiver(t, nil)
+	in.Config.Handler = http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		asked <- struct{}{}
+		<-req.Context().Done()
+	})
+	r.serve([]webhook{{URL: in.URL, Messages: []string{component + "/*/*"}}})
+	g := r.gateway()
+	r.ready(1)
+	r.message("wxa", "hello")
+	<-asked
+	g.stop()
+	if n := g.value(t, "wxtoken_webhook_deliveries_total"); n != 0 || strings.Contains(g.log.String(), "failed") {
+		t.Errorf("%v counted, want none\n%s", n, g.log)
+	}
+}
