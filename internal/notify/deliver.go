@@ -113,6 +113,9 @@ func client(transport http.RoundTripper) *http.Client {
 
 // Direct sends a notice to all receivers without NATS. It does not wait for them.
 func (v *Deliverer) Direct(n events.Notice) {
+	if v.file == nil {
+		return // there are no receivers
+	}
 	select {
 	case v.direct <- n:
 	default: // the receivers can't be reached either
@@ -130,7 +133,7 @@ func (v *Deliverer) Run(ctx context.Context) error {
 	var working sync.WaitGroup
 	defer working.Wait()
 	working.Go(func() { _ = v.file.Run(ctx) }) // it always returns nil
-	running := map[string]*delivery{}
+	running, direct := map[string]*delivery{}, map[string]chan struct{}{}
 	look := time.NewTicker(checkEvery)
 	defer look.Stop()
 	for {
@@ -143,7 +146,15 @@ func (v *Deliverer) Run(ctx context.Context) error {
 			return nil
 		case n := <-v.direct:
 			for _, r := range v.file.Now() {
-				working.Go(func() { v.deliverDirect(ctx, r, n) })
+				before, done := direct[r.Name], make(chan struct{})
+				direct[r.Name] = done
+				working.Go(func() {
+					defer close(done)
+					if before != nil {
+						<-before // in order: "over" must not overtake "began"
+					}
+					v.deliverDirect(ctx, r, n)
+				})
 			}
 		case <-look.C:
 		}
@@ -297,8 +308,17 @@ func (v *Deliverer) try(ctx context.Context, r Receiver, n events.Notice) result
 // deliverDirect delivers a notice that is not on JOURNAL to a receiver.
 func (v *Deliverer) deliverDirect(ctx context.Context, r Receiver, n events.Notice) {
 	var out result
-	for tries := 1; tries <= directTries; tries++ {
-		if out = v.try(ctx, r, n); out.outcome == outcomeOK || !hook.Sleep(ctx, hook.Pause(tries, out.after)) {
+	for tries := 1; ; tries++ {
+		if ctx.Err() != nil || !slices.ContainsFunc(v.file.Now(), r.same) {
+			return // it is no receiver any more
+		}
+		if out = v.try(ctx, r, n); out.outcome == outcomeOK {
+			return
+		}
+		if tries == directTries {
+			break
+		}
+		if !hook.Sleep(ctx, hook.Pause(tries, out.after)) {
 			return
 		}
 	}

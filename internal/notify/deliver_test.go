@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -295,5 +296,93 @@ func TestTried(t *testing.T) {
 		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "(WXTOKEN_") || strings.Contains(err.Error(), "SEKRET") {
 			t.Errorf("%+v: %v", cfg, err)
 		}
+	}
+}
+
+// TestDirectInOrder: that it is over does not overtake that it began, where that was not taken at once.
+func TestDirectInOrder(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	file := filepath.Join(t.TempDir(), "notify.json")
+	var robot *robotAt
+	var refused atomic.Bool
+	robot = newRobot(t, func(int) (int, string) {
+		got := robot.got()
+		if strings.Contains(got[len(got)-1], "needs a person") && refused.CompareAndSwap(false, true) {
+			return 500, ""
+		}
+		return 200, `{"errcode":0}`
+	})
+	writeReceivers(t, file, receiver("ops", KindWeCom, robot.URL))
+	_, _, direct := r.deliverer(file)
+	began := events.NewNotice(time.Now(), complete(noticeOf(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now()))
+	direct(began)
+	eventually(t, "it is refused", refused.Load)
+	direct(events.NewNotice(time.Now(), over(began.Data)))
+	eventually(t, "both are told", func() bool { return len(robot.got()) == 3 })
+	if got := robot.got()[2]; !strings.Contains(got, "wxtoken: over") {
+		t.Errorf("the last one says %s", got)
+	}
+}
+
+// TestDirectToReceiverTakenOut: a receiver that is taken out of the file while it fails is told nothing more, and has no metric that says
+// that it fails.
+func TestDirectToReceiverTakenOut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	file := filepath.Join(t.TempDir(), "notify.json")
+	robot := newRobot(t, func(int) (int, string) { return 500, "" })
+	writeReceivers(t, file, receiver("ops", KindWeCom, robot.URL))
+	_, metrics, direct := r.deliverer(file)
+	direct(events.NewNotice(time.Now(), complete(noticeOf(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now())))
+	eventually(t, "a try", func() bool { return len(robot.got()) > 0 })
+	writeReceivers(t, file)
+	eventually(t, "the file to be read", func() bool { return value(t, metrics, "wxtoken_notify_failing", "ops") == -1 })
+	tries := len(robot.got())
+	time.Sleep(9 * time.Second) // there would be one more within 8 s
+	if n := len(robot.got()); n != tries || value(t, metrics, "wxtoken_notify_failing", "ops") != -1 {
+		t.Errorf("%d tries, want %d; failing %v, want none", n, tries, value(t, metrics, "wxtoken_notify_failing", "ops"))
+	}
+}
+
+// TestDirectWithoutReceivers: where nobody is to be told, nothing is dropped.
+func TestDirectWithoutReceivers(t *testing.T) {
+	t.Parallel()
+	log := &logtest.Buffer{}
+	v, err := New(Config{}, Deps{Log: zerolog.New(log), Metrics: prometheus.NewRegistry(), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * directQueue {
+		v.Direct(events.Notice{})
+	}
+	if log.String() != "" {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+// TestAnotherProtocol: an answer that has no end does not hold up the next notices.
+func TestAnotherProtocol(t *testing.T) {
+	t.Parallel()
+	in := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "other")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil { // it stays open
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}))
+	t.Cleanup(in.Close)
+	to := exampleReceivers(t)[0]
+	to.url = in.URL
+	answered := make(chan result, 1)
+	go func() { answered <- post(t.Context(), client(nil), to, events.Notice{}, "", time.Now()) }()
+	select {
+	case got := <-answered:
+		if got.outcome != outcomeRefused {
+			t.Errorf("%s, want %s", got.outcome, outcomeRefused)
+		}
+	case <-time.After(time.Minute):
+		t.Error("no outcome within a minute")
 	}
 }

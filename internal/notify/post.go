@@ -65,10 +65,11 @@ func post(ctx context.Context, client *http.Client, r Receiver, n events.Notice,
 		return result{outcome: outcomeUnreachable, why: why}
 	}
 	defer func() { _ = res.Body.Close() }()
+	if res.StatusCode/100 != 2 { // its body says nothing, and that of a 101 is the connection, which ctx does not end
+		return result{outcome: outcomeRefused, why: lang.T("status %d", "状态码 %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
+	}
 	said, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	switch {
-	case res.StatusCode/100 != 2:
-		return result{outcome: outcomeRefused, why: lang.T("status %d", "状态码 %d", res.StatusCode), after: hook.RetryAfter(res.Header)}
 	case robot.judge == nil:
 		return result{outcome: outcomeOK}
 	case err != nil:

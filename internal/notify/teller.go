@@ -119,6 +119,9 @@ func (t *Teller) Tell(ctx context.Context, now time.Time, components []string, w
 		kept := component == "" || slices.Contains(components, component)
 		failed = errors.Join(failed, t.tellOver(ctx, now, subject, r, kept))
 	}
+	// Another refresher may have written that it is over. Without this the next time would count as
+	// gone since this one, and this refresher would say that it is over before it has seen it begin.
+	maps.DeleteFunc(t.gone, func(subject string, _ time.Time) bool { return !t.last[subject].standing() })
 	for subject := range t.first {
 		if _, there := seen[subject]; !there && subject != "" {
 			delete(t.first, subject)

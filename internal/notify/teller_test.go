@@ -301,3 +301,25 @@ func TestNATSAway(t *testing.T) {
 		t.Fatalf("told %+v", r.direct)
 	}
 }
+
+// TestOthersOver: a refresher that learns of a cause later than another does not say that it is over because it saw it end once before,
+// and the other one wrote so.
+func TestOthersOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	late, first := r.tellers[0], r.tellers[1]
+	refused := noticeOf(wxtoken.HeldRefused, 0)
+	r.observe(1, refused)
+	r.tellers = []*Teller{late}
+	r.observe(1)
+	r.tellers = []*Teller{first}
+	r.observe(overFor + 1)
+	r.wantNotices("CallsRefused began 0", "CallsRefused over 0")
+	r.tellers = []*Teller{late}
+	r.observe(1)
+	r.tellers = []*Teller{first}
+	r.observe(1, refused)
+	r.tellers = []*Teller{late}
+	r.observe(1)
+	r.wantNotices("CallsRefused began 0", "CallsRefused over 0", "CallsRefused began 0")
+}
