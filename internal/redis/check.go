@@ -31,7 +31,13 @@ func (c Config) Check(ctx context.Context) error {
 	}
 	defer conn.Close()
 	key := markPrefix + "check:" + rand.Text()
-	commands := []command{{name: "SET", args: []any{key, "1", "PX", checkLife.Milliseconds()}}, {name: "DEL", args: []any{key}}}
+	commands := []command{ // each command that a writer sends
+		{name: "SET", args: []any{key, "1", "PX", checkLife.Milliseconds()}},
+		{name: "EXISTS", args: []any{key}},
+		{name: "SCAN", args: []any{"0", "MATCH", markOf("*"), "COUNT", 1}},
+		{script: remove, args: append(arguments(key, wxtoken.ComponentKey("wxcheck"), newest), 0, "")},
+		{name: "DEL", args: []any{key}},
+	}
 	for _, f := range formats { // reads keys that don't exist, to check the user's rights
 		for kind := range f.keys {
 			made := wxtoken.Key{Kind: kind, Component: "wxcheck", Authorizer: "wxcheck"}
