@@ -26,27 +26,29 @@ const day = 24 * time.Hour
 func (s *Store) Connects(ctx context.Context, now time.Time, most int, wanted func(Connect) bool) (found []Connect, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	for i, since := range connectsSince {
+	var before time.Duration // found is complete for that long
+	for _, since := range connectsSince {
 		all, complete, err := s.connects(ctx, now.Add(-since), wanted)
+		tooMany := !complete
+		for shorter := since / 4; err == nil && !complete && shorter > max(before, time.Second); shorter /= 4 {
+			all, complete, err = s.connects(ctx, now.Add(-shorter), wanted)
+		}
 		if err != nil {
 			return nil, false, err
 		}
-		if !complete && i > 0 {
-			return found, true, nil // too many to read: the newest are those of the shorter period
+		if complete {
+			found = all
 		}
-		found = all
-		if len(found) > most {
-			return found[:most], true, nil
+		if tooMany || len(found) > most {
+			return found[:min(len(found), most)], true, nil
 		}
-		if !complete {
-			return found, true, nil
-		}
+		before = since
 	}
 	return found, false, nil
 }
 
 // connects reads the links that were stored since a time; complete is false if there are more than
-// maxConnects.
+// maxConnects, and then none is read: the newest would come last.
 func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Connect) bool) (found []Connect, complete bool, err error) {
 	cons, err := s.js.CreateConsumer(ctx, events.StreamTokens, jetstream.ConsumerConfig{
 		FilterSubject: events.AllConnects, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
@@ -59,13 +61,16 @@ func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Conne
 		// If this fails, the server removes it when it is inactive.
 		_ = s.js.DeleteConsumer(context.WithoutCancel(ctx), events.StreamTokens, cons.CachedInfo().Name)
 	}()
-	pending := int(cons.CachedInfo().NumPending)
-	for left := min(pending, maxConnects); left > 0; {
-		batch, err := cons.Fetch(left, jetstream.FetchMaxWait(time.Second))
+	left := cons.CachedInfo().NumPending
+	if left > maxConnects {
+		return nil, false, nil
+	}
+	for left > 0 {
+		batch, err := cons.Fetch(int(left), jetstream.FetchMaxWait(time.Second))
 		if err != nil {
 			return nil, false, fmt.Errorf("read links: %w", err)
 		}
-		got := 0
+		var got uint64
 		for m := range batch.Messages() {
 			got++
 			if c, ok := s.connect(m); ok && wanted(c) {
@@ -78,10 +83,10 @@ func (s *Store) connects(ctx context.Context, since time.Time, wanted func(Conne
 		if got == 0 {
 			break // records were replaced meanwhile: they are not pending any more
 		}
-		left -= got
+		left -= min(left, got)
 	}
 	slices.Reverse(found)
-	return found, pending <= maxConnects, nil
+	return found, true, nil
 }
 
 // connect reads a link; ok is false if it can't be read.

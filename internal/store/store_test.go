@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -784,5 +785,30 @@ func TestStoppedScheduleIsFoundByTwo(t *testing.T) {
 		if last := r.last(events.ReconcileDueSubject(component)); last.Sequence != made.Sequence {
 			t.Error("the second refresher made another due")
 		}
+	}
+}
+
+// TestNewestOfManyLinks has more links made in an hour than are read for a list, and a few after them: those are the ones listed.
+func TestNewestOfManyLinks(t *testing.T) {
+	r := newRig(t)
+	made := 0
+	put := func(n int) {
+		for range n {
+			made++
+			data, err := json.Marshal(store.Connect{ID: fmt.Sprint(made), Component: "wxc"})
+			r.must(err)
+			_, err = r.js.PublishAsync(events.ConnectSubject(fmt.Sprintf("%032x", made)), data)
+			r.must(err)
+		}
+		<-r.js.PublishAsyncComplete()
+	}
+	put(2100)
+	time.Sleep(10 * time.Millisecond)
+	between := time.Now()
+	put(3)
+	found, more, err := r.store.Connects(t.Context(), between.Add(time.Hour/16), 100, func(store.Connect) bool { return true })
+	r.must(err)
+	if len(found) != 3 || found[0].ID != "2103" || found[2].ID != "2101" || !more {
+		t.Errorf("found %d, more: %t; the first is %+v", len(found), more, found[:min(len(found), 1)])
 	}
 }
