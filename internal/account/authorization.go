@@ -94,7 +94,7 @@ func (c Credential) FoundCancelled(now time.Time) Credential { return c.Cancelle
 // Doubted is the credential after such an answer while so many accounts are refused that none of it
 // is believed.
 func (c Credential) Doubted(now time.Time, cause error) (Credential, Next) {
-	next := Next{Wait: askAgain(c.Failures), Status: Failing(now, c.Failures, cause)}
+	next := Next{Wait: c.doubtedWait(c.Failures), Status: c.stillFailing(now, cause)}
 	return c.retried(now, next), next
 }
 

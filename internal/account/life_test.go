@@ -406,3 +406,27 @@ func TestDoubtedWaits(t *testing.T) {
 		t.Errorf("waits %v", waits)
 	}
 }
+
+// TestCancellationDoubtedWaits is TestDoubtedWaits where WeChat says that the account has cancelled. One whose merchant was asked to
+// authorize again stays in need of that.
+func TestCancellationDoubtedWaits(t *testing.T) {
+	cancelled := &wechat.Error{API: wechat.APIAuthorizerToken, Code: 61003, Message: "not authorized"}
+	c := Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa"), Generation: 6, RefreshToken: "rt"}
+	waits := map[time.Duration]int{}
+	for now := noon; now.Before(noon.Add(5 * time.Hour)); {
+		var next Next
+		if c, next = c.Claimed("r2", "due/10", now).Failed(Failure{Err: cancelled, Now: now, Dies: now}); next.Do != DoCancel {
+			t.Fatalf("next is %+v", next)
+		}
+		c, next = c.Doubted(now, cancelled)
+		waits[next.Wait]++
+		now = now.Add(next.Wait)
+	}
+	if waits[time.Minute] != 1 || waits[10*time.Minute] != 11 || waits[time.Hour] != 4 || len(waits) != 3 {
+		t.Errorf("waits %v", waits)
+	}
+	c.AuthorizationNeeded = true
+	if _, next := c.Doubted(noon, cancelled); next.Status != nil {
+		t.Error("the status says that it is being tried again, and not that the merchant is needed")
+	}
+}

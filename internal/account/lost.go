@@ -83,9 +83,7 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 	if p.RefreshToken == "" {
 		return c.unconfirmed(p, next)
 	}
-	// A refusal that is doubted proves nothing: it brings no merchant nearer to being asked. And for
-	// as long as its token may live no account waits for an hour, so that all are back soon after the
-	// cause is gone.
+	// A refusal that is doubted proves nothing: it brings no merchant nearer to being asked.
 	if p.Believed || c.Refusals < 2 {
 		c.Refusals++
 	}
@@ -94,19 +92,25 @@ func (c Credential) confirmed(p Profile, next Next) (Credential, Next) {
 		listed = c.SoughtIn(p.ListedAt)
 		c = c.Sought(p.Now)
 	}
-	switch {
-	case p.Believed:
-		next.Wait = askAgain(c.Refusals)
-	case c.Failures <= doubtedTries:
-		next.Wait = askAgain(min(c.Refusals, 2))
-	default:
-		next.Wait = askAgain(len(askAgainAfter))
+	next.Wait = askAgain(c.Refusals)
+	if !p.Believed {
+		next.Wait = c.doubtedWait(c.Refusals)
 	}
 	if c.Refusals > len(askAgainAfter) && p.Believed && (listed || c.Refusals > len(askAgainAfter)+1) {
 		c, next = c.GaveUp(p.Now)
 		next.Merchant = wxtoken.ReasonRefreshTokenInvalid
 	}
 	return c.retried(p.Now, next), next
+}
+
+// doubtedWait returns how long to wait after the nth refusal in a row while refusals are doubted: for as
+// long as its token may live no account waits for an hour, so that all are back soon after the cause is
+// gone.
+func (c Credential) doubtedWait(n int) time.Duration {
+	if c.Failures <= doubtedTries {
+		return askAgain(min(n, 2))
+	}
+	return askAgain(len(askAgainAfter))
 }
 
 // unconfirmed deals with a profile that names no refresh token at all. That confirms nothing:

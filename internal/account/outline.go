@@ -61,9 +61,10 @@ func (o Outline) BeingAuthorized(now time.Time) bool {
 }
 
 // GrantedNothing reports whether an account that is in force never had a token, and none is being
-// fetched: it granted no API.
+// fetched: it granted no API. One whose merchant was asked, and that came from no code, is another
+// matter: no refresh token was found for it.
 func (o Outline) GrantedNothing(now time.Time) bool {
-	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) >= o.claimedUntil
+	return o.Revision > 0 && !o.renewable && (!o.needed || o.code != 0) && o.Generation == 0 && instantOf(now) >= o.claimedUntil
 }
 
 // Unrenewable is Credential.Unrenewable.

@@ -121,9 +121,13 @@ func (c Credential) stillFailing(now time.Time, err error) Change {
 	return Failing(now, c.Failures, err)
 }
 
-// Expired says: the token died before the next one came.
+// Expired says: the token died before the next one came. Why there is no next one is the graver news,
+// where only the merchant can help.
 func Expired(now time.Time) Change {
 	return func(s *wxtoken.Status) {
+		if s.State == wxtoken.StateRevoked || s.State == wxtoken.StateNeedsAuthorization {
+			return
+		}
 		if s.State == wxtoken.StateActive || s.State == "" {
 			s.State = wxtoken.StateRenewingFailed
 		}
@@ -156,7 +160,7 @@ func Operator(now time.Time, err error) Change {
 // Revoked says: the authorization is over.
 func Revoked(now time.Time, cause error) Change {
 	return func(s *wxtoken.Status) {
-		s.State, s.Failures = wxtoken.StateRevoked, 0
+		s.State, s.Failures, s.ReauthorizeURL = wxtoken.StateRevoked, 0, ""
 		if cause != nil {
 			s.LastError = LastError(now, cause)
 		}
