@@ -42,9 +42,9 @@ func (r *Refresher) handleUnauthorized(ctx context.Context, c *component, key wx
 		// must not revive the account without asking WeChat what is true now.
 		return r.cancel(ctx, cred.Cancelled(created), nil)
 	case !cred.RevokedAt.IsZero():
-		// Once more: the refresher that stored it may have died before the status was written.
-		r.setStatus(ctx, key, r.ifRevoked(ctx, key, true, account.Revoked(r.now(), nil)))
-		return nil
+		// Once more: the refresher that stored it may have died before the status was written, or NATS
+		// not have taken that.
+		return r.writeStatus(ctx, key, r.ifRevoked(ctx, key, true, account.Revoked(r.now(), nil)))
 	// Both times are WeChat's own, so no clock of ours decides (TestLateUnauthorized).
 	case created.Before(cred.AuthorizedAt):
 		r.log.Info().Stringer("key", key).Time("create_time", created).Msg("cancellation ignored, a newer authorization is in force")

@@ -17,6 +17,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/store"
+	"wxtoken/internal/streams/streamstest"
 	"wxtoken/wechatsim"
 )
 
@@ -484,6 +485,19 @@ func TestDeathBeforeTheNews(t *testing.T) {
 		return nil
 	})
 	r.wantCalls(apiExchange, 1)
+}
+
+// TestCancelledWithoutStatus has NATS store no status while a cancellation is delivered, and delivered again: the status says it in
+// the end.
+func TestCancelledWithoutStatus(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.must(r.js.DeleteStream(t.Context(), events.StreamStatus))
+	r.clock.forward(2 * time.Second)
+	r.must(r.sim.Cancel(appid, alice))
+	r.until("delivered but once", func() bool { return r.log.count("write status of", alice) >= 2 })
+	streamstest.Setup(t, r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
+	r.state(aliceKey, wxtoken.StateRevoked)
 }
 
 // TestCancelledDuringCallback cancels while WeChat exchanges the code of a redirect: its answer is
