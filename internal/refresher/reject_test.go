@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
 	"wxtoken/wechatsim"
@@ -388,7 +389,7 @@ func TestRenewOfAKeyThatNeedsAuthorization(t *testing.T) {
 	r.state(aliceKey, wxtoken.StateActive)
 }
 
-// TestWithoutAPIPermission has an account authorize that grants nothing that needs a token.
+// TestWithoutAPIPermission has an account authorize that grants nothing that needs a token. Its link is replaced before it ends.
 func TestWithoutAPIPermission(t *testing.T) {
 	r := newRig(t, options{cfg: withLinks})
 	m := r.consents(alice, events.ConnectCreate{Ref: "7"})
@@ -405,5 +406,14 @@ func TestWithoutAPIPermission(t *testing.T) {
 	}
 	if o := m.result(); o.State != events.ConnectFailed || o.Authorizer != alice {
 		t.Errorf("later the link is %+v", o)
+	}
+	r.clock.forward(6*24*time.Hour + time.Hour)
+	r.ticket()
+	r.send(r.next(events.KindTicket))
+	r.eventually(r.componentLives)
+	r.poke(aliceKey)
+	r.until("no other link", func() bool { return r.status(aliceKey).ReauthorizeURL != s.ReauthorizeURL })
+	if s := r.status(aliceKey); s.State != wxtoken.StateNeedsAuthorization || !strings.HasPrefix(s.ReauthorizeURL, publicURL+"/connect/") || account.ReadyReason(s) != wxtoken.ReasonNoAPIPermission {
+		t.Errorf("six days later the status is %+v", s)
 	}
 }

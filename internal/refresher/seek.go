@@ -57,8 +57,9 @@ func (r *Refresher) seek(ctx context.Context, c *component, cred account.Credent
 	// An account that granted no API has nothing to find. Its record looks the same as that of one
 	// whose refresh token was left out; only the status knows.
 	if s, _, err := r.store.Status(ctx, key); err == nil && account.ReadyReason(s) == wxtoken.ReasonNoAPIPermission {
-		cred, _ := cred.GaveUp(now) // only the merchant can help, and was asked
-		return r.giveUp(ctx, cred, nil)
+		// Only the merchant can help, and was asked: with a link that lives for days.
+		cred, _ := cred.GaveUp(now)
+		return r.giveUp(ctx, cred, r.ifRevoked(ctx, key, false, account.WithoutPermission(now, r.links.Reauthorize(ctx, cred))))
 	}
 	info, err := r.authorizerInfo(ctx, c, key.Authorizer)
 	switch {
@@ -87,9 +88,6 @@ func (r *Refresher) giveUp(ctx context.Context, cred account.Credential, change 
 	cred, err := r.store.Save(ctx, cred)
 	if err != nil {
 		return err
-	}
-	if change == nil {
-		return nil
 	}
 	return r.writeStatus(ctx, cred.Key, r.authorized(ctx, cred, cred.AuthorizedAt), change)
 }
