@@ -91,6 +91,7 @@ const (
 func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (*store.Store, error) {
 	// One try may end in the middle of a stream or of raising a bucket. The next one goes on where
 	// it was.
+	opening := ctx
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if !d.nc.IsConnected() {
@@ -109,7 +110,10 @@ func (d *data) tryOpen(ctx context.Context, ready func(context.Context) error) (
 	case err != nil:
 		d.log.Warn().Err(err).Msg("failed to compare mirrors with their streams")
 	}
-	return store.Open(ctx, d.nc, d.js, d.seal, d.step)
+	// With time of its own: an account of services that does not answer has used up the other.
+	opening, cancel = context.WithTimeout(opening, callTimeout)
+	defer cancel()
+	return store.Open(opening, d.nc, d.js, d.seal, d.step)
 }
 
 // setup makes the streams.

@@ -122,14 +122,14 @@ func (m *mirrors) run(ctx context.Context) {
 // The call is bounded by 10 s for all three mirrors of an account, so that an account that does not
 // answer holds up the others by no more than that.
 func (m *mirrors) look(ctx context.Context, api string, before map[streams.MirrorOf]mirrorLook) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	bounded, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	limit, err := streams.MaxConsumers(ctx, m.nc, api)
+	limit, err := streams.MaxConsumers(bounded, m.nc, api)
 	if err != nil {
 		m.log.Debug().Err(err).Msg("failed to read limits of services' account")
 	}
-	for _, one := range streams.SetupMirrors(ctx, m.nc, m.js, api, m.setupConfig()) {
-		if ctx.Err() != nil {
+	for _, one := range streams.SetupMirrors(bounded, m.nc, m.js, api, m.setupConfig()) {
+		if ctx.Err() != nil { // this refresher ends; an account that does not answer in time is told
 			return
 		}
 		m.countWatches(one, limit)
@@ -149,7 +149,7 @@ func (m *mirrors) look(ctx context.Context, api string, before map[streams.Mirro
 		case one.Has < last.newest && one.Has > last.has: // it is on its way
 		// It lacks what its stream had at the look before, and did not move since.
 		case one.Has < last.newest:
-			err := streams.FeedAnew(ctx, m.js, one.MirrorOf, one.Has)
+			err := streams.FeedAnew(bounded, m.js, one.MirrorOf, one.Has)
 			log.Error().Err(err).Dur("silent", one.Silent).Msg("mirror behind: services read old values; it is fed anew")
 		default:
 			behind = 0

@@ -2,6 +2,7 @@ package refresher_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,4 +46,17 @@ func TestServicesComeLater(t *testing.T) {
 		t.Errorf("told %+v", said)
 	}
 	r.until("nobody is told of the one that stays away", func() bool { return r.log.count("account of services not found") > 0 })
+}
+
+// TestServicesFallSilent has the account of the services answer once and never more: that nobody knows what services read there is told.
+func TestServicesFallSilent(t *testing.T) {
+	r := newRig(t, options{idle: true, cfg: looking})
+	r.cfg.ServicesAPI = []string{"services.API"}
+	r.deps = func(d *refresher.Deps) { d.LookEvery = 50 * time.Millisecond }
+	var once sync.Once
+	_, err := r.nc.Subscribe("services.API.>", func(m *nats.Msg) { once.Do(func() { _ = m.Respond(nil) }) })
+	r.must(err)
+	p := r.start()
+	r.until("not told", func() bool { return r.log.count("failed to set up mirror", "services") > 0 })
+	r.until("not counted", func() bool { return r.metric(p, "wxtoken_mirror_behind", "services", events.StreamTokens) == 1 })
 }
