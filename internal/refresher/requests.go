@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -333,8 +334,9 @@ func refuse(q micro.Request, code int, why lang.Text) error {
 // there.
 func (d *door) guardedAnswer(ctx context.Context, q micro.Request, answer answerer) (reply any, err error) {
 	defer func() {
-		if recover() != nil {
+		if recover() != nil { // its value is not logged: it may hold anything
 			d.metrics.panics.Inc()
+			d.log.Error().Str("subject", q.Subject()).Bytes("stack", debug.Stack()).Msg("handler panicked")
 			err = events.Refused(http.StatusInternalServerError, lang.T("the handler panicked", "程序出错（panic），见日志"))
 		}
 	}()
