@@ -149,11 +149,12 @@ func (p *pushes) watch(ctx context.Context, c *component) {
 // read.
 func (p *pushes) ask(ctx context.Context, c *component) {
 	mine, now := false, p.now()
-	if now.Sub(c.gate.Shared().PushAskedAt) < askPushEvery {
+	// Without a sign: a time that lies far ahead is of a clock that was wrong, and means nothing.
+	if now.Sub(c.gate.Shared().PushAskedAt).Abs() < askPushEvery {
 		return
 	}
 	err := p.store().UpdateQuota(ctx, c.appid, func(q *store.Quota) bool {
-		if mine = now.Sub(q.PushAskedAt) >= askPushEvery; mine {
+		if mine = now.Sub(q.PushAskedAt).Abs() >= askPushEvery; mine {
 			q.PushAskedAt = now.UTC()
 		}
 		return mine

@@ -7,6 +7,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/refresher"
+	"wxtoken/internal/store"
 	"wxtoken/wechatsim"
 )
 
@@ -75,9 +76,14 @@ func TestTicketsStayAway(t *testing.T) {
 	r.state(aliceKey, wxtoken.StateActive)
 }
 
-// TestNoTicketEver starts with nothing: after a while WeChat is asked, and what it pushes is enough.
+// TestNoTicketEver starts with nothing but the mark of a refresher whose clock was a year ahead, that WeChat was asked: after a while it
+// is asked all the same, and what it pushes is enough.
 func TestNoTicketEver(t *testing.T) {
 	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
+	r.must(r.store.UpdateQuota(t.Context(), appid, func(q *store.Quota) bool {
+		q.PushAskedAt = r.clock.Now().AddDate(1, 0, 0)
+		return true
+	}))
 	r.start()
 	r.state(componentKey, wxtoken.StateWaitingForTicket)
 	r.fail(wechatsim.Fault{API: apiStartPush, Errcode: -1, Times: 1})
