@@ -44,3 +44,22 @@ func TestAllThatLackAPermissionAreCounted(t *testing.T) {
 		t.Errorf("left for their statuses: %+v; %v", found.fail, found.wrong)
 	}
 }
+
+// TestAccountsInNeed has an account authorize that grants no API, and another one lack a refresh token: what is told of them is what their
+// statuses say.
+func TestAccountsInNeed(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 29, 8, 0, 0, 0, time.UTC)
+	blank := account.Credential{Key: wxtoken.AuthorizerKey("wxc", "wxa"), Revision: 1}
+	found := &tally{}
+	add := func(c account.Credential) {
+		found.add(c.Key, &store.Entry{Credential: account.OutlineOf(c)}, now)
+	}
+	add(blank.Authorized(account.Authorization{At: now, CodeDigest: "d", Now: now}))
+	sought, _ := blank.ListedWithout(now, now).GaveUp(now)
+	add(sought)
+	nothing, needed := found.wrong[truth.NoAPIPermission], found.wrong[truth.AuthorizationNeeded]
+	if len(found.wrong) != 2 || nothing == nil || nothing.Count != 1 || needed == nil || needed.Count != 1 || found.needy != 2 {
+		t.Errorf("told %v, %d in need", found.wrong, found.needy)
+	}
+}
