@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,6 +110,7 @@ func longCredential(i int) account.Credential {
 	return account.Credential{
 		Key: key, Generation: 1, Ref: "tenant-" + key.Authorizer, AuthorizedAt: time.Now().UTC(),
 		RefreshToken: "refreshtoken@@@" + strings.Repeat("x", 36) + fmt.Sprintf("%07d", i),
+		History:      slices.Repeat([]account.Past{{Generation: 1, At: time.Now(), Reason: events.ReasonScheduled, Took: 80 * time.Millisecond, By: "refresher-1"}}, 8),
 	}
 }
 

@@ -88,8 +88,51 @@ func scanField(c *account.Credential, name string, rest *scan) (ok bool) {
 		c.AuthorizationNeeded, ok = true, rest.skip("true")
 	case "anew":
 		c.Anew, ok = true, rest.skip("true")
+	case "forced":
+		_, ok = rest.number()
+	case "history":
+		ok = rest.history()
 	}
 	return ok
+}
+
+// history passes over the history of a credential, eight records in each that was renewed as often.
+func (s *scan) history() (ok bool) {
+	if !s.skip("[") {
+		return false
+	}
+	for more := true; more; more = s.skip(",") {
+		if !s.past() {
+			return false
+		}
+	}
+	return s.skip("]")
+}
+
+// past passes over a record of a history, with its fields in the order in which they are written.
+func (s *scan) past() (ok bool) {
+	if !s.skip(`{"g":`) {
+		return false
+	}
+	if _, ok = s.number(); !ok || !s.skip(`,"at":`) {
+		return false
+	}
+	if _, ok = s.number(); !ok || !s.skip(`,"r":"`) || s.text() == nil {
+		return false
+	}
+	for _, name := range []string{`,"l":`, `,"t":`} {
+		if s.skip(name) {
+			if _, ok = s.number(); !ok {
+				return false
+			}
+		}
+	}
+	for _, name := range []string{`,"by":"`, `,"s":"`} {
+		if s.skip(name) && s.text() == nil {
+			return false
+		}
+	}
+	return s.skip("}")
 }
 
 // scan is the rest of a record that is being scanned.

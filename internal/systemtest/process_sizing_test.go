@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -208,6 +209,9 @@ func fill(t *testing.T, nc *nats.Conn, n, replicas int, lives func(i int) tokenT
 			cred := account.Credential{
 				Key: key, Generation: 1, Ref: "tenant-" + key.Authorizer, AuthorizedAt: now, Ticket: "ticket@@@" + strings.Repeat("x", 80),
 				RefreshToken: "refreshtoken@@@" + strings.Repeat("x", 43),
+				History: slices.Repeat([]account.Past{{ // as after a day
+					Generation: 1, At: life.obtained, Reason: events.ReasonScheduled, Took: 80 * time.Millisecond, By: "refresher-1",
+				}}, 8),
 			}
 			if key.Authorizer != "" {
 				cred.Ticket = ""
