@@ -326,10 +326,9 @@ func (w *watch) applyStatus(key Key, msg *nats.Msg, revision uint64) error {
 	w.change(func(c *Client) {
 		before := uint64(0)
 		if old := c.accounts.byKey[key]; old != nil {
-			before = old.revision
-		}
-		if before == revision {
-			return // a new watch reads everything again
+			if before = old.revision; before == revision && bytes.Equal(old.record, a.record) {
+				return // a new watch reads everything again
+			} // else the bucket was made anew, or restored, and counts from lower on
 		}
 		a.key = c.intern(key)
 		c.accounts.put(a)

@@ -214,6 +214,25 @@ func TestClientAccountsAfter(t *testing.T) {
 }
 
 // A status that can't be read changes nothing, and is counted without being shown.
+// TestClientAccountsOfNewBucket: in a bucket that was made anew, or restored, another status may have the revision of the one before.
+func TestClientAccountsOfNewBucket(t *testing.T) {
+	t.Parallel()
+	p := withStatuses(t)
+	first := p.say(shop, wxtoken.StateActive, "tenant-1")
+	client := p.client(accounts)
+	if err := p.js.DeleteStream(t.Context(), "KV_status"); err != nil {
+		t.Fatal(err)
+	}
+	p.createStatuses()
+	if again := p.say(shop, wxtoken.StateNeedsAuthorization, "tenant-2"); again != first {
+		t.Fatalf("revision %d, and not %d again", again, first)
+	}
+	eventually(t, "the status of the new bucket", func() bool {
+		status, err := client.Account(shop)
+		return err == nil && status.State == wxtoken.StateNeedsAuthorization
+	})
+}
+
 func TestClientUnreadableStatus(t *testing.T) {
 	t.Parallel()
 	p := withStatuses(t)
