@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -63,7 +64,7 @@ func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 	return Probe{Name: "seal key", Look: func(ctx context.Context) Line {
 		const name = "seal key"
 		answer, err := askSeal(ctx, nc, keys.Public())
-		if err != nil {
+		if err != nil && !errors.Is(err, errRefused) {
 			return skip(name, lang.T("no refresher says whether it can open what ingest seals%s",
 				"没有 refresher 说明它能否打开 ingest 密封的内容%s", because(err)))
 		}
@@ -86,8 +87,7 @@ func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 				runbook.SealKeyChange.See(lang.T("give ingest the public key of the refreshers' seed, with --seal-key or --seal-key-file (WXTOKEN_SEAL_KEY_FILE)",
 					"用 --seal-key 或 --seal-key-file (WXTOKEN_SEAL_KEY_FILE) 把 refresher 的 seed 对应的公钥给 ingest"))}
 		}
-		return skip(name, lang.T("this version of the refresher does not say",
-			"这个版本的 refresher 不说明"))
+		return skip(name, doesNotSay)
 	}}
 }
 
@@ -96,15 +96,23 @@ func askSeal(ctx context.Context, nc *nats.Conn, public string) (answer events.C
 	return askOpen(ctx, nc, events.ConnectOpen{Step: events.StepSeal, SealKey: public})
 }
 
-// askOpen asks a refresher. A refusal, by one of an older version, counts as an empty answer.
+// errRefused: the refresher is of an older version, and does not know the question.
+var errRefused = errors.New("refused")
+
+var doesNotSay = lang.T("this version of the refresher does not say", "这个版本的 refresher 不说明")
+
+// askOpen asks a refresher. The error of a refusal is errRefused.
 func askOpen(ctx context.Context, nc *nats.Conn, q events.ConnectOpen) (answer events.ConnectOpened, err error) {
 	question, err := json.Marshal(q)
 	if err != nil {
 		return answer, err
 	}
 	m, err := nc.RequestWithContext(ctx, events.SubjectConnectOpen, question)
-	if err != nil || m.Header.Get(micro.ErrorHeader) != "" {
+	if err != nil {
 		return answer, err
+	}
+	if m.Header.Get(micro.ErrorHeader) != "" {
+		return answer, errRefused
 	}
 	return answer, json.Unmarshal(m.Data, &answer)
 }
@@ -114,6 +122,9 @@ func RenewalsOfIngest(nc *nats.Conn) Probe {
 	return Probe{Name: "renewals", Look: func(ctx context.Context) Line {
 		const name = "renewals"
 		answer, err := askOpen(ctx, nc, events.ConnectOpen{Step: events.StepHeld})
+		if errors.Is(err, errRefused) {
+			return skip(name, doesNotSay)
+		}
 		if err != nil {
 			return skip(name, lang.T("no refresher says whether anything holds them back%s",
 				"没有 refresher 说明续期是否暂缓%s", because(err)))

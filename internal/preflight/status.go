@@ -145,8 +145,9 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	keys = keys[:min(all, maxStatuses)]
 	why := make([]lack, len(keys))
 	expired := make([]bool, len(keys))
-	tokens, _ := c.js.Stream(ctx, events.StreamTokens) // nil where it can't be read
+	tokens, noTokens := c.js.Stream(ctx, events.StreamTokens)
 	unread := 0
+	var fault error // of one of those that could not be read
 	var working sync.WaitGroup
 	var mu sync.Mutex
 	next := 0
@@ -161,16 +162,24 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 					return
 				}
 				status, err := read(ctx, stream, keys[i])
+				if why[i] = lacking(status); err == nil && needsLook(status) {
+					if err = noTokens; err == nil {
+						expired[i], err = c.tokenExpired(ctx, tokens, keys[i])
+					}
+				}
 				if err != nil {
 					mu.Lock()
-					unread++
+					unread, fault = unread+1, err
 					mu.Unlock()
 				}
-				why[i], expired[i] = lacking(status), c.tokenExpired(ctx, tokens, keys[i], status)
 			}
 		})
 	}
 	working.Wait()
+	if unread > 0 && unread == len(keys) {
+		why := lang.T("the statuses and tokens can't be read%s", "读不到状态和令牌%s", because(fault))
+		return []Line{skip(name, why), skip("accounts", why)}
+	}
 	looked := lang.T("%d accounts", "%d 个授权方", all)
 	if len(keys) < all || unread > 0 {
 		looked = lang.T("%d of %d accounts checked", "检查了 %d 个授权方，共 %d 个", len(keys)-unread, all)
@@ -227,23 +236,31 @@ func few(all []lang.Text) lang.Text {
 	return lang.Join(all, comma)
 }
 
-// tokenExpired reports whether an account should have a valid token and has none. The status alone does not tell: a
+// needsLook reports whether an account should have a valid token and may have none. The status alone does not tell: a
 // renewal that failed after the token expired says only that it failed.
-func (c *Checker) tokenExpired(ctx context.Context, tokens jetstream.Stream, key wxtoken.Key, s *wxtoken.Status) bool {
+func needsLook(s *wxtoken.Status) bool {
 	switch {
-	case s == nil || tokens == nil:
+	case s == nil:
 		return false
 	case s.State == wxtoken.StateRevoked || s.State == wxtoken.StateNeedsAuthorization:
 		return false // it needs the merchant, and counts among those that lack something
 	case s.State == wxtoken.StateActive && !account.IsFalse(*s, wxtoken.ConditionReady):
 		return false // the refreshers note within seconds that a token has expired
 	}
+	return true
+}
+
+// tokenExpired reports whether an account has no valid token.
+func (c *Checker) tokenExpired(ctx context.Context, tokens jetstream.Stream, key wxtoken.Key) (bool, error) {
 	m, err := tokens.GetLastMsgForSubject(ctx, events.TokenSubject(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return true, nil
+	}
 	if err != nil {
-		return errors.Is(err, jetstream.ErrMsgNotFound)
+		return false, err
 	}
 	var t wxtoken.Token
-	return json.Unmarshal(m.Data, &t) == nil && !c.Now().Before(t.ExpiresAt)
+	return json.Unmarshal(m.Data, &t) == nil && !c.Now().Before(t.ExpiresAt), nil
 }
 
 // lack is what an account lacks; the zero lack is nothing.
