@@ -18,6 +18,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/login"
 )
 
 // Page is one page of the console. To add one: write its function and its template
@@ -150,13 +151,10 @@ func formatOf(p Page, accept string) string {
 	return "text"
 }
 
-// cookieLanguage is the cookie with the language that was chosen.
-const cookieLanguage = "wxtoken_lang"
-
 // languageOf returns the language of a request: the one that was chosen, else the one that the
 // browser prefers.
 func languageOf(r *http.Request) lang.Language {
-	if cookie, err := r.Cookie(cookieLanguage); err == nil {
+	if cookie, err := r.Cookie(login.LanguageCookie); err == nil {
 		if l := lang.Language(cookie.Value); l == lang.English || l == lang.Chinese {
 			return l
 		}
@@ -179,7 +177,7 @@ func (c *Console) serve(p Page) http.Handler {
 		}
 		if q.Query.Has("lang") {
 			http.SetCookie(w, &http.Cookie{
-				Name: cookieLanguage, Value: string(q.Language), Path: "/", MaxAge: int((365 * 24 * time.Hour).Seconds()),
+				Name: login.LanguageCookie, Value: string(q.Language), Path: "/", MaxAge: int((365 * 24 * time.Hour).Seconds()),
 				HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: r.TLS != nil,
 			})
 		}

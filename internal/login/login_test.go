@@ -64,6 +64,7 @@ func TestChinese(t *testing.T) {
 	b.header.Set("Accept-Language", "zh-CN,zh;q=0.9")
 	b.get("/login").want(t, "the form", http.StatusOK, `<html lang="zh-CN">`)
 	b.login("li", "wrong").want(t, "a wrong password", http.StatusUnauthorized, "用户名或密码错误")
+	b.get("/login", "Cookie", login.LanguageCookie+"=en").want(t, "the form for who chose English", http.StatusOK, `<html lang="en">`)
 }
 
 // TestInvalidSessions tries sessions that were not given, or have ended.

@@ -246,7 +246,14 @@ func writeView(w http.ResponseWriter, r *http.Request, status int, v loginView) 
 // matcher chooses among the languages of the page; the first is the default.
 var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
 
+// LanguageCookie is the cookie with the language that was chosen on the page.
+const LanguageCookie = "wxtoken_lang"
+
+// preferred returns the language that was chosen on the page, else the one that the browser prefers.
 func preferred(r *http.Request) lang.Language {
+	if l := lang.Language(cookie(r, LanguageCookie)); l == lang.English || l == lang.Chinese {
+		return l
+	}
 	tag, _ := language.MatchStrings(matcher, r.Header.Get("Accept-Language"))
 	base, _ := tag.Base()
 	return lang.Language(base.String())
