@@ -77,7 +77,7 @@ const (
 type reading struct {
 	number  uint8 // of the reading, 1 to 255: a record that did not come with it was deleted
 	done    bool  // read to its end at least once
-	alive   bool  // the bucket is being followed
+	alive   bool  // the bucket is being followed, and was read to its end since
 	pending int   // records that are still to come
 	read    int
 }
@@ -169,7 +169,7 @@ func (x *index) loading() *loading {
 	return l
 }
 
-// alive reports whether both buckets are followed.
+// alive reports whether both buckets are followed, and all that they held at its beginning was read.
 func (x *index) alive() bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -184,7 +184,7 @@ func (x *index) beginReading(bucket, pending int) {
 	if r.number++; r.number == 0 {
 		r.number = 1
 	}
-	r.alive, r.pending, r.read = true, pending, 0
+	r.alive, r.pending, r.read = false, pending, 0 // till then, what is known is that of before
 	x.touch()
 }
 
@@ -193,7 +193,7 @@ func (x *index) endReading(bucket int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := &x.read[bucket]
-	r.done, r.pending = true, 0
+	r.done, r.alive, r.pending = true, true, 0
 	for i := range x.rows {
 		if s := x.rows[i].seen[bucket]; s != 0 && s != r.number {
 			x.forget(uint32(i), bucket)

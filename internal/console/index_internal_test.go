@@ -6,11 +6,13 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	wxtoken "wxtoken/client"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/services"
 	"wxtoken/internal/truth"
 )
 
@@ -240,5 +242,44 @@ func BenchmarkIndex(b *testing.B) {
 			}
 			b.ReportMetric(perAccount, "B/account")
 		})
+	}
+}
+
+// TestReadAgain: after a reconnect all is read once more. Until it is, nothing is said to be as it was before; and what
+// gateways did counts once.
+func TestReadAgain(t *testing.T) {
+	t.Parallel()
+	x, now := newIndex(), time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	fill(t, x, 1, now.Add(time.Hour))
+	if !x.alive() {
+		t.Error("all is read, and it is not said")
+	}
+	x.stopReading(bucketTokens)
+	x.beginReading(bucketTokens, 1)
+	if x.alive() {
+		t.Error("the tokens of before count as those of now")
+	}
+	x.endReading(bucketTokens)
+	if !x.alive() {
+		t.Error("all is read again, and it is not said")
+	}
+	var all []services.ServedService
+	for i := range 100 { // more than one record holds
+		all = append(all, services.ServedService{
+			Summary: services.Summary{Name: fmt.Sprintf("service-%d", i), Accounts: []string{strings.Repeat("x", 300)}}, Figures: services.Figures{Calls: 1},
+		})
+	}
+	records, err := services.Records(services.Served{Role: "gateway", Instance: "a", From: now.Add(-time.Minute), To: now}, all)
+	if err != nil || len(records) < 2 {
+		t.Fatal(len(records), err)
+	}
+	for range 2 {
+		for _, data := range records {
+			x.addServed("journal.count.gateway.a", data)
+		}
+	}
+	newest, sums, _ := x.servedNow(now)
+	if len(newest) != 1 || len(newest[0].Services) != len(all) || len(sums) != len(all) || sums["service-7"].Calls != 1 {
+		t.Errorf("%d gateways, %d services, %+v", len(newest), len(sums), sums["service-7"])
 	}
 }

@@ -27,7 +27,8 @@ type servedAt struct {
 const silentAfter = 21 * time.Minute
 
 // addServed takes over a record of what a gateway serves. A later record of the same period replaces an
-// earlier one; one of the same moment holds further services.
+// earlier one; one of the same moment holds further services, or the same again, since after a reconnect
+// all is read once more.
 func (x *index) addServed(subject string, data []byte) {
 	var s services.Served
 	if json.Unmarshal(data, &s) != nil || s.Role != events.RoleGateway || s.From.IsZero() ||
@@ -42,7 +43,10 @@ func (x *index) addServed(subject string, data []byte) {
 	maps.DeleteFunc(x.served, func(_ servedAt, old services.Served) bool { return s.To.Sub(old.To) > keptTicks })
 	at := servedAt{s.Instance, s.From.UnixNano()}
 	if old, ok := x.served[at]; ok && old.To.Equal(s.To) {
-		s.Services = append(slices.Clone(old.Services), s.Services...)
+		others := slices.DeleteFunc(slices.Clone(old.Services), func(one services.ServedService) bool {
+			return slices.ContainsFunc(s.Services, func(other services.ServedService) bool { return other.Name == one.Name })
+		})
+		s.Services = append(others, s.Services...)
 	}
 	x.served[at] = s
 	x.touch()
