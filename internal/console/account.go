@@ -37,6 +37,7 @@ type Account struct {
 	Permissions []Granted             `json:"permission_sets"`  // the granted ones, by id
 	Record      *events.AccountAnswer `json:"record,omitempty"` // nil where no refresher answers
 	Messages    []MessageCount        `json:"messages"`         // on MESSAGES
+	Counted     bool                  `json:"messages_known"`   // NATS told how many there are
 	Tickets     []Row                 `json:"tickets"`          // those kept beside the token
 }
 
@@ -84,7 +85,7 @@ func (c *Console) account(ctx context.Context, q *Request) (Account, error) {
 	})
 	if key.Kind == wxtoken.KindAuthorizer {
 		group.Go(func() error {
-			a.Messages = c.messagesOf(ctx, key)
+			a.Messages, a.Counted = c.messagesOf(ctx, key)
 			return nil
 		})
 		group.Go(func() (err error) {
@@ -116,18 +117,18 @@ func (c *Console) ticketsOf(ctx context.Context, q *Request, key wxtoken.Key) ([
 	return slices.DeleteFunc(rows, func(r Row) bool { return r.TokenSHA256 == "" && r.State == "" }), err
 }
 
-// messagesOf counts the messages of an account on MESSAGES, by kind, most first; none where NATS does
-// not answer.
-func (c *Console) messagesOf(ctx context.Context, key wxtoken.Key) []MessageCount {
-	counts := []MessageCount{}
+// messagesOf counts the messages of an account on MESSAGES, by kind, most first; known is false where NATS
+// does not tell.
+func (c *Console) messagesOf(ctx context.Context, key wxtoken.Key) (counts []MessageCount, known bool) {
+	counts = []MessageCount{}
 	stream, err := c.js.Stream(ctx, events.StreamMessages)
 	if err != nil {
-		return counts
+		return counts, false
 	}
 	filter := events.Kind{Component: key.Component, AppID: key.Authorizer, MsgType: "*"}.Filters()[0]
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
 	if err != nil {
-		return counts
+		return counts, false
 	}
 	for subject, n := range info.State.Subjects {
 		if kind, ok := events.ParseKind(subject); ok {
@@ -137,7 +138,7 @@ func (c *Console) messagesOf(ctx context.Context, key wxtoken.Key) []MessageCoun
 	slices.SortFunc(counts, func(a, b MessageCount) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.MsgType, b.MsgType), cmp.Compare(a.Event, b.Event))
 	})
-	return counts
+	return counts, true
 }
 
 // accountSentence says whether a key can call WeChat, and why.

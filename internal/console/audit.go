@@ -197,7 +197,7 @@ func (c *Console) journal(ctx context.Context, subject string, from time.Time, t
 	if err != nil {
 		return fmt.Errorf("read %s: %w", events.StreamJournal, err)
 	}
-	for left := consumer.CachedInfo().NumPending; left > 0; {
+	for left, came := consumer.CachedInfo().NumPending, uint64(0); left > 0; {
 		batch, err := consumer.FetchNoWait(journalBatch)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", events.StreamJournal, err)
@@ -207,18 +207,34 @@ func (c *Console) journal(ctx context.Context, subject string, from time.Time, t
 			got++
 			take(m)
 		}
+		came += got
 		switch {
 		case batch.Error() != nil:
 			return fmt.Errorf("read %s: %w", events.StreamJournal, batch.Error())
 		case ctx.Err() != nil:
 			return &Fault{http.StatusServiceUnavailable, lang.T("too many records to read in time: choose a shorter period", "记录过多，来不及读取：请缩短时间范围")}
 		case got == 0:
-			left = 0
+			if left, err = leftOver(ctx, consumer, came); err != nil {
+				return fmt.Errorf("read %s: %w", events.StreamJournal, err)
+			}
 		default:
 			left -= min(got, left)
 		}
 	}
 	return nil
+}
+
+// leftOver returns how many messages are still to come from a consumer of which so many came. What NATS
+// sent, but not within the second that FetchNoWait waits, is lost: a page without it would be an untruth.
+func leftOver(ctx context.Context, consumer jetstream.Consumer, came uint64) (uint64, error) {
+	info, err := consumer.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if sent := info.Delivered.Consumer; sent > came {
+		return 0, fmt.Errorf("%d of %d messages did not come in time", sent-came, sent)
+	}
+	return info.NumPending, nil
 }
 
 // Pager returns links to the other pages.

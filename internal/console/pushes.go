@@ -160,13 +160,14 @@ type listEntry interface {
 // older ones; 0: there are none.
 func list[T listEntry](ctx context.Context, c *Console, stream string, filters []string, w pushFilter,
 	read func(*jetstream.RawStreamMsg) T, out *[]T) (before uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, searchWithin)
-	defer cancel()
+	until := time.Now().Add(searchWithin)
 	var seen uint64 // the oldest sequence that all filters have reached
 	more := false
-	for _, filter := range filters {
+	for i, filter := range filters {
 		found, oldest := 0, uint64(0)
-		left, err := c.newest(ctx, stream, filter, w.before, func(m *jetstream.RawStreamMsg) bool {
+		// Each filter has its share of the time: the first could leave the others none.
+		searching, cancel := context.WithTimeout(ctx, time.Until(until)/time.Duration(len(filters)-i))
+		left, err := c.newest(searching, stream, filter, w.before, func(m *jetstream.RawStreamMsg) bool {
 			oldest = m.Sequence
 			if one := read(m); one.matches(w) {
 				*out = append(*out, one)
@@ -174,8 +175,10 @@ func list[T listEntry](ctx context.Context, c *Console, stream string, filters [
 			}
 			return found == w.limit
 		})
+		late := searching.Err() != nil
+		cancel()
 		switch {
-		case err != nil && ctx.Err() != nil && oldest > 0: // show what was found in time
+		case err != nil && late && oldest > 0: // show what was found in time
 			left = true
 		case err != nil:
 			return 0, err
