@@ -121,7 +121,8 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
 document.addEventListener("visibilitychange", () => { if (!document.hidden && again) refresh(); });
 document.addEventListener("focusout", () => setTimeout(() => { if (again) refresh(); }, 0));
 setInterval(() => { if (again) refresh(); }, 5000);
-setInterval(refresh, 30000); // time alone changes a page: NATS does not tell that a token has expired
+// Time alone changes a page: NATS does not tell that a token has expired.
+if (document.body.dataset.events) setInterval(refresh, 30000);
 localTimes(document);
 localAxis(document);
 follow();

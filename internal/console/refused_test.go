@@ -71,6 +71,14 @@ func TestRefusedInBothLanguages(t *testing.T) {
 		}
 	}
 
+	// A token stays on the page: it can't be had again with GET, as console.js would.
+	for key, want := range map[string]int{component: http.StatusOK, nobody: http.StatusNotFound} {
+		shown := r.ask(http.MethodPost, "/reveal", url.Values{"key": {key}}, "Accept", "text/html")
+		if shown.Code != want || !strings.Contains(shown.Body.String(), `data-events=""`) {
+			t.Errorf("%s: %d, and the page follows events", key, shown.Code)
+		}
+	}
+
 	// What a refresher gives up, and what was refused.
 	code, err := json.Marshal(events.Auth{Kind: events.KindAuthorized, Component: keeper, Authorizer: shop, CreateTime: time.Now().UTC()})
 	r.must(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ type frame struct {
 	Now      time.Time
 	Loading  *loading // nil once everything has been read
 	Away     bool     // NATS does not answer
-	Events   string   // path of the stream that says that something changed
+	Events   string   // path of the stream that says that something changed; "": the page stays as it is
 	Mark     string   // of the index when the data was read
 	Text     string   // address of the same data as JSON
 	Request  *Request
@@ -119,7 +120,7 @@ func translate(l lang.Language, en, zh string, args []any) string {
 func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data any) error {
 	f := frame{
 		Language: q.Language, Title: q.Say(p.Title), Now: q.Now, Loading: c.index.loading(), Away: !c.cfg.NATS.IsConnected(),
-		Events: "/events", Mark: mark, Text: q.With("format", "json"), Request: q, Data: data,
+		Events: eventsFor(q), Mark: mark, Text: q.With("format", "json"), Request: q, Data: data,
 	}
 	if named, ok := data.(titled); ok {
 		f.Title = named.Title()
@@ -134,6 +135,15 @@ func (c *Console) render(out io.Writer, p Page, q *Request, mark string, data an
 		f.Switch = append(f.Switch, one)
 	}
 	return c.templates[q.Language][p.Name].ExecuteTemplate(out, "layout.html", f)
+}
+
+// eventsFor returns the path of the stream of events for a page; "" for the answer to a form, which can't be
+// had again with GET: console.js would put "there is no such page" in the place of a token.
+func eventsFor(q *Request) string {
+	if q.Method == http.MethodPost {
+		return ""
+	}
+	return "/events"
 }
 
 // grouped writes a number as people read it: 5,012.
