@@ -96,7 +96,11 @@ func readFilter(q *Request) (f filter, page, limit int, err error) {
 		f.errcode = int32(number("errcode", -1<<20, 1<<30, 0))
 	}
 	f.within = time.Duration(number("within", 1, 1<<20, 0)) * time.Second
-	limit = number("limit", 1, maxLimit, defaultLimit)
+	most, otherwise := maxLimit, defaultLimit
+	if q.format == "csv" {
+		most, otherwise = maxCSV, maxCSV
+	}
+	limit = number("limit", 1, most, otherwise)
 	page = number("page", 1, 1<<20, 1)
 	return f, page, limit, err
 }
@@ -108,9 +112,6 @@ func (c *Console) accounts(ctx context.Context, q *Request) (Accounts, error) {
 		return Accounts{}, err
 	}
 	from := (page - 1) * limit
-	if q.format == "csv" && !q.Query.Has("page") {
-		limit = maxCSV
-	}
 	keys, total := c.index.find(f, q.Now, from, limit)
 	rows, err := c.rowsOf(ctx, q, keys)
 	if err != nil {

@@ -150,7 +150,7 @@ type cache[T any] struct {
 func (c *cache[T]) get(now time.Time, maxAge time.Duration, ask func() (T, error)) (T, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Before(c.until) {
+	if now.Before(c.until) && c.until.Sub(now) <= maxAge { // further ahead, it is of a clock that went back since
 		return c.value, c.err
 	}
 	c.value, c.err = ask()

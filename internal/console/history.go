@@ -62,7 +62,7 @@ func (c *Console) historyPlots(q *Request) []Plot {
 			series(counts.Pushes, "c1", lang.T("taken", "已接收")), series(counts.Refused, "c2", lang.T("refused", "已拒绝"))}},
 	}
 	for i := range plots {
-		plots[i].From, plots[i].Slot, plots[i].Step, plots[i].language = from, slot, int(slot.Seconds()), q.Language
+		plots[i].From, plots[i].Slot, plots[i].Step, plots[i].language = from, slot, slot.Seconds(), q.Language
 		if len(ticks) == 0 {
 			plots[i].Note = q.Say(lang.T("Processes record what they did every ten minutes: the first figures will appear then.", "各进程每十分钟记录一次，首批数据稍后显示。"))
 		}

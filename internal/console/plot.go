@@ -17,7 +17,7 @@ type Plot struct {
 	Unit   string        `json:"unit,omitempty"`
 	From   time.Time     `json:"from"`
 	Slot   time.Duration `json:"-"`
-	Step   int           `json:"slot_seconds"`
+	Step   float64       `json:"slot_seconds"`
 	Series []Series      `json:"series"`
 	Note   string        `json:"note,omitempty"` // shown instead of a plot without data
 
@@ -212,7 +212,7 @@ func (c *Console) duePlot(q *Request) Plot {
 	seconds, all := c.index.upcoming(q.Now)
 	far := horizonOf(seconds, all)
 	p := Plot{Name: "due", From: q.Now, Slot: far / dueSlots, language: q.Language}
-	p.Step = int(p.Slot.Seconds())
+	p.Step = p.Slot.Seconds()
 	p.Title = q.Say(lang.T("Renewals due in the next %s", "未来%s内到期的续期", spanInSentence(far)))
 	values, until := make([]float64, dueSlots), int(far/time.Second)
 	for s, n := range seconds[:until] {
