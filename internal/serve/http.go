@@ -45,6 +45,7 @@ type options struct {
 	conns      int
 	proxies    Proxies
 	tls        *tls.Config
+	files      *certificate // of tls
 	onShutdown func()
 }
 
@@ -60,6 +61,7 @@ func MaxConns(n int) Option { return func(o *options) { o.conns = n } }
 func TLS(certFile, keyFile string) Option {
 	files := &certificate{cert: certFile, key: keyFile}
 	return func(o *options) {
+		o.files = files
 		o.tls = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: files.get}
 	}
 }
@@ -72,7 +74,9 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 	for _, change := range changes {
 		change(&o)
 	}
+	log = log.With().Str("server", name).Logger()
 	if o.tls != nil {
+		o.files.log = log
 		if _, err := o.tls.GetCertificate(nil); err != nil {
 			return nil, fmt.Errorf("listen for %s: %w", name, err)
 		}
@@ -81,7 +85,6 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", name, err)
 	}
-	log = log.With().Str("server", name).Logger()
 	panics := m.panics.WithLabelValues(name)
 	s := &Server{listener: listener, name: name}
 	s.http = http.Server{

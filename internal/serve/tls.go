@@ -6,18 +6,23 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // certificate is a certificate and its key in files that may be replaced at any time.
 type certificate struct {
 	cert, key string
+	log       zerolog.Logger // set before the server listens
 
-	mu   sync.Mutex
-	read time.Time // modification time of the newer file when they were read
-	now  *tls.Certificate
+	mu    sync.Mutex
+	read  time.Time // modification time of the newer file when they were read
+	now   *tls.Certificate
+	fault string // why they can't be read now, as the log has it
 }
 
-// get is the GetCertificate of a tls.Config. While the files can't be read, the last certificate stays.
+// get is the GetCertificate of a tls.Config. While the files can't be read, the last certificate stays, and the log
+// says why, once: a new certificate that nobody uses is noticed when the old one ends.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -28,11 +33,16 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if err == nil {
 		var pair tls.Certificate
 		if pair, err = tls.LoadX509KeyPair(c.cert, c.key); err == nil {
-			c.now, c.read = &pair, changed
+			c.now, c.read, c.fault = &pair, changed, ""
 		}
 	}
 	if c.now == nil {
 		return nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	if err != nil && err.Error() != c.fault {
+		c.fault = err.Error()
+		c.log.Warn().Err(err).Str("cert", c.cert).Str("key_file", c.key).
+			Str("hint", "put a certificate and its key there; until then the one of before is used").Msg("failed to read the certificate again")
 	}
 	return c.now, nil
 }
