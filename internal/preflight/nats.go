@@ -67,7 +67,7 @@ func (c *Checker) nats(ctx context.Context) []Line {
 		lines = append(lines, c.rightsLine(ctx, user, askErr))
 	}
 	if askErr == nil {
-		lines = append(lines, clockLine("clock, to NATS", time.Since(user.Server.Time)-user.took/2,
+		lines = append(lines, clockLine("clock, to NATS", user.ahead,
 			lang.T("schedules fire by the clock of NATS", "定时消息按 NATS 的时钟触发")))
 	}
 	complete := true
@@ -122,7 +122,7 @@ type userInfo struct {
 			Responses *struct{}  `json:"responses"`
 		} `json:"permissions"`
 	} `json:"data"`
-	took time.Duration
+	ahead time.Duration // by how much this machine's clock is ahead of the server's
 }
 
 // permission lists allowed and denied subjects; without either list, all are allowed.
@@ -137,10 +137,11 @@ func (c *Checker) askUser(ctx context.Context) (info userInfo, err error) {
 	defer cancel()
 	began := time.Now()
 	answer, err := c.NATS.RequestWithContext(ctx, events.SubjectUserInfo, nil)
-	info.took = time.Since(began)
+	middle := began.Add(time.Since(began) / 2)
 	if err == nil {
 		err = json.Unmarshal(answer.Data, &info)
 	}
+	info.ahead = middle.Sub(info.Server.Time)
 	return info, err
 }
 

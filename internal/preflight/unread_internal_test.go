@@ -1,7 +1,9 @@
 package preflight
 
 import (
+	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,4 +63,30 @@ func TestUnread(t *testing.T) {
 	if line := RenewalsOfIngest(nc).line(t.Context()); line.Mark != Skip || line.Saw != doesNotSay {
 		t.Errorf("a refresher that does not say: %+v", line)
 	}
+}
+
+// TestClockToNATS: what comes between the server's answer and its line does not count as a difference of the clocks.
+func TestClockToNATS(t *testing.T) {
+	t.Parallel()
+	nc := natsdtest.Start(t).Connect()
+	const silent = "silent.API"
+	if _, err := nc.Subscribe(silent+".>", func(*nats.Msg) {}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Target{NATS: nc, Role: events.RoleRefresher, Setup: events.SetupConfig{ServicesAPI: []string{silent}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	lines := c.nats(ctx)
+	for _, line := range lines {
+		if off, _, ok := strings.Cut(line.Saw.EN, " "); ok && line.Name == "clock, to NATS" {
+			if d, err := time.ParseDuration(off); err != nil || d > 500*time.Millisecond {
+				t.Errorf("%s, though it is the same clock", line.Saw.EN)
+			}
+			return
+		}
+	}
+	t.Errorf("no line about the clock: %+v", lines)
 }
