@@ -2,6 +2,7 @@ package console
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 )
@@ -36,6 +37,15 @@ func TestCacheAndClock(t *testing.T) {
 	}
 	if asked != 2 {
 		t.Errorf("asked %d times, want 2", asked)
+	}
+}
+
+// TestNegativeErrcode: that an account is refused with a negative errcode is a reason, too.
+func TestNegativeErrcode(t *testing.T) {
+	t.Parallel()
+	why := deadReasons(&Tally{Dead: 2, Errcodes: map[int]int{-80002: 2}})
+	if len(why) != 1 || !strings.Contains(why[0].EN, "errcode -80002") {
+		t.Errorf("%+v", why)
 	}
 }
 

@@ -255,7 +255,7 @@ func deadReasons(t *Tally) (why []lang.Text) {
 	var codes []string
 	refused := 0
 	for _, code := range slices.Sorted(maps.Keys(t.Errcodes)) {
-		if code > 0 {
+		if code > 0 || code < -1 { // some of WeChat's errcodes are negative; -1: it is busy
 			refused += t.Errcodes[code]
 			codes = append(codes, strconv.Itoa(code))
 		}
