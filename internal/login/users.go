@@ -175,13 +175,17 @@ func makeUser(path, name string, role Role) (password string, err error) {
 }
 
 // replace writes a new file and renames it to path, so that a process that follows path never reads half a
-// file.
+// file. Owner and mode stay.
 func replace(path string, text []byte) error {
 	file, err := os.CreateTemp(filepath.Dir(path), ".users-*") // with mode 0600
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(text)
+	if _, err = file.Write(text); err == nil {
+		if before, no := os.Stat(path); no == nil {
+			err = keepOwner(file, before)
+		}
+	}
 	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
 		err = os.Rename(file.Name(), path)
 	}
