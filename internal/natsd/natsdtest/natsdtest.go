@@ -7,6 +7,7 @@ package natsdtest
 import (
 	"context"
 	"flag"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -43,10 +44,11 @@ func Main(m *testing.M, parallel int) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
-// SideBySide has up to so many tests run at once, unless -parallel says how many: more than there are
-// processors make sense where tests mostly wait. On a busy machine it is fewer, in the measure of what
-// of a processor the process gets: all of them share that, and each of twenty with a server of its own
-// would be left with so little that NATS doesn't answer within its deadlines. Call it in TestMain.
+// SideBySide has so many tests run at once, unless -parallel says how many: more than there are
+// processors make sense where tests mostly wait. Where the process gets less than half of a processor
+// it is fewer, down to half as many: all of them share that, and each of twenty with a server of its own
+// would be left with so little that NATS doesn't answer within its deadlines. Not fewer than that, for
+// the machine may be quiet a moment later. Call it in TestMain.
 func SideBySide(parallel int) {
 	flag.Parse()
 	said := false
@@ -54,7 +56,7 @@ func SideBySide(parallel int) {
 	if said {
 		return
 	}
-	parallel = max(int(float64(parallel)*share()), min(parallel, runtime.GOMAXPROCS(0)))
+	parallel = int(math.Ceil(float64(parallel) * min(1, max(0.5, 2*share()))))
 	if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
 		panic(err)
 	}
