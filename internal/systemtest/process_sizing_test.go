@@ -98,7 +98,7 @@ func size(t *testing.T, p programs, server string, n int) {
 	if !strings.Contains(re.stdout.String(), fmt.Sprintf(`"keys":%d`, n+1)) {
 		t.Errorf("the refresher does not have these accounts: %s", re.stdout.String())
 	}
-	settle(t, re)
+	settle(t, re.cmd.Process.Pid)
 	t.Logf("quiet %s after it was ready, with %s of processor time and %s of NATS's until then",
 		(time.Since(began) - ready).Round(time.Second), cpu(t, re.cmd.Process.Pid), cpu(t, cmd.Process.Pid)-usedByNATS)
 	const quiet = time.Minute // with two sweeps in it
@@ -134,12 +134,12 @@ func size(t *testing.T, p programs, server string, n int) {
 }
 
 // settle waits until a process computes next to nothing: the operator's page reads both buckets once, and dead tokens are told.
-func settle(t *testing.T, p *process) {
+func settle(t *testing.T, pid int) {
 	t.Helper()
 	for busy := time.Hour; busy > 500*time.Millisecond; {
-		used := cpu(t, p.cmd.Process.Pid)
+		used := cpu(t, pid)
 		time.Sleep(5 * time.Second)
-		busy = cpu(t, p.cmd.Process.Pid) - used
+		busy = cpu(t, pid) - used
 	}
 }
 

@@ -83,6 +83,7 @@ func TestBacklog(t *testing.T) {
 	}
 	begin := time.Now().UTC().Add(-time.Hour)
 	w := newWave(t, n, func(i int) time.Time { return begin.Add(time.Duration(i) * time.Hour / time.Duration(n)) })
+	settle(t, w.server.Process.Pid) // until all due messages are stored
 	began := time.Now()
 	re := w.refresher(rate)
 	w.renewedOnce()
@@ -90,7 +91,7 @@ func TestBacklog(t *testing.T) {
 	busy := mostMemory(t, re.cmd.Process.Pid)
 	re.terminate()
 	resting := w.refresher(rate)
-	settle(t, resting)
+	settle(t, resting.cmd.Process.Pid)
 	idle := mostMemory(t, resting.cmd.Process.Pid)
 	t.Logf("%d renewals, the first %s after the start and then %.0f a second, %.2f of --api-rate; memory of the refresher at most %d MiB, %.2f of the %d MiB where nothing is due",
 		n, first.Sub(began).Round(time.Millisecond), float64(n)/last.Sub(first).Seconds(), float64(n)/last.Sub(first).Seconds()/float64(rate),
