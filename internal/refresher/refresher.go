@@ -110,7 +110,9 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the client of WeChat's API: %w", err)
 	}
-	js, err := jetstream.New(deps.NATS)
+	// Acks that no server will send are waited for until the connection is lost otherwise, and with 4,000
+	// of them nats.go publishes nothing more (ErrTooManyStalledMsgs).
+	js, err := jetstream.New(deps.NATS, jetstream.WithPublishAsyncTimeout(ackTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("set up JetStream: %w", err)
 	}

@@ -294,16 +294,9 @@ const dueAtOnce = 500
 
 // MakeAllDue is MakeDue for many, in their order. After an error some of them may be due all the
 // same.
-func (s *Store) MakeAllDue(ctx context.Context, all []DueRequest) (err error) {
+func (s *Store) MakeAllDue(ctx context.Context, all []DueRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout+time.Duration(len(all))*time.Millisecond)
 	defer cancel()
-	defer func() {
-		if err != nil {
-			// Acks that no server will send are waited for until the connection is lost, and with 4,000
-			// of them nats.go publishes nothing more (ErrTooManyStalledMsgs).
-			s.js.CleanupPublisher()
-		}
-	}()
 	for some := range slices.Chunk(all, dueAtOnce) {
 		var acks []jetstream.PubAckFuture
 		for _, w := range some {

@@ -741,29 +741,6 @@ func TestDueWaiting(t *testing.T) {
 	waiting(true, true)
 }
 
-// TestDueWithoutAcks has messages vanish, without an ack, until nats.go would publish nothing more. Once NATS takes them again, keys
-// can be made due.
-func TestDueWithoutAcks(t *testing.T) {
-	r := newRig(t)
-	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
-	silent, err := r.nc.SubscribeSync(events.AllDue)
-	r.must(err)
-	all := make([]store.DueRequest, 500)
-	for i := range all {
-		all[i] = store.DueRequest{Due: events.Due{Key: key, Reason: events.ReasonSwept}, ID: fmt.Sprint(i)}
-	}
-	for range 9 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		if err := r.store.MakeAllDue(ctx, all); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("without an ack: %v", err)
-		}
-		cancel()
-	}
-	r.must(silent.Unsubscribe())
-	streamstest.Setup(t, r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
-	r.must(r.store.MakeAllDue(t.Context(), all[:1]))
-}
-
 // TestStoppedScheduleIsFoundByTwo has two refreshers find that the schedule of reconciles has stopped: the id of the reconcile that
 // comes due says which stop it is for, so that what another makes for the same one is no second.
 func TestStoppedScheduleIsFoundByTwo(t *testing.T) {

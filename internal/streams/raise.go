@@ -57,11 +57,6 @@ func raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, cfg event
 
 // fill publishes a message n times and returns the last sequence.
 func fill(ctx context.Context, js jetstream.JetStream, filler *nats.Msg, n uint64) (last uint64, err error) {
-	defer func() {
-		if err != nil {
-			js.CleanupPublisher() // it would wait for the acks until the connection is lost: see store.MakeAllDue
-		}
-	}()
 	var ack jetstream.PubAckFuture
 	for range n {
 		if ack, err = js.PublishMsgAsync(&nats.Msg{Subject: filler.Subject, Header: filler.Header}); err != nil {

@@ -1,45 +1,9 @@
 package streams
 
 import (
-	"context"
 	"errors"
 	"testing"
-	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
-	"wxtoken/internal/natsd/natsdtest"
 )
-
-// TestFillWithoutAcks has nobody answer while a stream is filled, again and again: once somebody does, it goes on.
-func TestFillWithoutAcks(t *testing.T) {
-	nc := natsdtest.Start(t).Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	silent, err := nc.SubscribeSync("filler")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 5 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		if _, err := fill(ctx, js, nats.NewMsg("filler"), raiseBatch); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("without an ack: %v", err)
-		}
-		cancel()
-	}
-	if err := silent.Unsubscribe(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "FILLED", Subjects: []string{"filler"}}); err != nil {
-		t.Fatal(err)
-	}
-	if last, err := fill(t.Context(), js, nats.NewMsg("filler"), raiseBatch); err != nil || last != raiseBatch {
-		t.Errorf("filled up to %d, %v", last, err)
-	}
-}
 
 func TestCheckServer(t *testing.T) {
 	t.Parallel()
