@@ -78,7 +78,9 @@ func (c *Checker) get(ctx context.Context, target string) (a answer, err error) 
 	if t := response.TLS; t != nil && len(t.PeerCertificates) > 0 {
 		a.ends, a.issuer = t.PeerCertificates[0].NotAfter.UTC(), t.PeerCertificates[0].Issuer.CommonName
 	}
-	a.body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if response.StatusCode != http.StatusSwitchingProtocols { // its body is the connection, which ctx does not end
+		a.body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	}
 	return a, err
 }
 

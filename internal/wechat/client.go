@@ -418,7 +418,10 @@ func (c *Client) do(ctx context.Context, k *call, answer any) error {
 	if limit == 0 {
 		limit = smallAnswer
 	}
-	text, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	var text []byte
+	if response.StatusCode != http.StatusSwitchingProtocols { // its body is the connection, which ctx does not end
+		text, err = io.ReadAll(io.LimitReader(response.Body, limit+1))
+	}
 	if err != nil {
 		return k.noAnswer(ctx, err)
 	}

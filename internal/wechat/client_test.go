@@ -593,6 +593,36 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
+// TestAnotherProtocol: a 101, of a proxy say, ends a call. Its body is the connection, which no deadline of the call ends.
+func TestAnotherProtocol(t *testing.T) {
+	t.Parallel()
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	c := newClient(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
+		<-over
+	})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.AuthorizerToken(t.Context(), sentToken, "wx1", "wx2", sentRefresh)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if wantError(t, wechat.APIAuthorizerToken, err); wechat.Judge(err) != wechat.Retry {
+			t.Errorf("%v is not tried again", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the call does not end")
+	}
+}
+
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
