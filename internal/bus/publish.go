@@ -5,10 +5,21 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
 )
+
+// ackTimeout bounds the wait of nats.go for the ack of an asynchronous publish.
+const ackTimeout = 30 * time.Second
+
+// JetStream returns a JetStream whose asynchronous publishes are given up after ackTimeout. Otherwise acks
+// that no server will send are waited for until the connection is lost, and with 4,000 of them nats.go
+// publishes nothing more (ErrTooManyStalledMsgs, nats.go 1.55.0).
+func JetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	return jetstream.New(nc, jetstream.WithPublishAsyncTimeout(ackTimeout))
+}
 
 // Publish stores the event and returns when the server has acked it. duplicate is true if an event
 // with the same id was stored already.

@@ -1,12 +1,49 @@
 package bus_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
+
+// TestAcksThatNeverCome has 4,000 asynchronous publishes stay without an ack: nothing more is published then, but only until they are given
+// up.
+func TestAcksThatNeverCome(t *testing.T) {
+	natsdtest.Bubble(t, func(t *testing.T) {
+		nc := natsdtest.Start(t, natsdtest.InBubble).Connect()
+		js, err := bus.JetStream(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent, err := nc.SubscribeSync("silent") // somebody takes them, and says nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = silent.Unsubscribe() }()
+		publish := func() error {
+			_, err := js.PublishAsync("silent", nil)
+			return err
+		}
+		for range 4000 {
+			if err := publish(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := publish(); !errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
+			t.Errorf("with 4,000 without an ack: %v", err)
+		}
+		time.Sleep(30 * time.Second)
+		if err := publish(); err != nil {
+			t.Errorf("after half a minute: %v", err)
+		}
+	})
+}
 
 func TestPublish(t *testing.T) {
 	r := newRig(t)

@@ -16,8 +16,6 @@ const (
 	// callTimeout bounds one call to WeChat. It is shorter than a claim, so that no other refresher
 	// starts while an answer may still come.
 	callTimeout = 10 * time.Second
-	// ackTimeout bounds the wait of nats.go for the ack of an asynchronous publish.
-	ackTimeout = 30 * time.Second
 	// heldDelay is the wait of a due message that has been ahead of its record for ten readings: no
 	// replica lags so long, and what it waits for may never be stored (resolveLost, tryKeepCode).
 	heldDelay = 5 * time.Second

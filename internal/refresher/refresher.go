@@ -110,9 +110,7 @@ func New(cfg Config, deps Deps) (*Refresher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the client of WeChat's API: %w", err)
 	}
-	// Acks that no server will send are waited for until the connection is lost otherwise, and with 4,000
-	// of them nats.go publishes nothing more (ErrTooManyStalledMsgs).
-	js, err := jetstream.New(deps.NATS, jetstream.WithPublishAsyncTimeout(ackTimeout))
+	js, err := bus.JetStream(deps.NATS)
 	if err != nil {
 		return nil, fmt.Errorf("set up JetStream: %w", err)
 	}
