@@ -15,10 +15,10 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/serve"
 	"wxtoken/wxtokentest"
 )
@@ -90,8 +90,8 @@ func compare(b *testing.B, bare, ours, authorization string) {
 	}
 	spent := map[string]time.Duration{} // of the processors, by the server that was asked
 	rate := func(address string, n int) float64 {
-		began, before := time.Now(), processors(b)
-		defer func() { spent[address] += processors(b) - before }()
+		began, before := time.Now(), natsdtest.Computed()
+		defer func() { spent[address] += natsdtest.Computed() - before }()
 		var working sync.WaitGroup
 		for range atOnce {
 			working.Go(func() {
@@ -133,15 +133,6 @@ func compare(b *testing.B, bare, ours, authorization string) {
 		b.ReportMetric(took[0][at].Seconds()*1e3, name+"-bare-ms")
 		b.ReportMetric((took[1][at]-took[0][at]).Seconds()*1e3, name+"-added-ms")
 	}
-}
-
-// processors is the time that this process has had of the processors.
-func processors(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // paced makes calls at a rate, whether or not those before are answered, to all addresses by turns: what else the machine does hits all of

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -73,14 +72,14 @@ func BenchmarkWatch(b *testing.B) {
 			for b.Loop() {
 				runtime.GC()
 				runtime.ReadMemStats(&before)
-				began := cpuTime()
+				began := natsdtest.Computed()
 				ctx, cancel := context.WithCancel(b.Context())
 				view, wait, err := s.Watch(ctx, zerolog.Nop(), nil)
 				if err != nil || view.Len() != accounts {
 					b.Fatal(err, view.Len())
 				}
 				b.StopTimer()
-				computed += cpuTime() - began
+				computed += natsdtest.Computed() - began
 				runtime.GC()
 				runtime.ReadMemStats(&after)
 				cancel()
@@ -92,13 +91,6 @@ func BenchmarkWatch(b *testing.B) {
 			b.ReportMetric(float64(computed.Nanoseconds())/float64(b.N)/accounts, "cpu-ns/key") // the server's time too: what a busy machine leaves as it is
 		})
 	}
-}
-
-// cpuTime returns the processor time of the process.
-func cpuTime() time.Duration {
-	var used syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used) // it fails for no process of its own
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 func longKey(i int) wxtoken.Key {

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams/streamstest"
 )
@@ -65,10 +65,10 @@ func readTokens(b *testing.B, client *wxtoken.Client, n int) {
 func measureClient(b *testing.B, url string, cfg wxtoken.Config, keys int) {
 	nc := dial(b, url)
 	before := heap()
-	began, computed := time.Now(), computing(b)
+	began, computed := time.Now(), natsdtest.Computed()
 	client := openClient(b, nc, cfg)
 	took := time.Since(began)
-	computed = computing(b) - computed
+	computed = natsdtest.Computed() - computed
 	b.ReportMetric(float64(heap()-before)/float64(keys), "B/key")
 	b.ReportMetric(float64(took.Milliseconds()), "ready-ms")
 	b.ReportMetric(float64(computed.Milliseconds()), "cpu-ms") // of this process, whatever else the machine does
@@ -86,16 +86,6 @@ func openClient(b *testing.B, nc *nats.Conn, cfg wxtoken.Config) *wxtoken.Client
 	}
 	b.Cleanup(client.Close)
 	return client
-}
-
-// computing returns the time that this process has computed.
-func computing(b *testing.B) time.Duration {
-	b.Helper()
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // heap returns the bytes that are in use.

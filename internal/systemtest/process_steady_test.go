@@ -173,24 +173,18 @@ func (w *wave) refresher(rate int) *process {
 // renewedOnce waits until all accounts have another token, and wants one call for each.
 func (w *wave) renewedOnce() {
 	w.t.Helper()
-	for before := -1; ; time.Sleep(time.Second) {
+	got := func() int {
 		w.mu.Lock()
-		got := len(w.renewed)
-		w.mu.Unlock()
-		if got >= w.n {
-			break
-		}
-		if got == before {
-			poll(w.t, func() error {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				if len(w.renewed) == before {
-					return fmt.Errorf("%d of %d were renewed", before, w.n)
-				}
-				return nil
-			})
-		}
-		before = got
+		defer w.mu.Unlock()
+		return len(w.renewed)
+	}
+	for before := 0; before < w.n; before = got() {
+		poll(w.t, func() error { // it gets on
+			if got() == before {
+				return fmt.Errorf("%d of %d were renewed", before, w.n)
+			}
+			return nil
+		})
 	}
 	for appid, calls := range w.wechat.counts() {
 		if calls != 1 {

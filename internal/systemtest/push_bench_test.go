@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams/streamstest"
 	"wxtoken/internal/wechat"
 	"wxtoken/wechatsim"
@@ -57,9 +58,9 @@ func benchPushes(b *testing.B, accounts int) {
 	messages := benchMessages(b, accounts)
 	sender := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: pushConnections}, Timeout: 30 * time.Second}
 	send := func(to string, n int, handler *program) turn {
-		before := computing(b) + server.computed(b) + handler.computed(b)
+		before := natsdtest.Computed() + server.computed(b) + handler.computed(b)
 		t := sendAll(b, sender, to, n, messages)
-		t.cpu = computing(b) + server.computed(b) + handler.computed(b) - before - t.cpu
+		t.cpu = natsdtest.Computed() + server.computed(b) + handler.computed(b) - before - t.cpu
 		return t
 	}
 	send(toIngest, pushConnections, ingest) // the connections
@@ -185,12 +186,12 @@ func (t *turn) percentile(p int) float64 {
 // sendAll sends n messages from all connections at once, and wants success for each.
 func sendAll(b *testing.B, sender *http.Client, to string, n int, next func() outgoing) turn {
 	b.Helper()
-	making := computing(b)
+	making := natsdtest.Computed()
 	all := make([]outgoing, n)
 	for i := range all {
 		all[i] = next()
 	}
-	t := turn{times: make([]time.Duration, n), cpu: computing(b) - making} // to be left out
+	t := turn{times: make([]time.Duration, n), cpu: natsdtest.Computed() - making} // to be left out
 	var working sync.WaitGroup
 	began := time.Now()
 	for worker := range pushConnections {

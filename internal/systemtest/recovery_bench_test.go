@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/wechatsim"
 )
 
@@ -32,7 +33,7 @@ func BenchmarkRecovery(b *testing.B) {
 				}
 				ago.Store(0)
 				w.sim.ClearHistory()
-				computed := computing(b)
+				computed := natsdtest.Computed()
 				w.start()
 				renewed := func() (order []string, began, ended time.Time) {
 					for _, e := range w.sim.History() {
@@ -54,7 +55,7 @@ func BenchmarkRecovery(b *testing.B) {
 					return nil
 				})
 				order, began, ended := renewed()
-				computed = computing(b) - computed
+				computed = natsdtest.Computed() - computed
 				others := 0 // calls that took a turn from the renewals
 				for _, e := range w.sim.History() {
 					if e.Kind == wechatsim.EntryCall && e.API != refresh && !e.Time.After(ended) {

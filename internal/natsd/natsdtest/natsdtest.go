@@ -65,15 +65,15 @@ func SideBySide(parallel int) {
 // share returns which part of a processor the process gets, at most 1.
 func share() float64 {
 	const look = 100 * time.Millisecond
-	began, before := time.Now(), computed()
+	began, before := time.Now(), Computed()
 	for time.Since(began) < look {
 		continue // so that it wants all of one
 	}
-	return min(1, (computed()-before).Seconds()/time.Since(began).Seconds())
+	return min(1, (Computed()-before).Seconds()/time.Since(began).Seconds())
 }
 
-// computed returns the processor time that the process has had.
-func computed() time.Duration {
+// Computed returns the processor time that the process has had.
+func Computed() time.Duration {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
 		panic(err)
