@@ -229,7 +229,7 @@ func forbidden(q *Request, wanted login.Role) *Fault {
 
 // formRequest returns the Request of a form.
 func (c *Console) formRequest(r *http.Request) *Request {
-	q := &Request{Request: r, Now: c.now().UTC(), Language: languageOf(r), Query: url.Values{}, format: "json"}
+	q := &Request{Request: r, Now: c.now().UTC(), Language: login.Preferred(r), Query: url.Values{}, format: "json"}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
 		q.format = "html"
 	}

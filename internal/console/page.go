@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/text/language"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
@@ -97,7 +96,7 @@ var formats = map[string]string{
 
 // parse reads a request for a page.
 func (c *Console) parse(p Page, r *http.Request) (*Request, error) {
-	q := &Request{Request: r, Now: c.now().UTC(), Language: languageOf(r), format: formatOf(p, r.Header.Get("Accept"))}
+	q := &Request{Request: r, Now: c.now().UTC(), Language: login.Preferred(r), format: formatOf(p, r.Header.Get("Accept"))}
 	var err error
 	if q.Query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
 		return q, badRequest(lang.T("the query can't be read", "无法解析查询参数"))
@@ -150,22 +149,6 @@ func formatOf(p Page, accept string) string {
 	}
 	return "text"
 }
-
-// languageOf returns the language of a request: the one that was chosen, else the one that the
-// browser prefers.
-func languageOf(r *http.Request) lang.Language {
-	if cookie, err := r.Cookie(login.LanguageCookie); err == nil {
-		if l := lang.Language(cookie.Value); l == lang.English || l == lang.Chinese {
-			return l
-		}
-	}
-	tag, _ := language.MatchStrings(matcher, r.Header.Get("Accept-Language"))
-	base, _ := tag.Base()
-	return lang.Language(base.String())
-}
-
-// matcher chooses among the languages of the page; the first is the default.
-var matcher = language.NewMatcher([]language.Tag{language.English, language.Chinese, language.TraditionalChinese})
 
 // serve answers requests for a page.
 func (c *Console) serve(p Page) http.Handler {

@@ -130,11 +130,16 @@ func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request, right servic
 		problem(w, status, why)
 	})
 	if s != nil && !s.May(right) {
-		g.metrics.refused.WithLabelValues("right").Inc()
-		problem(w, http.StatusForbidden, fmt.Sprintf("this service has no right %q", right))
+		g.forbid(w, fmt.Sprintf("this service has no right %q", right))
 		return nil
 	}
 	return s
+}
+
+// forbid answers a request for which a service lacks the right.
+func (g *Gateway) forbid(w http.ResponseWriter, why string) {
+	g.metrics.refused.WithLabelValues("right").Inc()
+	problem(w, http.StatusForbidden, why)
 }
 
 // serveRoute answers a request to a route, after checking key, right and parameters.
@@ -176,8 +181,7 @@ func (g *Gateway) pathKey(w http.ResponseWriter, r *http.Request, client *wxtoke
 func (g *Gateway) tokenKey(w http.ResponseWriter, r *http.Request, client *wxtoken.Client, s *services.Service) (wxtoken.Key, bool) {
 	key, ok := g.pathKey(w, r, client, s)
 	if ok && account.Derived(key) && !s.May(services.RightReal) {
-		g.metrics.refused.WithLabelValues("right").Inc()
-		problem(w, http.StatusForbidden, fmt.Sprintf("a ticket is given to services with the right %q", services.RightReal))
+		g.forbid(w, fmt.Sprintf("a ticket is given to services with the right %q", services.RightReal))
 		return key, false
 	}
 	return key, ok
@@ -463,8 +467,7 @@ func (g *Gateway) link(w http.ResponseWriter, r *http.Request, client *wxtoken.C
 		return
 	}
 	if !s.MayLink(request) {
-		g.metrics.refused.WithLabelValues("right").Inc()
-		problem(w, http.StatusForbidden, "this service may make links for its own components, refs (without move) and accounts (as biz_appid) alone")
+		g.forbid(w, "this service may make links for its own components, refs (without move) and accounts (as biz_appid) alone")
 		return
 	}
 	link, err := client.CreateLink(r.Context(), request)

@@ -202,17 +202,17 @@ func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
 
 func (g *Guard) show(w http.ResponseWriter, r *http.Request, form string, status int, next string, fault lang.Text) {
 	// Of the cookies as the form will bring them back: this answer may set a new one.
-	v := loginView{Ask: true, Next: localPath(next), Field: FormField, Form: formToken(r, form), Fault: fault.In(preferred(r))}
+	v := loginView{Ask: true, Next: localPath(next), Field: FormField, Form: formToken(r, form), Fault: fault.In(Preferred(r))}
 	writeView(w, r, status, v)
 }
 
 func writeRefusal(w http.ResponseWriter, r *http.Request, no refusal) {
 	if isBrowser(r) {
-		writeView(w, r, no.status, loginView{Fault: no.text.In(preferred(r))})
+		writeView(w, r, no.status, loginView{Fault: no.text.In(Preferred(r))})
 		return
 	}
 	setRetry(w, no.status)
-	http.Error(w, no.text.In(preferred(r)), no.status)
+	http.Error(w, no.text.In(Preferred(r)), no.status)
 }
 
 func setRetry(w http.ResponseWriter, status int) {
@@ -222,7 +222,7 @@ func setRetry(w http.ResponseWriter, status int) {
 }
 
 func writeView(w http.ResponseWriter, r *http.Request, status int, v loginView) {
-	l := preferred(r)
+	l := Preferred(r)
 	v.Language = map[lang.Language]string{lang.English: "en", lang.Chinese: "zh-CN"}[l]
 	v.Title = lang.T("Log in to wxtoken", "登录 wxtoken").In(l)
 	if !v.Ask {
@@ -249,8 +249,9 @@ var matcher = language.NewMatcher([]language.Tag{language.English, language.Chin
 // LanguageCookie is the cookie with the language that was chosen on the page.
 const LanguageCookie = "wxtoken_lang"
 
-// preferred returns the language that was chosen on the page, else the one that the browser prefers.
-func preferred(r *http.Request) lang.Language {
+// Preferred returns the language of a request: the one that was chosen on the page, else the one that the browser
+// prefers.
+func Preferred(r *http.Request) lang.Language {
 	if l := lang.Language(cookie(r, LanguageCookie)); l == lang.English || l == lang.Chinese {
 		return l
 	}

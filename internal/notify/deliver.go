@@ -308,17 +308,14 @@ func (v *Deliverer) try(ctx context.Context, r Receiver, n events.Notice) result
 // deliverDirect delivers a notice that is not on JOURNAL to a receiver.
 func (v *Deliverer) deliverDirect(ctx context.Context, r Receiver, n events.Notice) {
 	var out result
-	for tries := 1; ; tries++ {
+	for tries := range directTries {
+		if tries > 0 && !hook.Sleep(ctx, hook.Pause(tries, out.after)) {
+			return
+		}
 		if ctx.Err() != nil || !slices.ContainsFunc(v.file.Now(), r.same) {
 			return // it is no receiver any more
 		}
 		if out = v.try(ctx, r, n); out.outcome == outcomeOK {
-			return
-		}
-		if tries == directTries {
-			break
-		}
-		if !hook.Sleep(ctx, hook.Pause(tries, out.after)) {
 			return
 		}
 	}

@@ -42,11 +42,10 @@ type Option func(*options)
 
 // options are the options of a server.
 type options struct {
-	conns      int
-	proxies    Proxies
-	tls        *tls.Config
-	files      *certificate // of tls
-	onShutdown func()
+	conns       int
+	proxies     Proxies
+	certificate *certificate // nil without TLS
+	onShutdown  func()
 }
 
 // OnShutdown has f called when the server begins to shut down. f ends answers without an end of their own, for
@@ -59,11 +58,7 @@ func MaxConns(n int) Option { return func(o *options) { o.conns = n } }
 // TLS makes the server use TLS, with a certificate and its key in PEM files. They are read again when they
 // change.
 func TLS(certFile, keyFile string) Option {
-	files := &certificate{cert: certFile, key: keyFile}
-	return func(o *options) {
-		o.files = files
-		o.tls = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: files.get}
-	}
+	return func(o *options) { o.certificate = &certificate{cert: certFile, key: keyFile} }
 }
 
 // Listen binds addr (port 0: any free one) and returns a server for handler with tight limits on time, headers
@@ -75,11 +70,13 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 		change(&o)
 	}
 	log = log.With().Str("server", name).Logger()
-	if o.tls != nil {
-		o.files.log = log
-		if _, err := o.tls.GetCertificate(nil); err != nil {
+	var secured *tls.Config
+	if c := o.certificate; c != nil {
+		c.log = log
+		if _, err := c.get(nil); err != nil {
 			return nil, fmt.Errorf("listen for %s: %w", name, err)
 		}
+		secured = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.get}
 	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -96,7 +93,7 @@ func Listen(name, addr string, handler http.Handler, log zerolog.Logger, m *Metr
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         (&connLimit{max: o.conns}).state,
 		ErrorLog:          logger.Std(log),
-		TLSConfig:         o.tls,
+		TLSConfig:         secured,
 	}
 	if o.onShutdown != nil {
 		s.http.RegisterOnShutdown(o.onShutdown)
