@@ -55,6 +55,33 @@ func (n *notices) run(ctx context.Context, notice func(context.Context, time.Tim
 	}
 }
 
+// untilBegun has operators told that NATS is away until begun is called: a refresher that was
+// started meanwhile, or whose streams vanished, makes no sweeps, after which run looks. cutOff says
+// whether that holds it up. begun returns when nobody is at teller any more, so that run can be.
+func (n *notices) untilBegun(ctx context.Context, cutOff func() bool, now func() time.Time) (begun func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		look := time.NewTicker(n.teller.Look)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-look.C:
+			}
+			if cutOff() { // then nothing is read or written
+				_ = n.teller.Tell(ctx, now(), nil, []events.NoticeData{{Cause: string(wxtoken.HeldNATS)}})
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
 // tell tells operators what is wrong, and what is over. It looks at what the statuses say: the
 // reasons of the gates, the conditions of the components, the records of the accounts. Any number
 // of refreshers do so; the teller writes a notice only if JOURNAL does not have it yet.

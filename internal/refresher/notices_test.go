@@ -189,3 +189,48 @@ func TestNoticesOfComponents(t *testing.T) {
 	r.told(wxtoken.HeldQuota, events.PhaseOver)
 	r.once(map[string]int{"QuotaGone began": 1, "QuotaGone grew": 1, "QuotaGone over": 1})
 }
+
+// TestNoticesWithoutWork starts a refresher while NATS is away, as after a power cut, and later takes the streams from under it. It makes no
+// sweeps then, and tells that nothing is renewed all the same, and that this is over.
+func TestNoticesWithoutWork(t *testing.T) {
+	r := newRig(t, options{idle: true, cfg: looking})
+	var mu sync.Mutex
+	var told []events.NoticeData
+	r.deps = func(d *refresher.Deps) {
+		d.Direct = func(n events.Notice) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, n.Data)
+		}
+		r.nats.Stop() // it was connected, and has not begun
+	}
+	heard := func(want ...events.Phase) {
+		r.Helper()
+		r.eventually(func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			var phases []events.Phase
+			for _, d := range told {
+				phases = append(phases, d.Phase)
+				if d.Cause != string(wxtoken.HeldNATS) || d.Instance == "" || d.What.EN == "" || d.Since.IsZero() {
+					r.Errorf("told %+v", d)
+				}
+			}
+			if !slices.Equal(phases, want) {
+				return fmt.Errorf("told %v, want %v", phases, want)
+			}
+			return nil
+		})
+	}
+	first := r.start()
+	heard(events.PhaseBegan)
+	r.nats.Restart()
+	heard(events.PhaseBegan, events.PhaseOver)
+	r.until("not ready", func() bool { return first.work.Ready(t.Context()) == nil })
+	r.must(r.js.DeleteStream(t.Context(), events.StreamTokens))
+	heard(events.PhaseBegan, events.PhaseOver, events.PhaseBegan)
+	r.deps = nil
+	second := r.start() // it makes the streams
+	heard(events.PhaseBegan, events.PhaseOver, events.PhaseBegan, events.PhaseOver)
+	second.stop()
+}

@@ -180,14 +180,7 @@ func (r *Refresher) Run(ctx context.Context) error {
 	// The first round alone may make streams: that a process is started is a person's word for it
 	// (docs/adr/0028). Later ones wait until the streams are there again.
 	for ready := r.data.setup; ; ready = r.data.again {
-		opened, err := r.data.open(ctx, ready, r.notYetOpen)
-		if err != nil || ctx.Err() != nil {
-			return err
-		}
-		r.mu.Lock()
-		r.store, r.trouble = opened, nil
-		r.mu.Unlock()
-		err = r.work(ctx)
+		err := r.round(ctx, ready)
 		if !errors.Is(err, store.ErrGone) {
 			return err
 		}
@@ -203,6 +196,20 @@ func (r *Refresher) Run(ctx context.Context) error {
 	}
 }
 
+// round opens the data as soon as ready returns no error, and works with them.
+func (r *Refresher) round(ctx context.Context, ready func(context.Context) error) error {
+	begun := r.notices.untilBegun(ctx, r.cutOff, r.now)
+	defer begun()
+	opened, err := r.data.open(ctx, ready, r.notYetOpen)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.store, r.trouble = opened, nil
+	r.mu.Unlock()
+	return r.work(ctx, begun)
+}
+
 // goneHint says what to do when a stream vanished.
 const goneHint = "restore the backup, or restart one refresher: at its start it makes what is missing, and WeChat's list brings the accounts back"
 
@@ -215,15 +222,23 @@ func (r *Refresher) notYetOpen(why error) {
 	}
 }
 
+// cutOff reports whether NATS keeps a refresher from beginning. Buckets that are being raised above
+// their mirrors don't: that takes its time, and gets on.
+func (r *Refresher) cutOff() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.nc.IsConnected() || r.trouble != nil && !errors.Is(r.trouble, streams.ErrRaising)
+}
+
 // work is Run between the moment at which the streams are there and the one at which they are not
-// any more.
+// any more. It calls begun when it has read them.
 //
 // Two contexts order the end. ctx ends when nothing new is to be begun: consumers pull no more, and
 // the sweep stops. work ends after the last handler has: the committer, which stores what handlers
 // hand it, and the view must outlive all of them, or a token that WeChat has just issued could not
 // be stored. The deferred calls run in the reverse order of their lines, and each waits for the lot
 // before it.
-func (r *Refresher) work(ctx context.Context) error {
+func (r *Refresher) work(ctx context.Context, begun func()) error {
 	r.began = r.now()
 	r.stopping.Store(false)
 	for _, c := range r.all() {
@@ -269,6 +284,7 @@ func (r *Refresher) work(ctx context.Context) error {
 	if !unwatched() || err != nil {
 		return ended(ctx)
 	}
+	begun()
 	r.derived = &derived{cfg: r.cfg, store: r.store, view: view, log: r.log, now: r.now, setStatus: r.setStatus}
 	r.pushes = &pushes{statuses: r.statuses, wx: r.wx, view: view, began: r.began}
 	r.tell = &teller{
