@@ -60,6 +60,11 @@ func (o Outline) BeingAuthorized(now time.Time) bool {
 	return o.Revision > 0 && !o.needed && o.Generation == 0 && instantOf(now) < o.claimedUntil
 }
 
+// JustBegun reports whether the record is as it is stored together with an account's first token.
+func (o Outline) JustBegun() bool {
+	return o.Generation == 1 && o.renewable && !o.needed && !o.failing && o.revokedAt == 0 && o.claimedUntil == 0
+}
+
 // GrantedNothing reports whether an account that is in force never had a token, and none is being
 // fetched: it granted no API. One whose merchant was asked, and that came from no code, is another
 // matter: no refresh token was found for it.

@@ -264,7 +264,7 @@ func (v *View) Seen() uint64 {
 
 // Each calls look for every entry, and visit for those for which look returns true. look is called
 // with the view locked, a chunk at a time: it must not call the view, nor keep the Entry. visit may
-// do anything.
+// do anything. An account of which half is read is not there yet.
 func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key, Entry)) {
 	type found struct {
 		key   wxtoken.Key
@@ -281,7 +281,7 @@ func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key,
 		chunk := v.chunks[n]
 		for i := range chunk {
 			e := &chunk[i]
-			if key := v.key(e.place); look(key, &e.Entry) {
+			if key := v.key(e.place); !v.halfRead(e) && look(key, &e.Entry) {
 				chosen = append(chosen, found{key, e.Entry})
 			}
 		}
@@ -290,6 +290,13 @@ func (v *View) Each(look func(wxtoken.Key, *Entry) bool, visit func(wxtoken.Key,
 			visit(f.key, f.entry)
 		}
 	}
+}
+
+// halfRead reports whether the first token of an account is the next record to be read: credential
+// and token are stored at once, the credential first. By its credential alone the account would
+// seem to have lost its token.
+func (v *View) halfRead(e *entry) bool {
+	return e.Credential.Revision == v.seen && e.Credential.JustBegun() && !e.Token.Exists()
 }
 
 // Find returns the key of an entry for which wanted is true; ok is false if there is none. wanted
