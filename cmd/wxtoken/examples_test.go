@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +25,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
 	"wxtoken/wechatsim"
 )
@@ -83,7 +83,10 @@ func TestExamples(t *testing.T) {
 	if len(keys) < len(examples) {
 		t.Fatalf("%d accounts for %d examples", len(keys), len(examples))
 	}
-	receivers := freeAddresses(t, len(examples))
+	receivers, err := natsdtest.FreeAddrs(len(examples))
+	if err != nil {
+		t.Fatal(err)
+	}
 	gateway := exampleGateway(l, keys, receivers)
 	for i, e := range examples {
 		t.Run(e.name, func(t *testing.T) {
@@ -447,20 +450,6 @@ func exampleGateway(l *life, keys []wxtoken.Key, receivers []string) string {
 	}
 	_, address := gatewayFor(l.T, l.nats, l.simURL, string(text))
 	return address
-}
-
-// freeAddresses returns addresses that nobody listens on.
-func freeAddresses(t *testing.T, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = listener.Close() }() // not before all are found: they differ
-		addresses = append(addresses, listener.Addr().String())
-	}
-	return addresses
 }
 
 // present skips the test where a program is missing, and returns its name.

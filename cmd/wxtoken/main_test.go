@@ -228,23 +228,17 @@ func fetch(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func free(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Setenv(args[0], listen(ts, true))
+	addrs, err := natsdtest.FreeAddrs(1)
+	ts.Check(err)
+	ts.Setenv(args[0], addrs[0])
 }
 
+// taken takes a port of 127.0.0.1 until the script ends.
 func taken(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Setenv(args[0], listen(ts, false))
-}
-
-// listen takes a free port of 127.0.0.1, and gives it back at once or when the script ends.
-func listen(ts *testscript.TestScript, giveBack bool) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
-	if giveBack {
-		ts.Check(l.Close())
-	} else {
-		ts.Defer(func() { _ = l.Close() })
-	}
-	return l.Addr().String()
+	ts.Defer(func() { _ = l.Close() })
+	ts.Setenv(args[0], l.Addr().String())
 }
 
 func natsServer(ts *testscript.TestScript, _ bool, args []string) {

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +50,7 @@ var (
 // redisServer is a Redis server of a test.
 type redisServer struct {
 	t    testing.TB
-	port int
+	port string
 	conf []string // lines of its configuration
 	dir  string
 	cmd  *exec.Cmd
@@ -65,13 +64,12 @@ func startRedis(t testing.TB, conf ...string) *redisServer {
 	}
 	s := &redisServer{t: t, conf: conf, dir: t.TempDir()}
 	t.Cleanup(s.kill)
-	for range 10 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.port = l.Addr().(*net.TCPAddr).Port
-		_ = l.Close()
+	addrs, err := natsdtest.FreeAddrs(10) // one of a cluster wants the port that is 10,000 above, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		_, s.port, _ = net.SplitHostPort(addr)
 		if s.start() {
 			return s
 		}
@@ -83,7 +81,7 @@ func startRedis(t testing.TB, conf ...string) *redisServer {
 // start starts the server on its port. It reports whether it answers.
 func (s *redisServer) start() bool {
 	s.t.Helper()
-	lines := append([]string{"port " + strconv.Itoa(s.port), "bind 127.0.0.1", `save ""`, "dir " + s.dir}, s.conf...)
+	lines := append([]string{"port " + s.port, "bind 127.0.0.1", `save ""`, "dir " + s.dir}, s.conf...)
 	file := filepath.Join(s.dir, "redis.conf")
 	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		s.t.Fatal(err)
@@ -112,7 +110,7 @@ func (s *redisServer) start() bool {
 	return false
 }
 
-func (s *redisServer) address() string { return "127.0.0.1:" + strconv.Itoa(s.port) }
+func (s *redisServer) address() string { return "127.0.0.1:" + s.port }
 func (s *redisServer) url() string     { return "redis://" + s.address() + "/0" }
 
 // kill ends the server as a power cut does.
