@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"wxtoken/client"
@@ -84,7 +85,11 @@ func quotaGone(b *book) {
 	b.run("Look", 0, `"used":`)
 	b.on("Renewals are held back")
 	b.until("Sign", 0, `"type":"Renewing","status":"False","reason":"QuotaGone"`)
-	b.run("Look", 0, `(?s)wxtoken_held_back{[^}]*reason="QuotaGone"[^}]*} 1.*not before [-0-9]+T16:00:00Z`)
+	until := regexp.MustCompile(`"reason":"QuotaGone"[^{}]*"until":"([-0-9]+T[:0-9]+)`).FindStringSubmatch(b.run("Sign", 0, `"until"`))
+	if until == nil {
+		b.Fatal("the status does not say until when")
+	}
+	b.run("Look", 0, `(?s)wxtoken_held_back{[^}]*reason="QuotaGone"[^}]*} 1.*not before `+until[1])
 	b.on("The day's quota is gone")
 	b.tell("/daily-limit", "api=api_authorizer_token&limit=-1") // the cause is removed, as the entry says
 	b.run("Do", 0, `"cleared":true`)
