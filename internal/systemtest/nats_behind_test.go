@@ -120,8 +120,13 @@ func TestReplicaBehind(t *testing.T) {
 		}
 		return nil
 	})
-	if got, err := s.Credential(ctx, missing.Key); err != nil || got.Revision != 0 {
-		t.Errorf("revision %d, %v: the server was not behind, and this showed nothing", got.Revision, err)
+	var got account.Credential
+	poll(t, func() (err error) { // where NATS has a server beyond the way answer, nobody does
+		got, err = s.Credential(ctx, missing.Key)
+		return err
+	})
+	if got.Revision != 0 {
+		t.Errorf("revision %d: the server was not behind, and this showed nothing", got.Revision)
 	}
 
 	for _, way := range ways {
