@@ -18,7 +18,7 @@ lint: ## go vet, staticcheck, errcheck, zerologlint
 	go vet ./...
 	.ci/run lint
 
-fuzz: ## each fuzz target for FUZZTIME (2s)
+fuzz: ## each fuzz target for FUZZTIME (2000x: so many inputs)
 	.ci/run fuzz
 
 bench: ## all benchmarks, three times each

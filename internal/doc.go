@@ -12,5 +12,5 @@
 //	store      the record, its token and its schedule, stored together
 //	client     what a service reads; package gateway has it for HTTP
 //
-// The other packages serve these, or the operator: docs/architecture.md lists all of them.
+// The other packages serve these, or the operator: docs/architecture.md lists all but those for tests alone.
 package internal

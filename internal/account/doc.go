@@ -12,17 +12,17 @@
 //
 //	new                   no revision: nothing is stored yet
 //	renewable             there is something to get a token with (Renewable)
-//	claimed               a refresher is at it, for claimFor at most (ClaimedAt)
+//	claimed               a refresher is at it, for ClaimFor at most (ClaimedAt)
 //	in trouble            Trouble is not empty: the last renewal failed, RetryAt is when the next may start
 //	sought                its refresh token was refused or never came, and is looked for (SoughtAt)
 //	authorization needed  only the merchant can help (AuthorizationNeeded)
 //	cancelled             RevokedAt is set
 //
-// [Credential.State] makes of it what the status says.
+// [Outline.State] makes of it what the status says.
 //
 // # What happens
 //
-//	a renewal        Claimed, GivenBack, Renewed, Failed, Forced
+//	a renewal        Claimed, GivenBack, Renewed, Failed, WasForced
 //	an authorization Authorized, Dated, Told, Cancelled, FoundCancelled, Doubted
 //	WeChat's list    Against, Listed, ListedWithout, Dated
 //	a refused or lost refresh token  Asked, RefreshTokenTold, Sought, NotFound, GaveUp, Found, Restored

@@ -15,7 +15,7 @@
 // replaces <main> when the stream /events says that something changed, which index.touch announces.
 //
 // The page knows all keys through an index in memory, which follows the buckets tokens and status
-// and keeps some three hundred bytes of each account: states, times and what a search looks for,
+// and keeps some four hundred bytes of each account: states, times and what a search looks for,
 // never a token. Everything else is read from NATS for the few keys that a page shows. A page never
 // holds a token, a ticket, a code or a secret, and foreign names, such as those of accounts, are
 // only ever text in it.

@@ -12,6 +12,8 @@
 //	           renewal.scheduled.>  renewal.due.>  the credential, the schedule and the due message of each key
 //	KV_status  $KV.status.>                        the bucket "status"
 //	DEAD       dead.>                              events that can't be processed, with the reason
+//	JOURNAL    journal.audit.>  journal.notice.>   what operators did, and what needs a person
+//	TRAFFIC    journal.count.>  journal.push.>     what processes count, and pushes that were refused or odd
 //
 // # Handlers answer with an error verb
 //

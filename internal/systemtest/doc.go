@@ -20,10 +20,10 @@
 // and what an export holds, compared with what the day did.
 //
 // The numbers between are promises that tests of their own keep, and not the campaign: I5, what is stored
-// is announced, by the server itself (TestClientUpdates in the root); I8, a new authorization wins
+// is announced, by the server itself (TestClientUpdates in internal/clienttest); I8, a new authorization wins
 // (TestReauthorizedWhileRenewing in internal/refresher); I10, one commit for each generation (TestConflict
 // there, TestCommit in internal/store); I13, a dead account delays no other (TestOneAccountRefused); I14, no
-// goroutine is left behind (goleak in every package); I15, all comes back from WeChat's list
+// goroutine is left behind (goleak where a package starts some); I15, all comes back from WeChat's list
 // (TestReconcileFromNothing, and TestProcesses on real processes); I16, readers agree with the
 // bucket once troubles end (the end of each day, as I1).
 //
