@@ -58,6 +58,7 @@ func TestKilled(t *testing.T) {
 			}
 
 			second := start(t, srv.ClientURL())
+			eventually(t, "connected to NATS", func() bool { return strings.Contains(second.text(), "nats connected") })
 			if status, body, err := second.push(t, push); err != nil || status != http.StatusOK || body != "success" {
 				t.Fatalf("answer to the repeat %d %q, %v, want 200 success", status, body, err)
 			}

@@ -44,6 +44,7 @@ func recorded(r *rig, js jetstream.JetStream) (all []services.Served, texts []st
 func TestRecordServed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.ahead.Store(int64(time.Until(time.Now().Truncate(10 * time.Minute).Add(11 * time.Minute)))) // no period ends meanwhile
 	js, err := jetstream.New(r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher")))
 	r.must(err)
 	ctx, stop := context.WithCancel(t.Context())

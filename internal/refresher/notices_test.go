@@ -157,8 +157,7 @@ func TestNoticesOfAccounts(t *testing.T) {
 // token because of it, and its end.
 func TestNoticesOfComponents(t *testing.T) {
 	slower := func(c *refresher.Config) { looking(c); c.SweepEvery = 2 * time.Second } // a busy machine takes seconds for the renewals at the end
-	r := newRig(t, options{idle: true, sim: wechatsim.Config{TokenLife: 30 * time.Minute}, cfg: slower})
-	r.chineseEvening()
+	r := newRig(t, options{idle: true, evening: true, sim: wechatsim.Config{TokenLife: 30 * time.Minute}, cfg: slower})
 	for range 3 {
 		r.start()
 	}

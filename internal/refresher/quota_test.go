@@ -92,13 +92,6 @@ func (r *rig) metric(p process, name string, values ...any) (sum float64) {
 	return sum
 }
 
-// chineseEvening puts the clock forward to ten in the evening in China, so that no day turns where a test does not want it.
-func (r *rig) chineseEvening() {
-	day := 24 * time.Hour
-	now := r.clock.Now()
-	r.clock.forward(now.Truncate(day).Add(day + 14*time.Hour).Sub(now))
-}
-
 // both has the refreshers act for both components.
 func (r *rig) both() {
 	r.deps = func(d *refresher.Deps) {
@@ -110,10 +103,9 @@ func (r *rig) both() {
 func quotaRig(t *testing.T) (r *rig, at [2]process) {
 	t.Helper()
 	r = newRig(t, options{
-		idle: true, more: []string{otherApp}, sim: wechatsim.Config{DailyLimit: map[string]int{apiRefresh: 3}},
+		idle: true, evening: true, more: []string{otherApp}, sim: wechatsim.Config{DailyLimit: map[string]int{apiRefresh: 3}},
 		cfg: func(c *refresher.Config) { c.SweepEvery = time.Second },
 	})
-	r.chineseEvening()
 	r.both()
 	at[0], at[1] = r.start(), r.start()
 	r.ticket()
@@ -205,10 +197,10 @@ func TestQuotaOfTheDay(t *testing.T) {
 	at = [2]process{r.start(), r.start()}
 	r.until("not started", func() bool { return r.log.count("refresher started") == 4 })
 	held()
-	r.clock.forward(turns.Sub(r.clock.Now()) - time.Minute)
+	r.clock.forward(turns.Sub(r.clock.Now()) - 10*time.Minute)
 	held()
 
-	r.clock.forward(time.Minute + time.Second)
+	r.clock.forward(turns.Sub(r.clock.Now()) + time.Second)
 	r.poke(aliceKey) // whose time has come as well
 	r.until("not renewed on the next day", func() bool { return r.token(aliceKey).Generation >= 5 })
 	if s := r.state(componentKey, wxtoken.StateActive); s.LastError != nil {
@@ -261,8 +253,7 @@ func TestQuotaCleared(t *testing.T) {
 
 // TestCallsCounted has two refreshers count together what they call, after a sweep and when they stop.
 func TestCallsCounted(t *testing.T) {
-	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
-	r.chineseEvening()
+	r := newRig(t, options{idle: true, evening: true, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 	at := [2]process{r.start(), r.start()}
 	r.ticket()
 	r.eventually(r.componentLives)
@@ -325,7 +316,7 @@ func TestCallsCounted(t *testing.T) {
 
 // TestAskingForQuotaHarmsNothing has WeChat refuse the questions themselves.
 func TestAskingForQuotaHarmsNothing(t *testing.T) {
-	r := newRig(t, options{})
+	r := newRig(t, options{evening: true})
 	r.authorize(alice)
 	for _, f := range []wechatsim.Fault{
 		{API: apiQuota, Errcode: 76022}, {API: apiQuota, Errcode: 45009}, {API: apiClear, Errcode: 48006}, {API: apiClear, Errcode: 45009},

@@ -316,8 +316,7 @@ func TestDoubtOfOneWhoStopped(t *testing.T) {
 
 // TestDoubtEndsAndAnotherReasonStays has the day's quota gone while refusals are doubted.
 func TestDoubtEndsAndAnotherReasonStays(t *testing.T) {
-	r := newRig(t, options{idle: true, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
-	r.chineseEvening()
+	r := newRig(t, options{idle: true, evening: true, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 	r.start()
 	r.ticket()
 	r.eventually(r.componentLives)

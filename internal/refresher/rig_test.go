@@ -140,6 +140,8 @@ type options struct {
 	cfg func(*refresher.Config)
 	// idle starts no refresher and no ticket
 	idle bool
+	// evening has it be ten in the evening in China, so that no day turns where a test does not want it
+	evening bool
 	// more are the appids of further components, with the secrets of the first; no refresher acts for them by itself
 	more []string
 	// server changes the NATS server's settings
@@ -183,6 +185,11 @@ func newRig(t *testing.T, o options) *rig {
 		r.others[id] = opener
 	}
 	o.sim.Transport = direct{http.HandlerFunc(r.pushed)}
+	if o.evening {
+		const day = 24 * time.Hour
+		now := r.clock.Now()
+		r.clock.forward(now.Truncate(day).Add(day + 14*time.Hour).Sub(now))
+	}
 	o.sim.Now = r.clock.Now
 	if r.sim, err = wechatsim.New(o.sim); err != nil {
 		t.Fatal(err)

@@ -286,7 +286,7 @@ func TestQuotaGone(t *testing.T) {
 		{apiExchange, func(r *rig) { r.send(r.consent()) }},
 	} {
 		t.Run(row.api, func(t *testing.T) {
-			r := newRig(t, options{})
+			r := newRig(t, options{evening: true})
 			r.authorize(alice)
 			r.keep()
 			before := r.calls(row.api)

@@ -53,8 +53,7 @@ func (r *rig) refusal(subject, question string) (code, text string) {
 // so, with until when, and requests are refused that can't be done. Once it was cleared all tokens are back within seconds.
 func TestQuotaGoneIsSeen(t *testing.T) {
 	const many = 20
-	r := newRig(t, options{idle: true, sim: wechatsim.Config{TokenLife: 30 * time.Minute}, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
-	r.chineseEvening()
+	r := newRig(t, options{idle: true, evening: true, sim: wechatsim.Config{TokenLife: 30 * time.Minute}, cfg: func(c *refresher.Config) { c.SweepEvery = time.Second }})
 	at := [2]process{r.start(), r.start()}
 	r.ticket()
 	r.eventually(r.componentLives)
@@ -63,7 +62,7 @@ func TestQuotaGoneIsSeen(t *testing.T) {
 	for _, key := range keys {
 		r.pokeOnce(key)
 	}
-	turns := r.clock.Now().Truncate(24 * time.Hour).Add(16 * time.Hour)
+	turns := r.clock.Now().UTC().Truncate(24 * time.Hour).Add(16 * time.Hour)
 	told := func() {
 		t.Helper()
 		for _, p := range at {
@@ -274,8 +273,7 @@ func (r *rig) generation2(key wxtoken.Key) {
 
 // TestReconcileRefused asks for the list while its quota is gone.
 func TestReconcileRefused(t *testing.T) {
-	r := newRig(t, options{idle: true})
-	r.chineseEvening()
+	r := newRig(t, options{idle: true, evening: true})
 	r.start()
 	r.ticket()
 	r.eventually(r.componentLives)

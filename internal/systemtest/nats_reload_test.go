@@ -198,7 +198,7 @@ func (s *site) serves(client *wxtoken.Client) {
 		return nil
 	})
 	poll(s.t, func() error {
-		m, err := s.nc.Request(events.SubjectRenew, []byte(`{"key":"`+key.String()+`"}`), patience)
+		m, err := s.nc.Request(events.SubjectRenew, []byte(`{"key":"`+key.String()+`"}`), 5*time.Second)
 		if err == nil && m.Header.Get(micro.ErrorHeader) != "" {
 			err = errors.New(m.Header.Get(micro.ErrorHeader))
 		}

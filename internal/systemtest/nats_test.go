@@ -102,9 +102,13 @@ func loseEach(t *testing.T, p programs, all []*natsServer, ways []loss) {
 	startAll(t, all)
 	reader := s.read()
 	for _, stream := range []string{events.StreamAuth, events.StreamMessages, events.StreamTokens, "KV_" + events.BucketStatus, events.StreamDead} {
-		if st, err := s.js.Stream(t.Context(), stream); err != nil || st.CachedInfo().Config.Replicas != 3 {
-			t.Errorf("%s: %v, want 3 copies", stream, err)
-		}
+		poll(t, func() error {
+			st, err := s.js.Stream(t.Context(), stream)
+			if err == nil && st.CachedInfo().Config.Replicas != 3 {
+				t.Errorf("%s: %d copies, want 3", stream, st.CachedInfo().Config.Replicas)
+			}
+			return err
+		})
 	}
 	stop := s.pushLoad()
 	for n := range fromEnv(t, lossesVariable, 1) {

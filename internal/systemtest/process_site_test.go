@@ -195,6 +195,9 @@ func (s *site) stored(key wxtoken.Key) (wxtoken.Token, error) {
 	if err != nil {
 		return wxtoken.Token{}, err
 	}
+	if len(m.Data) == 0 { // removed
+		return wxtoken.Token{}, fmt.Errorf("%s: %w", key, jetstream.ErrMsgNotFound)
+	}
 	var t wxtoken.Token
 	return t, json.Unmarshal(m.Data, &t)
 }
@@ -216,11 +219,17 @@ func (s *site) last(stream, subject string) (*jetstream.RawStreamMsg, error) {
 
 // generations returns the generation of the token of each key, 0 for one without.
 func (s *site) generations() map[wxtoken.Key]uint64 {
+	s.t.Helper()
 	out := map[wxtoken.Key]uint64{}
 	for _, key := range s.keys() {
-		if token, err := s.stored(key); err == nil {
+		poll(s.t, func() error {
+			token, err := s.stored(key)
 			out[key] = token.Generation
-		}
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return nil
+			}
+			return err
+		})
 	}
 	return out
 }

@@ -30,7 +30,7 @@ func keysChanged(b *book) {
 		}
 		return nil
 	})
-	b.run("Verify", 0, `(?s)key="current"} [1-9].*reason="decrypt"} 0.*reason="signature"} 0`)
+	b.until("Verify", 0, `(?s)key="current"} [1-9].*reason="decrypt"} 0.*reason="signature"} 0`)
 }
 
 func passwordsChanged(b *book) {
@@ -53,7 +53,7 @@ func passwordsChanged(b *book) {
 	if _, err := b.try(b.page[contexts][1]); err != nil {
 		b.Fatal(err)
 	}
-	b.run("Verify", 0, isActive)
+	b.until("Verify", 0, isActive)
 	poll(b.T, func() error { return b.allAccepted(before, 1) })
 }
 

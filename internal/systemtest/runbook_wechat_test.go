@@ -85,11 +85,23 @@ func quotaGone(b *book) {
 	b.run("Look", 0, `"used":`)
 	b.on("Renewals are held back")
 	b.until("Sign", 0, `"type":"Renewing","status":"False","reason":"QuotaGone"`)
-	until := regexp.MustCompile(`"reason":"QuotaGone"[^{}]*"until":"([-0-9]+T[:0-9]+)`).FindStringSubmatch(b.run("Sign", 0, `"until"`))
-	if until == nil {
-		b.Fatal("the status does not say until when")
-	}
-	b.run("Look", 0, `(?s)wxtoken_held_back{[^}]*reason="QuotaGone"[^}]*} 1.*not before `+until[1])
+	// Until midnight in China; in the ten minutes behind it, until a few minutes later, and then again.
+	ends := regexp.MustCompile(`"reason":"QuotaGone"[^{}]*"until":"([-0-9]+T[:0-9]+)`)
+	poll(b.T, func() error {
+		sign, err := b.try(b.block("Sign", 0))
+		if err != nil {
+			return err
+		}
+		until := ends.FindStringSubmatch(sign)
+		if until == nil {
+			return fmt.Errorf("until when is not in the status: %s", sign)
+		}
+		out, err := b.try(b.block("Look", 0))
+		if want := `(?s)wxtoken_held_back{[^}]*reason="QuotaGone"[^}]*} 1.*not before ` + until[1]; err == nil && !regexp.MustCompile(want).MatchString(out) {
+			err = fmt.Errorf("it printed no %s: %s", want, out)
+		}
+		return err
+	})
 	b.on("The day's quota is gone")
 	b.tell("/daily-limit", "api=api_authorizer_token&limit=-1") // the cause is removed, as the entry says
 	b.run("Do", 0, `"cleared":true`)

@@ -34,11 +34,11 @@ const dayTurns = 10 * time.Minute
 
 // QuotaBack returns when a call whose daily quota is used up may be made again: at the start of
 // WeChat's next day. A refusal right after midnight is still about the day before, since clocks
-// differ: then it is a few minutes later.
+// differ: then it is a few minutes later, at a whole one, so that all who are refused at once agree.
 func QuotaBack(now time.Time) time.Time {
 	next := nextDay(now)
 	if now.Sub(next.Add(-24*time.Hour)) < dayTurns {
-		return now.Add(dayTurns / 2).UTC()
+		return now.Add(dayTurns / 2).UTC().Truncate(time.Minute)
 	}
 	return next
 }
