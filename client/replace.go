@@ -25,6 +25,8 @@ const replaceTimeout = 30 * time.Second
 //   - ErrNotKept, at once: wxtoken has no token under this key that it could renew. Status tells why.
 //   - ErrNoToken, at once: the client does not watch this key, see Config.Keys.
 //   - ErrRevoked, as soon as the authorization is cancelled, and ErrClosed.
+//   - a *RequestError of code 503, at once: something holds renewals back, its text says until when. The report is kept:
+//     the token is renewed by itself then.
 //   - what Report returns where the report was not heard; it wraps nats.ErrNoResponders when no refresher is listening.
 //   - one that wraps context.DeadlineExceeded when no other token came in time. Status tells why.
 //

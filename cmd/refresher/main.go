@@ -49,7 +49,11 @@ func run(ctx context.Context, cfg *config) (err error) {
 		}
 		return err
 	}
-	log, err := logger.New(os.Stdout, cfg.LogLevel, cfg.LogFormat)
+	lines := os.Stdout
+	if cfg.Import != "" || cfg.Export != "" {
+		lines = os.Stderr // the answer stands alone on standard output
+	}
+	log, err := logger.New(lines, cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
 	}

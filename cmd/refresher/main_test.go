@@ -42,9 +42,14 @@ func transfers(t *testing.T, natsURL, stdin string, args ...string) (output stri
 	cmd := exec.Command(os.Args[0], append([]string{"--nats-url=" + natsURL, "--log-format=json"}, args...)...)
 	cmd.Env = []string{beMain + "=1", "WXTOKEN_COMPONENT_APPID=" + component, "WXTOKEN_COMPONENT_APPSECRET=SEKRET0123456789abcdef0123456789"}
 	cmd.Stdin = strings.NewReader(stdin)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var out, log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &log
 	err := cmd.Run()
+	if strings.Count(out.String(), "\n") > 1 {
+		t.Errorf("%v printed more than its answer on standard output:\n%s", args, &out)
+	}
+	log.Write(out.Bytes())
+	out = log
 	failed := new(exec.ExitError)
 	if err != nil && !errors.As(err, &failed) {
 		t.Fatal(err)

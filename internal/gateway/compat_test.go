@@ -89,8 +89,14 @@ func TestRealTokens(t *testing.T) {
 		t.Fatalf("not the token of the bucket: %d", a.status)
 	}
 	left, replaced := want.ExpiresAt.Sub(asked), want.RenewAt.Add(5*time.Minute).Sub(asked)
-	if life, err := time.ParseDuration(a.get("expires_in") + "s"); err != nil || life <= 0 || life > left || life > replaced {
-		t.Errorf("expires_in %s, %v: it lives for %s, and is good for %s after its renewal", a.get("expires_in"), err, left, replaced)
+	v1 := r.v1(realKey, "GET", "tokens/"+wxtokentest.Merchant.String(), "")
+	for door, a := range map[string]answer{"/cgi-bin/token": a, "/v1": v1} {
+		if life, err := time.ParseDuration(a.get("expires_in") + "s"); err != nil || life <= 0 || life > left || life > replaced {
+			t.Errorf("%s: expires_in %s, %v: it lives for %s, and is good for %s after its renewal", door, a.get("expires_in"), err, left, replaced)
+		}
+	}
+	if ends, err := time.Parse(time.RFC3339, v1.get("expires_at")); err != nil || ends.After(want.RenewAt.Add(5*time.Minute)) {
+		t.Errorf("expires_at %s, %v: it is renewed at %s", v1.get("expires_at"), err, want.RenewAt)
 	}
 	r.k.Expire(wxtokentest.Merchant)
 	r.until("a dead token is handed out", func() bool {

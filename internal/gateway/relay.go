@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -101,6 +102,7 @@ func newRelay(g *Gateway, target *url.URL) *relay {
 			for _, name := range []string{"Authorization", "Cookie", "Accept-Encoding", "X-Real-Ip", "Via", "Expect"} {
 				p.Out.Header.Del(name)
 			}
+			maps.DeleteFunc(p.Out.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "X-Forwarded-") })
 		},
 		Transport:      rl,
 		ModifyResponse: rl.checkAnswer,

@@ -24,7 +24,7 @@ func TestRelay(t *testing.T) {
 	r := newRig(t)
 	token := r.token(wxtokentest.Merchant.Authorizer, shopKey)
 	a := r.call("POST", "/cgi-bin/message/custom/send?b=2&access_token="+token+"&a=%E4%BD%A0+x&b=1", []byte(`{"touser":"o"}`),
-		"Content-Type", "application/json; charset=x", "Wechatmp-Appid", "wxa", "Wechatmp-Signature", "sig", "Authorization", "Bearer SEKRET", "Cookie", "c=SEKRET", "Accept-Encoding", "gzip", "Expect", "100-continue")
+		"Content-Type", "application/json; charset=x", "Wechatmp-Appid", "wxa", "Wechatmp-Signature", "sig", "Authorization", "Bearer SEKRET", "Cookie", "c=SEKRET", "Accept-Encoding", "gzip", "Expect", "100-continue", "X-Forwarded-Port", "443", "X-Forwarded-Prefix", "/api")
 	if a.status != 200 || a.get("for") != wxtokentest.Merchant.String() {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
@@ -36,7 +36,7 @@ func TestRelay(t *testing.T) {
 	if c.method != "POST" || c.path != "/cgi-bin/message/custom/send" || c.query != "b=2&access_token="+now+"&a=%E4%BD%A0+x&b=1" || c.body != `{"touser":"o"}` {
 		t.Errorf("it came as %s %s with %q", c.method, c.path, c.body)
 	}
-	for name, want := range map[string]string{"Content-Type": "application/json; charset=x", "Wechatmp-Appid": "wxa", "Wechatmp-Signature": "sig", "Authorization": "", "Cookie": "", "Accept-Encoding": "", "X-Forwarded-For": "", "Expect": ""} {
+	for name, want := range map[string]string{"Content-Type": "application/json; charset=x", "Wechatmp-Appid": "wxa", "Wechatmp-Signature": "sig", "Authorization": "", "Cookie": "", "Accept-Encoding": "", "X-Forwarded-For": "", "X-Forwarded-Port": "", "X-Forwarded-Prefix": "", "Expect": ""} {
 		if got := c.header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}

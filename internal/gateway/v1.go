@@ -317,7 +317,7 @@ func (g *Gateway) setTokenHeaders(w http.ResponseWriter, token wxtoken.Token) {
 
 // writeToken answers with a token.
 func (g *Gateway) writeToken(w http.ResponseWriter, r *http.Request, s *services.Service, token wxtoken.Token) {
-	now := g.d.Now()
+	now, ends := g.d.Now(), token.ExpiresAt
 	real := s.May(services.RightReal)
 	g.recordHandedOut(r, s, token.Key, "v1", real)
 	// Encoded by hand: this is the most frequent answer, and encoding/json costs as much as all the
@@ -325,13 +325,14 @@ func (g *Gateway) writeToken(w http.ResponseWriter, r *http.Request, s *services
 	out := append(make([]byte, 0, 512), `{"key":"`...)
 	out = append(append(out, token.Key.String()...), `","access_token":`...) // a key has no character that JSON escapes
 	if real {
+		ends = now.Add(realTokenLife(token, now))
 		out = append(out, mustJSON(token.Value.Reveal())...)
 	} else {
-		out = g.d.Signer.appendToken(append(out, '"'), Claims{Service: s.Name, Key: token.Key, Ends: token.ExpiresAt, Generation: token.Generation})
+		out = g.d.Signer.appendToken(append(out, '"'), Claims{Service: s.Name, Key: token.Key, Ends: ends, Generation: token.Generation})
 		out = append(out, '"')
 	}
-	out = strconv.AppendInt(append(out, `,"expires_in":`...), int64(token.ExpiresAt.Sub(now)/time.Second), 10)
-	out = token.ExpiresAt.UTC().AppendFormat(append(out, `,"expires_at":"`...), time.RFC3339)
+	out = strconv.AppendInt(append(out, `,"expires_in":`...), int64(ends.Sub(now)/time.Second), 10)
+	out = ends.UTC().AppendFormat(append(out, `,"expires_at":"`...), time.RFC3339)
 	out = append(strconv.AppendUint(append(out, `","generation":`...), token.Generation, 10), '}')
 	g.setTokenHeaders(w, token)
 	w.Header()["Content-Type"] = jsonType
@@ -393,6 +394,10 @@ func (g *Gateway) refusedToken(w http.ResponseWriter, r *http.Request, client *w
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		problem(w, http.StatusServiceUnavailable, "reported, but no other token came in time: GET /v1/accounts/"+accountOf(key).String()+" tells why")
 	default:
+		if said, ok := errors.AsType[*wxtoken.RequestError](err); ok && said.Code == "503" { // the wish is kept, and something holds renewals back
+			problem(w, http.StatusServiceUnavailable, "reported: "+said.Message)
+			return
+		}
 		g.d.Log.Warn().Err(err).Stringer("key", key).Msg("failed to replace token")
 		problem(w, http.StatusServiceUnavailable, "the report could not be delivered")
 	}

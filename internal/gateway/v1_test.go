@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/services"
@@ -215,6 +216,23 @@ func TestV1Refused(t *testing.T) {
 	}
 	if g := r.k.Token(wxtokentest.Merchant).Generation; g != 2 {
 		t.Errorf("generation %d", g)
+	}
+}
+
+// TestV1RefusedWhileHeldBack: who reports a token while the day's quota is gone is told until when, at once.
+func TestV1RefusedWhileHeldBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.must(r.k.WeChat.SetDailyLimit("api_authorizer_token", 0))
+	operator := r.k.Connect(nats.UserInfo("operator", "operator"), nats.CustomInboxPrefix("_INBOX_operator"))
+	r.until("nothing holds renewals back", func() bool {
+		m, err := operator.Request(events.SubjectRenew, fmt.Appendf(nil, `{"key":%q}`, wxtokentest.OtherMerchant), patience)
+		r.must(err)
+		return m.Header.Get(micro.ErrorCodeHeader) == "503"
+	})
+	a := r.v1(allKey, "POST", "tokens/"+wxtokentest.Merchant.String()+"/refused", `{"generation":1}`)
+	if detail := a.get("detail"); a.status != http.StatusServiceUnavailable || !strings.HasPrefix(detail, "reported: not before 20") || !strings.Contains(detail, "quota is gone") {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
 
