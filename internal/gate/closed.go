@@ -80,6 +80,12 @@ func (g *Gate) closed(api wechat.API, now time.Time) (until time.Time, why lang.
 func (g *Gate) NotBefore(api wechat.API, patience time.Duration) (until time.Time, why lang.Text) {
 	now := g.p.Now()
 	until, why = g.closed(api, now)
+	g.mu.Lock()
+	own := g.own[holdKey(wxtoken.HeldQuota, api)]
+	g.mu.Unlock()
+	if own.Until.After(until) && now.Sub(own.SeenAt) <= quotaBridge { // it was met here a moment ago, and is not in the view yet
+		until, why = own.Until, quotaIsGone
+	}
 	if patience > 0 && until.Sub(now) < patience {
 		return time.Time{}, lang.Text{}
 	}

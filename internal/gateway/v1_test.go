@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/services"
@@ -225,10 +224,15 @@ func TestV1RefusedWhileHeldBack(t *testing.T) {
 	r := newRig(t)
 	r.must(r.k.WeChat.SetDailyLimit("api_authorizer_token", 0))
 	operator := r.k.Connect(nats.UserInfo("operator", "operator"), nats.CustomInboxPrefix("_INBOX_operator"))
-	r.until("nothing holds renewals back", func() bool {
-		m, err := operator.Request(events.SubjectRenew, fmt.Appendf(nil, `{"key":%q}`, wxtokentest.OtherMerchant), patience)
+	ask := func(subject, question string) string {
+		t.Helper()
+		m, err := operator.Request(subject, []byte(question), patience)
 		r.must(err)
-		return m.Header.Get(micro.ErrorCodeHeader) == "503"
+		return string(m.Data)
+	}
+	ask(events.SubjectRenew, fmt.Sprintf(`{"key":%q}`, wxtokentest.OtherMerchant))
+	r.until("nothing holds renewals back", func() bool {
+		return strings.Contains(ask(events.SubjectQuota, fmt.Sprintf(`{"component":%q,"own":true}`, component)), "paused_until")
 	})
 	a := r.v1(allKey, "POST", "tokens/"+wxtokentest.Merchant.String()+"/refused", `{"generation":1}`)
 	if detail := a.get("detail"); a.status != http.StatusServiceUnavailable || !strings.HasPrefix(detail, "reported: not before 20") || !strings.Contains(detail, "quota is gone") {
