@@ -7,11 +7,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"wxtoken/client"
 	"wxtoken/client/message"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/wxtokentest"
 )
 
@@ -202,10 +202,7 @@ func TestRightsOfAService(t *testing.T) {
 	t.Parallel()
 	keeper := wxtokentest.New(t)
 	nc := keeper.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	tokens, err := js.KeyValue(within(t), "tokens")
 	if err != nil {
 		t.Fatal(err)

@@ -212,10 +212,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func setup(t *testing.T, srv *natsdtest.Server) jetstream.JetStream {
 	t.Helper()
 	nc := srv.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	return js
 }

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
@@ -75,12 +73,10 @@ func keeper(t *testing.T, keys *seal.Keys) (url string, s *store.Store) {
 	t.Helper()
 	server := natsdtest.StartTCP(t)
 	nc := server.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
-	if s, err = store.Open(t.Context(), nc, js, keys, nil); err != nil {
+	s, err := store.Open(t.Context(), nc, js, keys, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return server.ClientURL(), s

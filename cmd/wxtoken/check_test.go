@@ -21,10 +21,10 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/preflight"
 	"wxtoken/internal/seal"
 	"wxtoken/wechatsim"
@@ -181,10 +181,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("ingest: exit code %d\n%s", code, out)
 	}
 
-	admin, err := jetstream.New(as(t, srv, "admin"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	admin := natsdtest.JetStream(t, as(t, srv, "admin"))
 	limit := func(age time.Duration) {
 		stream, err := admin.Stream(t.Context(), events.StreamTokens)
 		if err != nil {

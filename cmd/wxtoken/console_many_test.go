@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
@@ -59,10 +58,7 @@ func consoleOf(t *testing.T, n int) (base string) {
 	t.Helper()
 	nats := natsdtest.Start(t)
 	nc := nats.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	now := time.Now().UTC().Truncate(time.Second)
 	put := func(subject string, record any) {

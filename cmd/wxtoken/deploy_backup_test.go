@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // TestDeployedBackup copies a stream as nats backup stream does, deletes it, and puts it back. It
@@ -34,10 +35,7 @@ func testBackup(t *testing.T, file string) {
 		return nc
 	}
 	refresher, backup, repair := quietly("refresher"), quietly("backup"), quietly("repair")
-	js, err := jetstream.New(refresher)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, refresher)
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: events.StreamTokens, Subjects: []string{events.AllTokens}})
 	if err != nil {
 		t.Fatal(err)

@@ -142,10 +142,7 @@ func TestMirrorsOfACluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	var client *wxtoken.Client
 	eventually(t, "a service to read the bucket", func() (err error) {
 		client, err = wxtoken.NewClient(t.Context(), nc, wxtoken.Config{})
@@ -163,10 +160,7 @@ func TestMirrorsOfACluster(t *testing.T) {
 		return generation
 	}
 	generation := renewed(1)
-	keeper, err := jetstream.New(as(t, c.servers[0], "refresher"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	keeper := natsdtest.JetStream(t, as(t, c.servers[0], "refresher"))
 	eventually(t, "three copies", func() error { return c.copied(keeper, time.Time{}) })
 
 	// Made anew now, it begins behind much that it is not to have, and behind a first message that

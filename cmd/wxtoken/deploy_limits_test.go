@@ -11,10 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams"
 )
 
@@ -31,10 +30,7 @@ func TestNoConsumersLeft(t *testing.T) {
 	refresher.find(t, `(mirror created)`)
 	refresher.find(t, `(?s)mirror created.*mirror created.*(mirror created)`)
 	service := as(t, srv, "service")
-	js, err := jetstream.New(service)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, service)
 	kv, err := js.KeyValue(t.Context(), events.BucketTokens)
 	if err != nil {
 		t.Fatal(err)
@@ -50,10 +46,7 @@ func TestNoConsumersLeft(t *testing.T) {
 		t.Errorf("NewClient: %v, want an error that names the limit", err)
 	}
 	keeper := as(t, srv, "refresher")
-	keepers, err := jetstream.New(keeper)
-	if err != nil {
-		t.Fatal(err)
-	}
+	keepers := natsdtest.JetStream(t, keeper)
 	cfg := cfg
 	cfg.ServicesAPI = []string{events.DefaultServicesAPI}
 	if err := streams.CheckMirrors(t.Context(), keeper, keepers, cfg); err == nil || !strings.Contains(err.Error(), "KV_tokens") || !strings.Contains(err.Error(), "max_consumers") {

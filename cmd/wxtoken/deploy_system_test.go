@@ -28,6 +28,7 @@ import (
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsconn"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/wechatsim"
 )
 
@@ -108,10 +109,7 @@ func testSystem(t *testing.T, file string) {
 	})
 
 	// As any KV client reads it, nats kv get for instance; the credential beside it stays closed.
-	js, err := jetstream.New(service)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, service)
 	tokens, err := js.KeyValue(t.Context(), events.BucketTokens)
 	if err != nil {
 		t.Fatal(err)

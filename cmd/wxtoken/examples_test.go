@@ -20,8 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
@@ -186,10 +184,7 @@ func (x exampleRun) consumes() {
 		}
 		return nil
 	})
-	js, err := jetstream.New(x.service)
-	if err != nil {
-		x.Fatal(err)
-	}
+	js := natsdtest.JetStream(x, x.service)
 	eventually(x.T, "an ack", func() error {
 		c, err := js.Consumer(x.Context(), events.StreamMessages, "example-"+x.name+"-"+x.key.Authorizer)
 		if err != nil {

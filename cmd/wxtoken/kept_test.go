@@ -17,6 +17,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams"
 	"wxtoken/internal/streams/streamstest"
 )
@@ -110,10 +111,7 @@ func (k *kept) mirror(api string, cfg events.SetupConfig) []streams.Mirror {
 
 func (k *kept) jetstream(nc *nats.Conn) jetstream.JetStream {
 	k.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		k.Fatal(err)
-	}
+	js := natsdtest.JetStream(k, nc)
 	return js
 }
 

@@ -20,6 +20,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams/streamstest"
 )
@@ -44,10 +45,7 @@ func TestDataFromBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, nc)
 		streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 		f(js, func(s *config) *store.Store {
 			t.Helper()

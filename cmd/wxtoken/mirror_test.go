@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams"
 	"wxtoken/internal/streams/streamstest"
 )
@@ -196,10 +197,7 @@ func BenchmarkNewsAcrossAccounts(b *testing.B) {
 	srv := shipped(b, accounts, adminUser)
 	connect := func(user string) (*nats.Conn, jetstream.JetStream) {
 		nc := as(b, srv, user)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			b.Fatal(err)
-		}
+		js := natsdtest.JetStream(b, nc)
 		return nc, js
 	}
 	keeper, js := connect("refresher")

@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // unhurried is how long the clients of these tests wait for an answer, and done within what they
@@ -112,10 +113,7 @@ func TestReadersGo(t *testing.T) {
 		return nc
 	}
 	filters := func() []string { return []string{hotel.String(), "component.>"} } // new ones: nats.go writes into what it is given
-	js, err := jetstream.New(open(), jetstream.WithDefaultTimeout(unhurried))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, open(), jetstream.WithDefaultTimeout(unhurried))
 	kv, err := js.KeyValue(t.Context(), events.BucketTokens)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams"
 )
 
@@ -33,10 +34,7 @@ func TestNATSUsers(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, nc)
 		return nc, js
 	}
 	keeper, js := connect(w.user("refresher"), nats.CustomInboxPrefix("_INBOX_refresher"))

@@ -18,6 +18,7 @@ import (
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams"
 )
 
@@ -227,8 +228,7 @@ func TestHeartbeat(t *testing.T) {
 func TestKilledConsumer(t *testing.T) {
 	r := newRig(t)
 	nc := r.nats.Connect()
-	js, err := jetstream.New(nc)
-	r.must(err)
+	js := natsdtest.JetStream(r.T, nc)
 	release := make(chan struct{})
 	killed := deliveries{verb: func(int, events.Msg) error { <-release; return nil }}
 	c := r.consumer()

@@ -32,10 +32,7 @@ func newRig(t *testing.T) *rig {
 	t.Parallel()
 	r := &rig{T: t, nats: natsdtest.Start(t)}
 	r.nc = r.nats.Connect()
-	var err error
-	if r.js, err = jetstream.New(r.nc); err != nil {
-		t.Fatal(err)
-	}
+	r.js = natsdtest.JetStream(t, r.nc)
 	streamstest.Setup(t, r.nc, r.js, config)
 	return r
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // accounts is the configuration of a client that follows them.
@@ -478,10 +479,7 @@ func TestPermissionsOfAccounts(t *testing.T) {
 			t.Parallel()
 			admin, service := serverWithUsers(t, ">", false, test.more...)
 			p := &platform{t: t, nc: admin}
-			var err error
-			if p.js, err = jetstream.New(admin); err != nil {
-				t.Fatal(err)
-			}
+			p.js = natsdtest.JetStream(t, admin)
 			p.createBucket()
 			p.createStatuses()
 			p.put(shop, 1)

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 )
 
@@ -31,10 +32,7 @@ func BenchmarkToken(b *testing.B) {
 		b.Fatal(err)
 	}
 	const tokens = 100_000
-	js, err := jetstream.New(p.nc, jetstream.WithPublishAsyncMaxPending(tokens))
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, p.nc, jetstream.WithPublishAsyncMaxPending(tokens))
 	for i := range tokens {
 		key := wxtoken.AuthorizerKey(shop.Component, fmt.Sprintf("wx%016x", i))
 		data := strings.Replace(string(record), shop.String(), key.String(), 1)

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // consumers returns how many watches the bucket feeds.
@@ -52,10 +53,7 @@ func TestKeysByThemselves(t *testing.T) {
 	t.Parallel()
 	admin, service := serverWithUsers(t, "authorizer."+shop.Component+".*", false)
 	p := &platform{t: t, nc: admin}
-	var err error
-	if p.js, err = jetstream.New(admin); err != nil {
-		t.Fatal(err)
-	}
+	p.js = natsdtest.JetStream(t, admin)
 	p.createBucket()
 	p.put(shop, 1)
 	p.put(hotel, 1)

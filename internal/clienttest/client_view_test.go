@@ -11,9 +11,9 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // Each of many keys has its own token, however alike they are: tickets beside the token of the same account, one account under several
@@ -21,10 +21,7 @@ import (
 func TestClientManyKeys(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t)
-	js, err := jetstream.New(p.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, p.nc)
 	var keys []wxtoken.Key
 	for c := range 4 {
 		component := fmt.Sprintf("wxc%d", c)
@@ -132,9 +129,7 @@ func TestClientStalled(t *testing.T) {
 		return nc
 	}
 	p := &platform{t: t, nc: connect("admin")}
-	if p.js, err = jetstream.New(p.nc); err != nil {
-		t.Fatal(err)
-	}
+	p.js = natsdtest.JetStream(t, p.nc)
 	p.createBucket()
 	const tokens = 20 // of half a megabyte: more than the server sends at once
 	for i := range tokens {

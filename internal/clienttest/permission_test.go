@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // serverWithUsers starts a server with an admin and a user "service" that may do what doc.go lists under
@@ -74,9 +75,7 @@ func TestPermissions(t *testing.T) {
 			admin, service := serverWithUsers(t, test.what, true)
 			p := &platform{t: t, nc: admin}
 			var err error
-			if p.js, err = jetstream.New(admin); err != nil {
-				t.Fatal(err)
-			}
+			p.js = natsdtest.JetStream(t, admin)
 			p.createBucket()
 			p.put(shop, 1)
 			p.put(hotel, 1)
@@ -104,10 +103,7 @@ func TestPermissionsMissing(t *testing.T) {
 	t.Parallel()
 	admin, service := serverWithUsers(t, shop.String(), false)
 	p := &platform{t: t, nc: admin}
-	var err error
-	if p.js, err = jetstream.New(admin); err != nil {
-		t.Fatal(err)
-	}
+	p.js = natsdtest.JetStream(t, admin)
 	p.createBucket()
 	if _, err := p.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "status"}); err != nil {
 		t.Fatal(err)

@@ -52,10 +52,7 @@ func startPlatform(t testing.TB, changes ...func(*natsd.Config)) *platform {
 	t.Helper()
 	p := &platform{t: t, srv: natsdtest.Start(t, changes...)}
 	p.nc = p.srv.Connect()
-	js, err := jetstream.New(p.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, p.nc)
 	p.js = js
 	return p
 }

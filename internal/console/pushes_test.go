@@ -14,13 +14,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/login"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
 	"wxtoken/wxtokentest"
 )
@@ -79,14 +79,13 @@ func (r *rig) as(user string) *nats.Conn {
 // put stores a message as a user.
 func (r *rig) put(user, subject, data string, headers ...string) {
 	r.Helper()
-	js, err := jetstream.New(r.as(user))
-	r.must(err)
+	js := natsdtest.JetStream(r.T, r.as(user))
 	m := nats.NewMsg(subject)
 	m.Data = []byte(data)
 	for i := 0; i < len(headers); i += 2 {
 		m.Header.Set(headers[i], headers[i+1])
 	}
-	_, err = js.PublishMsg(r.Context(), m)
+	_, err := js.PublishMsg(r.Context(), m)
 	r.must(err)
 }
 

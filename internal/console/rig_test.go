@@ -49,10 +49,7 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{t: t, nats: natsdtest.Start(t)}
 	nc := b.nats.Connect()
-	var err error
-	if b.js, err = jetstream.New(nc); err != nil {
-		t.Fatal(err)
-	}
+	b.js = natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, b.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	c, err := console.New(console.Config{NATS: b.nats.Connect(), Log: zerolog.Nop(), Now: func() time.Time { return now }})
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
@@ -23,10 +22,7 @@ func newCounter(t *testing.T) (*Counter, *natsdtest.Server, func() []Record) {
 	t.Helper()
 	srv := natsdtest.Start(t)
 	nc := srv.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	read := func() (records []Record) {
 		stream, err := js.Stream(t.Context(), events.StreamTraffic)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
@@ -54,11 +53,9 @@ func newRig(t *testing.T) *rig {
 	t.Parallel()
 	r := &rig{T: t, now: time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)} // noon in China
 	r.nc = natsdtest.Start(t).Connect()
-	js, err := jetstream.New(r.nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, r.nc)
 	streamstest.Setup(t, r.nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
+	var err error
 	if r.store, err = store.Open(t.Context(), r.nc, js, nil, nil); err != nil {
 		t.Fatal(err)
 	}

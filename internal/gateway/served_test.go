@@ -45,8 +45,7 @@ func TestRecordServed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.ahead.Store(int64(time.Until(time.Now().Truncate(10 * time.Minute).Add(11 * time.Minute)))) // no period ends meanwhile
-	js, err := jetstream.New(r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher")))
-	r.must(err)
+	js := natsdtest.JetStream(t, r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher")))
 	ctx, stop := context.WithCancel(t.Context())
 	var recording sync.WaitGroup
 	recording.Go(func() {
@@ -94,8 +93,7 @@ func TestRecordBeforeTraffic(t *testing.T) {
 	t.Parallel()
 	r := &rig{TB: t, log: &logtest.Buffer{}, file: filepath.Join(t.TempDir(), "services.json"), metrics: prometheus.NewRegistry()}
 	nc := natsdtest.Start(t).Connect()
-	js, err := jetstream.New(nc)
-	r.must(err)
+	js := natsdtest.JetStream(t, nc)
 	r.write(file())
 	watch, err := services.Open(r.file, zerolog.Nop())
 	r.must(err)

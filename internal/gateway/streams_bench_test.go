@@ -107,8 +107,7 @@ func accountAt(i int) wxtoken.Key {
 func fillAccounts(r *rig, from, to int, generation uint64) {
 	r.Helper()
 	nc := r.k.Connect(nats.UserInfo("refresher", "refresher"), nats.CustomInboxPrefix("_INBOX_refresher"))
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(10_000))
-	r.must(err)
+	js := natsdtest.JetStream(r, nc, jetstream.WithPublishAsyncMaxPending(10_000))
 	now := time.Now().UTC().Truncate(time.Second)
 	for i := from; i < to; i++ {
 		key := accountAt(i)

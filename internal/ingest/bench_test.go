@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"wxtoken/internal/bus"
@@ -75,10 +74,7 @@ func benchRig(b *testing.B, changes ...func(*natsd.Config)) *rig {
 		b.Fatal(err)
 	}
 	b.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, nc)
 	r := &rig{js: js, log: &logBuffer{}}
 	r.start(b, zerolog.New(io.Discard).Level(zerolog.InfoLevel))
 	return r

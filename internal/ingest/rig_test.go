@@ -64,10 +64,7 @@ type change func(*ingest.Config)
 func newRig(t testing.TB, srv *natsdtest.Server, opts ...nats.Option) *rig {
 	t.Helper()
 	nc := srv.Connect(opts...)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	return rigOn(t, js)
 }

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
 	"wxtoken/client"
@@ -37,8 +36,7 @@ func newRig(t *testing.T) *rig {
 	t.Parallel()
 	r := &rig{T: t, now: time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)}
 	nc := natsdtest.Start(t).Connect()
-	js, err := jetstream.New(nc)
-	r.must(err)
+	js := natsdtest.JetStream(r.T, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	opened, err := store.Open(t.Context(), nc, js, nil, nil)
 	r.must(err)

@@ -91,10 +91,7 @@ func open(t *testing.T, cfg login.Config, users []byte) *door {
 		cfg.UsersFile = d.file
 	}
 	d.nc = natsdtest.Start(t).Connect()
-	var err error
-	if d.js, err = jetstream.New(d.nc); err != nil {
-		t.Fatal(err)
-	}
+	d.js = natsdtest.JetStream(t, d.nc)
 	streamstest.Setup(t, d.nc, d.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	d.url = d.another(cfg).URL
 	t.Cleanup(func() {

@@ -16,6 +16,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // filesContain reports whether a file below dir holds text.
@@ -55,10 +56,7 @@ func TestKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, nc)
 		f(js)
 		return nil
 	}
@@ -138,10 +136,7 @@ func TestBlockWithoutKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, nc)
 		if round == 0 {
 			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: []string{"a"}}); err != nil {
 				t.Fatal(err)

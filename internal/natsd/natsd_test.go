@@ -26,10 +26,7 @@ func TestMain(m *testing.M) {
 // createStream makes a stream that takes subjects.
 func createStream(t *testing.T, nc *nats.Conn, subjects ...string) (jetstream.JetStream, jetstream.Stream) {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	st, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: subjects})
 	if err != nil {
 		t.Fatal(err)
@@ -179,10 +176,7 @@ func TestServerLog(t *testing.T) {
 func TestMaxStoreIsTheLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 8 << 20 // bytes
-	js, err := jetstream.New(natsdtest.Start(t, func(c *natsd.Config) { c.MaxStore = limit }).Connect())
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, natsdtest.Start(t, func(c *natsd.Config) { c.MaxStore = limit }).Connect())
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "BIG", Subjects: []string{"b"}, MaxBytes: limit + 1}); err == nil {
 		t.Fatal("a stream may be larger than the limit of the server")
 	}

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -24,6 +23,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // robotAt is a receiver of the tests.
@@ -65,10 +65,7 @@ func (r *robotAt) got() []string {
 // deliverer starts one, and returns its log and how to end it.
 func (r *rig) deliverer(file string) (log *logtest.Buffer, metrics *prometheus.Registry, direct func(events.Notice)) {
 	r.Helper()
-	js, err := jetstream.New(r.srv.Connect())
-	if err != nil {
-		r.Fatal(err)
-	}
+	js := natsdtest.JetStream(r, r.srv.Connect())
 	log, metrics = &logtest.Buffer{}, prometheus.NewRegistry()
 	v, err := New(Config{NotifyFile: file, ConsoleURL: console}, Deps{JetStream: js, Log: zerolog.New(log), Metrics: metrics, Now: time.Now})
 	if err != nil {

@@ -37,17 +37,11 @@ func newRig(t *testing.T, tellers int) *rig {
 	t.Helper()
 	srv := natsdtest.StartTCP(t)
 	nc := srv.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	r := &rig{T: t, srv: srv, js: js, now: time.Now()}
 	for range tellers {
-		js, err := jetstream.New(srv.Connect())
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, srv.Connect())
 		r.tellers = append(r.tellers, &Teller{JetStream: js, Log: zerolog.Nop(), Look: look, Direct: func(n events.Notice) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

@@ -22,10 +22,7 @@ func TestCipher(t *testing.T) {
 		if line := cipherLine(seen, skip(nameCipher, lang.Same("unseen"))); line.Mark != Skip {
 			t.Errorf("without a stream: %+v", line)
 		}
-		js, err := jetstream.New(srv.Connect())
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, srv.Connect())
 		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KV_tokens"}); err != nil {
 			t.Fatal(err)
 		}

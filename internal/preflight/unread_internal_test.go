@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 
 	"wxtoken/client"
@@ -21,10 +20,7 @@ import (
 func TestUnread(t *testing.T) {
 	t.Parallel()
 	nc := natsdtest.Start(t).Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	key := wxtoken.AuthorizerKey("wxc", "wxa")
 	data, err := json.Marshal(wxtoken.Status{Key: key, State: wxtoken.StateRenewingFailed})

@@ -167,10 +167,7 @@ type platform struct {
 func newPlatform(t testing.TB) *platform {
 	t.Helper()
 	p := &platform{t: t, nats: natsdtest.Start(t)}
-	js, err := jetstream.New(p.nats.Connect())
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, p.nats.Connect())
 	p.js = js
 	for _, bucket := range []string{"tokens", "status"} {
 		config := jetstream.StreamConfig{

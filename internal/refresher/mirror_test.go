@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
@@ -30,8 +29,7 @@ func TestServicesComeLater(t *testing.T) {
 		}
 	})
 	r.must(err)
-	js, err := jetstream.New(theirs)
-	r.must(err)
+	js := natsdtest.JetStream(r.T, theirs)
 	for _, stream := range []string{events.StreamTokens, events.StreamStatus, events.StreamMessages} {
 		r.until(stream+" is not mirrored", func() bool {
 			mirror, err := js.Stream(t.Context(), stream)

@@ -195,9 +195,7 @@ func newRig(t *testing.T, o options) *rig {
 		t.Fatal(err)
 	}
 	r.nc = r.nats.Connect()
-	if r.js, err = jetstream.New(r.nc); err != nil {
-		t.Fatal(err)
-	}
+	r.js = natsdtest.JetStream(t, r.nc)
 	streamstest.Setup(t, r.nc, r.js, events.SetupConfig{Replicas: 1, MessagesMaxAge: time.Hour})
 	r.seed, r.seal = sealKeys(t)
 	if r.store, err = store.Open(t.Context(), r.nc, r.js, r.seal, nil); err != nil {

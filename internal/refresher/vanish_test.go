@@ -15,6 +15,7 @@ import (
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/refresher"
 	"wxtoken/wechatsim"
 )
@@ -138,8 +139,7 @@ func olderCopy(t *testing.T, written bool) {
 		r.must(err)
 		nc, err := nats.Connect("", nats.InProcessServer(srv))
 		r.must(err)
-		js, err := jetstream.New(nc)
-		r.must(err)
+		js := natsdtest.JetStream(r.T, nc)
 		for range 100 {
 			_, err := bus.Prove(t.Context(), js)
 			r.must(err)

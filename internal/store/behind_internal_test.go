@@ -21,10 +21,7 @@ import (
 func opened(t *testing.T) (*Store, jetstream.JetStream) {
 	t.Helper()
 	nc := natsdtest.Start(t).Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	if _, err := streams.Setup(t.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
 		t.Fatal(err)
 	}

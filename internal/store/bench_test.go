@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
@@ -31,10 +30,7 @@ func BenchmarkWatch(b *testing.B) {
 	for _, sealed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("accounts=%d/sealed=%t", accounts, sealed), func(b *testing.B) {
 			nc := natsdtest.Start(b).Connect()
-			js, err := jetstream.New(nc)
-			if err != nil {
-				b.Fatal(err)
-			}
+			js := natsdtest.JetStream(b, nc)
 			if _, err := streams.Setup(b.Context(), nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
 				b.Fatal(err)
 			}

@@ -47,10 +47,7 @@ func newRig(t *testing.T) *rig {
 	t.Parallel()
 	r := &rig{T: t, nats: natsdtest.Start(t)}
 	r.nc = r.nats.Connect()
-	var err error
-	if r.js, err = jetstream.New(r.nc); err != nil {
-		t.Fatal(err)
-	}
+	r.js = natsdtest.JetStream(t, r.nc)
 	streamstest.Setup(t, r.nc, r.js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	r.store = r.open(nil)
 	r.run = func() { r.committer(r.store) }
@@ -396,8 +393,7 @@ func TestLostAnswer(t *testing.T) {
 	r := newRig(t)
 	line := &cutting{server: r.nats}
 	nc := r.nats.Connect(nats.InProcessServer(line))
-	js, err := jetstream.New(nc)
-	r.must(err)
+	js := natsdtest.JetStream(r.T, nc)
 	ours, err := store.Open(t.Context(), nc, js, nil, nil)
 	r.must(err)
 	r.committer(ours)

@@ -7,9 +7,8 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // withPartner returns settings with an account PARTNER beside SERVICES, made as docs/nats.md says.
@@ -62,10 +61,7 @@ func accountAdded(b *book) {
 	b.re = b.refresher()
 	b.set("REFRESHER", "http://"+b.re.addr("ops"))
 	b.until("Verify", 0, `account="partner",stream="KV_tokens"} 0`)
-	js, err := jetstream.New(b.connect("partner"))
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, b.connect("partner"))
 	poll(b.T, func() error {
 		kv, err := js.KeyValue(b.Context(), events.BucketTokens)
 		if err == nil {

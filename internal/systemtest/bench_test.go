@@ -15,6 +15,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams"
 	"wxtoken/wechatsim"
@@ -37,10 +38,7 @@ func renewals(b *testing.B, concurrency int, away bool) {
 	w.cfg.Concurrency, w.cfg.APIRate = concurrency, 10_000
 	first := w.start()
 	w.eventually(time.Minute, func() error { return w.component() })
-	js, err := jetstream.New(w.reader(), jetstream.WithPublishAsyncMaxPending(1+b.N))
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, w.reader(), jetstream.WithPublishAsyncMaxPending(1+b.N))
 	var stored atomic.Int64
 	if _, err := w.reader().Subscribe("token.updated.authorizer.>", func(*nats.Msg) { stored.Add(1) }); err != nil {
 		b.Fatal(err)
@@ -100,10 +98,7 @@ func renewals(b *testing.B, concurrency int, away bool) {
 func BenchmarkUpdated(b *testing.B) {
 	w := newWorld(b, wechatsim.Config{}, syncAlways)
 	nc := w.nats.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, nc)
 	if _, err := streams.Setup(w.ctx, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour}); err != nil {
 		b.Fatal(err)
 	}

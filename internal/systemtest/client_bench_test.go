@@ -107,10 +107,7 @@ func fillTokens(b *testing.B, url string, n int) {
 	b.Helper()
 	nc := dial(b, url)
 	defer nc.Close() // and its buffers
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1000))
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, nc, jetstream.WithPublishAsyncMaxPending(1000))
 	streamstest.Setup(b, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	stream, err := js.Stream(b.Context(), events.StreamTokens)
 	if err != nil {

@@ -159,11 +159,7 @@ func (d *day) noOverlap() bool { return d.seed%7 == 0 }
 // open starts the reader.
 func (d *day) open() {
 	nc := d.nats.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.js = js
+	d.js = natsdtest.JetStream(d.t, nc)
 	if _, err := nc.Subscribe(events.AuthSubject(testAppID, events.KindUnreadable), func(m *nats.Msg) {
 		if _, again := d.unreadableIDs.LoadOrStore(m.Header.Get(jetstream.MsgIDHeader), true); !again { // a repeated push is one event
 			d.unreadable.Add(1)
@@ -173,8 +169,8 @@ func (d *day) open() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	d.client, err = wxtoken.NewClient(ctx, nc, wxtoken.Config{})
-	if err != nil {
+	var err error
+	if d.client, err = wxtoken.NewClient(ctx, nc, wxtoken.Config{}); err != nil {
 		d.t.Fatalf("start the reader: %v\n%s", err, tail(d.log.String(), 4000))
 	}
 	d.t.Cleanup(d.client.Close)

@@ -103,10 +103,7 @@ func (s *site) someAreOld(all []*natsServer) bool {
 			s.t.Fatal(err)
 		}
 		s.t.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
-		if err != nil {
-			s.t.Fatal(err)
-		}
+		js := natsdtest.JetStream(s.t, nc)
 		if buckets[n], err = js.KeyValue(s.t.Context(), events.BucketStatus); err != nil {
 			s.t.Fatal(err)
 		}

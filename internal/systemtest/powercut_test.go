@@ -19,6 +19,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/wechatsim"
 )
 
@@ -109,10 +110,7 @@ func TestBeforeStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ACKED", Subjects: []string{"acked"}}); err != nil {
 		t.Fatal(err)
 	}

@@ -115,10 +115,7 @@ func newSiteOn(t *testing.T, p programs, natsURL func(role string) string, accou
 		"WXTOKEN_COMPONENT_TOKEN=" + wechatsim.DemoToken, "WXTOKEN_COMPONENT_AES_KEY=" + wechatsim.DemoEncodingAESKey,
 	}
 	s.nc = s.connect("admin")
-	var err error
-	if s.js, err = jetstream.New(s.nc); err != nil {
-		t.Fatal(err)
-	}
+	s.js = natsdtest.JetStream(t, s.nc)
 	return s
 }
 

@@ -20,12 +20,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	wxtoken "wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams/streamstest"
 	"wxtoken/wechatsim"
@@ -183,10 +183,7 @@ func restingLives(now time.Time) func(int) tokenTimes {
 // lives tells of each token, 0 for the component's.
 func fill(t *testing.T, nc *nats.Conn, n, replicas int, lives func(i int) tokenTimes) *store.Store {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: replicas, MessagesMaxAge: time.Hour})
 	st, err := store.Open(t.Context(), nc, js, nil, nil)
 	if err != nil {

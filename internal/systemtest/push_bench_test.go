@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams/streamstest"
@@ -48,10 +46,7 @@ const (
 func benchPushes(b *testing.B, accounts int) {
 	server, url := beginNATS(b, "2m")
 	nc := dial(b, url)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, nc)
 	streamstest.Setup(b, nc, js, events.SetupConfig{MessagesMaxAge: time.Hour})
 	ingest, toIngest := beginIngest(b, url)
 	bare, toBare := beginBare(b, url)

@@ -13,10 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // storeFull fills what max_file_store allows.
@@ -79,10 +78,7 @@ func consumersGone(b *book) {
 	b.change = []string{"max_consumers: 1000", fmt.Sprintf("max_consumers: %d", few)}
 	b.open(1)
 	service := b.connect("service")
-	js, err := jetstream.New(service)
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, service)
 	poll(b.T, func() error {
 		kv, err := js.KeyValue(b.Context(), events.BucketTokens)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"wxtoken/client/message"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // messages is what an account's users wrote around a backup of MESSAGES.
@@ -74,10 +75,7 @@ nats --context repair backup restore stream "$BACKUP/MESSAGES" --no-progress`)
 // followed wants services to read what is written after the restore: not before the copy, which is newer than its stream, was made anew.
 func (b messages) followed() {
 	b.Helper()
-	js, err := jetstream.New(b.connect("service"))
-	if err != nil {
-		b.Fatal(err)
-	}
+	js := natsdtest.JetStream(b, b.connect("service"))
 	b.write("after-restore")
 	if err := b.reads(js, "after-restore"); err == nil {
 		b.Error("the services' copy took a message of a stream that is older than itself: the runbook says otherwise")

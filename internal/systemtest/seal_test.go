@@ -26,6 +26,7 @@ import (
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/natsd"
+	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/seal"
 	"wxtoken/wechatsim"
 )
@@ -189,10 +190,7 @@ func TestNothingToRead(t *testing.T) {
 				return tokens
 			}
 			nc := w.reader()
-			js, err := jetstream.New(nc)
-			if err != nil {
-				t.Fatal(err)
-			}
+			js := natsdtest.JetStream(t, nc)
 			tokens := 0
 			for _, name := range everywhere {
 				dump, subjects := dumpOf(t, js, name)
@@ -213,7 +211,7 @@ func TestNothingToRead(t *testing.T) {
 			}
 			w.nats.Stop()
 			inFiles, files := 0, 0
-			err = filepath.WalkDir(w.nats.StoreDir(), func(path string, d fs.DirEntry, err error) error {
+			err := filepath.WalkDir(w.nats.StoreDir(), func(path string, d fs.DirEntry, err error) error {
 				if err != nil || d.IsDir() {
 					return err
 				}

@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/natsd/natsdtest"
 )
 
 // watchers are services that don't use our client: each watches the bucket as its own client does, from one start to the end of the test.
@@ -43,10 +42,7 @@ func (s *site) watch(command bool) *watchers {
 	}
 	follow(w, "nats.go", first.Updates())
 
-	js, err := jetstream.New(s.connect("service"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	js := natsdtest.JetStream(s.t, s.connect("service"))
 	kv, err := js.KeyValue(s.t.Context(), events.BucketTokens)
 	if err != nil {
 		s.t.Fatal(err)

@@ -182,12 +182,10 @@ func newSealedWorld(t testing.TB, keys *seal.Keys, sim wechatsim.Config, changes
 	w.nats = natsdtest.Start(t, changes...)
 
 	nc := w.nats.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	var public *seal.Keys
 	if keys != nil {
+		var err error
 		if public, err = seal.FromPublic(keys.Public()); err != nil {
 			t.Fatal(err)
 		}

@@ -50,10 +50,7 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 	bare := func() usage {
 		nc := srv.Connect()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			b.Fatal(err)
-		}
+		js := natsdtest.JetStream(b, nc)
 		cons, err := js.CreateOrUpdateConsumer(b.Context(), events.StreamMessages, jetstream.ConsumerConfig{Durable: "bare", DeliverPolicy: jetstream.DeliverNewPolicy, AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: window})
 		if err != nil {
 			b.Fatal(err)

@@ -107,10 +107,7 @@ type rig struct {
 func newRig(t testing.TB, srv *natsdtest.Server) *rig {
 	t.Helper()
 	nc := srv.Connect()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natsdtest.JetStream(t, nc)
 	streamstest.Setup(t, nc, js, events.SetupConfig{Replicas: 1, MessagesMaxAge: 7 * 24 * time.Hour})
 	return &rig{TB: t, srv: srv, js: js, file: filepath.Join(t.TempDir(), "services.json")}
 }

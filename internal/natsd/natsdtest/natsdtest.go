@@ -24,6 +24,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"wxtoken/internal/natsd"
@@ -44,6 +45,16 @@ func Main(m *testing.M, parallel int) {
 		SideBySide(parallel)
 	}
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// JetStream returns JetStream on a connection, and ends the test where there is none.
+func JetStream(t testing.TB, nc *nats.Conn, opts ...jetstream.JetStreamOpt) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(nc, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
 }
 
 // SideBySide has so many tests run at once, unless -parallel says how many: more than there are

@@ -17,10 +17,7 @@ func TestMain(m *testing.M) { natsdtest.Main(m, 0) }
 func TestTimersFireInABubble(t *testing.T) {
 	natsdtest.Bubble(t, func(t *testing.T) {
 		s := natsdtest.Start(t, natsdtest.InBubble)
-		js, err := jetstream.New(s.Connect())
-		if err != nil {
-			t.Fatal(err)
-		}
+		js := natsdtest.JetStream(t, s.Connect())
 		st, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "T", Subjects: []string{"timer.*", "due.*"}, AllowMsgSchedules: true})
 		if err != nil {
 			t.Fatal(err)
