@@ -1,6 +1,10 @@
 package wechatsim
 
-import "time"
+import (
+	"time"
+
+	"wxtoken/internal/wechat"
+)
 
 // quota counts the calls that are charged to one appid.
 type quota struct {
@@ -10,9 +14,6 @@ type quota struct {
 	cleared int // how often in that month
 }
 
-// beijing is the time zone of WeChat's days.
-var beijing = time.FixedZone("UTC+8", 8*60*60)
-
 // quotaOf returns today's quota of an appid. The caller holds p.mu.
 func (p *Platform) quotaOf(appid string) *quota {
 	q := p.quotas[appid]
@@ -20,7 +21,7 @@ func (p *Platform) quotaOf(appid string) *quota {
 		q = &quota{}
 		p.quotas[appid] = q
 	}
-	now := p.now().In(beijing)
+	now := wechat.InChina(p.now())
 	if day := now.Format(time.DateOnly); q.day != day {
 		q.day, q.used = day, map[string]int{}
 	}

@@ -252,7 +252,7 @@ func (k *Keeper) open(ctx context.Context, nc *nats.Conn, in *ingest.Ingest) err
 // firstTokens lets the merchants authorize, waits until a service sees their tokens in its mirror,
 // and sets the clock right.
 func (k *Keeper) firstTokens(ctx context.Context) error {
-	if _, err := k.awaitToken(ctx, Component, 1); err != nil {
+	if err := k.awaitToken(ctx, Component, 1); err != nil {
 		return err
 	}
 	// A refresher that reads WeChat's list now would find the merchants before their pushes do, and

@@ -176,15 +176,14 @@ func (k *Keeper) revision(key wxtoken.Key) uint64 {
 }
 
 // awaitToken waits for a token of the given generation or a later one.
-func (k *Keeper) awaitToken(ctx context.Context, key wxtoken.Key, generation uint64) (token wxtoken.Token, err error) {
-	err = await(ctx, func(ctx context.Context) error {
-		var ok bool
-		if token, ok, err = k.store.Token(ctx, key); err != nil || !ok || token.Generation < generation {
+func (k *Keeper) awaitToken(ctx context.Context, key wxtoken.Key, generation uint64) error {
+	return await(ctx, func(ctx context.Context) error {
+		token, ok, err := k.store.Token(ctx, key)
+		if err != nil || !ok || token.Generation < generation {
 			return fmt.Errorf("no token of %s yet: %v", key, err)
 		}
 		return nil
 	})
-	return token, err
 }
 
 // until waits until wanted returns true for the token of key in the bucket; its second argument is

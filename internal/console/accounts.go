@@ -120,12 +120,9 @@ func (c *Console) accounts(ctx context.Context, q *Request) (Accounts, error) {
 	all, _ := c.index.tally(q.Now)
 	a := Accounts{
 		At: q.Now, Loading: c.index.loading(), Total: total, Page: page, Limit: limit, Rows: rows, Tally: all,
-		Components: []string{}, query: q,
+		Components: c.componentAppIDs(), query: q,
 	}
 	a.Errcodes, a.Lacks = c.index.choices(q.Language)
-	for _, s := range c.index.components() {
-		a.Components = append(a.Components, s.Key.Component)
-	}
 	return a, nil
 }
 
@@ -179,27 +176,27 @@ func writeCSV(out io.Writer, a Accounts) error {
 	if _, err := io.WriteString(out, "\ufeff"); err != nil {
 		return err
 	}
-	w := csv.NewWriter(out)
-	if err := w.Write([]string{"key", "state", "token_valid", "nick_name", "principal_name", "ref", "generation", "expires_at", "renew_at",
-		"failures", "errcode", "last_error", "last_error_at", "to_do"}); err != nil {
-		return err
-	}
+	rows := [][]string{{"key", "state", "token_valid", "nick_name", "principal_name", "ref", "generation", "expires_at", "renew_at",
+		"failures", "errcode", "last_error", "last_error_at", "to_do"}}
 	for _, r := range a.Rows {
 		var code, message, at string
 		if e := r.LastError; e != nil {
 			code, message, at = strconv.Itoa(e.Code), e.Message, stamp(e.At)
 		}
-		cells := []string{r.Key.String(), string(r.State), strconv.FormatBool(r.Valid), r.Name, r.Principal, r.Ref, strconv.FormatUint(r.Generation, 10),
-			stamp(r.ExpiresAt), stamp(r.RenewAt), strconv.Itoa(r.Failures), code, message, at, r.ToDo}
+		rows = append(rows, []string{r.Key.String(), string(r.State), strconv.FormatBool(r.Valid), r.Name, r.Principal, r.Ref, strconv.FormatUint(r.Generation, 10),
+			stamp(r.ExpiresAt), stamp(r.RenewAt), strconv.Itoa(r.Failures), code, message, at, r.ToDo})
+	}
+	return writeCells(out, rows)
+}
+
+// writeCells writes rows for a spreadsheet.
+func writeCells(out io.Writer, rows [][]string) error {
+	for _, cells := range rows {
 		for i, cell := range cells {
 			cells[i] = cellText(cell)
 		}
-		if err := w.Write(cells); err != nil {
-			return err
-		}
 	}
-	w.Flush()
-	return w.Error()
+	return csv.NewWriter(out).WriteAll(rows)
 }
 
 // cellText makes a text safe for a spreadsheet, which would run one that begins like a formula. A

@@ -40,11 +40,11 @@ type action struct {
 }
 
 var actions = map[string]action{
-	events.ActionRenew:     {login.Operator, renew},
-	events.ActionReconcile: {login.Operator, reconcile},
-	events.ActionClear:     {login.Operator, clearQuota},
-	actionLimits:           {login.Operator, askLimits},
-	events.ActionLink:      {login.Operator, makeLink},
+	events.ActionRenew:     {login.Operator, ofKey(renew)},
+	events.ActionReconcile: {login.Operator, ofKey(reconcile)},
+	events.ActionClear:     {login.Operator, ofKey(clearQuota)},
+	actionLimits:           {login.Operator, ofKey(askLimits)},
+	events.ActionLink:      {login.Operator, ofKey(makeLink)},
 	actionDead:             {login.Operator, handleDead},
 }
 
@@ -107,32 +107,31 @@ func formKey(r *http.Request) (wxtoken.Key, error) {
 	return key, nil
 }
 
-func renew(c *Console, r *http.Request) (s Result, err error) {
-	key, err := formKey(r)
-	if err != nil {
-		return s, err
+// ofKey is what is done with the key of a form.
+func ofKey(do func(*Console, *http.Request, wxtoken.Key) (Result, error)) func(*Console, *http.Request) (Result, error) {
+	return func(c *Console, r *http.Request) (Result, error) {
+		key, err := formKey(r)
+		if err != nil {
+			return Result{}, err
+		}
+		return do(c, r, key)
 	}
+}
+
+func renew(c *Console, r *http.Request, key wxtoken.Key) (s Result, err error) {
 	var v events.Verdict
 	err = c.askAs(r, events.SubjectRenew, events.Renew{Key: key}, &v)
 	return Result{Outcome: string(v.Outcome)}, err
 }
 
 // reconcile has WeChat asked about an account, or about all accounts of a component.
-func reconcile(c *Console, r *http.Request) (s Result, err error) {
-	key, err := formKey(r)
-	if err != nil {
-		return s, err
-	}
+func reconcile(c *Console, r *http.Request, key wxtoken.Key) (s Result, err error) {
 	var answer events.Reconciling
 	err = c.askAs(r, events.SubjectReconcile, events.ReconcileRequest{Component: key.Component, Authorizer: key.Authorizer}, &answer)
 	return Result{Outcome: answer.Outcome}, err
 }
 
-func clearQuota(c *Console, r *http.Request) (s Result, err error) {
-	key, err := formKey(r)
-	if err != nil {
-		return s, err
-	}
+func clearQuota(c *Console, r *http.Request, key wxtoken.Key) (s Result, err error) {
 	var answer events.QuotaAnswer
 	question := events.QuotaRequest{Component: key.Component, Clear: true, Confirm: strings.TrimSpace(r.PostFormValue("confirm"))}
 	err = c.askAs(r, events.SubjectQuota, question, &answer)
@@ -140,11 +139,7 @@ func clearQuota(c *Console, r *http.Request) (s Result, err error) {
 }
 
 // askLimits has WeChat asked how often each call may be made a day.
-func askLimits(c *Console, r *http.Request) (s Result, err error) {
-	key, err := formKey(r)
-	if err != nil {
-		return s, err
-	}
+func askLimits(c *Console, r *http.Request, key wxtoken.Key) (s Result, err error) {
 	var answer events.QuotaAnswer
 	if err := c.askAs(r, events.SubjectQuota, events.QuotaRequest{Component: key.Component}, &answer); err != nil {
 		return s, err
@@ -157,11 +152,7 @@ func askLimits(c *Console, r *http.Request) (s Result, err error) {
 	return Result{Outcome: events.OutcomeDone}, nil
 }
 
-func makeLink(c *Console, r *http.Request) (s Result, err error) {
-	key, err := formKey(r)
-	if err != nil {
-		return s, err
-	}
+func makeLink(c *Console, r *http.Request, key wxtoken.Key) (s Result, err error) {
 	life, err := strconv.Atoi(r.PostFormValue("expires_in"))
 	if err != nil {
 		return s, events.BadRequest(lang.T("expires_in: want seconds", "expires_in：应为秒数"))
@@ -254,16 +245,11 @@ func (c *Console) answerResult(w http.ResponseWriter, q *Request, s Result) {
 
 // returnPath returns the page that the form was on; "/" where the form names no path of ours.
 func returnPath(r *http.Request) string {
-	back := r.PostFormValue("back")
-	u, err := url.Parse(back)
-	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil ||
-		!strings.HasPrefix(back, "/") || strings.HasPrefix(back, "//") || strings.Contains(back, `\`) {
-		return "/"
-	}
-	if r.PathValue("action") == actionDead && strings.HasPrefix(u.Path, "/pushes/dead/") {
+	back := login.LocalPath(r.PostFormValue("back"))
+	if r.PathValue("action") == actionDead && strings.HasPrefix(back, "/pushes/dead/") {
 		return "/pushes?show=dead" // its page is gone
 	}
-	return u.String()
+	return back
 }
 
 // revealed is what the page with a token shows: the only page that holds one.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -345,25 +344,13 @@ func writeAudit(out *bytes.Buffer, a Audit, q *Request) {
 }
 
 func writeAuditCSV(out io.Writer, a Audit) error {
-	w := csv.NewWriter(out)
-	if err := w.Write([]string{
-		"at", "action", "actor", "role", "by", "inbox", "from", "component", "key", "parameters", "outcome", "status", "detail",
-	}); err != nil {
-		return err
-	}
+	rows := [][]string{{"at", "action", "actor", "role", "by", "inbox", "from", "component", "key", "parameters", "outcome", "status", "detail"}}
 	for _, r := range a.Records {
 		status := ""
 		if r.Status != 0 {
 			status = strconv.Itoa(r.Status)
 		}
-		cells := []string{stamp(r.At), r.Action, r.Actor, r.Role, r.By, r.Inbox, r.From, r.Component, r.Key, r.Params(), r.Outcome, status, r.Detail}
-		for i, cell := range cells {
-			cells[i] = cellText(cell)
-		}
-		if err := w.Write(cells); err != nil {
-			return err
-		}
+		rows = append(rows, []string{stamp(r.At), r.Action, r.Actor, r.Role, r.By, r.Inbox, r.From, r.Component, r.Key, r.Params(), r.Outcome, status, r.Detail})
 	}
-	w.Flush()
-	return w.Error()
+	return writeCells(out, rows)
 }

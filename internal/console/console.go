@@ -24,8 +24,6 @@ const (
 // Config is what a console works with.
 type Config struct {
 	NATS *nats.Conn // with the rights of a refresher
-	// Components returns the appids that the refreshers act for; nil: those of the index.
-	Components func() []string
 	// Ready returns nil once the process does its work. The index is read only then, so that it
 	// does not slow the start; nil: read it at once.
 	Ready func(context.Context) error

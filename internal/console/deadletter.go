@@ -37,21 +37,16 @@ func deadLetter(m *jetstream.RawStreamMsg, q *Request) DeadLetter {
 		Sequence: m.Sequence, At: m.Time.UTC(), Reason: q.Say(why),
 		EventID: m.Header.Get("ce-id"), Bytes: len(m.Data),
 	}
-	d.Subject, _ = events.OriginalSubject(m.Subject)
+	d.Subject = events.OriginalSubject(m.Subject)
 	d.Component = events.ComponentOf(d.Subject)
 	// A document that can't be parsed won't be the next time either.
 	d.Replayable = events.IsAuth(d.Subject) && !unreadable(d.Subject)
-	if sealed(m) {
+	if seal.Sealed(m.Data) {
 		d.SealedFor = m.Header.Get(seal.HeaderFor)
 	}
 	d.Kind = deadKind(d.Subject)
 	d.searched = strings.ToLower(d.Subject + " " + why.EN + " " + why.ZH + " " + d.EventID)
 	return d
-}
-
-// sealed reports whether a payload is sealed.
-func sealed(m *jetstream.RawStreamMsg) bool {
-	return strings.HasPrefix(string(m.Data[:min(len(m.Data), len(seal.Prefix))]), seal.Prefix)
 }
 
 // deadKinds name the kinds of dead letters.
@@ -151,9 +146,9 @@ const (
 // about, and that there is a ticket or a code, never its value.
 func deadDocument(m *jetstream.RawStreamMsg, q *Request) Document {
 	none := func(why string) Document { return Document{Hidden: why, Fields: []Field{}} }
-	subject, _ := events.OriginalSubject(m.Subject)
+	subject := events.OriginalSubject(m.Subject)
 	switch first, _, _ := strings.Cut(subject, "."); {
-	case sealed(m):
+	case seal.Sealed(m.Data):
 		return none(hiddenSealed)
 	case events.IsAuth(subject):
 		a, err := events.ParseAuth(m.Data)

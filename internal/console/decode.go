@@ -1,11 +1,8 @@
 package console
 
 import (
-	"errors"
 	"strings"
 	"unicode"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client/document"
 	"wxtoken/internal/wechat"
@@ -93,6 +90,3 @@ func printableLines(text string) string {
 		return '\uFFFD'
 	}, text)
 }
-
-// isNotFound reports whether NATS answered that there is no such message.
-func isNotFound(err error) bool { return errors.Is(err, jetstream.ErrMsgNotFound) }

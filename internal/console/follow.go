@@ -3,7 +3,6 @@ package console
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,12 +23,6 @@ const (
 	followDelay = time.Second
 )
 
-// The subjects of the buckets begin so.
-const (
-	prefixStatus = "$KV." + events.BucketStatus + "."
-	prefixTokens = "$KV." + events.BucketTokens + "."
-)
-
 // source is a stream that the index follows.
 type source struct {
 	stream, filter string
@@ -41,21 +34,21 @@ type source struct {
 
 // sources returns all that the index follows.
 func (x *index) sources() []source {
-	bucket := func(n int, stream, prefix string, take func(wxtoken.Key, []byte)) source {
+	bucket := func(n int, stream, filter string, keyOf func(string) (wxtoken.Key, bool), take func(wxtoken.Key, []byte)) source {
 		return source{
-			stream: stream, filter: prefix + ">",
+			stream: stream, filter: filter,
 			begin: func(pending int) { x.beginReading(n, pending) },
 			end:   func() { x.endReading(n) }, stop: func() { x.stopReading(n) },
 			take: func(subject string, data []byte) {
-				if key, err := wxtoken.ParseKey(strings.TrimPrefix(subject, prefix)); err == nil {
+				if key, ok := keyOf(subject); ok {
 					take(key, data)
 				}
 			},
 		}
 	}
 	return []source{
-		bucket(bucketTokens, events.StreamTokens, prefixTokens, x.setToken),
-		bucket(bucketStatus, events.StreamStatus, prefixStatus, x.setStatus),
+		bucket(bucketTokens, events.StreamTokens, events.AllTokens, events.TokenKey, x.setToken),
+		bucket(bucketStatus, events.StreamStatus, events.AllStatuses, events.StatusKey, x.setStatus),
 		{
 			stream: events.StreamTraffic, filter: events.JournalFilter(events.JournalCount), since: keptTicks,
 			begin: func(int) {}, end: func() {}, stop: func() {},

@@ -2,6 +2,8 @@ package console
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 
 	"wxtoken/internal/counts"
@@ -22,11 +24,7 @@ func (x *index) addTick(subject string, data []byte) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for name, old := range x.ticks {
-		if t.To.Sub(old.To) > keptTicks {
-			delete(x.ticks, name)
-		}
-	}
+	maps.DeleteFunc(x.ticks, func(_ string, old tick) bool { return t.To.Sub(old.To) > keptTicks })
 	x.ticks[subject+" "+stamp(t.From)] = t
 	x.touch()
 }
@@ -71,13 +69,10 @@ func (c *Console) historyPlots(q *Request) []Plot {
 }
 
 // history returns the ticks, in no order.
-func (x *index) history() (all []tick) {
+func (x *index) history() []tick {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, t := range x.ticks {
-		all = append(all, t)
-	}
-	return all
+	return slices.Collect(maps.Values(x.ticks))
 }
 
 // slotted adds up a count by slot. Of the delay it takes the greatest, in seconds.

@@ -48,20 +48,19 @@ type place struct {
 
 // row is what is known of one key: some 280 bytes with its texts and its place in the map.
 type row struct {
-	text       string // what a search looks through, in lower case
-	appid      string
-	expires    uint32 // of the token, in seconds since 1970; 0: there is none
-	renews     uint32
-	since      uint32 // of the condition Ready
-	granted    uint32 // in grants; 0: not known
-	generation uint32
-	errcode    int32 // of the last error; noErrcode: no error, 0: an error without a code
-	failures   uint16
-	component  uint16 // in appids
-	kind       uint8
-	state      uint8    // in states; 0: not known
-	reason     uint8    // of the condition Ready, in reasons
-	seen       [2]uint8 // the reading in which the token, and the status, last came; 0: there is none
+	text      string // what a search looks through, in lower case
+	appid     string
+	expires   uint32 // of the token, in seconds since 1970; 0: there is none
+	renews    uint32
+	since     uint32 // of the condition Ready
+	granted   uint32 // in grants; 0: not known
+	errcode   int32  // of the last error; noErrcode: no error, 0: an error without a code
+	failures  uint16
+	component uint16 // in appids
+	kind      uint8
+	state     uint8    // in states; 0: not known
+	reason    uint8    // of the condition Ready, in reasons
+	seen      [2]uint8 // the reading in which the token, and the status, last came; 0: there is none
 }
 
 // noErrcode stands for no last error.
@@ -250,7 +249,7 @@ func (x *index) forget(i uint32, bucket int) {
 	r := &x.rows[i]
 	r.seen[bucket] = 0
 	if bucket == bucketTokens {
-		r.expires, r.renews, r.generation = 0, 0, 0
+		r.expires, r.renews = 0, 0
 	} else {
 		r.state, r.reason, r.since, r.granted, r.failures, r.errcode, r.text = 0, 0, 0, 0, 0, noErrcode, strings.ToLower(r.appid)
 		if kinds[r.kind] == wxtoken.KindComponent {
@@ -268,9 +267,8 @@ func (x *index) forget(i uint32, bucket int) {
 // deleted.
 func (x *index) setToken(key wxtoken.Key, data []byte) {
 	var t struct {
-		Generation uint64    `json:"generation"`
-		ExpiresAt  time.Time `json:"expires_at"`
-		RenewAt    time.Time `json:"renew_at"`
+		ExpiresAt time.Time `json:"expires_at"`
+		RenewAt   time.Time `json:"renew_at"`
 	}
 	gone := len(data) == 0 || json.Unmarshal(data, &t) != nil
 	x.mu.Lock()
@@ -285,7 +283,7 @@ func (x *index) setToken(key wxtoken.Key, data []byte) {
 	}
 	r := x.rowFor(key)
 	r.seen[bucketTokens] = x.read[bucketTokens].number
-	r.expires, r.renews, r.generation = seconds(t.ExpiresAt), seconds(t.RenewAt), uint32(t.Generation)
+	r.expires, r.renews = seconds(t.ExpiresAt), seconds(t.RenewAt)
 	x.touch()
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -491,7 +492,7 @@ func (c *Console) message(ctx context.Context, stream, sequence string) (*jetstr
 		return nil, err
 	}
 	m, err := s.GetMsg(ctx, n)
-	if err != nil && isNotFound(err) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, &Fault{http.StatusNotFound, lang.T("%s has no message %d: it was processed, or has expired", "%s 中没有消息 %d：已被处理，或已过保留期", stream, n)}
 	}
 	return m, err

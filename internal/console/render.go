@@ -82,7 +82,7 @@ func words(l lang.Language) template.FuncMap {
 		"t":     func(en, zh string, args ...any) string { return translate(l, en, zh, args) },
 		"say":   func(text lang.Text) string { return text.In(l) },
 		"n":     grouped[int],
-		"when":  func(at any) template.HTML { return when(at, l) },
+		"when":  when,
 		"ago":   func(at any, now time.Time) template.HTML { return distance(at, now, l) },
 		"due":   func(at time.Time, now time.Time) template.HTML { return dueAt(at, now, l) },
 		"span":  func(d time.Duration) string { return span(d, l) },
@@ -173,7 +173,7 @@ func instant(at any) (t time.Time, ok bool) {
 }
 
 // when writes a time in UTC, as an element that console.js turns into local time.
-func when(at any, l lang.Language) template.HTML {
+func when(at any) template.HTML {
 	t, ok := instant(at)
 	if !ok {
 		return "–"

@@ -108,7 +108,7 @@ func (c *Console) record(ctx context.Context, stream, subject string) ([]byte, e
 // rowOf reads one key. A record that can't be parsed counts as none.
 func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, error) {
 	r, known := Row{Key: key, Conditions: []wxtoken.Condition{}}, false
-	data, err := c.record(ctx, events.StreamTokens, prefixTokens+key.String())
+	data, err := c.record(ctx, events.StreamTokens, events.TokenSubject(key))
 	if err != nil {
 		return r, err
 	}
@@ -121,7 +121,7 @@ func (c *Console) rowOf(ctx context.Context, q *Request, key wxtoken.Key) (Row, 
 			r.State = wxtoken.StateActive // the status is about to be written
 		}
 	}
-	if data, err = c.record(ctx, events.StreamStatus, prefixStatus+key.String()); err != nil {
+	if data, err = c.record(ctx, events.StreamStatus, events.StatusSubject(key)); err != nil {
 		return r, err
 	}
 	var s wxtoken.Status

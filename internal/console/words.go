@@ -9,6 +9,7 @@ import (
 	"wxtoken/internal/lang"
 	"wxtoken/internal/runbook"
 	"wxtoken/internal/truth"
+	"wxtoken/internal/wechat"
 )
 
 // stateWords are the contract's states in words.
@@ -95,12 +96,9 @@ func conditionWord(c wxtoken.ConditionType) lang.Text {
 	return lang.Same(printable(string(c))) // of a later refresher
 }
 
-// beijing is the time zone of WeChat's days.
-var beijing = time.FixedZone("UTC+8", 8*60*60)
-
 // clock writes a time: midnight in China, when WeChat's quotas begin anew, as such; others in UTC.
 func clock(at, now time.Time) string {
-	switch local := at.In(beijing); {
+	switch local := wechat.InChina(at); {
 	case local.Format("15:04:05") == "00:00:00":
 		return "00:00 (UTC+8)"
 	case at.Sub(now).Abs() < 20*time.Hour:

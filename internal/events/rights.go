@@ -59,7 +59,7 @@ func Rights(role string, services ...string) (rights []Right) {
 		add(MayAnswer, "")
 		add(MayPublish, JournalSubject(JournalCount, RoleGateway, "*")) // what it serves
 	case RoleRefresher:
-		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, "$KV."+BucketStatus+".>",
+		add(MayPublish, AllTokens, AllCredentials, prefixScheduled+">", AllDue, AllStatuses,
 			prefixDead+">", AllJournal, AllAuth, ConsolePrefix+">")
 		for _, sc := range Streams(SetupConfig{}) {
 			add(MayPublish, jsInfo+sc.Name, "$JS.API.STREAM.CREATE."+sc.Name, "$JS.API.STREAM.UPDATE."+sc.Name)

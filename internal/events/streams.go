@@ -72,13 +72,13 @@ func Streams(cfg SetupConfig) []jetstream.StreamConfig {
 		{
 			Name:              StreamStatus,
 			Description:       "what is known about each key beside its token",
-			Subjects:          []string{"$KV." + BucketStatus + ".>"},
+			Subjects:          []string{AllStatuses},
 			MaxMsgsPerSubject: 1,
 			Discard:           jetstream.DiscardNew,
 			AllowDirect:       true,
 			AllowRollup:       true,
 			DenyDelete:        true,
-			RePublish:         &jetstream.RePublish{Source: "$KV." + BucketStatus + ".>", Destination: "status.updated.>"},
+			RePublish:         &jetstream.RePublish{Source: AllStatuses, Destination: "status.updated.>"},
 			Replicas:          replicas,
 		},
 		{

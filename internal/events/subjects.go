@@ -45,7 +45,8 @@ const (
 	prefixReply     = "wechat.reply."
 	prefixDead      = "dead."
 	prefixJournal   = "journal."
-	prefixTokens    = "$KV.tokens."
+	prefixTokens    = "$KV." + BucketTokens + "."
+	prefixStatus    = "$KV." + BucketStatus + "."
 	prefixCred      = "credential."
 	prefixScheduled = "renewal.scheduled."
 	prefixDue       = "renewal.due."
@@ -56,6 +57,7 @@ const (
 	AllAuth        = prefixAuth + ">"
 	AllDue         = prefixDue + ">"
 	AllTokens      = prefixTokens + ">"
+	AllStatuses    = prefixStatus + ">"
 	AllCredentials = prefixCred + ">"
 	AllJournal     = prefixJournal + ">"
 )
@@ -112,6 +114,9 @@ func ReplySubject(component, appid, msgType, event string) string {
 // TokenSubject returns the subject of the token of key: the bucket's own subject.
 func TokenSubject(key wxtoken.Key) string { return prefixTokens + key.String() }
 
+// StatusSubject returns the subject of the status of key.
+func StatusSubject(key wxtoken.Key) string { return prefixStatus + key.String() }
+
 // CredentialSubject returns the subject of the credential of key.
 func CredentialSubject(key wxtoken.Key) string { return prefixCred + key.String() }
 
@@ -137,15 +142,13 @@ const (
 const CanarySubject = prefixAuth + "canary.refused"
 
 // RaisedSubject is on KV_status, but no key's subject: see streams.Raise.
-const RaisedSubject = "$KV." + BucketStatus + ".raised"
+const RaisedSubject = prefixStatus + "raised"
 
 // DeadSubject returns the subject of the copy of a message that can't be processed.
 func DeadSubject(subject string) string { return prefixDead + subject }
 
-// OriginalSubject returns the subject that a message on DEAD had; ok is false for another subject.
-func OriginalSubject(dead string) (subject string, ok bool) {
-	return strings.CutPrefix(dead, prefixDead)
-}
+// OriginalSubject returns the subject that a message on DEAD had.
+func OriginalSubject(dead string) string { return strings.TrimPrefix(dead, prefixDead) }
 
 // ComponentOf returns the component in the subject of an event, a message or a due message; "" for
 // other subjects.
@@ -210,6 +213,9 @@ func ReconcileComponent(subject string) (component string, ok bool) {
 
 // TokenKey returns the key of a subject in the bucket; ok is false for other subjects.
 func TokenKey(subject string) (key wxtoken.Key, ok bool) { return keyAfter(subject, prefixTokens) }
+
+// StatusKey returns the key of a status's subject; ok is false for other subjects.
+func StatusKey(subject string) (key wxtoken.Key, ok bool) { return keyAfter(subject, prefixStatus) }
 
 // CredentialKey returns the key of a credential's subject; ok is false for other subjects.
 func CredentialKey(subject string) (key wxtoken.Key, ok bool) { return keyAfter(subject, prefixCred) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -237,9 +238,7 @@ func (g *Gateway) handOut(w http.ResponseWriter, r *http.Request, client *wxtoke
 	}
 	now := g.d.Now()
 	out := map[string]any{}
-	for name, value := range more {
-		out[name] = value
-	}
+	maps.Copy(out, more)
 	if real {
 		out[field], out["expires_in"] = token.Value.Reveal(), int(realTokenLife(token, now)/time.Second)
 	} else {

@@ -74,9 +74,8 @@ type Deps struct {
 	WeChat   string // URL of WeChat's API
 	Log      zerolog.Logger
 	Metrics  prometheus.Registerer
-	// Where the metrics of the process are gathered; nil: what is served is not recorded.
-	Figures prometheus.Gatherer
-	Now     func() time.Time
+	Figures  prometheus.Gatherer // where the metrics of the process are gathered, for RecordServed
+	Now      func() time.Time
 }
 
 // Gateway is the gateway. Its Handler may be called before Run has read the tokens: it refuses then.

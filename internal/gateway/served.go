@@ -48,10 +48,6 @@ type recorder struct {
 // stream TRAFFIC, one record per ten minutes, written anew while something changes. It returns an error
 // only at once, where it can't begin.
 func (g *Gateway) RecordServed(ctx context.Context) error {
-	if g.d.Figures == nil {
-		<-ctx.Done()
-		return nil
-	}
 	js, err := jetstream.New(g.d.NATS)
 	if err != nil {
 		return fmt.Errorf("set up JetStream: %w", err)

@@ -11,8 +11,7 @@
 //	exchanging  Open, callback: a browser that has a session came back with a code
 //	authorized  Finish: the tokens are stored, and the link's ref went to the account
 //	conflict    Finish: the tokens are stored, and the account kept another ref
-//
-// failed Fail: the authorization failed, with a reason; another code may still come, until the link ends
+//	failed      Fail: the authorization failed, with a reason; another code may still come, until the link ends
 //
 // A merchant who opens a link that is over is told why, how it ended and about which account; nothing of
 // that leads on.

@@ -154,7 +154,7 @@ func (g *Guard) login(w http.ResponseWriter, r *http.Request, form string) {
 	}
 	setCookie(w, sessionCookie, g.users().issue(of, g.deps.Now()), g.secure(r), sessionLife)
 	setCookie(w, formCookie, rand.Text(), g.secure(r), sessionLife)
-	http.Redirect(w, r, localPath(next), http.StatusSeeOther)
+	http.Redirect(w, r, LocalPath(next), http.StatusSeeOther)
 }
 
 // logout deletes the session cookie.
@@ -175,8 +175,8 @@ func (g *Guard) logout(w http.ResponseWriter, r *http.Request, form string) {
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
 
-// localPath returns an address if it is a path of this host, else "/".
-func localPath(next string) string {
+// LocalPath returns an address if it is a path of this host, and not the form to log in; else "/".
+func LocalPath(next string) string {
 	u, err := url.Parse(next)
 	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || u.Path == "/login" ||
 		!strings.HasPrefix(next, "/") || strings.HasPrefix(next, "//") || strings.Contains(next, `\`) {
@@ -202,7 +202,7 @@ func (g *Guard) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
 
 func (g *Guard) show(w http.ResponseWriter, r *http.Request, form string, status int, next string, fault lang.Text) {
 	// Of the cookies as the form will bring them back: this answer may set a new one.
-	v := loginView{Ask: true, Next: localPath(next), Field: FormField, Form: formToken(r, form), Fault: fault.In(Preferred(r))}
+	v := loginView{Ask: true, Next: LocalPath(next), Field: FormField, Form: formToken(r, form), Fault: fault.In(Preferred(r))}
 	writeView(w, r, status, v)
 }
 

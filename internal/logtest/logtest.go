@@ -4,12 +4,20 @@ package logtest
 import (
 	"bytes"
 	"sync"
+
+	"github.com/rs/zerolog"
 )
 
 // Buffer keeps what is written to it. The zero value is ready to use.
 type Buffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
+}
+
+// New returns a logger, and what it writes.
+func New() (zerolog.Logger, *Buffer) {
+	out := &Buffer{}
+	return zerolog.New(out), out
 }
 
 func (b *Buffer) Write(p []byte) (int, error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
@@ -32,7 +33,7 @@ func TestConnectionOutlivesNATS(t *testing.T) {
 	server := natsdtest.StartTCP(t)
 	server.Stop() // a process may be up before its NATS
 	settings := natsconn.Settings{NatsURL: strings.Replace(server.ClientURL(), "//", "//user:SEKRET@", 1)}
-	log, out := recorder()
+	log, out := logtest.New()
 	nc, err := settings.Connect("refresher", log)
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ func TestConnectionInProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	log, _ := recorder()
+	log, _ := logtest.New()
 	nc, err := natsconn.Settings{}.Connect("ingest", log, nats.InProcessServer(server))
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +122,7 @@ func TestConnectionInProcess(t *testing.T) {
 
 func TestConnectSaysWhichSettingIsWrong(t *testing.T) {
 	t.Parallel()
-	log, _ := recorder()
+	log, _ := logtest.New()
 	nc, err := natsconn.Settings{NatsURL: "nats://u:SEKRET@host:port", NatsCreds: filepath.Join(t.TempDir(), "creds")}.Connect("x", log)
 	if err == nil {
 		nc.Close()
@@ -160,7 +161,7 @@ func TestHalfOpen(t *testing.T) {
 	t.Parallel()
 	server := natsdtest.StartTCP(t)
 	proxy := natsdtest.NewProxy(t, natsdtest.Dial(strings.TrimPrefix(server.ClientURL(), "nats://")))
-	log, _ := recorder()
+	log, _ := logtest.New()
 	nc, err := natsconn.Settings{NatsURL: proxy.URL()}.Connect("refresher", log)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/truth"
+	"wxtoken/internal/wechat"
 )
 
 // words are the texts of a notice for a robot. The only foreign texts in it are appids, which are
@@ -95,18 +96,9 @@ func accounts(d events.NoticeData) lang.Text {
 	return lang.T("%d without a good token: %s", "%d 个没有有效令牌：%s", d.Count, named)
 }
 
-// china is the time zone of WeChat's days (quotas start anew at its midnight), and of the readers
-// of Chinese notices.
-var china = time.FixedZone("UTC+8", 8*60*60)
-
 // clock writes a time: in UTC in English, in China's time in Chinese.
 func clock(at time.Time) lang.Text {
-	in := func(zone *time.Location) lang.Text {
-		return lang.T("%s UTC", "%s（北京时间）", at.In(zone).Format(time.DateTime))
-	}
-	text := in(time.UTC)
-	text.ZH = in(china).ZH
-	return text
+	return lang.Given(at.UTC().Format(time.DateTime)+" UTC", wechat.InChina(at).Format(time.DateTime)+"（北京时间）")
 }
 
 func shorten(text string) string {

@@ -63,7 +63,7 @@ func SealKey(nc *nats.Conn, keys *seal.Keys) Probe {
 func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 	return Probe{Name: "seal key", Look: func(ctx context.Context) Line {
 		const name = "seal key"
-		answer, err := askSeal(ctx, nc, keys.Public())
+		answer, err := askOpen(ctx, nc, events.ConnectOpen{Step: events.StepSeal, SealKey: keys.Public()})
 		if err != nil && !errors.Is(err, errRefused) {
 			return skip(name, lang.T("no refresher says whether it can open what ingest seals%s",
 				"没有 refresher 说明它能否打开 ingest 密封的内容%s", because(err)))
@@ -89,11 +89,6 @@ func SealKeyOfIngest(nc *nats.Conn, keys *seal.Keys) Probe {
 		}
 		return skip(name, doesNotSay)
 	}}
-}
-
-// askSeal asks a refresher about a public key.
-func askSeal(ctx context.Context, nc *nats.Conn, public string) (answer events.ConnectOpened, err error) {
-	return askOpen(ctx, nc, events.ConnectOpen{Step: events.StepSeal, SealKey: public})
 }
 
 // errRefused: the refresher is of an older version, and does not know the question.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
@@ -129,14 +130,13 @@ func renewalsLine(name string, status *wxtoken.Status) Line {
 // permissions checks for accounts that can't be renewed, lack permissions, or have an expired token.
 func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Line {
 	const name = "permissions"
-	prefix := "$KV." + events.BucketStatus + "."
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+string(wxtoken.KindAuthorizer)+".>"))
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(events.AllStatuses))
 	if err != nil {
 		return []Line{skip(name, lang.T("the statuses can't be listed%s", "列不出状态%s", because(err)))}
 	}
 	var keys []wxtoken.Key
 	for subject := range info.State.Subjects {
-		if key, err := wxtoken.ParseKey(strings.TrimPrefix(subject, prefix)); err == nil {
+		if key, ok := events.StatusKey(subject); ok && key.Kind == wxtoken.KindAuthorizer {
 			keys = append(keys, key)
 		}
 	}
@@ -148,34 +148,26 @@ func (c *Checker) permissions(ctx context.Context, stream jetstream.Stream) []Li
 	tokens, noTokens := c.js.Stream(ctx, events.StreamTokens)
 	unread := 0
 	var fault error // of one of those that could not be read
-	var working sync.WaitGroup
+	var working errgroup.Group
+	working.SetLimit(readsAtOnce)
 	var mu sync.Mutex
-	next := 0
-	for range readsAtOnce {
-		working.Go(func() {
-			for {
-				mu.Lock()
-				i := next
-				next++
-				mu.Unlock()
-				if i >= len(keys) {
-					return
-				}
-				status, err := read(ctx, stream, keys[i])
-				if why[i] = lacking(status); err == nil && needsLook(status) {
-					if err = noTokens; err == nil {
-						expired[i], err = c.tokenExpired(ctx, tokens, keys[i])
-					}
-				}
-				if err != nil {
-					mu.Lock()
-					unread, fault = unread+1, err
-					mu.Unlock()
+	for i, key := range keys {
+		working.Go(func() error {
+			status, err := read(ctx, stream, key)
+			if why[i] = lacking(status); err == nil && needsLook(status) {
+				if err = noTokens; err == nil {
+					expired[i], err = c.tokenExpired(ctx, tokens, key)
 				}
 			}
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				unread, fault = unread+1, err
+			}
+			return nil
 		})
 	}
-	working.Wait()
+	_ = working.Wait()
 	if unread > 0 && unread == len(keys) {
 		why := lang.T("the statuses and tokens can't be read%s", "读不到状态和令牌%s", because(fault))
 		return []Line{skip(name, why), skip("accounts", why)}
@@ -293,7 +285,7 @@ func lacking(s *wxtoken.Status) (l lack) {
 
 // read reads a status; nil if there is none.
 func read(ctx context.Context, stream jetstream.Stream, key wxtoken.Key) (*wxtoken.Status, error) {
-	m, err := stream.GetLastMsgForSubject(ctx, "$KV."+events.BucketStatus+"."+key.String())
+	m, err := stream.GetLastMsgForSubject(ctx, events.StatusSubject(key))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}

@@ -4,8 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics are those of the writer:
 //
-// wxtoken_redis_connected               1 while Redis takes writes
-//
+//	wxtoken_redis_connected               1 while Redis takes writes
 //	wxtoken_redis_keys                    keys in Redis that are kept filled
 //	wxtoken_redis_writes_total{outcome}   written, removed, same, older, shared, foreign, failed
 type metrics struct {

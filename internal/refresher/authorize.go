@@ -100,7 +100,7 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 	// already.
 	redirected := link != nil && link.Authorizer == key.Authorizer && !created.After(link.EndedAt.Add(account.MaxAhead))
 	if cred.Brought(events.Digest(a.Code)) || redirected && cred.RefreshToken != "" {
-		return r.repeatAuthorization(ctx, c, cred, created, link, m)
+		return r.repeatAuthorization(ctx, cred, created, link, m)
 	}
 	// The order from here on: the turn, the reads, the link's claim, the record's claim, the call.
 	// Turn and reads may take seconds, a claim lasts for 15 s, and the call may need 10 s of these.
@@ -148,7 +148,7 @@ func (r *Refresher) handleAuthorized(ctx context.Context, c *component, key wxto
 
 // repeatAuthorization deals with a push about an authorization that has its tokens: with one that
 // comes a second time, and with one whose redirect came first. It costs no call to WeChat.
-func (r *Refresher) repeatAuthorization(ctx context.Context, c *component, cred account.Credential, created time.Time, link *store.Connect, m events.Msg) error {
+func (r *Refresher) repeatAuthorization(ctx context.Context, cred account.Credential, created time.Time, link *store.Connect, m events.Msg) error {
 	cred, err := r.noteAuthorization(ctx, cred, created, link)
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func (a *answers) dead(ctx context.Context, q events.DeadRequest) (answer events
 	if err != nil {
 		return answer, fmt.Errorf("read message %d of %s: %w", q.Sequence, events.StreamDead, err)
 	}
-	answer.Subject, _ = events.OriginalSubject(m.Subject)
+	answer.Subject = events.OriginalSubject(m.Subject)
 	if q.Do == events.DoReplay {
 		if err := a.replay(ctx, answer.Subject, m); err != nil {
 			return answer, err

@@ -55,8 +55,6 @@ var reasons = []string{events.ReasonScheduled, events.ReasonSwept, events.Reason
 
 // newMetrics registers what a refresher counts. Each series with known labels is there from the
 // start: an alert on an increase does not see a counter that appears with its first event.
-//
-// Without a registry (reg is nil) everything is counted and nothing is shown.
 func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "wxtoken_" + name, Help: help})
@@ -128,10 +126,6 @@ func newMetrics(reg prometheus.Registerer, r *Refresher) (*metrics, error) {
 	panics := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wxtoken_panics_total", Help: "Panics in handlers that were caught.",
 	}, []string{"where"})
-	if reg == nil {
-		m.panics = panics.WithLabelValues("events")
-		return m, nil
-	}
 	if err := reg.Register(panics); err != nil {
 		// A process counts those of its HTTP servers under the same name.
 		there := prometheus.AlreadyRegisteredError{}

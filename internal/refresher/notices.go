@@ -203,7 +203,7 @@ func (n *notices) freshDead(ctx context.Context, component string, sequence uint
 			return 0, fmt.Errorf("read %s: %w", events.StreamDead, err)
 		}
 		sequence = m.Sequence
-		if original, _ := events.OriginalSubject(m.Subject); ours(components, events.ComponentOf(original)) == component {
+		if ours(components, events.ComponentOf(events.OriginalSubject(m.Subject))) == component {
 			fresh++
 		}
 	}
@@ -235,7 +235,7 @@ func (d *deadLetters) count(ctx context.Context) (err error) {
 		}
 	}
 	for subject, n := range info.State.Subjects {
-		original, _ := events.OriginalSubject(subject)
+		original := events.OriginalSubject(subject)
 		of[events.ComponentOf(original)] += int(n)
 	}
 	d.state, d.of = info.State, of

@@ -405,7 +405,6 @@ func (a *answers) judgeReport(ctx context.Context, q events.Reject) (events.Verd
 	if _, ok := a.component(q.Key.Component); !ok {
 		return events.Verdict{Outcome: wxtoken.OutcomeUnknownKey}, nil
 	}
-	// The view is behind at most: that a token is old it knows for certain.
 	if e, ok := a.view.Get(q.Key); ok && q.Revision > 0 && q.Revision < e.Token.Revision {
 		return events.Verdict{Outcome: wxtoken.OutcomeAlreadyRenewed, Revision: e.Token.Revision}, nil
 	}

@@ -203,7 +203,7 @@ func (r *Refresher) seekSpent(ctx context.Context, c *component, cred account.Cr
 		if err != nil {
 			return err
 		}
-		return r.repeatAuthorization(ctx, c, cred, created, link, m)
+		return r.repeatAuthorization(ctx, cred, created, link, m)
 	}
 	cred, patient, next := cred.CodeSpent(c.gate.Shared().ListedAt, now)
 	if patient {

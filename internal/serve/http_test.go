@@ -21,7 +21,7 @@ import (
 // listen runs a server for handler until the test ends, and returns its base URL and its end.
 func listen(t *testing.T, handler http.Handler, m *serve.Metrics, options ...serve.Option) (base string, log *logtest.Buffer, end func() error) {
 	t.Helper()
-	logger, log := recorder()
+	logger, log := logtest.New()
 	s, err := serve.Listen("test", "127.0.0.1:0", handler, logger, m, options...)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestDrainSaysSoBeforeItEnds(t *testing.T) {
 func TestAddressTakenIsKnownAtOnce(t *testing.T) {
 	t.Parallel()
 	base, _, _ := listen(t, http.NotFoundHandler(), serve.NewMetrics())
-	log, _ := recorder()
+	log, _ := logtest.New()
 	_, err := serve.ListenOps(settings.Operations{OpsAddr: strings.TrimPrefix(base, "http://")}, &serve.Health{}, serve.NewMetrics(), nil, log)
 	if err == nil || !strings.Contains(err.Error(), "listen for ops: ") {
 		t.Fatalf("got %v", err)
@@ -174,7 +174,7 @@ func TestExposedOpsAddressIsWarnedOf(t *testing.T) {
 		if err := s.Validate(); err != nil {
 			t.Errorf("%s with --ops-expose: %v", addr, err)
 		}
-		log, out := recorder()
+		log, out := logtest.New()
 		server, err := serve.ListenOps(s, &serve.Health{}, serve.NewMetrics(), nil, log)
 		if err != nil {
 			t.Fatal(err)

@@ -377,11 +377,6 @@ func (s *Service) MayLink(link wxtoken.LinkRequest) bool {
 	})
 }
 
-// Wants reports whether the service has accounts of a component, or could have some by their refs.
-func (s *Service) Wants(component string) bool {
-	return slices.ContainsFunc(s.accounts, func(a scope) bool { return a.component == "*" || a.component == component })
-}
-
 // Reach returns the accounts of a component that the service names one by one. all: it may have any account,
 // by the whole component or by refs.
 func (s *Service) Reach(component string) (appids []string, all bool) {

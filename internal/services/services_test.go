@@ -250,21 +250,6 @@ func TestMayLink(t *testing.T) {
 	}
 }
 
-func TestWants(t *testing.T) {
-	t.Parallel()
-	for fields, want := range map[string][]bool{ // component, other
-		`"accounts":["` + component + `/*"]`:            {true, false},
-		`"accounts":["` + component + `/` + shop + `"]`: {true, false},
-		`"accounts":["ref:t*"]`:                         {true, true},
-		`"accounts":[]`:                                 {false, false},
-	} {
-		s := one(t, fields)
-		if got := []bool{s.Wants(component), s.Wants(other)}; !slices.Equal(got, want) {
-			t.Errorf("%s: wants %v, want %v", fields, got, want)
-		}
-	}
-}
-
 func TestMakeKey(t *testing.T) {
 	t.Parallel()
 	key, digest := services.MakeKey()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/logtest"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/settings"
 )
@@ -65,7 +66,7 @@ func TestEmptyVariables(t *testing.T) {
 	if err := program.Parse(&want, nil); err != nil {
 		t.Fatal(err)
 	}
-	log, out := recorder()
+	log, out := logtest.New()
 	if err := program.LogSettings(log, &want); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func TestLists(t *testing.T) {
 			if !slices.Equal(cfg.Renewal.ReturnHosts, row.want) {
 				t.Errorf("got %q, want %q", cfg.Renewal.ReturnHosts, row.want)
 			}
-			log, out := recorder()
+			log, out := logtest.New()
 			if err := program.LogSettings(log, &cfg); err != nil {
 				t.Fatal(err)
 			}
@@ -249,7 +250,7 @@ func TestSettingsInTheLogWithoutSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.ComponentAppsecret = wxtoken.NewSecret("SEKRET-6")
-	log, out := recorder()
+	log, out := logtest.New()
 	if err := program.LogSettings(log, &cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ type follower struct {
 func follow(t *testing.T, files map[string]string, named func(in func(string) string) (settings.ComponentSettings, *settings.AppsecretSettings, *settings.PushSettings)) *follower {
 	t.Helper()
 	f := &follower{t: t, dir: tree(t, files)}
-	log, out := recorder()
+	log, out := logtest.New()
 	f.out = out
 	c, secret, push := named(f.in)
 	known, err := settings.LoadComponents(c, secret, push)
