@@ -390,3 +390,102 @@ func TestReconcileWaitsForAClaim(t *testing.T) {
 		})
 	}
 }
+
+// TestReconcileFromNothing loses all data: WeChat's list of 600 accounts brings back everybody whose
+// code was ever exchanged. It has no refresh token of the others, nor has their profile: each is asked about, and is told to authorize.
+func TestReconcileFromNothing(t *testing.T) {
+	r := newRig(t, options{idle: true, sim: wechatsim.Config{HideUnexchanged: true}, cfg: func(c *refresher.Config) {
+		c.Concurrency, c.SweepEvery = 64, 5*time.Second // a busy machine's NATS may store a record and not the due message after it
+	}})
+	r.keep()
+	const listed, each = 600, 4 // on two pages; every fourth was exchanged
+	r.ticket()
+	first := r.next(events.KindTicket)
+	client := r.client()
+	grant, err := client.ComponentToken(t.Context(), appid, appsecret, first.Ticket)
+	r.must(err)
+	for i := range listed {
+		r.must(r.sim.Authorize(appid, fmt.Sprintf("wxmany%011d", i)))
+	}
+	exchanged := map[string]bool{}
+	for i := range listed {
+		if push := r.next(events.KindAuthorized); i%each == 0 {
+			_, err := client.QueryAuth(t.Context(), grant.AccessToken, appid, push.Code)
+			r.must(err)
+			exchanged[push.Authorizer] = true
+		}
+	}
+	r.sim.ClearHistory()
+	p := r.start()
+	r.send(first)
+	r.listRead()
+	r.drained()
+	// Where the machine was too slow for a call or an ack, that is made again, and counted twice; and so is a list for those still without a refresh token.
+	if r.log.count("message put off", "reconcile: ") == 0 && r.log.count("reconciled with WeChat") == 1 {
+		r.wantCalls(apiList, 2)
+	}
+	if r.log.count("renewal delayed") == 0 && r.log.count("message put off", "commit ") == 0 {
+		r.wantCalls(apiRefresh, listed/each)
+	}
+	for i := range listed {
+		account := fmt.Sprintf("wxmany%011d", i)
+		if !exchanged[account] { // a due message that was not stored is made by the next sweep
+			r.eventually(func() error {
+				asked, state := r.calls(apiInfo, account), r.status(wxtoken.AuthorizerKey(appid, account)).State
+				if asked == 0 || state == "" {
+					return fmt.Errorf("%s was asked about %d times and is %q", account, asked, state)
+				}
+				return nil
+			})
+		}
+		key := wxtoken.AuthorizerKey(appid, account)
+		if exchanged[account] {
+			r.must(r.accepted(account))
+			r.wantScheduled(key)
+		} else if s := r.status(key); s.State != wxtoken.StateNeedsAuthorization || r.calls(apiInfo, account) != 1 {
+			t.Fatalf("%s is %q, and was asked about %d times", account, s.State, r.calls(apiInfo, account))
+		}
+	}
+	r.eventually(func() error { // the refresher hears of its own records a moment later
+		unkept, needy := r.metric(p, "wxtoken_reconcile_unkept", appid), r.metric(p, "wxtoken_authorizers", appid, string(wxtoken.StateNeedsAuthorization))
+		if unkept != listed-listed/each || needy != listed-listed/each {
+			return fmt.Errorf("%v accounts are said to be listed and not kept, %v to be in need of an authorization", unkept, needy)
+		}
+		return nil
+	})
+}
+
+// TestReconcileDeletesNothing gives lists that lack accounts, or none at all.
+func TestReconcileDeletesNothing(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	token, cred := r.token(aliceKey), r.credential(aliceKey)
+	for i, f := range []wechatsim.Fault{
+		{Mode: wechatsim.FaultBody, Body: `{"total_count":0,"list":[]}`},
+		{Mode: wechatsim.FaultBody, Body: `{"total_count":700,"list":[{"authorizer_appid":"` + alice + `","auth_time":1}]}`},
+		{Mode: wechatsim.FaultHTML},
+	} {
+		f.API, f.Times = apiList, 1
+		r.fail(f)
+		before := r.calls(apiList)
+		r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
+		r.until("not asked", func() bool { return r.calls(apiList) > before })
+		r.until("not reconciled", func() bool { return r.log.count("reconciled with WeChat") >= i+2 }) // a page that fails is asked for again
+		if r.token(aliceKey) != token || r.credential(aliceKey).Revision != cred.Revision {
+			t.Fatalf("list %d changed the account", i)
+		}
+	}
+}
+
+// TestReconcileBringsBackTheRevoked has WeChat's list contradict a cancellation.
+func TestReconcileBringsBackTheRevoked(t *testing.T) {
+	r := newRig(t, options{})
+	r.authorize(alice)
+	r.fail(wechatsim.Fault{API: apiRefresh, Errcode: 61003, Times: 1})
+	r.poke(aliceKey)
+	r.state(aliceKey, wxtoken.StateRevoked)
+	r.heard() // the list is compared with what the refresher knows
+	r.must(r.store.ScheduleReconcile(t.Context(), appid, 6*time.Hour, true))
+	r.generation(aliceKey, 2)
+	r.state(aliceKey, wxtoken.StateActive)
+}
