@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
 	"wxtoken/client"
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
-	"wxtoken/internal/wechat"
 	"wxtoken/wechatsim"
 )
 
@@ -63,11 +61,6 @@ func (r *rig) must(err error) {
 	}
 }
 
-func (r *rig) ticket() {
-	r.Helper()
-	r.must(r.sim.PushTicket(appid))
-}
-
 // listRead waits until WeChat's list was read and taken over. A slow NATS has it read more than once.
 func (r *rig) listRead() {
 	r.Helper()
@@ -77,16 +70,6 @@ func (r *rig) listRead() {
 		}
 		return onTheWay(fmt.Sprintf("WeChat's list was not read, after %d calls", len(r.sim.History())))
 	})
-}
-
-// authorize has an account authorize, and waits until that is known.
-func (r *rig) authorize(account string) {
-	r.Helper()
-	r.reconciled() // it would find the account before its push does
-	r.must(r.sim.Authorize(appid, account))
-	r.eventually(func() error { return r.accepted(account) })
-	r.drained()
-	r.heard()
 }
 
 // token returns the token of key, a zero one if there is none.
@@ -262,21 +245,6 @@ func (r *rig) heard() {
 	})
 }
 
-// poke makes the current generation of key due.
-func (r *rig) poke(key wxtoken.Key) {
-	r.Helper()
-	r.pokeOld(key, r.credential(key).Generation)
-}
-
-// pokeOld makes a generation of key due.
-func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
-	r.Helper()
-	id := nuid.Next() // however often it has to be asked, NATS stores it once
-	read(r, func(ctx context.Context) (none struct{}, err error) {
-		return none, r.store.MakeDue(ctx, events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled}, id)
-	})
-}
-
 // handled returns how many due messages of key have come to their end.
 func (r *rig) handled(key wxtoken.Key) int {
 	return r.log.count(`"message":"message handled"`, events.DueSubject(key))
@@ -320,26 +288,4 @@ func (r *rig) wantScheduled(key wxtoken.Key) {
 	if at, ok := r.scheduled(key); !ok || !at.Equal(r.token(key).RenewAt) {
 		r.Errorf("%s is scheduled for %v (%t), its token says %v", key, at, ok, r.token(key).RenewAt)
 	}
-}
-
-// fail switches a trouble of the platform on.
-func (r *rig) fail(f wechatsim.Fault) {
-	r.Helper()
-	r.must(r.sim.Fail(f))
-}
-
-// client returns a client of the platform that is not the refresher's.
-func (r *rig) client() *wechat.Client {
-	r.Helper()
-	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://wechat", Transport: direct{r.sim.Handler()}})
-	r.must(err)
-	return client
-}
-
-// preAuthCode asks the platform for one, as whoever makes an authorization link does.
-func (r *rig) preAuthCode() string {
-	r.Helper()
-	code, err := r.client().CreatePreAuthCode(r.Context(), r.token(componentKey).Value.Reveal(), appid)
-	r.must(err)
-	return code.Code
 }

@@ -373,3 +373,55 @@ func (r *rig) next(kind string) (a events.Auth) {
 	})
 	return a
 }
+
+func (r *rig) ticket() {
+	r.Helper()
+	r.must(r.sim.PushTicket(appid))
+}
+
+// authorize has an account authorize, and waits until that is known.
+func (r *rig) authorize(account string) {
+	r.Helper()
+	r.reconciled() // it would find the account before its push does
+	r.must(r.sim.Authorize(appid, account))
+	r.eventually(func() error { return r.accepted(account) })
+	r.drained()
+	r.heard()
+}
+
+// poke makes the current generation of key due.
+func (r *rig) poke(key wxtoken.Key) {
+	r.Helper()
+	r.pokeOld(key, r.credential(key).Generation)
+}
+
+// pokeOld makes a generation of key due.
+func (r *rig) pokeOld(key wxtoken.Key, generation uint64) {
+	r.Helper()
+	id := nuid.Next() // however often it has to be asked, NATS stores it once
+	read(r, func(ctx context.Context) (none struct{}, err error) {
+		return none, r.store.MakeDue(ctx, events.Due{Key: key, Generation: generation, Reason: events.ReasonScheduled}, id)
+	})
+}
+
+// fail switches a trouble of the platform on.
+func (r *rig) fail(f wechatsim.Fault) {
+	r.Helper()
+	r.must(r.sim.Fail(f))
+}
+
+// client returns a client of the platform that is not the refresher's.
+func (r *rig) client() *wechat.Client {
+	r.Helper()
+	client, err := wechat.NewClient(wechat.ClientConfig{BaseURL: "http://wechat", Transport: direct{r.sim.Handler()}})
+	r.must(err)
+	return client
+}
+
+// preAuthCode asks the platform for one, as whoever makes an authorization link does.
+func (r *rig) preAuthCode() string {
+	r.Helper()
+	code, err := r.client().CreatePreAuthCode(r.Context(), r.token(componentKey).Value.Reveal(), appid)
+	r.must(err)
+	return code.Code
+}
