@@ -109,7 +109,11 @@ func TestMirrorFollows(t *testing.T) {
 	// Other settings: it is said what to do, and it helps.
 	cfg.MessagesMaxAge *= 2
 	streamstest.Setup(t, k.nc, k.js, cfg)
-	for _, m := range streams.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg) {
+	mirrors = streams.SetupMirrors(t.Context(), k.nc, k.js, k.apis[0], cfg)
+	if len(mirrors) != 3 {
+		t.Errorf("%d mirrors, want those of tokens, statuses and messages", len(mirrors))
+	}
+	for _, m := range mirrors {
 		if other := m.Stream == events.StreamMessages; other != (m.Err != nil) || other && !strings.Contains(m.Err.Error(), "account purge") {
 			t.Errorf("other settings: %+v", m)
 		}
@@ -128,10 +132,8 @@ func TestMirrorFollows(t *testing.T) {
 		}
 		return nil
 	})
-	for _, m := range func() []streams.Mirror { _, m := setup(); return m }() {
-		if !m.Created {
-			t.Errorf("after the purge: %+v", m)
-		}
+	if _, mirrors = setup(); len(mirrors) != 3 || slices.ContainsFunc(mirrors, func(m streams.Mirror) bool { return !m.Created }) {
+		t.Errorf("after the purge: %+v", mirrors)
 	}
 	k.reads(3)
 }

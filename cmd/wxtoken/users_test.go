@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"slices"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,10 +42,9 @@ func TestNATSUsers(t *testing.T) {
 	if _, err := streams.Setup(t.Context(), keeper, js, cfg); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range streams.SetupMirrors(t.Context(), keeper, js, events.DefaultServicesAPI, cfg) {
-		if m.Err != nil {
-			t.Fatal(m.Err)
-		}
+	mirrors := streams.SetupMirrors(t.Context(), keeper, js, events.DefaultServicesAPI, cfg)
+	if len(mirrors) == 0 || slices.ContainsFunc(mirrors, func(m streams.Mirror) bool { return m.Err != nil }) {
+		t.Fatalf("%+v", mirrors)
 	}
 	if _, err := js.Publish(t.Context(), events.TokenSubject(hotel), []byte("{}")); err != nil {
 		t.Fatal(err)

@@ -71,9 +71,9 @@ func TestJournal(t *testing.T) {
 
 	all := r.records(t)
 	for _, row := range []struct {
-		result          string
-		want            events.Push
-		detail, oddness string
+		result  string
+		want    events.Push
+		oddness string
 	}{
 		{result: "duplicate", want: events.Push{Component: component, Path: authPath, Kind: "authorized", Status: 200, Subject: "wechat.auth." + component + ".authorized"}},
 		{result: "stale", want: events.Push{Component: component, Path: authPath, Kind: "unauthorized", Status: 200, Reason: "stale", Subject: "wechat.auth." + component + ".unauthorized"}},

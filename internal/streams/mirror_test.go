@@ -26,7 +26,11 @@ func TestMirrorsWithoutAnAccount(t *testing.T) {
 	if err := streams.CheckMirrors(t.Context(), r.nc, r.js, absent); err == nil || !strings.Contains(err.Error(), "absent.API") {
 		t.Errorf("no answer for an account that was asked for: %v", err)
 	}
-	for _, m := range streams.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg) {
+	mirrors := streams.SetupMirrors(t.Context(), r.nc, r.js, "services.API", cfg)
+	if len(mirrors) == 0 {
+		t.Error("no mirror was tried")
+	}
+	for _, m := range mirrors {
 		if m.Err == nil || !strings.Contains(m.Err.Error(), "services.API") {
 			t.Errorf("no account has that prefix: %+v", m)
 		}

@@ -92,7 +92,7 @@ func BenchmarkDeliver(b *testing.B) {
 			b.Fatal(err)
 		}
 		until(messages)
-		took := before.since(b, began)
+		took := before.since(began)
 		running.Stop()
 		<-running.Closed()
 		close(queue)
@@ -113,7 +113,7 @@ func BenchmarkDeliver(b *testing.B) {
 		began, before := time.Now(), currentUsage()
 		g := r.gateway()
 		until(messages)
-		took := before.since(b, began)
+		took := before.since(began)
 		g.stop()
 		if err := r.js.DeleteConsumer(b.Context(), events.StreamMessages, names[0]); err != nil {
 			b.Fatal(err)
@@ -156,7 +156,7 @@ func (u *usage) add(other usage) {
 }
 
 // since returns what was used after an earlier look.
-func (u usage) since(b *testing.B, began time.Time) usage {
+func (u usage) since(began time.Time) usage {
 	now := currentUsage()
 	return usage{took: time.Since(began), cpu: now.cpu - u.cpu, allocs: now.allocs - u.allocs}
 }
