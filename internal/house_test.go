@@ -34,7 +34,7 @@ var floors = []struct {
 	{rooms: []string{"internal/ingest", "internal/refresher", "internal/transfer", "wechatsim", "internal/natsconn", "internal/console", "internal/preflight", "internal/gateway", "internal/webhooks", "internal/redis"}},
 	{rooms: []string{"internal/doors"}},       // a gateway, put together for the commands that run one
 	{rooms: []string{"cmd/*", "wxtokentest"}}, // wxtokentest: all of it within the test of a service
-	{rooms: []string{"internal", "internal/browsertest", "internal/clienttest", "internal/clienttest/document", "internal/clienttest/message", "internal/streams/streamstest", "internal/logtest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
+	{rooms: []string{"internal", "internal/browsertest", "internal/clienttest", "internal/clienttest/document", "internal/clienttest/message", "internal/streams/streamstest", "internal/logtest", "internal/looktest", "internal/natsd/natsdtest", "internal/systemtest"}, testOnly: true},
 }
 
 // only says who may import a package, tests aside. A path that ends in "/..." stands for all below it too.

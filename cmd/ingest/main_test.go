@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -28,7 +29,7 @@ func TestProtocol(t *testing.T) {
 	srv := natsdtest.StartTCP(t)
 	js := setup(t, srv)
 	p := start(t, srv.ClientURL())
-	eventually(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
+	looktest.Until(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
 	query, body := sealed(t, ticketText())
 	head := func(first, fields string) string { return first + "\r\n" + fields + "\r\n" }
 	push := "POST " + authPath + "?" + query + " HTTP/1.1"
@@ -112,7 +113,7 @@ func TestHangUp(t *testing.T) {
 	srv := natsdtest.StartTCP(t)
 	js := setup(t, srv)
 	p := start(t, srv.ClientURL())
-	eventually(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
+	looktest.Until(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
 	push := ticketText()
 	query, body := sealed(t, push)
 	conn, err := net.Dial("tcp", p.addr)
@@ -140,7 +141,7 @@ func TestCrowd(t *testing.T) {
 	srv := natsdtest.StartTCP(t)
 	setup(t, srv)
 	p := start(t, srv.ClientURL())
-	eventually(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
+	looktest.Until(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
 	for range 800 {
 		conn, err := net.Dial("tcp", p.addr)
 		if err != nil {
@@ -173,7 +174,7 @@ func TestComponentsChange(t *testing.T) {
 	srv := natsdtest.StartTCP(t)
 	js := setup(t, srv)
 	p := start(t, srv.ClientURL(), "WXTOKEN_COMPONENT_APPID=", "WXTOKEN_COMPONENT_TOKEN=", "WXTOKEN_COMPONENT_AES_KEY=", "WXTOKEN_COMPONENTS_DIR="+dir)
-	eventually(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
+	looktest.Until(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
 	answers := func(want int) func() bool {
 		return func() bool {
 			status, _, err := p.push(t, ticketText())
@@ -188,20 +189,20 @@ func TestComponentsChange(t *testing.T) {
 	}
 	write(component+"/token", "SEKRETwrong")
 	write(component+"/aes_key", aesKey)
-	eventually(t, "the component that was added", answers(http.StatusForbidden))
+	looktest.Until(t, "the component that was added", answers(http.StatusForbidden))
 	write(component+"/token", token)
 	write(component+"/token_previous", "SEKRETwrong")
-	eventually(t, "its other token", answers(http.StatusOK))
+	looktest.Until(t, "its other token", answers(http.StatusOK))
 	if got := stored(t, js); got != 1 {
 		t.Errorf("%d events, want 1", got)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, component)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the component that was removed", answers(http.StatusNotFound))
+	looktest.Until(t, "the component that was removed", answers(http.StatusNotFound))
 	for _, msg := range []string{"component added", "component's secrets changed", "component removed"} {
 		said := regexp.MustCompile(`"component":"` + component + `".*"msg":"` + msg + `"`)
-		eventually(t, msg+" in the log", func() bool { return said.MatchString(p.text()) }) // it is said once it holds
+		looktest.Until(t, msg+" in the log", func() bool { return said.MatchString(p.text()) }) // it is said once it holds
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -45,7 +46,7 @@ func TestKilled(t *testing.T) {
 			push := row.text()
 
 			first := startBinary(t, binary, srv.ClientURL(), "WXTOKEN_CRASH="+row.crash)
-			eventually(t, "connected to NATS", func() bool { return strings.Contains(first.text(), "nats connected") })
+			looktest.Until(t, "connected to NATS", func() bool { return strings.Contains(first.text(), "nats connected") })
 			if status, body, err := first.push(t, push); err == nil {
 				t.Fatalf("answer %d %q from a process that was to be killed", status, body)
 			}
@@ -58,7 +59,7 @@ func TestKilled(t *testing.T) {
 			}
 
 			second := start(t, srv.ClientURL())
-			eventually(t, "connected to NATS", func() bool { return strings.Contains(second.text(), "nats connected") })
+			looktest.Until(t, "connected to NATS", func() bool { return strings.Contains(second.text(), "nats connected") })
 			if status, body, err := second.push(t, push); err != nil || status != http.StatusOK || body != "success" {
 				t.Fatalf("answer to the repeat %d %q, %v, want 200 success", status, body, err)
 			}
@@ -83,7 +84,7 @@ func TestBuildWithoutCrash(t *testing.T) {
 	srv := natsdtest.StartTCP(t)
 	js := setup(t, srv)
 	p := start(t, srv.ClientURL(), "WXTOKEN_CRASH=ingest.before_publish:1")
-	eventually(t, "the push is taken", func() bool {
+	looktest.Until(t, "the push is taken", func() bool {
 		status, body, err := p.push(t, ticketText())
 		if err != nil {
 			t.Fatalf("push: %v\n%s", err, p.text())
@@ -112,7 +113,7 @@ func TestWithoutNATS(t *testing.T) {
 	}
 
 	srv.Restart()
-	eventually(t, "NATS is back, but without AUTH", func() bool {
+	looktest.Until(t, "NATS is back, but without AUTH", func() bool {
 		_, body := p.get(t, "/readyz")
 		return strings.Contains(body, "refresher")
 	})
@@ -121,7 +122,7 @@ func TestWithoutNATS(t *testing.T) {
 	}
 
 	js := setup(t, srv)
-	eventually(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
+	looktest.Until(t, "ready", func() bool { status, _ := p.get(t, "/readyz"); return status == http.StatusOK })
 	if status, body, err := p.push(t, ticketText()); err != nil || status != http.StatusOK || body != "success" {
 		t.Fatalf("answer %d %q, %v, want 200 success", status, body, err)
 	}
@@ -178,7 +179,7 @@ func TestRestartsUnderLoad(t *testing.T) {
 			})
 		}
 		before := stored(t, js)
-		eventually(t, "20 events", func() bool { return stored(t, js) >= before+20 })
+		looktest.Until(t, "20 events", func() bool { return stored(t, js) >= before+20 })
 		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}

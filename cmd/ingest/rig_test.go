@@ -198,16 +198,6 @@ func (p *process) get(t *testing.T, path string) (status int, body string) {
 	return resp.StatusCode, string(text)
 }
 
-// eventually polls until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 // setup makes the streams.
 func setup(t *testing.T, srv *natsdtest.Server) jetstream.JetStream {
 	t.Helper()

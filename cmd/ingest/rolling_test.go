@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -133,7 +134,7 @@ func TestRollingRestarts(t *testing.T) {
 	defer looking.Wait()
 	defer stop()
 	for _, p := range b.slots {
-		eventually(t, "both ready", func() bool { return b.isReady(p) })
+		looktest.Until(t, "both ready", func() bool { return b.isReady(p) })
 	}
 	front := httptest.NewServer(b.handler())
 	defer front.Close()
@@ -181,8 +182,8 @@ func TestRollingRestarts(t *testing.T) {
 		b.mu.Lock()
 		b.slots[at] = fresh
 		b.mu.Unlock()
-		eventually(t, "the fresh one is ready", func() bool { return b.isReady(fresh) })
-		eventually(t, "pushes meanwhile", func() bool { return number.Load() >= before+10 })
+		looktest.Until(t, "the fresh one is ready", func() bool { return b.isReady(fresh) })
+		looktest.Until(t, "pushes meanwhile", func() bool { return number.Load() >= before+10 })
 	}
 	close(enough)
 	senders.Wait()

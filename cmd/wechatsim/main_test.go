@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"wxtoken/internal/looktest"
 	"wxtoken/wechatsim"
 )
 
@@ -162,19 +163,14 @@ func TestEachCurlLine(t *testing.T) {
 func TestAccountsAuthorizeByThemselves(t *testing.T) {
 	t.Parallel()
 	p := start(t, "--authorizers=2", "--log-format=json")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	looktest.Until(t, "two authorizers", func() bool {
 		_, text := curl(t, "curl http://"+p.control+"/truth")
 		var truths []wechatsim.Truth
 		if err := json.Unmarshal([]byte(text), &truths); err != nil {
 			t.Fatalf("%v: %s", err, text)
 		}
-		if truths[0].Authorizers == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("truth %s", text)
-		}
-	}
+		return truths[0].Authorizers == 2
+	})
 	p.end(t, os.Interrupt)
 	for line := range strings.Lines(p.stdout.String()) {
 		if !json.Valid([]byte(line)) || strings.Contains(line, "SEKRET") {
@@ -246,15 +242,10 @@ func TestSeveralComponents(t *testing.T) {
 			t.Errorf("it does not say where %s is pushed:\n%s", c.AppID, p.banner)
 		}
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	looktest.Until(t, "the account authorizes both components", func() bool {
 		_, text := curl(t, "curl http://"+p.control+"/truth")
-		if strings.Count(text, `"authorizer":"wxa000000000000001","live":true`) == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("truth %s", text)
-		}
-	}
+		return strings.Count(text, `"authorizer":"wxa000000000000001","live":true`) == 2
+	})
 	if status, answer := curl(t, "curl -d 'authorizer=wxa000000000000001' http://"+p.control+"/cancel"); status != http.StatusBadRequest {
 		t.Errorf("which component was meant? %d %s", status, answer)
 	}

@@ -455,13 +455,13 @@ func testRequests(t *testing.T, file string) {
 }
 
 // eventually waits until try has no error.
-func eventually(t *testing.T, what string, try func() error) {
+func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	within(t, patience, what, try)
 }
 
 // within is eventually with another end.
-func within(t *testing.T, patience time.Duration, what string, try func() error) {
+func within(t testing.TB, patience time.Duration, what string, try func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		err := try()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/looktest"
 )
 
 // targets are the subjects on which a message that the server is made to publish could do harm.
@@ -224,14 +225,12 @@ func TestFeeder(t *testing.T) {
 				t.Fatal(err)
 			}
 			var names []string // the API answers in no order: a busy server may be at the first still
-			for deadline := time.Now().Add(patience); len(names) == 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			looktest.Until(t, "no consumer was made at all", func() bool {
 				names = consumersOf(k, "SERVICES")[events.StreamTokens]
-			}
+				return len(names) > 0
+			})
 			if harmed := slices.Contains(names, "services"); harmed != row.harmful {
 				t.Errorf("consumers %v: with the mirror's name %t, want %t", names, harmed, row.harmful)
-			}
-			if !row.harmful && len(names) == 0 {
-				t.Error("no consumer was made at all")
 			}
 		})
 	}

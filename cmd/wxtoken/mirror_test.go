@@ -215,15 +215,10 @@ func BenchmarkNewsAcrossAccounts(b *testing.B) {
 	for _, user := range []string{"admin", "service"} { // admin: in the keeper's account
 		nc, reader := connect(user)
 		var kv jetstream.KeyValue
-		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-			var err error
-			if kv, err = reader.KeyValue(b.Context(), events.BucketTokens); err == nil {
-				break
-			}
-			if time.Now().After(deadline) {
-				b.Fatal(err)
-			}
-		}
+		eventually(b, "the bucket for "+user, func() (err error) {
+			kv, err = reader.KeyValue(b.Context(), events.BucketTokens)
+			return err
+		})
 		news, err := nc.SubscribeSync("token.updated." + hotel.String())
 		if err != nil {
 			b.Fatal(err)

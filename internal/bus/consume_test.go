@@ -18,6 +18,7 @@ import (
 	"wxtoken/internal/bus"
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams"
 )
@@ -78,7 +79,7 @@ func (r *rig) publish(data string) {
 // waitGone waits until no event is left.
 func (r *rig) waitGone() {
 	r.Helper()
-	r.eventually("the event is gone", func() bool { return r.info(events.StreamAuth).State.Msgs == 0 })
+	looktest.Until(r, "the event is gone", func() bool { return r.info(events.StreamAuth).State.Msgs == 0 })
 }
 
 func TestAck(t *testing.T) {
@@ -152,7 +153,7 @@ func TestPutOffAgain(t *testing.T) {
 	}}
 	r.publish("one")
 	r.consume(c, d.handle)
-	r.eventually("13 deliveries", func() bool { return d.count() == 13 })
+	looktest.Until(r, "13 deliveries", func() bool { return d.count() == 13 })
 	if text := log.String(); strings.Count(text, "message put off") != 1 || !strings.Contains(text, `"deliveries":10`) || !strings.Contains(text, "no answer") {
 		t.Errorf("logged %s", text)
 	}
@@ -196,7 +197,7 @@ func TestNeverWithoutDead(t *testing.T) {
 	d := deliveries{verb: func(int, events.Msg) error { return events.Never(errors.New("no")) }}
 	r.consume(r.consumer(), d.handle)
 	r.publish("one")
-	r.eventually("a second try", func() bool { return d.count() >= 2 })
+	looktest.Until(r, "a second try", func() bool { return d.count() >= 2 })
 	_, err := streams.Setup(t.Context(), r.nc, r.js, config)
 	r.must(err)
 	r.waitGone()
@@ -213,7 +214,7 @@ func TestHeartbeat(t *testing.T) {
 	d := deliveries{verb: func(int, events.Msg) error { <-release; return nil }}
 	stop := r.consume(r.consumer(), d.handle)
 	r.publish("slow")
-	r.eventually("delivered", func() bool { return d.count() == 1 })
+	looktest.Until(r, "delivered", func() bool { return d.count() == 1 })
 	r.consume(r.consumer(), others.handle) // would take it at once
 	time.Sleep(6 * time.Second)            // the point is that nothing happens
 	if d.count() != 1 || others.count() != 0 {
@@ -235,7 +236,7 @@ func TestKilledConsumer(t *testing.T) {
 	c.JS = js
 	stop := r.consume(c, killed.handle)
 	r.publish("one")
-	r.eventually("delivered", func() bool { return killed.count() == 1 })
+	looktest.Until(r, "delivered", func() bool { return killed.count() == 1 })
 	nc.Close()
 	var heir deliveries
 	r.consume(r.consumer(), heir.handle)
@@ -268,11 +269,11 @@ func TestServerRestarted(t *testing.T) {
 	r.publish("one")
 	r.waitGone()
 	r.nats.Restart()
-	r.eventually("published", func() bool {
+	looktest.Until(r, "published", func() bool {
 		_, err := r.js.Publish(t.Context(), subject, []byte("two"), jetstream.WithMsgID("two"))
 		return err == nil
 	})
-	r.eventually("delivered", func() bool { return d.count() >= 2 })
+	looktest.Until(r, "delivered", func() bool { return d.count() >= 2 })
 }
 
 // TestFreeSlots publishes more than there are slots: a message for which no slot is free stays for other consumers.
@@ -285,10 +286,10 @@ func TestFreeSlots(t *testing.T) {
 	for i := range published {
 		r.publish(fmt.Sprint(i))
 	}
-	r.eventually("all hands are full", func() bool { return busy.count() == 4 })
+	looktest.Until(r, "all hands are full", func() bool { return busy.count() == 4 })
 	var other deliveries
 	r.consume(r.consumer(), other.handle)
-	r.eventually("the other took the rest", func() bool { return other.count() == published-4 })
+	looktest.Until(r, "the other took the rest", func() bool { return other.count() == published-4 })
 	if busy.count() != 4 {
 		t.Errorf("%d messages in 4 hands", busy.count())
 	}
@@ -327,5 +328,5 @@ func TestRunEnds(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("the handler's context ended first: %v", err)
 	}
-	r.eventually("one was acked", func() bool { return r.info(events.StreamAuth).State.Msgs == 1 })
+	looktest.Until(r, "one was acked", func() bool { return r.info(events.StreamAuth).State.Msgs == 1 })
 }

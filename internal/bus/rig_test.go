@@ -14,9 +14,6 @@ import (
 
 func TestMain(m *testing.M) { natsdtest.Main(m, 8) }
 
-// within bounds everything that a test waits for. It is long, because a machine may be slow.
-const within = time.Minute
-
 // rig is a NATS server with our streams.
 type rig struct {
 	*testing.T
@@ -41,15 +38,6 @@ func (r *rig) must(err error) {
 	r.Helper()
 	if err != nil {
 		r.Fatal(err)
-	}
-}
-
-func (r *rig) eventually(what string, f func() bool) {
-	r.Helper()
-	for deadline := time.Now().Add(within); !f(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			r.Fatalf("not within %v: %s", within, what)
-		}
 	}
 }
 

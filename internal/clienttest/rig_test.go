@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/client"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
@@ -145,15 +146,7 @@ func tokenOf(key wxtoken.Key, n uint64, at time.Time) wxtoken.Token {
 
 func valueOf(key wxtoken.Key, n uint64) string { return fmt.Sprintf("SEKRET-%s-%d", key, n) }
 
-// eventually polls until ok is true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
+func eventually(t testing.TB, what string, ok func() bool) { t.Helper(); looktest.Until(t, what, ok) }
 
 // has reports whether the view has the n-th token of key.
 func has(client *wxtoken.Client, key wxtoken.Key, n uint64) func() bool {

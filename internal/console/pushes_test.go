@@ -20,13 +20,11 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/login"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
 	"wxtoken/wxtokentest"
 )
-
-// rigPatience bounds what a test waits for. It is long, because a machine may be slow.
-const rigPatience = time.Minute
 
 // sekret is in everything that no page may show.
 const sekret = "SEKRET"
@@ -144,16 +142,6 @@ func (r *rig) clean(path, page string) string {
 	return page
 }
 
-// until waits for a page to be as wanted.
-func (r *rig) until(what string, f func() bool) {
-	r.Helper()
-	for end := time.Now().Add(rigPatience); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			r.Fatalf("not within %s: %s", rigPatience, what)
-		}
-	}
-}
-
 // has fails the test unless a page has all of the texts.
 func (r *rig) has(page string, texts ...string) {
 	r.Helper()
@@ -187,7 +175,7 @@ func TestMessages(t *testing.T) {
 	r.put("ingest", "wechat.notice."+keeper+"._", "no document: ComponentVerifyTicket="+sekret)
 
 	var all console.Pushes
-	r.until("three messages", func() bool {
+	looktest.Until(r, "three messages", func() bool {
 		all = console.Pushes{}
 		r.read("/pushes", &all)
 		return len(all.Came) >= 4
@@ -342,7 +330,7 @@ func TestDeadLetters(t *testing.T) {
 	if rec := r.ask(http.MethodPost, "/act/dead", form, "Accept", "application/json"); rec.Code != http.StatusOK {
 		t.Fatalf("replay: %d %s", rec.Code, rec.Body)
 	}
-	r.until("the cancellation is acted on", func() bool {
+	looktest.Until(r, "the cancellation is acted on", func() bool {
 		rec := r.ask(http.MethodGet, "/accounts/"+wxtokentest.Merchant.String(), nil, "Accept", "application/json")
 		return strings.Contains(rec.Body.String(), `"revoked"`)
 	})
@@ -361,7 +349,7 @@ func TestDeadLetters(t *testing.T) {
 // TestLinks: an operator makes a link, sees it once with its code, and then how it stands; the list opens none.
 func TestLinks(t *testing.T) {
 	r := newRig(t)
-	r.until("the component is known", func() bool { return strings.Contains(r.html("/accounts"), shop) })
+	looktest.Until(r, "the component is known", func() bool { return strings.Contains(r.html("/accounts"), shop) })
 	if page := r.html("/links"); strings.Contains(page, "/act/link") || !strings.Contains(page, "No links yet.") {
 		t.Errorf("for a reader: %s", main(page))
 	}
@@ -389,7 +377,7 @@ func TestLinks(t *testing.T) {
 		t.Fatalf("the list: %+v", all)
 	}
 	// A browser opens it.
-	answer, err := r.as("ingest").Request(events.SubjectConnectOpen, fmt.Appendf(nil, `{"id":%q}`, link[strings.LastIndex(link, "/")+1:]), rigPatience)
+	answer, err := r.as("ingest").Request(events.SubjectConnectOpen, fmt.Appendf(nil, `{"id":%q}`, link[strings.LastIndex(link, "/")+1:]), patience)
 	r.must(err)
 	if !strings.Contains(string(answer.Data), `"session"`) {
 		t.Fatalf("opened: %s", answer.Data)
@@ -414,7 +402,7 @@ func (r *rig) limits() {
 	if rec.Code != http.StatusOK {
 		r.Fatalf("ask WeChat: %d %s", rec.Code, rec.Body)
 	}
-	r.until("the limits are not shown", func() bool { return strings.Contains(r.html("/"), "as of <time") })
+	looktest.Until(r, "the limits are not shown", func() bool { return strings.Contains(r.html("/"), "as of <time") })
 	var o console.Overview
 	r.read("/", &o)
 	if api := o.Components[0].APIs[0]; api.Told == nil || api.Told.DailyLimit == 0 || api.Told.At.IsZero() {
@@ -449,7 +437,7 @@ func TestServices(t *testing.T) {
 	r.put("refresher", events.DeadWebhookSubject("shop", "wechat.message."+keeper+"."+shop+".text"), "<xml/>", events.HeaderReason, "500")
 
 	var all console.Services
-	r.until("all gateways", func() bool {
+	looktest.Until(r, "all gateways", func() bool {
 		all = console.Services{}
 		r.read("/services", &all)
 		return len(all.Gateways) == 3 && len(all.Services) == 3

@@ -13,6 +13,7 @@ import (
 	"wxtoken/internal/console"
 	"wxtoken/internal/events"
 	"wxtoken/internal/login"
+	"wxtoken/internal/looktest"
 )
 
 // sentence is a piece of English in a text: three words of small letters.
@@ -23,7 +24,7 @@ var sentence = regexp.MustCompile(`\b[a-z']{2,} [a-z']{2,} [a-z']{2,}\b`)
 func TestRefusedInBothLanguages(t *testing.T) {
 	r := newRig(t)
 	r.role = login.Admin
-	r.until("the component is known", func() bool { return strings.Contains(r.html("/accounts"), shop) })
+	looktest.Until(r, "the component is known", func() bool { return strings.Contains(r.html("/accounts"), shop) })
 	component, nobody := "component."+keeper, "authorizer."+keeper+".wxnobody"
 	foreign := "component.wxnotours"
 
@@ -83,7 +84,7 @@ func TestRefusedInBothLanguages(t *testing.T) {
 	code, err := json.Marshal(events.Auth{Kind: events.KindAuthorized, Component: keeper, Authorizer: shop, CreateTime: time.Now().UTC()})
 	r.must(err)
 	r.put("ingest", events.AuthSubject(keeper, events.KindAuthorized), string(code))
-	r.until("the push without a code lies on DEAD", func() bool {
+	looktest.Until(r, "the push without a code lies on DEAD", func() bool {
 		r.read("/pushes?show=dead", &dead)
 		return len(dead.Dead) == 2
 	})

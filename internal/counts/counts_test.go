@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/streams/streamstest"
 )
@@ -58,13 +59,7 @@ func TestRun(t *testing.T) {
 	c.Add(Renewed, 1)
 	c.Most(LatestMS, 70)
 	c.Most(LatestMS, 50)
-	deadline := time.Now().Add(time.Minute)
-	for len(read()) == 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing is written")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	looktest.Until(t, "nothing is written", func() bool { return len(read()) > 0 })
 	c.Add(Failed, 1)
 	cancel()
 	running.Wait()

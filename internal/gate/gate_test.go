@@ -17,6 +17,7 @@ import (
 	"wxtoken/internal/account"
 	"wxtoken/internal/events"
 	"wxtoken/internal/gate"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/store"
 	"wxtoken/internal/streams/streamstest"
@@ -29,8 +30,6 @@ const (
 	component = "wxc0mp0nent000000"
 	alice     = "wxa1ice0000000000"
 	secret    = "SEKRET-appsecret"
-	// within bounds everything that a test waits for. It is long, because a machine may be slow.
-	within = time.Minute
 )
 
 var componentKey = wxtoken.ComponentKey(component)
@@ -132,20 +131,11 @@ func (r *rig) commit(key wxtoken.Key, value string) wxtoken.Token {
 	if _, err := r.store.Commit(r.Context(), cred, t); err != nil {
 		r.Fatal(err)
 	}
-	r.eventually("the view is behind", func() bool {
+	looktest.Until(r, "the view is behind", func() bool {
 		e, _ := r.view.Get(key)
 		return e.Token.Generation == t.Generation && e.Credential.Generation == t.Generation
 	})
 	return t
-}
-
-func (r *rig) eventually(what string, done func() bool) {
-	r.Helper()
-	for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
-		if time.Since(began) > within {
-			r.Fatal(what)
-		}
-	}
 }
 
 // make makes a call that is answered so.
@@ -262,7 +252,7 @@ func TestReasons(t *testing.T) {
 				}
 				return
 			}
-			r.eventually("the other does not know", func() bool { return slices.Equal(reasons(two), []wxtoken.Reason{row.reason}) })
+			looktest.Until(r, "the other does not know", func() bool { return slices.Equal(reasons(two), []wxtoken.Reason{row.reason}) })
 			if h := one.Holds(); len(h) != 1 || h[0].Reason != row.reason || gate.State(h[0]) != row.state || h[0].Error == nil || h[0].Error.Code != row.code {
 				t.Errorf("held back: %+v", h)
 			}
@@ -297,7 +287,7 @@ func TestReasons(t *testing.T) {
 			if got := reasons(one); len(got) > 0 {
 				t.Errorf("still held back: %v", got)
 			}
-			r.eventually("the other still shows it", func() bool { return len(reasons(two)) == 0 })
+			looktest.Until(r, "the other still shows it", func() bool { return len(reasons(two)) == 0 })
 		})
 	}
 }
@@ -308,9 +298,9 @@ func TestLeave(t *testing.T) {
 	one, two := r.process("one"), r.process("two")
 	r.commit(componentKey, "component-token")
 	_ = r.make(one, list, refusal(list, 61004))
-	r.eventually("not shared", func() bool { return len(reasons(two)) == 1 })
+	looktest.Until(r, "not shared", func() bool { return len(reasons(two)) == 1 })
 	one.Leave(t.Context())
-	r.eventually("left behind", func() bool { return len(reasons(two)) == 0 })
+	looktest.Until(r, "left behind", func() bool { return len(reasons(two)) == 0 })
 	if q, err := r.store.Quota(t.Context(), component); err != nil || q.Calls[string(wechat.APIAuthorizerList)] != 1 {
 		t.Errorf("counted: %v, %v", q.Calls, err)
 	}
@@ -336,7 +326,7 @@ func TestLeaveBeforeTheViewHears(t *testing.T) {
 		t.Errorf("left behind: %v, %v", q.Held, err)
 	}
 	r.view = view
-	r.eventually("still held back", func() bool { return len(reasons(two)) == 0 })
+	looktest.Until(r, "still held back", func() bool { return len(reasons(two)) == 0 })
 }
 
 // TestTokenRefused has WeChat refuse the component's token in many calls at once: one renewal is asked for, and nothing
@@ -427,7 +417,7 @@ func TestListFirst(t *testing.T) {
 		t.Error("they don't wait for the next one")
 	}
 	g.NoteList(t.Context(), r.clock())
-	r.eventually("still waiting for a list that was read", func() bool { return !g.Unlisted(call) && open(t.Context(), g, call) })
+	looktest.Until(r, "still waiting for a list that was read", func() bool { return !g.Unlisted(call) && open(t.Context(), g, call) })
 	r.forward(13 * time.Hour)
 	if !g.Unlisted(call) {
 		t.Error("a reading counts for ever")
@@ -436,7 +426,7 @@ func TestListFirst(t *testing.T) {
 	if open(t.Context(), g, call) { // although no sweep has noted that the wait is over
 		t.Error("who waited for one reading doesn't wait for the next")
 	}
-	r.eventually("the next list is not asked for", func() bool { n, _, err := asked.Pending(); return err == nil && n >= 3 })
+	looktest.Until(r, "the next list is not asked for", func() bool { n, _, err := asked.Pending(); return err == nil && n >= 3 })
 }
 
 // TestDoubted has many accounts refused at once: that is not believed, and closes no call.
@@ -456,7 +446,7 @@ func TestDoubted(t *testing.T) {
 	}
 	g.Sweep(t.Context())
 	two := r.process("two")
-	r.eventually("the other does not know", func() bool { return len(reasons(two)) == 1 })
+	looktest.Until(r, "the other does not know", func() bool { return len(reasons(two)) == 1 })
 	if !two.Believes() {
 		t.Error("the other doubts what it did not see")
 	}
@@ -476,7 +466,7 @@ func TestAnotherCallsQuota(t *testing.T) {
 	if err := r.make(g, renewal, refusal(renewal, 45009)); err == nil {
 		t.Fatal("the quota is not gone")
 	}
-	r.eventually("a renewal is not put off for the day", func() bool {
+	looktest.Until(r, "a renewal is not put off for the day", func() bool {
 		until, why := g.NotBefore(renewal.API, 0)
 		return until.Sub(r.clock()) > time.Hour && strings.Contains(why.ZH, "额度用完")
 	})

@@ -15,6 +15,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/gateway"
+	"wxtoken/internal/looktest"
 	"wxtoken/wxtokentest"
 )
 
@@ -435,7 +436,7 @@ func TestHangs(t *testing.T) {
 		t.Errorf("half a file came as a whole one: %d bytes, %v", len(got), err)
 	}
 	asked.Wait()
-	if n := r.unanswered("shop"); n != 3 { // what the caller left unfinished is not WeChat's
+	if n, _ := looktest.Sum(r, r.metrics, "wxtoken_gateway_unanswered_total", "shop"); n != 3 { // what the caller left unfinished is not WeChat's
 		t.Errorf("%v calls are counted as unanswered, want 3", n)
 	}
 }
@@ -474,7 +475,7 @@ func TestCallerGoes(t *testing.T) {
 	if a := r.call("GET", "/cgi-bin/user/info?access_token="+token, nil); a.get("errcode") != "0" {
 		t.Errorf("%d %s", a.status, a.body)
 	}
-	if n := r.unanswered("shop"); n != 0 {
+	if n, _ := looktest.Sum(r, r.metrics, "wxtoken_gateway_unanswered_total", "shop"); n != 0 {
 		t.Errorf("%v calls are counted as unanswered", n)
 	}
 }

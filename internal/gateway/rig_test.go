@@ -24,6 +24,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/gateway"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/serve"
 	"wxtoken/internal/services"
@@ -157,14 +158,7 @@ func (r *rig) must(err error) {
 	}
 }
 
-func (r *rig) until(what string, f func() bool) {
-	r.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			r.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
+func (r *rig) until(what string, ok func() bool) { r.Helper(); looktest.Until(r, what, ok) }
 
 // write writes the services file, as an editor does: whole.
 func (r *rig) write(text string) {
@@ -212,21 +206,6 @@ func (r *rig) do(req *http.Request) answer {
 	text, err := io.ReadAll(res.Body)
 	r.must(err)
 	return answer{res.StatusCode, res.Header, text}
-}
-
-// unanswered returns how many of a service's calls are counted as unanswered by WeChat.
-func (r *rig) unanswered(service string) (n float64) {
-	r.Helper()
-	families, err := r.metrics.Gather()
-	r.must(err)
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			if family.GetName() == "wxtoken_gateway_unanswered_total" && m.GetLabel()[0].GetValue() == service {
-				n += m.GetCounter().GetValue()
-			}
-		}
-	}
-	return n
 }
 
 // v1 makes a request to /v1 as a service.

@@ -267,5 +267,5 @@ func sha256Hex(text string) string {
 
 func (r *rig) pageCount(t testing.TB, page, result string) float64 {
 	t.Helper()
-	return r.count(t, "wxtoken_connect_total", map[string]string{"page": page, "result": result})
+	return r.count(t, "wxtoken_connect_total", page, result)
 }

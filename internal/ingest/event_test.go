@@ -131,7 +131,7 @@ func TestPushBecomesEvents(t *testing.T) {
 				}
 			}
 
-			if got := r.count(t, "wxtoken_push_total", map[string]string{"kind": row.kind, "result": "accepted"}); got != 1 {
+			if got := r.count(t, "wxtoken_push_total", row.kind, "accepted"); got != 1 {
 				t.Errorf("counted %v accepted pushes of kind %s, want 1", got, row.kind)
 			}
 			if text := r.log.String(); strings.Contains(text, "SEKRET") || len(r.log.lines(t)) > 0 {
@@ -183,7 +183,7 @@ func TestRepeatsAreOneEvent(t *testing.T) {
 				t.Fatalf("%s: answer %d %q, want 200 success", repeat.kind, status, body)
 			}
 		}
-		if got := r.count(t, "wxtoken_push_total", map[string]string{"kind": repeat.kind, "result": "duplicate"}); got != 2 {
+		if got := r.count(t, "wxtoken_push_total", repeat.kind, "duplicate"); got != 2 {
 			t.Errorf("%s: counted %v duplicates, want 2", repeat.kind, got)
 		}
 	}
@@ -224,8 +224,8 @@ func TestParallelRepeatsAreOneEvent(t *testing.T) {
 	if got := r.stored(t); got != 1 {
 		t.Errorf("%d events, want 1", got)
 	}
-	accepted := r.count(t, "wxtoken_push_total", map[string]string{"kind": "component_verify_ticket", "result": "accepted"})
-	duplicates := r.count(t, "wxtoken_push_total", map[string]string{"kind": "component_verify_ticket", "result": "duplicate"})
+	accepted := r.count(t, "wxtoken_push_total", "component_verify_ticket", "accepted")
+	duplicates := r.count(t, "wxtoken_push_total", "component_verify_ticket", "duplicate")
 	if accepted != 1 || duplicates != 99 {
 		t.Errorf("counted %v accepted and %v duplicate, want 1 and 99", accepted, duplicates)
 	}
@@ -244,7 +244,7 @@ func TestKeyRing(t *testing.T) {
 		}
 	}
 	for label, want := range map[string]float64{"current": 1, "previous": 2} {
-		if got := r.count(t, "wxtoken_push_key_total", map[string]string{"key": label}); got != want {
+		if got := r.count(t, "wxtoken_push_key_total", label); got != want {
 			t.Errorf("key %s used %v times, want %v", label, got, want)
 		}
 	}
@@ -280,10 +280,10 @@ func TestAge(t *testing.T) {
 			if got := r.stored(t); got != row.events {
 				t.Errorf("%d events, want %d", got, row.events)
 			}
-			if got := r.count(t, "wxtoken_push_total", map[string]string{"kind": "component_verify_ticket", "result": row.result}); got != 1 {
+			if got := r.count(t, "wxtoken_push_total", "component_verify_ticket", row.result); got != 1 {
 				t.Errorf("counted %v pushes as %s, want 1", got, row.result)
 			}
-			if got := r.count(t, "wxtoken_push_skewed_total", nil); got != row.skewed {
+			if got := r.count(t, "wxtoken_push_skewed_total"); got != row.skewed {
 				t.Errorf("counted %v skewed pushes, want %v", got, row.skewed)
 			}
 			var reason string

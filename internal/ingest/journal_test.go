@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"wxtoken/internal/events"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -164,15 +165,7 @@ func TestJournalWithoutNATS(t *testing.T) {
 	}
 	time.Sleep(1500 * time.Millisecond) // a try in vain; if there is none yet, the test is easier, not wrong
 	srv.Restart()
-	for deadline := time.Now().Add(2 * time.Minute); ; {
-		if r.js.Conn().IsConnected() {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("NATS does not come back")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	looktest.Until(t, "NATS does not come back", r.js.Conn().IsConnected)
 	deadline, counted := time.Now().Add(2*time.Minute), 0
 	for counted < 3 && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond)

@@ -148,7 +148,7 @@ func checkOddities(t *testing.T, r *rig, kinds string) {
 		return
 	}
 	for _, kind := range strings.Fields(kinds) {
-		if n := r.count(t, "wxtoken_push_odd_total", map[string]string{"kind": kind}); n != 1 {
+		if n := r.count(t, "wxtoken_push_odd_total", kind); n != 1 {
 			t.Errorf("counted %v of kind %s, want 1", n, kind)
 		}
 		if len(lines) != 1 || lines[0]["msg"] != "odd push stored" || !strings.Contains(fmt.Sprint(lines[0]["oddities"]), kind) || len(fmt.Sprint(lines[0]["detail"])) < 10 {

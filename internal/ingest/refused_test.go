@@ -378,7 +378,7 @@ func checkRefused(t *testing.T, r *rig, c *call, status int, reason string) {
 	if agent, _ := line["user_agent"].(string); len(agent) == 0 || len(agent) > 128 {
 		t.Errorf("logged %d bytes of User-Agent, want 1 to 128", len(agent))
 	}
-	if n := r.count(t, "wxtoken_push_rejected_total", map[string]string{"reason": reason}); n != 1 {
+	if n := r.count(t, "wxtoken_push_rejected_total", reason); n != 1 {
 		t.Errorf("counted %v for reason %s, want 1", n, reason)
 	}
 	for _, hidden := range []string{"SEKRET", "1590219412", c.query.Get("msg_signature"), "echostr=", "<xml>"} {

@@ -181,7 +181,7 @@ func TestReply(t *testing.T) {
 					t.Errorf("asked with %s %q, stored with %q", name, got, want)
 				}
 			}
-			if n, m := r.count(t, "wxtoken_reply_total", map[string]string{"result": "answered"}), r.count(t, "wxtoken_reply_duration_seconds", nil); n != 1 || m != 1 {
+			if n, m := r.count(t, "wxtoken_reply_total", "answered"), r.count(t, "wxtoken_reply_duration_seconds"); n != 1 || m != 1 {
 				t.Errorf("counted %v answers and %v durations, want one of each", n, m)
 			}
 			if text := r.log.String(); strings.Contains(text, "hello") || strings.Contains(text, "openid") || len(r.log.lines(t)) > 0 {
@@ -229,7 +229,7 @@ func TestNoReply(t *testing.T) {
 			if status != http.StatusOK || body != "success" || !strings.HasPrefix(header.Get("Content-Type"), "text/plain") {
 				t.Errorf("answer %d %q, want 200 success", status, body)
 			}
-			if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": row.result}); got != 1 {
+			if got := r.count(t, "wxtoken_reply_total", row.result); got != 1 {
 				t.Errorf("counted %v as %s, want 1", got, row.result)
 			}
 			var reasons []any
@@ -314,14 +314,14 @@ func TestNoListener(t *testing.T) {
 			t.Fatalf("answer %d %q, want 200 success", status, body)
 		}
 	}
-	if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": "none"}); got != 10 || asked.Load() != 0 {
+	if got := r.count(t, "wxtoken_reply_total", "none"); got != 10 || asked.Load() != 0 {
 		t.Errorf("counted %v without a listener, want 10; %d asked elsewhere", got, asked.Load())
 	}
 	// An authorization event has no reply.
 	if _, _, body := componentPush(t, authPath, ticketEvent()).send(t, at); body != "success" {
 		t.Errorf("answer %q, want success", body)
 	}
-	if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": "none"}); got != 10 {
+	if got := r.count(t, "wxtoken_reply_total", "none"); got != 10 {
 		t.Errorf("the services are asked about a ticket")
 	}
 }
@@ -375,7 +375,7 @@ func TestNewListener(t *testing.T) {
 			t.Fatalf("answer %q, want success", body)
 		}
 	}
-	if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": "none"}); got != 30 {
+	if got := r.count(t, "wxtoken_reply_total", "none"); got != 30 {
 		t.Errorf("counted %v, want 30", got)
 	}
 	nc := srv.Connect()
@@ -472,7 +472,7 @@ func TestSlowServices(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if got := r.count(t, "wxtoken_reply_total", map[string]string{"result": "late"}); got != most+20 {
+	if got := r.count(t, "wxtoken_reply_total", "late"); got != most+20 {
 		t.Errorf("counted %v late, want %d", got, most+20)
 	}
 	if !strings.Contains(r.log.String(), "reply_busy") || !strings.Contains(r.log.String(), "reply_late") {

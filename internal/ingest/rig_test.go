@@ -23,6 +23,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/settings"
 	"wxtoken/internal/streams/streamstest"
@@ -141,31 +142,13 @@ func (r *rig) messages(t testing.TB, stream string) []*jetstream.RawStreamMsg {
 }
 
 // count returns the value of a counter, or how often a histogram was observed.
-func (r *rig) count(t testing.TB, name string, labels map[string]string) float64 {
+func (r *rig) count(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
-	families, err := r.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
+	sum, series := looktest.Sum(t, r.metrics, name, labels...)
+	if series == 0 {
+		t.Fatalf("no metric %s%v", name, labels)
 	}
-	for _, family := range families {
-		if family.GetName() != name {
-			continue
-		}
-	metrics:
-		for _, m := range family.Metric {
-			for _, pair := range m.Label {
-				if want, given := labels[pair.GetName()]; given && want != pair.GetValue() {
-					continue metrics
-				}
-			}
-			if h := m.GetHistogram(); h != nil {
-				return float64(h.GetSampleCount())
-			}
-			return m.GetCounter().GetValue()
-		}
-	}
-	t.Fatalf("no metric %s%v", name, labels)
-	return 0
+	return sum
 }
 
 // logBuffer keeps log lines.

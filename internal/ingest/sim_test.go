@@ -15,6 +15,7 @@ import (
 	"wxtoken/client"
 	"wxtoken/internal/events"
 	"wxtoken/internal/ingest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
@@ -95,11 +96,7 @@ func TestAgainstPlatform(t *testing.T) {
 		}
 		return len(done) >= 38 && len(done) == sent
 	}
-	for deadline := time.Now().Add(time.Minute); !settled() && !t.Failed(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the platform waits for answers")
-		}
-	}
+	looktest.Until(t, "the platform waits for answers", func() bool { return settled() || t.Failed() })
 	cancel()
 	must(<-ended)
 	settled() // the last repeats

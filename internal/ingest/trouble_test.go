@@ -97,7 +97,7 @@ func TestNATSTrouble(t *testing.T) {
 			all.Wait()
 		}
 		unavailable := func() float64 {
-			return r.count(t, "wxtoken_push_total", map[string]string{"kind": "authorized", "result": "nats_unavailable"})
+			return r.count(t, "wxtoken_push_total", "authorized", "nats_unavailable")
 		}
 
 		check("all is well", 3, http.StatusOK, "success")

@@ -13,6 +13,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/login"
+	"wxtoken/internal/looktest"
 )
 
 func TestLogin(t *testing.T) {
@@ -128,15 +129,7 @@ func TestInvalidSessions(t *testing.T) {
 
 	until := func(what string, is func(answer) bool) {
 		t.Helper()
-		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-			a := d.browser().get("/", "Cookie", "wxtoken_session="+good)
-			if is(a) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: still %d %s", what, a.status, a.body)
-			}
-		}
+		looktest.Until(t, what, func() bool { return is(d.browser().get("/", "Cookie", "wxtoken_session="+good)) })
 	}
 	var f struct{ Users []person }
 	now, err := os.ReadFile(d.file)
@@ -266,11 +259,7 @@ func TestBasicAuth(t *testing.T) {
 	}
 	b.get("/", basic("zhao", password)...).want(t, "a wrong name", http.StatusUnauthorized, "wrong")
 	d.write(usersOf(t, person{"name": "li", "role": "operator", "password": hash(t, "SEKRET-another")}))
-	for deadline := time.Now().Add(patience); b.get("/", basic("li", password)...).status == http.StatusOK; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the old password is still taken")
-		}
-	}
+	looktest.Until(t, "the old password is still taken", func() bool { return b.get("/", basic("li", password)...).status != http.StatusOK })
 }
 
 // TestLinkFromOtherSite is opened from another site: the browser keeps the session back, but not when the page loads itself again.

@@ -12,21 +12,12 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsconn"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/serve"
 )
-
-// eventually waits until f says so.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never happened: %s", what)
-		}
-	}
-}
 
 func TestConnectionOutlivesNATS(t *testing.T) {
 	t.Parallel()
@@ -42,22 +33,9 @@ func TestConnectionOutlivesNATS(t *testing.T) {
 	var h serve.Health
 	m := serve.NewMetrics()
 	natsconn.Watch(nc, "refresher", &h, m, log)
-	gauge := func() float64 {
-		t.Helper()
-		families, err := m.Registry.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			if f.GetName() == "wxtoken_nats_connected" {
-				return f.GetMetric()[0].GetGauge().GetValue()
-			}
-		}
-		return -1
-	}
 	failing := func() string { return h.Failing(t.Context())["nats refresher"] }
-	if !strings.Contains(failing(), "--nats-url") || gauge() != 0 {
-		t.Errorf("without NATS: failing %q, gauge %v", failing(), gauge())
+	if v, series := looktest.Sum(t, m.Registry, "wxtoken_nats_connected"); !strings.Contains(failing(), "--nats-url") || v != 0 || series != 1 {
+		t.Errorf("without NATS: failing %q, gauge %v in %d series", failing(), v, series)
 	}
 	if err := nc.Publish("a", nil); !errors.Is(err, nats.ErrReconnectBufExceeded) {
 		t.Errorf("publish without NATS: %v, want a failure at once", err)
@@ -73,15 +51,15 @@ func TestConnectionOutlivesNATS(t *testing.T) {
 	}
 	for range 2 {
 		server.Restart()
-		eventually(t, "connected", func() bool { return failing() == "" })
-		if gauge() != 1 {
-			t.Errorf("gauge %v, want 1", gauge())
+		looktest.Until(t, "connected", func() bool { return failing() == "" })
+		if v, _ := looktest.Sum(t, m.Registry, "wxtoken_nats_connected"); v != 1 {
+			t.Errorf("gauge %v, want 1", v)
 		}
 		server.Stop()
-		eventually(t, "disconnected", func() bool { return failing() != "" })
+		looktest.Until(t, "disconnected", func() bool { return failing() != "" })
 	}
 	for _, want := range []string{`"msg":"nats unreachable, trying again"`, `"msg":"nats connected"`, `"msg":"nats disconnected"`} {
-		eventually(t, want, func() bool { return strings.Contains(out.String(), want) })
+		looktest.Until(t, want, func() bool { return strings.Contains(out.String(), want) })
 	}
 	if strings.Contains(out.String(), "SEKRET") {
 		t.Errorf("the password is in the log:\n%s", out)
@@ -167,11 +145,11 @@ func TestHalfOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	eventually(t, "connected", nc.IsConnected)
+	looktest.Until(t, "connected", nc.IsConnected)
 	proxy.Close()
 	began := time.Now()
-	eventually(t, "given up", func() bool { return !nc.IsConnected() })
+	looktest.Until(t, "given up", func() bool { return !nc.IsConnected() })
 	t.Logf("given up after %s", time.Since(began).Round(time.Millisecond))
 	proxy.Open()
-	eventually(t, "connected again", func() bool { return nc.IsConnected() && nc.FlushTimeout(time.Second) == nil })
+	looktest.Until(t, "connected again", func() bool { return nc.IsConnected() && nc.FlushTimeout(time.Second) == nil })
 }

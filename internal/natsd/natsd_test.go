@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd"
 	"wxtoken/internal/natsd/natsdtest"
 )
@@ -68,14 +69,7 @@ func TestConnectionsFindTheServerAgain(t *testing.T) {
 	s := natsdtest.Start(t)
 	nc := s.Connect()
 	s.Restart()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for err := errors.New("not tried"); err != nil; err = nc.FlushWithContext(ctx) {
-		if ctx.Err() != nil {
-			t.Fatal("the connection never came back")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	looktest.Until(t, "the connection never came back", func() bool { return nc.FlushTimeout(time.Second) == nil })
 }
 
 func TestListensOnlyWhenAsked(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"wxtoken/internal/events"
 	"wxtoken/internal/lang"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 )
 
@@ -114,16 +115,6 @@ func receiver(name, kind, url string) map[string]string {
 	return r
 }
 
-// eventually polls for up to two minutes: a machine may be slow.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within two minutes: %s", what)
-		}
-	}
-}
-
 // TestDelivered has three refreshers serve the same receivers: each gets each notice once and in order, and no robot more often than it
 // allows. One that is named later gets what comes later, and one whose name is taken out nothing more.
 func TestDelivered(t *testing.T) {
@@ -149,22 +140,23 @@ func TestDelivered(t *testing.T) {
 		t.Fatalf("told %q", told)
 	}
 	for kind, robot := range all {
-		eventually(t, kind+" has all", func() bool { return len(robot.got()) >= len(told) })
+		looktest.Until(t, kind+" has all", func() bool { return len(robot.got()) >= len(told) })
 	}
 	late := newRobot(t, nil)
 	writeReceivers(t, file, append(named[1:], receiver("late", KindWebhook, late.URL))...)
-	eventually(t, "the late one is served", func() bool {
+	looktest.Until(t, "the late one is served", func() bool {
 		_, err := r.js.Consumer(t.Context(), events.StreamJournal, Durable("late"))
 		return err == nil
 	})
 	before := len(late.got())
-	eventually(t, "all have read the file", func() bool {
+	looktest.Until(t, "all have read the file", func() bool {
 		return !slices.ContainsFunc(serving, func(metrics *prometheus.Registry) bool {
-			return value(t, metrics, "wxtoken_notify_failing", "late") < 0 // it is there, and the first of before is not
+			_, series := looktest.Sum(t, metrics, "wxtoken_notify_failing", "late")
+			return series == 0 // it is there, and the first of before is not
 		})
 	})
 	r.observe(1, noticeOf(wxtoken.HeldEmptyAnswers, 0))
-	eventually(t, "the late one has it", func() bool {
+	looktest.Until(t, "the late one has it", func() bool {
 		return len(late.got()) > before && strings.Contains(late.got()[len(late.got())-1], "EmptyAnswers")
 	})
 	for kind, robot := range all {
@@ -172,7 +164,7 @@ func TestDelivered(t *testing.T) {
 		if kind == KindWebhook {
 			want = len(told)
 		}
-		eventually(t, kind+" has all", func() bool { return len(robot.got()) >= want })
+		looktest.Until(t, kind+" has all", func() bool { return len(robot.got()) >= want })
 		got := robot.got()
 		if len(got) != want {
 			t.Errorf("%s got %d, want %d: %q", kind, len(got), want, got)
@@ -214,42 +206,23 @@ func TestRetried(t *testing.T) {
 	writeReceivers(t, file, receiver("ops", KindDingTalk, robot.URL))
 	log, metrics, _ := r.deliverer(file)
 	r.observe(1, noticeOf(wxtoken.HeldRefused, 0))
-	eventually(t, "it is taken", func() bool { return strings.Contains(log.String(), "notice delivered") })
+	looktest.Until(t, "it is taken", func() bool { return strings.Contains(log.String(), "notice delivered") })
 	if n := len(robot.got()); n != 4 {
 		t.Errorf("%d tries, want 4", n)
 	}
 	for outcome, want := range map[string]float64{outcomeOK: 1, outcomeRefused: 2, outcomeUnreachable: 1} {
-		if got := value(t, metrics, "wxtoken_notify_total", outcome); got != want {
+		if got, _ := looktest.Sum(t, metrics, "wxtoken_notify_total", outcome); got != want {
 			t.Errorf("%s: %v, want %v", outcome, got, want)
 		}
 	}
-	if got := value(t, metrics, "wxtoken_notify_failing", "ops"); got != 0 {
-		t.Errorf("still failing: %v", got)
+	if got, series := looktest.Sum(t, metrics, "wxtoken_notify_failing", "ops"); got != 0 || series != 1 {
+		t.Errorf("still failing: %v in %d series", got, series)
 	}
 	for _, why := range []string{"errcode 310000: sign not match", "status 502", "no connection, or it broke"} {
 		if !strings.Contains(log.String(), why) {
 			t.Errorf("the log does not say %q:\n%s", why, log)
 		}
 	}
-}
-
-// value returns the value of a metric that has a label of a value.
-func value(t *testing.T, metrics *prometheus.Registry, name, label string) float64 {
-	t.Helper()
-	families, err := metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if f.GetName() == name && l.GetValue() == label {
-					return m.GetCounter().GetValue() + m.GetGauge().GetValue()
-				}
-			}
-		}
-	}
-	return -1
 }
 
 // TestDirect tells without NATS.
@@ -267,7 +240,7 @@ func TestDirect(t *testing.T) {
 	_, _, direct := r.deliverer(file)
 	r.srv.Stop()
 	direct(events.NewNotice(time.Now(), complete(noticeOf(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now())))
-	eventually(t, "it is told", func() bool { return len(robot.got()) == 2 })
+	looktest.Until(t, "it is told", func() bool { return len(robot.got()) == 2 })
 	if got := robot.got()[1]; !strings.Contains(got, "NATS is away") {
 		t.Errorf("told %s", got)
 	}
@@ -314,9 +287,9 @@ func TestDirectInOrder(t *testing.T) {
 	_, _, direct := r.deliverer(file)
 	began := events.NewNotice(time.Now(), complete(noticeOf(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now()))
 	direct(began)
-	eventually(t, "it is refused", refused.Load)
+	looktest.Until(t, "it is refused", refused.Load)
 	direct(events.NewNotice(time.Now(), over(began.Data)))
-	eventually(t, "both are told", func() bool { return len(robot.got()) == 3 })
+	looktest.Until(t, "both are told", func() bool { return len(robot.got()) == 3 })
 	if got := robot.got()[2]; !strings.Contains(got, "wxtoken: over") {
 		t.Errorf("the last one says %s", got)
 	}
@@ -332,13 +305,14 @@ func TestDirectToReceiverTakenOut(t *testing.T) {
 	writeReceivers(t, file, receiver("ops", KindWeCom, robot.URL))
 	_, metrics, direct := r.deliverer(file)
 	direct(events.NewNotice(time.Now(), complete(noticeOf(wxtoken.HeldNATS, 0), events.PhaseBegan, time.Now())))
-	eventually(t, "a try", func() bool { return len(robot.got()) > 0 })
+	looktest.Until(t, "a try", func() bool { return len(robot.got()) > 0 })
 	writeReceivers(t, file)
-	eventually(t, "the file to be read", func() bool { return value(t, metrics, "wxtoken_notify_failing", "ops") == -1 })
+	failing := func() int { _, series := looktest.Sum(t, metrics, "wxtoken_notify_failing", "ops"); return series }
+	looktest.Until(t, "the file to be read", func() bool { return failing() == 0 })
 	tries := len(robot.got())
 	time.Sleep(9 * time.Second) // there would be one more within 8 s
-	if n := len(robot.got()); n != tries || value(t, metrics, "wxtoken_notify_failing", "ops") != -1 {
-		t.Errorf("%d tries, want %d; failing %v, want none", n, tries, value(t, metrics, "wxtoken_notify_failing", "ops"))
+	if n := len(robot.got()); n != tries || failing() != 0 {
+		t.Errorf("%d tries, want %d; %d series of what fails, want none", n, tries, failing())
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
 	"wxtoken/internal/store"
@@ -319,33 +320,19 @@ func (r *rig) awaitKey(key, want string) {
 }
 
 // awaitMetric waits until a metric has a value.
-func (r *rig) awaitMetric(name, outcome string, want float64) {
+func (r *rig) awaitMetric(name string, want float64) {
 	r.Helper()
-	r.await(fmt.Sprintf("%s %s %v", name, outcome, want), func() bool { return r.metric(name, outcome) == want })
+	r.await(fmt.Sprintf("%s %v", name, want), func() bool { return r.metric(name) == want })
 }
 
 // metric returns the value of a gauge, or of a counter by its outcome.
-func (r *rig) metric(name, outcome string) float64 {
+func (r *rig) metric(name string, outcome ...string) float64 {
 	r.Helper()
-	families, err := r.registry.Gather()
-	if err != nil {
-		r.Fatal(err)
+	sum, series := looktest.Sum(r, r.registry, name, outcome...)
+	if series == 0 {
+		r.Fatalf("no metric %s %s", name, outcome)
 	}
-	for _, family := range families {
-		if family.GetName() != name {
-			continue
-		}
-		for _, m := range family.Metric {
-			if outcome == "" {
-				return m.GetGauge().GetValue()
-			}
-			if m.Label[0].GetValue() == outcome {
-				return m.GetCounter().GetValue()
-			}
-		}
-	}
-	r.Fatalf("no metric %s %s", name, outcome)
-	return 0
+	return sum
 }
 
 func (r *rig) await(what string, ok func() bool) {

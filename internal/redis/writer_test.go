@@ -40,8 +40,8 @@ func TestFilledAndRenewed(t *testing.T) {
 	if n := len(r.redis.names()); n != 9 {
 		t.Errorf("%d keys: %q", n, r.redis.names())
 	}
-	r.awaitMetric("wxtoken_redis_keys", "", 9)
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_keys", 9)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 
 	p.put(2, shop)
 	r.awaitKey(wxjavaKey(shop), value(shop, 2))
@@ -70,7 +70,7 @@ func TestNoForeignAccounts(t *testing.T) {
 	r.awaitKey(wxjavaKey(shop), value(shop, 1))
 	p.put(2, own, shop, hotel, foreign)
 	r.awaitKey(wxjavaKey(shop), value(shop, 2))
-	r.awaitMetric("wxtoken_redis_keys", "", 1)
+	r.awaitMetric("wxtoken_redis_keys", 1)
 	if names := r.redis.names(); !slices.Equal(names, []string{wxjavaKey(shop)}) {
 		t.Errorf("keys: %q", names)
 	}
@@ -86,7 +86,7 @@ func TestNoForeignAccounts(t *testing.T) {
 	r.awaitKey(wxjavaKey(hotel), value(hotel, 2))
 	r.serve("")
 	r.awaitKey(wxjavaKey(hotel), "")
-	r.awaitMetric("wxtoken_redis_keys", "", 0)
+	r.awaitMetric("wxtoken_redis_keys", 0)
 	r.serve(service(everyone)) // and back, the same token
 	r.awaitKey(wxjavaKey(shop), value(shop, 2))
 }
@@ -99,7 +99,7 @@ func TestRefs(t *testing.T) {
 	p.put(1, shop, hotel, ticket)
 	p.storeRef(hotel, "hotel-1")
 	r := start(t, p, server, "wxjava", service(`"ref:shop-*"`))
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	p.storeRef(shop, "shop-1")
 	r.awaitKey(wxjavaKey(shop), value(shop, 1))
 	r.awaitKey("wechat_jsapi_ticket:"+component+":"+shopID, value(ticket, 1))
@@ -125,7 +125,7 @@ func TestCancelled(t *testing.T) {
 	}
 	p.cancel(shop)
 	r.awaitKey(wxjavaKey(shop), "")
-	r.awaitMetric("wxtoken_redis_keys", "", 0)
+	r.awaitMetric("wxtoken_redis_keys", 0)
 
 	late.store(shown)
 	l := start(t, late, server, "wxjava", service(everyone), checkOften)
@@ -170,7 +170,7 @@ func TestEmptied(t *testing.T) {
 	p.put(1, shop, hotel)
 	r := start(t, p, server, "wxjava", service(everyone), func(w *Writer) { w.passEvery = time.Hour })
 	r.awaitKey(wxjavaKey(hotel), value(hotel, 1))
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	server.do("FLUSHALL")
 	r.awaitKey(wxjavaKey(shop), value(shop, 1))
 	r.awaitKey(wxjavaKey(hotel), value(hotel, 1))
@@ -195,9 +195,9 @@ func TestKilledAndBack(t *testing.T) {
 	p.put(1, shop, hotel)
 	r := start(t, p, server, "wxjava", service(everyone))
 	r.awaitKey(wxjavaKey(shop), value(shop, 1))
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	server.kill()
-	r.awaitMetric("wxtoken_redis_connected", "", 0)
+	r.awaitMetric("wxtoken_redis_connected", 0)
 	p.put(2, shop)
 	p.cancel(hotel)
 	r.await("the log line", func() bool { return strings.Contains(r.log.String(), "failed to keep redis filled") })
@@ -205,7 +205,7 @@ func TestKilledAndBack(t *testing.T) {
 		t.Fatal("redis-server does not come back")
 	}
 	r.awaitKey(wxjavaKey(shop), value(shop, 2))
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	if got := server.get(wxjavaKey(hotel)); got != "" {
 		t.Errorf("a cancelled account came back: %s", got)
 	}
@@ -225,7 +225,7 @@ func TestOldDataComesBack(t *testing.T) {
 	r.awaitKey(wxjavaKey(shop), value(shop, 2))
 	r.awaitKey(wxjavaKey(hotel), "")
 	server.kill()
-	r.awaitMetric("wxtoken_redis_connected", "", 0)
+	r.awaitMetric("wxtoken_redis_connected", 0)
 	if !server.start() {
 		t.Fatal("redis-server does not come back")
 	}
@@ -264,17 +264,17 @@ func TestHangsMidway(t *testing.T) {
 	p.put(1, shop)
 	r := start(t, p, server, "wxjava", service(everyone), func(w *Writer) { w.server.patience = time.Second })
 	r.awaitKey(wxjavaKey(shop), value(shop, 1))
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	r.awaitMetric("wxtoken_redis_connected", "", 0)
+	r.awaitMetric("wxtoken_redis_connected", 0)
 	p.put(2, shop)
 	if err := server.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	r.awaitKey(wxjavaKey(shop), value(shop, 2))
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 }
 
 // TestKeysOfAnEarlierProcess shows that a new process removes keys that an earlier one left and that no service may have any more.
@@ -283,13 +283,13 @@ func TestKeysOfAnEarlierProcess(t *testing.T) {
 	server, p := startRedis(t), newPlatform(t)
 	p.put(1, own, shop, hotel)
 	r := start(t, p, server, "wxjava,silenceper", service(everyone, "component"))
-	r.awaitMetric("wxtoken_redis_keys", "", 6)
+	r.awaitMetric("wxtoken_redis_keys", 6)
 	r.awaitKey(wxjavaKey(own), value(own, 1))
 	r.end()
 	p.cancel(hotel)
 	server.do("SET", "wechat_authorizer_access_token:of-an-sdk", "x")
 	q := start(t, p, server, "wxjava", service(everyone))
-	q.awaitMetric("wxtoken_redis_connected", "", 1)
+	q.awaitMetric("wxtoken_redis_connected", 1)
 	want := []string{wxjavaKey(shop), "wechat_authorizer_access_token:of-an-sdk"}
 	got := q.redis.names()
 	slices.Sort(got)
@@ -297,7 +297,7 @@ func TestKeysOfAnEarlierProcess(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("keys: %q, want %q", got, want)
 	}
-	q.awaitMetric("wxtoken_redis_keys", "", 1)
+	q.awaitMetric("wxtoken_redis_keys", 1)
 }
 
 // TestSecondKeeper shows that the token of a process which renews by itself is left alone, since ours is the dead one then, and said; and
@@ -310,7 +310,7 @@ func TestSecondKeeper(t *testing.T) {
 	r := start(t, p, server, "wxjava", service(everyone), checkOften)
 	r.awaitKey(wxjavaKey(shop), value(shop, 1))
 	server.do("SETEX", wxjavaKey(shop), 7000, "of another keeper")
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	r.await("foreign values counted", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeForeign) > 3 })
 	if got := server.get(wxjavaKey(shop)); got != "of another keeper" {
 		t.Errorf("the other keeper's token was replaced: %s", got)
@@ -339,7 +339,7 @@ func TestOneAccountTwoComponents(t *testing.T) {
 	r.awaitKey(key, value(shop, 10))
 	r.end()
 	q := start(t, p, server, "silenceper", service(everyone+`,"`+other+`/*"`), func(w *Writer) { w.passEvery = time.Hour })
-	q.awaitMetric("wxtoken_redis_connected", "", 1)
+	q.awaitMetric("wxtoken_redis_connected", 1)
 	p.cancel(shop)
 	q.awaitKey(key, value(twin, 1))
 
@@ -355,9 +355,9 @@ func TestExpired(t *testing.T) {
 	p.store(token(shop, 1, time.Now().Add(-3*time.Hour)))
 	p.store(token(hotel, 1, time.Now().Add(-2*time.Hour+3*time.Second)))
 	r := start(t, p, server, "wxjava", service(everyone), checkOften)
-	r.awaitMetric("wxtoken_redis_connected", "", 1)
+	r.awaitMetric("wxtoken_redis_connected", 1)
 	r.awaitKey(wxjavaKey(hotel), "")
-	r.awaitMetric("wxtoken_redis_keys", "", 0)
+	r.awaitMetric("wxtoken_redis_keys", 0)
 	if names := r.redis.names(); len(names) > 0 {
 		t.Errorf("keys: %q", names)
 	}
@@ -400,11 +400,11 @@ func TestPasswordAndRefusals(t *testing.T) {
 					return strings.Contains(r.log.String(), "NOPERM") || strings.Contains(r.log.String(), "permission")
 				})
 			default:
-				r.awaitMetric("wxtoken_redis_connected", "", 1)
+				r.awaitMetric("wxtoken_redis_connected", 1)
 				r.await("a write", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeWritten) == 1 })
 				return
 			}
-			r.awaitMetric("wxtoken_redis_connected", "", 0)
+			r.awaitMetric("wxtoken_redis_connected", 0)
 			r.await("a failure counted", func() bool { return r.metric("wxtoken_redis_writes_total", outcomeFailed) > 1 })
 			if n := strings.Count(r.log.String(), "failed to keep redis filled"); n > 3 {
 				t.Errorf("said %d times:\n%s", n, r.log.String())

@@ -55,20 +55,6 @@ func (p *program) computed(b *testing.B) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
-// await waits until ready returns nil.
-func await(b *testing.B, ready func() error) {
-	b.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(pollEvery) {
-		err := ready()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			b.Fatal(err)
-		}
-	}
-}
-
 // beginNATS starts nats-server with an empty store and a sync_interval, and returns its URL.
 func beginNATS(b *testing.B, sync string) (*program, string) {
 	b.Helper()
@@ -80,7 +66,7 @@ func beginNATS(b *testing.B, sync string) (*program, string) {
 	}
 	p := begin(b, filepath.Join(programsOf(b), "nats-server"), []string{"-c", conf}, nil)
 	url := ""
-	await(b, func() (err error) {
+	poll(b, func() (err error) {
 		url, err = urlIn(dir)
 		return err
 	})

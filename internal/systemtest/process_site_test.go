@@ -35,7 +35,7 @@ const (
 )
 
 // poll waits until f returns nil.
-func poll(t *testing.T, f func() error) {
+func poll(t testing.TB, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {

@@ -91,7 +91,7 @@ func beginIngest(b *testing.B, natsURL string) (*program, string) {
 		"WXTOKEN_COMPONENT_APPID=" + benchComponent, "WXTOKEN_COMPONENT_TOKEN=" + wechatsim.DemoToken, "WXTOKEN_COMPONENT_AES_KEY=" + wechatsim.DemoEncodingAESKey,
 	})
 	addr := ""
-	await(b, func() error {
+	poll(b, func() error {
 		for line := range strings.Lines(p.said.String()) {
 			var said struct{ Msg, Server, Addr string }
 			if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "server listening" && said.Server == "pushes" {
@@ -113,7 +113,7 @@ func beginBare(b *testing.B, natsURL string) (*program, string) {
 	}
 	p := begin(b, path, []string{natsURL, events.MessageSubject(benchComponent, "wxbare", "text", ""), benchDocument(0)}, nil)
 	addr := ""
-	await(b, func() (err error) {
+	poll(b, func() (err error) {
 		_, addr, _ = strings.Cut(strings.TrimSpace(p.said.String()), "listening on ")
 		if addr == "" {
 			err = errors.New("the bare handler does not listen")

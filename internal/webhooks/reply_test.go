@@ -75,7 +75,7 @@ func TestReply(t *testing.T) {
 		}
 	}
 	count := func(outcome string) float64 {
-		return g.value(t, "wxtoken_webhook_deliveries_total", "outcome", outcome) + other.value(t, "wxtoken_webhook_deliveries_total", "outcome", outcome)
+		return g.value(t, "wxtoken_webhook_deliveries_total", outcome) + other.value(t, "wxtoken_webhook_deliveries_total", outcome)
 	}
 	eventually(t, "1 replied, 2 garbage, 1 timeout and 1 failed to be counted", func() bool {
 		return count(outcomeReplied) == 1 && count(outcomeGarbage) == 2 && count(outcomeTimeout) == 1 && count(outcomeFailed) == 1

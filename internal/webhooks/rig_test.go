@@ -22,6 +22,7 @@ import (
 
 	"wxtoken/internal/events"
 	"wxtoken/internal/logtest"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/natsd/natsdtest"
 	"wxtoken/internal/services"
 	"wxtoken/internal/streams/streamstest"
@@ -217,41 +218,14 @@ func (r *rig) publish(subject, about, text string) {
 	}
 }
 
-func (g *gateway) value(t testing.TB, name string, labels ...string) (sum float64) {
+// value returns the sum of a metric over the series that have all of the label values.
+func (g *gateway) value(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
-	families, err := g.reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-	next:
-		for _, m := range f.GetMetric() {
-			for i := 0; i < len(labels); i += 2 {
-				found := false
-				for _, l := range m.GetLabel() {
-					found = found || l.GetName() == labels[i] && l.GetValue() == labels[i+1]
-				}
-				if !found {
-					continue next
-				}
-			}
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
+	sum, _ := looktest.Sum(t, g.reg, name, labels...)
 	return sum
 }
 
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
+func eventually(t testing.TB, what string, ok func() bool) { t.Helper(); looktest.Until(t, what, ok) }
 
 // ask asks for a reply as ingest does.
 func (r *rig) ask(nc *nats.Conn, appid, text string) (string, error) {
