@@ -39,8 +39,8 @@ func shippedCluster(t *testing.T) *cluster {
 			t.Fatal(err)
 		}
 		opts.ServerName = fmt.Sprintf("nats-%d", i+1)
-		opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", natsdtest.FreePort(t, "127.0.0.1"), 0, t.TempDir(), true, true
-		opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", natsdtest.FreePort(t, "127.0.0.1")
+		opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir, opts.NoSigs, opts.NoLog = "127.0.0.1", natsdtest.FreePort(t), 0, t.TempDir(), true, true
+		opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", natsdtest.FreePort(t)
 		routes = append(routes, &url.URL{Scheme: "nats", User: url.UserPassword("cluster", opts.Cluster.Password), Host: fmt.Sprintf("127.0.0.1:%d", opts.Cluster.Port)})
 		c.options = append(c.options, opts)
 	}

@@ -228,9 +228,7 @@ func fetch(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func free(ts *testscript.TestScript, _ bool, args []string) {
-	addrs, err := natsdtest.FreeAddrs(1)
-	ts.Check(err)
-	ts.Setenv(args[0], addrs[0])
+	ts.Setenv(args[0], natsdtest.FreeAddr(ts))
 }
 
 // taken takes a port of 127.0.0.1 until the script ends.

@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -65,13 +65,8 @@ func startRedis(t testing.TB, conf ...string) *redisServer {
 	}
 	s := &redisServer{t: t, conf: conf, dir: t.TempDir()}
 	t.Cleanup(s.kill)
-	addrs, err := natsdtest.FreeAddrs(10) // one of a cluster wants the port that is 10,000 above, too
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, addr := range addrs {
-		_, s.port, _ = net.SplitHostPort(addr)
-		if s.start() {
+	for range 10 { // one of a cluster wants the port that is 10,000 above, too
+		if s.port = strconv.Itoa(natsdtest.FreePort(t)); s.start() {
 			return s
 		}
 	}

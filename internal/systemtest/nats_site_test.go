@@ -58,9 +58,9 @@ func newNATS(t *testing.T, p programs, hosts []string, changes ...string) (all [
 	shipped := shippedConf(t, oneAccount)
 	var routes, ports []string
 	for i, host := range hosts {
-		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), host: host, port: natsdtest.FreePort(t, host), monitor: natsdtest.FreePort(t, host),
+		s := &natsServer{t: t, name: fmt.Sprintf("nats-%d", i+1), host: host, port: natsdtest.FreePort(t), monitor: natsdtest.FreePort(t),
 			binary: filepath.Join(string(p), "nats-server"), dir: t.TempDir(), out: &syncBuffer{}}
-		ports = append(ports, strconv.Itoa(natsdtest.FreePort(t, host)))
+		ports = append(ports, strconv.Itoa(natsdtest.FreePort(t)))
 		routes = append(routes, "nats://"+net.JoinHostPort(host, ports[i]))
 		all = append(all, s)
 	}

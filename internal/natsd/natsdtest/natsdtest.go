@@ -7,9 +7,7 @@ package natsdtest
 import (
 	"context"
 	"flag"
-	"fmt"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -163,29 +161,8 @@ func InBubble(cfg *natsd.Config) { cfg.Bubble = true }
 // Restart.
 func StartTCP(t testing.TB, changes ...func(*natsd.Config)) *Server {
 	t.Helper()
-	free, err := FreeAddrs(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := func(cfg *natsd.Config) { cfg.Addr = free[0] }
+	listen := func(cfg *natsd.Config) { cfg.Addr = FreeAddr(t) }
 	return Start(t, append([]func(*natsd.Config){listen}, changes...)...)
-}
-
-// FreeAddrs returns n addresses of 127.0.0.1 that nobody listens on, for what has to know its address
-// before it listens there, or listens there again later. Their ports are below those that the system
-// gives to connections, 32768 and above on Linux: else one of those might have it by then.
-func FreeAddrs(n int) (addrs []string, err error) {
-	const from, to = 20_000, 32_000
-	for tries := 0; len(addrs) < n; tries++ {
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(from+rand.IntN(to-from)))
-		if err == nil {
-			defer func() { _ = l.Close() }() // not before all are found: they differ
-			addrs = append(addrs, l.Addr().String())
-		} else if tries > 10*n {
-			return nil, fmt.Errorf("find a free address: %w", err)
-		}
-	}
-	return addrs, nil
 }
 
 // Stop stops the server. Connections to it wait for Restart if their options say so.

@@ -1,32 +1,59 @@
 package natsdtest
 
 import (
+	"math/rand/v2"
 	"net"
-	"os"
 	"strconv"
-	"sync/atomic"
-	"testing"
+	"sync"
 )
 
-// lastPort counts the ports that were handed out.
-var lastPort atomic.Uint32
+// claims are the ports of this process: it listens on the UDP ports of the same numbers until it ends.
+var claims struct {
+	mu  sync.Mutex
+	all []net.PacketConn
+}
 
-// FreePort returns a TCP port for a server that will be restarted on the same one: below the
-// kernel's ephemeral ports and those of FreeAddrs, so that no other process gets it while the server
-// is stopped. A host other than 127.0.0.1 need not exist yet.
-func FreePort(t testing.TB, host string) int {
-	t.Helper()
-	if host != "127.0.0.1" {
-		host = ""
-	}
-	const first, ports = 12000, 8000
-	for range ports {
-		port := first + (os.Getpid()*100+int(lastPort.Add(1)))%ports // other processes test at the same time
-		if l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); err == nil {
-			_ = l.Close()
+// failer is a test, or a script of testscript.
+type failer interface {
+	Fatalf(format string, args ...any)
+}
+
+// FreePort returns a TCP port that nobody listens on, for a server that has to know it before it
+// listens, or listens there again later. It is below those that the system gives to connections,
+// 32768 and above on Linux, and is kept from other processes that test at the same time: the UDP port
+// of the same number says whose it is.
+func FreePort(t failer) int {
+	const from, to = 12_000, 32_000
+	for range 100 {
+		port := from + rand.IntN(to-from)
+		if claim(port) {
 			return port
 		}
 	}
-	t.Fatal("no port is free")
+	t.Fatalf("no port is free")
 	return 0
+}
+
+// FreeAddr is FreePort with 127.0.0.1.
+func FreeAddr(t failer) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))
+}
+
+// claim reports whether nobody has a port, and keeps it.
+func claim(port int) bool {
+	addr := ":" + strconv.Itoa(port)
+	mine, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return false
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		_ = mine.Close()
+		return false
+	}
+	_ = l.Close()
+	claims.mu.Lock()
+	defer claims.mu.Unlock()
+	claims.all = append(claims.all, mine)
+	return true
 }
