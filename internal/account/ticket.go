@@ -16,11 +16,15 @@ const DroppedFor = 5 * time.Minute
 // Kept is a derived ticket from the given authorization of its account on, counted as
 // Credential.Authorizations is. It is fetched anew: whether the one that is there outlives a
 // cancellation, which may have been missed, is not known, and what WeChat refused it for may be
-// over. generation is that of the newest ticket that is stored.
+// over. But a call whose answer was lost, or that is under way, may have made the ticket that WeChat
+// gives from now on. generation is that of the newest ticket that is stored.
 func (c Credential) Kept(authorizations, generation uint64) Credential {
 	c.RevokedAt, c.Authorizations, c.Anew = time.Time{}, authorizations, true
 	c.Generation = max(c.Generation, generation)
-	return c.well()
+	since := c.unsure().UnsureSince
+	c = c.well()
+	c.UnsureSince = since
+	return c
 }
 
 // KeptFor reports whether a ticket is kept for that authorization of its account.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"wxtoken/client"
+	"wxtoken/internal/wechat"
 
 	"pgregory.net/rapid"
 )
@@ -269,4 +270,22 @@ func TestTicketOfUnknownAge(t *testing.T) {
 // nextTicket returns the ticket that WeChat answered with to a call of asked, when it may have been made since another one.
 func nextTicket(old wxtoken.Token, key wxtoken.Key, generation uint64, value string, since, asked time.Time, life time.Duration, fraction float64) wxtoken.Token {
 	return Grant{Key: key, Generation: generation, Value: value, Asked: asked, UnsureSince: since, Life: life, Fraction: fraction}.Token(old)
+}
+
+// TestKeptStaysUnsure has an account authorize anew after an answer to the call for its ticket was lost, and while such a call is under
+// way: the ticket that WeChat gives from then on may have been made then.
+func TestKeptStaysUnsure(t *testing.T) {
+	t.Parallel()
+	asked := noon
+	ticket := Credential{Key: wxtoken.Key{Kind: wxtoken.KindJSAPITicket, Component: "wxc", Authorizer: "wxa"}}
+	underWay := ticket.Claimed("one", "due/1", asked)
+	lost, _ := underWay.Failed(Failure{Err: &wechat.Error{API: wechat.APIGetTicket, Message: "no answer"}, Now: asked.Add(time.Second)})
+	for name, c := range map[string]Credential{"under way": underWay, "lost": lost} {
+		if kept := c.Kept(2, 0); !kept.UnsureSince.Equal(asked) || kept.Claim != nil || kept.Failures != 0 {
+			t.Errorf("%s: %+v", name, kept)
+		}
+	}
+	if kept := ticket.Dropped(asked).Kept(2, 0); !kept.UnsureSince.IsZero() {
+		t.Errorf("one that was dropped: %+v", kept)
+	}
 }
