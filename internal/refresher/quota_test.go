@@ -15,6 +15,7 @@ import (
 
 	"wxtoken/client"
 	"wxtoken/internal/events"
+	"wxtoken/internal/looktest"
 	"wxtoken/internal/refresher"
 	"wxtoken/internal/settings"
 	"wxtoken/wechatsim"
@@ -69,26 +70,11 @@ func (r *rig) quota(api string) events.APIQuota {
 // metric returns the sum of a metric of a process over all series that have the given label values.
 func (r *rig) metric(p process, name string, values ...any) (sum float64) {
 	r.Helper()
-	families, err := p.metrics.Gather()
-	r.must(err)
-	for _, family := range families {
-		if family.GetName() != name {
-			continue
-		}
-	next:
-		for _, m := range family.GetMetric() {
-			for _, value := range values {
-				found := false
-				for _, label := range m.GetLabel() {
-					found = found || label.GetValue() == fmt.Sprint(value)
-				}
-				if !found {
-					continue next
-				}
-			}
-			sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
+	labels := make([]string, len(values))
+	for i, value := range values {
+		labels[i] = fmt.Sprint(value)
 	}
+	sum, _ = looktest.Sum(r, p.metrics, name, labels...)
 	return sum
 }
 
